@@ -1,0 +1,46 @@
+# Every target sets up what it needs; Python 3.11 or newer, make and git are enough to begin with.
+#   make run ARGS="--port 9000"      make test ARGS="-k resume"      make install PYTHON=/opt/python/bin/python3
+
+UV := 0.13.9
+BIN := .venv/bin
+READY := .venv/ready
+PROJECTS := $(wildcard libs/*/pyproject.toml services/*/pyproject.toml tools/pyproject.toml)
+
+MAKEFLAGS += --no-print-directory
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check up lock
+
+help:  ## show this
+	@sed -n 's/^\([a-z]*\):.*##/\1/p' Makefile | while read -r name what; do printf '  make %-9s %s\n' "$$name" "$$what"; done
+
+install: $(READY)  ## set up .venv, once
+	@:
+
+run: $(READY)  ## run all of Towpath here: http://127.0.0.1:8000
+	@$(BIN)/towpath dev $(ARGS)
+
+test: $(READY)  ## run all tests
+	@scripts/test-js
+	@$(BIN)/pytest $(ARGS)
+
+check: $(READY)  ## formatting, lint, types, architecture
+	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted: run $(BIN)/ruff format"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary .
+	@contracts=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$contracts"; exit 1; }
+	@echo "Clean: formatting, lint, types, architecture"
+
+up:  ## run it in containers, with RabbitMQ 4 and PostgreSQL
+	@docker compose version >/dev/null 2>&1 || { echo "make up needs Docker with the compose plugin: https://docs.docker.com/compose/install/"; exit 1; }
+	@docker compose up --build $(ARGS)
+
+lock: $(READY)  ## pin what is newest now, with hashes
+	@$(BIN)/uv lock --quiet --upgrade
+	@$(BIN)/uv export --quiet --no-header --no-emit-workspace --all-packages --all-groups -o requirements.lock
+	@echo uv==$(UV) | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade - -o scripts/uv.txt
+	@! grep -n '://' requirements.lock scripts/uv.txt
+
+$(READY): requirements.lock scripts/uv.txt scripts/install $(PROJECTS)
+	@scripts/install

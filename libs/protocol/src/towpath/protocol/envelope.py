@@ -1,0 +1,222 @@
+"""The envelope: one message shape on every hop.
+
+Guarantees:
+
+* :func:`parse` accepts exactly the JSON texts that are version 1 envelopes, and refuses the rest with an error
+  that names the fields. What it accepts is strict JSON (RFC 8259), so the text may be passed on as it came.
+* :meth:`Envelope.to_json` and :func:`parse` are inverse to each other, unknown fields aside.
+"""
+
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
+
+from towpath.protocol.errors import BadEnvelope, TowpathError, UnsupportedVersion
+
+VERSION: Final = "1.0"
+MAX_ACTION_LENGTH: Final = 64
+MAX_STREAM_LENGTH: Final = 512
+
+PING: Final = "ping"
+PONG: Final = "pong"
+ACCEPTED: Final = "accepted"
+ERROR: Final = "error"
+
+#: Actions that have no domain; a client may send only ``ping``.
+BARE_ACTIONS: Final = frozenset({PING, PONG, ACCEPTED, ERROR})
+
+_WORD = r"[a-z][a-z0-9_]*"
+_ACTION = rf"^(?:{_WORD}(?:\.{_WORD}){{1,3}}|{'|'.join(sorted(BARE_ACTIONS))})$"
+
+#: Ids and keys: 1-64 letters that need no quoting in JSON, URLs, AMQP keys or logs.
+Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
+Action = Annotated[str, StringConstraints(pattern=_ACTION, max_length=MAX_ACTION_LENGTH)]
+Version = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}\.[0-9]{1,4}$")]
+TraceParent = Annotated[str, StringConstraints(max_length=128)]
+
+
+class Envelope(BaseModel):
+    """One message.
+
+    Attributes:
+        msg_id: Unique per sender; the idempotency key.
+        timestamp: When it was made, Unix milliseconds. Informative; never trusted for order.
+        action: ``domain.verb`` (two to four words), or one of :data:`BARE_ACTIONS`.
+        data: The payload, ``{}`` when empty.
+        version: ``major.minor`` of the protocol.
+        key: Ordering key; envelopes of one domain and key are handled in the order they were sent.
+        ack: Whether the client wants ``accepted`` once the broker has it safely.
+        correlation_id: The ``msg_id`` this answers.
+        stream, seq: Position of a durable push; ``seq`` grows by exactly 1 per stream.
+        traceparent: W3C trace context (https://www.w3.org/TR/trace-context/).
+    """
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    msg_id: Id
+    timestamp: Annotated[int, Field(ge=0, lt=2**63)]
+    action: Action
+    data: dict[str, Any]
+    version: Version
+    key: Id | None = None
+    ack: bool | None = None
+    correlation_id: Id | None = None
+    stream: Annotated[str, StringConstraints(min_length=1, max_length=MAX_STREAM_LENGTH)] | None = None
+    seq: Annotated[int, Field(ge=1)] | None = None
+    traceparent: TraceParent | None = None
+
+    @property
+    def domain(self) -> str:
+        """The first word of the action: the service it belongs to."""
+        return self.action.partition(".")[0]
+
+    def to_json(self) -> bytes:
+        """UTF-8 JSON without the fields that are not set; exact decimals in ``data`` stay numbers."""
+        return _ENCODER.encode({name: value for name, value in self.__dict__.items() if value is not None})
+
+    def answer(self, action: str, data: Mapping[str, Any]) -> "Envelope":
+        """An envelope that answers this one."""
+        return make(action, data, correlation_id=self.msg_id)
+
+
+_ENCODER = msgspec.json.Encoder(decimal_format="number")
+_STRICT_JSON = msgspec.json.Decoder(msgspec.Raw)
+
+
+def parse(text: str | bytes) -> Envelope:
+    """Read one envelope from JSON.
+
+    Raises:
+        UnsupportedVersion: Another major version.
+        BadEnvelope: Not JSON, not an object, or a field missing or of the wrong form.
+    """
+    try:
+        envelope = Envelope.model_validate_json(text)
+    except ValidationError as error:
+        raise _refusal(text, error) from None
+    if not envelope.version.startswith("1."):
+        raise _unsupported(envelope.version, envelope.msg_id)
+    nan, infinity = (b"NaN", b"Infinity") if isinstance(text, bytes) else ("NaN", "Infinity")
+    if nan in text or infinity in text:  # type: ignore[operator]  # both are str or both bytes
+        _refuse_non_finite_numbers(text, envelope.msg_id)
+    return envelope
+
+
+def read(value: Any) -> Envelope:
+    """Check one envelope that is already decoded from JSON; raises as :func:`parse` does."""
+    try:
+        envelope = Envelope.model_validate(value)
+    except ValidationError as error:
+        raise _explain(value, error) from None
+    if not envelope.version.startswith("1."):
+        raise _unsupported(envelope.version, envelope.msg_id)
+    return envelope
+
+
+def make(
+    action: str,
+    data: Mapping[str, Any] | None = None,
+    *,
+    msg_id: str | None = None,
+    key: str | None = None,
+    ack: bool | None = None,
+    correlation_id: str | None = None,
+    stream: str | None = None,
+    seq: int | None = None,
+    traceparent: str | None = None,
+) -> Envelope:
+    """A new envelope, stamped with a fresh id and the current time."""
+    return Envelope(
+        msg_id=msg_id or new_msg_id(),
+        timestamp=now_ms(),
+        action=action,
+        data=dict(data or {}),
+        version=VERSION,
+        key=key,
+        ack=ack,
+        correlation_id=correlation_id,
+        stream=stream,
+        seq=seq,
+        traceparent=traceparent,
+    )
+
+
+def make_error(error: TowpathError, *, correlation_id: str | None, trace_id: str | None = None) -> Envelope:
+    """The ``error`` envelope that tells a client of ``error``."""
+    return make(ERROR, error.data(trace_id=trace_id), correlation_id=correlation_id)
+
+
+def new_msg_id() -> str:
+    """24 random hexadecimal digits: 96 bits, so that no two senders meet."""
+    return secrets.token_hex(12)
+
+
+def now_ms() -> int:
+    """Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def field_problems(errors: list[ErrorDetails]) -> dict[str, Any]:
+    """pydantic's findings as ``details`` of an error: ``{"fields": [{"field", "problem"}]}``."""
+    return {
+        "fields": [
+            {"field": ".".join(str(part) for part in error["loc"]) or "(whole)", "problem": error["msg"]}
+            for error in errors[:20]
+        ]
+    }
+
+
+def _refusal(text: str | bytes, error: ValidationError) -> BadEnvelope:
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
+        return BadEnvelope(f"This is not JSON: {cause}. Send one JSON object a frame.")
+    return _explain(value, error)
+
+
+def _explain(value: Any, error: ValidationError) -> BadEnvelope:
+    if not isinstance(value, dict):
+        return BadEnvelope(
+            f"An envelope is a JSON object; this is {_json_kind(value)}. Send one JSON object a frame."
+        )
+    msg_id = value.get("msg_id")
+    if not (isinstance(msg_id, str) and re.fullmatch(r"[A-Za-z0-9._:-]{1,64}", msg_id)):
+        msg_id = None
+    version = value.get("version")
+    if isinstance(version, str) and re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}", version) and version[:2] != "1.":
+        return _unsupported(version, msg_id)
+    details = field_problems(error.errors(include_url=False, include_context=False, include_input=False))
+    names = ", ".join(dict.fromkeys(field["field"] for field in details["fields"]))
+    return BadEnvelope(f"Envelope refused because of: {names}.", msg_id=msg_id, details=details)
+
+
+def _unsupported(version: str, msg_id: str | None) -> UnsupportedVersion:
+    return UnsupportedVersion(
+        f"Version {version} is not spoken here; send version {VERSION}.",
+        msg_id=msg_id,
+        details={"version": version, "supported": ["1.x"]},
+    )
+
+
+def _refuse_non_finite_numbers(text: str | bytes, msg_id: str) -> None:
+    # pydantic's JSON reader takes NaN and Infinity, RFC 8259 does not; the text is passed on as it came,
+    # and a reader in another language would choke on the whole batch.
+    try:
+        _STRICT_JSON.decode(text)
+    except msgspec.DecodeError:
+        raise BadEnvelope(
+            "NaN and Infinity are not JSON numbers; send a finite number, a string or null.", msg_id=msg_id
+        ) from None
+
+
+def _json_kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    kinds = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}
+    return kinds.get(type(value), "something else")

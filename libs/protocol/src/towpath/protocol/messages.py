@@ -1,0 +1,136 @@
+"""Message bodies between gateway, services and backends: batches, commands and directed items.
+
+A body is a JSON object or an array of such objects; whoever reads takes both. Envelopes inside travel as raw
+JSON (:class:`msgspec.Raw`), so a hop that only passes them on neither parses nor builds them again.
+"""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from towpath.protocol.errors import BadEnvelope
+
+
+class Session(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who sent a command, as the gateway knows it: the only identity a service may trust.
+
+    Attributes:
+        scope: Domains the user may address, separated by spaces; ``None`` means all.
+    """
+
+    user_id: str
+    connection_id: str
+    gateway_id: str
+    scope: str | None = None
+
+    def may_address(self, domain: str) -> bool:
+        """Whether the token's scope names ``domain`` (or names none at all)."""
+        return self.scope is None or domain in self.scope.split()
+
+
+class Command(msgspec.Struct, frozen=True):
+    """A client's envelope with the session the gateway stamped."""
+
+    session: Session
+    envelope: dict[str, Any]
+
+
+class Disconnect(msgspec.Struct, frozen=True):
+    """Close the connection with this code and reason (at most 123 bytes, RFC 6455 section 5.5)."""
+
+    code: int
+    reason: str = ""
+
+
+class Directed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One item for a connection, done in this order: (un)subscribe, deliver, disconnect.
+
+    On ``control.<user_id>`` the same without ``connection_id``, for all connections of the user.
+
+    Attributes:
+        envelope: Raw JSON of the envelope to deliver; empty when there is none.
+    """
+
+    connection_id: str | None = None
+    envelope: msgspec.Raw = msgspec.Raw()
+    subscribe: list[str] = []
+    unsubscribe: list[str] = []
+    disconnect: Disconnect | None = None
+
+
+_RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+_RAW = msgspec.json.Decoder(msgspec.Raw)
+_DIRECTED_LIST = msgspec.json.Decoder(list[Directed])
+_DIRECTED = msgspec.json.Decoder(Directed)
+_COMMAND = msgspec.json.Decoder(Command, float_hook=Decimal)
+_OBJECT = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
+_ENCODER = msgspec.json.Encoder()
+
+
+def join_batch(items: Sequence[bytes]) -> bytes:
+    """One body of many JSON texts: the object itself when it is one, else an array."""
+    return items[0] if len(items) == 1 else b"[" + b",".join(items) + b"]"
+
+
+def split_batch(body: bytes) -> list[bytes]:
+    """The JSON texts of a body, each as it stands there.
+
+    Raises:
+        BadEnvelope: The body is neither a JSON object nor an array.
+    """
+    try:
+        if body.lstrip()[:1] == b"[":
+            return [bytes(raw) for raw in _RAW_LIST.decode(body)]
+        if body.lstrip()[:1] == b"{":
+            return [bytes(_RAW.decode(body))]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadEnvelope(f"The body is not JSON: {error}.") from None
+    raise BadEnvelope("The body is neither a JSON object nor an array of objects.")
+
+
+def wrap_command(session_json: bytes, envelope_json: bytes) -> bytes:
+    """The body item of a command; both arguments are JSON objects and stand in it as they are."""
+    return b'{"session":' + session_json + b',"envelope":' + envelope_json + b"}"
+
+
+def read_command(item: bytes) -> Command:
+    """Read one command; numbers with a fraction become exact decimals.
+
+    Raises:
+        BadEnvelope: Not a command.
+    """
+    try:
+        return _COMMAND.decode(item)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadEnvelope(f"This is not a command: {error}.") from None
+
+
+def read_object(item: bytes) -> dict[str, Any]:
+    """Read one JSON object; numbers with a fraction become exact decimals.
+
+    Raises:
+        BadEnvelope: Not a JSON object.
+    """
+    try:
+        return _OBJECT.decode(item)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadEnvelope(f"This is not a JSON object: {error}.") from None
+
+
+def read_directed(body: bytes) -> list[Directed]:
+    """Read a body of directed items.
+
+    Raises:
+        BadEnvelope: Not an item, nor an array of them.
+    """
+    try:
+        return _DIRECTED_LIST.decode(body) if body.lstrip()[:1] == b"[" else [_DIRECTED.decode(body)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadEnvelope(f"These are not directed items: {error}.") from None
+
+
+def encode(value: Session | Directed) -> bytes:
+    """UTF-8 JSON without the fields that are at their defaults."""
+    return _ENCODER.encode(value)

@@ -1,0 +1,101 @@
+"""Exchanges, routing keys and queue names of the wire contract: pure functions and constants.
+
+Guarantees: words that come from outside (user, group) are percent-encoded, so that no id can yield the key of
+somebody else; the partition of a key is the same in every run and language (CRC-32 as in zlib and PNG).
+"""
+
+from typing import Final
+from urllib.parse import quote, unquote
+from zlib import crc32
+
+COMMANDS: Final = "towpath.commands"
+EVENTS: Final = "towpath.events"
+PUSH: Final = "towpath.push"
+EXCHANGES: Final = (COMMANDS, EVENTS, PUSH)
+
+#: Command queues a domain. Fixed by the contract: changing it would reorder what is on the way.
+PARTITIONS: Final = 8
+
+EVERYONE: Final = "everyone"
+
+SESSION_STARTED: Final = "session.started"
+SESSION_ENDED: Final = "session.ended"
+
+#: Waits before another try, longest last. Names are part of queue names; values are milliseconds.
+RETRY_DELAYS: Final = {"5s": 5_000, "30s": 30_000, "2min": 120_000, "10min": 600_000}
+
+_MAX_KEY_BYTES = 255  # AMQP 0-9-1 short string
+
+
+def encode_word(word: str) -> str:
+    """Percent-encode ``word`` outside ``A-Z a-z 0-9 _ - :``, the dot included.
+
+    Raises:
+        ValueError: The word is empty, or too long for an AMQP routing key once encoded.
+    """
+    if not word:
+        raise ValueError("an empty word cannot stand in a routing key")
+    # quote() never touches letters, digits and _ . - ~ (RFC 3986), so the last two are done by hand.
+    encoded = quote(word, safe=":").replace(".", "%2E").replace("~", "%7E")
+    if len(encoded) > _MAX_KEY_BYTES - 32:
+        raise ValueError(f"{word[:40]!r}… is too long for a routing key ({len(encoded)} bytes encoded)")
+    return encoded
+
+
+def decode_word(word: str) -> str:
+    """The inverse of :func:`encode_word`.
+
+    Raises:
+        ValueError: The encoded bytes are not UTF-8 (``UnicodeDecodeError`` is a ``ValueError``).
+    """
+    return unquote(word, errors="strict")
+
+
+def partition(key: str) -> int:
+    """The partition of an ordering key: CRC-32 of its UTF-8 bytes, modulo :data:`PARTITIONS`."""
+    return crc32(key.encode()) % PARTITIONS
+
+
+def command_key(domain: str, key: str) -> str:
+    """Routing key on :data:`COMMANDS` for an envelope of ``domain`` with ordering key ``key``."""
+    return f"{domain}.{partition(key)}"
+
+
+def user_key(user_id: str) -> str:
+    """Routing key on :data:`PUSH` that reaches every connection of a user."""
+    return f"user.{encode_word(user_id)}"
+
+
+def group_key(group_id: str) -> str:
+    """Routing key on :data:`PUSH` that reaches every member connection of a group."""
+    return f"group.{encode_word(group_id)}"
+
+
+def connection_key(gateway_id: str) -> str:
+    """Routing key on :data:`PUSH` for items directed at connections of one gateway replica."""
+    return f"connection.{encode_word(gateway_id)}"
+
+
+def control_key(user_id: str) -> str:
+    """Routing key on :data:`PUSH` for items directed at all connections of a user, on all replicas."""
+    return f"control.{encode_word(user_id)}"
+
+
+def command_queue(service: str, number: int) -> str:
+    """Name of the queue that holds partition ``number`` of a service's commands."""
+    return f"{service}.commands.{number}"
+
+
+def events_queue(service: str) -> str:
+    """Name of the queue of the events a service has bound."""
+    return f"{service}.events"
+
+
+def retry_queue(service: str, delay: str) -> str:
+    """Name of the queue (and its exchange) where failures wait for ``delay`` (of :data:`RETRY_DELAYS`)."""
+    return f"{service}.retry.{delay}"
+
+
+def dead_queue(service: str) -> str:
+    """Name of the queue (and its exchange) where a service parks what it cannot handle."""
+    return f"{service}.dead"

@@ -1,0 +1,34 @@
+"""Brokers: one interface, a RabbitMQ and a memory implementation, one contract suite."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+from towpath.servicekit.broker.interface import Broker
+from towpath.servicekit.broker.rabbitmq import RabbitBroker
+from towpath.servicekit.settings import BadSetting, BrokerSettings
+
+#: Opens a broker connection under a name; what a service is given, so that it never chooses by itself.
+Connect = Callable[[BrokerSettings, str], AbstractAsyncContextManager[Broker]]
+
+__all__ = ["Broker", "Connect", "connect"]
+
+
+def connect(settings: BrokerSettings, name: str) -> AbstractAsyncContextManager[Broker]:
+    """A connection to the broker that ``settings.amqp_url`` names.
+
+    Raises:
+        BadSetting: ``memory://``, which only exists inside the all-in-one process.
+    """
+    if settings.amqp_url.startswith("memory:"):
+        raise BadSetting(
+            "TOWPATH_AMQP_URL",
+            settings.amqp_url,
+            "the memory broker lives inside one process: use `towpath dev --broker memory`, "
+            "or give the amqp:// address of a RabbitMQ",
+        )
+    return RabbitBroker.connect(
+        settings.amqp_url,
+        name=name,
+        publish_timeout=settings.publish_timeout,
+        reconnect_max=settings.reconnect_max,
+    )

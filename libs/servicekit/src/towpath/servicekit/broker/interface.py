@@ -1,0 +1,255 @@
+"""What every broker gives: at-least-once delivery of byte bodies through topic exchanges and queues.
+
+Two implementations, one contract suite (``libs/servicekit/tests/test_broker_contract.py``):
+:mod:`~towpath.servicekit.broker.rabbitmq` and :mod:`~towpath.servicekit.broker.memory`.
+
+Guarantees of both:
+
+* ``publish`` returns only once the broker has the message safely in every queue it was routed to, and raises
+  otherwise. :class:`PublishUnconfirmed` means *unknown*: it may have arrived.
+* Messages published one after another to one queue are delivered in that order; a redelivery comes before
+  what was behind it.
+* A broker that goes away comes back by itself: topology, bindings and subscriptions are made anew from the
+  desired state, and ``on_rebuilt`` callbacks are told. Deliveries of the time before are redelivered.
+"""
+
+import enum
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+HeaderValue = str | int | bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message to publish.
+
+    Attributes:
+        body: UTF-8 JSON.
+        persistent: Whether it must survive a restart of the broker.
+        type: What it holds, for people who look at the broker; informative.
+        app_id: The program that sent it.
+        headers: AMQP headers, e.g. ``traceparent`` or ``x-attempt``.
+    """
+
+    body: bytes
+    persistent: bool = True
+    type: str | None = None
+    app_id: str | None = None
+    headers: Mapping[str, HeaderValue] = field(default_factory=dict)
+
+
+class Delivery(Protocol):
+    """One message in hand. Settle it exactly once; settling a stale one is harmless."""
+
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def exchange(self) -> str: ...
+    @property
+    def routing_key(self) -> str: ...
+    @property
+    def queue(self) -> str:
+        """The declared name of the queue it was taken from."""
+        ...
+
+    @property
+    def redelivered(self) -> bool: ...
+    @property
+    def app_id(self) -> str | None: ...
+    @property
+    def headers(self) -> Mapping[str, Any]: ...
+
+    def ack(self) -> None:
+        """Settle: the broker may forget it. Never blocks; if the connection is gone it will be redelivered."""
+        ...
+
+    def reject(self) -> None:
+        """Settle: the broker moves it to the queue's dead-letter exchange (or drops it)."""
+        ...
+
+    def requeue(self) -> None:
+        """Give it back, to be delivered again at once. For hand-over at shutdown, never as a retry."""
+        ...
+
+
+class ExchangeType(enum.StrEnum):
+    TOPIC = "topic"
+    FANOUT = "fanout"
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A durable exchange."""
+
+    name: str
+    type: ExchangeType = ExchangeType.TOPIC
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    exchange: str
+    routing_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """A durable quorum queue, shared by the replicas of a service.
+
+    Attributes:
+        single_active: Only one consumer at a time gets deliveries (order across replicas).
+        delivery_limit: Redeliveries after which the broker dead-letters by itself; the net under the retries. Only
+            under such a limit does RabbitMQ give a requeued message its place again.
+        max_length: Messages after which publishes to it are refused.
+        dead_letter_exchange: Where rejected messages go; ``""`` is the default exchange (routes by queue name).
+        message_ttl_ms: How long a message stays before it is dead-lettered.
+    """
+
+    name: str
+    bindings: Sequence[Binding] = ()
+    single_active: bool = False
+    delivery_limit: int = 20
+    max_length: int | None = None
+    dead_letter_exchange: str | None = None
+    message_ttl_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inbox:
+    """A transient queue of one subscription: exclusive, a fresh name each time it is made, bounded by drop-head.
+
+    It is gone with its subscription.
+
+    Attributes:
+        name: Prefix of the queue's name on the broker; deliveries carry it as ``queue``.
+        max_length, max_bytes, message_ttl_ms: Bounds; what is over or too old is dropped, oldest first.
+    """
+
+    name: str
+    bindings: Sequence[Binding] = ()
+    max_length: int = 20_000
+    max_bytes: int = 64 * 1024 * 1024
+    message_ttl_ms: int = 30_000
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """The exchanges and queues a service needs; declared at start and after each reconnect."""
+
+    exchanges: Sequence[Exchange] = ()
+    queues: Sequence[Queue] = ()
+
+
+class BrokerState(enum.Enum):
+    CONNECTING = "connecting"  #: no connection: publishes raise BrokerUnavailable
+    READY = "ready"
+    BLOCKED = "blocked"  #: an alarm: publishes raise BrokerBlocked, deliveries go on
+    CLOSED = "closed"
+
+
+class BrokerError(Exception):
+    """A publish or declaration that did not succeed."""
+
+
+class Unroutable(BrokerError):
+    """No queue is bound to the routing key (only for mandatory publishes)."""
+
+
+class PublishRefused(BrokerError):
+    """The broker would not take it: a queue is full."""
+
+
+class PublishUnconfirmed(BrokerError):
+    """No confirm in time, or the connection broke meanwhile: the outcome is unknown."""
+
+
+class BrokerUnavailable(BrokerError):
+    """There is no connection; nothing was sent."""
+
+
+class BrokerBlocked(BrokerError):
+    """The broker takes no publishes for now (memory or disk alarm); nothing was sent."""
+
+
+class BrokerRefused(BrokerError):
+    """The broker answered at the first connect, and refused user, password or virtual host."""
+
+
+class TopologyMismatch(BrokerError):
+    """An exchange or queue exists with other arguments; the message names it and the remedy."""
+
+
+class Subscription(Protocol):
+    """A running consumer of one or more queues, as an asynchronous iterator of deliveries.
+
+    Survives reconnects. Leaving its context stops intake and gives back what is not settled, in its order; the
+    iteration ends then, and when the broker is closed.
+    """
+
+    def __aiter__(self) -> AsyncIterator[Delivery]: ...
+    async def __anext__(self) -> Delivery: ...
+    def take_waiting(self, limit: int) -> list[Delivery]:
+        """Deliveries that have arrived already, at most ``limit``, without waiting."""
+        ...
+
+
+class Broker(Protocol):
+    """A connection to a broker that keeps itself alive."""
+
+    @property
+    def state(self) -> BrokerState: ...
+
+    async def until_ready(self) -> None:
+        """Wait for a connection, however long that takes.
+
+        Raises:
+            BrokerRefused: The first attempt was answered with a refusal of user, password or virtual host.
+        """
+        ...
+
+    def on_rebuilt(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` after each reconnect, once topology, bindings and subscriptions stand again."""
+        ...
+
+    async def declare(self, topology: Topology) -> None:
+        """Make sure that ``topology`` exists now and after each reconnect. Idempotent; waits for a connection.
+
+        Raises:
+            BrokerRefused: See :meth:`until_ready`.
+            TopologyMismatch: Something exists with other arguments.
+            BrokerError: The broker did not answer in time.
+        """
+        ...
+
+    async def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        message: Message,
+        *,
+        mandatory: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Publish and wait for the confirm; at most ``timeout`` seconds (default: the broker's setting).
+
+        Raises:
+            Unroutable: ``mandatory`` and no queue is bound.
+            PublishRefused: A queue is full (others it was routed to may have it).
+            PublishUnconfirmed: Outcome unknown.
+            BrokerUnavailable, BrokerBlocked: Nothing was sent.
+        """
+        ...
+
+    def subscribe(self, *sources: Queue | Inbox, prefetch: int) -> AbstractAsyncContextManager[Subscription]:
+        """Consume from all ``sources`` (declared queues, or inboxes made on entry).
+
+        Args:
+            prefetch: Unsettled deliveries at most, a queue.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Wait for confirms in flight (bounded), then disconnect."""
+        ...

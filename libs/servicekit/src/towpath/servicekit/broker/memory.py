@@ -1,0 +1,331 @@
+"""A broker in one process: what ``towpath dev`` runs on where there is no RabbitMQ, and what tests run on.
+
+:class:`MemoryHub` is the broker, shared by its connections; :class:`MemoryBroker` is a connection. They keep
+the promises of :mod:`~towpath.servicekit.broker.interface`, with the semantics of quorum queues. Besides:
+
+* Bounded: a hub that holds ``max_bytes`` is blocked, as RabbitMQ is by its memory alarm, until consumers have
+  taken enough.
+* A publish takes one turn of the event loop, as its confirm would; callers share the loop fairly.
+* Nothing runs in the background but the timers of queues with a time to live.
+
+It does not outlive its process.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+from towpath.servicekit.broker.interface import (
+    BrokerBlocked,
+    BrokerError,
+    BrokerState,
+    BrokerUnavailable,
+    Delivery,
+    Inbox,
+    Message,
+    PublishUnconfirmed,
+    Queue,
+    Topology,
+)
+from towpath.servicekit.broker.memory_queue import Consumer, MemoryDelivery, MemoryQueue, Stored
+from towpath.servicekit.broker.memory_vhost import VirtualHost
+
+MAX_KEY_BYTES: Final = 255  # AMQP 0-9-1 short string
+
+
+class MemoryHub:
+    """The broker itself, for the connections of one event loop.
+
+    Args:
+        max_bytes: What waiting and unsettled messages may take; from there on it is blocked.
+    """
+
+    def __init__(self, *, max_bytes: int = 256 * 1024 * 1024) -> None:
+        self.vhost = VirtualHost()
+        self.confirming = True
+        self._max_bytes = max_bytes
+        self._connections: list[MemoryBroker] = []
+        self._alarm = False
+        self._running = asyncio.Event()
+        self._running.set()
+
+    @asynccontextmanager
+    async def connect(self, *, name: str, publish_timeout: float = 10.0) -> AsyncIterator["MemoryBroker"]:
+        """A connection from entry to exit. Entry does not wait; see :meth:`MemoryBroker.until_ready`.
+
+        Args:
+            name: Who connects, for its exceptions.
+            publish_timeout: Seconds until an unconfirmed publish counts as unknown.
+        """
+        connection = MemoryBroker(self, name=name, publish_timeout=publish_timeout)
+        self._connections.append(connection)
+        try:
+            yield connection
+        finally:
+            try:
+                await connection.close()
+            finally:
+                self._connections.remove(connection)
+
+    # Levers for faults
+
+    def stop(self) -> None:
+        """Go away: every connection drops, inboxes and transient messages are lost."""
+        self._running.clear()
+        _leave(
+            [subscription for connection in self._connections for subscription in connection.subscriptions]
+        )
+        for connection in self._connections:
+            connection.drop()
+        self.vhost.drop_transient()
+
+    def start(self) -> None:
+        """Come back: connections stand again, with their subscriptions, when this returns."""
+        if self.running:
+            return
+        self._running.set()
+        for connection in self._connections:
+            connection.rebuild()
+
+    def block(self) -> None:
+        """Raise an alarm: publishes raise ``BrokerBlocked``, consuming goes on."""
+        self._alarm = True
+
+    def unblock(self) -> None:
+        self._alarm = False
+
+    def hold_confirms(self) -> None:
+        """Take messages, but tell nobody: publishes wait, and time out as ``PublishUnconfirmed``."""
+        self.confirming = False
+
+    def release_confirms(self) -> None:
+        """Send the confirms held back, and those to come at once."""
+        self.confirming = True
+        for connection in self._connections:
+            connection.release_confirms()
+
+    # For connections
+
+    @property
+    def running(self) -> bool:
+        return self._running.is_set()
+
+    @property
+    def blocked(self) -> bool:
+        return self._alarm or self.vhost.held_bytes >= self._max_bytes
+
+    async def until_running(self) -> None:
+        while not self.running:
+            await self._running.wait()
+
+
+class MemoryBroker:
+    """One connection to a :class:`MemoryHub`; see :class:`~towpath.servicekit.broker.interface.Broker`."""
+
+    def __init__(self, hub: MemoryHub, *, name: str, publish_timeout: float) -> None:
+        self._hub = hub
+        self._name = name
+        self._publish_timeout = publish_timeout
+        self._closed = False
+        self._was_ready = hub.running
+        self._drops = 0
+        self.subscriptions: list[MemorySubscription] = []
+        self._unconfirmed: set[asyncio.Future[None]] = set()
+        self._rebuilt_callbacks: list[Callable[[], None]] = []
+
+    @property
+    def state(self) -> BrokerState:
+        if self._closed:
+            return BrokerState.CLOSED
+        if not self._hub.running:
+            return BrokerState.CONNECTING
+        return BrokerState.BLOCKED if self._hub.blocked else BrokerState.READY
+
+    async def until_ready(self) -> None:
+        if not self._closed:
+            await self._hub.until_running()
+        if self._closed:
+            raise BrokerUnavailable(f"the connection of {self._name} is closed")
+
+    def on_rebuilt(self, callback: Callable[[], None]) -> None:
+        self._rebuilt_callbacks.append(callback)
+
+    async def declare(self, topology: Topology) -> None:
+        await self.until_ready()
+        self._hub.vhost.declare(topology)
+
+    async def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        message: Message,
+        *,
+        mandatory: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        if self._closed or not self._hub.running:
+            raise BrokerUnavailable(f"{self._name} has no connection to the memory broker")
+        if self._hub.blocked:
+            raise BrokerBlocked(
+                "the memory broker takes no messages for now: it holds too much, or was blocked"
+            )
+        if len(routing_key.encode()) > MAX_KEY_BYTES:
+            raise ValueError(f"the routing key {routing_key[:40]!r}… has more than {MAX_KEY_BYTES} bytes")
+        drops = self._drops
+        problem = self._hub.vhost.publish(
+            Stored(
+                body=message.body,
+                exchange=exchange,
+                routing_key=routing_key,
+                persistent=message.persistent,
+                app_id=message.app_id,
+                headers=dict(message.headers),
+            ),
+            mandatory=mandatory,
+        )
+        if self._hub.confirming:
+            await asyncio.sleep(0)
+        else:
+            await self._until_confirmed(self._publish_timeout if timeout is None else timeout)
+        if drops != self._drops:
+            raise PublishUnconfirmed(f"the connection of {self._name} broke while publishing")
+        if problem is not None:
+            raise problem
+
+    @asynccontextmanager
+    async def subscribe(self, *sources: Queue | Inbox, prefetch: int) -> AsyncIterator["MemorySubscription"]:
+        if not sources or prefetch < 1:
+            raise ValueError(f"a subscription needs a source and a prefetch of 1 or more, not {prefetch}")
+        await self.until_ready()
+        subscription = MemorySubscription(self._hub.vhost, sources, prefetch)
+        subscription.start()
+        self.subscriptions.append(subscription)
+        try:
+            yield subscription
+        finally:
+            self.subscriptions.remove(subscription)
+            subscription.end()
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await asyncio.sleep(0)  # The publishes of this turn of the loop have their confirms after it.
+            if self._unconfirmed:
+                await asyncio.wait(self._unconfirmed, timeout=self._publish_timeout)
+        finally:
+            self.drop()
+            for subscription in self.subscriptions:
+                subscription.end()
+
+    # For the hub
+
+    def drop(self) -> None:
+        """Lose the connection: publishes in flight are unknown, deliveries in hand go back."""
+        self._drops += 1
+        self.release_confirms()
+        _leave(self.subscriptions)
+
+    def rebuild(self) -> None:
+        """Stand again, and tell so."""
+        if self._closed:
+            return
+        for subscription in self.subscriptions:
+            subscription.start()
+        if self._was_ready:
+            for callback in self._rebuilt_callbacks:
+                asyncio.get_running_loop().call_soon(callback)
+        self._was_ready = True
+
+    def release_confirms(self) -> None:
+        for confirm in self._unconfirmed:
+            if not confirm.done():
+                confirm.set_result(None)
+
+    async def _until_confirmed(self, timeout: float) -> None:
+        confirm = asyncio.get_running_loop().create_future()
+        self._unconfirmed.add(confirm)
+        try:
+            async with asyncio.timeout(timeout):
+                await confirm
+        except TimeoutError:
+            raise PublishUnconfirmed(f"no confirm within {timeout} s") from None
+        finally:
+            self._unconfirmed.discard(confirm)
+
+
+class MemorySubscription:
+    """See :class:`~towpath.servicekit.broker.interface.Subscription`."""
+
+    def __init__(self, vhost: VirtualHost, sources: Sequence[Queue | Inbox], prefetch: int) -> None:
+        self._vhost = vhost
+        self._sources = sources
+        self._prefetch = prefetch
+        self._waiting: deque[MemoryDelivery] = deque()
+        self._changed = asyncio.Event()
+        self._consumers: list[Consumer] = []
+        self._ended = False
+
+    def __aiter__(self) -> "MemorySubscription":
+        return self
+
+    async def __anext__(self) -> Delivery:
+        while not self._waiting:
+            if self._ended:
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+        return self._waiting.popleft()
+
+    def take_waiting(self, limit: int) -> list[Delivery]:
+        return [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
+
+    def start(self) -> None:
+        """Consume, from queues that stand and inboxes made anew."""
+        try:
+            for source in self._sources:
+                queue = (
+                    self._vhost.queue(source.name)
+                    if isinstance(source, Queue)
+                    else self._vhost.make_inbox(source)
+                )
+                consumer = Consumer(queue, prefetch=self._prefetch, deliver=self._receive)
+                queue.attach(consumer)
+                self._consumers.append(consumer)
+        except BrokerError:
+            self.end()
+            raise
+        for consumer in self._consumers:
+            consumer.queue.pump()
+
+    def leave(self) -> list[MemoryQueue]:
+        """Consume no more and give back what is not settled; the queues that are now to be pumped."""
+        self._waiting.clear()
+        left: list[MemoryQueue] = []
+        while self._consumers:
+            consumer = self._consumers.pop()
+            if isinstance(consumer.queue.source, Inbox):
+                self._vhost.delete_inbox(consumer.queue)
+            else:
+                consumer.queue.detach(consumer)
+                left.append(consumer.queue)
+        return left
+
+    def end(self) -> None:
+        """Leave for good: the iteration ends."""
+        self._ended = True
+        self._changed.set()
+        _leave([self])
+
+    def _receive(self, delivery: MemoryDelivery) -> None:
+        self._waiting.append(delivery)
+        self._changed.set()
+
+
+def _leave(subscriptions: Sequence[MemorySubscription]) -> None:
+    """All leave before anything is handed out again, so that none gets what another of them gave back."""
+    for queue in [queue for subscription in subscriptions for queue in subscription.leave()]:
+        queue.pump()

@@ -1,0 +1,302 @@
+"""One queue of the memory broker: what waits, who consumes, what is in hand, and where the dead go.
+
+Guarantees, those of a RabbitMQ quorum queue with ``x-overflow: reject-publish`` (an inbox: of an exclusive
+queue with drop-head):
+
+* Messages leave in the order they came. What is given back keeps its place, ahead of all never delivered.
+* A consumer has at most ``prefetch`` deliveries in hand. Consumers take turns, unless the queue has a single
+  active one: then the next starts when the first has left and given back what it had.
+* A message dies once, of one cause, and is then no longer held.
+
+Nothing here awaits: every method runs to its end on the event loop and leaves at most one timer behind.
+"""
+
+import asyncio
+import enum
+import heapq
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from towpath.servicekit.broker.interface import Inbox, Queue
+
+#: Bytes a waiting message costs beside its body, roughly.
+OVERHEAD: Final = 600
+
+
+class Death(enum.StrEnum):
+    """Why a message left its queue without being acked; the words are RabbitMQ's."""
+
+    EXPIRED = "expired"
+    REJECTED = "rejected"
+    DELIVERY_LIMIT = "delivery_limit"
+
+
+@dataclass(slots=True)
+class Stored:
+    """A message as the broker holds it, shared by the queues it was routed to.
+
+    Attributes:
+        died_in: Queues it died in by itself since a consumer last rejected it. It never comes back to one of
+            them, or it would go round for ever. https://www.rabbitmq.com/docs/dlx#routing
+    """
+
+    body: bytes
+    exchange: str
+    routing_key: str
+    persistent: bool
+    app_id: str | None
+    headers: Mapping[str, Any]
+    died_in: frozenset[str] = frozenset()
+
+
+class Host(Protocol):
+    """The broker around the queue."""
+
+    held_bytes: int
+
+    def bury(self, queue: "MemoryQueue", message: Stored, death: Death) -> None:
+        """Route a dead message to the queue's dead-letter exchange, or drop it."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """A message in this queue; ``number`` is its place."""
+
+    number: int
+    message: Stored
+    expires: float
+    returns: int = 0
+
+    def __lt__(self, other: "_Entry") -> bool:
+        return self.number < other.number
+
+
+class MemoryQueue:
+    """A queue under its ``name`` on the broker, made for ``source``."""
+
+    def __init__(self, name: str, source: Queue | Inbox, host: Host) -> None:
+        self.name = name
+        self.source = source
+        self._host = host
+        self._fresh: deque[_Entry] = deque()  # never delivered, in order
+        self._returned: list[_Entry] = []  # delivered and given back: a heap, all before the fresh ones
+        self._ready_bytes = 0
+        self._pushed = 0
+        self._consumers: deque[Consumer] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        ttl = source.message_ttl_ms
+        self._ttl = math.inf if ttl is None else ttl / 1000
+        self._max_length = math.inf if source.max_length is None else source.max_length
+        self._max_bytes = source.max_bytes if isinstance(source, Inbox) else math.inf
+
+    def __len__(self) -> int:
+        """How many messages wait (those in hand do not count)."""
+        return len(self._fresh) + len(self._returned)
+
+    @property
+    def full(self) -> bool:
+        """Whether it takes no more. An inbox always does: it drops its oldest."""
+        return isinstance(self.source, Queue) and len(self) >= self._max_length
+
+    def push(self, message: Stored) -> None:
+        """Take a message, and hand it on if somebody is free."""
+        self._pushed += 1
+        expires = math.inf if self._ttl == math.inf else asyncio.get_running_loop().time() + self._ttl
+        self._fresh.append(_Entry(self._pushed, message, expires))
+        self._ready_bytes += len(message.body)
+        self._host.held_bytes += len(message.body) + OVERHEAD
+        self.pump()
+
+    def pump(self) -> None:
+        """Hand out what waits as far as consumers have room; drop what is too old or too much."""
+        self._drop_expired()
+        while (self._fresh or self._returned) and (consumer := self._next_free()) is not None:
+            consumer.receive(self._pop())
+        if isinstance(self.source, Inbox):
+            while len(self) > self._max_length or self._ready_bytes > self._max_bytes:
+                self._forget(self._pop())
+        if self._timer is None and self._ttl != math.inf and self:
+            self._timer = asyncio.get_running_loop().call_at(self._head().expires, self._on_timer)
+
+    def attach(self, consumer: "Consumer") -> None:
+        """Let ``consumer`` take part from the next :meth:`pump` on."""
+        self._consumers.append(consumer)
+
+    def detach(self, consumer: "Consumer") -> None:
+        """Give back all that ``consumer`` has in hand. The caller pumps once everyone who leaves has left."""
+        self._consumers.remove(consumer)
+        entries = [delivery.entry for delivery in consumer.in_hand]
+        consumer.in_hand.clear()
+        self._give_back(sorted(entries))
+
+    def drop_transient(self) -> None:
+        """Forget what does not survive a restart of the broker."""
+        waiting = sorted((*self._returned, *self._fresh))
+        for entry in waiting:
+            if not entry.message.persistent:
+                self._ready_bytes -= len(entry.message.body)
+                self._forget(entry)
+        self._returned = [entry for entry in waiting if entry.message.persistent and entry.returns]
+        self._fresh = deque(entry for entry in waiting if entry.message.persistent and not entry.returns)
+
+    def delete(self) -> None:
+        """Forget everything; deliveries in hand become stale."""
+        for consumer in list(self._consumers):
+            self.detach(consumer)
+        while self:
+            self._forget(self._pop())
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # What deliveries ask for
+
+    def ack(self, entry: _Entry) -> None:
+        self._forget(entry)
+        self.pump()
+
+    def reject(self, entry: _Entry) -> None:
+        self._die(entry, Death.REJECTED)
+        self.pump()
+
+    def requeue(self, entry: _Entry) -> None:
+        self._give_back([entry])
+        self.pump()
+
+    # Inside
+
+    def _give_back(self, entries: Iterable[_Entry]) -> None:
+        limit = self.source.delivery_limit if isinstance(self.source, Queue) else None
+        for entry in entries:
+            entry.returns += 1
+            if limit is not None and entry.returns > limit:
+                self._die(entry, Death.DELIVERY_LIMIT)
+            else:
+                heapq.heappush(self._returned, entry)
+                self._ready_bytes += len(entry.message.body)
+
+    def _next_free(self) -> "Consumer | None":
+        consumers = self._consumers
+        if isinstance(self.source, Queue) and self.source.single_active:
+            return consumers[0] if consumers and consumers[0].free else None
+        for _ in range(len(consumers)):
+            consumer = consumers[0]
+            consumers.rotate(-1)
+            if consumer.free:
+                return consumer
+        return None
+
+    def _head(self) -> _Entry:
+        return self._returned[0] if self._returned else self._fresh[0]
+
+    def _pop(self) -> _Entry:
+        entry = heapq.heappop(self._returned) if self._returned else self._fresh.popleft()
+        self._ready_bytes -= len(entry.message.body)
+        return entry
+
+    def _forget(self, entry: _Entry) -> None:
+        self._host.held_bytes -= len(entry.message.body) + OVERHEAD
+
+    def _die(self, entry: _Entry, death: Death) -> None:
+        self._forget(entry)
+        self._host.bury(self, entry.message, death)
+
+    def _drop_expired(self) -> None:
+        # Every message stays equally long, so the oldest is the first to go.
+        if self._ttl == math.inf:
+            return
+        now = asyncio.get_running_loop().time()
+        while self and self._head().expires <= now:
+            self._die(self._pop(), Death.EXPIRED)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.pump()
+
+
+class Consumer:
+    """What one subscription takes from one queue, from one (re)connect to the next."""
+
+    __slots__ = ("_deliver", "_prefetch", "in_hand", "queue")
+
+    def __init__(
+        self, queue: MemoryQueue, *, prefetch: int, deliver: Callable[["MemoryDelivery"], None]
+    ) -> None:
+        self.queue = queue
+        self.in_hand: set[MemoryDelivery] = set()
+        self._prefetch = prefetch
+        self._deliver = deliver
+
+    @property
+    def free(self) -> bool:
+        return len(self.in_hand) < self._prefetch
+
+    def receive(self, entry: _Entry) -> None:
+        delivery = MemoryDelivery(self, entry)
+        self.in_hand.add(delivery)
+        self._deliver(delivery)
+
+
+class MemoryDelivery:
+    """See :class:`~towpath.servicekit.broker.interface.Delivery`."""
+
+    __slots__ = ("_consumer", "_returns", "entry")
+
+    def __init__(self, consumer: Consumer, entry: _Entry) -> None:
+        self._consumer = consumer
+        self._returns = entry.returns
+        self.entry = entry
+
+    @property
+    def body(self) -> bytes:
+        return self.entry.message.body
+
+    @property
+    def exchange(self) -> str:
+        return self.entry.message.exchange
+
+    @property
+    def routing_key(self) -> str:
+        return self.entry.message.routing_key
+
+    @property
+    def queue(self) -> str:
+        return self._consumer.queue.source.name
+
+    @property
+    def redelivered(self) -> bool:
+        return self._returns > 0
+
+    @property
+    def app_id(self) -> str | None:
+        return self.entry.message.app_id
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        headers = self.entry.message.headers
+        if self._returns and isinstance(self._consumer.queue.source, Queue):
+            return {**headers, "x-delivery-count": self._returns}
+        return headers
+
+    def ack(self) -> None:
+        if self._taken_from_hand():
+            self._consumer.queue.ack(self.entry)
+
+    def reject(self) -> None:
+        if self._taken_from_hand():
+            self._consumer.queue.reject(self.entry)
+
+    def requeue(self) -> None:
+        if self._taken_from_hand():
+            self._consumer.queue.requeue(self.entry)
+
+    def _taken_from_hand(self) -> bool:
+        """False when it is not there any more: settled before, or given back."""
+        if self not in self._consumer.in_hand:
+            return False
+        self._consumer.in_hand.remove(self)
+        return True

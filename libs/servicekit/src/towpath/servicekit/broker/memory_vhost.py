@@ -1,0 +1,171 @@
+"""What the memory broker holds: exchanges, queues, and the ways between them.
+
+Guarantees: a message is in every queue it was routed to, or the publisher is told otherwise; what exists is
+never changed by a declaration; ``held_bytes`` counts every message that waits or is in hand, once a queue.
+Dead letters go into a full queue too; where nothing is bound they are dropped, with a warning.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import structlog
+
+from towpath.servicekit.broker.interface import (
+    Binding,
+    BrokerError,
+    Exchange,
+    ExchangeType,
+    Inbox,
+    PublishRefused,
+    Queue,
+    Topology,
+    TopologyMismatch,
+    Unroutable,
+)
+from towpath.servicekit.broker.memory_queue import Death, MemoryQueue, Stored
+from towpath.servicekit.broker.topics import TopicTable
+
+log = structlog.get_logger(__name__)
+
+
+class VirtualHost:
+    """All exchanges and queues of one memory broker; it knows no connections."""
+
+    def __init__(self) -> None:
+        self.held_bytes = 0
+        self._exchanges: dict[str, _Exchange] = {}
+        self._queues: dict[str, MemoryQueue] = {}
+        self._inboxes_made = itertools.count(1)
+
+    def declare(self, topology: Topology) -> None:
+        """See :meth:`towpath.servicekit.broker.interface.Broker.declare`."""
+        for exchange in topology.exchanges:
+            existing = self._exchanges.setdefault(exchange.name, _Exchange(exchange))
+            _must_match(existing.declared, exchange)
+        for declared in topology.queues:
+            queue = self._queues.get(declared.name)
+            if queue is None:
+                queue = self._queues[declared.name] = MemoryQueue(declared.name, declared, self)
+            _must_match(queue.source, declared)
+            self._bind(queue, declared.bindings)
+
+    def queue(self, name: str) -> MemoryQueue:
+        """The declared queue of that name, or ``BrokerError``."""
+        try:
+            return self._queues[name]
+        except KeyError:
+            raise BrokerError(f"there is no queue {name!r}: declare it before subscribing to it") from None
+
+    def make_inbox(self, inbox: Inbox) -> MemoryQueue:
+        """A queue under a name never used before, bound as ``inbox`` says."""
+        queue = MemoryQueue(f"{inbox.name}.{next(self._inboxes_made)}", inbox, self)
+        self._bind(queue, inbox.bindings)
+        self._queues[queue.name] = queue
+        return queue
+
+    def delete_inbox(self, queue: MemoryQueue) -> None:
+        """Forget an inbox with its messages and bindings."""
+        del self._queues[queue.name]
+        for binding in queue.source.bindings:
+            self._exchanges[binding.exchange].unbind(binding.routing_key, queue)
+        queue.delete()
+
+    def publish(self, message: Stored, *, mandatory: bool) -> BrokerError | None:
+        """Route to the queues that take it; what the publisher is to be told instead of a confirm."""
+        targets = self._route(message.exchange, message.routing_key)
+        if targets is None:
+            return BrokerError(f"there is no exchange {message.exchange!r}")
+        if not targets and mandatory:
+            return Unroutable(f"no queue is bound to {message.routing_key!r} on {message.exchange!r}")
+        refusing: list[str] = []
+        for queue in targets:
+            if queue.full:
+                refusing.append(queue.name)
+            else:
+                queue.push(message)
+        return PublishRefused(f"full: {', '.join(refusing)}") if refusing else None
+
+    def drop_transient(self) -> None:
+        """Forget what does not survive a restart of the broker."""
+        for queue in self._queues.values():
+            queue.drop_transient()
+
+    def bury(self, queue: MemoryQueue, message: Stored, death: Death) -> None:
+        """Route a dead message to the queue's dead-letter exchange, or drop it."""
+        exchange = queue.source.dead_letter_exchange if isinstance(queue.source, Queue) else None
+        if exchange is None:
+            return
+        headers = dict(message.headers)
+        headers.setdefault("x-first-death-exchange", message.exchange)
+        headers.setdefault("x-first-death-queue", queue.name)
+        headers.setdefault("x-first-death-reason", str(death))
+        dead = Stored(
+            body=message.body,
+            exchange=exchange,
+            routing_key=message.routing_key,
+            persistent=message.persistent,
+            app_id=message.app_id,
+            headers=headers,
+            died_in=frozenset() if death is Death.REJECTED else message.died_in | {queue.name},
+        )
+        targets = [
+            target
+            for target in self._route(exchange, dead.routing_key) or ()
+            if target.name not in dead.died_in
+        ]
+        if not targets:
+            log.warning(
+                "dead_letter_lost",
+                queue=queue.name,
+                exchange=exchange,
+                routing_key=dead.routing_key,
+                reason=str(death),
+            )
+        for target in targets:
+            target.push(dead)
+
+    def _route(self, exchange: str, routing_key: str) -> tuple[MemoryQueue, ...] | None:
+        if not exchange:
+            queue = self._queues.get(routing_key)
+            return (queue,) if queue is not None else ()
+        found = self._exchanges.get(exchange)
+        return found.route(routing_key) if found is not None else None
+
+    def _bind(self, queue: MemoryQueue, bindings: Sequence[Binding]) -> None:
+        for binding in bindings:
+            if binding.exchange not in self._exchanges:
+                raise BrokerError(f"there is no exchange {binding.exchange!r} to bind {queue.name!r} to")
+        for binding in bindings:
+            self._exchanges[binding.exchange].bind(binding.routing_key, queue)
+
+
+class _Exchange:
+    def __init__(self, declared: Exchange) -> None:
+        self.declared = declared
+        self._fanout = declared.type is ExchangeType.FANOUT
+        self._table: TopicTable[MemoryQueue] = TopicTable()
+
+    def bind(self, routing_key: str, queue: MemoryQueue) -> None:
+        self._table.bind("#" if self._fanout else routing_key, queue)
+
+    def unbind(self, routing_key: str, queue: MemoryQueue) -> None:
+        self._table.unbind("#" if self._fanout else routing_key, queue)
+
+    def route(self, routing_key: str) -> tuple[MemoryQueue, ...]:
+        return self._table.find("" if self._fanout else routing_key)
+
+
+def _must_match(existing: Any, declared: Exchange | Queue) -> None:
+    """Compare all but the bindings, which only ever add up."""
+    differences = [
+        f"{field.name} is {getattr(existing, field.name)!r}, not {getattr(declared, field.name)!r}"
+        for field in fields(declared)
+        if field.name != "bindings" and getattr(existing, field.name) != getattr(declared, field.name)
+    ]
+    if differences:
+        raise TopologyMismatch(
+            f"{type(declared).__name__.lower()} {declared.name!r} exists with other arguments: "
+            f"{'; '.join(differences)}. Restart the memory broker, or choose another name."
+        )

@@ -1,0 +1,155 @@
+"""One service's own database: SQLite by default, PostgreSQL where it grows, through SQLAlchemy Core.
+
+Guarantees: :meth:`Database.transaction` is serialised against writers of the same rows (SQLite: one writer at a
+time, ``BEGIN IMMEDIATE``; PostgreSQL: row locks that the caller takes with ``FOR UPDATE``); what it commits
+survives a crash of the machine (SQLite: ``synchronous=FULL``). The schema is migrated on open; replicas that
+start together migrate one after another.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from alembic import command
+from alembic.config import Config
+from alembic.util.exc import CommandError
+from sqlalchemy import Connection, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from towpath.servicekit.settings import BadSetting
+
+log = structlog.get_logger(__name__)
+
+_SQLITE_WAIT_SECONDS: Final = 10
+_PING_SECONDS: Final = 5.0
+#: Any constant: replicas that migrate the same PostgreSQL database take turns on it.
+_MIGRATION_LOCK: Final = 7_046_029
+
+
+class Database:
+    """A pool of connections; made with :meth:`open`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._sqlite = engine.dialect.name == "sqlite"
+        self._writer = asyncio.Lock()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str, *, migrations: Path, version_table: str) -> AsyncIterator["Database"]:
+        """Open ``url`` and bring its schema up to date.
+
+        Args:
+            migrations: The service's Alembic folder.
+            version_table: Where Alembic keeps the schema's version; one a service, so that they may share a server.
+
+        Raises:
+            BadSetting: The database cannot be opened, or its schema is newer than this program.
+        """
+        engine = _engine(url)
+        try:
+            database = cls(engine)
+            try:
+                async with engine.connect() as connection:
+                    await connection.run_sync(_migrate, migrations, version_table)
+            except (DBAPIError, OSError) as error:
+                shown = make_url(url).render_as_string(hide_password=True)
+                raise BadSetting(
+                    "TOWPATH_DATABASE_URL", shown, f"cannot be opened: {_cause(error)}"
+                ) from error
+            except CommandError as error:
+                raise BadSetting(
+                    "TOWPATH_DATABASE_URL", None, f"holds a schema this version does not know: {error}"
+                ) from error
+            yield database
+        finally:
+            await engine.dispose()
+
+    @property
+    def name(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+        return self._engine.dialect.name
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that may write; commits on exit, rolls back on an exception."""
+        if self._sqlite:
+            async with self._writer, self._engine.begin() as connection:
+                yield connection
+        else:
+            async with self._engine.begin() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that only reads; never waits for writers."""
+        async with self._engine.connect() as connection:
+            reader = await connection.execution_options(towpath_reads=True)
+            async with reader.begin():
+                yield reader
+
+    async def answers(self) -> bool:
+        """Whether the database can be reached and written to right now."""
+        try:
+            async with asyncio.timeout(_PING_SECONDS), self.transaction() as connection:
+                await connection.execute(text("SELECT 1"))
+        except (DBAPIError, OSError, TimeoutError):
+            return False
+        return True
+
+
+def _engine(url: str) -> AsyncEngine:
+    if url.startswith("sqlite"):
+        path = make_url(url).database
+        if path and path != ":memory:":
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_async_engine(
+            url, connect_args={"timeout": _SQLITE_WAIT_SECONDS}, pool_size=4, max_overflow=0
+        )
+        event.listen(engine.sync_engine, "connect", _configure_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        return engine
+    return create_async_engine(
+        url,
+        pool_size=4,
+        max_overflow=4,
+        pool_pre_ping=True,
+        connect_args={"timeout": 5, "command_timeout": 30},
+    )
+
+
+def _configure_sqlite(dbapi_connection: Any, _: object) -> None:
+    # SQLAlchemy emits BEGIN itself (below): the driver must not.
+    dbapi_connection.isolation_level = None
+    cursor = dbapi_connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # https://www.sqlite.org/lang_transaction.html: a deferred writer could fail half-way with SQLITE_BUSY.
+    reads = connection.get_execution_options().get("towpath_reads", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def _migrate(connection: Connection, migrations: Path, version_table: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(migrations))
+    config.attributes["connection"] = connection
+    config.attributes["version_table"] = version_table
+    with connection.begin():
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        command.upgrade(config, "head")
+
+
+def _cause(error: BaseException) -> str:
+    original = getattr(error, "orig", None) or error
+    return str(original).splitlines()[0] if str(original) else type(original).__name__

@@ -1,0 +1,79 @@
+"""The inbox: for every request that changed state, the whole outcome, committed with the effect.
+
+Guarantees: a ``(user, msg_id)`` has its effect once within the retention; a redelivery publishes the same outcome
+again byte for byte; a client's repetition gets the same answer. Growth is bounded: old rows go in small steps.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towpath.protocol.envelope import now_ms
+from towpath.servicekit.outcome import Settled
+
+Key = tuple[str, str]
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(Settled)
+
+
+def inbox_table(metadata: sa.MetaData, prefix: str) -> sa.Table:
+    """Declare ``<prefix>_inbox``."""
+    return sa.Table(
+        f"{prefix}_inbox",
+        metadata,
+        sa.Column("sender", sa.String(300), primary_key=True),
+        sa.Column("msg_id", sa.String(64), primary_key=True),
+        sa.Column("outcome", sa.Text, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False, index=True),
+    )
+
+
+async def find(connection: AsyncConnection, table: sa.Table, keys: Iterable[Key]) -> dict[Key, Settled]:
+    """The stored outcomes of those ``keys`` that have one."""
+    wanted = sorted(set(keys))
+    if not wanted:
+        return {}
+    rows = await connection.execute(
+        sa.select(table.c.sender, table.c.msg_id, table.c.outcome).where(
+            sa.tuple_(table.c.sender, table.c.msg_id).in_(wanted)
+        )
+    )
+    return {(row.sender, row.msg_id): _DECODER.decode(row.outcome) for row in rows}
+
+
+async def store(connection: AsyncConnection, table: sa.Table, outcomes: Mapping[Key, Settled]) -> None:
+    """Keep ``outcomes``; fails if one of the keys has one already."""
+    if not outcomes:
+        return
+    now = now_ms()
+    await connection.execute(
+        table.insert(),
+        [
+            {
+                "sender": sender,
+                "msg_id": msg_id,
+                "outcome": _ENCODER.encode(settled).decode(),
+                "created_at": now,
+            }
+            for (sender, msg_id), settled in outcomes.items()
+        ],
+    )
+
+
+async def forget(connection: AsyncConnection, table: sa.Table, *, older_than_ms: int, limit: int) -> int:
+    """Delete at most ``limit`` outcomes older than ``older_than_ms``; returns how many went."""
+    old = (
+        sa.select(table.c.sender, table.c.msg_id)
+        .where(table.c.created_at < now_ms() - older_than_ms)
+        .limit(limit)
+        .subquery()
+    )
+    result = await connection.execute(
+        table.delete().where(
+            sa.tuple_(table.c.sender, table.c.msg_id).in_(sa.select(old.c.sender, old.c.msg_id))
+        )
+    )
+    return int(result.rowcount)

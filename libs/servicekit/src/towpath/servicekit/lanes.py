@@ -1,0 +1,215 @@
+"""Lanes: publishes that batch by themselves, one lane a routing key.
+
+A lane has one publish in flight; what arrives meanwhile goes out together as one JSON array. Idle, that is a
+batch of one without any added wait; loaded, batches grow just as far as the broker is behind.
+
+Guarantees: order within a lane is the order of :meth:`Lanes.send`; every item's future is settled, at the
+latest by the publish timeout; a lane that is full, or a broker that is away or blocked, raises at once. A lane
+that is empty costs nothing: it is gone.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from time import perf_counter
+from typing import Final
+
+from towpath.protocol.messages import join_batch
+from towpath.servicekit.broker.interface import (
+    Broker,
+    BrokerBlocked,
+    BrokerError,
+    BrokerState,
+    BrokerUnavailable,
+    Message,
+)
+from towpath.servicekit.settings import BrokerSettings
+from towpath.servicekit.telemetry import Telemetry
+
+_STATE_CHECK: Final = 0.25
+
+
+class LaneFull(BrokerError):
+    """So much waits for this routing key, or for all of them, that no more is taken."""
+
+
+_Waiting = tuple[bytes, asyncio.Future[None], str | None]
+
+
+class _Lane:
+    __slots__ = ("bytes", "items", "task")
+
+    def __init__(self) -> None:
+        self.items: deque[_Waiting] = deque()
+        self.bytes = 0
+        self.task: asyncio.Task[None] | None = None
+
+
+class Lanes:
+    """The lanes of one exchange.
+
+    Args:
+        persistent: Whether messages must survive a restart of the broker.
+        mandatory: Whether an item no queue is bound for fails with ``Unroutable``.
+        app_id: Stands on every message.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        exchange: str,
+        settings: BrokerSettings,
+        telemetry: Telemetry,
+        *,
+        persistent: bool,
+        mandatory: bool,
+        app_id: str,
+    ) -> None:
+        self._broker = broker
+        self._exchange = exchange
+        self._settings = settings
+        self._persistent = persistent
+        self._mandatory = mandatory
+        self._app_id = app_id
+        self._lanes: dict[str, _Lane] = {}
+        self._bytes = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        labels = {"exchange": exchange}
+        self._sent = telemetry.counter("messages_published", "Messages the broker confirmed", labels)
+        self._batches = telemetry.counter("batches_published", "AMQP messages the broker confirmed", labels)
+        self._failed = telemetry.counter("messages_unpublished", "Messages the broker did not take", labels)
+        self._confirm = telemetry.histogram("publish_confirm", "Time from publish to confirm", labels)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        broker: Broker,
+        exchange: str,
+        settings: BrokerSettings,
+        telemetry: Telemetry,
+        *,
+        persistent: bool,
+        mandatory: bool,
+        app_id: str,
+    ) -> AsyncIterator["Lanes"]:
+        """Lanes that are flushed on exit, within the publish timeout."""
+        lanes = cls(
+            broker, exchange, settings, telemetry, persistent=persistent, mandatory=mandatory, app_id=app_id
+        )
+        watcher = asyncio.create_task(lanes._watch_broker(), name=f"lanes {exchange}: watch")
+        try:
+            yield lanes
+        finally:
+            await lanes.flush()
+            watcher.cancel()
+            for lane in list(lanes._lanes.values()):
+                if lane.task is not None:
+                    lane.task.cancel()
+
+    def send(self, routing_key: str, item: bytes, traceparent: str | None = None) -> asyncio.Future[None]:
+        """Queue one JSON text; the future is done when the broker has it, or failed with a ``BrokerError``.
+
+        Raises:
+            LaneFull, BrokerUnavailable, BrokerBlocked: Nothing was queued.
+        """
+        state = self._broker.state
+        if state is not BrokerState.READY:
+            raise _refusal(state)
+        lane = self._lanes.get(routing_key)
+        if lane is None:
+            lane = self._lanes[routing_key] = _Lane()
+            self._idle.clear()
+            lane.task = asyncio.create_task(self._pump(routing_key, lane), name=f"lane {routing_key}")
+        elif len(lane.items) >= self._settings.lane_max_items:
+            raise LaneFull(f"{len(lane.items)} messages wait for {routing_key!r} already")
+        if self._bytes + len(item) > self._settings.lane_max_bytes:
+            raise LaneFull(f"{self._bytes} bytes wait for {self._exchange!r} already")
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        lane.items.append((item, confirmed, traceparent))
+        self._bytes += len(item)
+        return confirmed
+
+    async def flush(self) -> None:
+        """Wait until nothing waits or is in flight; at most twice the publish timeout."""
+        try:
+            async with asyncio.timeout(2 * self._settings.publish_timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            self._fail_waiting(BrokerUnavailable("the program stops, and the broker did not answer in time"))
+
+    async def _pump(self, routing_key: str, lane: _Lane) -> None:
+        try:
+            while lane.items:
+                batch = self._take(lane)
+                await self._publish(routing_key, batch)
+        finally:
+            del self._lanes[routing_key]
+            if not self._lanes:
+                self._idle.set()
+
+    def _take(self, lane: _Lane) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        size = 0
+        while lane.items and len(batch) < self._settings.batch_max_items:
+            length = len(lane.items[0][0])
+            if batch and size + length > self._settings.batch_max_bytes:
+                break
+            size += length
+            batch.append(lane.items.popleft())
+        self._bytes -= size
+        return batch
+
+    async def _publish(self, routing_key: str, batch: list[_Waiting]) -> None:
+        traceparent = next((trace for _, _, trace in batch if trace), None)
+        message = Message(
+            body=join_batch([item for item, _, _ in batch]),
+            persistent=self._persistent,
+            type="batch" if len(batch) > 1 else "envelope",
+            app_id=self._app_id,
+            headers={"traceparent": traceparent} if traceparent else {},
+        )
+        started = perf_counter()
+        try:
+            await self._broker.publish(self._exchange, routing_key, message, mandatory=self._mandatory)
+        except BaseException as error:
+            self._failed.add(len(batch))
+            cause = (
+                error if isinstance(error, BrokerError) else BrokerUnavailable(f"not published: {error!r}")
+            )
+            for _, confirmed, _ in batch:
+                if not confirmed.done():
+                    confirmed.set_exception(cause)
+            if not isinstance(error, BrokerError):
+                raise
+        else:
+            self._confirm.record(perf_counter() - started)
+            self._sent.add(len(batch))
+            self._batches.add(1)
+            for _, confirmed, _ in batch:
+                if not confirmed.done():
+                    confirmed.set_result(None)
+
+    async def _watch_broker(self) -> None:
+        # What waits behind a publish that hangs in a blocked broker is told at once.
+        while True:
+            await asyncio.sleep(_STATE_CHECK)
+            if self._lanes and self._broker.state is not BrokerState.READY:
+                self._fail_waiting(_refusal(self._broker.state))
+
+    def _fail_waiting(self, error: BrokerError) -> None:
+        for lane in self._lanes.values():
+            while lane.items:
+                item, confirmed, _ = lane.items.popleft()
+                self._bytes -= len(item)
+                self._failed.add(1)
+                if not confirmed.done():
+                    confirmed.set_exception(error)
+
+
+def _refusal(state: BrokerState) -> BrokerError:
+    if state is BrokerState.BLOCKED:
+        return BrokerBlocked("the broker takes no messages for now (memory or disk alarm)")
+    return BrokerUnavailable("there is no connection to the broker")

@@ -1,0 +1,148 @@
+"""What services send: answers and pushes to gateways, events to whoever listens.
+
+Guarantees: :meth:`Publisher.send` queues in order and returns a future that is done when the broker has all of it.
+An answer whose gateway is away for a moment (it makes a new inbox after each reconnect) is kept and tried again
+until ``answer_patience`` is over; after that its gateway is taken for dead: its people reconnect elsewhere, and ask
+again with the same ``msg_id``.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import structlog
+
+from towpath.protocol.messages import Directed, Session, encode
+from towpath.protocol.routes import EVENTS, PUSH, connection_key, control_key
+from towpath.servicekit.broker.interface import Broker, BrokerError, Unroutable
+from towpath.servicekit.lanes import Lanes
+from towpath.servicekit.outcome import Outgoing
+from towpath.servicekit.settings import ServiceSettings
+from towpath.servicekit.telemetry import Telemetry
+
+log = structlog.get_logger(__name__)
+
+_LATE_PAUSE: Final = 0.5
+_LATE_MAX: Final = 10_000
+
+Sending = asyncio.Future[None]
+
+
+class Publisher:
+    """A service's way out; made with :meth:`open`."""
+
+    def __init__(
+        self, answers: Lanes, pushes: Lanes, events: Lanes, patience: float, telemetry: Telemetry
+    ) -> None:
+        self._answers = answers
+        self._lanes = {PUSH: pushes, EVENTS: events}
+        self._patience = patience
+        self._late: deque[tuple[float, str, bytes]] = deque(maxlen=_LATE_MAX)
+        self._late_arrived = asyncio.Event()
+        self._dropped = telemetry.counter("answers_dropped", "Answers whose gateway did not come back")
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, broker: Broker, service: str, settings: ServiceSettings, telemetry: Telemetry
+    ) -> AsyncIterator["Publisher"]:
+        """A publisher that is flushed on exit."""
+        async with (
+            Lanes.open(
+                broker, PUSH, settings, telemetry, persistent=False, mandatory=True, app_id=service
+            ) as answers,
+            Lanes.open(
+                broker, PUSH, settings, telemetry, persistent=False, mandatory=False, app_id=service
+            ) as pushes,
+            Lanes.open(
+                broker, EVENTS, settings, telemetry, persistent=True, mandatory=False, app_id=service
+            ) as events,
+        ):
+            publisher = cls(answers, pushes, events, settings.answer_patience, telemetry)
+            late = asyncio.create_task(publisher._deliver_late(), name=f"{service}: late answers")
+            try:
+                yield publisher
+            finally:
+                late.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await late
+
+    def send(self, outgoing: Outgoing) -> Sending:
+        """Queue a push or an event.
+
+        Raises:
+            BrokerError: Nothing was queued.
+        """
+        return self._lanes[outgoing.exchange].send(outgoing.routing_key, bytes(outgoing.item))
+
+    def direct(self, session: Session, item: Directed, traceparent: str | None = None) -> Sending:
+        """Queue an item for one connection; an absent gateway does not fail it, see above.
+
+        Raises:
+            BrokerError: Nothing was queued.
+        """
+        key, body = connection_key(session.gateway_id), encode(item)
+        confirmed = self._answers.send(key, body, traceparent)
+        done: Sending = asyncio.get_running_loop().create_future()
+
+        def settle(_: Sending) -> None:
+            error = confirmed.exception()
+            if isinstance(error, Unroutable):
+                self._keep(key, body)
+                error = None
+            if done.done():
+                return
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        confirmed.add_done_callback(settle)
+        return done
+
+    def control(self, user_id: str, item: Directed) -> Sending:
+        """Queue an item for all connections of a user, on all replicas.
+
+        Raises:
+            BrokerError: Nothing was queued.
+        """
+        return self._lanes[PUSH].send(control_key(user_id), encode(item))
+
+    def _keep(self, key: str, body: bytes) -> None:
+        if len(self._late) == _LATE_MAX:
+            self._dropped.add(1)
+        self._late.append((asyncio.get_running_loop().time() + self._patience, key, body))
+        self._late_arrived.set()
+
+    async def _deliver_late(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._late_arrived.wait()
+            self._late_arrived.clear()
+            await asyncio.sleep(_LATE_PAUSE)
+            waiting = [self._late.popleft() for _ in range(len(self._late))]
+            away: set[str] = set()
+            for deadline, key, body in waiting:
+                if loop.time() > deadline:
+                    self._dropped.add(1)
+                    log.warning("answer_dropped", gateway=key, waited_s=self._patience)
+                    continue
+                try:
+                    if key not in away:  # one attempt a gateway and round
+                        await self._answers.send(key, body)
+                        continue
+                except BrokerError:
+                    away.add(key)
+                self._late.append((deadline, key, body))
+                self._late_arrived.set()
+
+
+async def confirmed(sendings: Sequence[Sending]) -> None:
+    """Wait for all; raises the first ``BrokerError`` once all are settled."""
+    results = await asyncio.gather(*sendings, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result

@@ -1,0 +1,177 @@
+"""Requests: what a delivery holds, read and checked against a service's tables. Pure functions.
+
+A delivery is a batch. Each of its items becomes a :class:`Request` to run, a :class:`Refusal` to answer, or
+:class:`Unreadable` to park; none of them keeps the others from being handled.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from towpath.protocol import envelope as envelopes
+from towpath.protocol.envelope import Envelope, field_problems
+from towpath.protocol.errors import BadEnvelope, Forbidden, InvalidData, TowpathError, UnknownAction
+from towpath.protocol.messages import Session, read_command, read_object, split_batch
+from towpath.servicekit.broker.interface import Delivery
+from towpath.servicekit.failures import ATTEMPT
+from towpath.servicekit.outcome import Outcome
+from towpath.servicekit.telemetry import Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """One row of a service's table.
+
+    Attributes:
+        model: What ``data`` must be.
+        run: ``(payload, session, unit of work)`` for commands, ``(payload, unit of work)`` for events.
+        changes: Whether it changes state; it then has an inbox row. Reads and passing signals have none.
+    """
+
+    model: type[BaseModel]
+    run: Callable[..., Outcome]
+    changes: bool = True
+
+
+Handlers = Mapping[str, Handler]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """One thing to handle: a client's command, or an event when there is no ``session``."""
+
+    delivery: Delivery
+    item: bytes
+    envelope: Envelope
+    payload: Any
+    handler: Handler
+    session: Session | None
+    traceparent: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Who sent it, and its id: the idempotency key."""
+        sender = self.session.user_id if self.session else f"event:{self.delivery.app_id or ''}"
+        return sender, self.envelope.msg_id
+
+    @property
+    def order(self) -> tuple[str, str]:
+        """Who sent it, and the ordering key: requests that share both are handled in their order."""
+        sender, _ = self.key
+        return sender, self.envelope.key or sender
+
+    @property
+    def is_redelivery(self) -> bool:
+        """Whether the broker (not the client) brings it again, so that its pushes may never have left."""
+        return self.delivery.redelivered or ATTEMPT in self.delivery.headers
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A command that gets an ``error`` answer without being run."""
+
+    session: Session
+    envelope: Envelope
+    error: TowpathError
+    traceparent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An item nobody can be answered about: to be parked with its reason."""
+
+    delivery: Delivery
+    item: bytes
+    error: TowpathError
+
+
+def read(
+    delivery: Delivery, commands: Handlers, events: Handlers, telemetry: Telemetry
+) -> Iterator[Request | Refusal | Unreadable]:
+    """The items of a delivery, in their order; events that no handler is named for are left out."""
+    try:
+        items = split_batch(delivery.body)
+    except BadEnvelope as error:
+        yield Unreadable(delivery, delivery.body, error)
+        return
+    for item in items:
+        try:
+            request = (
+                _command(delivery, item, commands, telemetry)
+                if ".commands." in delivery.queue
+                else _event(delivery, item, events, telemetry)
+            )
+        except TowpathError as error:
+            yield Unreadable(delivery, item, error)
+        else:
+            if request is not None:
+                yield request
+
+
+def units(items: Sequence[Request | Refusal], limit: int) -> Iterator[list[Request | Refusal]]:
+    """Split a batch into units of work of at most ``limit``, to be handled one after another.
+
+    In a unit of work all changes come before all reads. So a change begins a new one when its sender has asked for
+    something before it, or the answer would tell of a change that was sent later.
+    """
+    unit: list[Request | Refusal] = []
+    asked: set[tuple[str, str]] = set()
+    for item in items:
+        overtakes = isinstance(item, Request) and item.handler.changes and item.order in asked
+        if overtakes or len(unit) >= limit:
+            yield unit
+            unit, asked = [], set()
+        unit.append(item)
+        if isinstance(item, Request) and not item.handler.changes:
+            asked.add(item.order)
+    if unit:
+        yield unit
+
+
+def _command(delivery: Delivery, item: bytes, commands: Handlers, telemetry: Telemetry) -> Request | Refusal:
+    command = read_command(item)
+    session = command.session
+    envelope = envelopes.read(command.envelope)
+    trace = telemetry.trace(envelope.traceparent)
+    try:
+        handler = commands.get(envelope.action)
+        if handler is None:
+            raise UnknownAction(f"There is no action {envelope.action!r}.")
+        if not session.may_address(envelope.domain):
+            raise Forbidden(f"The token's scope does not name {envelope.domain!r}.")
+        payload = validated(handler.model, envelope.data)
+    except TowpathError as error:
+        return Refusal(session, envelope, error, trace)
+    return Request(delivery, item, envelope, payload, handler, session, trace)
+
+
+def _event(delivery: Delivery, item: bytes, events: Handlers, telemetry: Telemetry) -> Request | None:
+    envelope = envelopes.read(read_object(item))
+    # What comes back from a retry queue comes under the queue's name.
+    if ATTEMPT not in delivery.headers and envelope.action != delivery.routing_key:
+        raise BadEnvelope(f"Action {envelope.action!r} came under the routing key {delivery.routing_key!r}.")
+    handler = events.get(envelope.action)
+    if handler is None:
+        return None
+    payload = validated(handler.model, envelope.data)
+    header = delivery.headers.get("traceparent")
+    trace = telemetry.trace(envelope.traceparent or (header if isinstance(header, str) else None))
+    return Request(delivery, item, envelope, payload, handler, None, trace)
+
+
+def validated(model: type[BaseModel], data: Mapping[str, Any]) -> BaseModel:
+    """``data`` as ``model``.
+
+    Raises:
+        InvalidData: With the fields and what is wrong with each.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        details = field_problems(error.errors(include_url=False, include_context=False, include_input=False))
+        for field in details["fields"]:
+            field["problem"] = field["problem"].removeprefix("Value error, ")
+        problems = "; ".join(f"{field['field']}: {field['problem']}" for field in details["fields"][:5])
+        raise InvalidData(f"data refused: {problems}.", details=details) from None

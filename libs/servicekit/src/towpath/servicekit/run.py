@@ -1,0 +1,98 @@
+"""Start and stop of a program: settings, logs, event loop, signals, exit status.
+
+Drain order, written once: SIGTERM or SIGINT sets ``stop``; the service turns its readiness off, takes nothing
+new, finishes what it has in hand, flushes its lanes, closes broker and database, flushes telemetry. A second
+signal, or the end of ``drain_timeout``, cancels what is left.
+"""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import NoReturn, TypeVar
+
+import structlog
+import uvloop
+
+from towpath.servicekit import logs
+from towpath.servicekit.broker.interface import BrokerRefused, TopologyMismatch
+from towpath.servicekit.settings import BadSetting, BrokerSettings, load
+
+log = structlog.get_logger(__name__)
+
+S = TypeVar("S", bound=BrokerSettings)
+Serve = Callable[[S, asyncio.Event], Awaitable[None]]
+
+EXIT_BAD_SETTING = 2
+
+
+def run(service: str, serve: Serve[S], settings_model: type[S]) -> NoReturn:
+    """Run ``serve`` as a program until it is told to stop; never returns.
+
+    Exit status: 0 after a clean stop, 1 after a failure, 2 for a setting that cannot be used.
+    """
+    try:
+        settings = load(settings_model)
+        logs.configure(service, settings)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(until_stopped(serve, settings))
+    except (BadSetting, BrokerRefused, TopologyMismatch) as error:
+        print(f"towpath-{service}: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(EXIT_BAD_SETTING)
+    except Exception:
+        log.exception("crashed")
+        sys.exit(1)
+    sys.exit(0)
+
+
+async def until_stopped(serve: Serve[S], settings: S) -> None:
+    """Run ``serve`` until SIGTERM or SIGINT; raises what it raises."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(serve(settings, stop))
+
+    def on_signal() -> None:
+        if stop.is_set():
+            log.warning("stopping_at_once")
+            task.cancel()
+        else:
+            log.info("draining", limit_s=settings.drain_timeout)
+            stop.set()
+            loop.call_later(settings.drain_timeout, task.cancel)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        await task
+        log.info("stopped")
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+        log.warning("stopped_before_all_was_finished")
+    except BaseExceptionGroup as group:
+        raise _first(group) from group
+
+
+async def or_stopped(work: Awaitable[object], stop: asyncio.Event) -> bool:
+    """Wait for ``work`` or ``stop``, whichever is first; true if the work is done. ``work`` is then cancelled."""
+    waiting = asyncio.ensure_future(stop.wait())
+    working = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([waiting, working], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+            return True
+        return False
+    finally:
+        for task in (waiting, working):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,198 @@
+"""A service: the owner of one domain, put together from the kit.
+
+``app.py`` of a service says what it is (:class:`Service`); :func:`serve_domain` is how every service runs: declare,
+consume, dispatch, sweep, and on stop drain in the one right order.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Generic
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towpath.protocol.routes import (
+    COMMANDS,
+    EVENTS,
+    EXCHANGES,
+    PARTITIONS,
+    command_queue,
+    dead_queue,
+    events_queue,
+)
+from towpath.servicekit import failures, inbox, streams
+from towpath.servicekit.broker import Connect, connect
+from towpath.servicekit.broker.interface import Binding, BrokerState, Exchange, Queue, Topology
+from towpath.servicekit.consumer import Consumer
+from towpath.servicekit.database import Database
+from towpath.servicekit.dispatcher import Dispatcher, Store, U
+from towpath.servicekit.failures import DELIVERY_LIMIT, Failures
+from towpath.servicekit.health import Health, serve_admin
+from towpath.servicekit.publisher import Publisher
+from towpath.servicekit.requests import Handlers
+from towpath.servicekit.run import or_stopped
+from towpath.servicekit.settings import ServiceSettings
+from towpath.servicekit.streams import StreamTables
+from towpath.servicekit.telemetry import Telemetry
+
+log = structlog.get_logger(__name__)
+
+_SWEEP_SECONDS: Final = 60.0
+_SWEEP_STEP: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Storage(Generic[U]):
+    """What a service keeps, and where its schema is.
+
+    Attributes:
+        unit: Makes a unit of work on a connection.
+        migrations: The Alembic folder.
+    """
+
+    inbox: sa.Table
+    streams: StreamTables
+    unit: Callable[[AsyncConnection], U]
+    migrations: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Service(Generic[U]):
+    """What a service is.
+
+    Attributes:
+        name: Names its queues, its program and its messages' ``app_id``.
+        domain: The first word of the actions it owns.
+        commands: Action → handler.
+        events: Event on ``towpath.events`` → handler; these are bound.
+        storage: ``None`` for a service that keeps nothing.
+    """
+
+    name: str
+    domain: str
+    commands: Handlers
+    events: Handlers = field(default_factory=dict)
+    storage: Storage[U] | None = None
+
+
+def topology(service: Service[Any], max_length: int) -> Topology:
+    """The exchanges and queues of a service."""
+    return Topology(
+        [*(Exchange(name) for name in EXCHANGES), *failures.exchanges(service.name)],
+        [*work_queues(service, max_length), *failures.queues(service.name, max_length)],
+    )
+
+
+def work_queues(service: Service[Any], max_length: int) -> list[Queue]:
+    """The queues a service consumes: a partition of its commands each, and its events."""
+
+    def queue(name: str, bindings: list[Binding]) -> Queue:
+        return Queue(
+            name=name,
+            bindings=bindings,
+            single_active=True,
+            delivery_limit=DELIVERY_LIMIT,
+            max_length=max_length,
+            dead_letter_exchange=dead_queue(service.name),
+        )
+
+    queues = [
+        queue(command_queue(service.name, number), [Binding(COMMANDS, f"{service.domain}.{number}")])
+        for number in range(PARTITIONS)
+    ]
+    if service.events:
+        queues.append(queue(events_queue(service.name), [Binding(EVENTS, name) for name in service.events]))
+    return queues
+
+
+async def serve_domain(
+    service: Service[U], settings: ServiceSettings, stop: asyncio.Event, connect: Connect = connect
+) -> None:
+    """Run ``service`` until ``stop`` is set, then let what is in hand finish.
+
+    Raises:
+        BadSetting, BrokerRefused, TopologyMismatch: It cannot start like this.
+    """
+    name = service.name
+    async with AsyncExitStack() as stack:
+        telemetry = await stack.enter_async_context(Telemetry.open(name, settings))
+        health = Health()
+        await stack.enter_async_context(
+            serve_admin(settings.admin_host, settings.admin_port, health, telemetry)
+        )
+        store = await stack.enter_async_context(_open_store(service.storage, settings, name))
+        broker = await stack.enter_async_context(connect(settings, name))
+        consuming = asyncio.Event()
+        health.add("broker", lambda: broker.state in (BrokerState.READY, BrokerState.BLOCKED))
+        health.add("consuming", consuming.is_set)
+        if not await or_stopped(broker.declare(topology(service, settings.queue_max_length)), stop):
+            return
+        publisher = await stack.enter_async_context(Publisher.open(broker, name, settings, telemetry))
+        dispatcher = Dispatcher(
+            service.commands,
+            service.events,
+            store,
+            publisher,
+            Failures(broker, name, telemetry),
+            telemetry,
+            own=name,
+            unit_max=settings.unit_max_items,
+            replay_limit=settings.replay_limit,
+        )
+        consumer = Consumer(
+            broker,
+            work_queues(service, settings.queue_max_length),
+            dispatcher.dispatch,
+            prefetch=settings.prefetch,
+            unit_max=settings.unit_max_items,
+        )
+        sweeper = asyncio.create_task(_sweep(store, settings), name=f"{name}: sweep")
+        stack.callback(sweeper.cancel)
+
+        def running() -> None:
+            consuming.set()
+            log.info("serving", domain=service.domain)
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(consumer.run(stop, running=running), name=f"{name}: consume")
+            await stop.wait()
+            health.draining = True
+
+
+@asynccontextmanager
+async def _open_store(
+    storage: Storage[U] | None, settings: ServiceSettings, name: str
+) -> AsyncIterator[Store[U] | None]:
+    if storage is None:
+        yield None
+        return
+    async with Database.open(
+        settings.database_url, migrations=storage.migrations, version_table=f"{name}_version"
+    ) as database:
+        yield Store(database, storage.inbox, storage.streams, storage.unit)
+
+
+async def _sweep(store: Store[Any] | None, settings: ServiceSettings) -> None:
+    """Forget what is past its retention, in small steps that block nobody."""
+    while store is not None:
+        await asyncio.sleep(_SWEEP_SECONDS)
+        try:
+            while await _sweep_once(store, settings) >= _SWEEP_STEP:
+                await asyncio.sleep(0.1)  # a pause between steps, not a wait for a condition
+        except (sa.exc.SQLAlchemyError, OSError) as error:
+            log.warning("sweep_failed", error=repr(error)[:300])
+
+
+async def _sweep_once(store: Store[Any], settings: ServiceSettings) -> int:
+    async with store.database.transaction() as connection:
+        outcomes = await inbox.forget(
+            connection, store.inbox, older_than_ms=int(settings.inbox_retention * 1000), limit=_SWEEP_STEP
+        )
+        entries = await streams.forget(
+            connection, store.streams, older_than_ms=int(settings.stream_retention * 1000), limit=_SWEEP_STEP
+        )
+    return max(outcomes, entries)

@@ -1,0 +1,143 @@
+"""Settings: environment variables ``TOWPATH_*``, checked at start.
+
+A wrong one stops the program at once with exit status 2 and one line that names the variable, its value and the
+remedy (secrets are never shown). Every limit in Towpath is a field of one of these models.
+"""
+
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from yarl import URL
+
+PREFIX = "TOWPATH_"
+
+
+class BadSetting(Exception):
+    """A setting that cannot be used.
+
+    Args:
+        name: The environment variable.
+        value: What it holds; ``None`` when it is missing or must not be shown.
+        remedy: What to do.
+    """
+
+    def __init__(self, name: str, value: object | None, remedy: str) -> None:
+        shown = "" if value is None else f"={str(value)[:100]!r}"
+        super().__init__(f"{name}{shown}: {remedy}")
+
+
+def _amqp_url(value: str) -> str:
+    url = URL(value)
+    if url.scheme not in ("amqp", "amqps", "memory"):
+        raise ValueError("must be amqp://user:password@host:port/vhost (or amqps://, or memory://)")
+    if url.scheme != "memory" and not url.host:
+        raise ValueError("names no host: amqp://user:password@host:port/vhost")
+    return value
+
+
+def _database_url(value: str) -> str:
+    scheme = value.partition("://")[0]
+    drivers = {
+        "sqlite": "sqlite+aiosqlite",
+        "sqlite+aiosqlite": "sqlite+aiosqlite",
+        "postgresql": "postgresql+asyncpg",
+        "postgres": "postgresql+asyncpg",
+        "postgresql+asyncpg": "postgresql+asyncpg",
+    }
+    if scheme not in drivers or "://" not in value:
+        raise ValueError("must be sqlite:///file.db or postgresql://user:password@host/database")
+    return drivers[scheme] + value[len(scheme) :]
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+
+
+class TelemetrySettings(BaseSettings):
+    """Logs, metrics and traces."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+    log_format: Annotated[str, Field(pattern="^(json|console)$")] = "json"
+    trace_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
+    otlp_endpoint: str | None = None
+
+
+class BrokerSettings(TelemetrySettings):
+    """What every program that speaks to the broker needs.
+
+    Attributes:
+        amqp_url: The broker.
+        publish_timeout: Seconds until an unconfirmed publish counts as unknown.
+        reconnect_max: Longest wait between two attempts to reach the broker, in seconds (full jitter).
+        lane_max_items: Messages that may wait for one routing key; more are answered ``busy``.
+        lane_max_bytes: Bytes that may wait for all routing keys of an exchange together.
+        batch_max_items, batch_max_bytes: The largest batch a lane publishes as one message.
+        drain_timeout: Seconds that a stopping program may take to finish what it has in hand.
+        admin_host, admin_port: Where ``/health/live``, ``/health/ready`` and ``/metrics`` are served.
+    """
+
+    amqp_url: Annotated[str, AfterValidator(_amqp_url)] = "amqp://guest:guest@127.0.0.1:5672/"
+    publish_timeout: Seconds = 10.0
+    reconnect_max: Seconds = 30.0
+    lane_max_items: Annotated[int, Field(ge=1)] = 10_000
+    lane_max_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
+    batch_max_items: Annotated[int, Field(ge=1)] = 500
+    batch_max_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
+    drain_timeout: Seconds = 30.0
+    admin_host: str = "127.0.0.1"
+    admin_port: Port = 9090
+
+
+class ServiceSettings(BrokerSettings):
+    """What a service that owns a domain needs.
+
+    Attributes:
+        database_url: SQLAlchemy URL of the service's own database.
+        prefetch: Messages (each a batch) in hand at most, a queue.
+        unit_max_items: Requests that are handled in one transaction at most.
+        queue_max_length: Messages a queue may hold; further publishes are refused (``busy``).
+        answer_patience: Seconds to keep an answer whose gateway is away before it is dropped.
+        inbox_retention: Seconds that outcomes are kept, so that a repeated ``msg_id`` gets the same answer.
+        stream_retention: Seconds that stream entries are kept for clients to resume from.
+        replay_limit: Stream entries that one resume replays at most; past it a client is sent to the history.
+    """
+
+    database_url: DatabaseUrl
+    prefetch: Annotated[int, Field(ge=1, le=1000)] = 64
+    unit_max_items: Annotated[int, Field(ge=1, le=5000)] = 500
+    queue_max_length: Annotated[int, Field(ge=1)] = 100_000
+    answer_patience: Seconds = 30.0
+    inbox_retention: Annotated[float, Field(ge=60)] = 86_400.0
+    stream_retention: Annotated[float, Field(ge=60)] = 7 * 86_400.0
+    replay_limit: Annotated[int, Field(ge=1, le=100_000)] = 5_000
+
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+def load(model: type[S]) -> S:
+    """Read ``model`` from the environment.
+
+    Raises:
+        BadSetting: The first that is missing or wrong.
+    """
+    try:
+        return model()
+    except ValidationError as error:
+        raise bad_setting(error, prefix=PREFIX) from None
+
+
+def bad_setting(error: ValidationError, *, prefix: str) -> BadSetting:
+    """The first finding of pydantic as a :class:`BadSetting`."""
+    first = error.errors(include_url=False)[0]
+    field = str(first["loc"][0]) if first["loc"] else ""
+    name = (prefix + field).upper() if field else "the settings"
+    secret = any(word in field for word in ("secret", "url", "key", "password"))
+    missing = first["type"] == "missing"
+    value = None if secret or missing or not field else first["input"]
+    problem = first["msg"].removeprefix("Value error, ")
+    return BadSetting(name, value, "is required" if missing else problem)

@@ -1,0 +1,208 @@
+"""Streams: durable pushes with a position, stored in the service's database.
+
+Guarantees: ``seq`` starts at 1 and grows by exactly 1 per stream, whoever appends (the head's row is locked until
+commit, and ``(stream, seq)`` is unique beneath); an entry is replayed byte for byte as it was first pushed.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towpath.protocol.envelope import Envelope, make, now_ms
+
+T = TypeVar("T")
+
+#: SQLite nests expressions 1,000 deep at most: https://www.sqlite.org/limits.html
+_RANGES_A_STATEMENT: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTables:
+    """A service's two stream tables."""
+
+    heads: sa.Table
+    entries: sa.Table
+
+    @classmethod
+    def define(cls, metadata: sa.MetaData, prefix: str) -> "StreamTables":
+        """Declare ``<prefix>_streams`` and ``<prefix>_stream_entries``."""
+        return cls(
+            sa.Table(
+                f"{prefix}_streams",
+                metadata,
+                sa.Column("stream", sa.String(512), primary_key=True),
+                sa.Column("head", sa.BigInteger, nullable=False),
+            ),
+            sa.Table(
+                f"{prefix}_stream_entries",
+                metadata,
+                sa.Column("stream", sa.String(512), primary_key=True),
+                sa.Column("seq", sa.BigInteger, primary_key=True),
+                sa.Column("envelope", sa.Text, nullable=False),
+                sa.Column("created_at", sa.BigInteger, nullable=False, index=True),
+            ),
+        )
+
+
+class Streams:
+    """The streams that one unit of work appends to: load, append, save."""
+
+    def __init__(self, connection: AsyncConnection, tables: StreamTables) -> None:
+        self._connection = connection
+        self._tables = tables
+        self._heads: dict[str, int] = {}
+        self._entries: list[dict[str, Any]] = []
+        self._touched: set[str] = set()
+
+    async def load(self, names: Iterable[str], *, if_there: Iterable[str] = ()) -> None:
+        """Lock the heads of ``names`` for appending, in one fixed order; new streams start at 0.
+
+        Args:
+            if_there: Further streams that are only wanted if they exist.
+        """
+        needed = set(names)
+        wanted = sorted((needed | set(if_there)) - self._heads.keys())
+        if not wanted:
+            return
+        found = await self._lock(wanted)
+        if missing := [name for name in wanted if name in needed and name not in found]:
+            dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
+            await self._connection.execute(
+                dialect.insert(self._tables.heads).on_conflict_do_nothing(),
+                [{"stream": name, "head": 0} for name in missing],
+            )
+            found |= await self._lock(missing)
+        self._heads |= found
+
+    def head(self, stream: str) -> int:
+        """The last ``seq`` of a loaded stream, what this unit of work appended included."""
+        return self._heads[stream]
+
+    def append(self, stream: str, action: str, data: Callable[[int], Mapping[str, Any]]) -> Envelope:
+        """Add one entry to a loaded stream; ``data`` makes the payload from the ``seq`` it gets."""
+        seq = self._heads[stream] + 1
+        envelope = make(action, data(seq), stream=stream, seq=seq)
+        self._heads[stream] = seq
+        self._touched.add(stream)
+        self._entries.append(
+            {
+                "stream": stream,
+                "seq": seq,
+                "envelope": envelope.to_json().decode(),
+                "created_at": envelope.timestamp,
+            }
+        )
+        return envelope
+
+    async def save(self) -> None:
+        """Write what was appended: two statements, whatever the number of entries."""
+        if not self._entries:
+            return
+        await self._connection.execute(self._tables.entries.insert(), self._entries)
+        heads = self._tables.heads
+        await self._connection.execute(
+            heads.update().where(heads.c.stream == sa.bindparam("name")).values(head=sa.bindparam("value")),
+            [{"name": name, "value": self._heads[name]} for name in sorted(self._touched)],
+        )
+        self._entries, self._touched = [], set()
+
+    async def _lock(self, names: Sequence[str]) -> dict[str, int]:
+        heads = self._tables.heads
+        rows = await self._connection.execute(
+            sa.select(heads.c.stream, heads.c.head)
+            .where(heads.c.stream.in_(names))
+            .order_by(heads.c.stream)
+            .with_for_update()
+        )
+        return {row.stream: row.head for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What one stream holds after a position.
+
+    Attributes:
+        entries: The stored pushes, oldest first, as they were.
+        seq: The position after them.
+        complete: False when some that were asked for are not kept any more (or there never was such a position).
+    """
+
+    entries: list[bytes]
+    seq: int
+    complete: bool
+
+
+def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """``items`` in parts of at most ``size``."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+async def read_heads(
+    connection: AsyncConnection, tables: StreamTables, names: Iterable[str]
+) -> dict[str, int]:
+    """The last ``seq`` of each of ``names`` that exists, without locking."""
+    heads = tables.heads
+    rows = await connection.execute(
+        sa.select(heads.c.stream, heads.c.head).where(heads.c.stream.in_(sorted(set(names))))
+    )
+    return {row.stream: row.head for row in rows}
+
+
+async def replay(
+    connection: AsyncConnection, tables: StreamTables, positions: Mapping[str, int], *, limit: int
+) -> dict[str, Replay]:
+    """All that came after each position, at most ``limit`` entries in all.
+
+    A stream for which that is not enough is not complete: who is that far behind is better served by the history
+    than by a flood.
+    """
+    heads = await read_heads(connection, tables, positions)
+    entries = tables.entries
+    wanted: dict[str, int] = {}
+    for name, seq in positions.items():
+        behind = heads.get(name, 0) - seq
+        if 0 < behind <= limit:
+            wanted[name] = seq
+            limit -= behind
+    found: dict[str, list[bytes]] = {name: [] for name in wanted}
+    for names in batched(sorted(wanted), _RANGES_A_STATEMENT):
+        ranges = [
+            sa.and_(entries.c.stream == name, entries.c.seq > wanted[name], entries.c.seq <= heads[name])
+            for name in names
+        ]
+        rows = await connection.execute(
+            sa.select(entries.c.stream, entries.c.envelope)
+            .where(sa.or_(*ranges))
+            .order_by(entries.c.stream, entries.c.seq)
+        )
+        for row in rows:
+            found[row.stream].append(row.envelope.encode())
+    result = {}
+    for name, position in positions.items():
+        head = heads.get(name, 0)
+        kept = found.get(name, [])
+        whole = len(kept) == head - position
+        result[name] = Replay(kept if whole else [], head, whole)
+    return result
+
+
+async def forget(connection: AsyncConnection, tables: StreamTables, *, older_than_ms: int, limit: int) -> int:
+    """Delete at most ``limit`` entries older than ``older_than_ms``; returns how many went."""
+    entries = tables.entries
+    old = (
+        sa.select(entries.c.stream, entries.c.seq)
+        .where(entries.c.created_at < now_ms() - older_than_ms)
+        .limit(limit)
+        .subquery()
+    )
+    result = await connection.execute(
+        entries.delete().where(
+            sa.tuple_(entries.c.stream, entries.c.seq).in_(sa.select(old.c.stream, old.c.seq))
+        )
+    )
+    return int(result.rowcount)

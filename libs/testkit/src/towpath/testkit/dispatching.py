@@ -1,0 +1,325 @@
+"""A service without its process: its dispatcher on the memory broker, with ears on all it says.
+
+The test chooses what is one batch, and whether the broker brings it for the first time. When
+:meth:`ServiceUnderTest.dispatch` returns, all that followed is committed, published and heard.
+
+    async with ServiceUnderTest.running(ORDERS, database_url) as orders:
+        await orders.dispatch(a_command("order.submit", amount="9.00", msg_id="m-1"))
+        assert orders.answer("m-1").data["status"] == "submitted"
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from towpath.protocol.envelope import Envelope, make, parse
+from towpath.protocol.messages import (
+    Directed,
+    Session,
+    encode,
+    join_batch,
+    read_directed,
+    split_batch,
+    wrap_command,
+)
+from towpath.protocol.routes import (
+    COMMANDS,
+    EVENTS,
+    PUSH,
+    RETRY_DELAYS,
+    command_key,
+    control_key,
+    dead_queue,
+    retry_queue,
+)
+from towpath.servicekit.broker.interface import Binding, Broker, Delivery, Inbox, Message, Subscription
+from towpath.servicekit.broker.memory import MemoryHub
+from towpath.servicekit.database import Database
+from towpath.servicekit.dispatcher import Dispatcher, Store
+from towpath.servicekit.failures import Failures
+from towpath.servicekit.publisher import Publisher
+from towpath.servicekit.service import Service, topology, work_queues
+from towpath.servicekit.settings import ServiceSettings
+from towpath.servicekit.telemetry import Telemetry
+
+GATEWAY: Final = "gw-1"
+_PLENTY: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incoming:
+    """One message for the service, as another program publishes it."""
+
+    exchange: str
+    routing_key: str
+    item: bytes
+    app_id: str
+
+
+def a_command(
+    action: str,
+    *,
+    by: str = "alice",
+    on: str = "c-1",
+    msg_id: str | None = None,
+    key: str | None = None,
+    scope: str | None = None,
+    **data: Any,
+) -> Incoming:
+    """A client's envelope as a gateway passes it on.
+
+    Args:
+        by: The user.
+        on: The connection, of gateway :data:`GATEWAY`.
+    """
+    envelope = make(action, data, msg_id=msg_id, key=key)
+    session = Session(user_id=by, connection_id=on, gateway_id=GATEWAY, scope=scope)
+    return Incoming(
+        exchange=COMMANDS,
+        routing_key=command_key(envelope.domain, key or by),
+        item=wrap_command(encode(session), envelope.to_json()),
+        app_id="gateway",
+    )
+
+
+def an_event(action: str, *, msg_id: str | None = None, sender: str = "backend", **data: Any) -> Incoming:
+    """An event on ``towpath.events``, from the program ``sender``."""
+    item = make(action, data, msg_id=msg_id).to_json()
+    return Incoming(exchange=EVENTS, routing_key=action, item=item, app_id=sender)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One JSON text that the service published, and where to."""
+
+    exchange: str
+    routing_key: str
+    item: bytes
+    reason: str
+
+    @property
+    def envelope(self) -> Envelope:
+        return parse(self.item)
+
+
+class ServiceUnderTest:
+    """A service whose deliveries are handed over by a test; made with :meth:`running`.
+
+    Attributes:
+        heard: All it published, in the order it came.
+    """
+
+    def __init__(self, service: Service[Any], broker: Broker, work: Subscription, ears: Subscription) -> None:
+        self._service = service
+        self._broker = broker
+        self._work = work
+        self._ears = ears
+        self._handing_over = asyncio.Lock()
+        self._replicas: list[Dispatcher[Any]] = []
+        self._databases: list[Database] = []
+        self.heard: list[Heard] = []
+
+    @classmethod
+    @asynccontextmanager
+    async def running(
+        cls, service: Service[Any], database_url: str, *, replicas: int = 1
+    ) -> AsyncIterator["ServiceUnderTest"]:
+        """``service`` on a database and a broker of its own, with as many dispatchers as ``replicas``."""
+        name = service.name
+        settings = ServiceSettings(amqp_url="memory://", database_url=database_url)
+        async with AsyncExitStack() as stack:
+            hub = MemoryHub()
+            broker = await stack.enter_async_context(hub.connect(name="test"))
+            await broker.declare(topology(service, settings.queue_max_length))
+            sources = work_queues(service, settings.queue_max_length)
+            work = await stack.enter_async_context(broker.subscribe(*sources, prefetch=_PLENTY))
+            ears = await stack.enter_async_context(broker.subscribe(_ears(name), prefetch=_PLENTY))
+            under_test = cls(service, broker, work, ears)
+            for number in range(replicas):
+                connection = await stack.enter_async_context(hub.connect(name=f"{name}-{number}"))
+                await under_test._add_replica(stack, connection, settings)
+            yield under_test
+
+    async def _add_replica(self, stack: AsyncExitStack, broker: Broker, settings: ServiceSettings) -> None:
+        service, storage = self._service, self._service.storage
+        telemetry = await stack.enter_async_context(Telemetry.open(service.name, settings))
+        store = None
+        if storage is not None:
+            database = await stack.enter_async_context(
+                Database.open(
+                    settings.database_url,
+                    migrations=storage.migrations,
+                    version_table=f"{service.name}_version",
+                )
+            )
+            self._databases.append(database)
+            store = Store(database, storage.inbox, storage.streams, storage.unit)
+        publisher = await stack.enter_async_context(Publisher.open(broker, service.name, settings, telemetry))
+        self._replicas.append(
+            Dispatcher(
+                service.commands,
+                service.events,
+                store,
+                publisher,
+                Failures(broker, service.name, telemetry),
+                telemetry,
+                own=service.name,
+                unit_max=settings.unit_max_items,
+                replay_limit=settings.replay_limit,
+            )
+        )
+
+    # Doing
+
+    async def dispatch(self, *messages: Incoming, redelivered: bool = False, replica: int = 0) -> None:
+        """Hand ``messages`` over as one batch, and wait until all that follows is published.
+
+        Neighbours with the same routing key come in one body, as lanes send them.
+
+        Args:
+            redelivered: Whether they come from the broker for the second time.
+            replica: Which of the dispatchers gets them.
+        """
+        async with self._handing_over:
+            deliveries = await self._deliver(messages, redelivered)
+        settled = await self._replicas[replica].dispatch(deliveries)
+        await settled
+        self._listen()
+
+    async def rows(self, table: sa.Table) -> list[sa.Row[Any]]:
+        """All rows of a table."""
+        async with self._databases[0].reading() as connection:
+            return list(await connection.execute(sa.select(table)))
+
+    def forget(self) -> None:
+        """Forget what was heard."""
+        self.heard.clear()
+
+    # Hearing
+
+    def answers(self, msg_id: str) -> list[Envelope]:
+        """All answers to a request, wherever they went."""
+        envelopes = [parse(item) for item in self._directed_envelopes()]
+        return [envelope for envelope in envelopes if envelope.correlation_id == msg_id]
+
+    def answer(self, msg_id: str) -> Envelope:
+        """The one answer to a request."""
+        (answer,) = self.answers(msg_id)
+        return answer
+
+    def error(self, msg_id: str) -> str:
+        """The code of the one error that answers a request."""
+        answer = self.answer(msg_id)
+        assert answer.action == "error", f"{msg_id} was answered with {answer.action}"
+        return str(answer.data["code"])
+
+    def pushes(self, routing_key: str | None = None, *, action: str | None = None) -> list[Envelope]:
+        """Pushes to users, groups or everyone; those with this routing key or action only."""
+        return [
+            heard.envelope
+            for heard in self.heard
+            if heard.exchange == PUSH
+            and heard.routing_key.partition(".")[0] in ("user", "group", "everyone")
+            and routing_key in (None, heard.routing_key)
+            and action in (None, heard.envelope.action)
+        ]
+
+    def replayed(self, connection_id: str = "c-1") -> list[Envelope]:
+        """Stream entries that went to one connection alone."""
+        envelopes = [parse(item) for item in self._directed_envelopes(connection_id)]
+        return [envelope for envelope in envelopes if envelope.correlation_id is None]
+
+    def events(self) -> list[Envelope]:
+        """Events it published."""
+        return [heard.envelope for heard in self.heard if heard.exchange == EVENTS]
+
+    def parked(self) -> list[str]:
+        """Why messages were parked."""
+        return [heard.reason for heard in self.heard if heard.exchange == dead_queue(self._service.name)]
+
+    def retried(self) -> list[str]:
+        """Why messages were sent to a retry queue."""
+        queues = {retry_queue(self._service.name, delay) for delay in RETRY_DELAYS}
+        return [heard.reason for heard in self.heard if heard.exchange in queues]
+
+    def groups(self, connection_id: str = "c-1", *, user: str | None = None) -> set[str]:
+        """The groups a connection is in, by what its gateway was told.
+
+        Args:
+            user: Its user, to count in what was told to all connections of the user.
+        """
+        control = control_key(user) if user is not None else None
+        groups: set[str] = set()
+        for heard, item in self._directed():
+            if item.connection_id == connection_id or heard.routing_key == control:
+                groups.update(item.subscribe)
+                groups.difference_update(item.unsubscribe)
+        return groups
+
+    # Inside
+
+    async def _deliver(self, messages: Sequence[Incoming], redelivered: bool) -> list[Delivery]:
+        for (exchange, key, app_id), part in itertools.groupby(
+            messages, key=lambda message: (message.exchange, message.routing_key, message.app_id)
+        ):
+            body = join_batch([message.item for message in part])
+            await self._broker.publish(exchange, key, Message(body=body, app_id=app_id), mandatory=True)
+        deliveries = self._work.take_waiting(_PLENTY)
+        if not redelivered:
+            return deliveries
+        for delivery in deliveries:
+            delivery.requeue()
+        return self._work.take_waiting(_PLENTY)
+
+    def _listen(self) -> None:
+        for delivery in self._ears.take_waiting(_PLENTY):
+            if delivery.exchange != EVENTS or delivery.app_id == self._service.name:
+                reason = str(delivery.headers.get("x-error", ""))
+                for item in _items(delivery):
+                    self.heard.append(Heard(delivery.exchange, delivery.routing_key, item, reason))
+            delivery.ack()
+
+    def _directed(self) -> Iterator[tuple[Heard, Directed]]:
+        for heard in self.heard:
+            if heard.routing_key.startswith(("connection.", "control.")):
+                yield heard, read_directed(heard.item)[0]
+
+    def _directed_envelopes(self, connection_id: str | None = None) -> Iterator[bytes]:
+        for _, item in self._directed():
+            if item.envelope and connection_id in (None, item.connection_id):
+                yield bytes(item.envelope)
+
+
+@contextmanager
+def counted_statements() -> Iterator[list[str]]:
+    """Every SQL statement that is executed inside, on whichever database."""
+    statements: list[str] = []
+
+    def count(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", count)
+    try:
+        yield statements
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", count)
+
+
+def _ears(service: str) -> Inbox:
+    failures = [dead_queue(service), *(retry_queue(service, delay) for delay in RETRY_DELAYS)]
+    return Inbox(
+        name="ears",
+        bindings=[Binding(exchange, "#") for exchange in (PUSH, EVENTS, *failures)],
+        max_length=_PLENTY,
+        max_bytes=1024 * 1024 * 1024,
+    )
+
+
+def _items(delivery: Delivery) -> list[bytes]:
+    # What was parked may be anything; what was published may be a batch.
+    return split_batch(delivery.body) if delivery.exchange in (PUSH, EVENTS) else [delivery.body]

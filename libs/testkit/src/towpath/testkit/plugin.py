@@ -1,0 +1,104 @@
+"""The pytest plugin: real RabbitMQ, PostgreSQL, Chromium and Towpath programs as fixtures.
+
+What a test needs is found in this order: a container where a Docker engine answers, the installed program,
+Debian's package, installed when root. When none can be had the test fails and says why; it is never skipped.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+if TYPE_CHECKING:
+    from towpath.testkit.postgres import Postgres
+    from towpath.testkit.processes import Processes
+    from towpath.testkit.rabbitmq import Rabbit
+    from towpath.tools.rabbitmq_node import RabbitControl
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_node() -> Iterator["RabbitControl"]:
+    """The RabbitMQ that all tests of this run share."""
+    from towpath.testkit import rabbitmq
+
+    with contextlib.ExitStack() as stack:
+        with _failing_clearly():
+            node = stack.enter_context(rabbitmq.running())
+        yield node
+
+
+@pytest_asyncio.fixture
+async def rabbitmq(rabbitmq_node: "RabbitControl") -> AsyncIterator["Rabbit"]:
+    """An empty virtual host (``url``), and ``stop``, ``start``, ``block`` and ``unblock`` of the broker."""
+    from towpath.testkit.rabbitmq import Rabbit
+
+    async with Rabbit.on(rabbitmq_node) as rabbit:
+        yield rabbit
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator["Postgres"]:
+    """The PostgreSQL that all tests of this run share."""
+    from towpath.testkit import postgres
+
+    with contextlib.ExitStack() as stack:
+        with _failing_clearly():
+            server = stack.enter_context(postgres.running())
+        yield server
+
+
+@pytest_asyncio.fixture
+async def postgres_url(postgres: "Postgres") -> AsyncIterator[str]:
+    """The SQLAlchemy URL (asyncpg) of a fresh database."""
+    async with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The SQLAlchemy URL of a fresh database: the test runs on SQLite, and again on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path / 'towpath.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+@pytest.fixture(scope="session")
+def chromium_path() -> Path:
+    """The path of Chromium."""
+    from towpath.testkit.chromium import chromium
+
+    with _failing_clearly():
+        return chromium()
+
+
+@pytest.fixture
+def processes() -> Iterator["Processes"]:
+    """Starts Towpath programs; whatever still runs after the test is killed."""
+    from towpath.testkit.processes import Processes
+
+    with Processes() as processes:
+        yield processes
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the programs of a failed test printed."""
+    report = yield
+    processes: Processes | None = getattr(item, "funcargs", {}).get("processes")
+    if report.failed and report.when != "teardown" and processes is not None:
+        report.sections.extend((f"Output of {one.name}", one.output) for one in processes)
+    return report
+
+
+@contextlib.contextmanager
+def _failing_clearly() -> Iterator[None]:
+    from towpath.tools.packages import ProgramMissing
+
+    try:
+        yield
+    except ProgramMissing as missing:
+        pytest.fail(str(missing), pytrace=False)

@@ -1,0 +1,23 @@
+"""Tokens that a gateway takes, and on request ones that it must not take."""
+
+import time
+from typing import Any, Final
+
+import jwt
+
+#: The secret that tests give to gateways as ``TOWPATH_AUTH_SECRET``.
+SECRET: Final = "a secret for tests, of 32 bytes or more"
+
+
+def a_token(user: str, *, secret: str = SECRET, expires_in: float = 3600.0, **claims: Any) -> str:
+    """A signed token (HS256) for ``user``.
+
+    Args:
+        user: The ``sub`` claim.
+        secret: What it is signed with.
+        expires_in: Seconds until it expires; negative for one that has expired.
+        claims: More claims, e.g. ``scope="chat order"``; ``None`` takes a claim away.
+    """
+    now = time.time()
+    payload = {"sub": user, "aud": "towpath", "iat": int(now), "exp": now + expires_in, **claims}
+    return jwt.encode({name: value for name, value in payload.items() if value is not None}, secret, "HS256")

@@ -1,0 +1,15 @@
+"""``towpath-chat``."""
+
+from typing import NoReturn
+
+from towpath.chat.app import serve
+from towpath.chat.settings import ChatSettings
+from towpath.servicekit.run import run
+
+
+def main() -> NoReturn:
+    run("chat", serve, ChatSettings)
+
+
+if __name__ == "__main__":
+    main()

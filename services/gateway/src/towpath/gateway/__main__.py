@@ -1,0 +1,15 @@
+"""``towpath-gateway``."""
+
+from typing import NoReturn
+
+from towpath.gateway.app import serve
+from towpath.gateway.settings import GatewaySettings
+from towpath.servicekit.run import run
+
+
+def main() -> NoReturn:
+    run("gateway", serve, GatewaySettings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The gateway: holds the WebSockets, passes envelopes between them and the broker, knows no business."""
+
+import asyncio
+
+import structlog
+
+from towpath.gateway import heartbeat
+from towpath.gateway.admission import Admission
+from towpath.gateway.announcer import Announcer
+from towpath.gateway.connection import Listener
+from towpath.gateway.drain import drain
+from towpath.gateway.groups import Members
+from towpath.gateway.inbound import Inbound
+from towpath.gateway.outbound import Outbound, inbox, resync
+from towpath.gateway.sessions import Session
+from towpath.gateway.settings import GatewaySettings
+from towpath.protocol.close_codes import CloseCode
+from towpath.protocol.routes import COMMANDS, EVENTS, EXCHANGES
+from towpath.servicekit.broker import Connect, connect
+from towpath.servicekit.broker.interface import BrokerState, Exchange, Topology
+from towpath.servicekit.consumer import Consumer
+from towpath.servicekit.health import Health, serve_admin
+from towpath.servicekit.lanes import Lanes
+from towpath.servicekit.telemetry import Telemetry
+
+log = structlog.get_logger(__name__)
+
+
+async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect = connect) -> None:
+    """Run one replica until ``stop`` is set, then send its people elsewhere and finish what is in hand.
+
+    Raises:
+        BadSetting, BrokerRefused, TopologyMismatch: It cannot start like this.
+    """
+    admission = Admission(settings)
+    if settings.auth_secret and len(settings.auth_secret.encode()) < 32:
+        log.warning("weak_secret", remedy="TOWPATH_AUTH_SECRET should have at least 32 bytes (RFC 7518, 3.2)")
+    name, health, members = "gateway", Health(), Members()
+    async with (
+        Telemetry.open(name, settings) as telemetry,
+        serve_admin(settings.admin_host, settings.admin_port, health, telemetry),
+        connect(settings, f"{name} {settings.gateway_id}") as broker,
+        Lanes.open(
+            broker, COMMANDS, settings, telemetry, persistent=True, mandatory=True, app_id=name
+        ) as commands,
+        Lanes.open(
+            broker, EVENTS, settings, telemetry, persistent=True, mandatory=False, app_id=name
+        ) as events,
+    ):
+        inbound = Inbound(commands, admission, settings, telemetry)
+        outbound = Outbound(members, telemetry)
+        announcer = Announcer(events, members, settings, telemetry)
+        telemetry.gauge("connection_active", "Open connections", lambda: len(members))
+        opened_total = telemetry.counter("connections_opened", "Connections that were admitted")
+        consuming = asyncio.Event()
+        health.add("broker", lambda: broker.state is BrokerState.READY)
+        health.add("consuming", consuming.is_set)
+        broker.on_rebuilt(resync(members))
+        broker.on_rebuilt(announcer.catch_up)
+
+        def refusing() -> str | None:
+            if failing := health.failing():
+                return f"not ready ({', '.join(failing)}); try again"
+            return "full; try again" if len(members) >= settings.max_connections else None
+
+        def opened(session: Session) -> None:
+            members.add(session)
+            opened_total.add(1)
+            if oldest := members.surplus(session.user_id, settings.max_connections_per_user):
+                members.remove(oldest)
+                oldest.close(CloseCode.REPLACED, "too many connections of this user")
+            announcer.started(session)
+
+        def closed(session: Session, code: int | None) -> None:
+            members.remove(session)
+            announcer.ended(session, code)
+
+        listener = Listener(
+            admission, settings, refusing=refusing, opened=opened, received=inbound.receive, closed=closed
+        )
+        consumer = Consumer(
+            broker,
+            [inbox(settings.gateway_id)],
+            outbound.dispatch,
+            prefetch=settings.prefetch,
+            unit_max=settings.prefetch,
+        )
+
+        async def consume() -> None:
+            await broker.declare(Topology([Exchange(name) for name in EXCHANGES]))
+            await consumer.run(asyncio.Event(), running=consuming.set)
+
+        async with listener.open(), asyncio.TaskGroup() as tasks:
+            working = [
+                tasks.create_task(consume(), name="gateway: consume"),
+                tasks.create_task(heartbeat.run(members, settings), name="gateway: heartbeat"),
+            ]
+            log.info("serving", host=settings.host, port=settings.port, gateway_id=settings.gateway_id)
+            await stop.wait()
+            health.draining = True
+            await drain(members, settings)
+            for task in working:
+                task.cancel()

@@ -1,0 +1,214 @@
+"""The WebSocket side: accepts connections, feeds frames in, writes frames out. The only user of ``websockets``.
+
+Guarantees: nothing is read from a connection before it is admitted; what waits to be written to one connection is
+bounded in bytes (4001); a write never waits for the receiver; binary frames close with 1003, large ones with 1009.
+
+Frames are written to the transport directly: without compression (it is never negotiated) every receiver's frame is
+the same, so that one is built for many.
+"""
+
+import asyncio
+import http
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+from urllib.parse import urlsplit
+
+import structlog
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed, InvalidHeader, NegotiationError
+from websockets.frames import Frame, Opcode
+from websockets.headers import parse_subprotocol
+from websockets.http11 import Request, Response
+from websockets.protocol import State
+from websockets.typing import Subprotocol
+
+from towpath.gateway.admission import SUBPROTOCOL, Admission, Identity, TokenRefused, bearer_token
+from towpath.gateway.sessions import Session
+from towpath.gateway.settings import GatewaySettings
+from towpath.protocol.close_codes import CloseCode
+from towpath.servicekit.settings import BadSetting
+
+log = structlog.get_logger(__name__)
+
+PATH: Final = "/ws"
+#: websockets logs each refused handshake as an error; ours are counted, not faults.
+_QUIET: Final = logging.getLogger("towpath.gateway.websockets")
+_QUIET.setLevel(logging.CRITICAL)
+#: Nagle-sized writes are the kernel's business; this is only where websockets would pause its own send().
+_WRITE_LIMIT: Final = 64 * 1024
+
+
+def text_frame(text: bytes) -> bytes:
+    """One unmasked text frame, ready for any number of connections (RFC 6455, section 5.2)."""
+    return Frame(Opcode.TEXT, text).serialize(mask=False)
+
+
+class _Socket(ServerConnection):
+    """A WebSocket as :class:`towpath.gateway.sessions.Socket` wants it."""
+
+    identity: Identity
+    send_buffer_bytes: int
+    begin_close: "Callable[[_Socket, int, str], None]"
+    last_seen: float = 0.0
+    closing: bool = False
+
+    def data_received(self, data: bytes) -> None:
+        self.last_seen = self.loop.time()
+        super().data_received(data)
+
+    def send_text(self, text: bytes) -> None:
+        self.send_frame(text_frame(text))
+
+    def send_frame(self, frame: bytes) -> None:
+        if self.closing or self.protocol.state is not State.OPEN:
+            return
+        self.transport.write(frame)
+        if self.transport.get_write_buffer_size() > self.send_buffer_bytes:
+            log.warning("slow_consumer", user=self.identity.user_id)
+            self.close_with(CloseCode.SLOW_CONSUMER, "too slow: reconnect and resume")
+
+    def ping_now(self) -> None:
+        if not self.closing and self.protocol.state is State.OPEN:
+            self.protocol.send_ping(b"towpath")
+            self.send_data()
+
+    def close_with(self, code: int, reason: str) -> None:
+        if not self.closing:
+            self.closing = True
+            self.begin_close(self, code, reason)
+
+
+class Listener:
+    """Accepts connections while it is open; made with :meth:`open`.
+
+    Attributes:
+        refusing: Why new connections are refused with 503 for now; ``None`` while they are welcome.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        settings: GatewaySettings,
+        *,
+        refusing: Callable[[], str | None],
+        opened: Callable[[Session], None],
+        received: Callable[[Session, str], None],
+        closed: Callable[[Session, int | None], None],
+    ) -> None:
+        self._admission = admission
+        self._settings = settings
+        self._refusing = refusing
+        self._opened = opened
+        self._received = received
+        self._closed = closed
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Server]:
+        """Serve ``/ws`` from entry to exit.
+
+        Raises:
+            BadSetting: The port is taken, or the address is not of this machine.
+        """
+        settings = self._settings
+        try:
+            server = await serve(
+                self._handle,
+                settings.host,
+                settings.port,
+                select_subprotocol=_select_subprotocol,
+                compression=None,
+                process_request=self._admit,
+                server_header=None,
+                open_timeout=settings.open_timeout,
+                ping_interval=None,  # towpath.gateway.heartbeat does it, without a task a connection
+                close_timeout=settings.close_timeout,
+                max_size=settings.max_frame_bytes,
+                write_limit=_WRITE_LIMIT,
+                create_connection=_Socket,
+                logger=_QUIET,
+            )
+        except OSError as error:
+            raise BadSetting(
+                "TOWPATH_PORT", settings.port, f"cannot listen on {settings.host}: {error.strerror}"
+            ) from None
+        try:
+            yield server
+        finally:
+            server.close(code=CloseCode.SERVICE_RESTART)
+            await server.wait_closed()
+            if self._closing:
+                await asyncio.wait(self._closing, timeout=settings.close_timeout + 1)
+
+    def _admit(self, socket: ServerConnection, request: Request) -> Response | None:
+        """Check one handshake; anything but ``None`` is its refusal."""
+        assert isinstance(socket, _Socket)
+        if urlsplit(request.path).path != PATH:
+            return _refusal(socket, 404, f"nothing here; connect to {PATH}")
+        origin = request.headers.get("Origin")
+        if not self._admission.admits_origin(origin):
+            return _refusal(
+                socket, 403, f"origin {origin!r} may not connect; it is not in TOWPATH_ALLOWED_ORIGINS"
+            )
+        if (why := self._refusing()) is not None:
+            return _refusal(socket, 503, why, {"Retry-After": str(max(1, round(self._settings.retry_after)))})
+        try:
+            token = bearer_token(request.headers.get("Authorization"), _offered(request))
+            socket.identity = self._admission.identify(token)
+        except TokenRefused as error:
+            return _refusal(socket, 401, str(error), {"WWW-Authenticate": "Bearer"})
+        return None
+
+    async def _handle(self, connection: ServerConnection) -> None:
+        assert isinstance(connection, _Socket)
+        socket = connection
+        socket.begin_close = self._begin_close
+        socket.send_buffer_bytes = self._settings.send_buffer_bytes
+        session = Session(socket, socket.identity, self._settings)
+        session.welcome()
+        self._opened(session)
+        try:
+            async for message in socket:
+                if isinstance(message, str):
+                    self._received(session, message)
+                else:
+                    session.close(CloseCode.UNSUPPORTED_DATA, "send text frames, one JSON object each")
+                    await socket.wait_closed()
+        except ConnectionClosed:
+            pass
+        finally:
+            session.forget_timers()
+            self._closed(session, socket.close_code)
+
+    def _begin_close(self, socket: _Socket, code: int, reason: str) -> None:
+        task = asyncio.create_task(socket.close(code, reason), name="connection: close")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+def _refusal(socket: _Socket, status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
+    response = socket.respond(http.HTTPStatus(status), text + "\n")
+    for name, value in (headers or {}).items():
+        response.headers[name] = value
+    return response
+
+
+def _offered(request: Request) -> list[str]:
+    try:
+        return [
+            subprotocol
+            for header in request.headers.get_all("Sec-WebSocket-Protocol")
+            for subprotocol in parse_subprotocol(header)
+        ]
+    except InvalidHeader:
+        return []
+
+
+def _select_subprotocol(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    if not offered:
+        return None
+    if SUBPROTOCOL in offered:
+        return Subprotocol(SUBPROTOCOL)
+    raise NegotiationError(f"offer the subprotocol {SUBPROTOCOL}")

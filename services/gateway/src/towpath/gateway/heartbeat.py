@@ -1,0 +1,28 @@
+"""Heartbeat: one task for all connections. Who is silent is pinged; who stays silent is closed with 4002."""
+
+import asyncio
+from typing import Final
+
+from towpath.gateway.groups import Members
+from towpath.gateway.settings import GatewaySettings
+from towpath.protocol.close_codes import CloseCode
+
+_SWEEP_STEPS: Final = 10
+_SLICE: Final = 500
+
+
+async def run(members: Members, settings: GatewaySettings) -> None:
+    """Look at every connection ten times a heartbeat, for ever."""
+    loop = asyncio.get_running_loop()
+    pause = settings.heartbeat / _SWEEP_STEPS
+    while True:
+        await asyncio.sleep(pause)
+        now = loop.time()
+        for number, session in enumerate(members.all(), 1):
+            silent = now - session.last_seen
+            if silent >= settings.heartbeat + settings.heartbeat_timeout:
+                session.close(CloseCode.HEARTBEAT_LOST, "no sign of life")
+            elif silent >= settings.heartbeat - pause:
+                session.ping()
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)

@@ -1,0 +1,152 @@
+"""Inbound: one frame → envelope check → limits → lane of ``(domain, partition)``.
+
+The client's JSON goes on as it came, wrapped with the session that the gateway stamped. Every request gets its
+answer: from the service, or from here when the broker did not take it.
+"""
+
+import asyncio
+from functools import partial
+from typing import Final
+
+from towpath.gateway.admission import Admission, TokenRefused
+from towpath.gateway.sessions import Session
+from towpath.gateway.settings import GatewaySettings
+from towpath.protocol.envelope import ACCEPTED, BARE_ACTIONS, PING, PONG, Envelope, make_error, parse
+from towpath.protocol.errors import (
+    BadEnvelope,
+    Busy,
+    ErrorCode,
+    Forbidden,
+    InvalidData,
+    OutcomeUnknown,
+    TowpathError,
+    Unavailable,
+    UnknownAction,
+)
+from towpath.protocol.messages import wrap_command
+from towpath.protocol.routes import command_key
+from towpath.servicekit.broker.interface import (
+    BrokerBlocked,
+    BrokerError,
+    BrokerUnavailable,
+    PublishRefused,
+    PublishUnconfirmed,
+    Unroutable,
+)
+from towpath.servicekit.lanes import LaneFull, Lanes
+from towpath.servicekit.telemetry import Telemetry, trace_id
+
+_RETRY_AFTER_MS: Final = 1000
+
+
+class Inbound:
+    """Takes the frames of all sessions. Nothing here waits."""
+
+    def __init__(
+        self, commands: Lanes, admission: Admission, settings: GatewaySettings, telemetry: Telemetry
+    ) -> None:
+        self._commands = commands
+        self._admission = admission
+        self._settings = settings
+        self._telemetry = telemetry
+        self._received = telemetry.counter("messages_received", "Frames from clients")
+        self._refused = telemetry.counter("requests_refused", "Frames answered with an error by the gateway")
+
+    def receive(self, session: Session, text: str) -> None:
+        """Handle one text frame."""
+        self._received.add(1)
+        try:
+            envelope = parse(text)
+        except BadEnvelope as error:
+            self._answer(session, error.msg_id, error)
+            session.violated()
+            return
+        try:
+            if envelope.action in BARE_ACTIONS:
+                self._bare(session, envelope)
+            elif envelope.domain == "session":
+                self._session(session, envelope)
+            else:
+                self._command(session, envelope, text)
+        except TowpathError as error:
+            self._answer(session, envelope.msg_id, error)
+
+    def _bare(self, session: Session, envelope: Envelope) -> None:
+        if envelope.action != PING:
+            raise UnknownAction(f"{envelope.action!r} is the server's to send, not a client's.")
+        session.tell(PONG, {}, correlation_id=envelope.msg_id)
+
+    def _session(self, session: Session, envelope: Envelope) -> None:
+        if envelope.action != "session.refresh":
+            raise UnknownAction(f"There is no action {envelope.action!r}; the gateway knows session.refresh.")
+        token = envelope.data.get("token")
+        if not isinstance(token, str):
+            raise InvalidData("data refused: token: must be a string with the new JWT.")
+        try:
+            identity = self._admission.identify(token)
+        except TokenRefused as error:
+            raise TowpathError(f"Token refused: {error}.", code=ErrorCode.UNAUTHORIZED) from None
+        if identity.user_id != session.user_id:
+            raise Forbidden("The new token is another user's; open a new connection for it.")
+        session.take(identity)
+        session.tell(
+            "session.refresh.ok",
+            {"expires_at": int(identity.expires_at * 1000)},
+            correlation_id=envelope.msg_id,
+        )
+
+    def _command(self, session: Session, envelope: Envelope, text: str) -> None:
+        domain = envelope.domain
+        if not session.may_address(domain):
+            raise Forbidden(f"Your token's scope does not name the domain {domain!r}.")
+        if session.in_flight >= self._settings.inflight_per_connection:
+            raise Busy(
+                f"{session.in_flight} requests of this connection wait for the broker already.",
+                retry_after_ms=_RETRY_AFTER_MS,
+            )
+        trace = self._telemetry.trace(envelope.traceparent)
+        raw = text.encode()
+        if envelope.traceparent is None:
+            raw = raw.rstrip()[:-1] + b',"traceparent":"' + trace.encode() + b'"}'
+        key = command_key(domain, envelope.key or session.user_id)
+        try:
+            confirmed = self._commands.send(key, wrap_command(session.command_session, raw), trace)
+        except BrokerError as error:
+            raise _told(error, domain) from None
+        session.in_flight += 1
+        confirmed.add_done_callback(partial(self._confirmed, session, envelope, trace))
+
+    def _confirmed(
+        self, session: Session, envelope: Envelope, trace: str, confirmed: "asyncio.Future[None]"
+    ) -> None:
+        session.in_flight -= 1
+        error = confirmed.exception()
+        if error is None:
+            if envelope.ack:
+                session.tell(ACCEPTED, {}, correlation_id=envelope.msg_id)
+            return
+        self._answer(session, envelope.msg_id, _told(error, envelope.domain), trace)
+
+    def _answer(
+        self, session: Session, msg_id: str | None, error: TowpathError, trace: str | None = None
+    ) -> None:
+        self._refused.add(1)
+        session.send(make_error(error, correlation_id=msg_id, trace_id=trace_id(trace)))
+
+
+def _told(error: BaseException, domain: str) -> TowpathError:
+    """What a client is told when the broker did not take its request."""
+    match error:
+        case Unroutable():
+            return UnknownAction(f"No service is there for the domain {domain!r}.")
+        case LaneFull() | PublishRefused() | BrokerBlocked():
+            return Busy("The broker takes no more for now.", retry_after_ms=_RETRY_AFTER_MS)
+        case BrokerUnavailable():
+            return Unavailable("The broker cannot be reached.", retry_after_ms=_RETRY_AFTER_MS)
+        case PublishUnconfirmed():
+            return OutcomeUnknown(
+                "The broker did not confirm in time: send it again with the same msg_id.",
+                retry_after_ms=_RETRY_AFTER_MS,
+            )
+        case _:
+            return TowpathError("Something went wrong here. Try again later.")

@@ -1,0 +1,156 @@
+"""A session: one connection's identity, bounds and timers.
+
+It knows no WebSocket: :class:`Socket` is what it needs of one. The gateway keeps nothing about a session beyond the
+life of its connection.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+
+from towpath.gateway.admission import Identity
+from towpath.gateway.settings import GatewaySettings
+from towpath.protocol import messages
+from towpath.protocol.close_codes import CloseCode
+from towpath.protocol.envelope import VERSION, Envelope, make, now_ms
+
+_VIOLATION_WINDOW: Final = 60.0
+
+
+class Socket(Protocol):
+    """What a session needs of its WebSocket. Nothing here waits."""
+
+    last_seen: float  #: loop time of the last bytes from the client
+
+    def send_text(self, text: bytes) -> None:
+        """Send one text frame; closes with 4001 when too much waits to be written."""
+        ...
+
+    def send_frame(self, frame: bytes) -> None:
+        """Send a frame that :func:`towpath.gateway.connection.text_frame` built once for many."""
+        ...
+
+    def ping_now(self) -> None: ...
+
+    def close_with(self, code: int, reason: str) -> None:
+        """Begin the closing handshake; idempotent."""
+        ...
+
+
+class Session:
+    """One connection of one user."""
+
+    __slots__ = (
+        "_expiry",
+        "_notice",
+        "_settings",
+        "_socket",
+        "_violations",
+        "announced",
+        "command_session",
+        "connection_id",
+        "groups",
+        "identity",
+        "in_flight",
+    )
+
+    def __init__(self, socket: Socket, identity: Identity, settings: GatewaySettings) -> None:
+        self._socket = socket
+        self._settings = settings
+        self._violations: list[float] = []
+        self._notice: asyncio.TimerHandle | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self.connection_id = secrets.token_hex(10)
+        self.identity = identity
+        self.groups: set[str] = set()
+        self.in_flight = 0
+        self.announced = False
+        self.command_session = b""
+        self.take(identity)
+
+    @property
+    def user_id(self) -> str:
+        return self.identity.user_id
+
+    @property
+    def last_seen(self) -> float:
+        return self._socket.last_seen
+
+    def take(self, identity: Identity) -> None:
+        """Go on under ``identity``: stamp commands with it, and watch its expiry."""
+        self.identity = identity
+        self.command_session = messages.encode(
+            messages.Session(identity.user_id, self.connection_id, self._settings.gateway_id, identity.scope)
+        )
+        self.forget_timers()
+        loop = asyncio.get_running_loop()
+        left = identity.expires_at - time.time()
+        notice = max(0.0, left - self._settings.expiry_notice)
+        self._notice = loop.call_later(notice, self._tell_expiring)
+        self._expiry = loop.call_later(max(0.0, left), self._expire)
+
+    def may_address(self, domain: str) -> bool:
+        """Whether the token's scope lets this user address ``domain``."""
+        scope = self.identity.scope
+        return scope is None or domain in scope.split()
+
+    def welcome(self) -> None:
+        """The first frame of every connection."""
+        self.tell(
+            "session.welcome",
+            {
+                "connection_id": self.connection_id,
+                "user_id": self.user_id,
+                "gateway_id": self._settings.gateway_id,
+                "server_time": now_ms(),
+                "heartbeat_ms": int(self._settings.heartbeat * 1000),
+                "max_frame_bytes": self._settings.max_frame_bytes,
+                "version": VERSION,
+            },
+        )
+
+    def tell(self, action: str, data: Mapping[str, Any], *, correlation_id: str | None = None) -> None:
+        """Send an envelope of the gateway's own."""
+        self.send(make(action, data, correlation_id=correlation_id))
+
+    def send(self, envelope: Envelope) -> None:
+        self._socket.send_text(envelope.to_json())
+
+    def send_text(self, text: bytes) -> None:
+        self._socket.send_text(text)
+
+    def send_frame(self, frame: bytes) -> None:
+        self._socket.send_frame(frame)
+
+    def ping(self) -> None:
+        self._socket.ping_now()
+
+    def violated(self) -> None:
+        """Count an unreadable frame; too many in a minute end the connection."""
+        now = time.monotonic()
+        self._violations = [at for at in self._violations if now - at < _VIOLATION_WINDOW] + [now]
+        if len(self._violations) > self._settings.max_violations:
+            self.close(CloseCode.PROTOCOL_VIOLATED, "too many unreadable frames")
+
+    def close(self, code: int, reason: str, *, retry_after: float | None = None) -> None:
+        """Announce the close with ``session.closing``, then close."""
+        advice = self._settings.retry_after if retry_after is None else retry_after
+        data: dict[str, Any] = {"code": int(code), "reason": reason}
+        if code < 4500:
+            data["retry_after_ms"] = int(advice * 1000)
+        self.tell("session.closing", data)
+        self._socket.close_with(code, reason)
+
+    def forget_timers(self) -> None:
+        """Stop watching the token's expiry."""
+        for timer in (self._notice, self._expiry):
+            if timer is not None:
+                timer.cancel()
+
+    def _tell_expiring(self) -> None:
+        self.tell("session.expiring", {"expires_at": int(self.identity.expires_at * 1000)})
+
+    def _expire(self) -> None:
+        self.close(CloseCode.TOKEN_EXPIRED, "the token is expired", retry_after=0)

@@ -1,0 +1,59 @@
+"""Settings of the gateway: every limit, with a default that is right for most."""
+
+import secrets
+from typing import Annotated
+
+from pydantic import Field
+
+from towpath.servicekit.settings import BrokerSettings, Port, Seconds
+
+
+class GatewaySettings(BrokerSettings):
+    """See also :class:`~towpath.servicekit.settings.BrokerSettings`.
+
+    Attributes:
+        host, port: Where ``/ws`` is served.
+        gateway_id: Names this replica on the broker; unique.
+        auth_secret: Shared secret for HS256 tokens.
+        auth_public_key: PEM text of an RSA, P-256 or Ed25519 public key, instead of a secret.
+        allowed_origins: Origins of web pages that may connect, separated by commas; ``*`` for any. Clients that
+            send no Origin (not browsers) are not concerned.
+        max_frame_bytes: The largest frame; past it the connection closes with 1009.
+        max_connections: Connections on this replica; more are refused with 503.
+        max_connections_per_user: On this replica; past it the oldest is closed with 4503.
+        inflight_per_connection: Requests of one connection that the broker has not confirmed; more are ``busy``.
+        send_buffer_bytes: What may wait to be written to one connection; past it the connection closes with 4001.
+        heartbeat: Seconds between pings.
+        heartbeat_timeout: Seconds after a ping until a silent connection closes with 4002.
+        open_timeout: Seconds for the opening handshake.
+        close_timeout: Seconds for the closing handshake.
+        expiry_notice: Seconds between ``session.expiring`` and the expiry of the token.
+        max_violations: Unreadable frames in a minute; past it the connection closes with 4500.
+        drain_step: Connections that are closed together when the replica stops; steps are 100 to 300 ms apart.
+        retry_after: Advice to those who are refused or closed, in seconds.
+        prefetch: Messages (each a batch) from the broker in hand at most.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    admin_port: Port = 8081
+    gateway_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_:-]{1,64}$")] = Field(
+        default_factory=lambda: f"gw-{secrets.token_hex(5)}"
+    )
+    auth_secret: str | None = None
+    auth_public_key: str | None = None
+    allowed_origins: str = ""
+    max_frame_bytes: Annotated[int, Field(ge=1024, le=16 * 1024 * 1024)] = 64 * 1024
+    max_connections: Annotated[int, Field(ge=1)] = 50_000
+    max_connections_per_user: Annotated[int, Field(ge=1)] = 20
+    inflight_per_connection: Annotated[int, Field(ge=1)] = 256
+    send_buffer_bytes: Annotated[int, Field(ge=64 * 1024)] = 4 * 1024 * 1024
+    heartbeat: Seconds = 25.0
+    heartbeat_timeout: Seconds = 20.0
+    open_timeout: Seconds = 5.0
+    close_timeout: Seconds = 5.0
+    expiry_notice: Seconds = 60.0
+    max_violations: Annotated[int, Field(ge=1)] = 100
+    drain_step: Annotated[int, Field(ge=1)] = 200
+    retry_after: Seconds = 2.0
+    prefetch: Annotated[int, Field(ge=1, le=10_000)] = 256

@@ -1,0 +1,25 @@
+"""The orders service: owns the domain ``order``, follows the order events of other backends."""
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from towpath.orders.handlers import COMMANDS, EVENTS
+from towpath.orders.repository import INBOX, STREAMS, OrderBook
+from towpath.orders.settings import OrdersSettings
+from towpath.protocol.orders import DOMAIN
+from towpath.servicekit.broker import Connect, connect
+from towpath.servicekit.service import Service, Storage, serve_domain
+
+ORDERS: Final = Service(
+    name="orders",
+    domain=DOMAIN,
+    commands=COMMANDS,
+    events=EVENTS,
+    storage=Storage(INBOX, STREAMS, OrderBook, Path(__file__).parent / "migrations"),
+)
+
+
+async def serve(settings: OrdersSettings, stop: asyncio.Event, connect: Connect = connect) -> None:
+    """Run orders until ``stop`` is set, then let deliveries in hand finish."""
+    await serve_domain(ORDERS, settings, stop, connect)

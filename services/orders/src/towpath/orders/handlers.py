@@ -1,0 +1,101 @@
+"""What orders does with each request and event: plain functions on what the unit of work loaded."""
+
+from functools import partial
+from typing import Final
+
+from towpath.orders.domain import Order
+from towpath.orders.repository import OrderBook, state
+from towpath.protocol.envelope import Envelope, make, now_ms
+from towpath.protocol.messages import Session
+from towpath.protocol.orders import (
+    DEFAULT_CURRENCY,
+    CancelAnswer,
+    CancelOrder,
+    GetOrder,
+    ListOrders,
+    OrderAnnounced,
+    OrderAnswer,
+    OrderEvent,
+    OrderPage,
+    OrderView,
+    Status,
+    SubmitOrder,
+    stream_of,
+)
+from towpath.protocol.streams import Resume
+from towpath.servicekit.outcome import Outcome, Tell, resumed, to_user
+from towpath.servicekit.requests import Handler, Handlers
+
+
+def submit(request: SubmitOrder, session: Session, book: OrderBook) -> Outcome:
+    order = Order.submitted(request, session.user_id, now_ms())
+    book.add(order)  # raises OrderIdTaken
+    answer = OrderAnswer(
+        order_id=order.order_id,
+        status=order.status,
+        revision=order.revision,
+        amount=order.amount,
+        currency=order.currency,
+    )
+    return Outcome(answer=answer, tell=[_told(order, book)], events=[_announced("order.created", order)])
+
+
+def cancel(request: CancelOrder, session: Session, book: OrderBook) -> Outcome:
+    order = book.owned_by(session.user_id, request.order_id)  # raises OrderNotFound, NotYourOrder
+    order.cancel(request.reason, now_ms())  # raises NotCancellable, before any change
+    answer = CancelAnswer(order_id=order.order_id, status=order.status, revision=order.revision)
+    return Outcome(answer=answer, tell=[_told(order, book)], events=[_announced("order.cancelled", order)])
+
+
+def get(request: GetOrder, session: Session, book: OrderBook) -> Outcome:
+    return Outcome(answer=_view(book.owned_by(session.user_id, request.order_id)))
+
+
+def list_orders(request: ListOrders, session: Session, book: OrderBook) -> Outcome:
+    orders, cursor = book.page(session.user_id, request)
+    return Outcome(answer=OrderPage(orders=[_view(order) for order in orders], cursor=cursor))
+
+
+def resume(request: Resume, session: Session, _: OrderBook) -> Outcome:
+    return resumed(request.positions, allowed={stream_of(session.user_id)})
+
+
+def follow(status: Status, event: OrderEvent, book: OrderBook) -> Outcome:
+    """Another backend says what became of an order."""
+    order = book.get(event.order_id)
+    if order is None:
+        order = Order.born_elsewhere(event, status, DEFAULT_CURRENCY, now_ms())  # raises OwnerUnknown
+        book.add(order)
+    elif not order.follow(event, status, now_ms()):  # raises OwnerDiffers
+        return Outcome()
+    return Outcome(tell=[_told(order, book)])
+
+
+def _told(order: Order, book: OrderBook) -> Tell:
+    return to_user(order.user_id, book.updated(order))
+
+
+def _announced(name: str, order: Order) -> Envelope:
+    data = OrderAnnounced(user_id=order.user_id, **state(order).model_dump())
+    return make(name, data.model_dump(mode="json", exclude_none=True))
+
+
+def _view(order: Order) -> OrderView:
+    return OrderView(**state(order).model_dump(), created_at=order.created_at, items=order.items)
+
+
+COMMANDS: Final[Handlers] = {
+    "order.submit": Handler(SubmitOrder, submit),
+    "order.cancel": Handler(CancelOrder, cancel),
+    "order.get": Handler(GetOrder, get, changes=False),
+    "order.list": Handler(ListOrders, list_orders, changes=False),
+    "order.resume": Handler(Resume, resume, changes=False),
+}
+
+EVENTS: Final[Handlers] = {
+    "order.created": Handler(OrderEvent, partial(follow, Status.SUBMITTED)),
+} | {
+    f"order.{status.value}": Handler(OrderEvent, partial(follow, status))
+    for status in Status
+    if status is not Status.SUBMITTED
+}
