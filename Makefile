@@ -39,8 +39,9 @@ up:  ## run it in containers, with RabbitMQ 4 and PostgreSQL
 lock: $(READY)  ## pin what is newest now, with hashes
 	@$(BIN)/uv lock --quiet --upgrade
 	@$(BIN)/uv export --quiet --no-header --no-emit-workspace --all-packages --all-groups -o requirements.lock
+	@$(BIN)/uv export --quiet --no-header --no-emit-workspace --no-dev --package towpath-tools -o requirements-runtime.lock
 	@echo uv==$(UV) | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade - -o scripts/uv.txt
-	@! grep -n '://' requirements.lock scripts/uv.txt
+	@! grep -n '://' requirements.lock requirements-runtime.lock scripts/uv.txt
 
 $(READY): requirements.lock scripts/uv.txt scripts/install $(PROJECTS)
 	@scripts/install

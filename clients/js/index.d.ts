@@ -72,14 +72,7 @@ export type WireErrorCode =
   | "internal";
 
 export type LocalErrorCode =
-  | "timeout"
-  | "queue_full"
-  | "closed"
-  | "aborted"
-  | "bad_url"
-  | "no_websocket"
-  | "no_token"
-  | "bad_frame";
+  "timeout" | "queue_full" | "closed" | "aborted" | "bad_url" | "no_websocket" | "no_token" | "bad_frame";
 
 export interface ConnectOptions {
   /** Where the gateway is, such as `wss://example.org/ws`. */

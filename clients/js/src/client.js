@@ -250,7 +250,10 @@ export class Client {
     try {
       const token = await this.#token();
       if (typeof token !== "string" || token === "") {
-        throw new TowpathError("no_token", `token() gave ${typeof token === "string" ? "an empty string" : typeof token}.`);
+        throw new TowpathError(
+          "no_token",
+          `token() gave ${typeof token === "string" ? "an empty string" : typeof token}.`,
+        );
       }
       this.#tell({ type: "token", purpose, token });
     } catch (cause) {
@@ -388,7 +391,8 @@ export class Client {
   #call(listener, ...values) {
     try {
       const result = listener?.(...values);
-      if (typeof result?.then === "function") result.then(undefined, (/** @type {unknown} */ error) => this.#report(error));
+      if (typeof result?.then === "function")
+        result.then(undefined, (/** @type {unknown} */ error) => this.#report(error));
     } catch (error) {
       this.#report(error);
     }
@@ -400,7 +404,10 @@ function checkedUrls(urls) {
   if (urls.length === 0) throw new TowpathError("bad_url", "Pass `url` or `urls`: where the gateway is.");
   for (const url of urls) {
     if (!isWebSocketUrl(url)) {
-      throw new TowpathError("bad_url", `${JSON.stringify(url)} is no WebSocket address; such as wss://example.org/ws.`);
+      throw new TowpathError(
+        "bad_url",
+        `${JSON.stringify(url)} is no WebSocket address; such as wss://example.org/ws.`,
+      );
     }
   }
   return [...urls];

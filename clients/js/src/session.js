@@ -344,7 +344,13 @@ export class Session {
       const error = new TowpathError("closed", "The client is closed; connect again.", { details: { sent: false } });
       return this.#act({ do: "reject", msg_id, error });
     }
-    this.#requests.add({ msg_id, action: fields.action, text, bytes: byteLength(text), timed: timeout_ms !== undefined });
+    this.#requests.add({
+      msg_id,
+      action: fields.action,
+      text,
+      bytes: byteLength(text),
+      timed: timeout_ms !== undefined,
+    });
     if (timeout_ms !== undefined && this.#requests.has(msg_id)) this.#set(`request:${msg_id}`, timeout_ms);
   }
 

@@ -89,8 +89,7 @@ export const sent = (actions) =>
   actions.filter((action) => action.do === "send").map((action) => JSON.parse(action.text));
 
 /** `seq` of the pushes that were put out. */
-export const seqs = (actions) =>
-  actions.filter((action) => action.do === "push").map((action) => action.envelope.seq);
+export const seqs = (actions) => actions.filter((action) => action.do === "push").map((action) => action.envelope.seq);
 
 export const asks = (actions, purpose) =>
   actions.some((action) => action.do === "fetch_token" && action.purpose === purpose);

@@ -277,7 +277,10 @@ describe("requests", () => {
     const s = new SessionUnderTest();
     s.tell("start");
     for (const id of ["m-1", "m-2", "m-3"]) assert.deepEqual(sent(s.request(id)), []);
-    assert.deepEqual(sent(s.open()).map(({ msg_id }) => msg_id), ["m-1", "m-2", "m-3"]);
+    assert.deepEqual(
+      sent(s.open()).map(({ msg_id }) => msg_id),
+      ["m-1", "m-2", "m-3"],
+    );
   });
 
   test("what was in flight is sent again after a reconnect, unchanged; what was answered is not", () => {
@@ -289,7 +292,10 @@ describe("requests", () => {
     s.request("m-3");
     s.tell("timer", { timer: "reconnect" });
     const again = sent(s.hear("session.welcome", {}));
-    assert.deepEqual(again.map(({ msg_id }) => msg_id), ["m-1", "m-3"]);
+    assert.deepEqual(
+      again.map(({ msg_id }) => msg_id),
+      ["m-1", "m-3"],
+    );
     assert.deepEqual(again[0], first);
   });
 

@@ -45,7 +45,15 @@ describe("money", () => {
   });
 
   test("adds up exactly", () => {
-    assert.equal(formatCents(totalOf([{ quantity: 3, unit_price: "0.10" }, { quantity: 1, unit_price: "7,15" }])), "7.45");
+    assert.equal(
+      formatCents(
+        totalOf([
+          { quantity: 3, unit_price: "0.10" },
+          { quantity: 1, unit_price: "7,15" },
+        ]),
+      ),
+      "7.45",
+    );
   });
 });
 
@@ -87,7 +95,10 @@ describe("a room", () => {
     room.draft("r-1", "hello");
     room.draft("r-2", "hello");
     room.add(message(1, { user: "ana", text: "hello", client_ref: "r-2" }));
-    assert.deepEqual(room.drafts.map(({ ref }) => ref), ["r-1"]);
+    assert.deepEqual(
+      room.drafts.map(({ ref }) => ref),
+      ["r-1"],
+    );
   });
 
   test("where there is no reference, a draft ends with the first message that says the same", () => {
@@ -97,7 +108,10 @@ describe("a room", () => {
     room.add(message(1, { text: "hello" }));
     assert.equal(room.drafts.length, 2, "the other one said it");
     room.add(message(2, { user: "ana", text: "hello" }));
-    assert.deepEqual(room.drafts.map(({ ref }) => ref), ["r-2"]);
+    assert.deepEqual(
+      room.drafts.map(({ ref }) => ref),
+      ["r-2"],
+    );
   });
 
   test("a draft that failed says why and can be discarded", () => {

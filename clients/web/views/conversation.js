@@ -192,10 +192,14 @@ export function showConversation(chat, client, me, { back, signal }) {
     byId("leave-room").hidden = room.direct;
     byId("older").hidden = !room.hasEarlier;
     const rows = items(room);
-    byId("log-empty").textContent =
-      rows.length > 0 ? "" : room.loaded ? "Nothing said here yet. Begin." : "Loading…";
+    byId("log-empty").textContent = rows.length > 0 ? "" : room.loaded ? "Nothing said here yet. Begin." : "Loading…";
     log.setAttribute("aria-busy", String(!room.loaded));
-    reconcile(byId("messages"), rows, (row) => `${room.name} ${row.key}`, (row) => builders[row.kind](row));
+    reconcile(
+      byId("messages"),
+      rows,
+      (row) => `${room.name} ${row.key}`,
+      (row) => builders[row.kind](row),
+    );
     byId("typing").textContent = typingLine(room.typing);
 
     const [first, last] = [room.entries[0]?.seq ?? 0, room.entries.at(-1)?.seq ?? 0];

@@ -21,7 +21,11 @@ export function showOrderForm(orders, { submitted, signal }) {
       field("Article", "sku", { maxlength: 64 }),
       field("Count", "quantity", { inputmode: "numeric", value: "1" }),
       field("Price", "unit_price", { inputmode: "decimal", placeholder: "0.00" }),
-      el("button", { type: "button", class: "quiet", "aria-label": "Remove this item", onclick: () => remove(row) }, "×"),
+      el(
+        "button",
+        { type: "button", class: "quiet", "aria-label": "Remove this item", onclick: () => remove(row) },
+        "×",
+      ),
     );
     list.append(row);
     row.querySelector("input").focus();

@@ -181,6 +181,11 @@ class RabbitNode(RabbitControl):
         """The AMQP port on 127.0.0.1."""
         return self._port
 
+    @property
+    def running(self) -> bool:
+        """Whether the node's process lives."""
+        return self._process is not None and self._process.poll() is None
+
     def url(self, vhost: str = "/") -> str:
         """The AMQP URL of a virtual host, with the password."""
         return f"amqp://{self.user}:{self._password}@127.0.0.1:{self._port}/{quote(vhost, safe='')}"
@@ -207,7 +212,7 @@ class RabbitNode(RabbitControl):
                     # Between our choice of a free port and its bind, another program may have taken it.
                     if attempt == _BOOT_ATTEMPTS or "eaddrinuse" not in str(failure):
                         raise
-                    self._kill()
+                    self.kill()
         except BaseException:
             self.halt()
             raise
@@ -219,12 +224,23 @@ class RabbitNode(RabbitControl):
                 self._process.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(25)
-        self._kill()
+        self.kill()
         if self._folder_lock is not None:
             self._folder_lock.close()
             self._folder_lock = None
         if not self._keep:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def kill(self) -> None:
+        """End the node at once, without a chance to say goodbye."""
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        self._process = None
 
     def evaluate(self, expression: str, *, timeout: float = 60.0) -> str:
         """Evaluate Erlang inside the node; see :meth:`RabbitControl.evaluate`."""
@@ -417,16 +433,6 @@ class RabbitNode(RabbitControl):
         log = self._folder / "rabbitmq.log"
         logged = log.read_text(errors="replace").splitlines() if log.exists() else []
         return "\n".join([*self._said, *logged[-30:]])
-
-    def _kill(self) -> None:
-        if self._process is None:
-            return
-        self._process.kill()
-        self._process.wait()
-        if self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
-        self._process = None
 
 
 def _binary(text: str) -> str:

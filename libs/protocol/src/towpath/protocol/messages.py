@@ -6,7 +6,7 @@ JSON (:class:`msgspec.Raw`), so a hop that only passes them on neither parses no
 
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -44,6 +44,10 @@ class Disconnect(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+#: No JSON. Always this very object: msgspec leaves out a default of this type only when it is the same one.
+NO_JSON: Final = msgspec.Raw()
+
+
 class Directed(msgspec.Struct, frozen=True, omit_defaults=True):
     """One item for a connection, done in this order: (un)subscribe, deliver, disconnect.
 
@@ -54,7 +58,7 @@ class Directed(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     connection_id: str | None = None
-    envelope: msgspec.Raw = msgspec.Raw()
+    envelope: msgspec.Raw = NO_JSON
     subscribe: list[str] = []
     unsubscribe: list[str] = []
     disconnect: Disconnect | None = None

@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.protocol.envelope import make, make_error
 from towpath.protocol.errors import TowpathError
-from towpath.protocol.messages import Directed, Session
+from towpath.protocol.messages import NO_JSON, Directed, Session
 from towpath.servicekit import inbox, requests
 from towpath.servicekit.broker.interface import BrokerError, Delivery
 from towpath.servicekit.database import Database
@@ -278,7 +278,7 @@ class Dispatcher(Generic[U]):
                 return self._refuse(session, envelope.msg_id, error, trace)
         waits_for_replay = callable(outcome.answer) and bool(outcome.replay)
         settled = Settled(
-            answer=msgspec.Raw() if waits_for_replay else _answer(request, outcome, {}, trace),
+            answer=NO_JSON if waits_for_replay else _answer(request, outcome, {}, trace),
             outgoing=outgoing(outcome),
             subscribe=list(outcome.subscribe),
             unsubscribe=list(outcome.unsubscribe),
@@ -362,7 +362,7 @@ class Dispatcher(Generic[U]):
 def _answer(request: Request, outcome: Outcome, replays: Mapping[str, Replay], trace: str) -> msgspec.Raw:
     answer = outcome.answer(replays) if callable(outcome.answer) else outcome.answer
     if answer is None or request.session is None:
-        return msgspec.Raw()
+        return NO_JSON
     return msgspec.Raw(
         make(
             f"{request.envelope.action}.ok",

@@ -11,7 +11,7 @@ import msgspec
 from pydantic import BaseModel
 
 from towpath.protocol.envelope import Envelope
-from towpath.protocol.messages import Session
+from towpath.protocol.messages import NO_JSON, Session
 from towpath.protocol.routes import EVENTS, EVERYONE, PUSH, group_key, user_key
 from towpath.servicekit.streams import Replay
 
@@ -94,7 +94,7 @@ class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
         answer: Raw JSON of the answering envelope; empty when there is none (yet).
     """
 
-    answer: msgspec.Raw = msgspec.Raw()
+    answer: msgspec.Raw = NO_JSON
     outgoing: list[Outgoing] = []
     subscribe: list[str] = []
     unsubscribe: list[str] = []

@@ -120,15 +120,14 @@ async def serve_domain(
     name = service.name
     async with AsyncExitStack() as stack:
         telemetry = await stack.enter_async_context(Telemetry.open(name, settings))
-        health = Health()
+        health, consuming = Health(), asyncio.Event()
+        health.add("consuming", consuming.is_set)
         await stack.enter_async_context(
             serve_admin(settings.admin_host, settings.admin_port, health, telemetry)
         )
         store = await stack.enter_async_context(_open_store(service.storage, settings, name))
         broker = await stack.enter_async_context(connect(settings, name))
-        consuming = asyncio.Event()
         health.add("broker", lambda: broker.state in (BrokerState.READY, BrokerState.BLOCKED))
-        health.add("consuming", consuming.is_set)
         if not await or_stopped(broker.declare(topology(service, settings.queue_max_length)), stop):
             return
         publisher = await stack.enter_async_context(Publisher.open(broker, name, settings, telemetry))

@@ -106,6 +106,11 @@ class Heard:
     def envelope(self) -> Envelope:
         return parse(self.item)
 
+    @property
+    def is_directed(self) -> bool:
+        """Whether it went to one connection, or to all of one user's, with instructions for the gateway."""
+        return self.exchange == PUSH and self.routing_key.startswith(("connection.", "control."))
+
 
 class ServiceUnderTest:
     """A service whose deliveries are handed over by a test; made with :meth:`running`.
@@ -122,6 +127,7 @@ class ServiceUnderTest:
         self._handing_over = asyncio.Lock()
         self._replicas: list[Dispatcher[Any]] = []
         self._databases: list[Database] = []
+        self._answers: dict[str, list[Envelope]] = {}
         self.heard: list[Heard] = []
 
     @classmethod
@@ -199,13 +205,13 @@ class ServiceUnderTest:
     def forget(self) -> None:
         """Forget what was heard."""
         self.heard.clear()
+        self._answers.clear()
 
     # Hearing
 
     def answers(self, msg_id: str) -> list[Envelope]:
         """All answers to a request, wherever they went."""
-        envelopes = [parse(item) for item in self._directed_envelopes()]
-        return [envelope for envelope in envelopes if envelope.correlation_id == msg_id]
+        return list(self._answers.get(msg_id, ()))
 
     def answer(self, msg_id: str) -> Envelope:
         """The one answer to a request."""
@@ -224,14 +230,18 @@ class ServiceUnderTest:
             heard.envelope
             for heard in self.heard
             if heard.exchange == PUSH
-            and heard.routing_key.partition(".")[0] in ("user", "group", "everyone")
+            and not heard.is_directed
             and routing_key in (None, heard.routing_key)
             and action in (None, heard.envelope.action)
         ]
 
     def replayed(self, connection_id: str = "c-1") -> list[Envelope]:
         """Stream entries that went to one connection alone."""
-        envelopes = [parse(item) for item in self._directed_envelopes(connection_id)]
+        envelopes = [
+            parse(bytes(item.envelope))
+            for _, item in self._directed()
+            if item.envelope and item.connection_id == connection_id
+        ]
         return [envelope for envelope in envelopes if envelope.correlation_id is None]
 
     def events(self) -> list[Envelope]:
@@ -281,18 +291,20 @@ class ServiceUnderTest:
             if delivery.exchange != EVENTS or delivery.app_id == self._service.name:
                 reason = str(delivery.headers.get("x-error", ""))
                 for item in _items(delivery):
-                    self.heard.append(Heard(delivery.exchange, delivery.routing_key, item, reason))
+                    self._hear(Heard(delivery.exchange, delivery.routing_key, item, reason))
             delivery.ack()
+
+    def _hear(self, heard: Heard) -> None:
+        self.heard.append(heard)
+        if heard.is_directed and (item := read_directed(heard.item)[0]).envelope:
+            envelope = parse(bytes(item.envelope))
+            if envelope.correlation_id is not None:
+                self._answers.setdefault(envelope.correlation_id, []).append(envelope)
 
     def _directed(self) -> Iterator[tuple[Heard, Directed]]:
         for heard in self.heard:
-            if heard.routing_key.startswith(("connection.", "control.")):
+            if heard.is_directed:
                 yield heard, read_directed(heard.item)[0]
-
-    def _directed_envelopes(self, connection_id: str | None = None) -> Iterator[bytes]:
-        for _, item in self._directed():
-            if item.envelope and connection_id in (None, item.connection_id):
-                yield bytes(item.envelope)
 
 
 @contextmanager

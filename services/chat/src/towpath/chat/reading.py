@@ -23,6 +23,24 @@ UNREAD_COUNTED: Final = 1000
 #: SQLite takes 500 at most: https://www.sqlite.org/limits.html#max_compound_select
 _SELECTS_A_STATEMENT: Final = 200
 
+# As text, because SQLAlchemy takes 2 ms to build and compile one of these, and a batch may have hundreds.
+# One row more than asked for, as far as the bytes reach; each row tells how many there were.
+_HISTORY: Final = """
+    SELECT * FROM (
+        SELECT {number} AS number, page.*, COUNT(*) OVER () AS found,
+               SUM(page.size) OVER (ORDER BY page.seq {order}) - page.size AS bytes_before
+        FROM (
+            SELECT room, seq, user_id, text, client_ref, sent_at, size FROM chat_messages
+            WHERE room = :room_{number} AND seq {side} ORDER BY seq {order} LIMIT {limit} + 1
+        ) AS page
+    ) AS counted WHERE bytes_before < {bytes}
+"""
+_LISTED: Final = """
+    SELECT * FROM (
+        SELECT room, user_id FROM chat_members WHERE room = :room_{number} ORDER BY user_id LIMIT {limit}
+    ) AS listed
+"""
+
 
 async def read_histories(
     connection: AsyncConnection, wanted: Iterable[ReadHistory]
@@ -30,7 +48,9 @@ async def read_histories(
     """What each of ``wanted`` asks for, whoever asks."""
     asked = list(dict.fromkeys(wanted))
     found: list[list[sa.Row[Any]]] = [[] for _ in asked]
-    for row in await _union(connection, [_history(number, request) for number, request in enumerate(asked)]):
+    for row in await _union(
+        connection, [(_history(number, request), request.room) for number, request in enumerate(asked)]
+    ):
         found[row.number].append(row)
     return {request: _page(request, rows) for request, rows in zip(asked, found, strict=True)}
 
@@ -38,16 +58,17 @@ async def read_histories(
 async def read_summaries(connection: AsyncConnection, users: Iterable[str]) -> dict[str, list[RoomSummary]]:
     """The rooms of each user, by name; the first :data:`ROOMS_TOLD`."""
     summaries: dict[str, list[RoomSummary]] = {user: [] for user in sorted(users)}
-    for row in await _union(connection, [_summaries(user) for user in summaries]):
-        summaries[row.user_id].append(
-            RoomSummary(
-                room=row.room,
-                title=title(row.room, row.user_id),
-                seq=row.head,
-                read_seq=row.read_seq,
-                unread=row.unread,
+    if summaries:
+        for row in await connection.execute(_summaries(list(summaries))):
+            summaries[row.user_id].append(
+                RoomSummary(
+                    room=row.room,
+                    title=title(row.room, row.user_id),
+                    seq=row.head,
+                    read_seq=row.read_seq,
+                    unread=row.unread,
+                )
             )
-        )
     return {user: sorted(found, key=lambda summary: summary.room) for user, found in summaries.items()}
 
 
@@ -66,16 +87,22 @@ async def read_names(connection: AsyncConnection, users: Iterable[str]) -> dict[
 async def read_listed(connection: AsyncConnection, rooms: Iterable[str]) -> dict[str, list[str]]:
     """The members of each room, sorted; the first :data:`~towpath.chat.domain.LISTED`."""
     listed: dict[str, list[str]] = {room: [] for room in sorted(rooms)}
-    for row in await _union(connection, [_listed(room) for room in listed]):
+    for row in await _union(
+        connection,
+        [(_LISTED.format(number=number, limit=LISTED), room) for number, room in enumerate(listed)],
+    ):
         listed[row.room].append(row.user_id)
     return {room: sorted(found) for room, found in listed.items()}
 
 
-async def _union(connection: AsyncConnection, selects: Sequence[sa.Select[Any]]) -> list[sa.Row[Any]]:
+async def _union(connection: AsyncConnection, selects: Sequence[tuple[str, str]]) -> list[sa.Row[Any]]:
+    """The rows of all ``selects``; the n-th has a parameter ``room_n``, which stands beside it."""
     found: list[sa.Row[Any]] = []
-    for part in batched(selects, _SELECTS_A_STATEMENT):
-        rows = await connection.execute(sa.union_all(*(sa.select(select.subquery()) for select in part)))
-        found += rows.all()
+    for part in batched(list(enumerate(selects)), _SELECTS_A_STATEMENT):
+        statement = sa.text(" UNION ALL ".join(select for _, (select, _) in part))
+        found += (
+            await connection.execute(statement, {f"room_{number}": room for number, (_, room) in part})
+        ).all()
     return found
 
 
@@ -90,54 +117,36 @@ def _page(request: ReadHistory, rows: list[sa.Row[Any]]) -> History:
     )
 
 
-def _history(number: int, request: ReadHistory) -> sa.Select[Any]:
-    """At most one row more than asked for, as far as :data:`HISTORY_BYTES` reach; each tells how many there were."""
-    said = sa.select(MESSAGES).where(MESSAGES.c.room == request.room)
-    order = MESSAGES.c.seq.desc()
+def _history(number: int, request: ReadHistory) -> str:
+    # Nothing but checked integers gets into the text.
+    order, side = "DESC", "> 0"
     if request.before_seq is not None:
-        said = said.where(MESSAGES.c.seq < request.before_seq)
+        side = f"< {request.before_seq}"
     if request.after_seq is not None:
-        said = said.where(MESSAGES.c.seq > request.after_seq)
-        order = MESSAGES.c.seq.asc()
-    page = said.order_by(order).limit(request.limit + 1).subquery()
-    sequence = page.c.seq.asc() if request.after_seq is not None else page.c.seq.desc()
-    counted = sa.select(
-        sa.literal(number).label("number"),
-        page,
-        (sa.func.sum(page.c.size).over(order_by=sequence) - page.c.size).label("bytes_before"),
-        sa.func.count().over().label("found"),
-    ).subquery()
-    return sa.select(counted).where(counted.c.bytes_before < HISTORY_BYTES)
+        order, side = "ASC", f"> {request.after_seq}"
+    return _HISTORY.format(number=number, order=order, side=side, limit=request.limit, bytes=HISTORY_BYTES)
 
 
-def _summaries(user_id: str) -> sa.Select[Any]:
+def _summaries(users: Sequence[str]) -> sa.Select[Any]:
+    place = sa.func.row_number().over(partition_by=MEMBERS.c.user_id, order_by=MEMBERS.c.room)
+    member = sa.select(MEMBERS, place.label("place")).where(MEMBERS.c.user_id.in_(users)).subquery()
     unread = (
         sa.select(sa.literal(1))
         .where(
-            MESSAGES.c.room == MEMBERS.c.room,
-            MESSAGES.c.seq > MEMBERS.c.read_seq,
-            MESSAGES.c.user_id != MEMBERS.c.user_id,
+            MESSAGES.c.room == member.c.room,
+            MESSAGES.c.seq > member.c.read_seq,
+            MESSAGES.c.user_id != member.c.user_id,
         )
         .limit(UNREAD_COUNTED)
-        .correlate(MEMBERS)
+        .correlate(member)
         .subquery()
     )
-    counted = sa.select(sa.func.count()).select_from(unread).correlate(MEMBERS).scalar_subquery()
+    counted = sa.select(sa.func.count()).select_from(unread).correlate(member).scalar_subquery()
+    stream = sa.literal(STREAM_PREFIX).concat(member.c.room)
     return (
-        sa.select(MEMBERS, STREAMS.heads.c.head, counted.label("unread"))
-        .join(STREAMS.heads, STREAMS.heads.c.stream == sa.literal(STREAM_PREFIX).concat(MEMBERS.c.room))
-        .where(MEMBERS.c.user_id == user_id)
-        .order_by(MEMBERS.c.room)
-        .limit(ROOMS_TOLD)
-    )
-
-
-def _listed(room: str) -> sa.Select[Any]:
-    return (
-        sa.select(MEMBERS.c.room, MEMBERS.c.user_id)
-        .where(MEMBERS.c.room == room)
-        .order_by(MEMBERS.c.user_id)
-        .limit(LISTED)
+        sa.select(member, STREAMS.heads.c.head, counted.label("unread"))
+        .join(STREAMS.heads, STREAMS.heads.c.stream == stream)
+        .where(member.c.place <= ROOMS_TOLD)
     )
 
 

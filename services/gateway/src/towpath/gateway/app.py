@@ -35,7 +35,8 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
     admission = Admission(settings)
     if settings.auth_secret and len(settings.auth_secret.encode()) < 32:
         log.warning("weak_secret", remedy="TOWPATH_AUTH_SECRET should have at least 32 bytes (RFC 7518, 3.2)")
-    name, health, members = "gateway", Health(), Members()
+    name, health, members, consuming = "gateway", Health(), Members(), asyncio.Event()
+    health.add("consuming", consuming.is_set)
     async with (
         Telemetry.open(name, settings) as telemetry,
         serve_admin(settings.admin_host, settings.admin_port, health, telemetry),
@@ -52,9 +53,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
         announcer = Announcer(events, members, settings, telemetry)
         telemetry.gauge("connection_active", "Open connections", lambda: len(members))
         opened_total = telemetry.counter("connections_opened", "Connections that were admitted")
-        consuming = asyncio.Event()
         health.add("broker", lambda: broker.state is BrokerState.READY)
-        health.add("consuming", consuming.is_set)
         broker.on_rebuilt(resync(members))
         broker.on_rebuilt(announcer.catch_up)
 

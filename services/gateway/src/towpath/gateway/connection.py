@@ -183,9 +183,17 @@ class Listener:
             self._closed(session, socket.close_code)
 
     def _begin_close(self, socket: _Socket, code: int, reason: str) -> None:
-        task = asyncio.create_task(socket.close(code, reason), name="connection: close")
+        task = asyncio.create_task(self._close(socket, code, reason), name="connection: close")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+    async def _close(self, socket: _Socket, code: int, reason: str) -> None:
+        # websockets waits for room in the write buffer without a limit: who does not read is cut off.
+        try:
+            async with asyncio.timeout(self._settings.close_timeout):
+                await socket.close(code, reason)
+        except TimeoutError:
+            socket.transport.abort()
 
 
 def _refusal(socket: _Socket, status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:

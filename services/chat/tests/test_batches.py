@@ -1,0 +1,170 @@
+"""Once, in order, and not one message harmed by another; with one replica and with two."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+from towpath.chat.app import CHAT
+from towpath.chat.handlers import COMMANDS
+from towpath.chat.repository import Rooms
+from towpath.chat.tables import INBOX, MEMBERS, MESSAGES, ROOMS, STREAMS
+from towpath.protocol.chat import SendMessage
+from towpath.protocol.messages import Session
+from towpath.servicekit.outcome import Outcome
+from towpath.servicekit.requests import Handler
+from towpath.testkit.dispatching import (
+    GATEWAY,
+    Incoming,
+    ServiceUnderTest,
+    a_command,
+    an_event,
+    counted_statements,
+)
+
+
+def a_join(room: str = "weavers", **more: Any) -> Incoming:
+    return a_command("chat.join", room=room, **more)
+
+
+def a_send(text: str = "hello", room: str = "weavers", **more: Any) -> Incoming:
+    return a_command("chat.send", room=room, text=text, **more)
+
+
+class TestOnce:
+    async def test_a_redelivered_message_has_one_effect_and_is_published_byte_for_byte(
+        self, chat: ServiceUnderTest
+    ) -> None:
+        await chat.dispatch(a_join(by="bob"))
+        chat.forget()
+        batch = [
+            a_join(msg_id="m-1"),
+            a_send(msg_id="m-2"),
+            a_command("chat.direct", to="bob", text="psst", msg_id="m-3"),
+            a_command("chat.leave", room="weavers", msg_id="m-4"),
+        ]
+        await chat.dispatch(*batch)
+        first = list(chat.heard)
+        chat.forget()
+        await chat.dispatch(*batch, redelivered=True)
+        assert sorted(map(str, chat.heard)) == sorted(map(str, first))
+        assert len(await chat.rows(MESSAGES)) == 2
+        assert len(await chat.rows(STREAMS.entries)) == 5
+
+    async def test_who_asks_again_gets_the_same_answer_and_nobody_else_hears_of_it(
+        self, chat: ServiceUnderTest
+    ) -> None:
+        await chat.dispatch(a_join())
+        message = a_send(msg_id="m-1")
+        await chat.dispatch(message, message)
+        await chat.dispatch(message)
+        first, second, third = chat.answers("m-1")
+        assert first == second == third
+        assert len(chat.pushes(action="chat.message")) == 1
+        assert len(await chat.rows(MESSAGES)) == 1
+
+    async def test_reads_and_passing_signals_leave_no_trace(self, chat: ServiceUnderTest) -> None:
+        await chat.dispatch(a_join())
+        await chat.dispatch(
+            a_command("chat.history", room="weavers"),
+            a_command("chat.rooms"),
+            a_command("chat.typing", room="weavers"),
+            a_command("chat.resume", positions={}),
+            an_event("session.started", user_id="alice", connection_id="c-7", gateway_id=GATEWAY),
+        )
+        assert len(await chat.rows(INBOX)) == 1
+
+
+class TestBatches:
+    async def test_messages_are_numbered_in_the_order_they_came(self, chat: ServiceUnderTest) -> None:
+        await chat.dispatch(a_join(), a_join(by="bob"))
+        texts = [f"{number}" for number in range(50)]
+        await chat.dispatch(*[a_send(text, by=("alice", "bob")[int(text) % 2]) for text in texts])
+        pushes = chat.pushes(action="chat.message")
+        assert [push.data["text"] for push in pushes] == texts
+        assert [push.seq for push in pushes] == list(range(3, 53))
+
+    async def test_the_number_of_statements_does_not_grow_with_the_batch(
+        self, chat: ServiceUnderTest
+    ) -> None:
+        users = [f"user-{number}" for number in range(60)]
+
+        async def a_round(users: list[str], rooms: int) -> int:
+            def room(user: str) -> str:
+                return f"room-{users.index(user) % rooms}"
+
+            with counted_statements() as statements:
+                await chat.dispatch(*[a_join(room(user), by=user) for user in users])
+                await chat.dispatch(*[a_send(room=room(user), by=user) for user in users])
+                await chat.dispatch(
+                    *[a_command("chat.direct", by=user, to="zoe", text="hm") for user in users]
+                )
+                for action in ("chat.history", "chat.typing"):
+                    await chat.dispatch(*[a_command(action, by=user, room=room(user)) for user in users])
+                await chat.dispatch(*[a_command("chat.rooms", by=user) for user in users])
+                await chat.dispatch(
+                    *[
+                        an_event("session.started", user_id=user, connection_id=user, gateway_id=GATEWAY)
+                        for user in users
+                    ]
+                )
+                await chat.dispatch(
+                    *[a_command("chat.leave", by=user, room=room(user)) for user in users],
+                    *[a_join(room(user), by=user) for user in users],
+                )
+            return len(statements)
+
+        await a_round(users, rooms=30)
+        assert await a_round(users[:1], rooms=1) == await a_round(users, rooms=30)
+
+    async def test_one_refusal_and_one_bug_harm_nobody_else(self, database_url: str) -> None:
+        def broken(request: SendMessage, session: Session, rooms: Rooms) -> Outcome:
+            rooms.post(rooms.of_member(session.user_id, request.room), session.user_id, request.text)
+            raise ZeroDivisionError("a bug, after a change")
+
+        service = replace(CHAT, commands={**COMMANDS, "chat.spoil": Handler(SendMessage, broken)})
+        async with ServiceUnderTest.running(service, database_url) as chat:
+            await chat.dispatch(a_join())
+            await chat.dispatch(
+                a_send("one", msg_id="m-1"),
+                a_command("chat.spoil", room="weavers", text="bad", msg_id="m-2"),
+                a_send("from outside", by="mallory", msg_id="m-3"),
+                a_send("two", msg_id="m-4"),
+            )
+            assert [chat.answer(msg_id).data["seq"] for msg_id in ("m-1", "m-4")] == [2, 3]
+            assert chat.error("m-3") == "forbidden"
+            assert chat.answers("m-2") == []
+            assert chat.retried() == ["ZeroDivisionError: a bug, after a change"]
+            assert [row.text for row in await chat.rows(MESSAGES)] == ["one", "two"]
+
+
+class TestTwoReplicas:
+    async def test_a_room_that_both_make_at_once_is_one_room(self, database_url: str) -> None:
+        users = [f"user-{number}" for number in range(8)]
+        rooms = [f"room-{number}" for number in range(12)]
+        async with ServiceUnderTest.running(CHAT, database_url, replicas=2) as chat:
+            await asyncio.gather(
+                *[
+                    chat.dispatch(
+                        *[a_join(room, by=user) for room in rooms],
+                        *[a_send(room=room, by=user) for room in reversed(rooms)],
+                        a_command("chat.direct", by=user, to="zoe", text="hm"),
+                        replica=number % 2,
+                    )
+                    for number, user in enumerate(users)
+                ]
+            )
+            assert chat.retried() == chat.parked() == []
+            assert len(await chat.rows(ROOMS)) == len(rooms) + len(users)
+            assert len(await chat.rows(MEMBERS)) == len(rooms) * len(users) + 2 * len(users)
+            for room in rooms:
+                pushes = chat.pushes(f"group.chat:{room}")
+                assert sorted(push.seq or 0 for push in pushes) == list(range(1, 2 * len(users) + 1))
+
+    async def test_two_open_the_same_room_of_two_at_once(self, database_url: str) -> None:
+        async with ServiceUnderTest.running(CHAT, database_url, replicas=2) as chat:
+            await asyncio.gather(
+                chat.dispatch(a_command("chat.direct", to="bob", text="hi"), replica=0),
+                chat.dispatch(a_command("chat.direct", by="bob", to="alice", text="hi"), replica=1),
+            )
+            assert len(await chat.rows(ROOMS)) == 1
+            assert sorted(push.seq or 0 for push in chat.pushes("user.bob")) == [1, 2]

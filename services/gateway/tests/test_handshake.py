@@ -1,0 +1,121 @@
+"""The opening handshake: who is let in, and how the others are told."""
+
+from typing import Any, Literal
+
+import aiohttp
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from towpath.servicekit.broker.memory import MemoryHub
+from towpath.testkit.client import WireClient
+from towpath.testkit.eventually import eventually
+from towpath.testkit.gateway import GatewayUnderTest, RunGateway
+from towpath.testkit.tokens import a_token
+
+Via = Literal["header", "subprotocol"]
+
+
+async def refused(url: str, **options: Any) -> tuple[int, str | None]:
+    """The HTTP status of a refused handshake, and its Retry-After."""
+    with pytest.raises(InvalidStatus) as refusal:
+        async with WireClient.connect(url, **options):
+            pass
+    response = refusal.value.response
+    return response.status_code, response.headers.get("Retry-After")
+
+
+@pytest.mark.parametrize("via", ["header", "subprotocol"])
+async def test_the_first_frame_is_the_welcome(gateway: GatewayUnderTest, via: Via) -> None:
+    async with gateway.connect("ana", via=via) as ana:
+        welcome = await ana.next("session.welcome")
+        assert ana.frames[0] is welcome
+        assert ana.subprotocol == "towpath.v1"
+    data = welcome["data"]
+    assert data["user_id"] == "ana"
+    assert data["gateway_id"] == gateway.settings.gateway_id
+    assert data["max_frame_bytes"] == 65536
+    assert data["version"] == "1.0"
+    assert isinstance(data["connection_id"], str)
+    assert data["heartbeat_ms"] == 25_000
+    assert abs(data["server_time"] - welcome["timestamp"]) < 1000
+
+
+@pytest.mark.parametrize(
+    "token",
+    [None, "garbage", a_token("ana", expires_in=-5), a_token("ana", secret="x" * 32)],
+    ids=["none", "garbage", "expired", "foreign"],
+)
+@pytest.mark.parametrize("via", ["header", "subprotocol"])
+async def test_a_missing_or_bad_token_is_401(gateway: GatewayUnderTest, token: str | None, via: Via) -> None:
+    assert (await refused(gateway.url, token=token, via=via))[0] == 401
+
+
+async def test_a_token_in_the_address_counts_for_nothing(gateway: GatewayUnderTest) -> None:
+    assert (await refused(f"{gateway.url}?token={a_token('ana')}"))[0] == 401
+
+
+async def test_a_page_of_another_origin_is_403(run_gateway: RunGateway) -> None:
+    async with run_gateway(allowed_origins="https://shop.example") as gateway:
+        assert (await refused(gateway.url, token=a_token("ana"), origin="https://evil.example"))[0] == 403
+        async with gateway.connect("ana", origin="https://shop.example") as ana:
+            await ana.next("session.welcome")
+
+
+async def test_another_path_is_404(gateway: GatewayUnderTest) -> None:
+    assert (await refused(gateway.url.replace("/ws", "/else"), token=a_token("ana")))[0] == 404
+
+
+async def test_before_the_broker_is_there_it_is_503_with_advice(run_gateway: RunGateway) -> None:
+    hub = MemoryHub()
+    hub.stop()
+    async with run_gateway(hub, wait=False) as gateway:
+
+        async def is_refused() -> bool:
+            try:
+                return await refused(gateway.url, token=a_token("ana")) == (503, "2")
+            except OSError:
+                return False  # it does not listen yet
+
+        await eventually(is_refused)
+        assert not await gateway.is_ready()
+        hub.start()
+        await eventually(gateway.is_ready)
+        async with gateway.connect("ana") as ana:
+            await ana.next("session.welcome")
+
+
+async def test_a_full_replica_is_503_with_advice(run_gateway: RunGateway) -> None:
+    async with run_gateway(max_connections=1) as gateway, gateway.connect("ana") as ana:
+        await ana.next("session.welcome")
+        assert await refused(gateway.url, token=a_token("ben")) == (503, "2")
+
+
+async def test_the_subprotocol_must_be_ours_when_any_is_offered(gateway: GatewayUnderTest) -> None:
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
+            await http.ws_connect(
+                gateway.url.replace("ws:", "http:"),
+                protocols=["graphql-ws"],
+                headers={"Authorization": f"Bearer {a_token('ana')}"},
+            )
+    assert refusal.value.status == 400
+
+
+async def test_the_oldest_connection_of_a_user_with_too_many_is_replaced(
+    run_gateway: RunGateway,
+) -> None:
+    async with (
+        run_gateway(max_connections_per_user=2) as gateway,
+        gateway.connect("ana") as first,
+        gateway.connect("ana") as second,
+        gateway.connect("ben") as other,
+    ):
+        await second.next("session.welcome")
+        async with gateway.connect("ana") as third:
+            await third.next("session.welcome")
+            closing = await first.next("session.closing")
+            assert closing["data"]["code"] == 4503
+            assert "retry_after_ms" not in closing["data"]
+            assert await first.closed() == 4503
+            for alive in (second, third, other):
+                assert (await alive.request("ping"))["action"] == "pong"

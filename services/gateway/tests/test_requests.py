@@ -1,0 +1,288 @@
+"""Requests: what becomes of a frame, good or bad."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from towpath.protocol.routes import partition
+from towpath.testkit.client import Frame, WireClient
+from towpath.testkit.eventually import eventually
+from towpath.testkit.gateway import Backend, GatewayUnderTest, RunGateway, a_backend
+from towpath.testkit.tokens import a_token
+
+GOOD: dict[str, Any] = {
+    "msg_id": "m-1",
+    "timestamp": 1_712_048_400_000,
+    "action": "echo.say",
+    "data": {"text": "hi"},
+    "version": "1.0",
+}
+
+
+def changed(**fields: Any) -> str:
+    """A good envelope with some fields changed; ``None`` takes one away."""
+    envelope = {name: value for name, value in (GOOD | fields).items() if value is not None}
+    return json.dumps(envelope)
+
+
+async def error_for(client: WireClient, frame: str) -> Frame:
+    """Send a frame and return the ``error`` that it gets."""
+    await client.send_raw(frame)
+    return await client.next("error")
+
+
+async def test_a_ping_is_answered_by_the_gateway_itself(gateway: GatewayUnderTest) -> None:
+    async with gateway.connect() as ana:
+        assert (await ana.request("ping"))["action"] == "pong"
+
+
+@pytest.mark.parametrize(
+    ("frame", "code", "field"),
+    [
+        ("", "bad_envelope", None),
+        ("{", "bad_envelope", None),
+        ("hello", "bad_envelope", None),
+        ("[1]", "bad_envelope", None),
+        ("null", "bad_envelope", None),
+        ("7", "bad_envelope", None),
+        ("{}", "bad_envelope", "msg_id"),
+        (changed(timestamp=None), "bad_envelope", "timestamp"),
+        (changed(action=None), "bad_envelope", "action"),
+        (changed(version=None), "bad_envelope", "version"),
+        ('{"msg_id":"m-1","timestamp":1,"action":"echo.say","version":"1.0"}', "bad_envelope", "data"),
+        (changed(msg_id=7), "bad_envelope", "msg_id"),
+        (changed(msg_id="a b"), "bad_envelope", "msg_id"),
+        (changed(msg_id="x" * 65), "bad_envelope", "msg_id"),
+        (changed(timestamp="now"), "bad_envelope", "timestamp"),
+        (changed(timestamp=1.5), "bad_envelope", "timestamp"),
+        (changed(timestamp=True), "bad_envelope", "timestamp"),
+        (changed(action="echo"), "bad_envelope", "action"),
+        (changed(action="Echo.Say"), "bad_envelope", "action"),
+        (changed(action="echo.#"), "bad_envelope", "action"),
+        (changed(action="a.b.c.d.e"), "bad_envelope", "action"),
+        (changed(data=[]), "bad_envelope", "data"),
+        (changed(data="{}"), "bad_envelope", "data"),
+        (changed(version=1.0), "bad_envelope", "version"),
+        (changed(version="1"), "bad_envelope", "version"),
+        (changed(key="a b"), "bad_envelope", "key"),
+        (changed(ack="yes"), "bad_envelope", "ack"),
+        (changed(data={"n": float("nan")}), "bad_envelope", None),
+        (changed(version="2.0"), "unsupported_version", None),
+        (changed(action="nobody.there"), "unknown_action", None),
+        (changed(action="session.explode"), "unknown_action", None),
+        (changed(action="accepted"), "unknown_action", None),
+        (changed(action="error"), "unknown_action", None),
+        (changed(action="session.refresh"), "invalid_data", None),
+        (changed(action="session.refresh", data={"token": "garbage"}), "unauthorized", None),
+    ],
+)
+async def test_bad_input_gets_its_code_and_the_connection_lives_on(
+    gateway: GatewayUnderTest, frame: str, code: str, field: str | None
+) -> None:
+    async with gateway.connect() as ana:
+        data = (await error_for(ana, frame))["data"]
+        assert data["code"] == code
+        assert data["retryable"] is False
+        assert data["message"]
+        if field is not None:
+            assert field in {problem["field"] for problem in data["details"]["fields"]}
+        assert (await ana.request("ping"))["action"] == "pong"
+
+
+async def test_an_error_names_the_request_whenever_its_id_can_be_read(gateway: GatewayUnderTest) -> None:
+    async with gateway.connect() as ana:
+        assert (await error_for(ana, changed(data=7)))["correlation_id"] == "m-1"
+        assert (await error_for(ana, changed(version="3.1")))["correlation_id"] == "m-1"
+        assert "correlation_id" not in await error_for(ana, changed(msg_id="not an id!"))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(max_size=200) | st.binary(max_size=50).map(repr))
+def test_whatever_text_comes_is_answered(text: str) -> None:
+    # Pure: the same function the gateway calls on each frame.
+    from towpath.protocol.envelope import parse
+    from towpath.protocol.errors import BadEnvelope
+
+    with pytest.raises(BadEnvelope):
+        parse(text)
+
+
+async def test_a_binary_frame_closes_with_1003(gateway: GatewayUnderTest) -> None:
+    async with gateway.connect() as ana:
+        await ana.send_raw(b"{}")
+        assert await ana.closed() == 1003
+
+
+async def test_a_frame_of_65_kib_closes_with_1009_and_one_of_64_does_not(gateway: GatewayUnderTest) -> None:
+    async with gateway.connect() as ana:
+        frame = changed(data={"text": ""})
+        await ana.send_raw(changed(data={"text": "x" * (64 * 1024 - len(frame))}))
+        assert (await ana.next("error"))["data"]["code"] == "unknown_action"
+        await ana.send_raw("x" * (65 * 1024))
+        assert await ana.closed() == 1009
+
+
+async def test_unreadable_frames_again_and_again_close_with_4500(run_gateway: RunGateway) -> None:
+    async with run_gateway(max_violations=3) as gateway, gateway.connect() as ana:
+        for _ in range(4):
+            await ana.send_raw("nonsense")
+        assert (await ana.next("session.closing"))["data"]["code"] == 4500
+        assert await ana.closed() == 4500
+
+
+async def test_a_command_carries_the_session_and_the_envelope_as_it_came(
+    gateway: GatewayUnderTest, backend: Backend
+) -> None:
+    async with gateway.connect("ana", token=a_token("ana", scope="echo chat")) as ana:
+        welcome = await ana.next("session.welcome")
+        raw = (
+            '{ "msg_id":"m-1","timestamp":1,"action":"echo.say","version":"1.7","extra":true,'
+            '"data":{"user_id":"ben","x":[1, 2.50]} }'
+        )
+        await ana.send_raw(raw)
+        command, delivery = await backend.command()
+    assert command["session"] == {
+        "user_id": "ana",
+        "connection_id": welcome["data"]["connection_id"],
+        "gateway_id": gateway.settings.gateway_id,
+        "scope": "echo chat",
+    }
+    traceparent = command["envelope"].pop("traceparent")
+    assert command["envelope"] == json.loads(raw)
+    assert raw.rstrip(" }").encode() in delivery.body  # not parsed and built again
+    assert delivery.headers["traceparent"] == traceparent
+    assert delivery.routing_key == f"echo.{partition('ana')}"
+
+
+async def test_a_trace_that_the_client_began_goes_on(gateway: GatewayUnderTest, backend: Backend) -> None:
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    async with gateway.connect() as ana:
+        await ana.send("echo.say", {}, traceparent=trace)
+        command, delivery = await backend.command()
+    assert command["envelope"]["traceparent"] == trace
+    assert delivery.headers["traceparent"] == trace
+
+
+async def test_the_key_chooses_the_partition(gateway: GatewayUnderTest, backend: Backend) -> None:
+    async with gateway.connect() as ana:
+        await ana.send("echo.say", {}, key="room-7")
+        _, delivery = await backend.command()
+    assert delivery.routing_key == f"echo.{partition('room-7')}"
+
+
+async def test_accepted_comes_once_the_broker_has_it_and_only_when_asked(
+    gateway: GatewayUnderTest, backend: Backend
+) -> None:
+    async with gateway.connect() as ana:
+        gateway.hub.hold_confirms()
+        first = await ana.send("echo.say", {}, ack=True)
+        second = await ana.send("echo.say", {})
+        await ana.request("ping")
+        assert not any(frame["action"] == "accepted" for frame in ana.frames)
+        gateway.hub.release_confirms()
+        await ana.accepted(first)
+        await ana.request("ping")
+        assert [f["correlation_id"] for f in ana.frames if f["action"] == "accepted"] == [first]
+        assert second
+
+
+async def test_the_answer_reaches_the_connection_that_asked_and_no_other(
+    gateway: GatewayUnderTest, backend: Backend
+) -> None:
+    async with gateway.connect("ana") as one, gateway.connect("ana") as two:
+        asking = asyncio.create_task(one.request("echo.say", {"text": "hi"}))
+        await backend.answer()
+        answer = await asking
+        assert (answer["action"], answer["data"]) == ("echo.say.ok", {"text": "hi"})
+        await two.request("ping")
+        assert not any(frame["action"] == "echo.say.ok" for frame in two.frames)
+
+
+async def test_a_domain_outside_the_scope_is_forbidden(gateway: GatewayUnderTest, backend: Backend) -> None:
+    async with gateway.connect(token=a_token("ana", scope="chat")) as ana:
+        assert (await ana.request("echo.say"))["data"]["code"] == "forbidden"
+
+
+async def test_without_the_broker_requests_are_unavailable_and_then_work_again(
+    gateway: GatewayUnderTest, backend: Backend
+) -> None:
+    async with gateway.connect() as ana:
+        gateway.hub.stop()
+        error = (await ana.request("echo.say"))["data"]
+        assert (error["code"], error["retryable"]) == ("unavailable", True)
+        gateway.hub.start()
+        await eventually(gateway.is_ready)
+        asking = asyncio.create_task(ana.request("echo.say"))
+        await backend.answer()
+        assert (await asking)["action"] == "echo.say.ok"
+        assert await ana.next("session.resync")
+
+
+async def test_a_blocked_broker_means_busy_and_deliveries_go_on(
+    gateway: GatewayUnderTest, backend: Backend
+) -> None:
+    async with gateway.connect() as ana:
+        msg_id = await ana.send("echo.say")
+        command, _ = await backend.command()
+        await eventually(gateway.is_ready)
+        gateway.hub.block()
+        error = (await ana.request("echo.say"))["data"]
+        assert (error["code"], error["retryable"]) == ("busy", True)
+        assert error["retry_after_ms"] > 0
+        gateway.hub.unblock()
+        await backend.direct(
+            command["session"], envelope={**GOOD, "action": "echo.say.ok", "correlation_id": msg_id}
+        )
+        await ana.answer(msg_id)
+
+
+async def test_no_confirm_in_time_is_a_timeout_with_unknown_outcome(run_gateway: RunGateway) -> None:
+    async with (
+        run_gateway(publish_timeout=0.2) as gateway,
+        a_backend(gateway.hub) as backend,
+        gateway.connect() as ana,
+    ):
+        await eventually(lambda: backend.broker)
+        gateway.hub.hold_confirms()
+        error = (await ana.request("echo.say"))["data"]
+        assert (error["code"], error["retryable"]) == ("timeout", True)
+        gateway.hub.release_confirms()
+
+
+async def test_more_requests_than_the_window_are_busy(run_gateway: RunGateway) -> None:
+    async with (
+        run_gateway(inflight_per_connection=2) as gateway,
+        a_backend(gateway.hub),
+        gateway.connect() as ana,
+    ):
+        gateway.hub.hold_confirms()
+        first, second = await ana.send("echo.say", ack=True), await ana.send("echo.say", ack=True)
+        assert (await ana.request("echo.say"))["data"]["code"] == "busy"
+        gateway.hub.release_confirms()
+        await ana.accepted(first)
+        await ana.accepted(second)
+
+
+async def test_requests_of_one_key_arrive_in_the_order_they_were_sent(
+    gateway: GatewayUnderTest, backend: Backend
+) -> None:
+    async with gateway.connect() as ana:
+        sent = [await ana.send("echo.say", {"n": n}) for n in range(200)]  # below the in-flight window
+        got: list[str] = []
+        while len(got) < len(sent):
+            got += [item["envelope"]["msg_id"] for item in await backend.commands()]
+    assert got == sent
+
+
+async def test_what_was_received_and_who_is_here_is_measured(gateway: GatewayUnderTest) -> None:
+    async with gateway.connect() as ana:
+        await ana.request("ping")
+        await ana.request("ping")
+        status, metrics = await gateway.admin("/metrics")
+    assert status == 200
+    assert "messages_received_total 2.0" in metrics
+    assert "connection_active 1.0" in metrics

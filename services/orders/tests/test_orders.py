@@ -1,0 +1,338 @@
+"""What people and other backends see of the orders service."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from towpath.orders.app import ORDERS
+from towpath.orders.handlers import COMMANDS
+from towpath.orders.repository import ORDERS as TABLE
+from towpath.orders.repository import OrderBook
+from towpath.protocol.messages import Session
+from towpath.protocol.orders import GetOrder
+from towpath.servicekit.outcome import Outcome
+from towpath.servicekit.requests import Handler
+from towpath.testkit.dispatching import Incoming, ServiceUnderTest, a_command, an_event, counted_statements
+
+
+def a_submit(order_id: str = "O-1", *, amount: Any = "9.00", **more: Any) -> Incoming:
+    return a_command("order.submit", order_id=order_id, amount=amount, **more)
+
+
+class TestSubmit:
+    async def test_an_order_is_answered_pushed_and_announced(self, orders: ServiceUnderTest) -> None:
+        await orders.dispatch(a_submit(amount=99.9, currency="EUR", msg_id="m-1"))
+        assert orders.answer("m-1").action == "order.submit.ok"
+        assert orders.answer("m-1").data == {
+            "order_id": "O-1",
+            "status": "submitted",
+            "revision": 1,
+            "amount": "99.90",
+            "currency": "EUR",
+        }
+        (push,) = orders.pushes("user.alice")
+        assert (push.action, push.stream, push.seq) == ("order.updated", "order:alice", 1)
+        assert push.data.items() >= orders.answer("m-1").data.items()
+        (event,) = orders.events()
+        assert (event.action, event.data["user_id"]) == ("order.created", "alice")
+
+    async def test_an_order_without_an_id_gets_one(self, orders: ServiceUnderTest) -> None:
+        await orders.dispatch(a_command("order.submit", amount="1", msg_id="m-1"))
+        assert orders.answer("m-1").data["order_id"].startswith("O20")
+
+    async def test_items_are_added_up_exactly(self, orders: ServiceUnderTest) -> None:
+        items = [{"sku": "bolt", "quantity": 3, "unit_price": "0.10"}]
+        await orders.dispatch(a_command("order.submit", items=items, msg_id="m-1"))
+        assert orders.answer("m-1").data["amount"] == "0.30"
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            {},
+            {"amount": "1.001"},
+            {"amount": "-1"},
+            {"amount": True},
+            {"amount": "1", "items": [{"sku": "bolt", "quantity": 1, "unit_price": "2"}]},
+            {"items": [{"sku": "bolt", "quantity": 1_000_000, "unit_price": "9999999999999.99"}]},
+            {"items": []},
+            {"amount": "1", "order_id": "with spaces"},
+        ],
+    )
+    async def test_what_cannot_be_an_order_is_refused(
+        self, orders: ServiceUnderTest, data: dict[str, Any]
+    ) -> None:
+        await orders.dispatch(a_command("order.submit", msg_id="m-1", **data), a_submit(msg_id="m-2"))
+        assert orders.error("m-1") == "invalid_data"
+        assert orders.answer("m-2").action == "order.submit.ok"
+        assert len(await orders.rows(TABLE)) == 1
+
+    @pytest.mark.parametrize("together", [True, False])
+    async def test_an_id_that_is_taken_is_a_conflict(self, orders: ServiceUnderTest, together: bool) -> None:
+        first, second = a_submit(msg_id="m-1"), a_submit(by="bob", msg_id="m-2")
+        for batch in [(first, second)] if together else [(first,), (second,)]:
+            await orders.dispatch(*batch)
+        assert orders.answer("m-1").action == "order.submit.ok"
+        assert orders.error("m-2") == "conflict"
+        assert [row.user_id for row in await orders.rows(TABLE)] == ["alice"]
+
+
+class TestOnce:
+    async def test_a_redelivered_command_has_one_effect_and_publishes_the_same_bytes(
+        self, orders: ServiceUnderTest
+    ) -> None:
+        command = a_submit(msg_id="m-1")
+        await orders.dispatch(command)
+        first = list(orders.heard)
+        orders.forget()
+        await orders.dispatch(command, redelivered=True)
+        assert sorted(map(str, orders.heard)) == sorted(map(str, first))
+        assert len(await orders.rows(TABLE)) == 1
+
+    async def test_who_asks_again_gets_the_same_answer_and_nobody_else_hears_of_it(
+        self, orders: ServiceUnderTest
+    ) -> None:
+        command = a_submit(msg_id="m-1")
+        await orders.dispatch(command, command)
+        await orders.dispatch(command)
+        answers = orders.answers("m-1")
+        assert len(answers) == 3
+        assert answers[0] == answers[1] == answers[2]
+        assert len(orders.pushes()) == len(orders.events()) == 1
+        assert len(await orders.rows(TABLE)) == 1
+
+    async def test_a_refusal_is_repeated_too(self, orders: ServiceUnderTest) -> None:
+        cancel = a_command("order.cancel", order_id="O-1", msg_id="m-1")
+        await orders.dispatch(cancel)
+        await orders.dispatch(a_submit())
+        await orders.dispatch(cancel)
+        first, second = orders.answers("m-1")
+        assert first == second
+        assert first.data["code"] == "not_found"
+
+    async def test_the_same_msg_id_of_two_users_is_two_orders(self, orders: ServiceUnderTest) -> None:
+        await orders.dispatch(a_submit("O-1", msg_id="m-1"), a_submit("O-2", by="bob", msg_id="m-1"))
+        assert len(await orders.rows(TABLE)) == 2
+
+
+class TestCancel:
+    async def test_an_order_is_cancelled_by_its_owner(self, orders: ServiceUnderTest) -> None:
+        await orders.dispatch(
+            a_submit(), a_command("order.cancel", order_id="O-1", reason="too slow", msg_id="m-1")
+        )
+        assert orders.answer("m-1").data == {"order_id": "O-1", "status": "cancelled", "revision": 2}
+        assert [(push.seq, push.data["status"]) for push in orders.pushes("user.alice")] == [
+            (1, "submitted"),
+            (2, "cancelled"),
+        ]
+        assert orders.pushes()[-1].data["detail"] == "too slow"
+        assert [event.action for event in orders.events()] == ["order.created", "order.cancelled"]
+
+    async def test_what_is_shipped_is_not_cancelled(self, orders: ServiceUnderTest) -> None:
+        await orders.dispatch(a_submit(), an_event("order.shipped", order_id="O-1"))
+        orders.forget()
+        await orders.dispatch(a_command("order.cancel", order_id="O-1", msg_id="m-1"))
+        assert orders.error("m-1") == "conflict"
+        assert (orders.pushes(), orders.events()) == ([], [])
+
+    async def test_only_the_owner_may(self, orders: ServiceUnderTest) -> None:
+        await orders.dispatch(
+            a_submit(),
+            a_command("order.cancel", by="mallory", order_id="O-1", msg_id="m-1"),
+            a_command("order.get", by="mallory", order_id="O-1", msg_id="m-2"),
+            a_command("order.cancel", order_id="O-2", msg_id="m-3"),
+        )
+        assert [orders.error(msg_id) for msg_id in ("m-1", "m-2", "m-3")] == [
+            "forbidden",
+            "forbidden",
+            "not_found",
+        ]
+
+
+class TestReading:
+    async def test_an_order_is_shown_as_it_was_submitted(self, orders: ServiceUnderTest) -> None:
+        items = [{"sku": "bolt", "quantity": 3, "unit_price": "0.10"}]
+        await orders.dispatch(a_command("order.submit", order_id="O-1", items=items))
+        await orders.dispatch(a_command("order.get", order_id="O-1", msg_id="m-1"))
+        shown = orders.answer("m-1").data
+        assert shown["items"] == items
+        assert (shown["amount"], shown["status"]) == ("0.30", "submitted")
+
+    async def test_a_question_sees_what_came_before_it_and_nothing_that_came_after(
+        self, orders: ServiceUnderTest
+    ) -> None:
+        def get(msg_id: str) -> Incoming:
+            return a_command("order.get", order_id="O-1", msg_id=msg_id)
+
+        cancel = a_command("order.cancel", order_id="O-1")
+        await orders.dispatch(get("m-1"), a_submit(), get("m-2"), cancel, get("m-3"))
+        assert orders.error("m-1") == "not_found"
+        assert orders.answer("m-2").data["status"] == "submitted"
+        assert orders.answer("m-3").data["status"] == "cancelled"
+
+    async def test_pages_hold_every_order_once_the_newest_first(self, orders: ServiceUnderTest) -> None:
+        ids = {f"{letter}{number}" for letter in ("o", "O", "_", ".") for number in range(6)}
+        await orders.dispatch(*[a_submit(order_id) for order_id in sorted(ids)], a_submit("X", by="bob"))
+        listed: list[dict[str, Any]] = []
+        cursor: dict[str, str] = {}
+        for page in range(5):
+            await orders.dispatch(a_command("order.list", limit=5, msg_id=f"p-{page}", **cursor))
+            answer = orders.answer(f"p-{page}").data
+            listed += answer["orders"]
+            assert len(answer["orders"]) == 5 or "cursor" not in answer
+            cursor = {"cursor": answer.get("cursor", "")}
+        assert cursor == {"cursor": ""}
+        assert len(listed) == len(ids)
+        assert {order["order_id"] for order in listed} == ids
+        made = [order["created_at"] for order in listed]
+        assert made == sorted(made, reverse=True)
+
+    async def test_many_may_list_at_once(self, orders: ServiceUnderTest) -> None:
+        users = [f"user-{number}" for number in range(450)]
+        await orders.dispatch(*[a_submit(f"O-{user}", by=user) for user in users])
+        await orders.dispatch(*[a_command("order.list", by=user, msg_id=f"l-{user}") for user in users])
+        for user in users:
+            assert [order["order_id"] for order in orders.answer(f"l-{user}").data["orders"]] == [f"O-{user}"]
+
+    @pytest.mark.parametrize("cursor", ["", "yesterday", "1~", "1~a\x00b", "~O-1", "9" * 19 + "~O-1"])
+    async def test_a_cursor_of_ones_own_making_is_refused(
+        self, orders: ServiceUnderTest, cursor: str
+    ) -> None:
+        await orders.dispatch(
+            a_command("order.list", cursor=cursor, msg_id="m-1"), a_command("order.list", msg_id="m-2")
+        )
+        assert orders.error("m-1") == "invalid_data"
+        assert orders.answer("m-2").data == {"orders": []}
+
+    async def test_resuming_brings_what_was_missed_of_ones_own(self, orders: ServiceUnderTest) -> None:
+        await orders.dispatch(a_submit("O-1"), a_submit("O-2"), a_submit("O-3"))
+        pushed = orders.pushes("user.alice")
+        positions = {"order:alice": 1, "order:bob": 0}
+        await orders.dispatch(a_command("order.resume", positions=positions, msg_id="m-1"))
+        assert orders.replayed() == pushed[1:]
+        assert orders.answer("m-1").data == {
+            "streams": {
+                "order:alice": {"seq": 3, "complete": True},
+                "order:bob": {"seq": 0, "complete": False},
+            }
+        }
+
+
+class TestEvents:
+    async def test_another_backend_moves_an_order(self, orders: ServiceUnderTest) -> None:
+        await orders.dispatch(a_submit())
+        orders.forget()
+        await orders.dispatch(
+            an_event("order.paid", order_id="O-1", detail={"by": "card", "fee": 0.25}),
+            an_event("order.shipped", order_id="O-1", amount=8.5),
+        )
+        paid, shipped = orders.pushes("user.alice")
+        assert (paid.seq, paid.data["status"], paid.data["detail"]) == (
+            2,
+            "paid",
+            {"by": "card", "fee": 0.25},
+        )
+        assert (shipped.seq, shipped.data["status"], shipped.data["amount"]) == (3, "shipped", "8.50")
+        assert orders.events() == []
+
+    async def test_a_late_event_is_taken_and_told_to_nobody(self, orders: ServiceUnderTest) -> None:
+        await orders.dispatch(a_submit(), an_event("order.shipped", order_id="O-1"))
+        orders.forget()
+        await orders.dispatch(an_event("order.paid", order_id="O-1"))
+        assert orders.heard == []
+
+    async def test_an_event_is_applied_once_by_its_msg_id(self, orders: ServiceUnderTest) -> None:
+        event = an_event("order.paid", order_id="O-1", user_id="bob", msg_id="e-1")
+        await orders.dispatch(event)
+        await orders.dispatch(event)
+        assert len(orders.pushes("user.bob")) == 1
+        await orders.dispatch(event, redelivered=True)
+        first, second = orders.pushes("user.bob")
+        assert first == second
+
+    async def test_an_order_may_be_born_elsewhere(self, orders: ServiceUnderTest) -> None:
+        born = an_event(
+            "order.created", order_id="X-1", user_id="bob", amount="5", currency="SEK", revision=3
+        )
+        await orders.dispatch(born, an_event("order.paid", order_id="X-1", revision=4))
+        await orders.dispatch(a_command("order.get", by="bob", order_id="X-1", msg_id="m-1"))
+        shown = orders.answer("m-1").data
+        assert (shown["status"], shown["amount"], shown["currency"]) == ("paid", "5.00", "SEK")
+
+    @pytest.mark.parametrize(
+        ("data", "reason"),
+        [
+            ({"order_id": "O-9"}, "OwnerUnknown"),
+            ({"order_id": "O-1", "user_id": "mallory"}, "OwnerDiffers"),
+            ({"user_id": "alice"}, "InvalidData"),
+            ({"order_id": "O-1", "amount": "much"}, "InvalidData"),
+        ],
+    )
+    async def test_what_cannot_be_applied_is_parked_with_its_reason(
+        self, orders: ServiceUnderTest, data: dict[str, Any], reason: str
+    ) -> None:
+        await orders.dispatch(a_submit())
+        orders.forget()
+        await orders.dispatch(an_event("order.paid", **data), an_event("order.packed", order_id="O-1"))
+        (parked,) = orders.parked()
+        assert parked.startswith(reason)
+        assert [push.data["status"] for push in orders.pushes()] == ["packed"]
+
+    async def test_its_own_events_are_ignored(self, orders: ServiceUnderTest) -> None:
+        await orders.dispatch(an_event("order.created", sender="orders", order_id="O-1", user_id="bob"))
+        assert await orders.rows(TABLE) == []
+        assert orders.pushes() == []
+
+
+class TestBatches:
+    async def test_the_number_of_statements_does_not_grow_with_the_batch(
+        self, orders: ServiceUnderTest
+    ) -> None:
+        users = [f"user-{number}" for number in range(60)]
+
+        async def a_round(name: str, users: list[str]) -> int:
+            with counted_statements() as statements:
+                await orders.dispatch(*[a_submit(f"{name}-{user}", by=user) for user in users])
+                await orders.dispatch(
+                    *[an_event("order.paid", order_id=f"{name}-{user}") for user in users],
+                    *[a_command("order.get", by=user, order_id=f"{name}-{user}") for user in users],
+                    *[a_command("order.list", by=user) for user in users],
+                )
+            return len(statements)
+
+        await a_round("warm", users)
+        assert await a_round("one", users[:1]) == await a_round("many", users)
+
+    async def test_one_poisoned_message_harms_nobody_else(self, database_url: str) -> None:
+        def broken(request: GetOrder, session: Session, book: OrderBook) -> Outcome:
+            raise ZeroDivisionError("a bug")
+
+        service = replace(ORDERS, commands={**COMMANDS, "order.spoil": Handler(GetOrder, broken)})
+        async with ServiceUnderTest.running(service, database_url) as orders:
+            await orders.dispatch(
+                a_submit("O-1", msg_id="m-1"),
+                a_command("order.spoil", order_id="O-1", msg_id="m-2"),
+                a_submit("O-2", msg_id="m-3"),
+            )
+            assert orders.answer("m-1").action == orders.answer("m-3").action == "order.submit.ok"
+            assert orders.answers("m-2") == []
+            assert orders.retried() == ["ZeroDivisionError: a bug"]
+            assert [push.seq for push in orders.pushes("user.alice")] == [1, 2]
+            assert len(await orders.rows(TABLE)) == 2
+
+    async def test_what_is_not_a_command_is_parked_and_the_rest_is_done(
+        self, orders: ServiceUnderTest
+    ) -> None:
+        nonsense = replace(a_submit(), item=b'{"who": "knows"}')
+        await orders.dispatch(nonsense, a_submit("O-2", msg_id="m-1"))
+        assert orders.answer("m-1").action == "order.submit.ok"
+        assert len(orders.parked()) == 1
+
+    async def test_unknown_verbs_and_foreign_scopes_are_answered(self, orders: ServiceUnderTest) -> None:
+        await orders.dispatch(
+            a_command("order.frobnicate", msg_id="m-1"),
+            a_submit(scope="chat", msg_id="m-2"),
+            a_submit(scope="chat order", msg_id="m-3"),
+        )
+        assert (orders.error("m-1"), orders.error("m-2")) == ("unknown_action", "forbidden")
+        assert orders.answer("m-3").action == "order.submit.ok"

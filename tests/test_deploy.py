@@ -1,0 +1,579 @@
+"""What runs in containers, checked as far as that goes without an engine.
+
+docker-compose and hadolint read what they would read; the image's build stage is run step by step in a folder, and
+the programs it makes are started; the database script runs on a real PostgreSQL; the proxy is the real HAProxy, with
+deploy's configuration, in front of real gateways.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import yaml
+from docker.utils.build import exclude_paths
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from towpath.chat.app import CHAT
+from towpath.chat.settings import ChatSettings
+from towpath.gateway.admission import Admission
+from towpath.gateway.settings import GatewaySettings
+from towpath.orders.app import ORDERS
+from towpath.orders.settings import OrdersSettings
+from towpath.servicekit.database import Database
+from towpath.servicekit.service import Storage
+from towpath.servicekit.settings import BadSetting, BrokerSettings, load
+from towpath.testkit.client import WireClient
+from towpath.testkit.postgres import Postgres
+from towpath.testkit.processes import Process, Processes, free_port
+from towpath.testkit.rabbitmq import Rabbit
+from towpath.testkit.tokens import SECRET, a_token
+from towpath.tools.packages import POSTGRESQL, Program, ProgramMissing, find_or_install
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+HAPROXY = Program("HAProxy", "haproxy", ("/usr/sbin/haproxy", "haproxy"))
+
+#: The settings model of each program that takes its settings from the environment alone.
+MODELS: dict[str, type[BrokerSettings]] = {
+    "towpath-gateway": GatewaySettings,
+    "towpath-chat": ChatSettings,
+    "towpath-orders": OrdersSettings,
+}
+
+
+# The compose file
+
+
+def compose(**variables: str) -> dict[str, Any]:
+    """The compose file as docker-compose reads it, variables filled in."""
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **variables}
+    command = [str(BIN / "docker-compose"), "--env-file", "/dev/null", "config", "--format", "json"]
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert not ran.stderr, ran.stderr
+    read: dict[str, Any] = json.loads(ran.stdout)
+    return read
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, dict[str, Any]]:
+    read: dict[str, dict[str, Any]] = compose()["services"]
+    return read
+
+
+@pytest.mark.parametrize("service", ["gateway-1", "gateway-2", "chat", "orders"])
+def test_a_program_can_start_with_its_settings(
+    service: str, services: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = MODELS[services[service]["command"][0]]
+    own = services[service]["environment"]
+    unknown = [name for name in own if name.removeprefix("TOWPATH_").lower() not in model.model_fields]
+    assert unknown == []
+    for name, value in {**the_dockerfile().environment, **own}.items():
+        monkeypatch.setenv(name, value)
+    settings = load(model)
+    if isinstance(settings, GatewaySettings):
+        assert settings.gateway_id == service
+        Admission(settings)
+    else:
+        database = settings.model_dump()["database_url"]
+        assert database.startswith(f"postgresql+asyncpg://{service}:")
+        assert database.endswith(f"@postgres/{service}")
+
+
+def test_every_setting_of_the_image_is_a_setting_of_some_program() -> None:
+    known = {name for model in MODELS.values() for name in model.model_fields} | {"web_root", "client_root"}
+    settings = [name for name in the_dockerfile().environment if name.startswith("TOWPATH_")]
+    assert [name for name in settings if name.removeprefix("TOWPATH_").lower() not in known] == []
+
+
+def test_the_page_is_served_with_options_that_there_are(services: dict[str, dict[str, Any]]) -> None:
+    program, command, *options = services["web"]["command"]
+    shown = subprocess.run(
+        [BIN / program, command, "--help"],
+        env={**os.environ, "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert [option for option in options if option.partition("=")[0] not in shown] == []
+
+
+def test_only_the_proxy_is_published_and_only_on_this_machine(services: dict[str, dict[str, Any]]) -> None:
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert list(published) == ["proxy"]
+    assert {port["host_ip"] for port in published["proxy"]} == {"127.0.0.1"}
+
+
+def test_every_secret_comes_from_a_variable() -> None:
+    assert "development-only" in json.dumps(compose())
+    given = compose(
+        TOWPATH_AUTH_SECRET="given",
+        RABBITMQ_PASSWORD="given",
+        POSTGRES_PASSWORD="given",
+        CHAT_DATABASE_PASSWORD="given",
+        ORDERS_DATABASE_PASSWORD="given",
+    )
+    assert "development-only" not in json.dumps(given)
+
+
+def test_services_wait_for_what_they_need_and_have_time_to_drain(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    for name, service in services.items():
+        assert service["restart"] == "unless-stopped", name
+        assert service["image"] == "towpath" or ":" in service["image"], f"{name}: no version"
+        assert service["image"] == "towpath" or "healthcheck" in service, f"{name}: no health check"
+        for needed in service.get("depends_on", {}).values():
+            assert needed["condition"] == "service_healthy", name
+        if service["image"] == "towpath":
+            assert service["stop_grace_period"] == "45s", name
+            assert GatewaySettings.model_fields["drain_timeout"].default < 45
+
+
+def test_all_that_is_mounted_or_built_exists(services: dict[str, dict[str, Any]]) -> None:
+    for service in services.values():
+        for volume in service.get("volumes", []):
+            assert volume["type"] == "volume" or Path(volume["source"]).is_file(), volume
+        if "build" in service:
+            assert Path(service["build"]["context"], service["build"]["dockerfile"]).is_file()
+
+
+def test_containers_of_the_compose_file_are_the_servers_of_the_proxy() -> None:
+    servers = re.findall(r"^ +server (\S+) (\S+):(\d+)", (ROOT / "deploy/haproxy.cfg").read_text(), re.M)
+    assert servers == [
+        ("gateway-1", "gateway-1", "8080"),
+        ("gateway-2", "gateway-2", "8080"),
+        ("web", "web", "8000"),
+    ]
+    named = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert {name for name, _, _ in servers} <= named.keys()
+
+
+# The image
+
+
+@dataclass
+class Stage:
+    """One stage of a Dockerfile: its instructions in order, as ``(instruction, rest)``."""
+
+    instructions: list[tuple[str, str]] = field(default_factory=list)
+
+    def all(self, name: str) -> list[str]:
+        return [rest for instruction, rest in self.instructions if instruction == name]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        pairs = [pair for rest in self.all("ENV") for pair in shlex.split(rest)]
+        return dict(pair.split("=", 1) for pair in pairs if not pair.startswith("PATH="))
+
+
+@dataclass
+class Dockerfile:
+    build: Stage
+    final: Stage
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return self.final.environment
+
+
+def the_dockerfile() -> Dockerfile:
+    lines = (ROOT / "deploy/Dockerfile").read_text().splitlines()
+    joined = "\n".join(line for line in lines if not line.startswith("#")).replace("\\\n", " ")
+    stages: list[Stage] = []
+    for line in filter(str.strip, joined.splitlines()):
+        instruction, _, rest = line.strip().partition(" ")
+        if instruction == "FROM":
+            stages.append(Stage())
+        elif stages:
+            stages[-1].instructions.append((instruction, rest.strip()))
+    build, final = stages
+    return Dockerfile(build, final)
+
+
+def test_the_dockerfile_has_nothing_that_hadolint_minds() -> None:
+    ran = subprocess.run(
+        [BIN / "hadolint", ROOT / "deploy/Dockerfile"], capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (0, "")
+
+
+def test_the_image_runs_as_nobody_special_and_says_how_it_is() -> None:
+    final = the_dockerfile().final
+    assert final.all("USER") == ["10001:10001"]
+    assert "ENTRYPOINT" not in dict(final.instructions)
+    last_root_step = max(n for n, (name, _) in enumerate(final.instructions) if name in ("RUN", "COPY"))
+    assert final.instructions.index(("USER", "10001:10001")) > last_root_step
+    assert "/health/ready" in final.all("HEALTHCHECK")[0]
+
+
+@pytest.fixture(scope="module")
+def build_context(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What .dockerignore lets into the build."""
+    context = tmp_path_factory.mktemp("context")
+    patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    for name in exclude_paths(str(ROOT), patterns):
+        if (ROOT / name).is_file():
+            (context / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, context / name)
+    return context
+
+
+def test_all_that_is_copied_is_in_the_build_context(build_context: Path) -> None:
+    dockerfile = the_dockerfile()
+    copies = [
+        *dockerfile.build.all("COPY"),
+        *(rest for rest in dockerfile.final.all("COPY") if "--from=" not in rest),
+    ]
+    for copy in copies:
+        *sources, _ = copy.split()
+        for source in sources:
+            assert (build_context / source).exists(), copy
+
+
+def test_no_test_no_cache_and_nothing_unknown_is_in_the_build_context(build_context: Path) -> None:
+    parts = {part for path in build_context.rglob("*") for part in path.relative_to(build_context).parts}
+    assert parts.isdisjoint({"tests", "test", "testkit", "__pycache__", ".git", ".venv", ".env", "deploy"})
+
+
+@pytest.fixture(scope="module")
+def image(build_context: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``/opt/towpath`` of the image: the build stage, step by step, below a folder instead of ``/``."""
+    root = tmp_path_factory.mktemp("image")
+    base, source, target = root / "base", root / "src", root / "opt/towpath"
+    subprocess.run([sys.executable, "-m", "venv", base], check=True)
+    source.mkdir()
+    stage = the_dockerfile().build
+    kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    environment = {**kept, **stage.environment, "PATH": f"{base / 'bin'}:{os.environ['PATH']}"}
+    for instruction, rest in stage.instructions:
+        if instruction == "COPY":
+            name, to = rest.split()
+            copy = source / name if to == "./" else source / to
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            whole = (build_context / name).is_dir()
+            (shutil.copytree if whole else shutil.copy2)(build_context / name, copy)
+        elif instruction == "RUN":
+            step = re.sub(r"--mount=\S+", "", rest).replace("/opt/towpath", str(target))
+            ran = subprocess.run(
+                step, shell=True, cwd=source, env=environment, capture_output=True, text=True, check=False
+            )
+            assert ran.returncode == 0, f"RUN {step}\n{ran.stdout}{ran.stderr}"
+    shutil.rmtree(source)
+    return target
+
+
+@pytest.mark.timeout(300)
+async def test_the_programs_of_the_image_serve_a_request(
+    image: Path, processes: Processes, rabbitmq: Rabbit, tmp_path: Path
+) -> None:
+    port = free_port()
+    started = await asyncio.gather(
+        processes.start(
+            str(image / "bin/towpath-gateway"), port=port, amqp_url=rabbitmq.url, auth_secret=SECRET
+        ),
+        *(
+            processes.start(
+                str(image / f"bin/towpath-{service}"),
+                amqp_url=rabbitmq.url,
+                database_url=f"sqlite:///{tmp_path}/{service}.db",
+            )
+            for service in ("chat", "orders")
+        ),
+    )
+    async with WireClient.connect(f"ws://127.0.0.1:{port}/ws", token=a_token("ana")) as ana:
+        answer = await ana.request("order.submit", {"order_id": "O1", "amount": "9.00"})
+        assert answer["data"]["status"] == "submitted"
+    for process in started:
+        check = health_check().replace("PORT", process.settings["TOWPATH_ADMIN_PORT"])
+        asked = await asyncio.create_subprocess_exec(image / "bin/python", "-c", check)
+        assert await asked.wait() == 0
+
+
+def health_check() -> str:
+    """The health check's Python, with ``PORT`` for the port."""
+    rest = the_dockerfile().final.all("HEALTHCHECK")[0]
+    command: list[str] = json.loads(rest[rest.index("CMD ") + 4 :])
+    assert command[:2] == ["python", "-c"]
+    return command[2].replace('{os.environ["TOWPATH_ADMIN_PORT"]}', "PORT")
+
+
+def test_the_image_holds_what_is_locked_and_nothing_else(image: Path) -> None:
+    listed = subprocess.run(
+        [BIN / "uv", "pip", "list", "--format=json", f"--python={image / 'bin/python'}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    installed = {package["name"]: package for package in json.loads(listed.stdout)}
+    own = {name for name in installed if name.startswith("towpath-")}
+    assert own == {
+        f"towpath-{part}" for part in ("protocol", "servicekit", "gateway", "chat", "orders", "tools")
+    }
+    assert not any("editable_project_location" in installed[name] for name in own)
+    assert installed.keys() - own <= pins("requirements-runtime.lock").keys()
+
+
+def test_the_image_gets_the_versions_that_are_tested() -> None:
+    tested, shipped = pins("requirements.lock"), pins("requirements-runtime.lock")
+    assert {name: tested.get(name) for name in shipped} == shipped
+    assert "pytest" not in shipped
+
+
+def pins(lock: str) -> dict[str, str]:
+    """Name → version, marker and hashes of a lock; no address stands in it."""
+    content = (ROOT / lock).read_text()
+    assert "://" not in content
+    requirements = re.findall(r"^([a-z0-9._-]+)(?:\[[^]]*\])?(==(?:.*\\\n)*.*)$", content, re.M)
+    for name, rest in requirements:
+        assert "--hash=sha256:" in rest, f"{name}: no hash"
+    return {name: " ".join(rest.replace("\\", " ").split()) for name, rest in requirements}
+
+
+# The databases
+
+
+@pytest.fixture
+def service_databases(postgres: Postgres) -> Iterator[Postgres]:
+    """A server on which the script of the compose file has run."""
+    environment = {
+        "PATH": f"{find_or_install(POSTGRESQL).parent}:{os.environ['PATH']}",
+        "PGHOST": postgres.host,
+        "PGPORT": str(postgres.port),
+        "PGPASSWORD": postgres.password,
+        "CHAT_DATABASE_PASSWORD": 'it\'s "chat"',
+        "ORDERS_DATABASE_PASSWORD": "orders' own",
+    }
+    script = ROOT / "deploy/postgres-databases.sh"
+    try:
+        subprocess.run([script], env=environment, check=True)
+        yield postgres
+    finally:
+        for service in ("chat", "orders"):
+            subprocess.run(
+                ["psql", "--quiet", "--username=postgres", "--dbname=postgres"],
+                input=f"DROP DATABASE IF EXISTS {service} WITH (FORCE); DROP ROLE IF EXISTS {service};",
+                env=environment,
+                text=True,
+                check=True,
+                capture_output=True,
+            )
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "storage", "foreign"),
+    [("chat", 'it\'s "chat"', CHAT.storage, "orders"), ("orders", "orders' own", ORDERS.storage, "chat")],
+    ids=["chat", "orders"],
+)
+async def test_each_service_owns_its_database_and_enters_no_other(
+    user: str, password: str, storage: Storage[Any], foreign: str, service_databases: Postgres
+) -> None:
+    async def enter(database: str) -> None:
+        async with (
+            Database.open(
+                as_user(user, password, service_databases.url(database)),
+                migrations=storage.migrations,
+                version_table="version",
+            ) as opened,
+            opened.reading() as connection,
+        ):
+            await connection.execute(text(f"SELECT * FROM {user}_inbox"))
+
+    await enter(user)
+    with pytest.raises(BadSetting, match="permission denied"):
+        await enter(foreign)
+
+
+async def test_a_role_of_a_service_may_make_no_role(service_databases: Postgres) -> None:
+    engine = create_async_engine(service_databases.url("postgres"))
+    async with engine.connect() as connection:
+        rows = await connection.execute(
+            text(
+                "SELECT rolname, rolsuper, rolcreaterole, rolcreatedb FROM pg_roles "
+                "WHERE rolname IN ('chat', 'orders') ORDER BY rolname"
+            )
+        )
+        assert [tuple(row) for row in rows] == [
+            ("chat", False, False, False),
+            ("orders", False, False, False),
+        ]
+    await engine.dispose()
+
+
+def as_user(user: str, password: str, url: str) -> str:
+    from sqlalchemy.engine import make_url
+
+    return make_url(url).set(username=user, password=password).render_as_string(hide_password=False)
+
+
+# The proxy
+
+
+@dataclass
+class Proxy:
+    """HAProxy with deploy's configuration, its ports and servers replaced.
+
+    Attributes:
+        url: Where the gateways are reached.
+        page_url: Where the page is.
+    """
+
+    process: Process
+    url: str
+    page_url: str
+
+
+@pytest.fixture(scope="module")
+def haproxy() -> Path:
+    try:
+        return find_or_install(HAPROXY)
+    except ProgramMissing as missing:
+        pytest.fail(str(missing), pytrace=False)
+
+
+async def start_proxy(
+    haproxy: Path,
+    processes: Processes,
+    folder: Path,
+    gateways: Mapping[str, tuple[int, int]],
+    page: int | None = None,
+) -> Proxy:
+    """Start the proxy; ``gateways`` gives port and admin port of each name in the configuration."""
+    configuration = (ROOT / "deploy/haproxy.cfg").read_text()
+    replaced = {f"{name}:8080 port 9090": at(*ports) for name, ports in gateways.items()}
+    replaced["web:8000"] = f"127.0.0.1:{page or free_port()}"
+    listening = {inside: free_port() for inside in (8080, 8000, 9090)}
+    replaced |= {f"bind :{inside}\n": f"bind 127.0.0.1:{port}\n" for inside, port in listening.items()}
+    for old, new in replaced.items():
+        assert configuration.count(old) == 1, old
+        configuration = configuration.replace(old, new)
+    path = folder / "haproxy.cfg"
+    path.write_text(configuration)
+    process = await processes.start(
+        str(haproxy), "-db", "-f", str(path), name="haproxy", admin_port=listening[9090]
+    )
+    return Proxy(process, f"ws://127.0.0.1:{listening[8080]}/ws", f"http://127.0.0.1:{listening[8000]}/")
+
+
+def at(port: int, admin_port: int) -> str:
+    return f"127.0.0.1:{port} port {admin_port}"
+
+
+def test_haproxy_takes_the_configuration(haproxy: Path) -> None:
+    ran = subprocess.run(
+        [haproxy, "-c", "-f", ROOT / "deploy/haproxy.cfg"], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    warnings = [line for line in ran.stderr.splitlines() if "WARNING" in line]
+    # The names of containers mean nothing here.
+    assert [line for line in warnings if "could not resolve address" not in line] == []
+
+
+@pytest_asyncio.fixture
+async def two_gateways(processes: Processes, rabbitmq: Rabbit, tmp_path: Path) -> dict[str, Process]:
+    """Two gateways by name, with orders behind them."""
+    started = await asyncio.gather(
+        *(
+            processes.start(
+                "towpath-gateway",
+                name=name,
+                gateway_id=name,
+                port=free_port(),
+                amqp_url=rabbitmq.url,
+                auth_secret=SECRET,
+            )
+            for name in ("gateway-1", "gateway-2")
+        ),
+        processes.start(
+            "towpath-orders", amqp_url=rabbitmq.url, database_url=f"sqlite:///{tmp_path}/orders.db"
+        ),
+    )
+    return {process.name: process for process in started[:2]}
+
+
+async def test_people_of_a_gateway_that_stops_go_on_at_the_other_through_the_proxy(
+    haproxy: Path, two_gateways: dict[str, Process], processes: Processes, tmp_path: Path
+) -> None:
+    ports = {
+        name: (int(process.settings["TOWPATH_PORT"]), int(process.settings["TOWPATH_ADMIN_PORT"]))
+        for name, process in two_gateways.items()
+    }
+    proxy = await start_proxy(haproxy, processes, tmp_path, ports)
+    async with contextlib.AsyncExitStack() as stack:
+        people = {user: await enter(stack, proxy, user) for user in ("ana", "ben", "eva", "tom")}
+        at_gateway = {user: await gateway_of(client) for user, client in people.items()}
+        assert sorted(at_gateway.values()) == ["gateway-1", "gateway-1", "gateway-2", "gateway-2"]
+        for user, client in people.items():
+            answer = await client.request("order.submit", {"order_id": f"O-{user}", "amount": "9.00"})
+            assert answer["action"] == "order.submit.ok"
+
+        stopping = asyncio.create_task(two_gateways["gateway-1"].terminate())
+        for user, gateway in at_gateway.items():
+            if gateway == "gateway-1":
+                assert await people[user].closed() == 1012
+                people[user] = await enter(stack, proxy, user)
+                assert await gateway_of(people[user]) == "gateway-2"
+        assert await stopping == 0
+        for user, client in people.items():
+            answer = await client.request("order.get", {"order_id": f"O-{user}"})
+            assert answer["data"]["status"] == "submitted"
+
+
+async def test_a_refusal_of_a_draining_gateway_is_not_seen_through_the_proxy(
+    haproxy: Path, two_gateways: dict[str, Process], processes: Processes, tmp_path: Path
+) -> None:
+    async with a_draining_gateway() as (draining, refusals):
+        other = two_gateways["gateway-2"].settings
+        ports = {
+            "gateway-1": (draining, draining),
+            "gateway-2": (int(other["TOWPATH_PORT"]), int(other["TOWPATH_ADMIN_PORT"])),
+        }
+        proxy = await start_proxy(haproxy, processes, tmp_path, ports)
+        async with contextlib.AsyncExitStack() as stack:
+            for user in ("ana", "ben", "eva"):
+                assert await gateway_of(await enter(stack, proxy, user)) == "gateway-2"
+        assert refusals, "the draining gateway was never asked"
+
+
+@contextlib.asynccontextmanager
+async def a_draining_gateway() -> AsyncIterator[tuple[int, list[str]]]:
+    """One whose readiness is still believed, and who refuses connections; yields its port and the refusals."""
+    refusals: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = (await reader.readuntil(b"\r\n\r\n")).decode()
+        if request.startswith("GET /health/ready "):
+            status = "200 OK"
+        else:
+            refusals.append(request)
+            status = "503 Service Unavailable"
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1], refusals
+
+
+async def enter(stack: contextlib.AsyncExitStack, proxy: Proxy, user: str) -> WireClient:
+    return await stack.enter_async_context(WireClient.connect(proxy.url, token=a_token(user)))
+
+
+async def gateway_of(client: WireClient) -> str:
+    welcome = await client.next("session.welcome")
+    return str(welcome["data"]["gateway_id"])

@@ -1,0 +1,277 @@
+"""Where the broker of ``towpath dev`` comes from: given, a private RabbitMQ, a container, or in the process itself."""
+
+import asyncio
+import contextlib
+import enum
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from yarl import URL
+
+from towpath.servicekit.settings import BadSetting
+from towpath.tools.data_folder import DataFolder
+from towpath.tools.greeting import NoBroker, greet
+from towpath.tools.packages import RABBITMQ, find, find_or_install
+from towpath.tools.ports import free_ports
+from towpath.tools.rabbitmq_node import RabbitNode
+
+if TYPE_CHECKING:
+    from towpath.servicekit.broker import Connect
+    from towpath.servicekit.broker.interface import Broker
+    from towpath.servicekit.settings import BrokerSettings
+
+AMQP_URL: Final = "TOWPATH_AMQP_URL"
+IMAGE: Final = "rabbitmq:4"
+
+_WATCH_SECONDS: Final = 0.5
+_PULL_AND_BOOT_SECONDS: Final = 600.0
+#: The container ends with us as a private node does: by the end of the pipe that is its standard input.
+_CONTAINER_PROGRAM: Final = (
+    "docker-entrypoint.sh rabbitmq-server & rabbitmq=$!; cat >/dev/null; kill $rabbitmq; wait $rabbitmq"
+)
+
+
+class Choice(enum.StrEnum):
+    """What ``--broker`` takes."""
+
+    AUTO = "auto"
+    MEMORY = "memory"
+    RABBITMQ = "rabbitmq"
+
+
+class BrokerEnded(Exception):
+    """The broker we started is gone. The message is one line for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBroker:
+    """A broker that accepts connections.
+
+    Attributes:
+        label: What people call it, with its version.
+        url: Where it is; ``None`` when it lives in this process.
+        connect: How parts in this process reach it.
+        runs: Whether it still runs, as far as we are to know.
+        kill: Ends it at once.
+    """
+
+    label: str
+    url: str | None
+    connect: "Connect"
+    runs: Callable[[], bool] = lambda: True
+    kill: Callable[[], None] = lambda: None
+
+    async def until_ended(self) -> None:
+        """Wait for its end, which nobody asked for.
+
+        Raises:
+            BrokerEnded
+        """
+        while self.runs():
+            await asyncio.sleep(_WATCH_SECONDS)  # noqa: ASYNC110  # a process of a thread, not of this loop
+        raise BrokerEnded(f"{self.label} ended by itself")
+
+
+class Source(Protocol):
+    """Where a broker comes from."""
+
+    @property
+    def label(self) -> str:
+        """What people call it, as far as that is known before it runs."""
+        ...
+
+    def open(self) -> AbstractAsyncContextManager[OpenBroker]:
+        """The broker, from entry to exit."""
+        ...
+
+
+def choose(
+    choice: Choice,
+    folder: DataFolder,
+    *,
+    given: str | None,
+    find_program: Callable[[], Path | None] = lambda: find(RABBITMQ),
+    find_docker: Callable[[], str | None] = lambda: running_docker(),
+) -> Source:
+    """The first that can be had: the given URL, an installed RabbitMQ, Docker; the memory broker is the last.
+
+    Args:
+        given: ``TOWPATH_AMQP_URL``.
+
+    Raises:
+        BadSetting: A RabbitMQ is wanted, and the URL given names the memory broker.
+    """
+    if choice is Choice.MEMORY or (choice is Choice.AUTO and given and given.startswith("memory:")):
+        return MemoryBrokerHere()
+    if given and given.startswith("memory:"):
+        raise BadSetting(AMQP_URL, given, "contradicts --broker rabbitmq; unset one of the two")
+    if given:
+        return GivenBroker(given)
+    if (program := find_program()) is not None:
+        return PrivateNode(folder, program)
+    if (docker := find_docker()) is not None:
+        return Container(docker)
+    return MemoryBrokerHere() if choice is Choice.AUTO else PrivateNode(folder, None)
+
+
+class GivenBroker:
+    """The one that ``TOWPATH_AMQP_URL`` names."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._address = URL(url)
+        self.label = f"RabbitMQ at {self._address.host}:{_port(self._address)}"
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[OpenBroker]:
+        label = self.label
+        if self._address.scheme == "amqp":  # with TLS, the first connection is the first word
+            try:
+                greeting = await greet(self._address.host or "", _port(self._address))
+            except NoBroker as missing:
+                shown = self._address.with_user(None).with_query(None)
+                raise BadSetting(
+                    AMQP_URL, shown, f"{missing}; start that broker, or unset {AMQP_URL} to have another one"
+                ) from None
+            label = f"{greeting} at {self._address.host}:{_port(self._address)}"
+        yield OpenBroker(label, self._url, await _amqp())
+
+
+class PrivateNode:
+    """A RabbitMQ of our own; Debian's package is installed when there is no program.
+
+    Args:
+        program: The ``rabbitmq-server``; ``None`` to install it.
+    """
+
+    label = "RabbitMQ"
+
+    def __init__(self, folder: DataFolder, program: Path | None) -> None:
+        self._folder = folder
+        self._program = program
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[OpenBroker]:
+        program = self._program or await asyncio.to_thread(find_or_install, RABBITMQ)
+        node = RabbitNode(self._folder.rabbitmq, program=program)
+        booting = asyncio.ensure_future(asyncio.to_thread(node.boot))
+        try:
+            await asyncio.shield(booting)
+            version = (await asyncio.to_thread(node.evaluate, "rabbit_misc:version()")).strip('"')
+            label = f"RabbitMQ {version}, a private node in {self._folder}/rabbitmq"
+            yield OpenBroker(label, node.url(), await _amqp(), lambda: node.running, node.kill)
+        finally:
+            await asyncio.wait([booting])  # a thread cannot be cancelled; it takes two seconds
+            await asyncio.to_thread(node.halt)
+
+
+class Container:
+    """RabbitMQ in a container that is removed on exit, on a free port of 127.0.0.1.
+
+    Args:
+        docker: The ``docker`` command.
+    """
+
+    label = f"RabbitMQ ({IMAGE} in Docker)"
+
+    def __init__(self, docker: str) -> None:
+        self._docker = docker
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[OpenBroker]:
+        (port,) = free_ports(1)
+        name, password = f"towpath-{secrets.token_hex(4)}", secrets.token_urlsafe(18)
+        arguments = ["run", "--rm", "--interactive", "--name", name, "--publish", f"127.0.0.1:{port}:5672"]
+        arguments += ["--env", "RABBITMQ_DEFAULT_USER=towpath", "--env", "RABBITMQ_DEFAULT_PASS"]
+        process = await asyncio.create_subprocess_exec(
+            self._docker,
+            *[*arguments, IMAGE, "sh", "-c", _CONTAINER_PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "RABBITMQ_DEFAULT_PASS": password},
+            start_new_session=True,
+        )
+
+        def runs() -> bool:
+            return process.returncode is None
+
+        try:
+            label = f"{await _greeted(port, runs)} in Docker"
+            url = f"amqp://towpath:{password}@127.0.0.1:{port}/"
+            yield OpenBroker(label, url, await _amqp(), runs, process.kill)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(15):
+                    await process.wait()
+            if runs():
+                process.kill()
+            await self._remove(name)
+
+    async def _remove(self, name: str) -> None:
+        removing = await asyncio.create_subprocess_exec(
+            self._docker, "rm", "--force", name, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        await removing.wait()
+
+
+class MemoryBrokerHere:
+    """The memory broker, for parts in this process."""
+
+    label = "memory, inside this process"
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[OpenBroker]:
+        from towpath.servicekit.broker.memory import MemoryHub
+
+        hub = MemoryHub()
+
+        def connect(settings: "BrokerSettings", name: str) -> AbstractAsyncContextManager["Broker"]:
+            return hub.connect(name=name, publish_timeout=settings.publish_timeout)
+
+        yield OpenBroker(self.label, None, connect)
+
+
+def running_docker() -> str | None:
+    """The ``docker`` command, where an engine answers it."""
+    docker = shutil.which("docker")
+    if docker is None:
+        return None
+    try:
+        asked = subprocess.run([docker, "version"], capture_output=True, timeout=5, check=False)  # noqa: S603
+    except (subprocess.TimeoutExpired, OSError):
+        return None
+    return docker if asked.returncode == 0 else None
+
+
+async def _greeted(port: int, runs: Callable[[], bool]) -> str:
+    deadline = asyncio.get_running_loop().time() + _PULL_AND_BOOT_SECONDS
+    while runs():
+        try:
+            return str(await greet("127.0.0.1", port))
+        except NoBroker as missing:
+            if asyncio.get_running_loop().time() > deadline:
+                raise BrokerEnded(f"RabbitMQ in Docker did not start: {missing}") from None
+            await asyncio.sleep(0.2)
+    raise BrokerEnded(f"RabbitMQ in Docker did not start: try `docker run --rm {IMAGE}` to see why")
+
+
+async def _amqp() -> "Connect":
+    # Loads the AMQP client: half a second that the page need not wait for.
+    module = await asyncio.to_thread(import_module, "towpath.servicekit.broker")
+    connect: Connect = module.connect
+    return connect
+
+
+def _port(address: URL) -> int:
+    return address.port or (5671 if address.scheme == "amqps" else 5672)

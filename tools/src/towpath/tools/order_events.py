@@ -1,0 +1,75 @@
+"""Order events as other backends publish them: checked, then confirmed by the broker."""
+
+import difflib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import ValidationError
+
+from towpath.protocol.envelope import make
+from towpath.protocol.orders import OrderEvent, Status
+from towpath.protocol.routes import EVENTS
+
+if TYPE_CHECKING:
+    from towpath.servicekit.broker.interface import Broker
+
+APP_ID: Final = "demo-backend"
+
+#: What the orders service listens to. An order is born elsewhere by ``order.created``.
+KNOWN: Final = (
+    "order.created",
+    *(f"order.{status.value}" for status in Status if status is not Status.SUBMITTED),
+)
+
+
+class NotPublished(Exception):
+    """The broker did not take an event, or did not confirm it. The message is one line for a person."""
+
+
+class BadEvent(ValueError):
+    """An event that no orders service would take. The message is one line for a person."""
+
+
+async def publish(
+    broker: "Broker", action: str, data: Mapping[str, Any], *, msg_id: str | None = None
+) -> str:
+    """Publish one event and return its ``msg_id`` once the broker has it safely.
+
+    Args:
+        data: Of :class:`~towpath.protocol.orders.OrderEvent`; it goes out as it is.
+        msg_id: By default a fresh one.
+
+    Raises:
+        BadEvent: The event, its data or the id cannot be used.
+        NotPublished: The broker is away, or nobody listens.
+    """
+    from towpath.servicekit.broker.interface import BrokerError, Message, Unroutable
+
+    check(action, data)
+    try:
+        envelope = make(action, data, msg_id=msg_id)
+    except ValidationError:
+        raise BadEvent(f"msg_id {msg_id!a}: must be 1 to 64 of A-Z a-z 0-9 . _ : -") from None
+    message = Message(body=envelope.to_json(), persistent=True, type=action, app_id=APP_ID)
+    try:
+        await broker.publish(EVENTS, action, message, mandatory=True)
+    except Unroutable:
+        raise NotPublished(f"nobody listens to {action}: start the orders service once") from None
+    except BrokerError as error:
+        raise NotPublished(f"{action} was not published: {error}; try again") from None
+    return envelope.msg_id
+
+
+def check(action: str, data: Mapping[str, Any]) -> None:
+    """Raises :class:`BadEvent` unless an orders service can take it."""
+    if action not in KNOWN:
+        near = difflib.get_close_matches(action, KNOWN, n=1, cutoff=0.75)
+        guess = f", did you mean {near[0]}?" if near else ";"
+        raise BadEvent(f"{action[:70]!a} is no order event{guess} known are {', '.join(KNOWN)}")
+    try:
+        OrderEvent.model_validate(dict(data))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        name = ".".join(str(part) for part in first["loc"]) or "data"
+        shown = "" if first["type"] == "missing" else f" {str(first['input'])[:70]!a}"
+        raise BadEvent(f"{name}{shown}: {first['msg'].removeprefix('Value error, ')}") from None

@@ -1,0 +1,68 @@
+"""Tokens for people who develop: what an identity provider issues in earnest, signed with the shared secret."""
+
+import os
+import time
+import warnings
+from typing import Annotated, Final
+
+import jwt
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+
+from towpath.protocol.fields import Name
+from towpath.servicekit.settings import BadSetting
+from towpath.tools.data_folder import DataFolder
+
+AUTH_SECRET: Final = "TOWPATH_AUTH_SECRET"  # noqa: S105  # a setting's name
+AUDIENCE: Final = "towpath"
+LIFETIME_SECONDS: Final = 3600
+
+#: Who a token is for: short enough to be shown and routed, free of control characters.
+User = Annotated[Name, StringConstraints(max_length=64)]
+
+_USER: Final[TypeAdapter[str]] = TypeAdapter(Annotated[User, Field(strict=True)])
+
+
+class BadUser(ValueError):
+    """A user name that cannot be used. The message is one line for a person."""
+
+
+def sign(user: str, secret: str, *, expires_in: int = LIFETIME_SECONDS, scope: str | None = None) -> str:
+    """A token for ``user`` (JWT, HS256).
+
+    Args:
+        expires_in: Seconds until it expires.
+        scope: Domains the user may address, separated by spaces; all when ``None``.
+
+    Raises:
+        BadUser
+    """
+    try:
+        _USER.validate_python(user)
+    except (ValidationError, UnicodeEncodeError):
+        raise BadUser(
+            f"user {user[:70]!a} cannot be used: take 1 to 64 characters, none of them a control character"
+        ) from None
+    now = int(time.time())
+    claims: dict[str, object] = {"sub": user, "aud": AUDIENCE, "iat": now, "exp": now + expires_in}
+    if scope is not None:
+        claims["scope"] = scope
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the gateway says once that a secret is short
+        return jwt.encode(claims, secret, "HS256")
+
+
+def secret_of(folder: DataFolder) -> str:
+    """The secret that a gateway here takes: ``TOWPATH_AUTH_SECRET``, or the one ``towpath dev`` made.
+
+    Raises:
+        BadSetting: There is none.
+    """
+    secret = os.environ.get(AUTH_SECRET) or folder.known_secret()
+    if secret is None:
+        raise BadSetting(
+            AUTH_SECRET,
+            None,
+            f"is not set, and {folder}/secret is not there: set it to the gateway's secret, or start "
+            "`towpath dev` once, which makes one",
+        )
+    return secret

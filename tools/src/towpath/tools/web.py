@@ -1,0 +1,216 @@
+"""The page: files of ``clients/web`` and ``clients/js``, what the page must know, and the demo's two endpoints.
+
+Guarantees: nothing is served from outside the two folders; other sites may neither frame the page nor post to the
+demo's endpoints, also not by DNS rebinding. The sign-in by name alone is for demonstrations: it is off unless
+``TOWPATH_DEMO`` is set, or ``--demo``.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import hdrs, web
+from yarl import URL
+
+from towpath.protocol.errors import BadEnvelope
+from towpath.protocol.messages import read_object
+from towpath.servicekit.settings import BadSetting
+from towpath.tools.order_events import BadEvent, NotPublished
+from towpath.tools.ports import PortTaken
+from towpath.tools.token import LIFETIME_SECONDS, BadUser
+
+#: https://www.w3.org/TR/CSP3/; WebSockets go to gateways on other ports and hosts.
+_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+_LARGEST_POST: Final = 64 * 1024
+
+
+class PageMissing(Exception):
+    """The folder of the page or of its client is not there. The message is one line for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What the demo's endpoints do.
+
+    Attributes:
+        sign: A token for a user; raises :class:`~towpath.tools.token.BadUser`.
+        publish: Publishes action and data as another backend and returns the ``msg_id``; see
+            :func:`towpath.tools.order_events.publish`.
+    """
+
+    sign: Callable[[str], str]
+    publish: Callable[[str, Mapping[str, Any], str | None], Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What is served.
+
+    Attributes:
+        web_root, client_root: The folders ``clients/web`` and ``clients/js/src``.
+        gateways: Addresses of the gateways' WebSockets.
+        about: More that the page shows: ``broker`` and ``database``; may change while it is served.
+        demo: ``None`` where nobody signs in by name alone.
+    """
+
+    web_root: Path
+    client_root: Path
+    gateways: list[str]
+    about: dict[str, str] = field(default_factory=dict)
+    demo: Demo | None = None
+
+
+def find_folder(given: Path | None, setting: str, place: str, holds: str) -> Path:
+    """A folder of the clients: the one given, or the one in the repository around this file.
+
+    Raises:
+        PageMissing: It is not there.
+    """
+    if given is not None:
+        if (given / holds).is_file():
+            return given
+        raise PageMissing(f"{setting}={str(given)!a}: there is no {holds} in it; name the folder {place}")
+    for parent in Path(__file__).resolve().parents:
+        if (parent / place / holds).is_file():
+            return parent / place
+    raise PageMissing(f"{setting}: is not set, and there is no {place} around here; name that folder")
+
+
+@asynccontextmanager
+async def serve_site(site: Site, host: str, port: int, *, option: str) -> AsyncIterator[None]:
+    """Serve ``site`` from entry to exit.
+
+    Args:
+        option: Where the port comes from, for the message when it is taken.
+
+    Raises:
+        PortTaken
+    """
+    app = web.Application(client_max_size=_LARGEST_POST)
+    app.on_response_prepare.append(_add_headers)
+
+    async def index(_: web.Request) -> web.FileResponse:
+        return web.FileResponse(site.web_root / "index.html")
+
+    async def config(_: web.Request) -> web.Response:
+        return web.json_response(
+            {"gateways": site.gateways, **site.about, "demo": site.demo is not None},
+        )
+
+    app.router.add_get("/", index)
+    app.router.add_get("/config.json", config)
+    if site.demo is not None:
+        guard = _Guard(host)
+        app.router.add_post("/demo/token", _token(site.demo, guard))
+        app.router.add_post("/demo/events", _events(site.demo, guard))
+    app.router.add_static("/client", site.client_root)
+    app.router.add_static("/", site.web_root)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            raise PortTaken(option, port, "the page", error) from None
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(_HEADERS)
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def _token(demo: Demo, guard: "_Guard") -> Handler:
+    async def token(request: web.Request) -> web.Response:
+        if refusal := guard.refuses(request):
+            return refusal
+        try:
+            body = read_object(await request.read())
+            signed = demo.sign(_text(body, "user"))
+        except (BadEnvelope, BadUser) as error:
+            return _problem(400, str(error))
+        return web.json_response({"token": signed, "expires_in": LIFETIME_SECONDS})
+
+    return token
+
+
+def _events(demo: Demo, guard: "_Guard") -> Handler:
+    async def events(request: web.Request) -> web.Response:
+        if refusal := guard.refuses(request):
+            return refusal
+        try:
+            body = read_object(await request.read())
+            data = body.get("data")
+            if not isinstance(data, dict):
+                raise BadEvent("data: must be an object")
+            msg_id = _text(body, "msg_id") if "msg_id" in body else None
+            published = await demo.publish(_text(body, "action"), data, msg_id)
+        except (BadEnvelope, BadEvent) as error:
+            return _problem(400, str(error))
+        except NotPublished as error:
+            return _problem(503, str(error))
+        return web.json_response({"msg_id": published})
+
+    return events
+
+
+class _Guard:
+    """Refuses what a page of another site sends, in a visitor's browser, to the demo's endpoints.
+
+    A page can post JSON to a foreign origin only after a CORS preflight, which nobody answers here; Origin and
+    Sec-Fetch-Site say the same once more. A name that an attacker points to 127.0.0.1 makes the foreign page
+    look our own, so that on a loopback address only the names of loopback are served.
+    """
+
+    def __init__(self, host: str) -> None:
+        self._loopback = _is_loopback(host)
+
+    def refuses(self, request: web.Request) -> web.Response | None:
+        """The answer to a request that is refused; ``None`` when it is welcome."""
+        if request.content_type != "application/json":
+            return _problem(415, f"content type {request.content_type!a}: send application/json")
+        origin, site = request.headers.get(hdrs.ORIGIN), request.headers.get("Sec-Fetch-Site", "same-origin")
+        foreign = origin is not None and origin.partition("://")[2].lower() != request.host.lower()
+        if foreign or site not in ("same-origin", "none"):
+            return _problem(403, f"origin {(origin or site)[:70]!a}: other sites may not do this")
+        if self._loopback and not _is_loopback(_host_of(request)):
+            return _problem(403, f"host {request.host[:70]!a}: use 127.0.0.1 or localhost")
+        return None
+
+
+def _host_of(request: web.Request) -> str:
+    try:
+        return URL(f"http://{request.host}").host or ""
+    except ValueError:
+        return ""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _text(body: Mapping[str, Any], name: str) -> str:
+    value = body.get(name)
+    if not isinstance(value, str):
+        raise BadEnvelope(f"{name}: must be a text")
+    return value
+
+
+def _problem(status: int, message: str) -> web.Response:
+    return web.json_response({"error": message}, status=status)
