@@ -154,17 +154,23 @@ def test_fields_that_are_not_set_are_not_sent() -> None:
 
 @given(texts)
 def test_a_text_parses_or_is_a_bad_envelope_and_nothing_else(text: str) -> None:
+    with suppress(BadEnvelope):
+        parse(text)
+
+
+@given(texts)
+def test_whoever_sent_a_bad_envelope_can_be_told_so(text: str) -> None:
     try:
         parse(text)
     except BadEnvelope as error:
-        assert error.code in (ErrorCode.BAD_ENVELOPE, ErrorCode.UNSUPPORTED_VERSION)
-        assert make_error(error, correlation_id=error.msg_id).to_json()
+        told = parse(make_error(error, correlation_id=error.msg_id).to_json())
+        named = parsed_msg_id(text)
+        if (told.correlation_id, told.data["retryable"]) != (named, False):
+            raise AssertionError(f"{text} was answered with {told}") from error
 
 
 @given(texts.map(str.encode), st.binary(max_size=4), st.integers(0, 400))
-def test_bytes_parse_as_their_text_does_or_are_a_bad_envelope(
-    text: bytes, noise: bytes, place: int
-) -> None:
+def test_bytes_parse_as_their_text_does_or_are_a_bad_envelope(text: bytes, noise: bytes, place: int) -> None:
     broken = text[:place] + noise + text[place:]
     try:
         envelope = parse(broken)

@@ -88,7 +88,7 @@ class TestHistory:
     async def test_a_history_sees_what_was_sent_before_it_and_nothing_sent_after(
         self, chat: ServiceUnderTest
     ) -> None:
-        asked = {"room": ROOM, "after_seq": 11}
+        asked: dict[str, Any] = {"room": ROOM, "after_seq": 11}
         await chat.dispatch(
             a_send("before"),
             a_command("chat.history", msg_id="m-1", **asked),

@@ -45,9 +45,19 @@ class TestJoin:
 
     async def test_what_is_said_before_the_subscription_is_replayed(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join(by="bob"))
-        await chat.dispatch(a_join(on="c-9", msg_id="m-1"), a_send(by="bob"))
-        assert chat.answer("m-1").data["seq"] == 2
+        join = a_join(on="c-9", msg_id="m-1")
+        await chat.dispatch(join)
+        await chat.dispatch(a_send(by="bob"))
+        assert chat.replayed("c-9") == []
+        await chat.dispatch(join, redelivered=True)
+        assert {answer.data["seq"] for answer in chat.answers("m-1")} == {2}
         assert chat.replayed("c-9") == chat.pushes(action="chat.message")
+
+    async def test_who_joins_together_is_told_of_the_others_once(self, chat: ServiceUnderTest) -> None:
+        crowd = [a_join(by=f"user-{number}", on=f"c-{number}") for number in range(50)]
+        await chat.dispatch(*crowd)
+        assert len(chat.pushes("group.chat:weavers")) == 50
+        assert [chat.replayed(f"c-{number}") for number in range(50)] == [[]] * 50
 
     async def test_a_room_of_two_is_not_joined(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_command("chat.direct", to="bob", text="psst"))
@@ -257,7 +267,7 @@ class TestResume:
         weavers, direct = chat.pushes("group.chat:weavers"), chat.pushes("user.alice")
         positions = {"chat:weavers": 1, "chat:dm:alice:bob": 0, "chat:secret": 5, "chat:dyers": 9}
         await chat.dispatch(a_command("chat.resume", positions=positions, on="c-9", msg_id="m-1"))
-        assert chat.replayed("c-9") == direct + weavers[1:]
+        assert chat.replayed("c-9") == weavers[1:] + direct
         assert chat.answer("m-1").data == {
             "streams": {
                 "chat:weavers": {"seq": 3, "complete": True},

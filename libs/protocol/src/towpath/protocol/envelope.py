@@ -175,7 +175,7 @@ def field_problems(errors: list[ErrorDetails]) -> dict[str, Any]:
 def _refusal(text: str | bytes, error: ValidationError) -> BadEnvelope:
     try:
         value = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as cause:
         return BadEnvelope(f"This is not JSON: {cause}. Send one JSON object a frame.")
     return _explain(value, error)
 

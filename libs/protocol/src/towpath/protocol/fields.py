@@ -1,5 +1,6 @@
 """Field types that payload models of several domains share."""
 
+import re
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Final
 
@@ -17,6 +18,9 @@ from towpath.protocol.routes import encode_word
 
 MAX_AMOUNT: Final = Decimal("9999999999999.99")
 _CENT = Decimal("0.01")
+#: Below what JSON readers on the way allow (pydantic's 200, the envelope around it included).
+_MAX_DEPTH: Final = 100
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 class Payload(BaseModel):
@@ -27,12 +31,14 @@ class Payload(BaseModel):
 
 def _exact_decimal(value: Any) -> Decimal:
     # JSON numbers with a fraction arrive as Decimal already (messages.read_command), never as float.
-    if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
+    # Decimal() alone would read "1_0", " 5 " and digits of every script.
+    readable = _NUMBER.fullmatch(value) if isinstance(value, str) else isinstance(value, int | Decimal)
+    if not readable or isinstance(value, bool):
         raise ValueError('must be a decimal number such as 99.90 or "99.90"')
     try:
         amount = Decimal(value)
     except InvalidOperation:
-        raise ValueError('must be a decimal number such as 99.90 or "99.90"') from None
+        raise ValueError(f"must lie between 0 and {MAX_AMOUNT}") from None
     if not amount.is_finite() or amount < 0 or amount > MAX_AMOUNT:
         raise ValueError(f"must lie between 0 and {MAX_AMOUNT}")
     if amount != (cents := amount.quantize(_CENT)):
@@ -62,18 +68,20 @@ def _fits_a_routing_key(word: str) -> str:
     return word
 
 
-def _plain_json(value: Any) -> Any:
+def _plain_json(value: Any, room: int = _MAX_DEPTH) -> Any:
     # Free data is passed on, not calculated with: exact decimals in it become ordinary JSON numbers.
     if isinstance(value, Decimal):
         return float(value)
+    if isinstance(value, dict | list) and not room:
+        raise ValueError(f"must not be nested deeper than {_MAX_DEPTH} levels")
     if isinstance(value, dict):
-        return {name: _plain_json(part) for name, part in value.items()}
+        return {name: _plain_json(part, room - 1) for name, part in value.items()}
     if isinstance(value, list):
-        return [_plain_json(part) for part in value]
+        return [_plain_json(part, room - 1) for part in value]
     return value
 
 
-#: Any JSON value, passed on as it is.
+#: Any JSON value of reasonable depth, passed on as it is.
 Json = Annotated[JsonValue, BeforeValidator(_plain_json)]
 
 #: An exact amount; two decimals at most, never a binary float.

@@ -5,7 +5,7 @@ JSON (:class:`msgspec.Raw`), so a hop that only passes them on neither parses no
 """
 
 from collections.abc import Sequence
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 import msgspec
@@ -64,12 +64,20 @@ class Directed(msgspec.Struct, frozen=True, omit_defaults=True):
     disconnect: Disconnect | None = None
 
 
+def _number(text: str) -> Decimal | float:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        # An exponent of 19 digits or more, which Decimal does not know: zero or infinity, and no amount of money.
+        return float(text)
+
+
 _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _RAW = msgspec.json.Decoder(msgspec.Raw)
 _DIRECTED_LIST = msgspec.json.Decoder(list[Directed])
 _DIRECTED = msgspec.json.Decoder(Directed)
-_COMMAND = msgspec.json.Decoder(Command, float_hook=Decimal)
-_OBJECT = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
+_COMMAND = msgspec.json.Decoder(Command, float_hook=_number)
+_OBJECT = msgspec.json.Decoder(dict[str, Any], float_hook=_number)
 _ENCODER = msgspec.json.Encoder()
 
 

@@ -30,6 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from towpath.protocol.envelope import make, make_error
 from towpath.protocol.errors import TowpathError
 from towpath.protocol.messages import NO_JSON, Directed, Session
+from towpath.protocol.routes import PUSH
 from towpath.servicekit import inbox, requests
 from towpath.servicekit.broker.interface import BrokerError, Delivery
 from towpath.servicekit.database import Database
@@ -297,27 +298,25 @@ class Dispatcher(Generic[U]):
         """Queue everything that follows from ``results``, in their order."""
         replays = await self._subscribe(results)
         sendings: list[Sending] = []
-        for result in results:
+        for result, replayed in zip(results, replays, strict=True):
             if not result.answer_only:
                 for item in result.settled.outgoing:
                     await _queue(sendings, self._publisher.send, item)
             if result.session is not None:
-                for directed in _directed(result, result.session, replays):
+                for directed in _directed(result, result.session, replayed):
                     await _queue(
                         sendings, self._publisher.direct, result.session, directed, result.traceparent
                     )
         return sendings
 
-    async def _subscribe(self, results: Sequence[_Result]) -> dict[tuple[str, int], Replay]:
-        """Change groups, wait until the broker has told the gateways, and only then read what to replay.
+    async def _subscribe(self, results: Sequence[_Result]) -> list[dict[str, Replay]]:
+        """Change groups, wait until the broker has told the gateways, and only then read what to replay to each.
 
         In that order nothing falls between: what is committed after the read is pushed after the subscription.
         """
         sendings: list[Sending] = []
-        wanted: set[tuple[str, int]] = set()
         for result in results:
             settled = result.settled
-            wanted.update(settled.replay.items())
             if not settled.subscribe and not settled.unsubscribe:
                 continue
             target = (result.outcome.connection if result.outcome else None) or result.session
@@ -332,13 +331,11 @@ class Dispatcher(Generic[U]):
                 item = Directed(subscribe=settled.subscribe, unsubscribe=settled.unsubscribe)
                 await _queue(sendings, self._publisher.control, result.session.user_id, item)
         await confirmed(sendings)
-        found: dict[tuple[str, int], Replay] = {}
-        if wanted and self._store is not None:
-            async with self._store.database.reading() as connection:
-                for part in _disjoint(wanted):
-                    got = await replay(connection, self._store.streams, part, limit=self._replay_limit)
-                    found |= {(name, part[name]): stream for name, stream in got.items()}
-        return found
+        starts = _starts(results)
+        if self._store is None or not any(starts):
+            return [{} for _ in results]
+        async with self._store.database.reading() as connection:
+            return await replay(connection, self._store.streams, starts, limit=self._replay_limit)
 
     async def _settle(
         self, deliveries: Sequence[Delivery], results: Sequence[_Result], sendings: Sequence[Sending]
@@ -373,18 +370,17 @@ def _answer(request: Request, outcome: Outcome, replays: Mapping[str, Replay], t
     )
 
 
-def _directed(result: _Result, session: Session, replays: Mapping[tuple[str, int], Replay]) -> list[Directed]:
+def _directed(result: _Result, session: Session, replays: Mapping[str, Replay]) -> list[Directed]:
     """The replayed entries and the answer, for the asking connection."""
     settled = result.settled
-    mine = {name: replays[name, seq] for name, seq in settled.replay.items()}
     items = [
         Directed(connection_id=session.connection_id, envelope=msgspec.Raw(entry))
-        for stream in mine.values()
+        for stream in replays.values()
         for entry in stream.entries
     ]
     answer = settled.answer
     if not answer and result.request is not None and result.outcome is not None:
-        answer = _answer(result.request, result.outcome, mine, result.traceparent)
+        answer = _answer(result.request, result.outcome, replays, result.traceparent)
     if answer:
         items.append(
             Directed(
@@ -422,14 +418,36 @@ def _failed(error: BaseException) -> Sending:
     return failed
 
 
-def _disjoint(wanted: set[tuple[str, int]]) -> list[dict[str, int]]:
-    """Positions split so that each stream stands once in each part (two clients may be at two places)."""
-    parts: list[dict[str, int]] = []
-    for name, seq in sorted(wanted):
-        for part in parts:
-            if name not in part:
-                part[name] = seq
-                break
-        else:
-            parts.append({name: seq})
-    return parts
+class _Place(msgspec.Struct):
+    """Where an envelope stands, if it is of a stream."""
+
+    stream: str = ""
+    seq: int = 0
+
+
+_PLACE: Final = msgspec.json.Decoder(_Place)
+
+
+def _starts(results: Sequence[_Result]) -> list[Mapping[str, int]]:
+    """The positions from which each result is to be replayed.
+
+    What is about to be pushed, after the subscription, need not be replayed as well: else a thousand who join a room
+    together would each be told of all others twice. (An answer that tells of the replay needs all of it.)
+    """
+    if not any(result.settled.replay for result in results):
+        return [{} for _ in results]
+    pushed: dict[str, set[int]] = {}
+    for result in results:
+        for item in () if result.answer_only else result.settled.outgoing:
+            if item.exchange == PUSH and (place := _PLACE.decode(item.item)).stream:
+                pushed.setdefault(place.stream, set()).add(place.seq)
+    last: dict[tuple[str, int], int] = {}
+    for stream, seqs in pushed.items():
+        for seq in sorted(seqs, reverse=True):
+            last[stream, seq] = last.get((stream, seq + 1), seq)
+    return [
+        {stream: last.get((stream, seq + 1), seq) for stream, seq in result.settled.replay.items()}
+        if result.settled.answer
+        else result.settled.replay
+        for result in results
+    ]

@@ -56,7 +56,13 @@ DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 
 
 class TelemetrySettings(BaseSettings):
-    """Logs, metrics and traces."""
+    """Logs, metrics and traces.
+
+    Attributes:
+        log_level, log_format: What is logged to standard error, and as JSON or as text for people.
+        trace_ratio: The share of requests whose spans are recorded, where ``otlp_endpoint`` says where to.
+        otlp_endpoint: Base URL of an OpenTelemetry collector (OTLP over HTTP).
+    """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 

@@ -1,0 +1,141 @@
+"""Payloads of chat: names that can be routed, texts that can be stored, rooms of two."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from towpath.protocol.chat import (
+    MAX_TEXT,
+    JoinRoom,
+    LeaveRoom,
+    Message,
+    ReadHistory,
+    SendDirect,
+    SendMessage,
+    Typing,
+    direct_room,
+    direct_users,
+    is_direct,
+    stream_of,
+)
+from towpath.protocol.envelope import MAX_STREAM_LENGTH
+from towpath.protocol.routes import group_key, user_key
+
+# Some names have to be alike, or no two pairs would ever collide.
+users = st.text(min_size=1, max_size=8) | st.text(":%3A25ab", min_size=1, max_size=5)
+
+
+def is_refused(model: type[BaseModel], data: dict[str, Any]) -> bool:
+    try:
+        model.model_validate(data)
+    except ValidationError:
+        return True
+    return False
+
+
+# Names
+
+
+@given(st.text(max_size=140))
+def test_a_name_that_is_taken_can_be_routed_to(name: str) -> None:
+    if not is_refused(JoinRoom, {"room": name}):
+        assert len(stream_of(name)) <= MAX_STREAM_LENGTH
+        assert group_key(stream_of(name))
+    if not is_refused(SendDirect, {"to": name, "text": "ahoy"}):
+        assert user_key(name)
+
+
+@pytest.mark.parametrize("name", ["lobby", "Zoë & Bo", "用户", "🚣", "a.b/c", "100%", "x" * 128, "ü" * 36])
+def test_people_name_rooms_as_they_like(name: str) -> None:
+    assert JoinRoom(room=name).room == name
+
+
+@pytest.mark.parametrize("name", ["", "x" * 129, "🚣" * 20, "a\nb", "a\x00", "a\x7f", "a\ud800", 5, None])
+def test_a_name_that_cannot_be_shown_or_routed_is_refused(name: object) -> None:
+    assert is_refused(JoinRoom, {"room": name})
+    assert is_refused(SendDirect, {"to": name, "text": "ahoy"})
+
+
+# Rooms of two
+
+
+@given(users, users)
+def test_a_room_of_two_is_the_same_whoever_asks_and_tells_who_they_are(one: str, other: str) -> None:
+    room = direct_room(one, other)
+    assert room == direct_room(other, one)
+    assert is_direct(room)
+    assert direct_users(room) == tuple(sorted((one, other)))
+
+
+@given(users, users, users, users)
+def test_no_two_pairs_share_a_room(a: str, b: str, c: str, d: str) -> None:
+    assert (direct_room(a, b) == direct_room(c, d)) == ({a, b} == {c, d})
+
+
+def test_plain_names_stand_in_it_as_they_are() -> None:
+    assert direct_room("bo", "ana") == "dm:ana:bo"
+    assert not is_direct("lobby")
+
+
+@pytest.mark.parametrize("model", [LeaveRoom, Typing])
+def test_a_room_of_two_may_be_named_where_rooms_are(model: type[BaseModel]) -> None:
+    room = direct_room("ü" * 40, ":" * 100)
+    assert not is_refused(model, {"room": room})
+    assert not is_refused(SendMessage, {"room": room, "text": "ahoy"})
+
+
+# Texts
+
+
+@pytest.mark.parametrize("text", ["a", "x" * MAX_TEXT, "🚣" * MAX_TEXT, " ", "two\nlines", "\ufeff"])
+def test_a_text_is_taken_letter_by_letter(text: str) -> None:
+    assert SendMessage(room="lobby", text=text).text == text
+    assert SendDirect(to="bo", text=text).text == text
+
+
+@pytest.mark.parametrize("text", ["", "x" * (MAX_TEXT + 1), "a\x00b", 5, None])
+def test_a_text_that_is_empty_too_long_or_cannot_be_stored_is_refused(text: object) -> None:
+    assert is_refused(SendMessage, {"room": "lobby", "text": text})
+    assert is_refused(SendDirect, {"to": "bo", "text": text})
+
+
+@pytest.mark.parametrize(
+    ("reference", "refused"), [("x" * 128, False), ("x" * 129, True), ("\x00", True), (5, True)]
+)
+def test_a_clients_own_reference_is_bounded(reference: object, refused: bool) -> None:
+    assert is_refused(SendMessage, {"room": "lobby", "text": "ahoy", "client_ref": reference}) is refused
+
+
+def test_a_message_without_a_reference_tells_of_none() -> None:
+    message = Message(room="lobby", seq=1, user="ana", text="ahoy", sent_at=1)
+    assert "client_ref" not in message.model_dump(mode="json", exclude_none=True)
+
+
+# History
+
+
+@pytest.mark.parametrize(
+    ("asked", "refused"),
+    [
+        ({}, False),
+        ({"before_seq": 10}, False),
+        ({"after_seq": 0}, False),
+        ({"before_seq": 10, "after_seq": 0}, True),
+        ({"before_seq": -1}, True),
+        ({"before_seq": 2**63}, True),
+        ({"before_seq": "10"}, True),
+        ({"limit": 200}, False),
+        ({"limit": 201}, True),
+        ({"limit": 0}, True),
+        ({"limit": True}, True),
+    ],
+)
+def test_history_is_asked_for_in_one_direction_and_in_bounds(asked: dict[str, Any], refused: bool) -> None:
+    assert is_refused(ReadHistory, {"room": "lobby", **asked}) is refused
+
+
+def test_fields_nobody_knows_yet_are_no_reason_to_refuse() -> None:
+    assert SendMessage.model_validate({"room": "lobby", "text": "ahoy", "mood": "fine"}).text == "ahoy"

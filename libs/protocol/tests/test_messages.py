@@ -1,0 +1,218 @@
+"""Bodies on the broker: batches, commands that cannot be escaped from, directed items."""
+
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from towpath.protocol.envelope import make, parse
+from towpath.protocol.errors import BadEnvelope
+from towpath.protocol.messages import (
+    NO_JSON,
+    Directed,
+    Disconnect,
+    Session,
+    encode,
+    join_batch,
+    read_command,
+    read_directed,
+    read_object,
+    split_batch,
+    wrap_command,
+)
+
+ANA: Final = Session(user_id="ana", connection_id="c-1", gateway_id="gw-1")
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=12),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=6), values, max_size=3),
+    max_leaves=8,
+)
+objects = st.dictionaries(st.text(max_size=6), json_values, max_size=4)
+sessions = st.builds(
+    Session,
+    user_id=st.text(max_size=20),
+    connection_id=st.text(max_size=20),
+    gateway_id=st.text(max_size=20),
+    scope=st.none() | st.text(max_size=20),
+)
+directed = st.builds(
+    NO_JSON,
+    Directed,
+    connection_id=st.none() | st.text(max_size=20),
+    envelope=st.just(NO_JSON)
+    | objects.map(lambda data: msgspec.Raw(make("chat.told", data).to_json())),
+    subscribe=st.lists(st.text(max_size=8), max_size=3),
+    unsubscribe=st.lists(st.text(max_size=8), max_size=3),
+    disconnect=st.none() | st.builds(Disconnect, code=st.integers(4000, 4999), reason=st.text(max_size=40)),
+)
+anything = st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode())
+decimals = st.decimals(allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> str:
+    """Texts that a gateway takes, written as unkindly as JSON allows: blanks, unknown and doubled fields."""
+    names = st.sampled_from(["session", "envelope", "user_id", "}", '"', "msg_id", "data"])
+    pairs = [(name, value) for name, value in json.loads(make("chat.send", draw(objects)).to_json()).items()]
+    stray = [(draw(names), draw(json_values)) for _ in range(draw(st.integers(0, 3)))]
+    space = draw(st.sampled_from(["", " ", "\r\n", "\t"]))
+    # The last one counts, so the envelope's own come last.
+    body = ("," + space).join(
+        f"{json.dumps(name)}{space}:{json.dumps(value)}" for name, value in stray + pairs
+    )
+    return f"{space}{{{space}{body}{space}}}{space}"
+
+
+# Batches
+
+
+@given(st.lists(objects, min_size=1, max_size=5), st.sampled_from([b"", b" ", b"\n\t"]))
+def test_a_batch_splits_into_what_it_was_joined_of(values: list[Any], space: bytes) -> None:
+    items = [space + json.dumps(value).encode() + space for value in values]
+    assert [json.loads(item) for item in split_batch(space + join_batch(items) + space)] == values
+
+
+def test_a_batch_of_one_is_the_object_itself() -> None:
+    assert join_batch([b'{"a":1}']) == b'{"a":1}'
+    assert join_batch([b'{"a":1}', b'{"b":2}']) == b'[{"a":1},{"b":2}]'
+
+
+def test_an_item_stands_in_the_body_as_it_is() -> None:
+    items = [b'{ "a" : 1.50 }', '{"b":"ü"}'.encode()]
+    assert split_batch(join_batch(items)) == items
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b" ", b"1", b'"x"', b"null", b"{", b"[{}", b"[{}]]", b"{}{}", b"[" * 10_000]
+)
+def test_a_body_that_is_neither_object_nor_array_is_refused(body: bytes) -> None:
+    with pytest.raises(BadEnvelope):
+        split_batch(body)
+
+
+@given(anything)
+@example(b"[" * 10_000)
+@example(b'{"a":' * 10_000)
+@example(b'{"a":1e99999999999999999999}')
+@example(b'{"a":1e-99999999999999999999}')
+@example(b'{"session":{"user_id":"\xff"}}')
+def test_whatever_arrives_is_read_or_refused_and_nothing_else(body: bytes) -> None:
+    readers: list[Callable[[bytes], object]] = [split_batch, read_command, read_object, read_directed]
+    for reader in readers:
+        try:
+            reader(body)
+        except BadEnvelope as error:
+            assert error.message
+
+
+# Commands
+
+
+@given(sessions, frames())
+def test_no_frame_escapes_from_the_command_it_is_wrapped_in(session: Session, frame: str) -> None:
+    envelope = parse(frame)
+    [item] = split_batch(join_batch([wrap_command(encode(session), frame.encode())]))
+    command = read_command(item)
+    assert command.session == session
+    assert command.envelope == json.loads(frame)
+    assert command.envelope["msg_id"] == envelope.msg_id
+
+
+@given(st.lists(frames(), min_size=2, max_size=4))
+def test_no_frame_escapes_into_its_neighbour(frames: list[str]) -> None:
+    wrapped = [wrap_command(encode(ANA), frame.encode()) for frame in frames]
+    commands = [read_command(item) for item in split_batch(join_batch(wrapped))]
+    assert [command.envelope for command in commands] == [json.loads(frame) for frame in frames]
+    assert {command.session.user_id for command in commands} == {"ana"}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        b"{}",
+        b"[]",
+        b'{"session":{"user_id":"ana"},"envelope":{}}',
+        b'{"session":{"user_id":1,"connection_id":"c","gateway_id":"g"},"envelope":{}}',
+        b'{"session":{"user_id":"ana","connection_id":"c","gateway_id":"g"},"envelope":[]}',
+    ],
+)
+def test_what_lacks_session_or_envelope_is_no_command(item: bytes) -> None:
+    with pytest.raises(BadEnvelope, match="not a command"):
+        read_command(item)
+
+
+@pytest.mark.parametrize(
+    ("scope", "domain", "allowed"),
+    [
+        (None, "order", True),
+        ("order", "order", True),
+        ("chat order", "order", True),
+        ("", "order", False),
+        ("chat", "order", False),
+        ("orders", "order", False),
+    ],
+)
+def test_a_scope_names_the_domains_that_may_be_addressed(
+    scope: str | None, domain: str, allowed: bool
+) -> None:
+    session = Session(user_id="ana", connection_id="c-1", gateway_id="gw-1", scope=scope)
+    assert session.may_address(domain) is allowed
+
+
+# Numbers
+
+
+@given(decimals)
+def test_a_number_with_a_fraction_is_exact(number: Decimal) -> None:
+    text = str(number)
+    read = read_object(f'{{"x":[{text}]}}'.encode())["x"][0]
+    assert read == number
+    assert isinstance(read, int if text.lstrip("-").isdigit() else Decimal)
+
+
+def test_the_same_holds_inside_a_command() -> None:
+    item = wrap_command(encode(ANA), b'{"data":{"amount":0.10}}')
+    assert str(read_command(item).envelope["data"]["amount"]) == "0.10"
+
+
+@pytest.mark.parametrize(
+    ("number", "value"), [("1e99999999999999999999", float("inf")), ("1e-9999999999999999999999", 0.0)]
+)
+def test_an_exponent_beyond_all_decimals_does_no_harm(number: str, value: float) -> None:
+    assert read_object(f'{{"x":{number}}}'.encode()) == {"x": value}
+
+
+# Directed items
+
+
+@given(directed)
+def test_a_directed_item_reads_as_it_was_encoded(item: Directed) -> None:
+    [read] = read_directed(encode(item))
+    assert read.connection_id == item.connection_id
+    assert bytes(read.envelope) == bytes(item.envelope)
+    assert (read.subscribe, read.unsubscribe) == (item.subscribe, item.unsubscribe)
+    assert read.disconnect == item.disconnect
+
+
+@given(st.lists(directed, min_size=1, max_size=4))
+def test_directed_items_come_one_or_many_in_a_body(items: list[Directed]) -> None:
+    read = read_directed(join_batch([encode(item) for item in items]))
+    assert [encode(item) for item in read] == [encode(item) for item in items]
+
+
+def test_what_is_not_asked_for_is_not_said() -> None:
+    assert encode(Directed(connection_id="c-1", subscribe=["chat:lobby"])) == (
+        b'{"connection_id":"c-1","subscribe":["chat:lobby"]}'
+    )
+
+
+@pytest.mark.parametrize("body", [b"1", b'{"connection_id":7}', b'{"subscribe":"chat:lobby"}', b"[1]", b"{"])
+def test_what_is_no_directed_item_is_refused(body: bytes) -> None:
+    with pytest.raises(BadEnvelope, match="not directed items"):
+        read_directed(body)

@@ -1,0 +1,22 @@
+"""Session events: what a gateway tells when somebody comes or goes."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from towpath.protocol.sessions import SessionEvent
+
+GOOD: dict[str, Any] = {"user_id": "ana", "connection_id": "c-1", "gateway_id": "gw-1"}
+
+
+def test_a_session_starts_without_a_code_and_ends_with_one() -> None:
+    assert SessionEvent.model_validate(GOOD).code is None
+    assert SessionEvent.model_validate({**GOOD, "code": 4002}).code == 4002
+
+
+@pytest.mark.parametrize("field", ["user_id", "connection_id", "gateway_id"])
+@pytest.mark.parametrize("value", ["", "x" * 257, "a\x00", 5, None])
+def test_who_and_where_must_be_told(field: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=field):
+        SessionEvent.model_validate({**GOOD, field: value})

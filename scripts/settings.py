@@ -1,0 +1,102 @@
+"""Writes docs/reference/settings.md from the settings models: ``make docs``. A test fails when the two differ."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from annotated_types import Ge, Gt, Le
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
+
+from towpath.chat.settings import ChatSettings
+from towpath.gateway.settings import GatewaySettings
+from towpath.orders.settings import OrdersSettings
+from towpath.servicekit.settings import PREFIX, BrokerSettings, ServiceSettings, TelemetrySettings
+
+PAGE: Final = Path(__file__).parent.parent / "docs/reference/settings.md"
+
+HEAD: Final = """\
+# Settings
+
+Every setting is an environment variable. A wrong one stops the program at once, with exit status 2 and one line that
+names the variable, its value and the remedy; the values of secrets are never shown.
+
+This page is written by `make docs` from the settings models, and a test fails when it differs from them.
+"""
+
+#: Title, what stands below it, the models whose own fields are told there.
+SECTIONS: Final[list[tuple[str, str, list[type[BaseSettings]]]]] = [
+    ("Every program", "", [BrokerSettings, TelemetrySettings]),
+    ("`towpath-gateway`", "", [GatewaySettings]),
+    ("`towpath-chat`, `towpath-orders`, and every service of yours", "", [ServiceSettings]),
+    ("`towpath-chat`", "What differs from the above:", [ChatSettings]),
+    ("`towpath-orders`", "What differs from the above:", [OrdersSettings]),
+]
+
+
+class Undocumented(Exception):
+    """A setting that no docstring tells of."""
+
+
+def render() -> str:
+    """The page."""
+    parts = [HEAD]
+    for title, lead, models in SECTIONS:
+        rows = [row for model in models for row in _rows(model)]
+        parts += [f"## {title}\n", f"{lead}\n" if lead else "", "| setting | default | value | meaning |"]
+        parts += ["| --- | --- | --- | --- |", *rows, ""]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).rstrip() + "\n"
+
+
+def _rows(model: type[BaseSettings]) -> Iterator[str]:
+    told: dict[str, str] = {}
+    for parent in reversed(model.__mro__):
+        told |= dict(_described(parent.__doc__ or ""))
+    for name in model.__annotations__:
+        if name == "model_config":
+            continue
+        field = model.model_fields[name]
+        if name not in told:
+            raise Undocumented(f"{model.__name__}.{name}: tell of it in the docstring, below Attributes")
+        variable = f"`{(PREFIX + name).upper()}`"
+        yield f"| {variable} | {_default(field)} | {_value(field)} | {told[name]} |"
+
+
+def _described(docstring: str) -> Iterator[tuple[str, str]]:
+    """Name and text of each entry below ``Attributes:``; several names may share a text."""
+    _, _, section = docstring.partition("Attributes:\n")
+    for entry in re.split(r"\n {8}(?=\w)", "\n" + section.rstrip()):
+        names, colon, text = entry.partition(": ")
+        if colon:
+            for name in names.split(", "):
+                yield name.strip(), " ".join(text.replace("``", "`").split())
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if field.default_factory is not None:
+        return "random"
+    return "–" if field.default in (None, "") else f"`{_plain(field.default)}`"
+
+
+def _value(field: FieldInfo) -> str:
+    pattern = next((p for part in field.metadata if (p := getattr(part, "pattern", None))), None)
+    if pattern and (choices := re.fullmatch(r"\^\((.*)\)\$", pattern)):
+        return ", ".join(f"`{choice}`" for choice in choices[1].split("|"))
+    if pattern:
+        return f"`{pattern.strip('^$')}`".replace("|", "\\|")
+    low = next((f"from {_plain(m.ge)}" for m in field.metadata if isinstance(m, Ge)), "")
+    low = next((f"over {_plain(m.gt)}" for m in field.metadata if isinstance(m, Gt)), low)
+    high = next((f"to {_plain(m.le)}" for m in field.metadata if isinstance(m, Le)), "")
+    kind = "text" if field.annotation in (str, str | None) else "number"
+    return " ".join(part for part in (low, high) if part) or kind
+
+
+def _plain(number: Any) -> str:
+    return str(int(number)) if isinstance(number, float) and number.is_integer() else str(number)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render())

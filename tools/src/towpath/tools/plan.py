@@ -1,0 +1,114 @@
+"""What ``towpath dev`` will run, checked before anything is started: settings, ports, folders."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+from yarl import URL
+
+from towpath.gateway.settings import GatewaySettings
+from towpath.servicekit.settings import PREFIX, BadSetting, BrokerSettings, bad_setting
+from towpath.tools.data_folder import DataFolder
+from towpath.tools.parts import CHAT, GATEWAY, ORDERS, Program
+from towpath.tools.ports import PortTaken, check_free, free_ports
+from towpath.tools.token import AUTH_SECRET
+
+HOST: Final = "127.0.0.1"
+
+_ADMIN_PORTS: Final = (8081, 8082, 8083)
+#: Fewer than in earnest: who presses Ctrl-C waits for it.
+_DRAIN_SECONDS: Final = 10.0
+_DATABASE_URL: Final = f"{PREFIX}DATABASE_URL"
+_ORIGINS: Final = f"{PREFIX}ALLOWED_ORIGINS"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """See the module.
+
+    Attributes:
+        page, gateway: Addresses.
+        web_port: Where the page is served, on 127.0.0.1.
+        secret: Signs and checks tokens.
+        database: What people call the database.
+        settings: Of each program; the broker is added once it runs.
+    """
+
+    page: str
+    gateway: str
+    web_port: int
+    secret: str
+    database: str
+    settings: Mapping[Program, BrokerSettings]
+
+
+def make_plan(folder: DataFolder, *, port: int, web_port: int) -> Plan:
+    """The plan for the environment as it is.
+
+    Raises:
+        BadSetting, PortTaken
+    """
+    if os.environ.get(f"{PREFIX}AUTH_PUBLIC_KEY"):
+        raise BadSetting(
+            f"{PREFIX}AUTH_PUBLIC_KEY", None, "`towpath dev` signs tokens itself, with a secret; unset it"
+        )
+    if port == web_port:
+        raise BadSetting("--web-port", web_port, "is the gateway's port as well; choose another one")
+    secret = os.environ.get(AUTH_SECRET) or folder.secret()
+    origins = [os.environ.get(_ORIGINS, ""), *(f"http://{name}:{web_port}" for name in (HOST, "localhost"))]
+    admin_ports = free_ports(3, wanted=_ADMIN_PORTS, but={port, web_port})
+    of_each: dict[Program, dict[str, object]] = {
+        GATEWAY: {
+            "port": port,
+            "auth_secret": secret,
+            "allowed_origins": ",".join(filter(None, origins)),
+        },
+        CHAT: _database_of("chat", folder),
+        ORDERS: _database_of("orders", folder),
+    }
+    settings = {
+        program: _checked(program.settings, {**own, **_shared(), "admin_host": HOST, "admin_port": admin_port})
+        for (program, own), admin_port in zip(of_each.items(), admin_ports, strict=True)
+    }
+    gateway = settings[GATEWAY]
+    assert isinstance(gateway, GatewaySettings)
+    check_free(HOST, web_port, option="--web-port", program="the page")
+    check_free(gateway.host, port, option="--port", program="the gateway")
+    shown_host = HOST if gateway.host in ("0.0.0.0", "::", "") else gateway.host  # noqa: S104  # a comparison
+    return Plan(
+        page=f"http://{HOST}:{web_port}",
+        gateway=str(URL.build(scheme="ws", host=shown_host, port=port, path="/ws")),
+        web_port=web_port,
+        secret=secret,
+        database=_database_label(folder),
+        settings=settings,
+    )
+
+
+def _shared() -> dict[str, object]:
+    return {} if f"{PREFIX}DRAIN_TIMEOUT" in os.environ else {"drain_timeout": _DRAIN_SECONDS}
+
+
+def _database_of(service: str, folder: DataFolder) -> dict[str, object]:
+    return {"database_url": os.environ.get(_DATABASE_URL) or folder.database_url(service)}
+
+
+def _database_label(folder: DataFolder) -> str:
+    if not (given := os.environ.get(_DATABASE_URL)):
+        return f"SQLite in {folder}"
+    if given.startswith("sqlite"):
+        return f"SQLite, {given.partition(':///')[2]}"
+    url = URL(given)
+    return f"PostgreSQL at {url.host}:{url.port or 5432}{url.path}"
+
+
+def _checked(model: type[BrokerSettings], given: Mapping[str, object]) -> BrokerSettings:
+    # The broker is chosen later; what TOWPATH_AMQP_URL holds is checked all the same, if it holds anything.
+    blank = {"amqp_url": "memory://"} if not os.environ.get(f"{PREFIX}AMQP_URL") else {}
+    try:
+        return model(**{**given, **blank})
+    except ValidationError as error:
+        raise bad_setting(error, prefix=PREFIX) from None
