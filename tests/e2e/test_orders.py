@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import aio_pika
@@ -87,6 +88,22 @@ async def test_an_event_of_another_backend_reaches_only_its_user_on_all_connecti
         assert (await ben.request("order.get", {"order_id": "O1"}))["data"]["code"] == "forbidden"
         refused = await phone.request("order.cancel", {"order_id": "O1"})
         assert refused["data"]["code"] == "conflict"
+
+
+async def test_a_backend_in_node_reaches_the_user_with_amqplib_alone(
+    system: System, node_backend: Path
+) -> None:
+    async with system.connect("ana", 0) as ana, system.connect("ben", 1) as ben:
+        await ana.request("order.submit", {"order_id": "O1", "amount": 5})
+        data = json.dumps({"order_id": "O1", "user_id": "ana"})
+        publishing = await asyncio.create_subprocess_exec(
+            "node", node_backend, system.rabbitmq.url, "order.shipped", data
+        )
+        async with asyncio.timeout(30):
+            assert await publishing.wait() == 0
+        assert await statuses(ana, "shipped") == ["submitted", "shipped"]
+        await ben.request("order.list")
+        assert ben.pushes("order.updated") == []
 
 
 async def test_a_request_is_accepted_while_orders_is_down_and_answered_when_it_is_back(

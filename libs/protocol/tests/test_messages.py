@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any, Final
 
@@ -42,11 +43,9 @@ sessions = st.builds(
     scope=st.none() | st.text(max_size=20),
 )
 directed = st.builds(
-    NO_JSON,
     Directed,
     connection_id=st.none() | st.text(max_size=20),
-    envelope=st.just(NO_JSON)
-    | objects.map(lambda data: msgspec.Raw(make("chat.told", data).to_json())),
+    envelope=st.just(NO_JSON) | objects.map(lambda data: msgspec.Raw(make("chat.told", data).to_json())),
     subscribe=st.lists(st.text(max_size=8), max_size=3),
     unsubscribe=st.lists(st.text(max_size=8), max_size=3),
     disconnect=st.none() | st.builds(Disconnect, code=st.integers(4000, 4999), reason=st.text(max_size=40)),
@@ -105,10 +104,8 @@ def test_a_body_that_is_neither_object_nor_array_is_refused(body: bytes) -> None
 def test_whatever_arrives_is_read_or_refused_and_nothing_else(body: bytes) -> None:
     readers: list[Callable[[bytes], object]] = [split_batch, read_command, read_object, read_directed]
     for reader in readers:
-        try:
+        with suppress(BadEnvelope):
             reader(body)
-        except BadEnvelope as error:
-            assert error.message
 
 
 # Commands

@@ -7,12 +7,13 @@ import os
 import secrets
 import shutil
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from yarl import URL
 
@@ -33,6 +34,10 @@ IMAGE: Final = "rabbitmq:4"
 
 _WATCH_SECONDS: Final = 0.5
 _PULL_AND_BOOT_SECONDS: Final = 600.0
+_NOT_THE_REAL_THING: Final = (
+    "This is not the real thing: messages end with this process. "
+    "For RabbitMQ: towpath dev --broker rabbitmq, or apt-get install rabbitmq-server."
+)
 #: The container ends with us as a private node does: by the end of the pipe that is its standard input.
 _CONTAINER_PROGRAM: Final = (
     "docker-entrypoint.sh rabbitmq-server & rabbitmq=$!; cat >/dev/null; kill $rabbitmq; wait $rabbitmq"
@@ -61,6 +66,7 @@ class OpenBroker:
         connect: How parts in this process reach it.
         runs: Whether it still runs, as far as we are to know.
         kill: Ends it at once.
+        hint: What a person should know of it; may be empty.
     """
 
     label: str
@@ -68,6 +74,7 @@ class OpenBroker:
     connect: "Connect"
     runs: Callable[[], bool] = lambda: True
     kill: Callable[[], None] = lambda: None
+    hint: str = ""
 
     async def until_ended(self) -> None:
         """Wait for its end, which nobody asked for.
@@ -80,17 +87,22 @@ class OpenBroker:
         raise BrokerEnded(f"{self.label} ended by itself")
 
 
-class Source(Protocol):
-    """Where a broker comes from."""
+class Source(ABC):
+    """Where a broker comes from.
 
-    @property
-    def label(self) -> str:
-        """What people call it, as far as that is known before it runs."""
-        ...
+    Attributes:
+        label: What people call it, as far as that is known before it runs.
+        doing: What happens while it is opened.
+        in_process: Whether it lives in this process, and so must the parts.
+    """
 
+    label: str
+    doing: str
+    in_process = False
+
+    @abstractmethod
     def open(self) -> AbstractAsyncContextManager[OpenBroker]:
         """The broker, from entry to exit."""
-        ...
 
 
 def choose(
@@ -110,7 +122,7 @@ def choose(
         BadSetting: A RabbitMQ is wanted, and the URL given names the memory broker.
     """
     if choice is Choice.MEMORY or (choice is Choice.AUTO and given and given.startswith("memory:")):
-        return MemoryBrokerHere()
+        return MemoryBroker()
     if given and given.startswith("memory:"):
         raise BadSetting(AMQP_URL, given, "contradicts --broker rabbitmq; unset one of the two")
     if given:
@@ -119,16 +131,17 @@ def choose(
         return PrivateNode(folder, program)
     if (docker := find_docker()) is not None:
         return Container(docker)
-    return MemoryBrokerHere() if choice is Choice.AUTO else PrivateNode(folder, None)
+    return MemoryBroker() if choice is Choice.AUTO else PrivateNode(folder, None)
 
 
-class GivenBroker:
+class GivenBroker(Source):
     """The one that ``TOWPATH_AMQP_URL`` names."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._address = URL(url)
         self.label = f"RabbitMQ at {self._address.host}:{_port(self._address)}"
+        self.doing = f"Connecting to {self.label}"
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[OpenBroker]:
@@ -145,7 +158,7 @@ class GivenBroker:
         yield OpenBroker(label, self._url, await _amqp())
 
 
-class PrivateNode:
+class PrivateNode(Source):
     """A RabbitMQ of our own; Debian's package is installed when there is no program.
 
     Args:
@@ -157,6 +170,7 @@ class PrivateNode:
     def __init__(self, folder: DataFolder, program: Path | None) -> None:
         self._folder = folder
         self._program = program
+        self.doing = "Starting RabbitMQ" if program else "Installing RabbitMQ, which takes about a minute"
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[OpenBroker]:
@@ -173,14 +187,15 @@ class PrivateNode:
             await asyncio.to_thread(node.halt)
 
 
-class Container:
+class Container(Source):
     """RabbitMQ in a container that is removed on exit, on a free port of 127.0.0.1.
 
     Args:
         docker: The ``docker`` command.
     """
 
-    label = f"RabbitMQ ({IMAGE} in Docker)"
+    label = "RabbitMQ in Docker"
+    doing = f"Starting {IMAGE} in Docker; the first time it is downloaded"
 
     def __init__(self, docker: str) -> None:
         self._docker = docker
@@ -225,10 +240,12 @@ class Container:
         await removing.wait()
 
 
-class MemoryBrokerHere:
+class MemoryBroker(Source):
     """The memory broker, for parts in this process."""
 
     label = "memory, inside this process"
+    doing = "Starting"
+    in_process = True
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[OpenBroker]:
@@ -239,7 +256,7 @@ class MemoryBrokerHere:
         def connect(settings: "BrokerSettings", name: str) -> AbstractAsyncContextManager["Broker"]:
             return hub.connect(name=name, publish_timeout=settings.publish_timeout)
 
-        yield OpenBroker(self.label, None, connect)
+        yield OpenBroker(self.label, None, connect, hint=_NOT_THE_REAL_THING)
 
 
 def running_docker() -> str | None:

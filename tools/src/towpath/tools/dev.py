@@ -3,6 +3,7 @@
 Guarantees:
 
 * Nothing is started before settings, ports and data folder are known to be good.
+* The page is there first; "ready" is said once every part says so itself.
 * Nothing is left running, however it ends: Ctrl-C once (drained) or twice (at once), a failure, or SIGKILL.
 """
 
@@ -11,7 +12,6 @@ import contextlib
 import logging
 import os
 import signal
-import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -19,18 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
-from rich.console import Console
-from rich.markup import escape
 
 from towpath.protocol.routes import EXCHANGES
 from towpath.servicekit import logs
 from towpath.servicekit.settings import BrokerSettings
 from towpath.tools import order_events
-from towpath.tools.brokers import AMQP_URL, BrokerEnded, Choice, MemoryBrokerHere, OpenBroker, choose
+from towpath.tools.brokers import AMQP_URL, BrokerEnded, Choice, OpenBroker, Source, choose
 from towpath.tools.data_folder import DataFolder, RunningDev
 from towpath.tools.order_events import NotPublished
 from towpath.tools.parts import GATEWAY, PROGRAMS, Parts, ProcessPart, TaskPart
 from towpath.tools.plan import HOST, Plan, make_plan
+from towpath.tools.screen import Screen
 from towpath.tools.token import sign
 from towpath.tools.web import Demo, Site, client_folder, serve_site, web_folder
 
@@ -64,26 +63,143 @@ def run(options: Options) -> None:
 
 
 async def _run(options: Options) -> None:
-    folder = DataFolder(options.data)
+    folder, screen = DataFolder(options.data), Screen()
     with folder.held():
         plan = make_plan(folder, port=options.port, web_port=options.web_port)
         source = choose(options.broker, folder, given=os.environ.get(AMQP_URL))
-        screen, backend = _Screen(), _OtherBackend()
-        site = Site(
-            web_folder(),
-            client_folder(),
-            gateways=[plan.gateway],
-            about={"broker": source.label, "database": plan.database},
-            demo=Demo(sign=lambda user: sign(user, plan.secret), publish=backend.publish),
-        )
         _log_to(folder.log_of("dev"), plan.settings[GATEWAY])
-        kind = TaskPart if isinstance(source, MemoryBrokerHere) else ProcessPart
-        async with AsyncExitStack() as stack:
-            stack.enter_context(screen.open())
-            stop = stack.enter_context(_signals(screen))
-            
+        with screen.working(source.doing), _stop_on_signals(screen) as stop:
+            async with AsyncExitStack() as stack:
+                starting = asyncio.create_task(_start(plan, source, folder, stop, stack))
+                await _first(starting, stop.asked.wait())
+                if not stop.asked.is_set():
+                    parts, broker = starting.result()
+                    folder.tell(RunningDev(os.getpid(), plan.page, plan.gateway, broker.url, parts.pids))
+                    screen.ready(plan, broker, folder)
+                    await _first(parts.until_one_ends(), broker.until_ended(), stop.asked.wait())
+                screen.stopping()
+        screen.stopped()
 
-        async def start() -> None:
-            await stack.enter_async_context(serve_site(site, HOST, plan.web_port))
-            parts = 
-            
+
+async def _start(
+    plan: Plan, source: Source, folder: DataFolder, stop: "_Stop", stack: AsyncExitStack
+) -> tuple[Parts, OpenBroker]:
+    """Start everything, each thing as soon as it can be; returns when all is ready.
+
+    What must be undone goes on ``stack``, in such an order that the parts drain before the broker goes.
+    """
+    backend = _OtherBackend()
+    site = Site(
+        web_folder(),
+        client_folder(),
+        gateways=[plan.gateway],
+        about={"broker": source.label, "database": plan.database},
+        demo=Demo(sign=lambda user: sign(user, plan.secret), publish=backend.publish),
+    )
+    await stack.enter_async_context(serve_site(site, HOST, plan.web_port, option="--web-port"))
+
+    kind = TaskPart if source.in_process else ProcessPart
+    parts = Parts(
+        [
+            await kind.launch(program, plan.settings[program], folder.log_of(program.name))
+            for program in PROGRAMS
+        ]
+    )
+    stop.at_once.append(parts.kill)
+    stack.push_async_callback(parts.stop)
+
+    broker = await stack.enter_async_context(source.open())
+    stop.at_once.append(broker.kill)
+    site.about["broker"] = broker.label
+    await stack.enter_async_context(backend.connected(broker, plan.settings[GATEWAY]))
+
+    stack.push_async_callback(parts.stop)
+    parts.begin(broker)
+    await _first(parts.until_ready(), parts.until_one_ends(), broker.until_ended())
+    return parts, broker
+
+
+class _OtherBackend:
+    """What the demo's endpoint publishes through, as soon as there is a broker."""
+
+    def __init__(self) -> None:
+        self._broker: Broker | None = None
+
+    @contextlib.asynccontextmanager
+    async def connected(self, open_broker: OpenBroker, settings: BrokerSettings) -> "Any":
+        from towpath.servicekit.broker.interface import Exchange, Topology
+
+        settings = settings.model_copy(update={"amqp_url": open_broker.url or "memory://"})
+        async with open_broker.connect(settings, order_events.APP_ID) as broker:
+            try:
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    await broker.declare(Topology([Exchange(name) for name in EXCHANGES]))
+            except TimeoutError:
+                raise BrokerEnded(
+                    f"{open_broker.label} gave no connection within {_CONNECT_SECONDS:g} s"
+                ) from None
+            self._broker = broker
+            yield
+
+    async def publish(self, action: str, data: Mapping[str, Any], msg_id: str | None) -> str:
+        if self._broker is None:
+            raise NotPublished("the broker is still starting; try again")
+        return await order_events.publish(self._broker, action, data, msg_id=msg_id)
+
+
+class _Stop:
+    """The wish to stop.
+
+    Attributes:
+        asked: Set by the first signal.
+        at_once: What the second signal calls before it ends this process.
+    """
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.at_once: list[Callable[[], None]] = []
+
+
+@contextlib.contextmanager
+def _stop_on_signals(screen: Screen) -> Iterator[_Stop]:
+    stop, loop = _Stop(), asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if not stop.asked.is_set():
+            stop.asked.set()
+            return
+        for end in stop.at_once:
+            end()
+        screen.stopped_at_once()
+        os._exit(_STATUS_OF_CTRL_C)
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in signals:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield stop
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+async def _first(*works: Awaitable[object]) -> None:
+    """Wait for the first to be done; the others are cancelled. Raises what it raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in done:
+        task.result()
+
+
+def _log_to(path: Path, settings: BrokerSettings) -> None:
+    """Let this process log to a file, for the terminal is for what a person must know."""
+    logs.configure("dev", settings.model_copy(update={"log_format": "json"}))
+    root = logging.getLogger()
+    file = logging.FileHandler(path, mode="w")
+    file.setFormatter(root.handlers[0].formatter)
+    root.handlers = [file]

@@ -45,6 +45,8 @@ RABBITMQ: Final = Program(
     "RabbitMQ", "rabbitmq-server", ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server")
 )
 POSTGRESQL: Final = Program("PostgreSQL", "postgresql", ("/usr/lib/postgresql/*/bin/postgres", "postgres"))
+NODE: Final = Program("Node.js", "nodejs", ("node", "nodejs"))
+NPM: Final = Program("npm", "npm", ("npm",))
 CHROMIUM: Final = Program("Chromium", "chromium", ("chromium", "chromium-browser", "google-chrome"))
 
 

@@ -12,26 +12,26 @@ import os
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import aiohttp
+import structlog
 
 from towpath.chat.settings import ChatSettings
 from towpath.gateway.settings import GatewaySettings
 from towpath.orders.settings import OrdersSettings
-from towpath.servicekit.settings import PREFIX, BrokerSettings
-
-if TYPE_CHECKING:
-    from towpath.servicekit.broker import Connect
+from towpath.servicekit.settings import PREFIX, BadSetting, BrokerSettings
+from towpath.tools.brokers import OpenBroker
 
 _READY_SECONDS: Final = 60.0
 _READY_POLL_SECONDS: Final = 0.05
 _GRACE_SECONDS: Final = 3.0
 _TAIL_BYTES: Final = 64 * 1024
+_BAD_SETTING: Final = 2  # towpath.servicekit.run.EXIT_BAD_SETTING, which would load the broker's client
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,10 @@ PROGRAMS: Final = (GATEWAY, CHAT, ORDERS)
 _DRAIN_ORDER: Final = ((GATEWAY,), (CHAT, ORDERS))
 
 
+#: ``serve`` of a program's ``app``; each takes the settings that its model makes.
+Serve = Callable[[Any, asyncio.Event, Any], Coroutine[Any, Any, None]]
+
+
 class PartEnded(Exception):
     """A part ended by itself. The message is one line for a person.
 
@@ -75,22 +79,25 @@ class NotReady(Exception):
 
 
 class Part(ABC):
-    """A program that runs.
+    """A program that runs, once it has begun.
 
     Args:
-        admin_port: Where its health is.
-        drain_timeout: Seconds it may take to stop.
+        settings: All it needs but the broker.
     """
 
     def __init__(self, program: Program, settings: BrokerSettings) -> None:
         self.program = program
-        self.admin_port = settings.admin_port
+        self.settings = settings
         self.patience = settings.drain_timeout + _GRACE_SECONDS
 
     @property
-    @abstractmethod
     def pid(self) -> int | None:
         """Its process; ``None`` when that is this one."""
+        return None
+
+    @abstractmethod
+    def begin(self, broker: OpenBroker) -> None:
+        """Let it run on ``broker``."""
 
     @abstractmethod
     async def until_ended(self) -> PartEnded:
@@ -109,15 +116,15 @@ class ProcessPart(Part):
     """A program as a process in a session of its own, so that Ctrl-C in the terminal does not reach it."""
 
     def __init__(
-        self, program: Program, settings: BrokerSettings, process: asyncio.subprocess.Process, log: Path
+        self, program: Program, settings: BrokerSettings, log: Path, process: asyncio.subprocess.Process
     ) -> None:
         super().__init__(program, settings)
-        self._process = process
         self._log = log
+        self._process = process
 
     @classmethod
     async def launch(cls, program: Program, settings: BrokerSettings, log: Path) -> "ProcessPart":
-        """Start the process; it loads its modules and then waits for :meth:`begin`."""
+        """Start the process; it loads its modules and then waits to begin."""
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -127,26 +134,24 @@ class ProcessPart(Part):
                 stderr=output,
                 start_new_session=True,
             )
-        return cls(program, settings, process, log)
-
-    def begin(self, settings: Mapping[str, object]) -> None:
-        """Let it run with ``settings``, by field name."""
-        assert self._process.stdin is not None
-        environment = {f"{PREFIX}{name.upper()}": str(value) for name, value in settings.items()}
-        self._process.stdin.write(json.dumps(environment).encode() + b"\n")
+        return cls(program, settings, log, process)
 
     @property
     def pid(self) -> int | None:
         return self._process.pid
 
+    def begin(self, broker: OpenBroker) -> None:
+        told = {name: getattr(self.settings, name) for name in self.settings.model_fields_set}
+        told["amqp_url"] = broker.url
+        environment = {PREFIX + name.upper(): str(value) for name, value in told.items() if value is not None}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(environment).encode() + b"\n")
+
     async def until_ended(self) -> PartEnded:
         status = await self._process.wait()
-        ended = f"ended with status {status}" if status >= 0 else f"was ended by signal {-status}"
-        said = _last_line(self._log)
-        return PartEnded(
-            f"{self.program.name} {ended}: {said}" if said else f"{self.program.name} {ended}, without a word",
-            bad_setting=status == 2,
-        )
+        how = f"ended with status {status}" if status >= 0 else f"was ended by signal {-status}"
+        said = _last_line(self._log) or "it said nothing"
+        return PartEnded(f"{self.program.name} {how}: {said}", bad_setting=status == _BAD_SETTING)
 
     async def stop(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -164,45 +169,47 @@ class ProcessPart(Part):
 
 
 class TaskPart(Part):
-    """A program as a task of this process, on the memory broker of this process."""
+    """A program as a task of this process, which the broker lives in as well."""
 
-    def __init__(self, program: Program, settings: BrokerSettings, serve: Any, connect: "Connect") -> None:
+    def __init__(self, program: Program, settings: BrokerSettings, serve: Serve) -> None:
         super().__init__(program, settings)
+        self._serve = serve
         self._stop = asyncio.Event()
-        self._task = asyncio.create_task(self._run(serve(settings, self._stop, connect)), name=program.name)
+        self._task: asyncio.Task[None] | None = None
 
     @classmethod
-    async def launch(cls, program: Program, settings: BrokerSettings, connect: "Connect") -> "TaskPart":
-        """Start the task, once its modules are loaded."""
+    async def launch(cls, program: Program, settings: BrokerSettings, log: Path) -> "TaskPart":
+        """Load its modules; it logs to the log of this process."""
         app = await asyncio.to_thread(import_module, f"{program.module}.app")
-        return cls(program, settings, app.serve, connect)
+        return cls(program, settings, app.serve)
 
-    async def _run(self, serving: Any) -> None:
-        import structlog
-
-        structlog.contextvars.bind_contextvars(service=self.program.name)
-        await serving
-
-    @property
-    def pid(self) -> int | None:
-        return None
+    def begin(self, broker: OpenBroker) -> None:
+        self._task = asyncio.create_task(self._run(broker), name=self.program.name)
 
     async def until_ended(self) -> PartEnded:
+        assert self._task is not None
         await asyncio.wait([self._task])
         error = None if self._task.cancelled() else self._task.exception()
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        said = str(error or "") or type(error).__name__
-        return PartEnded(f"{self.program.name} ended: {said}" if error else f"{self.program.name} ended")
+        said = "it gave no reason" if error is None else str(error) or repr(error)
+        return PartEnded(f"{self.program.name} ended: {said}", bad_setting=isinstance(error, BadSetting))
 
     async def stop(self) -> None:
+        if self._task is None:
+            return
         self._stop.set()
         await asyncio.wait([self._task], timeout=self.patience)
         self.kill()
         await asyncio.wait([self._task])
 
     def kill(self) -> None:
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self, broker: OpenBroker) -> None:
+        structlog.contextvars.bind_contextvars(service=self.program.name)
+        await self._serve(self.settings, self._stop, broker.connect)
 
 
 class Parts:
@@ -217,6 +224,11 @@ class Parts:
         return {
             program.name: part.pid for program, part in self._parts.items() if part.pid is not None
         }
+
+    def begin(self, broker: OpenBroker) -> None:
+        """Let all run."""
+        for part in self._parts.values():
+            part.begin(broker)
 
     async def until_one_ends(self) -> NoReturn:
         """Wait for the first to end by itself.
@@ -259,7 +271,7 @@ async def _until_ready(session: aiohttp.ClientSession, part: Part) -> None:
         async with asyncio.timeout(_READY_SECONDS):
             while True:
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):
-                    async with session.get(f"http://127.0.0.1:{part.admin_port}/health/ready") as answer:
+                    async with session.get(f"http://127.0.0.1:{part.settings.admin_port}/health/ready") as answer:
                         if answer.status == 200:
                             return
                         problem = f"waits for its {' and '.join((await answer.json())['failing'])}"

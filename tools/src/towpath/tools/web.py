@@ -5,7 +5,7 @@ demo's endpoints, also not by DNS rebinding. The sign-in by name alone is for de
 ``TOWPATH_DEMO`` is set, or ``--demo``.
 """
 
-import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,7 +18,6 @@ from yarl import URL
 
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.messages import read_object
-from towpath.servicekit.settings import BadSetting
 from towpath.tools.order_events import BadEvent, NotPublished
 from towpath.tools.ports import PortTaken
 from towpath.tools.token import LIFETIME_SECONDS, BadUser
@@ -69,20 +68,33 @@ class Site:
     demo: Demo | None = None
 
 
-def find_folder(given: Path | None, setting: str, place: str, holds: str) -> Path:
-    """A folder of the clients: the one given, or the one in the repository around this file.
+def web_folder() -> Path:
+    """``clients/web``: ``TOWPATH_WEB_ROOT``, or that of the repository around this file.
 
     Raises:
-        PageMissing: It is not there.
+        PageMissing
     """
-    if given is not None:
-        if (given / holds).is_file():
-            return given
-        raise PageMissing(f"{setting}={str(given)!a}: there is no {holds} in it; name the folder {place}")
+    return _folder("TOWPATH_WEB_ROOT", "clients/web", "index.html")
+
+
+def client_folder() -> Path:
+    """``clients/js/src``: ``TOWPATH_CLIENT_ROOT``, or that of the repository around this file.
+
+    Raises:
+        PageMissing
+    """
+    return _folder("TOWPATH_CLIENT_ROOT", "clients/js/src", "index.js")
+
+
+def _folder(setting: str, place: str, holds: str) -> Path:
+    if given := os.environ.get(setting):
+        if (Path(given) / holds).is_file():
+            return Path(given)
+        raise PageMissing(f"{setting}={given!a}: there is no {holds} in it; name the folder {place}")
     for parent in Path(__file__).resolve().parents:
         if (parent / place / holds).is_file():
             return parent / place
-    raise PageMissing(f"{setting}: is not set, and there is no {place} around here; name that folder")
+    raise PageMissing(f"{setting} is not set, and there is no {place} around this program; name that folder")
 
 
 @asynccontextmanager

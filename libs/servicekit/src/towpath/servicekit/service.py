@@ -43,6 +43,7 @@ log = structlog.get_logger(__name__)
 
 _SWEEP_SECONDS: Final = 60.0
 _SWEEP_STEP: Final = 500
+_SWEEP_STEP_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +178,13 @@ async def _open_store(
 
 async def _sweep(store: Store[Any] | None, settings: ServiceSettings) -> None:
     """Forget what is past its retention, in small steps that block nobody."""
+    pause = _SWEEP_SECONDS
     while store is not None:
-        await asyncio.sleep(_SWEEP_SECONDS)
+        await asyncio.sleep(pause)
+        pause = _SWEEP_SECONDS
         try:
-            while await _sweep_once(store, settings) >= _SWEEP_STEP:
-                await asyncio.sleep(0.1)  # a pause between steps, not a wait for a condition
+            if await _sweep_once(store, settings) >= _SWEEP_STEP:
+                pause = _SWEEP_STEP_SECONDS
         except (sa.exc.SQLAlchemyError, OSError) as error:
             log.warning("sweep_failed", error=repr(error)[:300])
 

@@ -59,8 +59,9 @@ class TelemetrySettings(BaseSettings):
     """Logs, metrics and traces.
 
     Attributes:
-        log_level, log_format: What is logged to standard error, and as JSON or as text for people.
-        trace_ratio: The share of requests whose spans are recorded, where ``otlp_endpoint`` says where to.
+        log_level: The least that is logged to standard error.
+        log_format: One JSON object a line, or text for people.
+        trace_ratio: The share of requests whose spans are recorded, if they are sent anywhere.
         otlp_endpoint: Base URL of an OpenTelemetry collector (OTLP over HTTP).
     """
 
@@ -112,7 +113,7 @@ class ServiceSettings(BrokerSettings):
         replay_limit: Stream entries that one resume replays at most; past it a client is sent to the history.
     """
 
-    database_url: DatabaseUrl
+    database_url: DatabaseUrl = "sqlite+aiosqlite:///towpath.db"
     prefetch: Annotated[int, Field(ge=1, le=1000)] = 64
     unit_max_items: Annotated[int, Field(ge=1, le=5000)] = 500
     queue_max_length: Annotated[int, Field(ge=1)] = 100_000

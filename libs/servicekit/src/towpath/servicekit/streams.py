@@ -170,8 +170,8 @@ async def replay(
     heads = await read_heads(connection, tables, {name for positions in asked for name in positions})
     lowest: dict[str, int] = {}
     served = [_within(positions, heads, limit) for positions in asked]
-    for positions in served:
-        for name, seq in positions.items():
+    for within in served:
+        for name, seq in within.items():
             lowest[name] = min(seq, lowest.get(name, seq))
     entries = await _read_entries(connection, tables, lowest, heads)
     answers: list[dict[str, Replay]] = []

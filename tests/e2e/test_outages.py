@@ -1,0 +1,145 @@
+"""What breaks, comes back, and what nobody loses by it."""
+
+import asyncio
+
+from towpath.testkit.client import Frame
+from towpath.testkit.eventually import eventually
+from towpath.testkit.follower import Follower
+from towpath.testkit.system import System
+
+ROOM = "lobby"
+STREAM = "chat:lobby"
+
+
+async def join(follower: Follower) -> None:
+    answer = await follower.request("chat.join", {"room": ROOM}, msg_id=f"join-{follower.user}", key=ROOM)
+    follower.track(STREAM, answer["data"]["seq"])
+
+
+async def say(follower: Follower, number: int) -> Frame:
+    text = f"{follower.user} {number}"
+    answer = await follower.request(
+        "chat.send", {"room": ROOM, "text": text}, msg_id=f"{follower.user}-{number}", key=ROOM
+    )
+    assert answer["action"] == "chat.send.ok", answer
+    return answer
+
+
+def messages(follower: Follower) -> list[str]:
+    return [frame["data"]["text"] for frame in follower.of("chat.message")]
+
+
+async def test_a_killed_gateway_costs_its_people_nothing(system: System) -> None:
+    async with system.follow("ana", 0) as ana, system.follow("ben", 0) as ben, system.follow("cyd", 1) as cyd:
+        people = [ana, ben, cyd]
+        for person in people:
+            await join(person)
+
+        async def talk(person: Follower) -> None:
+            for number in range(40):
+                await say(person, number)
+
+        talking = asyncio.gather(*(talk(person) for person in people))
+        await eventually(lambda: len(messages(cyd)) > 15, timeout=30)
+        await system.gateways[0].kill()
+        await talking
+        await eventually(
+            lambda: len(messages(ana)) == len(messages(ben)) == len(messages(cyd)) == 120, timeout=30
+        )
+        assert messages(ana)[-60:] == messages(cyd)[-60:]
+        assert messages(ben) == [text for text in messages(ana) if text in set(messages(ben))]
+        for person in people:
+            heard = messages(cyd)
+            assert [t for t in heard if t.startswith(person.user)] == [
+                f"{person.user} {n}" for n in range(40)
+            ]
+            assert len(set(heard)) == len(heard)
+        assert ana.resumed > 0
+        assert ben.resumed > 0
+        assert not ana.incomplete + ben.incomplete + cyd.incomplete
+
+
+async def test_a_broker_that_is_restarted_loses_nothing_that_was_accepted(system: System) -> None:
+    async with (
+        system.follow("ana", 0) as ana,
+        system.follow("ben", 1) as ben,
+        system.connect("eve", 0) as eve,
+    ):
+        await join(ana)
+        await join(ben)
+        for number in range(5):
+            await say(ana, number)
+        accepted = [
+            await eve.send("order.submit", {"order_id": f"O{n}", "amount": n}, ack=True) for n in range(5)
+        ]
+        for msg_id in accepted:
+            await eve.accepted(msg_id)
+
+        await system.rabbitmq.stop()
+
+        async def is_unavailable() -> bool:
+            answer = await eve.request("order.list")
+            return bool(answer["data"].get("code") == "unavailable")
+
+        await eventually(is_unavailable)
+        late = asyncio.create_task(say(ana, 5))
+        await system.rabbitmq.start()
+        await late
+        for number in range(6, 10):
+            await say(ana, number)
+        for msg_id in accepted:
+            assert (await eve.answer(msg_id, timeout=30))["action"] == "order.submit.ok"
+        orders = await eve.request("order.list", timeout=30)
+        assert {order["order_id"] for order in orders["data"]["orders"]} == {f"O{n}" for n in range(5)}
+        await eventually(lambda: len(messages(ana)) == len(messages(ben)) == 10, timeout=30)
+        assert messages(ana) == messages(ben) == [f"ana {n}" for n in range(10)]
+
+
+async def test_services_that_are_killed_take_up_where_they_were(system: System) -> None:
+    async with system.follow("ana", 0) as ana, system.follow("ben", 1) as ben:
+        await join(ana)
+        await join(ben)
+
+        async def talk() -> None:
+            for number in range(40):
+                await say(ana, number)
+
+        talking = asyncio.create_task(talk())
+        await eventually(lambda: len(messages(ben)) > 5)
+        await system.chat.kill()
+        system.chat = system.launch_service("chat")
+        await talking
+        await eventually(lambda: len(messages(ben)) == 40, timeout=30)
+        assert messages(ben) == [f"ana {n}" for n in range(40)]
+
+
+async def test_a_replica_that_is_stopped_sends_its_people_to_the_other(system: System) -> None:
+    async with system.follow("ana", 0) as ana, system.follow("ben", 1) as ben:
+        await join(ana)
+        await join(ben)
+        await say(ben, 0)
+        assert await system.gateways[0].terminate() == 0
+        await say(ben, 1)
+        await say(ana, 2)
+        await eventually(lambda: len(messages(ana)) == len(messages(ben)) == 3)
+        assert messages(ana) == messages(ben)
+
+
+async def test_who_was_away_resumes_on_any_replica_and_misses_nothing(system: System) -> None:
+    async with system.connect("ana", 0) as ana:
+        joined = await ana.request("chat.join", {"room": ROOM}, key=ROOM)
+    async with system.follow("ben", 0) as ben:
+        await join(ben)
+        for number in range(20):
+            await say(ben, number)
+    async with system.connect("ana", 1) as ana:
+        position = joined["data"]["seq"]
+        resumed = await ana.request("chat.resume", {"positions": {STREAM: position}})
+        told = resumed["data"]["streams"][STREAM]
+        assert told["complete"] is True
+        replayed = [frame for frame in ana.frames if frame.get("stream") == STREAM]
+        assert [frame["seq"] for frame in replayed] == list(range(position + 1, told["seq"] + 1))
+        assert ana.frames.index(replayed[-1]) < ana.frames.index(resumed)
+        assert [f["data"]["text"] for f in replayed if f["action"] == "chat.message"] == [
+            f"ben {n}" for n in range(20)
+        ]

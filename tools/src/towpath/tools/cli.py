@@ -1,0 +1,186 @@
+"""The ``towpath`` command. Each command loads what it needs when it runs, so that help comes at once.
+
+Guarantee: whatever goes wrong is one line on standard error that says what, with which value, and what to do; the
+exit status is 2 for a setting or option that cannot be used, and 1 for the rest.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from typer.core import TyperGroup
+
+from towpath.tools.options import Choice, Options
+from towpath.tools.trouble import Trouble
+
+_TRACEBACK: Final = "TOWPATH_TRACEBACK"
+_HELP: Final = {"help_option_names": ["-h", "--help"]}
+
+
+class _TroubleInOneLine(TyperGroup):
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return super().main(*arguments, **{**options, "standalone_mode": False})
+        except Exception as error:
+            if os.environ.get(_TRACEBACK):
+                raise
+            status, line = _told(error)
+            print(f"towpath: {line}", file=sys.stderr)  # noqa: T201
+            sys.exit(status)
+
+
+app = typer.Typer(
+    cls=_TroubleInOneLine,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings=_HELP,
+    help="Towpath, for those who develop on it and operate it.",
+)
+
+Data = Annotated[Path, typer.Option(help="Folder for databases, logs, secret and the broker's data.")]
+User = Annotated[str, typer.Option(help="Whose.", show_default=False)]
+
+
+@app.callback(invoke_without_command=True)
+def _towpath(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def dev(
+    broker: Annotated[
+        Choice,
+        typer.Option(
+            help="Where the broker comes from. [bold]auto[/]: TOWPATH_AMQP_URL, an installed RabbitMQ, Docker, "
+            "else memory. [bold]rabbitmq[/]: the same without memory; installs Debian's package if it must."
+        ),
+    ] = Choice.AUTO,
+    port: Annotated[
+        int, typer.Option(help="Port of the gateway.", envvar="TOWPATH_PORT", min=1, max=65535)
+    ] = 8080,
+    web_port: Annotated[
+        int, typer.Option(help="Port of the page.", envvar="TOWPATH_WEB_PORT", min=1, max=65535)
+    ] = 8000,
+    data: Data = Path(".towpath"),
+) -> None:
+    """Run all of Towpath here: gateway, chat, orders, a broker, and a page that shows it.
+
+    Ctrl-C stops all of it. Settings in the environment (TOWPATH_…) hold for every part.
+    """
+    from towpath.tools.dev import run
+
+    run(Options(broker, port, web_port, data))
+
+
+@app.command()
+def web(
+    host: Annotated[str, typer.Option(help="Address to listen on.", envvar="TOWPATH_WEB_HOST")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="Port to listen on.", envvar="TOWPATH_WEB_PORT", min=1, max=65535)
+    ] = 8000,
+    gateway: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Address of a gateway as browsers reach it; once for each. [dim]ws://127.0.0.1:8080/ws[/]",
+            envvar="TOWPATH_WEB_GATEWAYS",
+            show_default=False,
+        ),
+    ] = None,
+    demo: Annotated[
+        bool,
+        typer.Option(
+            "--demo",
+            help="Let people sign in by name alone, and publish order events. Never where strangers can reach it.",
+            envvar="TOWPATH_DEMO",
+        ),
+    ] = False,
+) -> None:
+    """Serve the page, and nothing else.
+
+    With --demo it needs TOWPATH_AUTH_SECRET (to sign tokens) and TOWPATH_AMQP_URL (to publish events).
+    """
+    from towpath.tools.page import serve_page
+
+    serve_page(host, port, gateway or ["ws://127.0.0.1:8080/ws"], demo=demo)
+
+
+@app.command()
+def token(
+    user: Annotated[str, typer.Option(help="Who the token is for.", show_default=False)],
+    expires_in: Annotated[int, typer.Option(help="Seconds until it expires.", min=1, max=10**9)] = 3600,
+    scope: Annotated[
+        str | None,
+        typer.Option(help='Domains the user may address, for example "chat order". All if not given.'),
+    ] = None,
+    data: Data = Path(".towpath"),
+) -> None:
+    """Print a token (JWT, HS256) that a gateway here takes.
+
+    It is signed with TOWPATH_AUTH_SECRET, or with the secret that `towpath dev` keeps in its folder.
+    """
+    from towpath.tools.data_folder import DataFolder
+    from towpath.tools.token import secret_of, sign
+
+    typer.echo(sign(user, secret_of(DataFolder(data)), expires_in=expires_in, scope=scope))
+
+
+@app.command()
+def publish(
+    event: Annotated[str, typer.Argument(help="For example order.paid.", show_default=False)],
+    order: Annotated[str, typer.Option(help="The order's id.", show_default=False)],
+    user: Annotated[
+        str | None, typer.Option(help="Whose order it is; needed when it is new to the orders service.")
+    ] = None,
+    amount: Annotated[str | None, typer.Option(help="What it costs, for example 9.90.")] = None,
+    currency: Annotated[str | None, typer.Option(help="For example USD.")] = None,
+    revision: Annotated[
+        int | None, typer.Option(help="The sender's count of changes; older ones are ignored.")
+    ] = None,
+    detail: Annotated[str | None, typer.Option(help="A note for the user.")] = None,
+    msg_id: Annotated[
+        str | None, typer.Option(help="The event's id; the same id twice has its effect once.")
+    ] = None,
+    data: Data = Path(".towpath"),
+) -> None:
+    """Publish an order event as another backend does, and print its msg_id once the broker has it.
+
+    It goes to TOWPATH_AMQP_URL, or to the `towpath dev` that runs here.
+    """
+    from towpath.tools.publish import publish_event
+
+    fields = {
+        "order_id": order,
+        "user_id": user,
+        "amount": amount,
+        "currency": currency,
+        "revision": revision,
+        "detail": detail,
+    }
+    payload = {name: value for name, value in fields.items() if value is not None}
+    typer.echo(publish_event(event, payload, msg_id=msg_id, data=data))
+
+
+def _told(error: Exception) -> tuple[int, str]:
+    """The exit status and the line for a person."""
+    from towpath.servicekit.broker.interface import BrokerError, BrokerRefused
+    from towpath.servicekit.settings import BadSetting
+
+    if isinstance(error, typer.TyperException):
+        return error.exit_code, _one_line(error.format_message())
+    if isinstance(error, Trouble):
+        return error.status, _one_line(str(error))
+    if isinstance(error, BadSetting | BrokerRefused):
+        return 2, _one_line(str(error))
+    if isinstance(error, BrokerError):
+        return 1, _one_line(str(error))
+    text = f"unexpected {type(error).__name__}: {error}; {_TRACEBACK}=1 shows where, please report it"
+    return 1, _one_line(text)
+
+
+def _one_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0] if lines else "it failed without a reason"

@@ -1,0 +1,28 @@
+"""What the command line of ``towpath dev`` says."""
+
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class Choice(enum.StrEnum):
+    """Where the broker is to come from."""
+
+    AUTO = "auto"
+    MEMORY = "memory"
+    RABBITMQ = "rabbitmq"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """See the module.
+
+    Attributes:
+        port, web_port: Where gateway and page are served.
+        data: The folder to keep things in.
+    """
+
+    broker: Choice
+    port: int
+    web_port: int
+    data: Path

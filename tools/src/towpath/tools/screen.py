@@ -1,0 +1,69 @@
+"""What ``towpath dev`` shows in the terminal: little, and nothing twice."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.markup import escape
+
+from towpath.tools.brokers import OpenBroker
+from towpath.tools.data_folder import DataFolder
+from towpath.tools.plan import Plan
+
+
+class Screen:
+    """A terminal, or whatever standard output is."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._status = self._console.status("")
+        self._since = time.monotonic()
+
+    @contextlib.contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """Show that something goes on, until it is :meth:`ready`, or until exit."""
+        self._work(what)
+        try:
+            yield
+        finally:
+            self._status.stop()
+
+    def ready(self, plan: Plan, broker: OpenBroker, folder: DataFolder) -> None:
+        """Say that all is there, and where."""
+        self._status.stop()
+        print_ = self._console.print
+        print_()
+        for name, value in (
+            ("Page", f"[bold cyan]{plan.page}[/]"),
+            ("Gateway", plan.gateway),
+            ("Broker", escape(broker.label)),
+            ("Database", escape(plan.database)),
+            ("Logs", escape(f"{folder}/logs")),
+        ):
+            print_(f"  [bold]{name:<10}[/]{value}")
+        print_()
+        if broker.hint:
+            print_(f"  [yellow]{escape(broker.hint)}[/]")
+        print_(f"  [green]Ready[/] after {time.monotonic() - self._since:.1f} s. Ctrl-C stops it.")
+        print_()
+
+    def stopping(self) -> None:
+        """Say that it stops."""
+        self._since = time.monotonic()
+        self._work("Stopping; Ctrl-C again stops at once")
+
+    def stopped(self) -> None:
+        """Say that nothing runs any more."""
+        self._console.print(f"Stopped after {time.monotonic() - self._since:.1f} s; nothing is left running.")
+
+    def stopped_at_once(self) -> None:
+        """Say so, and leave the terminal as it was."""
+        self._status.stop()
+        self._console.print("Stopped at once.")
+
+    def _work(self, what: str) -> None:
+        self._status.update(escape(what))
+        self._status.start()
+        if not self._console.is_terminal:
+            self._console.print(escape(what))

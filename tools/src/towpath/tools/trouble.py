@@ -1,0 +1,11 @@
+"""What goes wrong for a person at a terminal."""
+
+
+class Trouble(Exception):
+    """Something a command cannot do. The message is one line: what, with which value, and what to do.
+
+    Attributes:
+        status: The exit status: 2 for a setting or option that cannot be used, 1 for the rest.
+    """
+
+    status = 1
