@@ -1,8 +1,7 @@
-"""Where the broker of ``towpath dev`` comes from: given, a private RabbitMQ, a container, or in the process itself."""
+"""Where the broker of ``towpath dev`` comes from: a given one, our own RabbitMQ, a container, this process."""
 
 import asyncio
 import contextlib
-import enum
 import os
 import secrets
 import shutil
@@ -20,9 +19,12 @@ from yarl import URL
 from towpath.servicekit.settings import BadSetting
 from towpath.tools.data_folder import DataFolder
 from towpath.tools.greeting import NoBroker, greet
+from towpath.tools.options import Choice
+from towpath.tools.order_events import exchanges
 from towpath.tools.packages import RABBITMQ, find, find_or_install
 from towpath.tools.ports import free_ports
-from towpath.tools.rabbitmq_node import RabbitNode
+from towpath.tools.rabbitmq_node import NodeFailed, RabbitNode
+from towpath.tools.trouble import Trouble
 
 if TYPE_CHECKING:
     from towpath.servicekit.broker import Connect
@@ -33,6 +35,7 @@ AMQP_URL: Final = "TOWPATH_AMQP_URL"
 IMAGE: Final = "rabbitmq:4"
 
 _WATCH_SECONDS: Final = 0.5
+_CONNECT_SECONDS: Final = 15.0
 _PULL_AND_BOOT_SECONDS: Final = 600.0
 _NOT_THE_REAL_THING: Final = (
     "This is not the real thing: messages end with this process. "
@@ -44,16 +47,12 @@ _CONTAINER_PROGRAM: Final = (
 )
 
 
-class Choice(enum.StrEnum):
-    """What ``--broker`` takes."""
-
-    AUTO = "auto"
-    MEMORY = "memory"
-    RABBITMQ = "rabbitmq"
+class NoConnection(Trouble):
+    """A broker runs, but does not let us in."""
 
 
-class BrokerEnded(Exception):
-    """The broker we started is gone. The message is one line for a person."""
+class BrokerEnded(Trouble):
+    """The broker that we started is gone, or did not come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +75,31 @@ class OpenBroker:
     kill: Callable[[], None] = lambda: None
     hint: str = ""
 
+    @asynccontextmanager
+    async def connected(self, settings: "BrokerSettings", name: str) -> AsyncIterator["Broker"]:
+        """A connection of our own, from entry to exit, once the exchanges stand.
+
+        Raises:
+            BrokerRefused: It takes neither user, password nor virtual host.
+            NoConnection: It took too long.
+        """
+        settings = settings.model_copy(update={"amqp_url": self.url or "memory://"})
+        async with self.connect(settings, name) as broker:
+            try:
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    await broker.declare(exchanges())
+            except TimeoutError:
+                raise NoConnection(f"{self.label}: no connection within {_CONNECT_SECONDS:g} s") from None
+            yield broker
+
     async def until_ended(self) -> None:
         """Wait for its end, which nobody asked for.
 
         Raises:
             BrokerEnded
         """
-        while self.runs():
-            await asyncio.sleep(_WATCH_SECONDS)  # noqa: ASYNC110  # a process of a thread, not of this loop
+        while self.runs():  # noqa: ASYNC110  # a process that this loop knows nothing of
+            await asyncio.sleep(_WATCH_SECONDS)
         raise BrokerEnded(f"{self.label} ended by itself")
 
 
@@ -140,7 +156,7 @@ class GivenBroker(Source):
     def __init__(self, url: str) -> None:
         self._url = url
         self._address = URL(url)
-        self.label = f"RabbitMQ at {self._address.host}:{_port(self._address)}"
+        self.label = f"RabbitMQ at {self._address.host}:{port_of(self._address)}"
         self.doing = f"Connecting to {self.label}"
 
     @asynccontextmanager
@@ -148,13 +164,13 @@ class GivenBroker(Source):
         label = self.label
         if self._address.scheme == "amqp":  # with TLS, the first connection is the first word
             try:
-                greeting = await greet(self._address.host or "", _port(self._address))
+                greeting = await greet(self._address.host or "", port_of(self._address))
             except NoBroker as missing:
                 shown = self._address.with_user(None).with_query(None)
                 raise BadSetting(
                     AMQP_URL, shown, f"{missing}; start that broker, or unset {AMQP_URL} to have another one"
                 ) from None
-            label = f"{greeting} at {self._address.host}:{_port(self._address)}"
+            label = f"{greeting} at {self._address.host}:{port_of(self._address)}"
         yield OpenBroker(label, self._url, await _amqp())
 
 
@@ -182,6 +198,10 @@ class PrivateNode(Source):
             version = (await asyncio.to_thread(node.evaluate, "rabbit_misc:version()")).strip('"')
             label = f"RabbitMQ {version}, a private node in {self._folder}/rabbitmq"
             yield OpenBroker(label, node.url(), await _amqp(), lambda: node.running, node.kill)
+        except NodeFailed as failure:
+            said = str(failure).splitlines()[0]
+            log = f"{self._folder}/rabbitmq/rabbitmq.log"
+            raise BrokerEnded(f"{said} See {log}, or do without: --broker memory") from None
         finally:
             await asyncio.wait([booting])  # a thread cannot be cancelled; it takes two seconds
             await asyncio.to_thread(node.halt)
@@ -290,5 +310,6 @@ async def _amqp() -> "Connect":
     return connect
 
 
-def _port(address: URL) -> int:
+def port_of(address: URL) -> int:
+    """The port of an AMQP URL."""
     return address.port or (5671 if address.scheme == "amqps" else 5672)

@@ -41,7 +41,6 @@ app = typer.Typer(
 )
 
 Data = Annotated[Path, typer.Option(help="Folder for databases, logs, secret and the broker's data.")]
-User = Annotated[str, typer.Option(help="Whose.", show_default=False)]
 
 
 @app.callback(invoke_without_command=True)
@@ -103,9 +102,9 @@ def web(
 
     With --demo it needs TOWPATH_AUTH_SECRET (to sign tokens) and TOWPATH_AMQP_URL (to publish events).
     """
-    from towpath.tools.page import serve_page
+    from towpath.tools.page import run
 
-    serve_page(host, port, gateway or ["ws://127.0.0.1:8080/ws"], demo=demo)
+    run(host, port, gateway or ["ws://127.0.0.1:8080/ws"], demo=demo)
 
 
 @app.command()
@@ -150,6 +149,7 @@ def publish(
 
     It goes to TOWPATH_AMQP_URL, or to the `towpath dev` that runs here.
     """
+    from towpath.tools.data_folder import DataFolder
     from towpath.tools.publish import publish_event
 
     fields = {
@@ -161,7 +161,7 @@ def publish(
         "detail": detail,
     }
     payload = {name: value for name, value in fields.items() if value is not None}
-    typer.echo(publish_event(event, payload, msg_id=msg_id, data=data))
+    typer.echo(publish_event(event, payload, msg_id=msg_id, folder=DataFolder(data)))
 
 
 def _told(error: Exception) -> tuple[int, str]:

@@ -17,13 +17,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-
-class FolderUnusable(Exception):
-    """The folder cannot be made or written to. The message is one line for a person."""
+from towpath.tools.trouble import Trouble
 
 
-class AlreadyRunning(Exception):
-    """Another ``towpath dev`` runs in this folder. The message is one line for a person."""
+class FolderUnusable(Trouble):
+    """The folder cannot be made or written to."""
+
+    status = 2
+
+
+class AlreadyRunning(Trouble):
+    """Another ``towpath dev`` runs in this folder."""
 
 
 @dataclass(frozen=True, slots=True)

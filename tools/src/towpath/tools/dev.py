@@ -14,18 +14,17 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
-from towpath.protocol.routes import EXCHANGES
 from towpath.servicekit import logs
 from towpath.servicekit.settings import BrokerSettings
 from towpath.tools import order_events
-from towpath.tools.brokers import AMQP_URL, BrokerEnded, Choice, OpenBroker, Source, choose
+from towpath.tools.brokers import AMQP_URL, OpenBroker, Source, choose
 from towpath.tools.data_folder import DataFolder, RunningDev
+from towpath.tools.options import Options
 from towpath.tools.order_events import NotPublished
 from towpath.tools.parts import GATEWAY, PROGRAMS, Parts, ProcessPart, TaskPart
 from towpath.tools.plan import HOST, Plan, make_plan
@@ -36,18 +35,7 @@ from towpath.tools.web import Demo, Site, client_folder, serve_site, web_folder
 if TYPE_CHECKING:
     from towpath.servicekit.broker.interface import Broker
 
-_CONNECT_SECONDS: Final = 15.0
 _STATUS_OF_CTRL_C: Final = 130  # 128 + SIGINT, as shells count
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the command line says."""
-
-    broker: Choice
-    port: int
-    web_port: int
-    data: Path
 
 
 def run(options: Options) -> None:
@@ -111,7 +99,9 @@ async def _start(
     broker = await stack.enter_async_context(source.open())
     stop.at_once.append(broker.kill)
     site.about["broker"] = broker.label
-    await stack.enter_async_context(backend.connected(broker, plan.settings[GATEWAY]))
+    backend.broker = await stack.enter_async_context(
+        broker.connected(plan.settings[GATEWAY], order_events.APP_ID)
+    )
 
     stack.push_async_callback(parts.stop)
     parts.begin(broker)
@@ -120,31 +110,15 @@ async def _start(
 
 
 class _OtherBackend:
-    """What the demo's endpoint publishes through, as soon as there is a broker."""
+    """Publishes for the page, once there is a broker."""
 
     def __init__(self) -> None:
-        self._broker: Broker | None = None
-
-    @contextlib.asynccontextmanager
-    async def connected(self, open_broker: OpenBroker, settings: BrokerSettings) -> "Any":
-        from towpath.servicekit.broker.interface import Exchange, Topology
-
-        settings = settings.model_copy(update={"amqp_url": open_broker.url or "memory://"})
-        async with open_broker.connect(settings, order_events.APP_ID) as broker:
-            try:
-                async with asyncio.timeout(_CONNECT_SECONDS):
-                    await broker.declare(Topology([Exchange(name) for name in EXCHANGES]))
-            except TimeoutError:
-                raise BrokerEnded(
-                    f"{open_broker.label} gave no connection within {_CONNECT_SECONDS:g} s"
-                ) from None
-            self._broker = broker
-            yield
+        self.broker: Broker | None = None
 
     async def publish(self, action: str, data: Mapping[str, Any], msg_id: str | None) -> str:
-        if self._broker is None:
+        if self.broker is None:
             raise NotPublished("the broker is still starting; try again")
-        return await order_events.publish(self._broker, action, data, msg_id=msg_id)
+        return await order_events.publish(self.broker, action, data, msg_id)
 
 
 class _Stop:

@@ -12,6 +12,8 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from towpath.tools.trouble import Trouble
+
 # https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, sections 4.2.2 and 4.2.3
 _PROTOCOL_HEADER: Final = b"AMQP\x00\x00\x09\x01"
 _FRAME_HEADER: Final = struct.Struct(">BHL")
@@ -20,8 +22,8 @@ _CONNECTION_START: Final = struct.pack(">HH", 10, 10)
 _LARGEST: Final = 65536
 
 
-class NoBroker(Exception):
-    """Nothing that speaks AMQP 0-9-1 answers. The message is one line for a person."""
+class NoBroker(Trouble):
+    """Nothing that speaks AMQP 0-9-1 answers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,11 @@ from pydantic import ValidationError
 
 from towpath.protocol.envelope import make
 from towpath.protocol.orders import OrderEvent, Status
-from towpath.protocol.routes import EVENTS
+from towpath.protocol.routes import EVENTS, EXCHANGES
+from towpath.tools.trouble import Trouble
 
 if TYPE_CHECKING:
-    from towpath.servicekit.broker.interface import Broker
+    from towpath.servicekit.broker.interface import Broker, Topology
 
 APP_ID: Final = "demo-backend"
 
@@ -22,17 +23,24 @@ KNOWN: Final = (
 )
 
 
-class NotPublished(Exception):
-    """The broker did not take an event, or did not confirm it. The message is one line for a person."""
+class NotPublished(Trouble):
+    """The broker did not take an event, or did not confirm it."""
 
 
-class BadEvent(ValueError):
-    """An event that no orders service would take. The message is one line for a person."""
+class BadEvent(Trouble):
+    """An event that no orders service would take."""
+
+    status = 2
 
 
-async def publish(
-    broker: "Broker", action: str, data: Mapping[str, Any], *, msg_id: str | None = None
-) -> str:
+def exchanges() -> "Topology":
+    """What must be there before anything can be published."""
+    from towpath.servicekit.broker.interface import Exchange, Topology
+
+    return Topology([Exchange(name) for name in EXCHANGES])
+
+
+async def publish(broker: "Broker", action: str, data: Mapping[str, Any], msg_id: str | None = None) -> str:
     """Publish one event and return its ``msg_id`` once the broker has it safely.
 
     Args:

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from towpath.tools.trouble import Trouble
+
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _APT_ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
 
 
-class ProgramMissing(Exception):
-    """A program is not on this machine and could not be installed. The message is one line for a person."""
+class ProgramMissing(Trouble):
+    """A program is not on this machine and could not be installed."""
 
 
 @dataclass(frozen=True)

@@ -3,21 +3,19 @@
 import asyncio
 import os
 from contextlib import AsyncExitStack, suppress
-from typing import Final
+from functools import partial
 
 import structlog
 import uvloop
 from yarl import URL
 
-from towpath.protocol.routes import EXCHANGES
 from towpath.servicekit import logs
-from towpath.servicekit.broker import Broker, connect
-from towpath.servicekit.broker.interface import Exchange, Topology
+from towpath.servicekit.broker import connect
 from towpath.servicekit.run import or_stopped, until_stopped
 from towpath.servicekit.settings import BadSetting, BrokerSettings, load
 from towpath.tools.brokers import port_of
 from towpath.tools.greeting import NoBroker, greet
-from towpath.tools.order_events import APP_ID, publish
+from towpath.tools.order_events import APP_ID, exchanges, publish
 from towpath.tools.plan import DATABASE_URL, database_label
 from towpath.tools.token import AUTH_SECRET, sign
 from towpath.tools.web import Demo, Site, client_folder, serve_site, web_folder
@@ -36,21 +34,50 @@ def run(host: str, port: int, gateways: list[str], *, demo: bool) -> None:
         BadSetting, BrokerRefused, PageMissing, PortTaken
     """
     for gateway in gateways:
-        _check_gateway(gateway)
-    about = {"database": database_label(given)} if (given := os.environ.get(DATABASE_URL)) else {}
-    site = Site(web_folder(), client_folder(), gateways, about)
-    secret = os.environ.get(AUTH_SECRET)
+        _check(gateway)
+    secret = os.environ.get(AUTH_SECRET, "")
     if demo and not secret:
-        raise BadSetting(AUTH_SECRET, None, "is not set; the demo signs tokens with it, as the gateway checks them")
+        raise BadSetting(
+            AUTH_SECRET, None, "is not set; the demo signs tokens with it, for the gateway to check"
+        )
     settings = load(BrokerSettings)
     logs.configure("web", settings)
 
     async def serve(settings: BrokerSettings, stop: asyncio.Event) -> None:
         async with AsyncExitStack() as stack:
-            broker: Broker | None = None
-            if demo:
-                broker = await stack.enter_async_context(connect(settings, APP_ID))
-            ...
+            broker = await stack.enter_async_context(connect(settings, APP_ID)) if demo else None
+            site = Site(
+                web_folder(),
+                client_folder(),
+                gateways,
+                about={"database": database_label(given)} if (given := os.environ.get(DATABASE_URL)) else {},
+                demo=Demo(sign=partial(_sign, secret), publish=partial(publish, broker)) if broker else None,
+            )
+            await stack.enter_async_context(serve_site(site, host, port, option="--port"))
+            log.info("serving", host=host, port=port, demo=demo)
+            if broker is not None and await or_stopped(broker.declare(exchanges()), stop):
+                site.about["broker"] = await _name_of(URL(settings.amqp_url))
+            await stop.wait()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(until_stopped(serve, settings))
+
+
+def _sign(secret: str, user: str) -> str:
+    return sign(user, secret)
+
+
+async def _name_of(broker: URL) -> str:
+    if broker.scheme == "amqp":
+        with suppress(NoBroker):
+            return str(await greet(broker.host or "", port_of(broker)))
+    return "RabbitMQ"
+
+
+def _check(gateway: str) -> None:
+    try:
+        url = URL(gateway)
+    except ValueError:
+        url = URL()
+    if url.scheme not in ("ws", "wss") or not url.host:
+        raise BadSetting("--gateway", gateway, "must be an address such as ws://127.0.0.1:8080/ws")

@@ -26,6 +26,7 @@ from towpath.gateway.settings import GatewaySettings
 from towpath.orders.settings import OrdersSettings
 from towpath.servicekit.settings import PREFIX, BadSetting, BrokerSettings
 from towpath.tools.brokers import OpenBroker
+from towpath.tools.trouble import Trouble
 
 _READY_SECONDS: Final = 60.0
 _READY_POLL_SECONDS: Final = 0.05
@@ -62,20 +63,20 @@ _DRAIN_ORDER: Final = ((GATEWAY,), (CHAT, ORDERS))
 Serve = Callable[[Any, asyncio.Event, Any], Coroutine[Any, Any, None]]
 
 
-class PartEnded(Exception):
-    """A part ended by itself. The message is one line for a person.
+class PartEnded(Trouble):
+    """A part ended by itself.
 
-    Attributes:
+    Args:
         bad_setting: Whether it ended because of a setting.
     """
 
     def __init__(self, message: str, *, bad_setting: bool = False) -> None:
         super().__init__(message)
-        self.bad_setting = bad_setting
+        self.status = 2 if bad_setting else 1
 
 
-class NotReady(Exception):
-    """The parts run, but are not ready in time. The message is one line for a person."""
+class NotReady(Trouble):
+    """The parts run, but are not ready in time."""
 
 
 class Part(ABC):
@@ -221,9 +222,7 @@ class Parts:
     @property
     def pids(self) -> dict[str, int]:
         """The processes, by name."""
-        return {
-            program.name: part.pid for program, part in self._parts.items() if part.pid is not None
-        }
+        return {program.name: part.pid for program, part in self._parts.items() if part.pid is not None}
 
     def begin(self, broker: OpenBroker) -> None:
         """Let all run."""
@@ -257,7 +256,9 @@ class Parts:
     async def stop(self) -> None:
         """Stop all in drain order."""
         for programs in _DRAIN_ORDER:
-            await asyncio.gather(*(self._parts[program].stop() for program in programs if program in self._parts))
+            await asyncio.gather(
+                *(self._parts[program].stop() for program in programs if program in self._parts)
+            )
 
     def kill(self) -> None:
         """End all at once."""
@@ -271,7 +272,9 @@ async def _until_ready(session: aiohttp.ClientSession, part: Part) -> None:
         async with asyncio.timeout(_READY_SECONDS):
             while True:
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):
-                    async with session.get(f"http://127.0.0.1:{part.settings.admin_port}/health/ready") as answer:
+                    async with session.get(
+                        f"http://127.0.0.1:{part.settings.admin_port}/health/ready"
+                    ) as answer:
                         if answer.status == 200:
                             return
                         problem = f"waits for its {' and '.join((await answer.json())['failing'])}"

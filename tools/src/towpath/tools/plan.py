@@ -3,8 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pydantic import ValidationError
 from yarl import URL
@@ -13,15 +12,15 @@ from towpath.gateway.settings import GatewaySettings
 from towpath.servicekit.settings import PREFIX, BadSetting, BrokerSettings, bad_setting
 from towpath.tools.data_folder import DataFolder
 from towpath.tools.parts import CHAT, GATEWAY, ORDERS, Program
-from towpath.tools.ports import PortTaken, check_free, free_ports
+from towpath.tools.ports import check_free, free_ports
 from towpath.tools.token import AUTH_SECRET
 
 HOST: Final = "127.0.0.1"
+DATABASE_URL: Final = f"{PREFIX}DATABASE_URL"
 
 _ADMIN_PORTS: Final = (8081, 8082, 8083)
 #: Fewer than in earnest: who presses Ctrl-C waits for it.
 _DRAIN_SECONDS: Final = 10.0
-_DATABASE_URL: Final = f"{PREFIX}DATABASE_URL"
 _ORIGINS: Final = f"{PREFIX}ALLOWED_ORIGINS"
 
 
@@ -60,7 +59,7 @@ def make_plan(folder: DataFolder, *, port: int, web_port: int) -> Plan:
     secret = os.environ.get(AUTH_SECRET) or folder.secret()
     origins = [os.environ.get(_ORIGINS, ""), *(f"http://{name}:{web_port}" for name in (HOST, "localhost"))]
     admin_ports = free_ports(3, wanted=_ADMIN_PORTS, but={port, web_port})
-    of_each: dict[Program, dict[str, object]] = {
+    of_each: dict[Program, dict[str, Any]] = {
         GATEWAY: {
             "port": port,
             "auth_secret": secret,
@@ -70,7 +69,9 @@ def make_plan(folder: DataFolder, *, port: int, web_port: int) -> Plan:
         ORDERS: _database_of("orders", folder),
     }
     settings = {
-        program: _checked(program.settings, {**own, **_shared(), "admin_host": HOST, "admin_port": admin_port})
+        program: _checked(
+            program.settings, {**own, **_shared(), "admin_host": HOST, "admin_port": admin_port}
+        )
         for (program, own), admin_port in zip(of_each.items(), admin_ports, strict=True)
     }
     gateway = settings[GATEWAY]
@@ -83,29 +84,28 @@ def make_plan(folder: DataFolder, *, port: int, web_port: int) -> Plan:
         gateway=str(URL.build(scheme="ws", host=shown_host, port=port, path="/ws")),
         web_port=web_port,
         secret=secret,
-        database=_database_label(folder),
+        database=database_label(given) if (given := os.environ.get(DATABASE_URL)) else f"SQLite in {folder}",
         settings=settings,
     )
 
 
-def _shared() -> dict[str, object]:
+def _shared() -> dict[str, Any]:
     return {} if f"{PREFIX}DRAIN_TIMEOUT" in os.environ else {"drain_timeout": _DRAIN_SECONDS}
 
 
-def _database_of(service: str, folder: DataFolder) -> dict[str, object]:
-    return {"database_url": os.environ.get(_DATABASE_URL) or folder.database_url(service)}
+def _database_of(service: str, folder: DataFolder) -> dict[str, Any]:
+    return {"database_url": os.environ.get(DATABASE_URL) or folder.database_url(service)}
 
 
-def _database_label(folder: DataFolder) -> str:
-    if not (given := os.environ.get(_DATABASE_URL)):
-        return f"SQLite in {folder}"
-    if given.startswith("sqlite"):
-        return f"SQLite, {given.partition(':///')[2]}"
-    url = URL(given)
-    return f"PostgreSQL at {url.host}:{url.port or 5432}{url.path}"
+def database_label(url: str) -> str:
+    """What people call a database; no password in it."""
+    if url.startswith("sqlite"):
+        return f"SQLite, {url.partition(':///')[2]}"
+    address = URL(url)
+    return f"PostgreSQL at {address.host}:{address.port or 5432}{address.path}"
 
 
-def _checked(model: type[BrokerSettings], given: Mapping[str, object]) -> BrokerSettings:
+def _checked(model: type[BrokerSettings], given: Mapping[str, Any]) -> BrokerSettings:
     # The broker is chosen later; what TOWPATH_AMQP_URL holds is checked all the same, if it holds anything.
     blank = {"amqp_url": "memory://"} if not os.environ.get(f"{PREFIX}AMQP_URL") else {}
     try:

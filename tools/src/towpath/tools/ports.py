@@ -4,14 +4,18 @@ import contextlib
 import socket
 from collections.abc import Collection, Iterable
 
+from towpath.tools.trouble import Trouble
 
-class PortTaken(Exception):
-    """Nobody can listen on a port. The message is one line for a person.
+
+class PortTaken(Trouble):
+    """Nobody can listen on a port.
 
     Args:
         option: Where the port comes from.
         program: Who wants to listen there.
     """
+
+    status = 2
 
     def __init__(self, option: str, port: int, program: str, error: OSError) -> None:
         reason = (error.strerror or str(error)).lower()

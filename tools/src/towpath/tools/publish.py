@@ -8,7 +8,7 @@ from typing import Any, Final
 import aiohttp
 
 from towpath.servicekit import logs
-from towpath.servicekit.settings import PREFIX, BadSetting, BrokerSettings, load
+from towpath.servicekit.settings import BrokerSettings, load
 from towpath.tools import order_events
 from towpath.tools.brokers import AMQP_URL, GivenBroker
 from towpath.tools.data_folder import DataFolder
@@ -22,9 +22,7 @@ class NoBrokerKnown(Trouble):
     """Nothing says where to publish."""
 
 
-def publish_event(
-    action: str, data: Mapping[str, Any], *, msg_id: str | None, folder: DataFolder
-) -> str:
+def publish_event(action: str, data: Mapping[str, Any], *, msg_id: str | None, folder: DataFolder) -> str:
     """Publish one event and return its ``msg_id`` once the broker has it safely.
 
     Raises:
@@ -48,7 +46,7 @@ async def _to_broker(url: str, action: str, data: Mapping[str, Any], msg_id: str
     settings = _settings(url)
     logs.configure("publish", settings)
     async with GivenBroker(url).open() as given, given.connected(settings, order_events.APP_ID) as broker:
-        return await order_events.publish(broker, action, data, msg_id=msg_id)
+        return await order_events.publish(broker, action, data, msg_id)
 
 
 async def _through_page(page: str, action: str, data: Mapping[str, Any], msg_id: str | None) -> str:

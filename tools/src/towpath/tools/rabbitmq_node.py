@@ -29,6 +29,7 @@ from typing import IO, Final, Self
 from urllib.parse import quote
 
 from towpath.tools.packages import RABBITMQ, find_or_install
+from towpath.tools.trouble import Trouble
 
 _NODE_NAME: Final = "towpath@localhost"
 _ANSWER: Final = re.compile(r"^towpath-answer \{(\d+),\{(ok|error),(.*)\}\}$")
@@ -77,11 +78,11 @@ _REMOVE_AND_HALT: Final = 'file:del_dir_r(os:getenv("HOME")), erlang:halt(0)'
 _STOP: Final = "timer:apply_after(20000, erlang, halt, [1]), catch rabbit:stop(), erlang:halt(0)"
 
 
-class NodeFailed(Exception):
+class NodeFailed(Trouble):
     """RabbitMQ did not start, stop or do what it was told. The message ends with what it said last."""
 
 
-class FolderInUse(Exception):
+class FolderInUse(Trouble):
     """Another RabbitMQ runs in this folder."""
 
 

@@ -1,7 +1,6 @@
 """What ``towpath dev`` shows in the terminal: little, and nothing twice."""
 
 import contextlib
-import time
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -18,7 +17,6 @@ class Screen:
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
         self._status = self._console.status("")
-        self._since = time.monotonic()
 
     @contextlib.contextmanager
     def working(self, what: str) -> Iterator[None]:
@@ -45,17 +43,16 @@ class Screen:
         print_()
         if broker.hint:
             print_(f"  [yellow]{escape(broker.hint)}[/]")
-        print_(f"  [green]Ready[/] after {time.monotonic() - self._since:.1f} s. Ctrl-C stops it.")
+        print_("  [green]Ready.[/] Ctrl-C stops all of it.")
         print_()
 
     def stopping(self) -> None:
         """Say that it stops."""
-        self._since = time.monotonic()
         self._work("Stopping; Ctrl-C again stops at once")
 
     def stopped(self) -> None:
         """Say that nothing runs any more."""
-        self._console.print(f"Stopped after {time.monotonic() - self._since:.1f} s; nothing is left running.")
+        self._console.print("Stopped; nothing is left running.")
 
     def stopped_at_once(self) -> None:
         """Say so, and leave the terminal as it was."""

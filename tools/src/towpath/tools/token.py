@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 from towpath.protocol.fields import Name
 from towpath.servicekit.settings import BadSetting
 from towpath.tools.data_folder import DataFolder
+from towpath.tools.trouble import Trouble
 
 AUTH_SECRET: Final = "TOWPATH_AUTH_SECRET"  # noqa: S105  # a setting's name
 AUDIENCE: Final = "towpath"
@@ -22,8 +23,10 @@ User = Annotated[Name, StringConstraints(max_length=64)]
 _USER: Final[TypeAdapter[str]] = TypeAdapter(Annotated[User, Field(strict=True)])
 
 
-class BadUser(ValueError):
-    """A user name that cannot be used. The message is one line for a person."""
+class BadUser(Trouble):
+    """A user name that cannot be used."""
+
+    status = 2
 
 
 def sign(user: str, secret: str, *, expires_in: int = LIFETIME_SECONDS, scope: str | None = None) -> str:

@@ -21,6 +21,7 @@ from towpath.protocol.messages import read_object
 from towpath.tools.order_events import BadEvent, NotPublished
 from towpath.tools.ports import PortTaken
 from towpath.tools.token import LIFETIME_SECONDS, BadUser
+from towpath.tools.trouble import Trouble
 
 #: https://www.w3.org/TR/CSP3/; WebSockets go to gateways on other ports and hosts.
 _HEADERS: Final = {
@@ -32,8 +33,10 @@ _HEADERS: Final = {
 _LARGEST_POST: Final = 64 * 1024
 
 
-class PageMissing(Exception):
-    """The folder of the page or of its client is not there. The message is one line for a person."""
+class PageMissing(Trouble):
+    """The folder of the page or of its client is not there."""
+
+    status = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from towpath.protocol.errors import BadEnvelope
+from towpath.protocol.routes import connection_key, user_key
 
 
 class Session(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -114,9 +115,12 @@ def read_command(item: bytes) -> Command:
         BadEnvelope: Not a command.
     """
     try:
-        return _COMMAND.decode(item)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        command = _COMMAND.decode(item)
+        connection_key(command.session.gateway_id)
+        user_key(command.session.user_id)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise BadEnvelope(f"This is not a command: {error}.") from None
+    return command
 
 
 def read_object(item: bytes) -> dict[str, Any]:

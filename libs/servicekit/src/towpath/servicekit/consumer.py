@@ -5,11 +5,10 @@ Guarantees: deliveries of one queue are dispatched in their order; at most ``pre
 """
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 
-from towpath.servicekit.broker.interface import Broker, Delivery, Inbox, Queue
+from towpath.servicekit.broker.interface import Broker, Delivery, Inbox, Queue, Subscription
 
 _UNSETTLED_UNITS: Final = 4
 
@@ -21,7 +20,7 @@ class Consumer:
 
     Args:
         prefetch: Deliveries (each a batch) in hand at most, a queue.
-        unit_max: Deliveries handed over together at most.
+        intake_max_bytes: Bodies that are dispatched together at most, in bytes (one delivery at least).
     """
 
     def __init__(
@@ -31,38 +30,52 @@ class Consumer:
         dispatch: Dispatch,
         *,
         prefetch: int,
-        unit_max: int,
+        intake_max_bytes: int,
     ) -> None:
         self._broker = broker
         self._sources = sources
         self._dispatch = dispatch
         self._prefetch = prefetch
-        self._unit_max = unit_max
+        self._intake_max_bytes = intake_max_bytes
 
     async def run(self, stop: asyncio.Event, *, running: Callable[[], None] = lambda: None) -> None:
         """Consume until ``stop``; ``running`` is called once deliveries flow."""
+        settling: set[asyncio.Future[None]] = set()
         async with self._broker.subscribe(*self._sources, prefetch=self._prefetch) as subscription:
             running()
-            settling: set[asyncio.Future[None]] = set()
-            stopping = asyncio.ensure_future(stop.wait())
             try:
-                while not stop.is_set():
-                    arriving = asyncio.ensure_future(subscription.__anext__())
-                    await asyncio.wait([arriving, stopping], return_when=asyncio.FIRST_COMPLETED)
-                    if not arriving.done():
-                        arriving.cancel()
-                        break
-                    first = arriving.result()
-                    batch = [first, *subscription.take_waiting(self._unit_max - 1)]
+                while (first := await self._next(subscription, stop)) is not None:
                     # While one unit waits for its confirms the next is worked on.
-                    done = await self._dispatch(batch)
+                    done = await self._dispatch([first, *self._waiting(subscription, len(first.body))])
                     settling.add(done)
                     done.add_done_callback(settling.discard)
                     while len(settling) >= _UNSETTLED_UNITS:
                         await asyncio.wait(settling, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                stopping.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await stopping
                 if settling:
                     await asyncio.wait(settling)
+            finally:
+                for done in settling:
+                    done.cancel()
+
+    async def _next(self, subscription: Subscription, stop: asyncio.Event) -> Delivery | None:
+        """The next delivery, or ``None`` once it is time to stop."""
+        if stop.is_set():
+            return None
+        if waiting := subscription.take_waiting(1):
+            return waiting[0]
+        arriving = asyncio.ensure_future(anext(subscription))
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait([arriving, stopping], return_when=asyncio.FIRST_COMPLETED)
+            return arriving.result() if arriving.done() else None
+        except StopAsyncIteration:
+            return None
+        finally:
+            arriving.cancel()
+            stopping.cancel()
+
+    def _waiting(self, subscription: Subscription, size: int) -> Iterator[Delivery]:
+        """What has arrived already, as far as it may go together with ``size`` bytes."""
+        while size < self._intake_max_bytes and (waiting := subscription.take_waiting(1)):
+            size += len(waiting[0].body)
+            yield waiting[0]

@@ -148,7 +148,7 @@ async def serve_domain(
             work_queues(service, settings.queue_max_length),
             dispatcher.dispatch,
             prefetch=settings.prefetch,
-            unit_max=settings.unit_max_items,
+            intake_max_bytes=settings.batch_max_bytes,
         )
         sweeper = asyncio.create_task(_sweep(store, settings), name=f"{name}: sweep")
         stack.callback(sweeper.cancel)

@@ -82,7 +82,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
             [inbox(settings.gateway_id)],
             outbound.dispatch,
             prefetch=settings.prefetch,
-            unit_max=settings.prefetch,
+            intake_max_bytes=settings.batch_max_bytes,
         )
 
         async def consume() -> None:
