@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check up lock
+.PHONY: help install run test check up docs lock
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*##/\1/p' Makefile | while read -r name what; do printf '  make %-9s %s\n' "$$name" "$$what"; done
@@ -35,6 +35,9 @@ check: $(READY)  ## formatting, lint, types, architecture
 up:  ## run it in containers, with RabbitMQ 4 and PostgreSQL
 	@docker compose version >/dev/null 2>&1 || { echo "make up needs Docker with the compose plugin: https://docs.docker.com/compose/install/"; exit 1; }
 	@docker compose up --build $(ARGS)
+
+docs: $(READY)  ## write docs/reference/settings.md from the settings models
+	@$(BIN)/python scripts/settings.py
 
 lock: $(READY)  ## pin what is newest now, with hashes
 	@$(BIN)/uv lock --quiet --upgrade

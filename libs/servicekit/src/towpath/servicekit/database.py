@@ -7,16 +7,19 @@ start together migrate one after another.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import sqlalchemy as sa
 import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, event, text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -101,6 +104,22 @@ class Database:
         except (DBAPIError, OSError, TimeoutError):
             return False
         return True
+
+
+def pairs(connection: AsyncConnection, wanted: Collection[tuple[str, str]]) -> sa.Select[Any]:
+    """A select of ``wanted``, for ``tuple_(one, other).in_(...)``: one parameter or two, however many there are.
+
+    SQLite reads the whole table for a list of row values, but finds what a select names by the index:
+    https://www.sqlite.org/rowvalue.html#row_value_in_operators
+    """
+    if connection.dialect.name == "sqlite":
+        each = sa.func.json_each(json.dumps(list(wanted))).table_valued("value")
+        return sa.select(
+            sa.func.json_extract(each.c.value, "$[0]"), sa.func.json_extract(each.c.value, "$[1]")
+        )
+    columns = [sa.literal([pair[side] for pair in wanted], ARRAY(sa.Text)) for side in (0, 1)]
+    both = sa.func.unnest(*columns).table_valued("one", "other").render_derived()
+    return sa.select(both.c.one, both.c.other)
 
 
 def _engine(url: str) -> AsyncEngine:

@@ -30,6 +30,7 @@ from towpath.protocol.chat import (
 from towpath.protocol.envelope import Envelope, now_ms
 from towpath.protocol.sessions import SessionEvent
 from towpath.protocol.streams import Resume
+from towpath.servicekit.database import pairs
 from towpath.servicekit.requests import Request
 from towpath.servicekit.streams import Streams
 
@@ -158,7 +159,8 @@ class Rooms:
         if not wanted:
             return
         key = sa.tuple_(MEMBERS.c.room, MEMBERS.c.user_id)
-        for row in await self._connection.execute(sa.select(MEMBERS).where(key.in_(sorted(wanted)))):
+        found = sa.select(MEMBERS).where(key.in_(pairs(self._connection, wanted)))
+        for row in await self._connection.execute(found):
             self._room(row.room).members[row.user_id] = Member(row.user_id, row.read_seq, is_stored=True)
 
     async def _load_opened(self, names: set[str]) -> None:

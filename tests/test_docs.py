@@ -1,0 +1,101 @@
+"""The documents say what the code does: where they could drift apart, one of these fails."""
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+
+from towpath.chat.app import CHAT
+from towpath.orders.app import ORDERS
+from towpath.protocol.close_codes import CloseCode, should_reconnect
+from towpath.protocol.envelope import Envelope
+from towpath.protocol.errors import ErrorCode
+from towpath.protocol.routes import EXCHANGES, RETRY_DELAYS
+from towpath.servicekit.service import Service
+
+ROOT = Path(__file__).parent.parent
+PROTOCOL = (ROOT / "docs/reference/protocol.md").read_text()
+PAGES = sorted(
+    page
+    for page in ROOT.rglob("*.md")
+    if not {".venv", "node_modules", ".git"} & set(page.relative_to(ROOT).parts)
+    and not page.relative_to(ROOT).parts[0].startswith(".")
+)
+
+
+def section(title: str) -> str:
+    """The text below a heading, up to the next one of its level."""
+    found = re.search(rf"^(#+) {re.escape(title)}$", PROTOCOL, re.M)
+    assert found is not None, title
+    rest = PROTOCOL[found.end() :]
+    end = re.search(rf"^#{{1,{len(found[1])}}} ", rest, re.M)
+    return rest[: end.start()] if end else rest
+
+
+def rows(text: str) -> list[list[str]]:
+    """The rows of all tables in ``text``, without their heads."""
+    tables = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+    heads = {
+        n for n, row in enumerate(tables) if n + 1 < len(tables) and set("".join(tables[n + 1])) <= {"-", " "}
+    }
+    return [row for n, row in enumerate(tables) if n not in heads and n - 1 not in heads]
+
+
+def test_the_settings_page_is_what_make_docs_writes() -> None:
+    render = runpy.run_path(str(ROOT / "scripts/settings.py"))["render"]
+    assert (ROOT / "docs/reference/settings.md").read_text() == render(), "run `make docs`"
+
+
+def test_every_field_of_an_envelope_is_told() -> None:
+    names = {name for row in rows(section("The envelope")) for name in re.findall(r"`(\w+)`", row[0])}
+    assert names == set(Envelope.model_fields)
+
+
+def test_every_error_code_is_told_with_whether_to_try_again() -> None:
+    told = {
+        row[0].strip("`"): row[1] for row in rows(section("Answers, errors, repetitions")) if len(row) == 3
+    }
+    assert told == {code.value: "yes" if code.retryable else "no" for code in ErrorCode}
+
+
+def test_every_close_code_is_told_with_whether_to_come_back() -> None:
+    told = {int(row[0]): row[1] for row in rows(section("Close codes"))}
+    assert told == {int(code): "yes" if should_reconnect(code) else "no" for code in CloseCode}
+
+
+@pytest.mark.parametrize(("title", "service"), [("Chat", CHAT), ("Orders", ORDERS)], ids=["chat", "orders"])
+def test_every_action_of_a_service_is_told_and_no_other(title: str, service: Service[Any]) -> None:
+    actions = {row[0].strip("`") for row in rows(section(title)) if len(row) == 2}
+    assert actions == set(service.commands)
+
+
+def test_every_event_that_orders_takes_is_told() -> None:
+    _, _, text = section("Orders").partition("**Events in**")
+    listed, _, _ = text.partition("with data")
+    assert set(re.findall(r"`(order\.\w+)`", listed)) == set(ORDERS.events)
+
+
+def test_exchanges_and_retry_queues_have_their_names() -> None:
+    text = section("RabbitMQ")
+    assert [name for name in EXCHANGES if f"`{name}`" not in text] == []
+    assert [delay for delay in RETRY_DELAYS if f".{delay}`" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        linked = page.parent / unquote(path) if path else page
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings}
