@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import typer
 from annotated_types import Ge, Gt, Le
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
@@ -13,6 +14,7 @@ from towpath.chat.settings import ChatSettings
 from towpath.gateway.settings import GatewaySettings
 from towpath.orders.settings import OrdersSettings
 from towpath.servicekit.settings import PREFIX, BrokerSettings, ServiceSettings, TelemetrySettings
+from towpath.tools.cli import app
 
 PAGE: Final = Path(__file__).parent.parent / "docs/reference/settings.md"
 
@@ -35,6 +37,13 @@ SECTIONS: Final[list[tuple[str, str, list[type[BaseSettings]]]]] = [
 ]
 
 
+#: Read by ``towpath dev`` and ``towpath web``, and no option of theirs.
+FOLDERS: Final = {
+    "TOWPATH_WEB_ROOT": "The folder of the page, `clients/web`; needed where the repository is not around.",
+    "TOWPATH_CLIENT_ROOT": "The folder of its client, `clients/js/src`; likewise.",
+}
+
+
 class Undocumented(Exception):
     """A setting that no docstring tells of."""
 
@@ -46,7 +55,19 @@ def render() -> str:
         rows = [row for model in models for row in _rows(model)]
         parts += [f"## {title}\n", f"{lead}\n" if lead else "", "| setting | default | value | meaning |"]
         parts += ["| --- | --- | --- | --- |", *rows, ""]
+    parts += ["## `towpath dev`, `towpath web`\n", "Each stands for an option; the option itself wins.\n"]
+    parts += ["| setting | option | meaning |", "| --- | --- | --- |", *_option_rows()]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).rstrip() + "\n"
+
+
+def _option_rows() -> Iterator[str]:
+    for command in ("dev", "web"):
+        for option in typer.main.get_group(app).commands[command].params:
+            if option.envvar:
+                told = re.sub(r"\[/?[a-z]*\]", "", getattr(option, "help", None) or "")
+                yield f"| `{option.envvar}` | `towpath {command} {option.opts[0]}` | {told} |"
+    for variable, told in FOLDERS.items():
+        yield f"| `{variable}` | – | {told} |"
 
 
 def _rows(model: type[BaseSettings]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 import yaml
@@ -36,6 +37,7 @@ from towpath.servicekit.database import Database
 from towpath.servicekit.service import Storage
 from towpath.servicekit.settings import BadSetting, BrokerSettings, load
 from towpath.testkit.client import WireClient
+from towpath.testkit.eventually import eventually
 from towpath.testkit.postgres import Postgres
 from towpath.testkit.processes import Process, Processes, free_port
 from towpath.testkit.rabbitmq import Rabbit
@@ -469,6 +471,10 @@ async def start_proxy(
     return Proxy(process, f"ws://127.0.0.1:{listening[8080]}/ws", f"http://127.0.0.1:{listening[8000]}/")
 
 
+def ports_of(gateway: Process) -> tuple[int, int]:
+    return int(gateway.settings["TOWPATH_PORT"]), int(gateway.settings["TOWPATH_ADMIN_PORT"])
+
+
 def at(port: int, admin_port: int) -> str:
     return f"127.0.0.1:{port} port {admin_port}"
 
@@ -508,10 +514,7 @@ async def two_gateways(processes: Processes, rabbitmq: Rabbit, tmp_path: Path) -
 async def test_people_of_a_gateway_that_stops_go_on_at_the_other_through_the_proxy(
     haproxy: Path, two_gateways: dict[str, Process], processes: Processes, tmp_path: Path
 ) -> None:
-    ports = {
-        name: (int(process.settings["TOWPATH_PORT"]), int(process.settings["TOWPATH_ADMIN_PORT"]))
-        for name, process in two_gateways.items()
-    }
+    ports = {name: ports_of(process) for name, process in two_gateways.items()}
     proxy = await start_proxy(haproxy, processes, tmp_path, ports)
     async with contextlib.AsyncExitStack() as stack:
         people = {user: await enter(stack, proxy, user) for user in ("ana", "ben", "eva", "tom")}
@@ -537,16 +540,56 @@ async def test_a_refusal_of_a_draining_gateway_is_not_seen_through_the_proxy(
     haproxy: Path, two_gateways: dict[str, Process], processes: Processes, tmp_path: Path
 ) -> None:
     async with a_draining_gateway() as (draining, refusals):
-        other = two_gateways["gateway-2"].settings
-        ports = {
-            "gateway-1": (draining, draining),
-            "gateway-2": (int(other["TOWPATH_PORT"]), int(other["TOWPATH_ADMIN_PORT"])),
-        }
+        ports = {"gateway-1": (draining, draining), "gateway-2": ports_of(two_gateways["gateway-2"])}
         proxy = await start_proxy(haproxy, processes, tmp_path, ports)
         async with contextlib.AsyncExitStack() as stack:
             for user in ("ana", "ben", "eva"):
                 assert await gateway_of(await enter(stack, proxy, user)) == "gateway-2"
         assert refusals, "the draining gateway was never asked"
+
+
+async def test_the_page_behind_the_proxy_gives_a_token_and_publishes_as_another_backend(
+    haproxy: Path,
+    two_gateways: dict[str, Process],
+    processes: Processes,
+    rabbitmq: Rabbit,
+    services: dict[str, dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    program, *options = services["web"]["command"]
+    own = {"--host=0.0.0.0": "--host=127.0.0.1", "--port=8000": f"--port={port}"}
+    page = processes.launch(
+        program,
+        *(own.get(option, option) for option in options),
+        name="web",
+        amqp_url=rabbitmq.url,
+        auth_secret=SECRET,
+    )
+    ports = {name: ports_of(process) for name, process in two_gateways.items()}
+    proxy = await start_proxy(haproxy, processes, tmp_path, ports, page=port)
+    async with aiohttp.ClientSession(proxy.page_url, raise_for_status=True) as browser:
+
+        async def shown() -> str:
+            assert page.status is None, page.output
+            try:
+                async with browser.get("/") as answer:
+                    return await answer.text()
+            except aiohttp.ClientError as error:
+                raise AssertionError(f"no page yet: {error}") from None
+
+        async def ask(path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+            async with browser.request("GET" if body is None else "POST", path, json=body) as answer:
+                told: dict[str, Any] = await answer.json()
+                return told
+
+        assert "<title>Towpath</title>" in await eventually(shown)
+        assert (await ask("/config.json"))["gateways"] == ["ws://127.0.0.1:8080/ws"]
+        token = (await ask("/demo/token", {"user": "ana"}))["token"]
+        async with WireClient.connect(proxy.url, token=token, via="subprotocol") as ana:
+            event = {"action": "order.shipped", "data": {"order_id": "O1", "user_id": "ana"}}
+            await ask("/demo/events", event)
+            assert (await ana.next("order.updated"))["data"]["status"] == "shipped"
 
 
 @contextlib.asynccontextmanager

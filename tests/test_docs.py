@@ -88,6 +88,12 @@ def test_exchanges_and_retry_queues_have_their_names() -> None:
     assert [delay for delay in RETRY_DELAYS if f".{delay}`" not in text] == []
 
 
+def test_every_setting_that_a_page_names_exists() -> None:
+    known = set(re.findall(r"`(TOWPATH_\w+)`", (ROOT / "docs/reference/settings.md").read_text()))
+    for page in PAGES:
+        assert set(re.findall(r"\bTOWPATH_[A-Z_]+", page.read_text())) <= known, page
+
+
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_every_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):

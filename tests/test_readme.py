@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from towpath.testkit.client import WireClient
 from towpath.testkit.processes import Processes, free_port
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.tokens import SECRET, a_token
+from towpath.tools.packages import Program, find_or_install
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+NODE = Program("Node", "nodejs", ("node", "nodejs"))
 
 
 @pytest.fixture
@@ -104,6 +107,12 @@ async def test_two_replicas_of_the_service_in_one_file_tell_the_user_of_an_event
         assert push["data"] == {"order_id": "O1", "days": 2}
         await ana.request("delivery.estimate", {"postcode": "10115"})
         assert len(ana.pushes("delivery.expected")) == 1
+
+
+def test_the_backend_in_node_is_javascript(tmp_path: Path) -> None:
+    (code,) = re.findall(r"^```js\n// backend\.mjs\n(.*?)^```$", README, re.M | re.S)
+    (tmp_path / "backend.mjs").write_text(code)
+    subprocess.run([find_or_install(NODE), "--check", tmp_path / "backend.mjs"], check=True)
 
 
 def test_every_target_of_make_that_is_shown_exists() -> None:

@@ -104,7 +104,7 @@ async def _start(
     )
 
     stack.push_async_callback(parts.stop)
-    parts.begin(broker)
+    await parts.begin(broker)
     await _first(parts.until_ready(), parts.until_one_ends(), broker.until_ended())
     return parts, broker
 

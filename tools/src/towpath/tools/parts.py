@@ -97,8 +97,32 @@ class Part(ABC):
         return None
 
     @abstractmethod
-    def begin(self, broker: OpenBroker) -> None:
-        """Let it run on ``broker``."""
+    async def begin(self, broker: OpenBroker) -> None:
+        """Let it run on ``broker``; the next may begin when this returns."""
+
+    async def until_ready(self) -> None:
+        """Wait until it answers that it is ready.
+
+        Raises:
+            NotReady: It is not within a minute.
+        """
+        url, problem = f"http://127.0.0.1:{self.settings.admin_port}/health/ready", "does not answer"
+        try:
+            async with (
+                asyncio.timeout(_READY_SECONDS),
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session,
+            ):
+                while True:
+                    with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):
+                        async with session.get(url) as answer:
+                            if answer.status == 200:
+                                return
+                            problem = f"waits for its {' and '.join((await answer.json())['failing'])}"
+                    await asyncio.sleep(_READY_POLL_SECONDS)
+        except TimeoutError:
+            raise NotReady(
+                f"{self.program.name} is not ready after {_READY_SECONDS:g} s: it {problem}"
+            ) from None
 
     @abstractmethod
     async def until_ended(self) -> PartEnded:
@@ -141,7 +165,7 @@ class ProcessPart(Part):
     def pid(self) -> int | None:
         return self._process.pid
 
-    def begin(self, broker: OpenBroker) -> None:
+    async def begin(self, broker: OpenBroker) -> None:
         told = {name: getattr(self.settings, name) for name in self.settings.model_fields_set}
         told["amqp_url"] = broker.url
         environment = {PREFIX + name.upper(): str(value) for name, value in told.items() if value is not None}
@@ -184,8 +208,16 @@ class TaskPart(Part):
         app = await asyncio.to_thread(import_module, f"{program.module}.app")
         return cls(program, settings, app.serve)
 
-    def begin(self, broker: OpenBroker) -> None:
+    async def begin(self, broker: OpenBroker) -> None:
         self._task = asyncio.create_task(self._run(broker), name=self.program.name)
+        # Alembic's context belongs to the process: two services cannot migrate at the same time.
+        ready = asyncio.create_task(self.until_ready())
+        try:
+            await asyncio.wait([self._task, ready], return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                ready.result()
+        finally:
+            ready.cancel()
 
     async def until_ended(self) -> PartEnded:
         assert self._task is not None
@@ -224,10 +256,10 @@ class Parts:
         """The processes, by name."""
         return {program.name: part.pid for program, part in self._parts.items() if part.pid is not None}
 
-    def begin(self, broker: OpenBroker) -> None:
+    async def begin(self, broker: OpenBroker) -> None:
         """Let all run."""
         for part in self._parts.values():
-            part.begin(broker)
+            await part.begin(broker)
 
     async def until_one_ends(self) -> NoReturn:
         """Wait for the first to end by itself.
@@ -247,11 +279,9 @@ class Parts:
         """Wait until all answer that they are ready.
 
         Raises:
-            NotReady: They are not within a minute.
+            NotReady: One is not within a minute.
         """
-        timeout = aiohttp.ClientTimeout(total=5)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
-            await asyncio.gather(*(_until_ready(session, part) for part in self._parts.values()))
+        await asyncio.gather(*(part.until_ready() for part in self._parts.values()))
 
     async def stop(self) -> None:
         """Stop all in drain order."""
@@ -264,23 +294,6 @@ class Parts:
         """End all at once."""
         for part in self._parts.values():
             part.kill()
-
-
-async def _until_ready(session: aiohttp.ClientSession, part: Part) -> None:
-    problem = "does not answer"
-    try:
-        async with asyncio.timeout(_READY_SECONDS):
-            while True:
-                with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):
-                    async with session.get(
-                        f"http://127.0.0.1:{part.settings.admin_port}/health/ready"
-                    ) as answer:
-                        if answer.status == 200:
-                            return
-                        problem = f"waits for its {' and '.join((await answer.json())['failing'])}"
-                await asyncio.sleep(_READY_POLL_SECONDS)
-    except TimeoutError:
-        raise NotReady(f"{part.program.name} is not ready after {_READY_SECONDS:g} s: it {problem}") from None
 
 
 def _last_line(log: Path) -> str:

@@ -18,9 +18,11 @@ from towpath.tools.token import AUTH_SECRET
 HOST: Final = "127.0.0.1"
 DATABASE_URL: Final = f"{PREFIX}DATABASE_URL"
 
-_ADMIN_PORTS: Final = (8081, 8082, 8083)
+#: Health and metrics of the three programs, on this port and the next two where those are free.
+_ADMIN_PORT: Final = "8081"
 #: Fewer than in earnest: who presses Ctrl-C waits for it.
 _DRAIN_SECONDS: Final = 10.0
+_LAST_PORT: Final = 65535
 _ORIGINS: Final = f"{PREFIX}ALLOWED_ORIGINS"
 
 
@@ -58,7 +60,7 @@ def make_plan(folder: DataFolder, *, port: int, web_port: int) -> Plan:
         raise BadSetting("--web-port", web_port, "is the gateway's port as well; choose another one")
     secret = os.environ.get(AUTH_SECRET) or folder.secret()
     origins = [os.environ.get(_ORIGINS, ""), *(f"http://{name}:{web_port}" for name in (HOST, "localhost"))]
-    admin_ports = free_ports(3, wanted=_ADMIN_PORTS, but={port, web_port})
+    admin_ports = _admin_ports(but={port, web_port})
     of_each: dict[Program, dict[str, Any]] = {
         GATEWAY: {
             "port": port,
@@ -87,6 +89,14 @@ def make_plan(folder: DataFolder, *, port: int, web_port: int) -> Plan:
         database=database_label(given) if (given := os.environ.get(DATABASE_URL)) else f"SQLite in {folder}",
         settings=settings,
     )
+
+
+def _admin_ports(*, but: set[int]) -> list[int]:
+    name = f"{PREFIX}ADMIN_PORT"
+    given = os.environ.get(name, _ADMIN_PORT)
+    if not (given.isdecimal() and int(given) <= _LAST_PORT):
+        raise BadSetting(name, given, f"must be a port, from 0 to {_LAST_PORT}")
+    return free_ports(3, wanted=[port for port in range(int(given), int(given) + 3) if port <= _LAST_PORT], but=but)
 
 
 def _shared() -> dict[str, Any]:

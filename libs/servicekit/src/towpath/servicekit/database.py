@@ -20,8 +20,7 @@ from alembic.config import Config
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, event, text
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from towpath.servicekit.settings import BadSetting
@@ -54,14 +53,20 @@ class Database:
         Raises:
             BadSetting: The database cannot be opened, or its schema is newer than this program.
         """
-        engine = _engine(url)
+        try:
+            engine = _engine(url)
+        except (ArgumentError, ValueError):
+            raise BadSetting(
+                "TOWPATH_DATABASE_URL", None, "is not like postgresql://user:password@host:port/database"
+            ) from None
         try:
             database = cls(engine)
             try:
+                _make_folder(engine.url)
                 async with engine.connect() as connection:
                     await connection.run_sync(_migrate, migrations, version_table)
             except (DBAPIError, OSError) as error:
-                shown = make_url(url).render_as_string(hide_password=True)
+                shown = engine.url.set(query={}).render_as_string(hide_password=True)
                 raise BadSetting(
                     "TOWPATH_DATABASE_URL", shown, f"cannot be opened: {_cause(error)}"
                 ) from error
@@ -124,9 +129,6 @@ def pairs(connection: AsyncConnection, wanted: Collection[tuple[str, str]]) -> s
 
 def _engine(url: str) -> AsyncEngine:
     if url.startswith("sqlite"):
-        path = make_url(url).database
-        if path and path != ":memory:":
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
         engine = create_async_engine(
             url, connect_args={"timeout": _SQLITE_WAIT_SECONDS}, pool_size=4, max_overflow=0
         )
@@ -140,6 +142,11 @@ def _engine(url: str) -> AsyncEngine:
         pool_pre_ping=True,
         connect_args={"timeout": 5, "command_timeout": 30},
     )
+
+
+def _make_folder(url: sa.URL) -> None:
+    if url.get_backend_name() == "sqlite" and url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
 
 
 def _configure_sqlite(dbapi_connection: Any, _: object) -> None:

@@ -23,6 +23,7 @@ from towpath.servicekit.broker.interface import (
     BrokerState,
     BrokerUnavailable,
     Message,
+    PublishUnconfirmed,
 )
 from towpath.servicekit.settings import BrokerSettings
 from towpath.servicekit.telemetry import Telemetry
@@ -38,11 +39,10 @@ _Waiting = tuple[bytes, asyncio.Future[None], str | None]
 
 
 class _Lane:
-    __slots__ = ("bytes", "items", "task")
+    __slots__ = ("items", "task")
 
     def __init__(self) -> None:
         self.items: deque[_Waiting] = deque()
-        self.bytes = 0
         self.task: asyncio.Task[None] | None = None
 
 
@@ -95,15 +95,21 @@ class Lanes:
         mandatory: bool,
         app_id: str,
     ) -> AsyncIterator["Lanes"]:
-        """Lanes that are flushed on exit, within the publish timeout."""
+        """Lanes that are flushed on exit, within twice the publish timeout; not flushed when cancelled."""
         lanes = cls(
             broker, exchange, settings, telemetry, persistent=persistent, mandatory=mandatory, app_id=app_id
         )
         watcher = asyncio.create_task(lanes._watch_broker(), name=f"lanes {exchange}: watch")
+        hurried = False
         try:
             yield lanes
+        except asyncio.CancelledError:
+            hurried = True
+            raise
         finally:
-            await lanes.flush()
+            if not hurried:
+                await lanes.flush()
+            lanes._fail_waiting(BrokerUnavailable("the program stops"))
             watcher.cancel()
             for lane in list(lanes._lanes.values()):
                 if lane.task is not None:
@@ -125,7 +131,7 @@ class Lanes:
             lane.task = asyncio.create_task(self._pump(routing_key, lane), name=f"lane {routing_key}")
         elif len(lane.items) >= self._settings.lane_max_items:
             raise LaneFull(f"{len(lane.items)} messages wait for {routing_key!r} already")
-        if self._bytes + len(item) > self._settings.lane_max_bytes:
+        if self._bytes and self._bytes + len(item) > self._settings.lane_max_bytes:
             raise LaneFull(f"{self._bytes} bytes wait for {self._exchange!r} already")
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         lane.items.append((item, confirmed, traceparent))
@@ -177,12 +183,12 @@ class Lanes:
         except BaseException as error:
             self._failed.add(len(batch))
             cause = (
-                error if isinstance(error, BrokerError) else BrokerUnavailable(f"not published: {error!r}")
+                error if isinstance(error, BrokerError) else PublishUnconfirmed(f"not confirmed: {error!r}")
             )
             for _, confirmed, _ in batch:
                 if not confirmed.done():
                     confirmed.set_exception(cause)
-            if not isinstance(error, BrokerError):
+            if not isinstance(error, Exception):
                 raise
         else:
             self._confirm.record(perf_counter() - started)

@@ -37,7 +37,7 @@ def _amqp_url(value: str) -> str:
 
 
 def _database_url(value: str) -> str:
-    scheme = value.partition("://")[0]
+    scheme, separator, rest = value.partition("://")
     drivers = {
         "sqlite": "sqlite+aiosqlite",
         "sqlite+aiosqlite": "sqlite+aiosqlite",
@@ -45,9 +45,20 @@ def _database_url(value: str) -> str:
         "postgres": "postgresql+asyncpg",
         "postgresql+asyncpg": "postgresql+asyncpg",
     }
-    if scheme not in drivers or "://" not in value:
+    if scheme not in drivers or not separator:
         raise ValueError("must be sqlite:///file.db or postgresql://user:password@host/database")
-    return drivers[scheme] + value[len(scheme) :]
+    if scheme.startswith("sqlite") and rest.partition("?")[0] in ("", "/", "/:memory:"):
+        raise ValueError("names no file: sqlite:///file.db")
+    if "sslmode=" in rest:
+        raise ValueError("must say ssl=require (or another of libpq's words) instead of sslmode=require")
+    return f"{drivers[scheme]}://{rest}"
+
+
+def _http_url(value: str) -> str:
+    url = URL(value)
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError("must be http://host:port (or https://)")
+    return value
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -70,7 +81,7 @@ class TelemetrySettings(BaseSettings):
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     log_format: Annotated[str, Field(pattern="^(json|console)$")] = "json"
     trace_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
-    otlp_endpoint: str | None = None
+    otlp_endpoint: Annotated[str, AfterValidator(_http_url)] | None = None
 
 
 class BrokerSettings(TelemetrySettings):
@@ -118,8 +129,8 @@ class ServiceSettings(BrokerSettings):
     unit_max_items: Annotated[int, Field(ge=1, le=5000)] = 500
     queue_max_length: Annotated[int, Field(ge=1)] = 100_000
     answer_patience: Seconds = 30.0
-    inbox_retention: Annotated[float, Field(ge=60)] = 86_400.0
-    stream_retention: Annotated[float, Field(ge=60)] = 7 * 86_400.0
+    inbox_retention: Annotated[float, Field(ge=60, allow_inf_nan=False)] = 86_400.0
+    stream_retention: Annotated[float, Field(ge=60, allow_inf_nan=False)] = 7 * 86_400.0
     replay_limit: Annotated[int, Field(ge=1, le=100_000)] = 5_000
 
 
@@ -143,7 +154,7 @@ def bad_setting(error: ValidationError, *, prefix: str) -> BadSetting:
     first = error.errors(include_url=False)[0]
     field = str(first["loc"][0]) if first["loc"] else ""
     name = (prefix + field).upper() if field else "the settings"
-    secret = any(word in field for word in ("secret", "url", "key", "password"))
+    secret = any(word in field for word in ("secret", "url", "key", "password", "endpoint"))
     missing = first["type"] == "missing"
     value = None if secret or missing or not field else first["input"]
     problem = first["msg"].removeprefix("Value error, ")

@@ -8,6 +8,7 @@
 Context format: https://www.w3.org/TR/trace-context/
 """
 
+import asyncio
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
 Labels = Mapping[str, str]
 
-_TRACEPARENT: Final = re.compile(r"^00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$")
+_TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
+_SAMPLED: Final = tuple("13579bdf")  # the last hexadecimal digit of the flags
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 #: Seconds.
 _BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -87,7 +89,8 @@ class Telemetry:
             yield telemetry
         finally:
             if telemetry._traces is not None:
-                telemetry._traces.shutdown()
+                # It sends what is left, and takes seconds where the collector is away.
+                await asyncio.to_thread(telemetry._traces.shutdown)
             telemetry._metrics.shutdown()
 
     # Metrics
@@ -131,7 +134,7 @@ class Telemetry:
 
     def trace(self, parent: str | None) -> str:
         """The ``traceparent`` to go on with: the sender's own when it is well formed, else a new one."""
-        if parent is not None and _TRACEPARENT.match(parent):
+        if parent is not None and _TRACEPARENT.fullmatch(parent):
             return parent
         sampled = self._ratio > 0 and random() < self._ratio  # noqa: S311  # sampling, not secrecy
         return f"00-{getrandbits(128) or 1:032x}-{getrandbits(64) or 1:016x}-{'01' if sampled else '00'}"
@@ -141,7 +144,7 @@ class Telemetry:
         self, name: str, traceparent: str | None, kind: SpanKind = SpanKind.INTERNAL, **attributes: Any
     ) -> Iterator[str | None]:
         """Record a span below ``traceparent`` if it is sampled; yields the context for what it causes."""
-        if self._tracer is None or traceparent is None or not traceparent.endswith("01"):
+        if self._tracer is None or traceparent is None or not traceparent.endswith(_SAMPLED):
             yield traceparent
             return
         context = _PROPAGATOR.extract({"traceparent": traceparent})
@@ -154,7 +157,7 @@ class Telemetry:
 
 def trace_id(traceparent: str | None) -> str | None:
     """The trace id in a ``traceparent``, for logs and ``error.data.trace_id``."""
-    match = _TRACEPARENT.match(traceparent) if traceparent else None
+    match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
     return match.group(1) if match else None
 
 

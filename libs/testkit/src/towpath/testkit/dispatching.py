@@ -10,10 +10,10 @@ The test chooses what is one batch, and whether the broker brings it for the fir
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 
@@ -33,10 +33,12 @@ from towpath.protocol.routes import (
     PUSH,
     RETRY_DELAYS,
     command_key,
+    connection_key,
     control_key,
     dead_queue,
     retry_queue,
 )
+from towpath.servicekit.broker import Connect
 from towpath.servicekit.broker.interface import Binding, Broker, Delivery, Inbox, Message, Subscription
 from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.database import Database
@@ -46,6 +48,8 @@ from towpath.servicekit.publisher import Publisher
 from towpath.servicekit.service import Service, topology, work_queues
 from towpath.servicekit.settings import ServiceSettings
 from towpath.servicekit.telemetry import Telemetry
+
+S = TypeVar("S", bound=ServiceSettings)
 
 GATEWAY: Final = "gw-1"
 _PLENTY: Final = 1_000_000
@@ -307,6 +311,26 @@ class ServiceUnderTest:
                 yield heard, read_directed(heard.item)[0]
 
 
+async def answer_of_program(
+    serve: Callable[[S, asyncio.Event, Connect], Coroutine[Any, Any, None]],
+    service: Service[Any],
+    settings: S,
+    command: Incoming,
+) -> Envelope:
+    """What the whole program answers to a command that waited for it; then it is told to stop, and does."""
+    hub, stop = MemoryHub(), asyncio.Event()
+    gateway = Inbox(name="gateway", bindings=[Binding(PUSH, connection_key(GATEWAY))])
+    async with hub.connect(name="test") as broker:
+        await broker.declare(topology(service, settings.queue_max_length))
+        async with broker.subscribe(gateway, prefetch=_PLENTY) as told, asyncio.TaskGroup() as tasks:
+            message = Message(body=command.item, app_id=command.app_id)
+            await broker.publish(command.exchange, command.routing_key, message, mandatory=True)
+            tasks.create_task(serve(settings, stop, lambda _, name: hub.connect(name=name)))
+            answer = await _first_envelope(told)
+            stop.set()
+    return answer
+
+
 @contextmanager
 def counted_statements() -> Iterator[list[str]]:
     """Every SQL statement that is executed inside, on whichever database."""
@@ -320,6 +344,14 @@ def counted_statements() -> Iterator[list[str]]:
         yield statements
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", count)
+
+
+async def _first_envelope(told: Subscription) -> Envelope:
+    async for delivery in told:
+        for item in read_directed(delivery.body):
+            if item.envelope:
+                return parse(bytes(item.envelope))
+    raise AssertionError("the broker went away")
 
 
 def _ears(service: str) -> Inbox:

@@ -1,0 +1,260 @@
+"""The consumer: deliveries in order, as many at once as there are, and a stop that leaves nothing half done."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import pytest
+
+from towpath.servicekit.broker.interface import (
+    Binding,
+    Broker,
+    Delivery,
+    Exchange,
+    Inbox,
+    Message,
+    Queue,
+    Topology,
+)
+from towpath.servicekit.broker.memory import MemoryHub
+from towpath.servicekit.consumer import Consumer
+from towpath.testkit.eventually import eventually
+
+PATIENCE: Final = 5.0
+WORK: Final = Queue(name="work", delivery_limit=20)
+PLENTY: Final = 1024 * 1024
+
+
+class Hands:
+    """Takes what a consumer dispatches; settles it when told to, or at once.
+
+    Attributes:
+        units: The bodies of each unit, in the order they were dispatched.
+    """
+
+    def __init__(self, *, at_once: bool = True) -> None:
+        self.units: list[list[str]] = []
+        self.at_once = at_once
+        self._open: list[tuple[Sequence[Delivery], asyncio.Future[None]]] = []
+
+    async def dispatch(self, deliveries: Sequence[Delivery]) -> "asyncio.Future[None]":
+        self.units.append([delivery.body.decode() for delivery in deliveries])
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._open.append((deliveries, done))
+        if self.at_once:
+            self.settle()
+        return done
+
+    def settle(self) -> None:
+        while self._open:
+            deliveries, done = self._open.pop(0)
+            for delivery in deliveries:
+                delivery.ack()
+            done.set_result(None)
+
+    @property
+    def bodies(self) -> list[str]:
+        return [body for unit in self.units for body in unit]
+
+
+@pytest.fixture(autouse=True)
+async def queue(broker: Broker) -> None:
+    await broker.declare(Topology(queues=[WORK]))
+
+
+async def publish(broker: Broker, *names: object) -> None:
+    for name in names:
+        await broker.publish("", WORK.name, Message(body=str(name).encode()))
+
+
+def a_consumer(
+    broker: Broker,
+    dispatch: Callable[[Sequence[Delivery]], Awaitable["asyncio.Future[None]"]],
+    *,
+    prefetch: int = 100,
+    intake_max_bytes: int = PLENTY,
+) -> Consumer:
+    return Consumer(broker, [WORK], dispatch, prefetch=prefetch, intake_max_bytes=intake_max_bytes)
+
+
+async def left_in(broker: Broker) -> list[str]:
+    """What waits in the queue, in its order."""
+    await publish(broker, "end")
+    left: list[str] = []
+    async with asyncio.timeout(PATIENCE), broker.subscribe(WORK, prefetch=100) as subscription:
+        while not left or left[-1] != "end":
+            delivery = await anext(subscription)
+            delivery.ack()
+            left.append(delivery.body.decode())
+    return left[:-1]
+
+
+async def test_deliveries_are_dispatched_in_their_order(broker: Broker) -> None:
+    hands, stop = Hands(), asyncio.Event()
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+        tasks.create_task(a_consumer(broker, hands.dispatch).run(stop))
+        await publish(broker, *range(50))
+        await eventually(lambda: len(hands.bodies) == 50)
+        stop.set()
+    assert hands.bodies == [str(number) for number in range(50)]
+    assert await left_in(broker) == []
+
+
+async def test_what_has_gathered_is_dispatched_together(broker: Broker) -> None:
+    hands, stop = Hands(), asyncio.Event()
+    await publish(broker, *range(10))
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+        tasks.create_task(a_consumer(broker, hands.dispatch).run(stop))
+        await eventually(lambda: len(hands.bodies) == 10)
+        stop.set()
+    assert hands.units == [[str(number) for number in range(10)]]
+
+
+async def test_a_unit_is_bounded_in_bytes_but_holds_one_delivery_at_least(broker: Broker) -> None:
+    hands, stop = Hands(), asyncio.Event()
+    await publish(broker, "x" * 100, *"abcdefg")
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+        tasks.create_task(a_consumer(broker, hands.dispatch, intake_max_bytes=3).run(stop))
+        await eventually(lambda: len(hands.bodies) == 8)
+        stop.set()
+    assert hands.units == [["x" * 100], ["a", "b", "c"], ["d", "e", "f"], ["g"]]
+
+
+async def test_it_tells_when_deliveries_flow(broker: Broker) -> None:
+    stop, running = asyncio.Event(), asyncio.Event()
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+        tasks.create_task(a_consumer(broker, Hands().dispatch).run(stop, running=running.set))
+        await running.wait()
+        stop.set()
+
+
+async def test_inboxes_are_consumed_like_queues(broker: Broker) -> None:
+    hands, stop, running = Hands(), asyncio.Event(), asyncio.Event()
+    topics = Exchange("topics")
+    await broker.declare(Topology([topics]))
+    inbox = Inbox(name="inbox", bindings=[Binding(topics.name, "#")])
+    consumer = Consumer(broker, [WORK, inbox], hands.dispatch, prefetch=10, intake_max_bytes=PLENTY)
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+        tasks.create_task(consumer.run(stop, running=running.set))
+        await running.wait()
+        await broker.publish(topics.name, "any", Message(body=b"topic"))
+        await publish(broker, "work")
+        await eventually(lambda: sorted(hands.bodies) == ["topic", "work"])
+        stop.set()
+
+
+async def test_while_units_wait_for_their_confirms_a_few_more_are_worked_on(broker: Broker) -> None:
+    hands, stop = Hands(at_once=False), asyncio.Event()
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+        tasks.create_task(a_consumer(broker, hands.dispatch).run(stop))
+        for number in range(4):
+            await publish(broker, number)
+            await eventually(lambda number=number: len(hands.units) == number + 1)  # type: ignore[misc]
+        await publish(broker, 4, 5)
+        assert len(hands.units) == 4
+        hands.settle()
+        await eventually(lambda: len(hands.units) == 5)
+        assert hands.units[4] == ["4", "5"]
+        hands.settle()
+        stop.set()
+
+
+async def test_at_most_as_many_as_it_may_hold_are_in_hand(broker: Broker) -> None:
+    hands, stop = Hands(at_once=False), asyncio.Event()
+    await publish(broker, *range(5))
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+        tasks.create_task(a_consumer(broker, hands.dispatch, prefetch=2).run(stop))
+        await eventually(lambda: hands.bodies == ["0", "1"])
+        await publish(broker, 5)
+        assert hands.bodies == ["0", "1"]
+        hands.settle()
+        await eventually(lambda: hands.bodies == ["0", "1", "2", "3"])
+        hands.at_once = True
+        hands.settle()
+        await eventually(lambda: hands.bodies == ["0", "1", "2", "3", "4", "5"])
+        stop.set()
+
+
+# Stopping
+
+
+async def test_it_stops_at_once_when_there_is_nothing_to_do(broker: Broker) -> None:
+    stop = asyncio.Event()
+    stop.set()
+    async with asyncio.timeout(PATIENCE):
+        await a_consumer(broker, Hands().dispatch).run(stop)
+
+
+async def test_what_is_in_hand_is_finished_and_the_rest_given_back_in_its_order(broker: Broker) -> None:
+    hands, stop = Hands(at_once=False), asyncio.Event()
+    working, go_on = asyncio.Event(), asyncio.Event()
+
+    async def work(deliveries: Sequence[Delivery]) -> "asyncio.Future[None]":
+        working.set()
+        await go_on.wait()
+        return await hands.dispatch(deliveries)
+
+    await publish(broker, *range(8))
+    async with asyncio.timeout(PATIENCE):
+        consuming = asyncio.create_task(a_consumer(broker, work, prefetch=6, intake_max_bytes=3).run(stop))
+        await working.wait()
+        stop.set()
+        go_on.set()
+        await eventually(lambda: hands.bodies == ["0", "1", "2"])
+        assert not consuming.done()
+        hands.settle()
+        await consuming
+    assert await left_in(broker) == ["3", "4", "5", "6", "7"]
+
+
+async def test_units_that_wait_for_their_confirms_are_waited_for(broker: Broker) -> None:
+    hands, stop = Hands(at_once=False), asyncio.Event()
+    async with asyncio.timeout(PATIENCE):
+        consuming = asyncio.create_task(a_consumer(broker, hands.dispatch).run(stop))
+        for number in range(2):
+            await publish(broker, number)
+            await eventually(lambda number=number: len(hands.units) == number + 1)  # type: ignore[misc]
+        stop.set()
+        await asyncio.wait([consuming], timeout=0.02)
+        assert not consuming.done()
+        hands.settle()
+        await consuming
+    assert await left_in(broker) == []
+
+
+async def test_being_cancelled_waits_for_nobody_and_gives_all_back(broker: Broker) -> None:
+    hands, stop = Hands(at_once=False), asyncio.Event()
+    await publish(broker, *range(3))
+    consuming = asyncio.create_task(a_consumer(broker, hands.dispatch).run(stop))
+    await eventually(lambda: hands.bodies == ["0", "1", "2"])
+    consuming.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        async with asyncio.timeout(PATIENCE):
+            await consuming
+    assert await left_in(broker) == ["0", "1", "2"]
+
+
+async def test_a_unit_that_cannot_be_dispatched_ends_the_run_and_is_given_back(broker: Broker) -> None:
+    async def fail(_: Sequence[Delivery]) -> "asyncio.Future[None]":
+        raise ZeroDivisionError
+
+    await publish(broker, *range(3))
+    with pytest.raises(ZeroDivisionError):
+        async with asyncio.timeout(PATIENCE):
+            await a_consumer(broker, fail).run(asyncio.Event())
+    assert await left_in(broker) == ["0", "1", "2"]
+
+
+async def test_it_goes_on_when_the_broker_comes_back(hub: MemoryHub, broker: Broker) -> None:
+    hands, stop = Hands(at_once=False), asyncio.Event()
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+        tasks.create_task(a_consumer(broker, hands.dispatch).run(stop))
+        await publish(broker, "before")
+        await eventually(lambda: hands.bodies == ["before"])
+        hub.stop()
+        hub.start()
+        await publish(broker, "after")
+        await eventually(lambda: hands.bodies == ["before", "before", "after"])
+        hands.settle()
+        stop.set()
+    assert await left_in(broker) == []

@@ -1,0 +1,184 @@
+"""Failures: a message waits and comes back, again and again, and at last is parked."""
+
+import asyncio
+from dataclasses import replace
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from towpath.protocol.envelope import now_ms
+from towpath.protocol.routes import RETRY_DELAYS, dead_queue, retry_queue
+from towpath.servicekit import failures
+from towpath.servicekit.broker.interface import (
+    Binding,
+    Broker,
+    Delivery,
+    Exchange,
+    HeaderValue,
+    Message,
+    Queue,
+    Subscription,
+    Topology,
+)
+from towpath.servicekit.broker.memory import MemoryHub
+from towpath.servicekit.failures import Failures, attempts
+from towpath.servicekit.telemetry import Telemetry
+
+PATIENCE: Final = 10.0
+EVENTS: Final = Exchange("events")
+WORK: Final = Queue(name="orders.events", bindings=[Binding(EVENTS.name, "order.#")], delivery_limit=20)
+DEAD: Final = Queue(name=dead_queue("orders"))
+ITEM: Final = b'{"n":1}'
+TRACE: Final = f"00-{'ab' * 16}-{'cd' * 8}-00"
+
+
+@pytest.fixture(autouse=True)
+async def topology(broker: Broker) -> None:
+    """The queues of a service, whose delays are over in a moment."""
+    waits = [
+        replace(queue, message_ttl_ms=queue.message_ttl_ms and 20)
+        for queue in failures.queues("orders", 1000)
+    ]
+    await broker.declare(Topology([EVENTS, *failures.exchanges("orders")], [WORK, *waits]))
+
+
+@pytest.fixture
+def failing(broker: Broker, telemetry: Telemetry) -> Failures:
+    return Failures(broker, "orders", telemetry)
+
+
+async def one(subscription: Subscription) -> Delivery:
+    async with asyncio.timeout(PATIENCE):
+        return await anext(subscription)
+
+
+async def a_delivery(broker: Broker, work: Subscription, **headers: HeaderValue) -> Delivery:
+    message = Message(body=ITEM, app_id="backend", headers=headers)
+    await broker.publish(EVENTS.name, "order.paid", message)
+    return await one(work)
+
+
+async def parked(broker: Broker) -> Delivery:
+    async with broker.subscribe(DEAD, prefetch=1) as dead:
+        delivery = await one(dead)
+        delivery.ack()
+        return delivery
+
+
+async def test_what_fails_comes_back_to_its_queue_and_knows_why(broker: Broker, failing: Failures) -> None:
+    async with broker.subscribe(WORK, prefetch=10) as work:
+        before = now_ms()
+        delivery = await a_delivery(broker, work)
+        assert not await failing.retry(delivery, ITEM, ValueError("too late"), TRACE)
+        delivery.ack()
+        again = await one(work)
+    assert (again.queue, again.body, again.app_id) == (WORK.name, ITEM, "backend")
+    headers = dict(again.headers)
+    assert before <= headers["x-first-failed-at"] <= now_ms()
+    assert headers["x-attempt"] == 1
+    assert headers["x-error"] == "ValueError: too late"
+    assert (headers["x-queue"], headers["x-routing-key"]) == (WORK.name, "order.paid")
+    assert headers["traceparent"] == TRACE
+
+
+async def test_after_the_last_delay_it_is_parked(
+    broker: Broker, failing: Failures, telemetry: Telemetry
+) -> None:
+    async with broker.subscribe(WORK, prefetch=10) as work:
+        delivery = await a_delivery(broker, work)
+        first_failed_at = None
+        for attempt in range(len(RETRY_DELAYS)):
+            assert not await failing.retry(delivery, ITEM, ValueError(f"try {attempt + 1}"), None)
+            delivery.ack()
+            delivery = await one(work)
+            assert attempts(delivery.headers) == attempt + 1
+            first_failed_at = first_failed_at or delivery.headers["x-first-failed-at"]
+        assert await failing.retry(delivery, ITEM, ValueError("the last"), None)
+        delivery.ack()
+    dead = await parked(broker)
+    assert dead.body == ITEM
+    assert dead.headers["x-reason"] == "failed 5 times"
+    assert dead.headers["x-error"] == "ValueError: the last"
+    assert dead.headers["x-first-failed-at"] == first_failed_at
+    assert (dead.headers["x-queue"], dead.headers["x-routing-key"]) == (WORK.name, "order.paid")
+    figures = telemetry.exposition()
+    assert b"messages_retried_total 4.0" in figures
+    assert b"messages_parked_total 1.0" in figures
+
+
+def test_it_waits_longer_each_time() -> None:
+    waits = {queue.name: queue for queue in failures.queues("orders", 1000)}
+    assert {name: queue.message_ttl_ms for name, queue in waits.items()} == {
+        "orders.dead": None,
+        "orders.retry.5s": 5_000,
+        "orders.retry.30s": 30_000,
+        "orders.retry.2min": 120_000,
+        "orders.retry.10min": 600_000,
+    }
+    assert {exchange.name for exchange in failures.exchanges("orders")} == set(waits)
+
+
+async def test_each_failure_goes_to_the_queue_of_its_delay(broker: Broker, failing: Failures) -> None:
+    async with broker.subscribe(WORK, prefetch=10) as work:
+        for number, delay in enumerate(RETRY_DELAYS):
+            waiting = Queue(name=retry_queue("orders", delay))
+            async with broker.subscribe(waiting, prefetch=1) as queue:
+                delivery = await a_delivery(broker, work, **{"x-attempt": number})
+                await failing.retry(delivery, ITEM, ValueError(), None)
+                delivery.ack()
+                (await one(queue)).ack()
+
+
+async def test_what_cannot_be_read_is_parked_at_once_with_its_reason(
+    broker: Broker, failing: Failures
+) -> None:
+    async with broker.subscribe(WORK, prefetch=10) as work:
+        delivery = await a_delivery(broker, work)
+        await failing.park(delivery, b"not json", "unreadable", ValueError("x" * 2000), TRACE)
+        delivery.ack()
+    dead = await parked(broker)
+    assert dead.body == b"not json"
+    assert (dead.headers["x-reason"], dead.headers["x-attempt"]) == ("unreadable", 0)
+    assert len(dead.headers["x-error"]) == 500
+    assert dead.headers["traceparent"] == TRACE
+
+
+async def test_parking_returns_only_once_the_broker_has_it(
+    hub: MemoryHub, broker: Broker, failing: Failures
+) -> None:
+    async with broker.subscribe(WORK, prefetch=10) as work:
+        delivery = await a_delivery(broker, work)
+        hub.stop()
+        parking = asyncio.create_task(failing.park(delivery, ITEM, "unreadable", ValueError(), None))
+        await asyncio.wait([parking], timeout=0.05)
+        assert not parking.done()
+        hub.start()
+        async with asyncio.timeout(PATIENCE):
+            await parking
+    hub.stop()
+    hub.start()
+    assert (await parked(broker)).body == ITEM
+
+
+async def test_a_retry_waits_for_a_broker_that_is_blocked(
+    hub: MemoryHub, broker: Broker, failing: Failures
+) -> None:
+    async with broker.subscribe(WORK, prefetch=10) as work:
+        delivery = await a_delivery(broker, work)
+        hub.block()
+        retrying = asyncio.create_task(failing.retry(delivery, ITEM, ValueError(), None))
+        await asyncio.wait([retrying], timeout=0.05)
+        assert not retrying.done()
+        hub.unblock()
+        async with asyncio.timeout(PATIENCE):
+            assert not await retrying
+        delivery.ack()
+        assert attempts((await one(work)).headers) == 1
+
+
+@given(st.none() | st.integers(0, 100) | st.text() | st.binary() | st.lists(st.integers()))
+def test_a_count_that_is_none_counts_as_none(count: object) -> None:
+    assert attempts({"x-attempt": count}) == (count if isinstance(count, int) else 0)
+    assert attempts({}) == 0

@@ -1,0 +1,238 @@
+"""The publisher: each thing to its exchange, and answers that wait for a gateway that is away for a moment."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from towpath.protocol.envelope import make
+from towpath.protocol.messages import Directed, Session, read_directed
+from towpath.protocol.routes import EVENTS, EXCHANGES, PUSH, connection_key
+from towpath.servicekit.broker.interface import (
+    Binding,
+    Broker,
+    BrokerBlocked,
+    BrokerError,
+    BrokerUnavailable,
+    Delivery,
+    Exchange,
+    Inbox,
+    PublishUnconfirmed,
+    Queue,
+    Subscription,
+    Topology,
+)
+from towpath.servicekit.broker.memory import MemoryHub
+from towpath.servicekit.outcome import Outgoing
+from towpath.servicekit.publisher import Publisher, confirmed
+from towpath.servicekit.settings import ServiceSettings
+from towpath.servicekit.telemetry import Telemetry
+from towpath.testkit.eventually import eventually
+
+PATIENCE: Final = 5.0
+ANA: Final = Session(user_id="ana", connection_id="c-1", gateway_id="gw-1")
+BO: Final = Session(user_id="bo", connection_id="c-2", gateway_id="gw-2")
+EVERYTHING: Final = [Binding(exchange, "#") for exchange in (PUSH, EVENTS)]
+
+
+@pytest.fixture(autouse=True)
+async def exchanges(broker: Broker) -> None:
+    await broker.declare(Topology([Exchange(name) for name in EXCHANGES]))
+
+
+@asynccontextmanager
+async def open_publisher(
+    broker: Broker, telemetry: Telemetry, *, answer_patience: float = 30.0
+) -> AsyncIterator[Publisher]:
+    settings = ServiceSettings(amqp_url="memory://", answer_patience=answer_patience)
+    async with Publisher.open(broker, "orders", settings, telemetry) as publisher:
+        yield publisher
+
+
+def gateway(name: str) -> Inbox:
+    return Inbox(name=name, bindings=[Binding(PUSH, connection_key(name))])
+
+
+def an_answer(session: Session, msg_id: str = "m-1") -> Directed:
+    envelope = make("order.get.ok", correlation_id=msg_id).to_json()
+    return Directed(connection_id=session.connection_id, envelope=msgspec.Raw(envelope))
+
+
+def a_push(exchange: str, routing_key: str, **data: Any) -> Outgoing:
+    return Outgoing(exchange, routing_key, msgspec.Raw(make("order.updated", data).to_json()))
+
+
+async def one(ears: Subscription) -> Delivery:
+    async with asyncio.timeout(PATIENCE):
+        delivery = await anext(ears)
+    delivery.ack()
+    return delivery
+
+
+async def answered(ears: Subscription, count: int) -> list[str | None]:
+    """The ``correlation_id`` of the next ``count`` answers that a gateway gets."""
+    found: list[str | None] = []
+    while len(found) < count:
+        for item in read_directed((await one(ears)).body):
+            found.append(msgspec.json.decode(item.envelope).get("correlation_id"))
+    return found
+
+
+def dropped(telemetry: Telemetry) -> bool:
+    return b"answers_dropped_total 1.0" in telemetry.exposition()
+
+
+# Ways out
+
+
+async def test_answers_pushes_and_events_go_where_they_belong(broker: Broker, telemetry: Telemetry) -> None:
+    async with (
+        broker.subscribe(Inbox(name="ears", bindings=EVERYTHING), prefetch=10) as ears,
+        open_publisher(broker, telemetry) as publisher,
+    ):
+        await publisher.direct(ANA, an_answer(ANA), "00-trace")
+        await publisher.control("a.na", Directed(subscribe=["chat:lobby"]))
+        await publisher.send(a_push(PUSH, "user.ana"))
+        await publisher.send(a_push(EVENTS, "order.paid"))
+        heard = [await one(ears) for _ in range(4)]
+    assert [(delivery.exchange, delivery.routing_key) for delivery in heard] == [
+        (PUSH, "connection.gw-1"),
+        (PUSH, "control.a%2Ena"),
+        (PUSH, "user.ana"),
+        (EVENTS, "order.paid"),
+    ]
+    assert [delivery.app_id for delivery in heard] == ["orders"] * 4
+    assert heard[0].headers == {"traceparent": "00-trace"}
+
+
+async def test_events_survive_a_restart_of_the_broker_and_pushes_do_not(
+    hub: MemoryHub, broker: Broker, telemetry: Telemetry
+) -> None:
+    queue = Queue(name="kept", bindings=EVERYTHING)
+    await broker.declare(Topology(queues=[queue]))
+    async with open_publisher(broker, telemetry) as publisher:
+        await publisher.send(a_push(PUSH, "user.ana"))
+        await publisher.send(a_push(EVENTS, "order.paid"))
+    hub.stop()
+    hub.start()
+    async with broker.subscribe(queue, prefetch=10) as left:
+        assert (await one(left)).routing_key == "order.paid"
+        assert left.take_waiting(10) == []
+
+
+async def test_a_push_that_nobody_hears_is_no_failure(broker: Broker, telemetry: Telemetry) -> None:
+    async with open_publisher(broker, telemetry) as publisher:
+        await publisher.send(a_push(PUSH, "user.nobody"))
+        await publisher.control("nobody", Directed(subscribe=["chat:lobby"]))
+
+
+# Answers that come late
+
+
+async def test_an_answer_waits_for_its_gateway_and_comes_in_its_order(
+    broker: Broker, telemetry: Telemetry
+) -> None:
+    async with open_publisher(broker, telemetry) as publisher:
+        await asyncio.gather(*(publisher.direct(ANA, an_answer(ANA, f"m-{n}")) for n in range(5)))
+        async with broker.subscribe(gateway("gw-1"), prefetch=10) as ears:
+            assert await answered(ears, 5) == [f"m-{n}" for n in range(5)]
+    assert not dropped(telemetry)
+
+
+async def test_it_waits_through_several_rounds(broker: Broker, telemetry: Telemetry) -> None:
+    async with open_publisher(broker, telemetry) as publisher:
+        await publisher.direct(ANA, an_answer(ANA))
+        await publisher.direct(BO, an_answer(BO, "m-2"))
+        async with broker.subscribe(gateway("gw-2"), prefetch=10) as ears:
+            assert await answered(ears, 1) == ["m-2"]  # a round went by, and ana's gateway was still away
+        async with broker.subscribe(gateway("gw-1"), prefetch=10) as ears:
+            assert await answered(ears, 1) == ["m-1"]
+
+
+async def test_nobody_waits_for_somebody_elses_gateway(broker: Broker, telemetry: Telemetry) -> None:
+    async with (
+        broker.subscribe(gateway("gw-2"), prefetch=10) as ears,
+        open_publisher(broker, telemetry) as publisher,
+    ):
+        await publisher.direct(ANA, an_answer(ANA))
+        for number in range(3):
+            await publisher.direct(BO, an_answer(BO, f"m-{number}"))
+        assert await answered(ears, 3) == ["m-0", "m-1", "m-2"]
+
+
+async def test_an_answer_whose_gateway_does_not_come_back_is_dropped(
+    broker: Broker, telemetry: Telemetry
+) -> None:
+    async with open_publisher(broker, telemetry, answer_patience=0.01) as publisher:
+        await publisher.direct(ANA, an_answer(ANA, "m-1"))
+        await eventually(lambda: dropped(telemetry))
+        async with broker.subscribe(gateway("gw-1"), prefetch=10) as ears:
+            await publisher.direct(ANA, an_answer(ANA, "m-2"))
+            assert await answered(ears, 1) == ["m-2"]
+
+
+async def test_leaving_does_not_wait_for_gateways_that_are_away(broker: Broker, telemetry: Telemetry) -> None:
+    async with asyncio.timeout(PATIENCE):
+        async with open_publisher(broker, telemetry, answer_patience=3600) as publisher:
+            await publisher.direct(ANA, an_answer(ANA))
+
+
+# Faults
+
+
+async def test_nothing_is_queued_while_the_broker_is_away_or_blocked(
+    hub: MemoryHub, broker: Broker, telemetry: Telemetry
+) -> None:
+    async with open_publisher(broker, telemetry) as publisher:
+        hub.block()
+        with pytest.raises(BrokerBlocked):
+            publisher.direct(ANA, an_answer(ANA))
+        hub.stop()
+        for send in (
+            lambda: publisher.direct(ANA, an_answer(ANA)),
+            lambda: publisher.control("ana", Directed(subscribe=["chat:lobby"])),
+            lambda: publisher.send(a_push(EVENTS, "order.paid")),
+        ):
+            with pytest.raises(BrokerUnavailable):
+                send()
+
+
+async def test_an_answer_that_may_be_lost_is_told_as_such(
+    hub: MemoryHub, broker: Broker, telemetry: Telemetry
+) -> None:
+    async with (
+        broker.subscribe(gateway("gw-1"), prefetch=10) as ears,
+        open_publisher(broker, telemetry) as publisher,
+    ):
+        hub.hold_confirms()
+        answer = publisher.direct(ANA, an_answer(ANA))
+        await one(ears)
+        hub.stop()
+        with pytest.raises(PublishUnconfirmed):
+            await answer
+
+
+async def test_late_answers_outlast_the_broker(hub: MemoryHub, broker: Broker, telemetry: Telemetry) -> None:
+    async with open_publisher(broker, telemetry) as publisher:
+        await publisher.direct(ANA, an_answer(ANA))
+        hub.stop()
+        hub.start()
+        async with broker.subscribe(gateway("gw-1"), prefetch=10) as ears:
+            assert await answered(ears, 1) == ["m-1"]
+
+
+async def test_waiting_for_many_tells_the_first_failure_once_all_are_settled() -> None:
+    loop = asyncio.get_running_loop()
+    sendings: list[asyncio.Future[None]] = [loop.create_future() for _ in range(3)]
+    waiting = asyncio.ensure_future(confirmed(sendings))
+    sendings[1].set_exception(BrokerError("the second"))
+    sendings[0].set_result(None)
+    await asyncio.wait([waiting], timeout=0.01)
+    assert not waiting.done()
+    sendings[2].set_exception(BrokerError("the third"))
+    with pytest.raises(BrokerError, match="the second"):
+        await waiting
+    await confirmed([])

@@ -1,0 +1,99 @@
+"""Streams in a database: numbered without a gap, replayed as they were."""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import pytest_asyncio
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from towpath.servicekit.database import pairs
+from towpath.servicekit.streams import Replay, Streams, StreamTables, forget, read_heads, replay
+
+METADATA: Final = sa.MetaData()
+TABLES: Final = StreamTables.define(METADATA, "test")
+LIMIT: Final = 10
+
+
+@pytest_asyncio.fixture
+async def connection(database_url: str) -> AsyncIterator[AsyncConnection]:
+    engine = create_async_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.run_sync(METADATA.create_all)
+        yield connection
+    await engine.dispose()
+
+
+async def append(connection: AsyncConnection, **counts: int) -> dict[str, list[bytes]]:
+    """Append ``count`` entries to each stream; what was appended."""
+    streams = Streams(connection, TABLES)
+    await streams.load(counts)
+    appended = {
+        name: [streams.append(name, "test.told", lambda seq: {"n": seq}).to_json() for _ in range(count)]
+        for name, count in counts.items()
+    }
+    await streams.save()
+    return appended
+
+
+async def test_seq_starts_at_one_and_grows_by_one(connection: AsyncConnection) -> None:
+    for _ in range(2):
+        await append(connection, a=3, b=1)
+    rows = await connection.execute(sa.select(TABLES.entries.c.stream, TABLES.entries.c.seq))
+    assert sorted(tuple(row) for row in rows) == [*(("a", n) for n in range(1, 7)), ("b", 1), ("b", 2)]
+    assert await read_heads(connection, TABLES, ["a", "b", "c"]) == {"a": 6, "b": 2}
+
+
+async def test_streams_wanted_only_if_there_are_not_made(connection: AsyncConnection) -> None:
+    await append(connection, a=2)
+    streams = Streams(connection, TABLES)
+    await streams.load(["b"], if_there=["a", "b", "c"])
+    assert (streams.head("a"), streams.head("b")) == (2, 0)
+    assert await read_heads(connection, TABLES, ["a", "b", "c"]) == {"a": 2, "b": 0}
+
+
+async def test_each_asker_gets_what_came_after_its_own_position(connection: AsyncConnection) -> None:
+    told = await append(connection, a=4, b=2)
+    asked = [{"a": 1, "b": 0}, {"a": 3}, {"a": 4}, {"a": 5, "c": 0, "d": 7}, {}]
+    assert await replay(connection, TABLES, asked, limit=LIMIT) == [
+        {"a": Replay(told["a"][1:], 4, True), "b": Replay(told["b"], 2, True)},
+        {"a": Replay(told["a"][3:], 4, True)},
+        {"a": Replay([], 4, True)},
+        {"a": Replay([], 4, False), "c": Replay([], 0, True), "d": Replay([], 0, False)},
+        {},
+    ]
+
+
+async def test_the_limit_holds_for_each_asker_alone(connection: AsyncConnection) -> None:
+    told = await append(connection, a=LIMIT - 1, b=2, c=1)
+    asked = [{"a": 0, "b": 0, "c": 0}] * 50
+    for answer in await replay(connection, TABLES, asked, limit=LIMIT):
+        assert answer == {
+            "a": Replay(told["a"], LIMIT - 1, True),
+            "b": Replay([], 2, False),
+            "c": Replay(told["c"], 1, True),
+        }
+
+
+async def test_what_is_not_kept_any_more_is_not_complete(connection: AsyncConnection) -> None:
+    await append(connection, a=2)
+    await connection.execute(TABLES.entries.update().values(created_at=1))
+    told = await append(connection, a=2)
+    assert await forget(connection, TABLES, older_than_ms=1_000, limit=100) == 2
+    (too_late, in_time) = await replay(connection, TABLES, [{"a": 1}, {"a": 2}], limit=LIMIT)
+    assert too_late == {"a": Replay([], 4, False)}
+    assert in_time == {"a": Replay(told["a"], 4, True)}
+
+
+async def test_pairs_are_found_by_the_index(connection: AsyncConnection) -> None:
+    for name in ("a", "quote'd", 'quote"d', "naïve ☀"):
+        await append(connection, **{name: 1})
+    key = sa.tuple_(TABLES.entries.c.stream, TABLES.entries.c.envelope)
+    rows = (await connection.execute(sa.select(TABLES.entries.c.stream, TABLES.entries.c.envelope))).all()
+    wanted = [(row.stream, row.envelope) for row in rows if row.stream != "a"]
+    found = sa.select(TABLES.entries.c.stream).where(key.in_(pairs(connection, [*wanted, ("a", "other")])))
+    assert set((await connection.execute(found)).scalars()) == {stream for stream, _ in wanted}
+    if connection.dialect.name == "sqlite":
+        statement = found.compile(connection.sync_connection, compile_kwargs={"literal_binds": True})
+        plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}")
+        assert any(row.detail.startswith("SEARCH test_stream_entries") for row in plan)
