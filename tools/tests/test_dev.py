@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,7 @@ class Dev:
 
     @classmethod
     async def start(cls, processes: Processes, folder: Path, *arguments: str, **settings: object) -> "Dev":
-        ports = ("--port", str(free_port()), "--web-port", str(free_port()), "--data", str(folder))
-        process = processes.launch("towpath", "dev", *ports, *arguments, **settings)
+        process = launch_dev(processes, folder, *arguments, **settings)
 
         def is_ready() -> bool:
             assert process.status is None, process.output
@@ -68,6 +68,13 @@ class Dev:
         return status
 
 
+def launch_dev(processes: Processes, folder: Path, *arguments: str, **settings: object) -> Process:
+    ports = {"port": free_port(), "web_port": free_port()}
+    return processes.launch(
+        "towpath", "dev", "--data", str(folder), *arguments, name="towpath dev", **{**ports, **settings}
+    )
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "towpath"
@@ -89,9 +96,7 @@ async def test_the_whole_story(broker: str, processes: Processes, folder: Path) 
     ) as ana:
         order = (await ana.request("order.submit", {"amount": "9.90"}))["data"]
         assert order["status"] == "submitted"
-        await dev.post(
-            "/demo/events", {"action": "order.shipped", "data": {"order_id": order["order_id"]}}
-        )
+        await dev.post("/demo/events", {"action": "order.shipped", "data": {"order_id": order["order_id"]}})
         shipped = await ana.find(lambda frame: frame["data"].get("status") == "shipped")
         assert shipped["action"] == "order.updated"
 
@@ -105,16 +110,6 @@ async def test_the_whole_story(broker: str, processes: Processes, folder: Path) 
         assert await ana.closed() == 1012
     assert dev.process.output.endswith("Stopped; nothing is left running.\n")
     assert not (folder / "dev.json").exists()
-
-
-async def test_what_was_stored_is_there_after_a_restart(processes: Processes, folder: Path) -> None:
-    for order_id in ("O1", "O2"):
-        dev = await Dev.start(processes, folder, "--broker", "memory")
-        async with WireClient.connect(dev.told["gateway"], token=await dev.token("ana")) as ana:
-            await ana.request("order.submit", {"order_id": order_id, "amount": "1.00"})
-            orders = (await ana.request("order.list"))["data"]["orders"]
-        assert await dev.ended(signal.SIGTERM) == 0
-    assert [order["order_id"] for order in orders] == ["O2", "O1"]
 
 
 async def test_when_a_part_dies_the_others_stop_and_a_line_says_so(
@@ -143,9 +138,7 @@ async def test_a_second_ctrl_c_stops_at_once(processes: Processes, folder: Path,
 
 
 async def test_ctrl_c_while_it_starts_leaves_nothing(processes: Processes, folder: Path) -> None:
-    process = processes.launch(
-        "towpath", "dev", "--port", str(free_port()), "--web-port", str(free_port()), "--data", str(folder)
-    )
+    process = launch_dev(processes, folder)
     await eventually(lambda: len(_below(process.pid)) >= 4, timeout=30)
     below = _below(process.pid)
     os.kill(process.pid, signal.SIGINT)
@@ -154,23 +147,29 @@ async def test_ctrl_c_while_it_starts_leaves_nothing(processes: Processes, folde
     assert "Ready." not in process.output
 
 
-async def test_a_folder_serves_one_at_a_time(processes: Processes, folder: Path) -> None:
+async def test_a_folder_serves_one_at_a_time_and_keeps_what_was_stored(
+    processes: Processes, folder: Path
+) -> None:
     dev = await Dev.start(processes, folder, "--broker", "memory")
-    second = processes.launch(
-        "towpath", "dev", "--port", str(free_port()), "--web-port", str(free_port()), "--data", str(folder)
-    )
+    async with WireClient.connect(dev.told["gateway"], token=await dev.token("ana")) as ana:
+        await ana.request("order.submit", {"order_id": "O1", "amount": "1.00"})
+
+    second = launch_dev(processes, folder)
     assert await second.ended() == 1
     assert second.output == (
         f"towpath: --data {folder}: another `towpath dev` (process {dev.process.pid}) runs in this folder; "
         "stop it, or use another folder\n"
     )
-    assert await dev.ended(signal.SIGINT) == 0
+
+    assert await dev.ended(signal.SIGTERM) == 0
+    dev = await Dev.start(processes, folder, "--broker", "memory")
+    async with WireClient.connect(dev.told["gateway"], token=await dev.token("ana")) as ana:
+        orders = (await ana.request("order.list"))["data"]["orders"]
+    assert [order["order_id"] for order in orders] == ["O1"]
 
 
 @pytest.fixture
 def taken_port() -> Iterator[int]:
-    import socket
-
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -179,7 +178,7 @@ def taken_port() -> Iterator[int]:
 
 async def test_a_taken_port_is_one_line(processes: Processes, folder: Path, taken_port: int) -> None:
     for option, program in (("--port", "the gateway"), ("--web-port", "the page")):
-        process = processes.launch("towpath", "dev", option, str(taken_port), "--data", str(folder))
+        process = launch_dev(processes, folder, option, str(taken_port))
         assert await process.ended() == 2
         assert process.output == (
             f"towpath: {option} {taken_port}: {program} cannot listen there (address already in use); "
@@ -188,12 +187,28 @@ async def test_a_taken_port_is_one_line(processes: Processes, folder: Path, take
 
 
 BAD = [
-    (["--broker", "kafka"], {}, "Invalid value for '--broker': 'kafka' is not one of 'auto', 'memory', 'rabbitmq'."),
-    ([], {"port": "many"}, "Invalid value for '--port' (env var: 'TOWPATH_PORT'): 'many' is not a valid int range."),
+    (
+        ["--broker", "kafka"],
+        {},
+        "Invalid value for '--broker': 'kafka' is not one of 'auto', 'memory', 'rabbitmq'.",
+    ),
+    (
+        [],
+        {"port": "many"},
+        "Invalid value for '--port' (env var: 'TOWPATH_PORT'): Input should be a valid integer",
+    ),
     (["--port", "9000", "--web-port", "9000"], {}, "--web-port='9000': is the gateway's port as well"),
     ([], {"amqp_url": "http://localhost"}, "TOWPATH_AMQP_URL: must be amqp://user:password@host:port/vhost"),
-    (["--broker", "rabbitmq"], {"amqp_url": "memory://"}, "TOWPATH_AMQP_URL='memory://': contradicts --broker"),
-    ([], {"amqp_url": "amqp://u:secret@127.0.0.1:1/"}, "TOWPATH_AMQP_URL='amqp://127.0.0.1:1/': nothing answers"),
+    (
+        ["--broker", "rabbitmq"],
+        {"amqp_url": "memory://"},
+        "TOWPATH_AMQP_URL='memory://': contradicts --broker",
+    ),
+    (
+        [],
+        {"amqp_url": "amqp://u:hunter2@127.0.0.1:{free}/"},
+        "TOWPATH_AMQP_URL='amqp://127.0.0.1:{free}/': nothing answers at 127.0.0.1:{free} (Connection refused)",
+    ),
     ([], {"database_url": "mysql://db"}, "TOWPATH_DATABASE_URL: must be sqlite:///file.db or postgresql://"),
     ([], {"auth_public_key": "PEM"}, "TOWPATH_AUTH_PUBLIC_KEY: `towpath dev` signs tokens itself"),
     ([], {"log_level": "loud"}, "TOWPATH_LOG_LEVEL='loud': String should match"),
@@ -206,15 +221,14 @@ BAD = [
 async def test_a_bad_setting_is_one_line(
     arguments: list[str], settings: dict[str, str], line: str, processes: Processes, folder: Path
 ) -> None:
-    ports = {"port": free_port(), "web_port": free_port()}
-    process = processes.launch(
-        "towpath", "dev", "--data", str(folder), *arguments, **{**ports, **settings}
-    )
+    free = str(free_port())
+    settings = {name: value.replace("{free}", free) for name, value in settings.items()}
+    process = launch_dev(processes, folder, *arguments, **settings)
     assert await process.ended() == 2
     *before, last = process.output.splitlines()
-    assert last.startswith(f"towpath: {line}")
-    assert before in ([], ["Connecting to RabbitMQ at 127.0.0.1:1"])
-    assert "secret" not in process.output
+    assert last.startswith("towpath: " + line.replace("{free}", free))
+    assert before in ([], [f"Connecting to RabbitMQ at 127.0.0.1:{free}"])
+    assert "hunter2" not in process.output
 
 
 def _below(pid: int) -> set[int]:

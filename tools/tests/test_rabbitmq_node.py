@@ -98,6 +98,7 @@ async def test_a_temporary_node_leaves_no_process_and_no_file() -> None:
     async with RabbitNode() as node:
         assert processes_of(node.folder)
         assert "/" in await node.ctl("list_vhosts")
+        node.evaluate("rabbit_nodes:ensure_epmd()")  # as RabbitMQ does once a minute
         assert not listens(EPMD_PORT)
     await_no_process_of(node.folder)
     assert not node.folder.exists()

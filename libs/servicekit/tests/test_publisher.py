@@ -191,13 +191,12 @@ async def test_nothing_is_queued_while_the_broker_is_away_or_blocked(
         with pytest.raises(BrokerBlocked):
             publisher.direct(ANA, an_answer(ANA))
         hub.stop()
-        for send in (
-            lambda: publisher.direct(ANA, an_answer(ANA)),
-            lambda: publisher.control("ana", Directed(subscribe=["chat:lobby"])),
-            lambda: publisher.send(a_push(EVENTS, "order.paid")),
-        ):
-            with pytest.raises(BrokerUnavailable):
-                send()
+        with pytest.raises(BrokerUnavailable):
+            publisher.direct(ANA, an_answer(ANA))
+        with pytest.raises(BrokerUnavailable):
+            publisher.control("ana", Directed(subscribe=["chat:lobby"]))
+        with pytest.raises(BrokerUnavailable):
+            publisher.send(a_push(EVENTS, "order.paid"))
 
 
 async def test_an_answer_that_may_be_lost_is_told_as_such(

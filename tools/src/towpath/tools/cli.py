@@ -170,7 +170,7 @@ def _told(error: Exception) -> tuple[int, str]:
     from towpath.servicekit.settings import BadSetting
 
     if isinstance(error, typer.TyperException):
-        return error.exit_code, _one_line(error.format_message())
+        return error.exit_code, _one_line(error.format_message().replace("Value error, ", ""))
     if isinstance(error, Trouble):
         return error.status, _one_line(str(error))
     if isinstance(error, BadSetting | BrokerRefused):

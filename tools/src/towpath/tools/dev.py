@@ -12,13 +12,14 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import uvloop
 
+from towpath.protocol.envelope import Envelope
 from towpath.servicekit import logs
 from towpath.servicekit.settings import BrokerSettings
 from towpath.tools import order_events
@@ -30,7 +31,7 @@ from towpath.tools.parts import GATEWAY, PROGRAMS, Parts, ProcessPart, TaskPart
 from towpath.tools.plan import HOST, Plan, make_plan
 from towpath.tools.screen import Screen
 from towpath.tools.token import sign
-from towpath.tools.web import Demo, Site, client_folder, serve_site, web_folder
+from towpath.tools.web import Demo, Site, serve_site
 
 if TYPE_CHECKING:
     from towpath.servicekit.broker.interface import Broker
@@ -78,8 +79,8 @@ async def _start(
     """
     backend = _OtherBackend()
     site = Site(
-        web_folder(),
-        client_folder(),
+        plan.web_root,
+        plan.client_root,
         gateways=[plan.gateway],
         about={"broker": source.label, "database": plan.database},
         demo=Demo(sign=lambda user: sign(user, plan.secret), publish=backend.publish),
@@ -115,10 +116,10 @@ class _OtherBackend:
     def __init__(self) -> None:
         self.broker: Broker | None = None
 
-    async def publish(self, action: str, data: Mapping[str, Any], msg_id: str | None) -> str:
+    async def publish(self, event: Envelope) -> None:
         if self.broker is None:
             raise NotPublished("the broker is still starting; try again")
-        return await order_events.publish(self.broker, action, data, msg_id)
+        await order_events.publish(self.broker, event)
 
 
 class _Stop:

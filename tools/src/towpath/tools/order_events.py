@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from towpath.protocol.envelope import make
+from towpath.protocol.envelope import Envelope, make
 from towpath.protocol.orders import OrderEvent, Status
 from towpath.protocol.routes import EVENTS, EXCHANGES
 from towpath.tools.trouble import Trouble
@@ -40,36 +40,16 @@ def exchanges() -> "Topology":
     return Topology([Exchange(name) for name in EXCHANGES])
 
 
-async def publish(broker: "Broker", action: str, data: Mapping[str, Any], msg_id: str | None = None) -> str:
-    """Publish one event and return its ``msg_id`` once the broker has it safely.
+def order_event(action: str, data: Mapping[str, Any], msg_id: str | None = None) -> Envelope:
+    """One event, of which an orders service can make something.
 
     Args:
         data: Of :class:`~towpath.protocol.orders.OrderEvent`; it goes out as it is.
         msg_id: By default a fresh one.
 
     Raises:
-        BadEvent: The event, its data or the id cannot be used.
-        NotPublished: The broker is away, or nobody listens.
+        BadEvent
     """
-    from towpath.servicekit.broker.interface import BrokerError, Message, Unroutable
-
-    check(action, data)
-    try:
-        envelope = make(action, data, msg_id=msg_id)
-    except ValidationError:
-        raise BadEvent(f"msg_id {msg_id!a}: must be 1 to 64 of A-Z a-z 0-9 . _ : -") from None
-    message = Message(body=envelope.to_json(), persistent=True, type=action, app_id=APP_ID)
-    try:
-        await broker.publish(EVENTS, action, message, mandatory=True)
-    except Unroutable:
-        raise NotPublished(f"nobody listens to {action}: start the orders service once") from None
-    except BrokerError as error:
-        raise NotPublished(f"{action} was not published: {error}; try again") from None
-    return envelope.msg_id
-
-
-def check(action: str, data: Mapping[str, Any]) -> None:
-    """Raises :class:`BadEvent` unless an orders service can take it."""
     if action not in KNOWN:
         near = difflib.get_close_matches(action, KNOWN, n=1, cutoff=0.75)
         guess = f", did you mean {near[0]}?" if near else ";"
@@ -81,3 +61,24 @@ def check(action: str, data: Mapping[str, Any]) -> None:
         name = ".".join(str(part) for part in first["loc"]) or "data"
         shown = "" if first["type"] == "missing" else f" {str(first['input'])[:70]!a}"
         raise BadEvent(f"{name}{shown}: {first['msg'].removeprefix('Value error, ')}") from None
+    try:
+        return make(action, data, msg_id=msg_id)
+    except ValidationError:
+        raise BadEvent(f"msg_id {msg_id!a}: must be 1 to 64 of A-Z a-z 0-9 . _ : -") from None
+
+
+async def publish(broker: "Broker", event: Envelope) -> None:
+    """Publish one event; returns once the broker has it safely.
+
+    Raises:
+        NotPublished: The broker is away, or nobody listens.
+    """
+    from towpath.servicekit.broker.interface import BrokerError, Message, Unroutable
+
+    message = Message(body=event.to_json(), persistent=True, type=event.action, app_id=APP_ID)
+    try:
+        await broker.publish(EVENTS, event.action, message, mandatory=True)
+    except Unroutable:
+        raise NotPublished(f"nobody listens to {event.action}: start the orders service once") from None
+    except BrokerError as error:
+        raise NotPublished(f"{event.action} was not published: {error}; try again") from None

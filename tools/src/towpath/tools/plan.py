@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -14,6 +15,7 @@ from towpath.tools.data_folder import DataFolder
 from towpath.tools.parts import CHAT, GATEWAY, ORDERS, Program
 from towpath.tools.ports import check_free, free_ports
 from towpath.tools.token import AUTH_SECRET
+from towpath.tools.web import client_folder, web_folder
 
 HOST: Final = "127.0.0.1"
 DATABASE_URL: Final = f"{PREFIX}DATABASE_URL"
@@ -35,6 +37,7 @@ class Plan:
         web_port: Where the page is served, on 127.0.0.1.
         secret: Signs and checks tokens.
         database: What people call the database.
+        web_root, client_root: The folders of the page.
         settings: Of each program; the broker is added once it runs.
     """
 
@@ -43,6 +46,8 @@ class Plan:
     web_port: int
     secret: str
     database: str
+    web_root: Path
+    client_root: Path
     settings: Mapping[Program, BrokerSettings]
 
 
@@ -50,7 +55,7 @@ def make_plan(folder: DataFolder, *, port: int, web_port: int) -> Plan:
     """The plan for the environment as it is.
 
     Raises:
-        BadSetting, PortTaken
+        BadSetting, PortTaken, PageMissing
     """
     if os.environ.get(f"{PREFIX}AUTH_PUBLIC_KEY"):
         raise BadSetting(
@@ -87,6 +92,8 @@ def make_plan(folder: DataFolder, *, port: int, web_port: int) -> Plan:
         web_port=web_port,
         secret=secret,
         database=database_label(given) if (given := os.environ.get(DATABASE_URL)) else f"SQLite in {folder}",
+        web_root=web_folder(),
+        client_root=client_folder(),
         settings=settings,
     )
 
@@ -96,7 +103,9 @@ def _admin_ports(*, but: set[int]) -> list[int]:
     given = os.environ.get(name, _ADMIN_PORT)
     if not (given.isdecimal() and int(given) <= _LAST_PORT):
         raise BadSetting(name, given, f"must be a port, from 0 to {_LAST_PORT}")
-    return free_ports(3, wanted=[port for port in range(int(given), int(given) + 3) if port <= _LAST_PORT], but=but)
+    return free_ports(
+        3, wanted=[port for port in range(int(given), int(given) + 3) if port <= _LAST_PORT], but=but
+    )
 
 
 def _shared() -> dict[str, Any]:

@@ -40,6 +40,7 @@ _FOLDER_FREE_SECONDS: Final = 20.0
 # While it boots, RabbitMQ looks into every module of every application it stands on, which loads them one by
 # one. Loaded together beforehand, on all cores, they cost a fifth: a boot of 1.7 s on two cores, not 5.0 s.
 _NODE_PROGRAM: Final = """
+os:putenv("ERL_ZFLAGS", "EPMD_FLAGS"),
 spawn(fun() ->
     Serve = fun(Next) ->
         case io:get_line("") of
@@ -278,8 +279,7 @@ class RabbitNode(RabbitControl):
         assert self._program is not None
         ran = subprocess.run(  # noqa: S603  # the program beside the one we run
             [self._program.with_name("rabbitmqctl"), *arguments],
-            # rabbitmqctl runs a second Erlang whose one purpose is to start epmd; it gets these flags too.
-            env={**self._environment(), "ERL_ZFLAGS": f"{self._no_epmd()} -dist_listen false"},
+            env={**self._environment(), "ERL_ZFLAGS": self._starts_no_epmd()},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
@@ -341,6 +341,11 @@ class RabbitNode(RabbitControl):
         # https://www.erlang.org/doc/apps/kernel/erl_epmd, https://www.rabbitmq.com/docs/networking#epmd
         return f"-start_epmd false -erl_epmd_port {self._dist_port}"
 
+    def _starts_no_epmd(self) -> str:
+        # rabbitmqctl, and every minute the node itself (rabbit_epmd_monitor), run another Erlang whose one
+        # purpose is to start epmd; it takes these flags from its environment.
+        return f"{self._no_epmd()} -dist_listen false"
+
     def _environment(self) -> dict[str, str]:
         ours = {
             "HOME": str(self._folder),  # holds the Erlang cookie
@@ -370,6 +375,7 @@ class RabbitNode(RabbitControl):
     def _launch(self, program: Path) -> None:
         assert self._folder_lock is not None
         node_program = _NODE_PROGRAM.replace("LAST_WORDS", _STOP if self._keep else _REMOVE_AND_HALT)
+        node_program = node_program.replace("EPMD_FLAGS", self._starts_no_epmd())
         self._asked = 0
         self._answers = queue.SimpleQueue()
         self._said.clear()

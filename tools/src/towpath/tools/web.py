@@ -16,9 +16,10 @@ from typing import Any, Final
 from aiohttp import hdrs, web
 from yarl import URL
 
+from towpath.protocol.envelope import Envelope
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.messages import read_object
-from towpath.tools.order_events import BadEvent, NotPublished
+from towpath.tools.order_events import BadEvent, NotPublished, order_event
 from towpath.tools.ports import PortTaken
 from towpath.tools.token import LIFETIME_SECONDS, BadUser
 from towpath.tools.trouble import Trouble
@@ -45,12 +46,12 @@ class Demo:
 
     Attributes:
         sign: A token for a user; raises :class:`~towpath.tools.token.BadUser`.
-        publish: Publishes action and data as another backend and returns the ``msg_id``; see
-            :func:`towpath.tools.order_events.publish`.
+        publish: Publishes an order event as another backend; raises
+            :class:`~towpath.tools.order_events.NotPublished`.
     """
 
     sign: Callable[[str], str]
-    publish: Callable[[str, Mapping[str, Any], str | None], Awaitable[str]]
+    publish: Callable[[Envelope], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +173,13 @@ def _events(demo: Demo, guard: "_Guard") -> Handler:
             if not isinstance(data, dict):
                 raise BadEvent("data: must be an object")
             msg_id = _text(body, "msg_id") if "msg_id" in body else None
-            published = await demo.publish(_text(body, "action"), data, msg_id)
+            event = order_event(_text(body, "action"), data, msg_id)
+            await demo.publish(event)
         except (BadEnvelope, BadEvent) as error:
             return _problem(400, str(error))
         except NotPublished as error:
             return _problem(503, str(error))
-        return web.json_response({"msg_id": published})
+        return web.json_response({"msg_id": event.msg_id})
 
     return events
 

@@ -15,10 +15,11 @@ Guarantees:
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -27,27 +28,24 @@ import tenacity
 from opentelemetry.trace import SpanKind
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from towpath.protocol.envelope import make, make_error
+from towpath.protocol.envelope import make_error
 from towpath.protocol.errors import TowpathError
-from towpath.protocol.messages import NO_JSON, Directed, Session
-from towpath.protocol.routes import PUSH
+from towpath.protocol.messages import NO_JSON, Session
 from towpath.servicekit import inbox, requests
-from towpath.servicekit.broker.interface import BrokerError, Delivery
+from towpath.servicekit.broker.interface import Delivery
 from towpath.servicekit.database import Database
 from towpath.servicekit.failures import Failures
-from towpath.servicekit.lanes import LaneFull
-from towpath.servicekit.outcome import Outcome, Settled, answer_data, outgoing
-from towpath.servicekit.publisher import Publisher, Sending, confirmed
+from towpath.servicekit.outcome import Settled, outgoing
+from towpath.servicekit.pauses import pauses
+from towpath.servicekit.publisher import Publisher, Sending
 from towpath.servicekit.requests import Handlers, Refusal, Request, Unreadable
 from towpath.servicekit.streams import Replay, StreamTables, replay
 from towpath.servicekit.telemetry import Telemetry, trace_id
+from towpath.servicekit.telling import NOT_TOLD, Result, Teller, answer_json, failed_sending
 
 log = structlog.get_logger(__name__)
 
 TRIES_IN_PLACE: Final = 3
-_LANE_PAUSE: Final = 0.02
-#: The broker is away, or the database is while entries are to be replayed.
-_NOT_PUBLISHED: Final = (BrokerError, sa.exc.SQLAlchemyError, OSError)
 
 
 class UnitOfWork(Protocol):
@@ -73,19 +71,6 @@ class Store(Generic[U]):
     inbox: sa.Table
     streams: StreamTables
     unit: Callable[[AsyncConnection], U]
-
-
-@dataclass(slots=True)
-class _Result:
-    """What is to be published about one request."""
-
-    session: Session | None
-    settled: Settled
-    traceparent: str
-    request: Request | None = None
-    outcome: Outcome | None = None
-    answer_only: bool = False
-    park: TowpathError | None = None
 
 
 class Dispatcher(Generic[U]):
@@ -116,7 +101,7 @@ class Dispatcher(Generic[U]):
         self._commands = commands
         self._events = events
         self._store = store
-        self._publisher = publisher
+        self._teller = Teller(publisher, None if store is None else partial(self._replay, store))
         self._failures = failures
         self._telemetry = telemetry
         self._own = own
@@ -143,22 +128,22 @@ class Dispatcher(Generic[U]):
                     await self._failures.park(item.delivery, item.item, "unreadable", item.error)
                 else:
                     items.append(item)
-        results: list[_Result] = []
+        results: list[Result] = []
         sendings: list[Sending] = []
         for unit in requests.units(items, self._unit_max):
             settled = await self._run_unit(unit)
             results += settled
             try:
-                sendings += await self._publish(settled)
-            except _NOT_PUBLISHED as error:
-                sendings.append(_failed(error))
-        return asyncio.ensure_future(self._settle(deliveries, results, sendings))
+                sendings += await self._teller.tell(settled)
+            except NOT_TOLD as error:
+                sendings.append(failed_sending(error))
+        return asyncio.ensure_future(self._teller.settle(deliveries, results, sendings))
 
     # Running
 
-    async def _run_unit(self, items: Sequence[Request | Refusal]) -> list[_Result]:
+    async def _run_unit(self, items: Sequence[Request | Refusal]) -> list[Result]:
         batch = [item for item in items if isinstance(item, Request)]
-        results: dict[Request, _Result] = {}
+        results: dict[Request, Result] = {}
         try:
             if batch:
                 results = await self._run_when_database_answers(batch)
@@ -166,7 +151,7 @@ class Dispatcher(Generic[U]):
             log.warning("batch_failed", requests=len(batch), error=repr(error)[:500])
             for request in batch:
                 results |= await self._run_alone(request)
-        ordered: list[_Result] = []
+        ordered: list[Result] = []
         for item in items:
             if isinstance(item, Refusal):
                 ordered.append(self._refuse(item.session, item.envelope.msg_id, item.error, item.traceparent))
@@ -180,7 +165,7 @@ class Dispatcher(Generic[U]):
                 )
         return ordered
 
-    async def _run_alone(self, request: Request) -> dict[Request, _Result]:
+    async def _run_alone(self, request: Request) -> dict[Request, Result]:
         try:
             async for attempt in tenacity.AsyncRetrying(
                 stop=tenacity.stop_after_attempt(TRIES_IN_PLACE),
@@ -200,10 +185,10 @@ class Dispatcher(Generic[U]):
                 return {request: self._refuse(request.session, envelope.msg_id, internal, trace)}
         return {}
 
-    async def _run_when_database_answers(self, batch: Sequence[Request]) -> dict[Request, _Result]:
+    async def _run_when_database_answers(self, batch: Sequence[Request]) -> dict[Request, Result]:
         if self._store is None:
             return {request: self._handle(request, None) for request in batch}
-        async for _ in _pauses():
+        async for _ in pauses():
             try:
                 return await self._run(self._store, batch)
             except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
@@ -212,11 +197,11 @@ class Dispatcher(Generic[U]):
                 log.error("database_away", error=repr(error)[:300])
         raise AssertionError("pauses never end")
 
-    async def _run(self, store: Store[U], batch: Sequence[Request]) -> dict[Request, _Result]:
+    async def _run(self, store: Store[U], batch: Sequence[Request]) -> dict[Request, Result]:
         started = perf_counter()
         changes = [request for request in batch if request.handler.changes]
         reads = [request for request in batch if not request.handler.changes]
-        results: dict[Request, _Result] = {}
+        results: dict[Request, Result] = {}
         database = store.database
         async with database.transaction() if changes else database.reading() as connection:
             if changes:
@@ -234,7 +219,7 @@ class Dispatcher(Generic[U]):
         store: Store[U],
         connection: AsyncConnection,
         batch: Sequence[Request],
-        results: dict[Request, _Result],
+        results: dict[Request, Result],
     ) -> None:
         unit = store.unit(connection)
         known = await inbox.find(connection, store.inbox, (request.key for request in batch))
@@ -250,19 +235,20 @@ class Dispatcher(Generic[U]):
                     new[request.key] = result.settled
             else:
                 self._repeated.add(1)
-                result = _Result(
+                result = Result(
                     request.session,
                     settled,
                     request.traceparent,
                     request,
                     answer_only=not request.is_redelivery,
+                    changed=True,
                 )
             results[request] = result
         if new:
             await unit.save()
             await inbox.store(connection, store.inbox, new)
 
-    def _handle(self, request: Request, unit: U | None) -> _Result:
+    def _handle(self, request: Request, unit: U | None) -> Result:
         envelope, session = request.envelope, request.session
         with self._telemetry.span(
             f"handle {envelope.action}", request.traceparent, SpanKind.CONSUMER, msg_id=envelope.msg_id
@@ -275,179 +261,23 @@ class Dispatcher(Generic[U]):
                     outcome = request.handler.run(request.payload, session, unit)
             except TowpathError as error:
                 if session is None:
-                    return _Result(None, Settled(), trace, request, park=error)
+                    return Result(None, Settled(), trace, request, park=error)
                 return self._refuse(session, envelope.msg_id, error, trace)
         waits_for_replay = callable(outcome.answer) and bool(outcome.replay)
         settled = Settled(
-            answer=NO_JSON if waits_for_replay else _answer(request, outcome, {}, trace),
+            answer=NO_JSON if waits_for_replay else answer_json(request, outcome, {}, trace),
             outgoing=outgoing(outcome),
             subscribe=list(outcome.subscribe),
             unsubscribe=list(outcome.unsubscribe),
             replay=dict(outcome.replay),
         )
-        return _Result(session, settled, trace, request, outcome)
+        return Result(session, settled, trace, request, outcome, changed=request.handler.changes)
 
-    def _refuse(self, session: Session, msg_id: str, error: TowpathError, trace: str) -> _Result:
+    def _refuse(self, session: Session, msg_id: str, error: TowpathError, trace: str) -> Result:
         self._refused.add(1)
         answer = make_error(error, correlation_id=msg_id, trace_id=trace_id(trace))
-        return _Result(session, Settled(answer=msgspec.Raw(answer.to_json())), trace)
+        return Result(session, Settled(answer=msgspec.Raw(answer.to_json())), trace)
 
-    # Publishing
-
-    async def _publish(self, results: Sequence[_Result]) -> list[Sending]:
-        """Queue everything that follows from ``results``, in their order."""
-        replays = await self._subscribe(results)
-        sendings: list[Sending] = []
-        for result, replayed in zip(results, replays, strict=True):
-            if not result.answer_only:
-                for item in result.settled.outgoing:
-                    await _queue(sendings, self._publisher.send, item)
-            if result.session is not None:
-                for directed in _directed(result, result.session, replayed):
-                    await _queue(
-                        sendings, self._publisher.direct, result.session, directed, result.traceparent
-                    )
-        return sendings
-
-    async def _subscribe(self, results: Sequence[_Result]) -> list[dict[str, Replay]]:
-        """Change groups, wait until the broker has told the gateways, and only then read what to replay to each.
-
-        In that order nothing falls between: what is committed after the read is pushed after the subscription.
-        """
-        sendings: list[Sending] = []
-        for result in results:
-            settled = result.settled
-            if not settled.subscribe and not settled.unsubscribe:
-                continue
-            target = (result.outcome.connection if result.outcome else None) or result.session
-            if target is not None:
-                item = Directed(
-                    connection_id=target.connection_id,
-                    subscribe=settled.subscribe,
-                    unsubscribe=settled.unsubscribe,
-                )
-                await _queue(sendings, self._publisher.direct, target, item)
-            if result.session is not None:
-                item = Directed(subscribe=settled.subscribe, unsubscribe=settled.unsubscribe)
-                await _queue(sendings, self._publisher.control, result.session.user_id, item)
-        await confirmed(sendings)
-        starts = _starts(results)
-        if self._store is None or not any(starts):
-            return [{} for _ in results]
-        async with self._store.database.reading() as connection:
-            return await replay(connection, self._store.streams, starts, limit=self._replay_limit)
-
-    async def _settle(
-        self, deliveries: Sequence[Delivery], results: Sequence[_Result], sendings: Sequence[Sending]
-    ) -> None:
-        # Committed but not told: told again until the broker takes it. If it was away meanwhile, the deliveries
-        # are stale; they come again, and the inbox tells once more.
-        async for _ in _pauses():
-            try:
-                await confirmed(sendings)
-                break
-            except BrokerError as error:
-                log.warning("not_published", deliveries=len(deliveries), error=repr(error)[:300])
-            try:
-                sendings = await self._publish(results)
-            except _NOT_PUBLISHED as error:
-                sendings = [_failed(error)]
-        for delivery in deliveries:
-            delivery.ack()
-
-
-def _answer(request: Request, outcome: Outcome, replays: Mapping[str, Replay], trace: str) -> msgspec.Raw:
-    answer = outcome.answer(replays) if callable(outcome.answer) else outcome.answer
-    if answer is None or request.session is None:
-        return NO_JSON
-    return msgspec.Raw(
-        make(
-            f"{request.envelope.action}.ok",
-            answer_data(answer),
-            correlation_id=request.envelope.msg_id,
-            traceparent=trace,
-        ).to_json()
-    )
-
-
-def _directed(result: _Result, session: Session, replays: Mapping[str, Replay]) -> list[Directed]:
-    """The replayed entries and the answer, for the asking connection."""
-    settled = result.settled
-    items = [
-        Directed(connection_id=session.connection_id, envelope=msgspec.Raw(entry))
-        for stream in replays.values()
-        for entry in stream.entries
-    ]
-    answer = settled.answer
-    if not answer and result.request is not None and result.outcome is not None:
-        answer = _answer(result.request, result.outcome, replays, result.traceparent)
-    if answer:
-        items.append(
-            Directed(
-                connection_id=session.connection_id,
-                envelope=answer,
-                subscribe=settled.subscribe,
-                unsubscribe=settled.unsubscribe,
-            )
-        )
-    return items
-
-
-async def _queue(sendings: list[Sending], send: Callable[..., Sending], *args: Any) -> None:
-    """Queue one item, waiting for room where a lane is full."""
-    while True:
-        try:
-            sendings.append(send(*args))
-            return
-        except LaneFull:
-            await asyncio.sleep(_LANE_PAUSE)
-
-
-async def _pauses() -> AsyncIterator[None]:
-    """Once at once, then again and again with full jitter, up to 5 s apart."""
-    async for attempt in tenacity.AsyncRetrying(
-        wait=tenacity.wait_random_exponential(multiplier=0.2, max=5), retry=tenacity.retry_always
-    ):
-        yield None
-        attempt.retry_state.set_result(None)
-
-
-def _failed(error: BaseException) -> Sending:
-    failed: Sending = asyncio.get_running_loop().create_future()
-    failed.set_exception(error if isinstance(error, BrokerError) else BrokerError(repr(error)))
-    return failed
-
-
-class _Place(msgspec.Struct):
-    """Where an envelope stands, if it is of a stream."""
-
-    stream: str = ""
-    seq: int = 0
-
-
-_PLACE: Final = msgspec.json.Decoder(_Place)
-
-
-def _starts(results: Sequence[_Result]) -> list[Mapping[str, int]]:
-    """The positions from which each result is to be replayed.
-
-    What is about to be pushed, after the subscription, need not be replayed as well: else a thousand who join a room
-    together would each be told of all others twice. (An answer that tells of the replay needs all of it.)
-    """
-    if not any(result.settled.replay for result in results):
-        return [{} for _ in results]
-    pushed: dict[str, set[int]] = {}
-    for result in results:
-        for item in () if result.answer_only else result.settled.outgoing:
-            if item.exchange == PUSH and (place := _PLACE.decode(item.item)).stream:
-                pushed.setdefault(place.stream, set()).add(place.seq)
-    last: dict[tuple[str, int], int] = {}
-    for stream, seqs in pushed.items():
-        for seq in sorted(seqs, reverse=True):
-            last[stream, seq] = last.get((stream, seq + 1), seq)
-    return [
-        {stream: last.get((stream, seq + 1), seq) for stream, seq in result.settled.replay.items()}
-        if result.settled.answer
-        else result.settled.replay
-        for result in results
-    ]
+    async def _replay(self, store: Store[U], starts: Sequence[Mapping[str, int]]) -> list[dict[str, Replay]]:
+        async with store.database.reading() as connection:
+            return await replay(connection, store.streams, starts, limit=self._replay_limit)

@@ -100,15 +100,14 @@ class Lanes:
             broker, exchange, settings, telemetry, persistent=persistent, mandatory=mandatory, app_id=app_id
         )
         watcher = asyncio.create_task(lanes._watch_broker(), name=f"lanes {exchange}: watch")
-        hurried = False
         try:
-            yield lanes
-        except asyncio.CancelledError:
-            hurried = True
-            raise
-        finally:
-            if not hurried:
+            try:
+                yield lanes
+            except Exception:
                 await lanes.flush()
+                raise
+            await lanes.flush()
+        finally:
             lanes._fail_waiting(BrokerUnavailable("the program stops"))
             watcher.cancel()
             for lane in list(lanes._lanes.values()):

@@ -1,0 +1,283 @@
+"""The database: opened and migrated together, written in turns, read without waiting."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from towpath.servicekit.database import Database
+from towpath.servicekit.settings import BadSetting
+from towpath.testkit.postgres import Postgres
+from towpath.testkit.processes import free_port
+
+COUNTERS: Final = sa.table("counters", sa.column("name"), sa.column("value"))
+ENVIRONMENT: Final = """
+import sqlalchemy as sa
+from towpath.servicekit.migrations import run_migrations
+run_migrations(sa.MetaData())
+"""
+REVISION: Final = """
+import sqlalchemy as sa
+from alembic import op
+revision, down_revision = {revision!r}, {before!r}
+def upgrade():
+    op.create_table(
+        {table!r},
+        sa.Column("name", sa.String(64), primary_key=True),
+        sa.Column("value", sa.BigInteger, nullable=False),
+    )
+    {more}
+"""
+PATIENCE: Final = 20.0
+
+Open = Callable[[], AbstractAsyncContextManager[Database]]
+
+
+def write_migrations(folder: Path, *tables: str, more: str = "") -> Path:
+    """An Alembic folder with a revision a table."""
+    versions = folder / "versions"
+    versions.mkdir(parents=True)
+    (folder / "env.py").write_text(ENVIRONMENT)
+    for number, table in enumerate(tables):
+        before = str(number) if number else None
+        text = REVISION.format(revision=str(number + 1), before=before, table=table, more=more)
+        (versions / f"{number + 1}.py").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def migrations(tmp_path: Path) -> Path:
+    return write_migrations(tmp_path / "migrations", "counters")
+
+
+@pytest.fixture
+def open_database(database_url: str, migrations: Path) -> Open:
+    return lambda: Database.open(database_url, migrations=migrations, version_table="test_version")
+
+
+@pytest.fixture
+async def database(open_database: Open) -> AsyncIterator[Database]:
+    async with open_database() as database:
+        yield database
+
+
+async def put(connection: AsyncConnection, name: str, value: int) -> None:
+    await connection.execute(COUNTERS.insert().values(name=name, value=value))
+
+
+async def value_of(connection: AsyncConnection, name: str, *, lock: bool = False) -> int | None:
+    query = sa.select(COUNTERS.c.value).where(COUNTERS.c.name == name)
+    value: int | None = await connection.scalar(query.with_for_update() if lock else query)
+    return value
+
+
+# Opening
+
+
+async def test_it_is_migrated_when_opened_and_keeps_what_it_has(open_database: Open) -> None:
+    async with open_database() as database, database.transaction() as connection:
+        await put(connection, "a", 1)
+    async with open_database() as database, database.reading() as connection:
+        assert await value_of(connection, "a") == 1
+
+
+async def test_replicas_that_start_together_migrate_one_after_another(open_database: Open) -> None:
+    async with asyncio.timeout(PATIENCE), AsyncExitStack() as stack:
+        replicas = await asyncio.gather(*(stack.enter_async_context(open_database()) for _ in range(6)))
+        for number, replica in enumerate(replicas):
+            async with replica.transaction() as connection:
+                await put(connection, str(number), number)
+
+
+async def test_services_may_share_a_database(database_url: str, tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        for name in ("chat", "orders"):
+            folder = write_migrations(tmp_path / name, f"{name}_counters")
+            await stack.enter_async_context(
+                Database.open(database_url, migrations=folder, version_table=f"{name}_version")
+            )
+
+
+async def test_a_migration_that_fails_leaves_nothing_behind(database_url: str, tmp_path: Path) -> None:
+    broken = write_migrations(tmp_path / "broken", "counters", more="raise ZeroDivisionError")
+    with pytest.raises(ZeroDivisionError):
+        async with Database.open(database_url, migrations=broken, version_table="test_version"):
+            pass
+    mended = write_migrations(tmp_path / "mended", "counters")
+    async with (
+        Database.open(database_url, migrations=mended, version_table="test_version") as database,
+        database.transaction() as connection,
+    ):
+        await put(connection, "a", 1)
+
+
+async def test_a_schema_from_the_future_is_a_bad_setting(database_url: str, tmp_path: Path) -> None:
+    newer = write_migrations(tmp_path / "newer", "counters", "more_counters")
+    async with Database.open(database_url, migrations=newer, version_table="test_version"):
+        pass
+    older = write_migrations(tmp_path / "older", "counters")
+    with pytest.raises(BadSetting, match=r"^TOWPATH_DATABASE_URL: holds a schema this version does not know"):
+        async with Database.open(database_url, migrations=older, version_table="test_version"):
+            pass
+
+
+async def refusal(url: str, migrations: Path) -> str:
+    with pytest.raises(BadSetting) as bad:
+        async with asyncio.timeout(PATIENCE), Database.open(url, migrations=migrations, version_table="v"):
+            pass
+    told = str(bad.value)
+    assert told.startswith("TOWPATH_DATABASE_URL")
+    assert "\n" not in told
+    assert "hunter2" not in told
+    return told
+
+
+async def test_a_file_that_cannot_be_opened_is_a_bad_setting(tmp_path: Path, migrations: Path) -> None:
+    (tmp_path / "file").write_text("no database at all, and long enough to be seen as such")
+    assert "unable to open" in await refusal(f"sqlite+aiosqlite:///{tmp_path}", migrations)
+    assert "cannot be opened" in await refusal(f"sqlite+aiosqlite:///{tmp_path}/file/towpath.db", migrations)
+    assert "not a database" in await refusal(f"sqlite+aiosqlite:///{tmp_path}/file", migrations)
+
+
+async def test_its_folder_is_made(tmp_path: Path, migrations: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/some/where/towpath.db"
+    async with Database.open(url, migrations=migrations, version_table="v"):
+        assert (tmp_path / "some" / "where" / "towpath.db").exists()
+
+
+async def test_a_server_that_cannot_be_used_is_a_bad_setting(postgres: Postgres, migrations: Path) -> None:
+    unheard_of = f"postgresql+asyncpg://ana:hunter2@127.0.0.1:{free_port()}/towpath"
+    assert "ana:***@" in await refusal(unheard_of, migrations)
+    assert "does not exist" in await refusal(postgres.url("nowhere"), migrations)
+    in_words = f"postgresql+asyncpg:///nowhere?host={postgres.host}&user=postgres&password=hunter2"
+    assert "nowhere" in await refusal(in_words, migrations)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql+asyncpg://ana:hunter2@db:port/towpath", "postgresql+asyncpg://ana:hunter2"]
+)
+async def test_an_address_that_is_none_is_a_bad_setting(url: str, migrations: Path) -> None:
+    assert "postgresql://user:password@host:port/database" in await refusal(url, migrations)
+
+
+# Transactions
+
+
+async def test_writers_take_turns_and_none_is_turned_away(open_database: Open) -> None:
+    async def count(database: Database) -> None:
+        for _ in range(10):
+            async with database.transaction() as connection:
+                value = await value_of(connection, "a", lock=True)
+                assert value is not None
+                await connection.execute(COUNTERS.update().values(value=value + 1))
+
+    async with asyncio.timeout(PATIENCE), open_database() as one, open_database() as other:
+        async with one.transaction() as connection:
+            await put(connection, "a", 0)
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(10):
+                tasks.create_task(count((one, other)[number % 2]))
+        async with one.reading() as connection:
+            assert await value_of(connection, "a") == 100
+
+
+async def test_readers_never_wait_for_a_writer_and_see_what_is_committed(database: Database) -> None:
+    async with asyncio.timeout(PATIENCE):
+        async with database.transaction() as writer:
+            await put(writer, "a", 1)
+            for _ in range(10):
+                async with database.reading() as reader:
+                    assert await value_of(reader, "a") is None
+        async with database.reading() as reader:
+            assert await value_of(reader, "a") == 1
+
+
+async def test_many_may_read_at_once_while_one_writes(database: Database) -> None:
+    async def look() -> int | None:
+        async with database.reading() as reader:
+            return await value_of(reader, "a")
+
+    async with asyncio.timeout(PATIENCE):
+        async with database.transaction() as writer:
+            await put(writer, "a", 1)
+            assert set(await asyncio.gather(*(look() for _ in range(40)))) == {None}
+
+
+async def test_what_fails_is_undone(database: Database) -> None:
+    async def put_and_fail() -> None:
+        async with database.transaction() as connection:
+            await put(connection, "a", 1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await put_and_fail()
+    async with database.reading() as connection:
+        assert await value_of(connection, "a") is None
+
+
+async def test_being_cancelled_undoes_it_and_the_next_goes_on(database: Database) -> None:
+    written = asyncio.Event()
+
+    async def write_and_wait() -> None:
+        async with database.transaction() as connection:
+            await put(connection, "a", 1)
+            written.set()
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(PATIENCE):
+        for _ in range(10):  # more often than there are connections
+            written.clear()
+            writing = asyncio.create_task(write_and_wait())
+            await written.wait()
+            writing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await writing
+        async with database.transaction() as connection:
+            await put(connection, "a", 2)
+
+
+# Going away
+
+
+async def test_a_database_that_is_there_answers(database: Database) -> None:
+    assert await database.answers()
+    assert database.name in ("sqlite", "postgresql")
+
+
+async def test_connections_that_broke_are_made_anew(postgres_url: str, migrations: Path) -> None:
+    others = sa.text(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    async with Database.open(postgres_url, migrations=migrations, version_table="v") as database:
+        for _ in range(3):
+            async with asyncio.timeout(PATIENCE):
+                async with database.transaction() as one, database.transaction() as two:
+                    await one.execute(sa.text("SELECT 1"))
+                    await two.execute(sa.text("SELECT 1"))
+                async with database.transaction() as connection:
+                    await connection.execute(others)
+        assert await database.answers()
+
+
+async def test_a_database_that_lets_nobody_in_does_not_answer(
+    postgres: Postgres, postgres_url: str, migrations: Path
+) -> None:
+    name = sa.make_url(postgres_url).database
+    leave = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+    server = create_async_engine(postgres.url("postgres"), isolation_level="AUTOCOMMIT")
+    async with (
+        Database.open(postgres_url, migrations=migrations, version_table="v") as database,
+        server.connect() as admin,
+    ):
+        await admin.execute(sa.text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
+        await admin.execute(sa.text(leave))
+        assert not await database.answers()
+        await admin.execute(sa.text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
+        assert await database.answers()
+    await server.dispose()

@@ -1,0 +1,324 @@
+"""The dispatcher of a service that keeps nothing; what a database adds is tested with the services that have one."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import pytest
+from pydantic import BaseModel
+
+from towpath.protocol.envelope import Envelope, make, parse
+from towpath.protocol.errors import Conflict, ErrorCode
+from towpath.protocol.messages import Session, read_directed
+from towpath.protocol.routes import EVERYONE, PUSH, command_queue, connection_key, dead_queue
+from towpath.servicekit.broker.interface import (
+    Binding,
+    Broker,
+    Delivery,
+    HeaderValue,
+    Inbox,
+    Message,
+    Queue,
+    Subscription,
+)
+from towpath.servicekit.broker.memory import MemoryHub
+from towpath.servicekit.dispatcher import Dispatcher
+from towpath.servicekit.failures import Failures
+from towpath.servicekit.outcome import Outcome, to_everyone, to_group, to_user
+from towpath.servicekit.publisher import Publisher
+from towpath.servicekit.requests import Handler
+from towpath.servicekit.service import Service, topology, work_queues
+from towpath.servicekit.settings import ServiceSettings
+from towpath.servicekit.telemetry import Telemetry
+from towpath.testkit.dispatching import GATEWAY, Incoming, ServiceUnderTest, a_command, an_event
+
+PATIENCE: Final = 10.0
+
+
+class Say(BaseModel):
+    text: str
+
+
+def echo(request: Say, session: Session, _: None) -> Outcome:
+    if request.text == "poison":
+        raise ZeroDivisionError
+    if request.text == "refuse":
+        raise Conflict("It does not say that.", details={"text": request.text})
+    return Outcome(answer={"text": request.text, "user": session.user_id})
+
+
+def announce(request: Say, session: Session, _: None) -> Outcome:
+    said = make("echo.said", {"text": request.text})
+    return Outcome(
+        answer=Say(text=request.text),
+        tell=[to_user(session.user_id, said), to_group("chat:lobby", said), to_everyone(said)],
+        events=[said],
+        subscribe=["chat:lobby"],
+    )
+
+
+def silent(_: Say, __: Session, ___: None) -> Outcome:
+    return Outcome()
+
+
+def unsayable(_: Say, __: Session, ___: None) -> Outcome:
+    return Outcome(answer={"text": object()})
+
+
+def hear(event: Say, _: None) -> Outcome:
+    if event.text == "poison":
+        raise ZeroDivisionError
+    if event.text == "refuse":
+        raise Conflict("It does not hear that.")
+    return Outcome(tell=[to_everyone(make("echo.heard", {"text": event.text}))])
+
+
+ECHO: Final[Service[Any]] = Service(
+    name="echo",
+    domain="echo",
+    commands={
+        "echo.say": Handler(Say, echo),
+        "echo.ask": Handler(Say, echo, changes=False),
+        "echo.announce": Handler(Say, announce),
+        "echo.silent": Handler(Say, silent),
+        "echo.unsayable": Handler(Say, unsayable),
+    },
+    events={"door.knocked": Handler(Say, hear)},
+)
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[ServiceUnderTest]:
+    async with ServiceUnderTest.running(ECHO, "sqlite+aiosqlite:///not-used.db") as service:
+        yield service
+
+
+# Answers
+
+
+@pytest.mark.parametrize("action", ["echo.say", "echo.ask"])
+async def test_a_request_is_answered_to_its_connection(service: ServiceUnderTest, action: str) -> None:
+    await service.dispatch(a_command(action, by="ana", msg_id="m-1", text="ahoy"))
+    answer = service.answer("m-1")
+    assert (answer.action, answer.data) == (f"{action}.ok", {"text": "ahoy", "user": "ana"})
+    assert [heard.routing_key for heard in service.heard] == ["connection.gw-1"]
+
+
+async def test_answers_come_in_the_order_of_the_requests(service: ServiceUnderTest) -> None:
+    await service.dispatch(*(a_command("echo.say", msg_id=f"m-{n}", text=str(n)) for n in range(20)))
+    told = [read_directed(heard.item)[0] for heard in service.heard]
+    assert [parse(bytes(item.envelope)).data["text"] for item in told] == [str(n) for n in range(20)]
+
+
+async def test_a_handler_may_answer_nothing(service: ServiceUnderTest) -> None:
+    await service.dispatch(a_command("echo.silent", msg_id="m-1", text="hush"))
+    assert service.heard == []
+
+
+async def test_what_follows_is_told_to_whom_it_concerns(service: ServiceUnderTest) -> None:
+    await service.dispatch(a_command("echo.announce", by="ana", msg_id="m-1", text="ahoy"))
+    for key in ("user.ana", "group.chat:lobby", EVERYONE):
+        [push] = service.pushes(key)
+        assert push.data == {"text": "ahoy"}
+    assert [event.action for event in service.events()] == ["echo.said"]
+    assert service.answer("m-1").data == {"text": "ahoy"}
+    assert service.groups("c-1") == {"chat:lobby"}
+
+
+async def test_a_connection_is_in_its_group_before_it_is_answered(service: ServiceUnderTest) -> None:
+    await service.dispatch(a_command("echo.announce", by="ana", msg_id="m-1", text="ahoy"))
+    first = next(heard for heard in service.heard if heard.routing_key == "connection.gw-1")
+    assert b"subscribe" in first.item
+    assert b"echo.announce.ok" not in first.item
+
+
+# Errors
+
+
+async def test_a_verb_that_is_not_there_is_an_unknown_action(service: ServiceUnderTest) -> None:
+    await service.dispatch(a_command("echo.sing", msg_id="m-1", text="la"))
+    assert service.error("m-1") == ErrorCode.UNKNOWN_ACTION
+
+
+async def test_data_that_fails_its_model_is_invalid(service: ServiceUnderTest) -> None:
+    await service.dispatch(a_command("echo.say", msg_id="m-1", text=["la"]))
+    assert service.error("m-1") == ErrorCode.INVALID_DATA
+    assert service.answer("m-1").data["details"]["fields"][0]["field"] == "text"
+
+
+async def test_a_scope_that_does_not_name_the_domain_is_forbidden(service: ServiceUnderTest) -> None:
+    await service.dispatch(a_command("echo.say", msg_id="m-1", scope="chat order", text="la"))
+    assert service.error("m-1") == ErrorCode.FORBIDDEN
+
+
+async def test_what_the_domain_refuses_is_told_with_its_code_and_details(service: ServiceUnderTest) -> None:
+    await service.dispatch(a_command("echo.say", msg_id="m-1", text="refuse"))
+    data = service.answer("m-1").data
+    assert (data["code"], data["message"]) == ("conflict", "It does not say that.")
+    assert data["details"] == {"text": "refuse"}
+    assert len(data["trace_id"]) == 32
+    assert service.retried() == service.parked() == []
+
+
+async def test_refused_and_granted_are_answered_in_the_order_sent(service: ServiceUnderTest) -> None:
+    texts = ["a", "refuse", "b", ["no text"], "c"]
+    await service.dispatch(
+        *(a_command("echo.say", msg_id=f"m-{n}", text=text) for n, text in enumerate(texts))
+    )
+    assert [service.answer(f"m-{n}").action for n in range(5)] == [
+        "echo.say.ok",
+        "error",
+        "echo.say.ok",
+        "error",
+        "echo.say.ok",
+    ]
+
+
+# Failures
+
+
+@pytest.mark.parametrize("action", ["echo.say", "echo.ask"])
+async def test_a_poison_request_is_retried_alone_and_the_others_pass(
+    service: ServiceUnderTest, action: str
+) -> None:
+    texts = ["a", "poison", "b"]
+    await service.dispatch(*(a_command(action, msg_id=f"m-{text}", text=text) for text in texts))
+    assert service.answer("m-a").data["text"] == "a"
+    assert service.answer("m-b").data["text"] == "b"
+    assert service.answers("m-poison") == []
+    assert service.retried() == ["ZeroDivisionError: "]
+
+
+async def test_an_answer_that_is_no_json_fails_its_request_alone(service: ServiceUnderTest) -> None:
+    await service.dispatch(
+        a_command("echo.unsayable", msg_id="m-1", text="x"), a_command("echo.say", msg_id="m-2", text="y")
+    )
+    assert service.answers("m-1") == []
+    assert service.answer("m-2").data["text"] == "y"
+    assert len(service.retried()) == 1
+
+
+async def test_events_are_handled_refused_and_retried_each_by_itself(service: ServiceUnderTest) -> None:
+    await service.dispatch(*(an_event("door.knocked", text=text) for text in ("a", "refuse", "poison", "b")))
+    assert [push.data["text"] for push in service.pushes(EVERYONE)] == ["a", "b"]
+    assert service.parked() == ["Conflict: It does not hear that."]
+    assert service.retried() == ["ZeroDivisionError: "]
+
+
+async def test_an_event_that_cannot_be_read_is_parked_with_its_reason(service: ServiceUnderTest) -> None:
+    await service.dispatch(an_event("door.knocked", text=5), an_event("door.knocked", text="a"))
+    [reason] = service.parked()
+    assert "text" in reason
+    assert len(service.pushes(EVERYONE)) == 1
+
+
+async def test_the_services_own_events_are_not_handled_when_they_come_round(
+    service: ServiceUnderTest,
+) -> None:
+    await service.dispatch(an_event("door.knocked", sender="echo", text="a"))
+    assert service.pushes() == []
+
+
+# Settling
+
+
+class Desk:
+    """A dispatcher whose broker obeys the test, and ears on a gateway and on what is parked."""
+
+    def __init__(
+        self, broker: Broker, dispatcher: Dispatcher[Any], work: Subscription, ears: Subscription
+    ) -> None:
+        self._broker = broker
+        self._dispatcher = dispatcher
+        self._work = work
+        self._ears = ears
+
+    async def receive(self, command: Incoming, **headers: HeaderValue) -> Delivery:
+        message = Message(body=command.item, app_id=command.app_id, headers=headers)
+        await self._broker.publish("", command_queue("echo", 0), message, mandatory=True)
+        return await self.next()
+
+    async def next(self) -> Delivery:
+        async with asyncio.timeout(PATIENCE):
+            return await anext(self._work)
+
+    async def dispatch(self, delivery: Delivery) -> "asyncio.Future[None]":
+        async with asyncio.timeout(PATIENCE):
+            return await self._dispatcher.dispatch([delivery])
+
+    async def heard(self) -> Delivery:
+        async with asyncio.timeout(PATIENCE):
+            delivery = await anext(self._ears)
+        delivery.ack()
+        return delivery
+
+    async def answer(self) -> Envelope:
+        [item] = read_directed((await self.heard()).body)
+        return parse(bytes(item.envelope))
+
+
+@pytest.fixture
+async def desk(broker: Broker, telemetry: Telemetry) -> AsyncIterator[Desk]:
+    settings = ServiceSettings(amqp_url="memory://")
+    gateway = Inbox(name="gateway", bindings=[Binding(PUSH, connection_key(GATEWAY))])
+    await broker.declare(topology(ECHO, settings.queue_max_length))
+    async with (
+        Publisher.open(broker, ECHO.name, settings, telemetry) as publisher,
+        broker.subscribe(*work_queues(ECHO, settings.queue_max_length), prefetch=10) as work,
+        broker.subscribe(gateway, Queue(name=dead_queue(ECHO.name)), prefetch=10) as ears,
+    ):
+        dispatcher: Dispatcher[Any] = Dispatcher(
+            ECHO.commands,
+            ECHO.events,
+            None,
+            publisher,
+            Failures(broker, ECHO.name, telemetry),
+            telemetry,
+            own=ECHO.name,
+            unit_max=settings.unit_max_items,
+            replay_limit=settings.replay_limit,
+        )
+        yield Desk(broker, dispatcher, work, ears)
+
+
+async def test_a_request_that_fails_for_the_last_time_is_parked_and_answered(desk: Desk) -> None:
+    delivery = await desk.receive(a_command("echo.say", msg_id="m-1", text="poison"), **{"x-attempt": 4})
+    await (await desk.dispatch(delivery))
+    parked = await desk.heard()
+    assert (parked.queue, parked.headers["x-reason"]) == (dead_queue("echo"), "failed 5 times")
+    told = (await desk.answer()).data
+    assert (told["code"], told["retryable"]) == ("internal", True)
+    assert "ZeroDivision" not in told["message"]
+
+
+async def test_a_delivery_is_settled_once_the_broker_has_the_answer(hub: MemoryHub, desk: Desk) -> None:
+    delivery = await desk.receive(a_command("echo.say", msg_id="m-1", text="ahoy"))
+    hub.hold_confirms()
+    settling = await desk.dispatch(delivery)
+    assert (await desk.answer()).data["text"] == "ahoy"
+    assert not settling.done()
+    hub.release_confirms()
+    async with asyncio.timeout(PATIENCE):
+        await settling
+
+
+async def test_what_could_not_be_told_is_told_again_when_the_broker_is_back(
+    hub: MemoryHub, desk: Desk
+) -> None:
+    delivery = await desk.receive(a_command("echo.say", msg_id="m-1", text="ahoy"))
+    hub.stop()
+    settling = await desk.dispatch(delivery)
+    hub.start()
+    assert (await desk.answer()).data["text"] == "ahoy"
+    async with asyncio.timeout(PATIENCE):
+        await settling
+    again = await desk.next()  # the first was stale: its connection had gone
+    assert again.redelivered
+    await (await desk.dispatch(again))
+    assert (await desk.answer()).data["text"] == "ahoy"
+
+
+async def test_many_may_ask_at_once(service: ServiceUnderTest) -> None:
+    async with asyncio.timeout(20):
+        await service.dispatch(*(a_command("echo.say", msg_id=f"m-{n}", text=str(n)) for n in range(1200)))
+    assert all(service.answer(f"m-{n}").data["text"] == str(n) for n in range(1200))

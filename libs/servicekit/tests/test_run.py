@@ -1,0 +1,219 @@
+"""Start and stop of a program, as whoever starts and stops it sees it."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from towpath.servicekit.run import or_stopped
+from towpath.testkit.eventually import eventually
+from towpath.testkit.processes import Process, Processes
+
+PROGRAM: Final = """
+import asyncio
+import sys
+
+from towpath.servicekit.broker.interface import BrokerRefused, Exchange, Message, Topology, TopologyMismatch
+from towpath.servicekit.broker.memory import MemoryHub
+from towpath.servicekit.lanes import Lanes
+from towpath.servicekit.run import run
+from towpath.servicekit.settings import BadSetting, BrokerSettings
+from towpath.servicekit.telemetry import Telemetry
+
+
+async def finish(settings, stop):
+    print("serving", flush=True)
+    await stop.wait()
+    await asyncio.sleep(0.05)
+    print("finished", flush=True)
+
+
+async def hang(settings, stop):
+    print("serving", flush=True)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print("left", flush=True)
+
+
+async def wait_for_a_confirm(settings, stop):
+    hub = MemoryHub()
+    async with (
+        Telemetry.open("example", settings) as telemetry,
+        hub.connect(name="example", publish_timeout=600) as broker,
+    ):
+        await broker.declare(Topology([Exchange("towpath.push")]))
+        async with Lanes.open(
+            broker, "towpath.push", settings, telemetry, persistent=True, mandatory=False, app_id="example"
+        ) as lanes:
+            hub.hold_confirms()
+            lanes.send("user.ana", b"{}")
+            print("serving", flush=True)
+            await stop.wait()
+
+
+async def in_a_group(work):
+    async with asyncio.TaskGroup() as outer:
+        async def inner():
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(asyncio.sleep(60))
+                tasks.create_task(work)
+        outer.create_task(inner())
+
+
+def fail_with(error):
+    async def fail(settings, stop):
+        async def work():
+            raise error
+        await in_a_group(work())
+    return fail
+
+
+SERVE = {
+    "finish": finish,
+    "hang": hang,
+    "unconfirmed": wait_for_a_confirm,
+    "crash": fail_with(ZeroDivisionError("by zero")),
+    "bad setting": fail_with(BadSetting("TOWPATH_PORT", 80, "is taken")),
+    "refused": fail_with(BrokerRefused("wrong password")),
+    "mismatch": fail_with(TopologyMismatch("queue 'q' exists with other arguments")),
+}
+run("example", SERVE[sys.argv[1]], BrokerSettings)
+"""
+SOON: Final = 5.0
+
+
+@pytest.fixture
+def launch(processes: Processes, tmp_path: Path) -> Any:
+    """Starts the program, behaving as told."""
+    program = tmp_path / "example.py"
+    program.write_text(PROGRAM)
+
+    def launch(behaviour: str, **settings: object) -> Process:
+        return processes.launch(sys.executable, str(program), behaviour, name=behaviour, **settings)
+
+    return launch
+
+
+async def serving(process: Process) -> Process:
+    await eventually(lambda: "serving" in process.output, timeout=20)
+    return process
+
+
+def events(process: Process) -> list[str]:
+    """What it logged, line by line, and what it printed."""
+    lines = process.output.splitlines()
+    return [json.loads(line)["event"] if line.startswith("{") else line for line in lines]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_lets_it_finish(launch: Any, number: signal.Signals) -> None:
+    process = await serving(launch("finish"))
+    os.kill(process.pid, number)
+    assert await process.ended() == 0
+    assert events(process) == ["serving", "draining", "finished", "stopped"]
+
+
+async def test_a_log_line_is_json_with_time_level_and_service(launch: Any) -> None:
+    process = await serving(launch("finish"))
+    await process.terminate()
+    line = json.loads(next(line for line in process.output.splitlines() if "draining" in line))
+    assert (line["service"], line["level"], line["limit_s"]) == ("example", "info", 30.0)
+    assert line["timestamp"].endswith("Z")
+
+
+async def test_less_may_be_logged(launch: Any) -> None:
+    process = await serving(launch("finish", log_level="warning"))
+    assert await process.terminate() == 0
+    assert process.output == "serving\nfinished\n"
+
+
+async def test_a_second_signal_stops_it_at_once(launch: Any) -> None:
+    process = await serving(launch("hang"))
+    os.kill(process.pid, signal.SIGTERM)
+    await eventually(lambda: "draining" in process.output)
+    os.kill(process.pid, signal.SIGTERM)
+    assert await process.ended(timeout=SOON) == 0
+    assert events(process) == [
+        "serving",
+        "draining",
+        "stopping_at_once",
+        "left",
+        "stopped_before_all_was_finished",
+    ]
+
+
+async def test_what_takes_longer_than_the_drain_may_is_cut_short(launch: Any) -> None:
+    process = await serving(launch("hang", drain_timeout=0.1))
+    assert await process.terminate(timeout=SOON) == 0
+    assert events(process) == ["serving", "draining", "left", "stopped_before_all_was_finished"]
+
+
+async def test_a_confirm_that_never_comes_holds_it_up_no_longer_than_the_drain_may_take(launch: Any) -> None:
+    process = await serving(launch("unconfirmed", publish_timeout=600, drain_timeout=0.1))
+    assert await process.terminate(timeout=SOON) == 0
+
+
+async def test_a_setting_that_is_wrong_stops_it_with_one_line(launch: Any) -> None:
+    process = launch("finish", admin_port="abc")
+    assert await process.ended() == 2
+    [line] = process.output.splitlines()
+    assert line.startswith("towpath-example: TOWPATH_ADMIN_PORT='abc': Input should be a valid integer")
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "line"),
+    [
+        ("bad setting", "TOWPATH_PORT='80': is taken"),
+        ("refused", "wrong password"),
+        ("mismatch", "queue 'q' exists with other arguments"),
+    ],
+)
+async def test_so_does_one_that_shows_only_when_it_is_used(launch: Any, behaviour: str, line: str) -> None:
+    process = launch(behaviour)
+    assert await process.ended() == 2
+    assert process.output == f"towpath-example: {line}\n"
+
+
+async def test_a_crash_is_logged_with_its_cause_and_told_by_the_status(launch: Any) -> None:
+    process = launch("crash")
+    assert await process.ended() == 1
+    [line] = [json.loads(line) for line in process.output.splitlines()]
+    assert (line["event"], line["level"]) == ("crashed", "error")
+    assert "ZeroDivisionError: by zero" in line["exception"]
+
+
+# Waiting for work or the end
+
+
+async def test_work_that_is_done_first_is_done() -> None:
+    stop = asyncio.Event()
+    assert await or_stopped(asyncio.sleep(0), stop)
+
+
+async def test_work_that_is_not_done_when_it_stops_is_cancelled() -> None:
+    stop, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        try:
+            stop.set()
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    async with asyncio.timeout(SOON):
+        assert not await or_stopped(work(), stop)
+    assert cancelled.is_set()
+
+
+async def test_work_that_fails_fails() -> None:
+    async def work() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await or_stopped(work(), asyncio.Event())

@@ -1,0 +1,210 @@
+"""Settings: a wrong one is named with its value and what to do, and a secret is never shown."""
+
+import os
+import re
+from typing import Any, Final
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import Field
+
+from towpath.servicekit.broker import connect
+from towpath.servicekit.settings import BadSetting, BrokerSettings, ServiceSettings, load
+
+
+class Strict(ServiceSettings):
+    """Settings with one that must be given."""
+
+    auth_secret: str = Field(min_length=32)
+    api_key: int = 0
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("TOWPATH_"):
+            monkeypatch.delenv(name)
+
+
+def complaint(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> str:
+    """What is said of ``value``; nothing when it is taken."""
+    monkeypatch.setenv(name, value)
+    try:
+        load(ServiceSettings)
+    except BadSetting as bad:
+        return str(bad)
+    return ""
+
+
+def test_without_any_setting_all_have_a_default() -> None:
+    loaded = load(ServiceSettings)
+    assert (loaded.amqp_url, loaded.admin_port) == ("amqp://guest:guest@127.0.0.1:5672/", 9090)
+    assert loaded.database_url.startswith("sqlite+aiosqlite:///")
+
+
+def test_a_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOWPATH_ADMIN_PORT", "0")
+    monkeypatch.setenv("TOWPATH_PUBLISH_TIMEOUT", "2.5")
+    monkeypatch.setenv("TOWPATH_UNHEARD_OF", "x")
+    loaded = load(BrokerSettings)
+    assert (loaded.admin_port, loaded.publish_timeout) == (0, 2.5)
+
+
+WRONG: Final = [
+    ("TOWPATH_ADMIN_PORT", "abc", "valid integer"),
+    ("TOWPATH_ADMIN_PORT", "", "valid integer"),
+    ("TOWPATH_ADMIN_PORT", "70000", "less than or equal to 65535"),
+    ("TOWPATH_ADMIN_PORT", "-1", "greater than or equal to 0"),
+    ("TOWPATH_PUBLISH_TIMEOUT", "0", "greater than 0"),
+    ("TOWPATH_PUBLISH_TIMEOUT", "nan", "less than or equal to 86400"),
+    ("TOWPATH_DRAIN_TIMEOUT", "inf", "less than or equal to 86400"),
+    ("TOWPATH_DRAIN_TIMEOUT", "1e9", "less than or equal to 86400"),
+    ("TOWPATH_INBOX_RETENTION", "59", "greater than or equal to 60"),
+    ("TOWPATH_INBOX_RETENTION", "inf", "finite"),
+    ("TOWPATH_STREAM_RETENTION", "nan", "finite"),
+    ("TOWPATH_PREFETCH", "1.5", "valid integer"),
+    ("TOWPATH_LANE_MAX_BYTES", "1023", "greater than or equal to 1024"),
+    ("TOWPATH_TRACE_RATIO", "1.1", "less than or equal to 1"),
+    ("TOWPATH_LOG_LEVEL", "loud", "debug|info|warning|error"),
+    ("TOWPATH_LOG_FORMAT", "xml", "json|console"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "remedy"), WRONG)
+def test_a_wrong_value_is_told_with_its_name_and_what_would_be_right(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, remedy: str
+) -> None:
+    told = complaint(monkeypatch, name, value)
+    assert told.startswith(f"{name}={value!r}: ")
+    assert remedy in told
+    assert "\n" not in told
+
+
+def test_a_very_long_value_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(complaint(monkeypatch, "TOWPATH_LOG_LEVEL", "x" * 10_000)) < 300
+
+
+def test_a_missing_setting_is_told_as_such() -> None:
+    with pytest.raises(BadSetting, match=re.escape("TOWPATH_AUTH_SECRET: is required")):
+        load(Strict)
+
+
+def test_a_secret_that_is_too_short_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOWPATH_AUTH_SECRET", "hunter2")
+    with pytest.raises(BadSetting) as bad:
+        load(Strict)
+    assert str(bad.value) == "TOWPATH_AUTH_SECRET: String should have at least 32 characters"
+    monkeypatch.setenv("TOWPATH_AUTH_SECRET", "x" * 32)
+    monkeypatch.setenv("TOWPATH_API_KEY", "hunter2")
+    with pytest.raises(BadSetting) as bad:
+        load(Strict)
+    assert "hunter2" not in str(bad.value)
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["amqp://127.0.0.1", "amqps://ana:secret@broker:5671/towpath", "amqp://[::1]:5672/", "memory://"],
+)
+def test_a_broker_has_an_amqp_address(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    assert not complaint(monkeypatch, "TOWPATH_AMQP_URL", url)
+
+
+BAD_BROKERS: Final = [
+    "",
+    "localhost",
+    "localhost:5672",
+    "http://ana:hunter2@broker/",
+    "amqp://",
+    "amqp:///towpath",
+    "amqp://ana:hunter2@broker:abc/",
+    "amqp://ana:hunter2@broker:99999/",
+    "amqp://ana:hunter2@[::1",
+    "amqp://ana:hunter2/3@broker/",
+]
+
+
+@pytest.mark.parametrize("url", BAD_BROKERS)
+def test_what_is_none_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    told = complaint(monkeypatch, "TOWPATH_AMQP_URL", url)
+    assert told.startswith("TOWPATH_AMQP_URL: ")
+    assert "hunter2" not in told
+
+
+@pytest.mark.parametrize(
+    ("url", "driver"),
+    [
+        ("sqlite:///towpath.db", "sqlite+aiosqlite:///towpath.db"),
+        ("sqlite:////var/lib/towpath.db", "sqlite+aiosqlite:////var/lib/towpath.db"),
+        ("postgres://ana:secret@db/towpath", "postgresql+asyncpg://ana:secret@db/towpath"),
+        ("postgresql://db:5432/towpath?ssl=require", "postgresql+asyncpg://db:5432/towpath?ssl=require"),
+        ("postgresql+asyncpg:///towpath?host=/run/pg", "postgresql+asyncpg:///towpath?host=/run/pg"),
+    ],
+)
+def test_a_database_is_spoken_to_by_the_driver_that_is_there(
+    monkeypatch: pytest.MonkeyPatch, url: str, driver: str
+) -> None:
+    monkeypatch.setenv("TOWPATH_DATABASE_URL", url)
+    assert load(ServiceSettings).database_url == driver
+
+
+BAD_DATABASES: Final = [
+    ("", "must be sqlite:///file.db or postgresql://"),
+    ("towpath.db", "must be sqlite:///file.db or postgresql://"),
+    ("mysql://ana:hunter2@db/towpath", "must be sqlite:///file.db or postgresql://"),
+    ("postgresql+psycopg://ana:hunter2@db/towpath", "must be sqlite:///file.db or postgresql://"),
+    ("sqlite://", "names no file"),
+    ("sqlite:///", "names no file"),
+    ("sqlite:///?timeout=5", "names no file"),
+    ("sqlite:///:memory:", "names no file"),
+    ("postgresql://ana:hunter2@db/towpath?sslmode=require", "ssl=require"),
+]
+
+
+@pytest.mark.parametrize(("url", "remedy"), BAD_DATABASES)
+def test_a_database_that_cannot_be_is_refused_without_showing_it(
+    monkeypatch: pytest.MonkeyPatch, url: str, remedy: str
+) -> None:
+    told = complaint(monkeypatch, "TOWPATH_DATABASE_URL", url)
+    assert told.startswith("TOWPATH_DATABASE_URL: ")
+    assert remedy in told
+    assert "hunter2" not in told
+
+
+@pytest.mark.parametrize(
+    "url", ["collector:4318", "grpc://collector:4317", "http://", "http://ana:hunter2@[::1"]
+)
+def test_a_collector_has_an_http_address(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    told = complaint(monkeypatch, "TOWPATH_OTLP_ENDPOINT", url)
+    assert told.startswith("TOWPATH_OTLP_ENDPOINT: ")
+    assert "hunter2" not in told
+    assert not complaint(monkeypatch, "TOWPATH_OTLP_ENDPOINT", "https://collector:4318")
+
+
+noise = st.text(st.sampled_from("/:@?#[]%. \\"), max_size=4)
+
+
+@given(st.tuples(noise, noise, noise, noise), st.sampled_from(["AMQP_URL", "DATABASE_URL", "OTLP_ENDPOINT"]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_password_is_never_shown_however_the_address_is_broken(
+    monkeypatch: pytest.MonkeyPatch, noise: tuple[str, ...], name: str
+) -> None:
+    a, b, c, d = noise
+    for scheme in ("amqp", "postgresql", "http", "ftp"):
+        told = complaint(monkeypatch, f"TOWPATH_{name}", f"{scheme}:{a}//ana{b}:hunter2{c}@host{d}")
+        assert "hunter2" not in told
+    monkeypatch.delenv(f"TOWPATH_{name}")
+
+
+def test_the_memory_broker_is_refused_where_it_cannot_be() -> None:
+    with pytest.raises(BadSetting, match=r"TOWPATH_AMQP_URL='memory://': .*towpath dev"):
+        connect(BrokerSettings(amqp_url="memory://"), "orders")
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    loaded: Any = load(BrokerSettings)
+    with pytest.raises(ValueError, match="frozen"):
+        loaded.admin_port = 1

@@ -1,0 +1,198 @@
+"""Telemetry: figures that Prometheus reads, and traces that arrive where they are sent."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import Final
+
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.trace import SpanKind
+from prometheus_client.parser import text_string_to_metric_families
+
+from towpath.servicekit.settings import TelemetrySettings
+from towpath.servicekit.telemetry import Telemetry, trace_id
+
+TRACE: Final = f"00-{'ab' * 16}-{'cd' * 8}-01"
+WELL_FORMED: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]")
+
+
+def figures(telemetry: Telemetry) -> dict[tuple[str, ...], float]:
+    """All samples, under their name and the values of their labels."""
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(telemetry.exposition().decode())
+        for sample in family.samples
+    }
+
+
+# Metrics
+
+
+async def test_a_counter_is_shown_from_the_start_and_counts(telemetry: Telemetry) -> None:
+    received = telemetry.counter("messages_received", "Requests and events taken")
+    assert figures(telemetry)["messages_received_total",] == 0
+    received.add(2)
+    received.add()
+    assert figures(telemetry)["messages_received_total",] == 3
+
+
+async def test_one_name_may_be_counted_under_several_labels(telemetry: Telemetry) -> None:
+    for exchange, amount in (("commands", 2), ("push", 5)):
+        telemetry.counter("messages_published", "Confirmed", {"exchange": exchange}).add(amount)
+    shown = figures(telemetry)
+    assert shown["messages_published_total", "commands"] == 2
+    assert shown["messages_published_total", "push"] == 5
+
+
+async def test_a_gauge_is_read_when_asked(telemetry: Telemetry) -> None:
+    connections = [1, 2, 3]
+    telemetry.gauge("connection_active", "Open connections", lambda: len(connections))
+    assert figures(telemetry)["connection_active",] == 3
+    connections.clear()
+    assert figures(telemetry)["connection_active",] == 0
+
+
+async def test_a_distribution_is_shown_in_seconds_with_buckets_for_milliseconds(telemetry: Telemetry) -> None:
+    confirm = telemetry.histogram("publish_confirm", "Time from publish to confirm", {"exchange": "push"})
+    for seconds in (0.0004, 0.003, 0.2):
+        confirm.record(seconds)
+    shown = figures(telemetry)
+    assert shown["publish_confirm_seconds_count", "push"] == 3
+    assert shown["publish_confirm_seconds_sum", "push"] == pytest.approx(0.2034)
+    assert shown["publish_confirm_seconds_bucket", "push", "0.0005"] == 1
+    assert shown["publish_confirm_seconds_bucket", "push", "0.005"] == 2
+    assert shown["publish_confirm_seconds_bucket", "push", "+Inf"] == 3
+
+
+async def test_two_programs_in_one_process_do_not_mix(telemetry: Telemetry) -> None:
+    async with Telemetry.open("other", TelemetrySettings()) as other:
+        telemetry.counter("messages_received", "Taken").add(1)
+        other.counter("messages_received", "Taken").add(2)
+        assert figures(telemetry)["messages_received_total",] == 1
+        assert figures(other)["messages_received_total",] == 2
+
+
+# Trace context
+
+
+async def test_a_well_formed_context_goes_on_as_it_came(telemetry: Telemetry) -> None:
+    assert telemetry.trace(TRACE) == TRACE
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        None,
+        "",
+        "x",
+        TRACE.upper(),
+        TRACE + "\n",
+        TRACE + "-00",
+        TRACE[:-1],
+        f"ff-{'ab' * 16}-{'cd' * 8}-01",
+        f"00-{'00' * 16}-{'cd' * 8}-01",
+        f"00-{'ab' * 16}-{'00' * 8}-01",
+    ],
+)
+async def test_else_a_new_one_begins(telemetry: Telemetry, context: str | None) -> None:
+    begun = telemetry.trace(context)
+    assert WELL_FORMED.fullmatch(begun)
+    assert begun != telemetry.trace(context)
+    assert trace_id(context) is None
+
+
+@given(st.text(max_size=60) | st.from_regex(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"))
+def test_a_context_is_kept_or_replaced_by_one_that_can_be_sent_on(context: str) -> None:
+    result = Telemetry("test", TelemetrySettings()).trace(context)
+    assert result.isascii()
+    assert result.isprintable()
+    assert trace_id(result) == result.split("-")[1]
+
+
+async def test_without_a_collector_nothing_is_recorded_and_the_context_goes_on(telemetry: Telemetry) -> None:
+    for context in (TRACE, None):
+        with telemetry.span("handle order.submit", context) as inside:
+            assert inside == context
+    assert telemetry.trace(None).endswith("-00")
+
+
+# Traces
+
+
+class Collector:
+    """An OpenTelemetry collector (OTLP over HTTP) that keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.spans: list[Span] = []
+        self.services: set[str] = set()
+
+    async def take(self, request: web.Request) -> web.Response:
+        sent = ExportTraceServiceRequest.FromString(await request.read())
+        for resource in sent.resource_spans:
+            names = [item for item in resource.resource.attributes if item.key == "service.name"]
+            self.services.update(item.value.string_value for item in names)
+            self.spans += [span for scope in resource.scope_spans for span in scope.spans]
+        return web.Response(content_type="application/x-protobuf")
+
+
+@pytest.fixture
+async def collector() -> AsyncIterator[Collector]:
+    collector = Collector()
+    app = web.Application()
+    app.router.add_post("/v1/traces", collector.take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    collector.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield collector
+    await runner.cleanup()
+
+
+async def test_a_sampled_span_reaches_the_collector_under_its_parent(collector: Collector) -> None:
+    settings = TelemetrySettings(otlp_endpoint=collector.url + "/", trace_ratio=1)
+    async with asyncio.timeout(20):
+        async with Telemetry.open("orders", settings) as telemetry:
+            begun = telemetry.trace(None)
+            assert begun.endswith("-01")
+            with telemetry.span("outer", begun, SpanKind.CONSUMER, msg_id="m-1") as outside:
+                assert trace_id(outside) == trace_id(begun)
+                with telemetry.span("inner", outside):
+                    pass
+    spans = {span.name: span for span in collector.spans}
+    assert set(spans) == {"outer", "inner"}
+    assert {span.trace_id.hex() for span in spans.values()} == {trace_id(begun)}
+    assert spans["outer"].parent_span_id.hex() == begun.split("-")[2]
+    assert spans["inner"].parent_span_id == spans["outer"].span_id
+    assert outside is not None
+    assert spans["outer"].span_id.hex() == outside.split("-")[2]
+    assert {item.key: item.value.string_value for item in spans["outer"].attributes} == {"msg_id": "m-1"}
+    assert collector.services == {"towpath-orders"}
+
+
+@pytest.mark.parametrize(("flags", "recorded"), [("00", 0), ("01", 1), ("02", 0), ("03", 1)])
+async def test_whether_a_span_is_recorded_is_the_senders_choice(
+    collector: Collector, flags: str, recorded: int
+) -> None:
+    settings = TelemetrySettings(otlp_endpoint=collector.url, trace_ratio=0)
+    async with asyncio.timeout(20):
+        async with Telemetry.open("orders", settings) as telemetry:
+            assert telemetry.trace(None).endswith("-00")
+            with telemetry.span("handle", TRACE[:-2] + flags) as inside:
+                assert trace_id(inside) == "ab" * 16
+    assert len(collector.spans) == recorded
+
+
+async def test_a_span_of_something_that_fails_says_so(collector: Collector) -> None:
+    settings = TelemetrySettings(otlp_endpoint=collector.url, trace_ratio=1)
+    async with asyncio.timeout(20):
+        async with Telemetry.open("orders", settings) as telemetry:
+            with pytest.raises(ZeroDivisionError), telemetry.span("handle", TRACE):
+                raise ZeroDivisionError
+    [span] = collector.spans
+    assert span.status.code == span.status.STATUS_CODE_ERROR

@@ -1,0 +1,213 @@
+"""The page's server: what it serves, and to whom."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import jwt
+import pytest
+from yarl import URL
+
+from towpath.protocol import messages
+from towpath.protocol.routes import EVENTS
+from towpath.servicekit.broker.interface import Binding, Inbox
+from towpath.servicekit.broker.memory import MemoryBroker, MemoryHub
+from towpath.testkit.eventually import eventually
+from towpath.testkit.processes import Processes, free_port
+from towpath.testkit.tokens import SECRET
+from towpath.tools.order_events import exchanges, publish
+from towpath.tools.token import sign
+from towpath.tools.web import Demo, PageMissing, Site, client_folder, serve_site, web_folder
+
+
+class Page:
+    """A served page, and a browser of sorts."""
+
+    def __init__(self, url: str, http: aiohttp.ClientSession) -> None:
+        self.url = url
+        self._http = http
+
+    async def get(self, path: str) -> tuple[int, str, Mapping[str, str]]:
+        async with self._http.get(URL(self.url + path, encoded=True)) as response:
+            return response.status, await response.text(), response.headers
+
+    async def post(self, path: str, body: object, **headers: str) -> tuple[int, Any]:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self._http.post(self.url + path, json=body, headers=named) as response:
+            return response.status, await response.json()
+
+
+@asynccontextmanager
+async def a_page(demo: Demo | None) -> AsyncIterator[Page]:
+    port = free_port()
+    site = Site(web_folder(), client_folder(), ["ws://gateway/ws"], {"broker": "a broker"}, demo)
+    async with serve_site(site, "127.0.0.1", port, option="--port"), aiohttp.ClientSession() as http:
+        yield Page(f"http://127.0.0.1:{port}", http)
+
+
+def sign_here(user: str) -> str:
+    return sign(user, SECRET)
+
+
+@pytest.fixture
+async def broker() -> AsyncIterator[MemoryBroker]:
+    async with MemoryHub().connect(name="demo-backend") as broker:
+        await broker.declare(exchanges())
+        yield broker
+
+
+@pytest.fixture
+async def page(broker: MemoryBroker) -> AsyncIterator[Page]:
+    async with a_page(Demo(sign_here, partial(publish, broker))) as page:
+        yield page
+
+
+async def test_it_serves_the_page_the_client_and_what_they_need_to_know(page: Page) -> None:
+    for path, content in (
+        ("/", "<title>Towpath"),
+        ("/app.js", "/client/index.js"),
+        ("/client/index.js", "connect"),
+    ):
+        status, text, headers = await page.get(path)
+        assert (status, content in text) == (200, True)
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Cache-Control"] == "no-cache"
+        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    _, config, _ = await page.get("/config.json")
+    assert messages.read_object(config.encode()) == {
+        "gateways": ["ws://gateway/ws"],
+        "broker": "a broker",
+        "demo": True,
+    }
+
+
+@pytest.mark.parametrize(
+    "path", ["/../pyproject.toml", "/%2e%2e/pyproject.toml", "/client/../../package.json", "/x"]
+)
+async def test_it_serves_nothing_else(page: Page, path: str) -> None:
+    status, _, headers = await page.get(path)
+    assert status in (403, 404)
+    assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_a_name_gets_a_token_for_an_hour(page: Page) -> None:
+    status, answer = await page.post("/demo/token", {"user": "Zoë"}, Origin=page.url)
+    assert (status, answer["expires_in"]) == (200, 3600)
+    claims = jwt.decode(answer["token"], SECRET, algorithms=["HS256"], audience="towpath")
+    assert (claims["sub"], claims["exp"] - claims["iat"]) == ("Zoë", 3600)
+
+
+@pytest.mark.parametrize("user", ["", "x" * 65, "a\nb", 7, None, "\ud800"])
+async def test_a_bad_name_gets_none(page: Page, user: object) -> None:
+    status, answer = await page.post("/demo/token", {"user": user})
+    assert (status, list(answer)) == (400, ["error"])
+
+
+async def test_an_event_is_published_as_it_is(page: Page, broker: MemoryBroker) -> None:
+    inbox = Inbox(name="orders", bindings=[Binding(EVENTS, "order.*")])
+    data = {"order_id": "O1", "user_id": "ana", "amount": "9.90", "more": [1.5]}
+    async with broker.subscribe(inbox, prefetch=1) as deliveries:
+        status, answer = await page.post("/demo/events", {"action": "order.paid", "data": data})
+        delivery = await anext(deliveries)
+        delivery.ack()
+    envelope = messages.read_object(delivery.body)
+    assert (status, answer) == (200, {"msg_id": envelope["msg_id"]})
+    assert (envelope["action"], delivery.routing_key, delivery.app_id) == (
+        "order.paid",
+        "order.paid",
+        "demo-backend",
+    )
+    assert envelope["data"] == data
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"action": "order.paid"},
+        {"action": "order.paid", "data": {}},
+        {"action": "order.eaten", "data": {"order_id": "O1"}},
+        {"action": "chat.message", "data": {"order_id": "O1"}},
+        {"action": "order.paid", "data": {"order_id": "O1"}, "msg_id": "a/b"},
+        [],
+    ],
+)
+async def test_a_bad_event_is_refused(page: Page, body: object) -> None:
+    status, answer = await page.post("/demo/events", body)
+    assert (status, list(answer)) == (400, ["error"])
+
+
+async def test_without_a_broker_events_are_unavailable() -> None:
+    hub = MemoryHub()
+    async with hub.connect(name="demo-backend") as broker:
+        await broker.declare(exchanges())
+        hub.stop()
+        async with a_page(Demo(sign_here, partial(publish, broker))) as page:
+            status, answer = await page.post(
+                "/demo/events", {"action": "order.paid", "data": {"order_id": "O1"}}
+            )
+    assert (status, list(answer)) == (503, ["error"])
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://elsewhere.example"},
+        {"Origin": "null"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},
+        {"Host": "rebound.example", "Origin": "http://rebound.example"},
+    ],
+)
+async def test_other_sites_get_nothing(page: Page, headers: dict[str, str]) -> None:
+    status, answer = await page.post("/demo/token", {"user": "ana"}, **headers)
+    assert (status, list(answer)) == (403, ["error"])
+
+
+async def test_a_form_gets_nothing(page: Page) -> None:
+    status, _ = await page.post("/demo/token", {"user": "ana"}, Content_Type="text/plain")
+    assert status == 415
+
+
+async def test_without_the_demo_there_are_no_tokens() -> None:
+    async with a_page(None) as page:
+        assert (await page.get("/config.json"))[1].endswith('"demo": false}')
+        async with aiohttp.ClientSession() as http, http.post(f"{page.url}/demo/token", json={}) as response:
+            assert response.status == 405
+
+
+def test_a_missing_page_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOWPATH_CLIENT_ROOT", str(tmp_path))
+    with pytest.raises(PageMissing, match=r"there is no index\.js in it; name the folder clients/js/src"):
+        client_folder()
+
+
+async def test_the_page_is_a_program_of_its_own(processes: Processes) -> None:
+    port = free_port()
+    process = processes.launch(
+        "towpath",
+        "web",
+        "--gateway",
+        "ws://a/ws",
+        web_gateways="ws://b/ws",
+        web_port=port,
+        demo="true",
+        auth_secret=SECRET,
+        amqp_url=f"amqp://127.0.0.1:{free_port()}/",
+        database_url="postgresql://u:p@db/towpath",
+    )
+    await eventually(lambda: "serving" in process.output)
+    async with aiohttp.ClientSession() as http:
+        page = Page(f"http://127.0.0.1:{port}", http)
+        config = messages.read_object((await page.get("/config.json"))[1].encode())
+        assert config == {
+            "gateways": ["ws://a/ws"],
+            "database": "PostgreSQL at db:5432/towpath",
+            "demo": True,
+        }
+        assert (await page.post("/demo/token", {"user": "ana"}))[0] == 200
+        event = {"action": "order.paid", "data": {"order_id": "O1"}}
+        assert (await page.post("/demo/events", event))[0] == 503
+    assert await process.terminate() == 0
