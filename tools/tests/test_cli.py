@@ -93,7 +93,7 @@ async def test_an_event_that_nobody_listens_to_is_not_published(
 
 def test_a_dev_that_was_killed_is_not_believed(tmp_path: Path) -> None:
     folder = DataFolder(tmp_path)
-    told = RunningDev(1, "http://127.0.0.1:1", "ws://127.0.0.1:1/ws", None, {})
+    told = RunningDev(1, "http://127.0.0.1:1", "ws://127.0.0.1:1/ws", None, {}, {})
     with folder.held():
         folder.tell(told)
         assert DataFolder(tmp_path).running() == told

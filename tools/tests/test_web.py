@@ -80,6 +80,7 @@ async def test_it_serves_the_page_the_client_and_what_they_need_to_know(page: Pa
     assert messages.read_object(config.encode()) == {
         "gateways": ["ws://gateway/ws"],
         "broker": "a broker",
+        "database": "",
         "demo": True,
     }
 
@@ -204,6 +205,7 @@ async def test_the_page_is_a_program_of_its_own(processes: Processes) -> None:
         config = messages.read_object((await page.get("/config.json"))[1].encode())
         assert config == {
             "gateways": ["ws://a/ws"],
+            "broker": "",
             "database": "PostgreSQL at db:5432/towpath",
             "demo": True,
         }

@@ -190,6 +190,21 @@ async def test_accepted_comes_once_the_broker_has_it_and_only_when_asked(
         assert second
 
 
+async def test_an_answer_never_overtakes_its_accepted(gateway: GatewayUnderTest, backend: Backend) -> None:
+    async with gateway.connect() as ana:
+        gateway.hub.hold_confirms()
+        msg_id = await ana.send("echo.say", {}, ack=True)
+        command, _ = await backend.command()
+        answer = {**GOOD, "action": "echo.say.ok", "correlation_id": msg_id}
+        pushing = asyncio.create_task(backend.direct(command["session"], envelope=answer))
+        await ana.answer(msg_id)
+        gateway.hub.release_confirms()
+        await pushing
+        await ana.request("ping")
+        told = [frame["action"] for frame in ana.frames if frame.get("correlation_id") == msg_id]
+        assert told == ["accepted", "echo.say.ok"]
+
+
 async def test_the_answer_reaches_the_connection_that_asked_and_no_other(
     gateway: GatewayUnderTest, backend: Backend
 ) -> None:

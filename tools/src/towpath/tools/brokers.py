@@ -12,11 +12,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from yarl import URL
 
-from towpath.servicekit.settings import BadSetting
+from towpath.servicekit.settings import BadSetting, BrokerSettings
 from towpath.tools.data_folder import DataFolder
 from towpath.tools.greeting import NoBroker, greet
 from towpath.tools.options import Choice
@@ -29,7 +29,9 @@ from towpath.tools.trouble import Trouble
 if TYPE_CHECKING:
     from towpath.servicekit.broker import Connect
     from towpath.servicekit.broker.interface import Broker
-    from towpath.servicekit.settings import BrokerSettings
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 AMQP_URL: Final = "TOWPATH_AMQP_URL"
 IMAGE: Final = "rabbitmq:4"
@@ -76,7 +78,7 @@ class OpenBroker:
     hint: str = ""
 
     @asynccontextmanager
-    async def connected(self, settings: "BrokerSettings", name: str) -> AsyncIterator["Broker"]:
+    async def connected(self, settings: BrokerSettings, name: str) -> AsyncIterator["Broker"]:
         """A connection of our own, from entry to exit, once the exchanges stand.
 
         Raises:
@@ -190,11 +192,10 @@ class PrivateNode(Source):
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[OpenBroker]:
-        program = self._program or await asyncio.to_thread(find_or_install, RABBITMQ)
+        program = self._program or await _in_thread(find_or_install, RABBITMQ)
         node = RabbitNode(self._folder.rabbitmq, program=program)
-        booting = asyncio.ensure_future(asyncio.to_thread(node.boot))
         try:
-            await asyncio.shield(booting)
+            await _in_thread(node.boot)
             version = (await asyncio.to_thread(node.evaluate, "rabbit_misc:version()")).strip('"')
             label = f"RabbitMQ {version}, a private node in {self._folder}/rabbitmq"
             yield OpenBroker(label, node.url(), await _amqp(), lambda: node.running, node.kill)
@@ -203,7 +204,6 @@ class PrivateNode(Source):
             log = f"{self._folder}/rabbitmq/rabbitmq.log"
             raise BrokerEnded(f"{said} See {log}, or do without: --broker memory") from None
         finally:
-            await asyncio.wait([booting])  # a thread cannot be cancelled; it takes two seconds
             await asyncio.to_thread(node.halt)
 
 
@@ -273,7 +273,7 @@ class MemoryBroker(Source):
 
         hub = MemoryHub()
 
-        def connect(settings: "BrokerSettings", name: str) -> AbstractAsyncContextManager["Broker"]:
+        def connect(settings: BrokerSettings, name: str) -> AbstractAsyncContextManager["Broker"]:
             return hub.connect(name=name, publish_timeout=settings.publish_timeout)
 
         yield OpenBroker(self.label, None, connect, hint=_NOT_THE_REAL_THING)
@@ -301,6 +301,15 @@ async def _greeted(port: int, runs: Callable[[], bool]) -> str:
                 raise BrokerEnded(f"RabbitMQ in Docker did not start: {missing}") from None
             await asyncio.sleep(0.2)
     raise BrokerEnded(f"RabbitMQ in Docker did not start: try `docker run --rm {IMAGE}` to see why")
+
+
+async def _in_thread(function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Call ``function`` in a thread. Nobody can stop a thread: when cancelled, this first waits for its end."""
+    working = asyncio.ensure_future(asyncio.to_thread(function, *arguments, **options))
+    try:
+        return await asyncio.shield(working)
+    finally:
+        await asyncio.wait([working])
 
 
 async def _amqp() -> "Connect":

@@ -15,7 +15,6 @@ from typer.core import TyperGroup
 from towpath.tools.options import Choice, Options
 from towpath.tools.trouble import Trouble
 
-_TRACEBACK: Final = "TOWPATH_TRACEBACK"
 _HELP: Final = {"help_option_names": ["-h", "--help"]}
 
 
@@ -24,8 +23,6 @@ class _TroubleInOneLine(TyperGroup):
         try:
             return super().main(*arguments, **{**options, "standalone_mode": False})
         except Exception as error:
-            if os.environ.get(_TRACEBACK):
-                raise
             status, line = _told(error)
             print(f"towpath: {line}", file=sys.stderr)  # noqa: T201
             sys.exit(status)
@@ -165,7 +162,7 @@ def publish(
 
 
 def _told(error: Exception) -> tuple[int, str]:
-    """The exit status and the line for a person."""
+    """The exit status and the line for a person; what nobody foresaw has a traceback on request."""
     from towpath.servicekit.broker.interface import BrokerError, BrokerRefused
     from towpath.servicekit.settings import BadSetting
 
@@ -177,8 +174,13 @@ def _told(error: Exception) -> tuple[int, str]:
         return 2, _one_line(str(error))
     if isinstance(error, BrokerError):
         return 1, _one_line(str(error))
-    text = f"unexpected {type(error).__name__}: {error}; {_TRACEBACK}=1 shows where, please report it"
-    return 1, _one_line(text)
+    if os.environ.get("TOWPATH_LOG_LEVEL") == "debug":
+        raise error
+    said = _one_line(str(error))
+    return (
+        1,
+        f"unexpected {type(error).__name__}: {said}; TOWPATH_LOG_LEVEL=debug shows where, please report it",
+    )
 
 
 def _one_line(text: str) -> str:

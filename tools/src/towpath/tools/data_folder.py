@@ -40,6 +40,7 @@ class RunningDev:
         gateway: Address of the gateway's WebSocket.
         amqp_url: The broker, with its password; ``None`` when it lives inside that process.
         parts: Process ids of the parts that are processes of their own.
+        admin: Where each part's health and metrics are.
     """
 
     pid: int
@@ -47,6 +48,7 @@ class RunningDev:
     gateway: str
     amqp_url: str | None
     parts: Mapping[str, int]
+    admin: Mapping[str, str]
 
 
 class DataFolder:

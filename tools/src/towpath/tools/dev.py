@@ -63,7 +63,11 @@ async def _run(options: Options) -> None:
                 await _first(starting, stop.asked.wait())
                 if not stop.asked.is_set():
                     parts, broker = starting.result()
-                    folder.tell(RunningDev(os.getpid(), plan.page, plan.gateway, broker.url, parts.pids))
+                    folder.tell(
+                        RunningDev(
+                            os.getpid(), plan.page, plan.gateway, broker.url, parts.pids, parts.admin_urls
+                        )
+                    )
                     screen.ready(plan, broker, folder)
                     await _first(parts.until_one_ends(), broker.until_ended(), stop.asked.wait())
                 screen.stopping()

@@ -51,7 +51,7 @@ def run(host: str, port: int, gateways: list[str], *, demo: bool) -> None:
                 client_folder(),
                 gateways,
                 about={"database": database_label(given)} if (given := os.environ.get(DATABASE_URL)) else {},
-                demo=Demo(sign=partial(_sign, secret), publish=partial(publish, broker)) if broker else None,
+                demo=Demo(lambda user: sign(user, secret), partial(publish, broker)) if broker else None,
             )
             await stack.enter_async_context(serve_site(site, host, port, option="--port"))
             log.info("serving", host=host, port=port, demo=demo)
@@ -61,10 +61,6 @@ def run(host: str, port: int, gateways: list[str], *, demo: bool) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(until_stopped(serve, settings))
-
-
-def _sign(secret: str, user: str) -> str:
-    return sign(user, secret)
 
 
 async def _name_of(broker: URL) -> str:

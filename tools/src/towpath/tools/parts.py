@@ -100,13 +100,18 @@ class Part(ABC):
     async def begin(self, broker: OpenBroker) -> None:
         """Let it run on ``broker``; the next may begin when this returns."""
 
+    @property
+    def admin_url(self) -> str:
+        """Where its health and metrics are."""
+        return f"http://127.0.0.1:{self.settings.admin_port}"
+
     async def until_ready(self) -> None:
         """Wait until it answers that it is ready.
 
         Raises:
             NotReady: It is not within a minute.
         """
-        url, problem = f"http://127.0.0.1:{self.settings.admin_port}/health/ready", "does not answer"
+        url, problem = f"{self.admin_url}/health/ready", "does not answer"
         try:
             async with (
                 asyncio.timeout(_READY_SECONDS),
@@ -170,7 +175,8 @@ class ProcessPart(Part):
         told["amqp_url"] = broker.url
         environment = {PREFIX + name.upper(): str(value) for name, value in told.items() if value is not None}
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(environment).encode() + b"\n")
+        with contextlib.suppress(OSError, RuntimeError):  # it has ended already; until_ended tells
+            self._process.stdin.write(json.dumps(environment).encode() + b"\n")
 
     async def until_ended(self) -> PartEnded:
         status = await self._process.wait()
@@ -255,6 +261,11 @@ class Parts:
     def pids(self) -> dict[str, int]:
         """The processes, by name."""
         return {program.name: part.pid for program, part in self._parts.items() if part.pid is not None}
+
+    @property
+    def admin_urls(self) -> dict[str, str]:
+        """Where their health and metrics are, by name."""
+        return {program.name: part.admin_url for program, part in self._parts.items()}
 
     async def begin(self, broker: OpenBroker) -> None:
         """Let all run."""

@@ -119,7 +119,13 @@ async def serve_site(site: Site, host: str, port: int, *, option: str) -> AsyncI
 
     async def config(_: web.Request) -> web.Response:
         return web.json_response(
-            {"gateways": site.gateways, **site.about, "demo": site.demo is not None},
+            {
+                "gateways": site.gateways,
+                "broker": "",
+                "database": "",
+                **site.about,
+                "demo": site.demo is not None,
+            }
         )
 
     app.router.add_get("/", index)

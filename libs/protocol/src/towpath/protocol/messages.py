@@ -73,6 +73,11 @@ def _number(text: str) -> Decimal | float:
         return float(text)
 
 
+class _Correlation(msgspec.Struct):
+    correlation_id: str = ""
+
+
+_CORRELATION = msgspec.json.Decoder(_Correlation)
 _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _RAW = msgspec.json.Decoder(msgspec.Raw)
 _DIRECTED_LIST = msgspec.json.Decoder(list[Directed])
@@ -145,6 +150,14 @@ def read_directed(body: bytes) -> list[Directed]:
         return _DIRECTED_LIST.decode(body) if body.lstrip()[:1] == b"[" else [_DIRECTED.decode(body)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadEnvelope(f"These are not directed items: {error}.") from None
+
+
+def read_correlation(envelope: bytes) -> str:
+    """The ``correlation_id`` of an envelope; empty when it has none or is no envelope."""
+    try:
+        return _CORRELATION.decode(envelope).correlation_id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
 
 
 def encode(value: Session | Directed) -> bytes:

@@ -11,7 +11,7 @@ from typing import Final
 from towpath.gateway.admission import Admission, TokenRefused
 from towpath.gateway.sessions import Session
 from towpath.gateway.settings import GatewaySettings
-from towpath.protocol.envelope import ACCEPTED, BARE_ACTIONS, PING, PONG, Envelope, make_error, parse
+from towpath.protocol.envelope import BARE_ACTIONS, PING, PONG, Envelope, make_error, parse
 from towpath.protocol.errors import (
     BadEnvelope,
     Busy,
@@ -114,6 +114,8 @@ class Inbound:
         except BrokerError as error:
             raise _told(error, domain) from None
         session.in_flight += 1
+        if envelope.ack:
+            session.awaiting_accepted.add(envelope.msg_id)
         confirmed.add_done_callback(partial(self._confirmed, session, envelope, trace))
 
     def _confirmed(
@@ -122,9 +124,9 @@ class Inbound:
         session.in_flight -= 1
         error = confirmed.exception()
         if error is None:
-            if envelope.ack:
-                session.tell(ACCEPTED, {}, correlation_id=envelope.msg_id)
+            session.accept(envelope.msg_id)
             return
+        session.awaiting_accepted.discard(envelope.msg_id)
         self._answer(session, envelope.msg_id, _told(error, envelope.domain), trace)
 
     def _answer(

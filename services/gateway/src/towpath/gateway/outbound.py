@@ -15,7 +15,7 @@ from towpath.gateway.sessions import Session
 from towpath.protocol.close_codes import CloseCode
 from towpath.protocol.envelope import parse
 from towpath.protocol.errors import BadEnvelope
-from towpath.protocol.messages import Directed, read_directed, split_batch
+from towpath.protocol.messages import Directed, read_correlation, read_directed, split_batch
 from towpath.protocol.routes import EVERYONE, PUSH, connection_key
 from towpath.servicekit.broker.interface import Binding, Delivery, Inbox
 from towpath.servicekit.telemetry import Telemetry
@@ -88,6 +88,9 @@ class Outbound:
         if item.unsubscribe:
             self._members.unsubscribe(session, item.unsubscribe)
         if (text := bytes(item.envelope)).startswith(b"{"):
+            if session.awaiting_accepted:
+                # Two connections to the broker: the answer may be read before the confirm. Who answers has it.
+                session.accept(read_correlation(text))
             session.send_text(text)
             self._delivered.add(1)
         if item.disconnect is not None:

@@ -14,7 +14,7 @@ from towpath.gateway.admission import Identity
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol import messages
 from towpath.protocol.close_codes import CloseCode
-from towpath.protocol.envelope import VERSION, Envelope, make, now_ms
+from towpath.protocol.envelope import ACCEPTED, VERSION, Envelope, make, now_ms
 
 _VIOLATION_WINDOW: Final = 60.0
 
@@ -49,6 +49,7 @@ class Session:
         "_socket",
         "_violations",
         "announced",
+        "awaiting_accepted",
         "command_session",
         "connection_id",
         "groups",
@@ -66,6 +67,8 @@ class Session:
         self.identity = identity
         self.groups: set[str] = set()
         self.in_flight = 0
+        #: Requests that asked for ``accepted`` and have not had it: the answer must not overtake it.
+        self.awaiting_accepted: set[str] = set()
         self.announced = False
         self.command_session = b""
         self.take(identity)
@@ -123,6 +126,12 @@ class Session:
 
     def send_frame(self, frame: bytes) -> None:
         self._socket.send_frame(frame)
+
+    def accept(self, msg_id: str) -> None:
+        """Tell that the broker has a request safely, if that was asked for and is not told yet."""
+        if msg_id in self.awaiting_accepted:
+            self.awaiting_accepted.discard(msg_id)
+            self.tell(ACCEPTED, {}, correlation_id=msg_id)
 
     def ping(self) -> None:
         self._socket.ping_now()
