@@ -95,6 +95,30 @@ async def test_a_broker_that_is_restarted_loses_nothing_that_was_accepted(system
         assert messages(ana) == messages(ben) == [f"ana {n}" for n in range(10)]
 
 
+async def test_a_broker_with_an_alarm_means_busy_and_nothing_accepted_is_lost(system: System) -> None:
+    async with system.connect("ana") as ana:
+        await ana.request("order.submit", {"order_id": "O1", "amount": 1})
+        await system.rabbitmq.block()
+        # RabbitMQ tells of its alarm only to who publishes: this one waits in its socket.
+        first = await ana.send("order.submit", {"order_id": "O2", "amount": 1}, ack=True)
+
+        async def is_busy() -> bool:
+            # One that leaves together with the first waits in the socket as well.
+            answer = await ana.request("order.list", timeout=1)
+            return bool(answer["data"].get("code") == "busy")
+
+        await eventually(is_busy, timeout=5)
+        await system.rabbitmq.unblock()
+        await ana.accepted(first)
+        assert (await ana.answer(first))["action"] == "order.submit.ok"
+
+        async def has_both() -> bool:
+            orders = (await ana.request("order.list"))["data"].get("orders", [])
+            return {order["order_id"] for order in orders} == {"O1", "O2"}
+
+        await eventually(has_both)
+
+
 async def test_services_that_are_killed_take_up_where_they_were(system: System) -> None:
     async with system.follow("ana", 0) as ana, system.follow("ben", 1) as ben:
         await join(ana)

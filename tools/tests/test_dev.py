@@ -69,7 +69,7 @@ class Dev:
 
 
 def launch_dev(processes: Processes, folder: Path, *arguments: str, **settings: object) -> Process:
-    ports = {"port": free_port(), "web_port": free_port()}
+    ports = {"port": free_port(), "web_port": free_port(), "admin_port": 18081}
     return processes.launch(
         "towpath", "dev", "--data", str(folder), *arguments, name="towpath dev", **{**ports, **settings}
     )

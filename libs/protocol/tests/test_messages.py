@@ -37,9 +37,9 @@ json_values = st.recursive(
 objects = st.dictionaries(st.text(max_size=6), json_values, max_size=4)
 sessions = st.builds(
     Session,
-    user_id=st.text(max_size=20),
+    user_id=st.text(min_size=1, max_size=15),
     connection_id=st.text(max_size=20),
-    gateway_id=st.text(max_size=20),
+    gateway_id=st.text(min_size=1, max_size=15),
     scope=st.none() | st.text(max_size=20),
 )
 directed = st.builds(
@@ -137,9 +137,12 @@ def test_no_frame_escapes_into_its_neighbour(frames: list[str]) -> None:
         b'{"session":{"user_id":"ana"},"envelope":{}}',
         b'{"session":{"user_id":1,"connection_id":"c","gateway_id":"g"},"envelope":{}}',
         b'{"session":{"user_id":"ana","connection_id":"c","gateway_id":"g"},"envelope":[]}',
+        b'{"session":{"user_id":"","connection_id":"c","gateway_id":"g"},"envelope":{}}',
+        b'{"session":{"user_id":"ana","connection_id":"c","gateway_id":""},"envelope":{}}',
+        b'{"session":{"user_id":"%s","connection_id":"c","gateway_id":"g"},"envelope":{}}' % (b"x" * 300),
     ],
 )
-def test_what_lacks_session_or_envelope_is_no_command(item: bytes) -> None:
+def test_what_lacks_an_envelope_or_somebody_to_answer_is_no_command(item: bytes) -> None:
     with pytest.raises(BadEnvelope, match="not a command"):
         read_command(item)
 

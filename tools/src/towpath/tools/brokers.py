@@ -63,18 +63,18 @@ class OpenBroker:
 
     Attributes:
         label: What people call it, with its version.
+        place: Where people find it.
         url: Where it is; ``None`` when it lives in this process.
         connect: How parts in this process reach it.
         runs: Whether it still runs, as far as we are to know.
-        kill: Ends it at once.
         hint: What a person should know of it; may be empty.
     """
 
     label: str
+    place: str
     url: str | None
     connect: "Connect"
     runs: Callable[[], bool] = lambda: True
-    kill: Callable[[], None] = lambda: None
     hint: str = ""
 
     @asynccontextmanager
@@ -122,6 +122,9 @@ class Source(ABC):
     def open(self) -> AbstractAsyncContextManager[OpenBroker]:
         """The broker, from entry to exit."""
 
+    def kill(self) -> None:  # noqa: B027  # most have nothing to kill
+        """End at once what we started."""
+
 
 def choose(
     choice: Choice,
@@ -158,8 +161,9 @@ class GivenBroker(Source):
     def __init__(self, url: str) -> None:
         self._url = url
         self._address = URL(url)
-        self.label = f"RabbitMQ at {self._address.host}:{port_of(self._address)}"
-        self.doing = f"Connecting to {self.label}"
+        self._place = f"at {self._address.host}:{port_of(self._address)}"
+        self.label = "RabbitMQ"
+        self.doing = f"Connecting to RabbitMQ {self._place}"
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[OpenBroker]:
@@ -172,8 +176,8 @@ class GivenBroker(Source):
                 raise BadSetting(
                     AMQP_URL, shown, f"{missing}; start that broker, or unset {AMQP_URL} to have another one"
                 ) from None
-            label = f"{greeting} at {self._address.host}:{port_of(self._address)}"
-        yield OpenBroker(label, self._url, await _amqp())
+            label = str(greeting)
+        yield OpenBroker(label, self._place, self._url, await _amqp())
 
 
 class PrivateNode(Source):
@@ -188,23 +192,28 @@ class PrivateNode(Source):
     def __init__(self, folder: DataFolder, program: Path | None) -> None:
         self._folder = folder
         self._program = program
+        self._node: RabbitNode | None = None
         self.doing = "Starting RabbitMQ" if program else "Installing RabbitMQ, which takes about a minute"
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[OpenBroker]:
         program = self._program or await _in_thread(find_or_install, RABBITMQ)
-        node = RabbitNode(self._folder.rabbitmq, program=program)
+        node = self._node = RabbitNode(self._folder.rabbitmq, program=program)
         try:
             await _in_thread(node.boot)
             version = (await asyncio.to_thread(node.evaluate, "rabbit_misc:version()")).strip('"')
-            label = f"RabbitMQ {version}, a private node in {self._folder}/rabbitmq"
-            yield OpenBroker(label, node.url(), await _amqp(), lambda: node.running, node.kill)
+            place = f"a private node in {self._folder}/rabbitmq"
+            yield OpenBroker(f"RabbitMQ {version}", place, node.url(), await _amqp(), lambda: node.running)
         except NodeFailed as failure:
             said = str(failure).splitlines()[0]
             log = f"{self._folder}/rabbitmq/rabbitmq.log"
             raise BrokerEnded(f"{said} See {log}, or do without: --broker memory") from None
         finally:
             await asyncio.to_thread(node.halt)
+
+    def kill(self) -> None:
+        if self._node is not None:
+            self._node.kill()
 
 
 class Container(Source):
@@ -214,19 +223,20 @@ class Container(Source):
         docker: The ``docker`` command.
     """
 
-    label = "RabbitMQ in Docker"
+    label = "RabbitMQ"
     doing = f"Starting {IMAGE} in Docker; the first time it is downloaded"
 
     def __init__(self, docker: str) -> None:
         self._docker = docker
+        self._process: asyncio.subprocess.Process | None = None
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[OpenBroker]:
-        (port,) = free_ports(1)
+        (port,) = free_ports(1, first=20_000 + secrets.randbelow(10_000), but=())
         name, password = f"towpath-{secrets.token_hex(4)}", secrets.token_urlsafe(18)
         arguments = ["run", "--rm", "--interactive", "--name", name, "--publish", f"127.0.0.1:{port}:5672"]
         arguments += ["--env", "RABBITMQ_DEFAULT_USER=towpath", "--env", "RABBITMQ_DEFAULT_PASS"]
-        process = await asyncio.create_subprocess_exec(
+        process = self._process = await asyncio.create_subprocess_exec(
             self._docker,
             *[*arguments, IMAGE, "sh", "-c", _CONTAINER_PROGRAM],
             stdin=subprocess.PIPE,
@@ -240,9 +250,9 @@ class Container(Source):
             return process.returncode is None
 
         try:
-            label = f"{await _greeted(port, runs)} in Docker"
+            label, place = await _greeted(port, runs), f"in Docker, as {name}"
             url = f"amqp://towpath:{password}@127.0.0.1:{port}/"
-            yield OpenBroker(label, url, await _amqp(), runs, process.kill)
+            yield OpenBroker(label, place, url, await _amqp(), runs)
         finally:
             assert process.stdin is not None
             process.stdin.close()
@@ -252,6 +262,10 @@ class Container(Source):
             if runs():
                 process.kill()
             await self._remove(name)
+
+    def kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
 
     async def _remove(self, name: str) -> None:
         removing = await asyncio.create_subprocess_exec(
@@ -263,7 +277,7 @@ class Container(Source):
 class MemoryBroker(Source):
     """The memory broker, for parts in this process."""
 
-    label = "memory, inside this process"
+    label = "memory broker"
     doing = "Starting"
     in_process = True
 
@@ -276,7 +290,7 @@ class MemoryBroker(Source):
         def connect(settings: BrokerSettings, name: str) -> AbstractAsyncContextManager["Broker"]:
             return hub.connect(name=name, publish_timeout=settings.publish_timeout)
 
-        yield OpenBroker(self.label, None, connect, hint=_NOT_THE_REAL_THING)
+        yield OpenBroker(self.label, "inside this process", None, connect, hint=_NOT_THE_REAL_THING)
 
 
 def running_docker() -> str | None:

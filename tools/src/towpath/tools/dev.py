@@ -57,7 +57,7 @@ async def _run(options: Options) -> None:
         plan = make_plan(folder, port=options.port, web_port=options.web_port)
         source = choose(options.broker, folder, given=os.environ.get(AMQP_URL))
         _log_to(folder.log_of("dev"), plan.settings[GATEWAY])
-        with screen.working(source.doing), _stop_on_signals(screen) as stop:
+        with plan.held, screen.working(source.doing), _stop_on_signals(screen) as stop:
             async with AsyncExitStack() as stack:
                 starting = asyncio.create_task(_start(plan, source, folder, stop, stack))
                 await _first(starting, stop.asked.wait())
@@ -70,7 +70,6 @@ async def _run(options: Options) -> None:
                     )
                     screen.ready(plan, broker, folder)
                     await _first(parts.until_one_ends(), broker.until_ended(), stop.asked.wait())
-                screen.stopping()
         screen.stopped()
 
 
@@ -101,14 +100,15 @@ async def _start(
     stop.at_once.append(parts.kill)
     stack.push_async_callback(parts.stop)
 
+    stop.at_once.append(source.kill)
     broker = await stack.enter_async_context(source.open())
-    stop.at_once.append(broker.kill)
     site.about["broker"] = broker.label
     backend.broker = await stack.enter_async_context(
         broker.connected(plan.settings[GATEWAY], order_events.APP_ID)
     )
 
     stack.push_async_callback(parts.stop)
+    plan.held.close()
     await parts.begin(broker)
     await _first(parts.until_ready(), parts.until_one_ends(), broker.until_ended())
     return parts, broker
@@ -146,6 +146,7 @@ def _stop_on_signals(screen: Screen) -> Iterator[_Stop]:
     def on_signal() -> None:
         if not stop.asked.is_set():
             stop.asked.set()
+            screen.stopping()
             return
         for end in stop.at_once:
             end()

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,14 +14,14 @@ from towpath.gateway.settings import GatewaySettings
 from towpath.servicekit.settings import PREFIX, BadSetting, BrokerSettings, bad_setting
 from towpath.tools.data_folder import DataFolder
 from towpath.tools.parts import CHAT, GATEWAY, ORDERS, Program
-from towpath.tools.ports import check_free, free_ports
+from towpath.tools.ports import PortTaken, check_free, free_ports, hold
 from towpath.tools.token import AUTH_SECRET
 from towpath.tools.web import client_folder, web_folder
 
 HOST: Final = "127.0.0.1"
 DATABASE_URL: Final = f"{PREFIX}DATABASE_URL"
 
-#: Health and metrics of the three programs, on this port and the next two where those are free.
+#: Health and metrics of the three programs: on the next free ports from this one on.
 _ADMIN_PORT: Final = "8081"
 #: Fewer than in earnest: who presses Ctrl-C waits for it.
 _DRAIN_SECONDS: Final = 10.0
@@ -39,6 +40,7 @@ class Plan:
         database: What people call the database.
         web_root, client_root: The folders of the page.
         settings: Of each program; the broker is added once it runs.
+        held: Keeps others off the ports of the programs; to be closed when these begin.
     """
 
     page: str
@@ -49,6 +51,7 @@ class Plan:
     web_root: Path
     client_root: Path
     settings: Mapping[Program, BrokerSettings]
+    held: ExitStack
 
 
 def make_plan(folder: DataFolder, *, port: int, web_port: int) -> Plan:
@@ -86,6 +89,7 @@ def make_plan(folder: DataFolder, *, port: int, web_port: int) -> Plan:
     check_free(HOST, web_port, option="--web-port", program="the page")
     check_free(gateway.host, port, option="--port", program="the gateway")
     shown_host = HOST if gateway.host in ("0.0.0.0", "::", "") else gateway.host  # noqa: S104  # a comparison
+    of_all = [(part.admin_host, part.admin_port) for part in settings.values()]
     return Plan(
         page=f"http://{HOST}:{web_port}",
         gateway=str(URL.build(scheme="ws", host=shown_host, port=port, path="/ws")),
@@ -95,17 +99,19 @@ def make_plan(folder: DataFolder, *, port: int, web_port: int) -> Plan:
         web_root=web_folder(),
         client_root=client_folder(),
         settings=settings,
+        held=hold([*of_all, (gateway.host, port)]),
     )
 
 
 def _admin_ports(*, but: set[int]) -> list[int]:
     name = f"{PREFIX}ADMIN_PORT"
     given = os.environ.get(name, _ADMIN_PORT)
-    if not (given.isdecimal() and int(given) <= _LAST_PORT):
-        raise BadSetting(name, given, f"must be a port, from 0 to {_LAST_PORT}")
-    return free_ports(
-        3, wanted=[port for port in range(int(given), int(given) + 3) if port <= _LAST_PORT], but=but
-    )
+    if not (given.isdecimal() and 0 < int(given) <= _LAST_PORT):
+        raise BadSetting(name, given, f"must be a port, from 1 to {_LAST_PORT}")
+    try:
+        return free_ports(3, first=int(given), but=but)
+    except OSError as error:
+        raise PortTaken(name, int(given), "one of three parts", error) from None
 
 
 def _shared() -> dict[str, Any]:

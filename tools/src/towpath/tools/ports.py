@@ -1,8 +1,11 @@
 """TCP ports of this machine: free ones, and whether one can be had."""
 
 import contextlib
+import errno
+import os
 import socket
 from collections.abc import Collection, Iterable
+from typing import Any
 
 from towpath.tools.trouble import Trouble
 
@@ -32,29 +35,55 @@ def check_free(host: str, port: int, *, option: str, program: str) -> None:
         PortTaken
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind(address)
-            trial.listen(1)
+        _try(host, port)
     except OSError as error:
         raise PortTaken(option, port, program, error) from None
 
 
-def free_ports(count: int, *, wanted: Iterable[int] = (), but: Collection[int] = ()) -> list[int]:
-    """``count`` ports of 127.0.0.1 that nobody listens on just now: those wanted that are free, then any.
+def free_ports(count: int, *, first: int, but: Collection[int]) -> list[int]:
+    """``count`` ports of 127.0.0.1 that nobody listens on: the next ones from ``first`` on.
+
+    Those that the system hands out by itself (from 32768 on, usually) would be taken by the next best connection.
 
     Args:
         but: Ports that are spoken for.
+
+    Raises:
+        OSError: There are not so many.
     """
-    with contextlib.ExitStack() as held:
-        found: list[int] = []
-        for port in (*wanted, *[0] * (count + len(but))):
-            trial = held.enter_context(socket.socket())
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found: list[int] = []
+    for port in range(first, 65536):
+        if len(found) == count:
+            break
+        if port not in but:
             with contextlib.suppress(OSError):
-                trial.bind(("127.0.0.1", port))
-                trial.listen(1)
-                if (bound := trial.getsockname()[1]) not in but:
-                    found.append(bound)
-        return found[:count]
+                _try("127.0.0.1", port)
+                found.append(port)
+    if len(found) < count:
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    return found
+
+
+def hold(ports: Iterable[tuple[str, int]]) -> contextlib.ExitStack:
+    """Keep others off these free ports of hosts, until the holder is closed; who connects meanwhile is refused."""
+    with contextlib.ExitStack() as held:
+        for host, port in ports:
+            family, kind, protocol, _, address = _resolve(host, port)
+            holder = held.enter_context(socket.socket(family, kind, protocol))
+            with contextlib.suppress(
+                OSError
+            ):  # connections of the run before may linger; that harms no server
+                holder.bind(address)
+        return held.pop_all()
+
+
+def _try(host: str, port: int) -> None:
+    family, kind, protocol, _, address = _resolve(host, port)
+    with socket.socket(family, kind, protocol) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        trial.bind(address)
+        trial.listen(1)
+
+
+def _resolve(host: str, port: int) -> tuple[Any, Any, int, str, Any]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -12,7 +12,7 @@ from towpath.tools.plan import Plan
 
 
 class Screen:
-    """A terminal, or whatever standard output is."""
+    """A terminal, or whatever standard output is; one that is gone is no trouble."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
@@ -25,7 +25,8 @@ class Screen:
         try:
             yield
         finally:
-            self._status.stop()
+            with _whoever_looks():
+                self._status.stop()
 
     def ready(self, plan: Plan, broker: OpenBroker, folder: DataFolder) -> None:
         """Say that all is there, and where."""
@@ -35,7 +36,7 @@ class Screen:
         for name, value in (
             ("Page", f"[bold cyan]{plan.page}[/]"),
             ("Gateway", plan.gateway),
-            ("Broker", escape(broker.label)),
+            ("Broker", escape(f"{broker.label}, {broker.place}")),
             ("Database", escape(plan.database)),
             ("Logs", escape(f"{folder}/logs")),
         ):
@@ -52,15 +53,23 @@ class Screen:
 
     def stopped(self) -> None:
         """Say that nothing runs any more."""
-        self._console.print("Stopped; nothing is left running.")
+        with _whoever_looks():
+            self._console.print("Stopped; nothing is left running.")
 
     def stopped_at_once(self) -> None:
         """Say so, and leave the terminal as it was."""
-        self._status.stop()
-        self._console.print("Stopped at once.")
+        with _whoever_looks():
+            self._status.stop()
+            self._console.print("Stopped at once.")
 
     def _work(self, what: str) -> None:
-        self._status.update(escape(what))
-        self._status.start()
-        if not self._console.is_terminal:
-            self._console.print(escape(what))
+        with _whoever_looks():
+            self._status.update(escape(what))
+            self._status.start()
+            if not self._console.is_terminal:
+                self._console.print(escape(what))
+
+
+def _whoever_looks() -> contextlib.suppress:
+    # Who closes the terminal ends us by SIGHUP, and we have nobody left to tell of it.
+    return contextlib.suppress(OSError)

@@ -71,15 +71,15 @@ class Streams:
         wanted = sorted((needed | set(if_there)) - self._heads.keys())
         if not wanted:
             return
-        found = await self._lock(wanted)
-        if missing := [name for name in wanted if name in needed and name not in found]:
+        # Streams are made before any is locked, or two units of work could wait for each other.
+        there = await read_heads(self._connection, self._tables, wanted)
+        if missing := [name for name in wanted if name in needed and name not in there]:
             dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
             await self._connection.execute(
                 dialect.insert(self._tables.heads).on_conflict_do_nothing(),
                 [{"stream": name, "head": 0} for name in missing],
             )
-            found |= await self._lock(missing)
-        self._heads |= found
+        self._heads |= await self._lock(wanted)
 
     def head(self, stream: str) -> int:
         """The last ``seq`` of a loaded stream, what this unit of work appended included."""
