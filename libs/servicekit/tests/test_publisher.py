@@ -85,6 +85,13 @@ def dropped(telemetry: Telemetry) -> bool:
     return b"answers_dropped_total 1.0" in telemetry.exposition()
 
 
+def unpublished(telemetry: Telemetry) -> float:
+    """How many pushes the broker did not take."""
+    name = f'messages_unpublished_total{{exchange="{PUSH}"}} '
+    lines = telemetry.exposition().decode().splitlines()
+    return next(float(line.removeprefix(name)) for line in lines if line.startswith(name))
+
+
 # Ways out
 
 
@@ -161,6 +168,16 @@ async def test_nobody_waits_for_somebody_elses_gateway(broker: Broker, telemetry
         for number in range(3):
             await publisher.direct(BO, an_answer(BO, f"m-{number}"))
         assert await answered(ears, 3) == ["m-0", "m-1", "m-2"]
+
+
+async def test_a_gateway_that_is_away_is_tried_once_a_round_however_many_answers_wait(
+    broker: Broker, telemetry: Telemetry
+) -> None:
+    async with open_publisher(broker, telemetry) as publisher:
+        await asyncio.gather(*(publisher.direct(ANA, an_answer(ANA, f"m-{n}")) for n in range(5)))
+        tried = unpublished(telemetry)
+        await eventually(lambda: unpublished(telemetry) > tried)
+        assert unpublished(telemetry) == tried + 1
 
 
 async def test_an_answer_whose_gateway_does_not_come_back_is_dropped(

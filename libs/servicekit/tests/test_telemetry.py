@@ -49,6 +49,12 @@ async def test_one_name_may_be_counted_under_several_labels(telemetry: Telemetry
     assert shown["messages_published_total", "push"] == 5
 
 
+async def test_what_several_count_under_the_same_labels_is_added_up(telemetry: Telemetry) -> None:
+    for amount in (3, 4):
+        telemetry.counter("messages_published", "Confirmed", {"exchange": "push"}).add(amount)
+    assert figures(telemetry)["messages_published_total", "push"] == 7
+
+
 async def test_a_gauge_is_read_when_asked(telemetry: Telemetry) -> None:
     connections = [1, 2, 3]
     telemetry.gauge("connection_active", "Open connections", lambda: len(connections))
