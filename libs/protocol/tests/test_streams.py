@@ -31,6 +31,14 @@ def test_a_stream_begins_wherever_it_is_first_heard() -> None:
     assert positions.as_dict() == {"chat:lobby": 40, "chat:dock": 1}
 
 
+def test_a_position_that_is_told_only_grows_and_one_that_is_restarted_may_go_back() -> None:
+    positions = Positions({"a": 5})
+    positions.set("a", 3)
+    assert positions.as_dict() == {"a": 5}
+    positions.restart("a", 3)
+    assert positions.arrive("a", 4) is Arrival.NEXT
+
+
 def test_what_is_given_out_is_a_copy() -> None:
     kept = {"chat:lobby": 4}
     positions = Positions(kept)

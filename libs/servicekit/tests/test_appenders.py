@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from towpath.protocol.envelope import parse
-from towpath.servicekit.database import Database
-from towpath.servicekit.streams import Replay, Streams, StreamTables, forget, read_heads, replay
+from towpath.servicekit.database import Database, forget
+from towpath.servicekit.streams import Replay, Streams, StreamTables, read_heads, replay
 
 METADATA: Final = sa.MetaData()
 TABLES: Final = StreamTables.define(METADATA, "test")
@@ -162,7 +162,7 @@ async def test_a_replay_is_what_a_list_of_all_entries_would_give(
                 for name, seq in gone:
                     old = entries.update().where(entries.c.stream == name, entries.c.seq == seq)
                     await connection.execute(old.values(created_at=1))
-                assert await forget(connection, TABLES, older_than_ms=60_000, limit=100) == len(gone)
+                assert await forget(connection, TABLES.entries, older_than_ms=60_000, limit=100) == len(gone)
         else:
             _, asked, limit = step
             async with database.reading() as connection:

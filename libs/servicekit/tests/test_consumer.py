@@ -244,9 +244,22 @@ async def test_a_unit_that_cannot_be_dispatched_ends_the_run_and_is_given_back(b
         raise ZeroDivisionError
 
     await publish(broker, *range(3))
-    with pytest.raises(ZeroDivisionError):
+    with pytest.RaisesGroup(ZeroDivisionError):
         async with asyncio.timeout(PATIENCE):
             await a_consumer(broker, fail).run(asyncio.Event())
+    assert await left_in(broker) == ["0", "1", "2"]
+
+
+async def test_a_unit_that_cannot_be_settled_ends_the_run_and_is_given_back(broker: Broker) -> None:
+    async def dispatch(_: Sequence[Delivery]) -> "asyncio.Future[None]":
+        settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        settled.set_exception(ZeroDivisionError())
+        return settled
+
+    await publish(broker, *range(3))
+    with pytest.RaisesGroup(ZeroDivisionError):
+        async with asyncio.timeout(PATIENCE):
+            await a_consumer(broker, dispatch).run(asyncio.Event())
     assert await left_in(broker) == ["0", "1", "2"]
 
 

@@ -12,7 +12,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from towpath.protocol.envelope import make
-from towpath.servicekit.inbox import Key, find, forget, inbox_table, store
+from towpath.servicekit.database import forget
+from towpath.servicekit.inbox import Key, find, inbox_table, store
 from towpath.servicekit.outcome import Outgoing, Settled
 
 METADATA: Final = sa.MetaData()

@@ -7,8 +7,8 @@ import pytest_asyncio
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from towpath.servicekit.database import pairs
-from towpath.servicekit.streams import Replay, Streams, StreamTables, forget, read_heads, replay
+from towpath.servicekit.database import forget, pairs
+from towpath.servicekit.streams import Replay, Streams, StreamTables, read_heads, replay
 
 METADATA: Final = sa.MetaData()
 TABLES: Final = StreamTables.define(METADATA, "test")
@@ -79,7 +79,7 @@ async def test_what_is_not_kept_any_more_is_not_complete(connection: AsyncConnec
     await append(connection, a=2)
     await connection.execute(TABLES.entries.update().values(created_at=1))
     told = await append(connection, a=2)
-    assert await forget(connection, TABLES, older_than_ms=1_000, limit=100) == 2
+    assert await forget(connection, TABLES.entries, older_than_ms=1_000, limit=100) == 2
     (too_late, in_time) = await replay(connection, TABLES, [{"a": 1}, {"a": 2}], limit=LIMIT)
     assert too_late == {"a": Replay([], 4, False)}
     assert in_time == {"a": Replay(told["a"], 4, True)}

@@ -42,6 +42,10 @@ class Positions:
         """Take over a position that the service told; it only grows."""
         self._last[stream] = max(seq, self._last.get(stream, 0))
 
+    def restart(self, stream: str, seq: int) -> None:
+        """Go on from ``seq`` even if that is behind: what the service answered as not complete."""
+        self._last[stream] = seq
+
     def as_dict(self) -> dict[str, int]:
         """The positions to resume with."""
         return dict(self._last)

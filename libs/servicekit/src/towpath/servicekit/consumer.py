@@ -1,7 +1,8 @@
 """The consumer: takes deliveries, hands them to the dispatcher as large as they come, drains on stop.
 
 Guarantees: deliveries of one queue are dispatched in their order; at most ``prefetch`` a queue are in hand; on
-``stop`` intake ends, what is in hand is finished and settled, and the rest is given back in its order.
+``stop`` intake ends, what is in hand is finished and settled, and the rest is given back in its order. An error that
+nobody foresaw ends it, and the program with it: what was in hand comes again.
 """
 
 import asyncio
@@ -40,22 +41,20 @@ class Consumer:
 
     async def run(self, stop: asyncio.Event, *, running: Callable[[], None] = lambda: None) -> None:
         """Consume until ``stop``; ``running`` is called once deliveries flow."""
-        settling: set[asyncio.Future[None]] = set()
-        async with self._broker.subscribe(*self._sources, prefetch=self._prefetch) as subscription:
+        settling: set[asyncio.Task[None]] = set()
+        async with (
+            self._broker.subscribe(*self._sources, prefetch=self._prefetch) as subscription,
+            asyncio.TaskGroup() as tasks,  # waits for what is in hand; ends it when this is cancelled
+        ):
             running()
-            try:
-                while (first := await self._next(subscription, stop)) is not None:
-                    # While one unit waits for its confirms the next is worked on.
-                    done = await self._dispatch([first, *self._waiting(subscription, len(first.body))])
-                    settling.add(done)
-                    done.add_done_callback(settling.discard)
-                    while len(settling) >= _UNSETTLED_UNITS:
-                        await asyncio.wait(settling, return_when=asyncio.FIRST_COMPLETED)
-                if settling:
-                    await asyncio.wait(settling)
-            finally:
-                for done in settling:
-                    done.cancel()
+            while (first := await self._next(subscription, stop)) is not None:
+                # While one unit waits for its confirms the next is worked on.
+                settled = await self._dispatch([first, *self._waiting(subscription, len(first.body))])
+                task = tasks.create_task(_until(settled), name="consumer: settle")
+                settling.add(task)
+                task.add_done_callback(settling.discard)
+                while len(settling) >= _UNSETTLED_UNITS:
+                    await asyncio.wait(settling, return_when=asyncio.FIRST_COMPLETED)
 
     async def _next(self, subscription: Subscription, stop: asyncio.Event) -> Delivery | None:
         """The next delivery, or ``None`` once it is time to stop."""
@@ -79,3 +78,7 @@ class Consumer:
         while size < self._intake_max_bytes and (waiting := subscription.take_waiting(1)):
             size += len(waiting[0].body)
             yield waiting[0]
+
+
+async def _until(settled: "asyncio.Future[None]") -> None:
+    await settled

@@ -23,6 +23,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from towpath.protocol.envelope import now_ms
 from towpath.servicekit.settings import BadSetting
 
 log = structlog.get_logger(__name__)
@@ -125,6 +126,14 @@ def pairs(connection: AsyncConnection, wanted: Collection[tuple[str, str]]) -> s
     columns = [sa.literal([pair[side] for pair in wanted], ARRAY(sa.Text)) for side in (0, 1)]
     both = sa.func.unnest(*columns).table_valued("one", "other").render_derived()
     return sa.select(both.c.one, both.c.other)
+
+
+async def forget(connection: AsyncConnection, table: sa.Table, *, older_than_ms: int, limit: int) -> int:
+    """Delete at most ``limit`` rows whose ``created_at`` is longer ago than that; returns how many went."""
+    keys = list(table.primary_key.columns)
+    old = sa.select(*keys).where(table.c.created_at < now_ms() - older_than_ms).limit(limit).subquery()
+    result = await connection.execute(table.delete().where(sa.tuple_(*keys).in_(sa.select(old))))
+    return int(result.rowcount)
 
 
 def _engine(url: str) -> AsyncEngine:

@@ -62,19 +62,3 @@ async def store(connection: AsyncConnection, table: sa.Table, outcomes: Mapping[
             for (sender, msg_id), settled in outcomes.items()
         ],
     )
-
-
-async def forget(connection: AsyncConnection, table: sa.Table, *, older_than_ms: int, limit: int) -> int:
-    """Delete at most ``limit`` outcomes older than ``older_than_ms``; returns how many went."""
-    old = (
-        sa.select(table.c.sender, table.c.msg_id)
-        .where(table.c.created_at < now_ms() - older_than_ms)
-        .limit(limit)
-        .subquery()
-    )
-    result = await connection.execute(
-        table.delete().where(
-            sa.tuple_(table.c.sender, table.c.msg_id).in_(sa.select(old.c.sender, old.c.msg_id))
-        )
-    )
-    return int(result.rowcount)

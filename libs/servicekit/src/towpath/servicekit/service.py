@@ -24,11 +24,11 @@ from towpath.protocol.routes import (
     dead_queue,
     events_queue,
 )
-from towpath.servicekit import failures, inbox, streams
+from towpath.servicekit import failures
 from towpath.servicekit.broker import Connect, connect
 from towpath.servicekit.broker.interface import Binding, BrokerState, Exchange, Queue, Topology
 from towpath.servicekit.consumer import Consumer
-from towpath.servicekit.database import Database
+from towpath.servicekit.database import Database, forget
 from towpath.servicekit.dispatcher import Dispatcher, Store, U
 from towpath.servicekit.failures import DELIVERY_LIMIT, Failures
 from towpath.servicekit.health import Health, serve_admin
@@ -191,10 +191,13 @@ async def _sweep(store: Store[Any] | None, settings: ServiceSettings) -> None:
 
 async def _sweep_once(store: Store[Any], settings: ServiceSettings) -> int:
     async with store.database.transaction() as connection:
-        outcomes = await inbox.forget(
+        outcomes = await forget(
             connection, store.inbox, older_than_ms=int(settings.inbox_retention * 1000), limit=_SWEEP_STEP
         )
-        entries = await streams.forget(
-            connection, store.streams, older_than_ms=int(settings.stream_retention * 1000), limit=_SWEEP_STEP
+        entries = await forget(
+            connection,
+            store.streams.entries,
+            older_than_ms=int(settings.stream_retention * 1000),
+            limit=_SWEEP_STEP,
         )
     return max(outcomes, entries)

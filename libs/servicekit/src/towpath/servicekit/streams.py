@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from towpath.protocol.envelope import Envelope, make, now_ms
+from towpath.protocol.envelope import Envelope, make
 
 T = TypeVar("T")
 
@@ -218,20 +218,3 @@ async def _read_entries(
             seqs.append(row.seq)
             envelopes.append(row.envelope.encode())
     return found
-
-
-async def forget(connection: AsyncConnection, tables: StreamTables, *, older_than_ms: int, limit: int) -> int:
-    """Delete at most ``limit`` entries older than ``older_than_ms``; returns how many went."""
-    entries = tables.entries
-    old = (
-        sa.select(entries.c.stream, entries.c.seq)
-        .where(entries.c.created_at < now_ms() - older_than_ms)
-        .limit(limit)
-        .subquery()
-    )
-    result = await connection.execute(
-        entries.delete().where(
-            sa.tuple_(entries.c.stream, entries.c.seq).in_(sa.select(old.c.stream, old.c.seq))
-        )
-    )
-    return int(result.rowcount)

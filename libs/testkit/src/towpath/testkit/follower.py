@@ -138,4 +138,4 @@ class Follower:
             for stream, told in answer["data"]["streams"].items():
                 if not told["complete"]:
                     self.incomplete.append(stream)
-                    self._positions.set(stream, told["seq"])
+                    self._positions.restart(stream, told["seq"])
