@@ -8,6 +8,7 @@ start together migrate one after another.
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 import structlog
+import tenacity
 from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
@@ -162,7 +164,16 @@ def _configure_sqlite(dbapi_connection: Any, _: object) -> None:
     # SQLAlchemy emits BEGIN itself (below): the driver must not.
     dbapi_connection.isolation_level = None
     cursor = dbapi_connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
+    # The first to switch to WAL needs the file for itself, and for that SQLite does not wait as it does elsewhere:
+    # https://www.sqlite.org/wal.html#sometimes_queries_return_sqlite_busy_in_wal_mode
+    for attempt in tenacity.Retrying(
+        stop=tenacity.stop_after_delay(_SQLITE_WAIT_SECONDS),
+        wait=tenacity.wait_random(0.005, 0.05),
+        retry=tenacity.retry_if_exception_type(sqlite3.OperationalError),
+        reraise=True,
+    ):
+        with attempt:
+            cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
