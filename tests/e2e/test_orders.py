@@ -144,6 +144,15 @@ async def test_an_event_that_cannot_be_read_is_parked_and_the_next_are_applied(s
         await parked.ack()
 
 
+async def test_the_trace_a_client_began_runs_through_the_broker_to_the_answer(system: System) -> None:
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    async with system.connect("ana") as ana:
+        answer = await ana.request("order.list", traceparent=f"00-{trace_id}-00f067aa0ba902b7-00")
+        assert answer["traceparent"].split("-")[1] == trace_id
+        error = await ana.request("order.get", {}, traceparent=f"00-{trace_id}-00f067aa0ba902b7-00")
+        assert error["data"]["trace_id"] == trace_id
+
+
 async def test_many_requests_at_once_are_each_answered_once(system: System) -> None:
     async with system.connect("ana", 0) as one, system.connect("ben", 1) as two:
         answers = await asyncio.gather(
