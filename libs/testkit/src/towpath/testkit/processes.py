@@ -8,6 +8,7 @@ Guarantees:
 
 import asyncio
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -171,12 +172,17 @@ class Processes:
         return process
 
 
+# Below the ports that the kernel gives to outgoing connections, and never the same twice.
+_PORTS: Iterator[int] = (20_000 + (os.getpid() * 100 + n) % 12_000 for n in itertools.count())
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on just now."""
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        port: int = trial.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that nobody listens on just now, nor was given before."""
+    for port in _PORTS:
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("the ports do not end")
 
 
 def _path(program: str) -> str:
