@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from towpath.gateway.admission import Admission, TokenRefused, bearer_token
 from towpath.gateway.settings import GatewaySettings
@@ -97,6 +98,14 @@ def test_without_exactly_one_usable_key_nothing_starts(settings: dict[str, Any])
 )
 def test_only_named_origins_may_connect(allowed: str, origin: str | None, admitted: bool) -> None:
     assert admission(allowed_origins=allowed).admits_origin(origin) is admitted
+
+
+@pytest.mark.parametrize(
+    "origins", ["shop.example", "https://a.example;https://b.example/x", '["https://a.example"]']
+)
+def test_what_is_no_origin_is_a_bad_setting(origins: str) -> None:
+    with pytest.raises(ValidationError, match="is no origin"):
+        admission(allowed_origins=origins)
 
 
 def test_the_header_goes_before_the_subprotocol() -> None:

@@ -64,9 +64,7 @@ class Admission:
         else:
             self._key, self._algorithm = _public_key(settings.auth_public_key or "")
         self._origins = frozenset(
-            origin.strip().rstrip("/").lower()
-            for origin in settings.allowed_origins.split(",")
-            if origin.strip()
+            origin.rstrip("/").lower() for origin in settings.allowed_origins.replace(",", " ").split()
         )
 
     def admits_origin(self, origin: str | None) -> bool:

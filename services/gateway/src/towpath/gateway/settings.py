@@ -1,11 +1,21 @@
 """Settings of the gateway: every limit, with a default that is right for most."""
 
+import re
 import secrets
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from towpath.servicekit.settings import BrokerSettings, Port, Seconds
+
+
+def _origins(value: str) -> str:
+    for origin in value.replace(",", " ").split():
+        if origin != "*" and not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s]+/?", origin):
+            raise ValueError(
+                f"{origin!r} is no origin: name them like https://shop.example, separated by commas"
+            )
+    return value
 
 
 class GatewaySettings(BrokerSettings):
@@ -42,7 +52,7 @@ class GatewaySettings(BrokerSettings):
     )
     auth_secret: str | None = None
     auth_public_key: str | None = None
-    allowed_origins: str = ""
+    allowed_origins: Annotated[str, AfterValidator(_origins)] = ""
     max_frame_bytes: Annotated[int, Field(ge=1024, le=16 * 1024 * 1024)] = 64 * 1024
     max_connections: Annotated[int, Field(ge=1)] = 50_000
     max_connections_per_user: Annotated[int, Field(ge=1)] = 20
