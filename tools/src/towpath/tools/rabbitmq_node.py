@@ -34,7 +34,7 @@ from towpath.tools.trouble import Trouble
 _NODE_NAME: Final = "towpath@localhost"
 _ANSWER: Final = re.compile(r"^towpath-answer \{(\d+),\{(ok|error),(.*)\}\}$")
 _BOOT_ATTEMPTS: Final = 3
-_FOLDER_FREE_SECONDS: Final = 20.0
+_FOLDER_FREE_SECONDS: Final = 25.0
 
 # One expression a line in, one answer a line out, until the pipe ends with the process that held it.
 # While it boots, RabbitMQ looks into every module of every application it stands on, which loads them one by
