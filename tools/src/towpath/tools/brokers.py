@@ -299,7 +299,7 @@ def running_docker() -> str | None:
     if docker is None:
         return None
     try:
-        asked = subprocess.run([docker, "version"], capture_output=True, timeout=5, check=False)  # noqa: S603
+        asked = subprocess.run([docker, "version"], capture_output=True, timeout=5, check=False)  # noqa: S603  # the program found just above
     except (subprocess.TimeoutExpired, OSError):
         return None
     return docker if asked.returncode == 0 else None

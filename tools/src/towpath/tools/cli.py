@@ -24,7 +24,7 @@ class _TroubleInOneLine(TyperGroup):
             return super().main(*arguments, **{**options, "standalone_mode": False})
         except Exception as error:
             status, line = _told(error)
-            print(f"towpath: {line}", file=sys.stderr)  # noqa: T201
+            print(f"towpath: {line}", file=sys.stderr)  # noqa: T201  # a command speaks to a person
             sys.exit(status)
 
 

@@ -38,7 +38,7 @@ def run(service: str, serve: Serve[S], settings_model: type[S]) -> NoReturn:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(until_stopped(serve, settings))
     except (BadSetting, BrokerRefused, TopologyMismatch) as error:
-        print(f"towpath-{service}: {error}", file=sys.stderr)  # noqa: T201
+        print(f"towpath-{service}: {error}", file=sys.stderr)  # noqa: T201  # one line for a person, not a log record
         sys.exit(EXIT_BAD_SETTING)
     except Exception:
         log.exception("crashed")

@@ -104,10 +104,9 @@ class Follower:
 
     async def _listen(self, client: WireClient) -> None:
         while True:
-            frame = await client.find(lambda f: client.frames.index(f) >= self._read, timeout=3600)
+            await client.find(lambda f: client.frames.index(f) >= self._read, timeout=3600)
             if self._take(client):
                 await self._resume(client)
-            del frame
 
     def _take(self, client: WireClient) -> bool:
         """Judge what has come; true if something is missing."""
