@@ -8,11 +8,20 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from towpath.protocol.chat import (
+    ACTIONS,
     MAX_TEXT,
+    MAX_TITLE,
+    PUSHES,
+    CreateRoom,
+    EditMessage,
+    Invite,
     JoinRoom,
     LeaveRoom,
+    MarkRead,
     Message,
     ReadHistory,
+    RoomList,
+    RoomSummary,
     SendDirect,
     SendMessage,
     Typing,
@@ -46,6 +55,8 @@ def test_a_name_that_is_taken_can_be_routed_to(name: str) -> None:
         assert group_key(stream_of(name))
     if not is_refused(SendDirect, {"to": name, "text": "ahoy"}):
         assert user_key(name)
+    assert is_refused(CreateRoom, {"room": name}) is is_refused(JoinRoom, {"room": name})
+    assert is_refused(Invite, {"room": "lobby", "user": name}) is is_refused(JoinRoom, {"room": name})
 
 
 @pytest.mark.parametrize("name", ["lobby", "Zoë & Bo", "用户", "🚣", "a.b/c", "100%", "x" * 128, "ü" * 36])
@@ -57,6 +68,25 @@ def test_people_name_rooms_as_they_like(name: str) -> None:
 def test_a_name_that_cannot_be_shown_or_routed_is_refused(name: object) -> None:
     assert is_refused(JoinRoom, {"room": name})
     assert is_refused(SendDirect, {"to": name, "text": "ahoy"})
+
+
+@pytest.mark.parametrize(
+    "title", ["a", "x" * MAX_TITLE, "🚣" * MAX_TITLE, "Zoë & Bo: the lock-keeper's", " "]
+)
+def test_a_title_is_one_line_as_people_write_it(title: str) -> None:
+    assert CreateRoom(room="lobby", title=title).title == title
+
+
+@pytest.mark.parametrize(
+    "title", ["", "x" * (MAX_TITLE + 1), "a\nb", "line\n", "a\x00", "a\x7f", "\ud800", 5]
+)
+def test_a_title_that_cannot_be_shown_on_one_line_is_refused(title: object) -> None:
+    assert is_refused(CreateRoom, {"room": "lobby", "title": title})
+
+
+def test_a_room_is_public_unless_it_is_said_to_be_private() -> None:
+    assert CreateRoom(room="lobby").private is False
+    assert is_refused(CreateRoom, {"room": "lobby", "private": 1})
 
 
 # Rooms of two
@@ -100,6 +130,7 @@ def test_a_text_is_taken_letter_by_letter(text: str) -> None:
 def test_a_text_that_is_empty_too_long_or_cannot_be_stored_is_refused(text: object) -> None:
     assert is_refused(SendMessage, {"room": "lobby", "text": text})
     assert is_refused(SendDirect, {"to": "bo", "text": text})
+    assert is_refused(EditMessage, {"room": "lobby", "seq": 1, "text": text})
 
 
 @pytest.mark.parametrize(
@@ -109,9 +140,10 @@ def test_a_clients_own_reference_is_bounded(reference: object, refused: bool) ->
     assert is_refused(SendMessage, {"room": "lobby", "text": "ahoy", "client_ref": reference}) is refused
 
 
-def test_a_message_without_a_reference_tells_of_none() -> None:
+def test_a_message_tells_of_nothing_that_is_not_so() -> None:
     message = Message(room="lobby", seq=1, user="ana", text="ahoy", sent_at=1)
-    assert "client_ref" not in message.model_dump(mode="json", exclude_none=True)
+    told = message.model_dump(mode="json", exclude_none=True)
+    assert set(told) == {"room", "seq", "user", "text", "sent_at"}
 
 
 # History
@@ -135,6 +167,32 @@ def test_a_message_without_a_reference_tells_of_none() -> None:
 )
 def test_history_is_asked_for_in_one_direction_and_in_bounds(asked: dict[str, Any], refused: bool) -> None:
     assert is_refused(ReadHistory, {"room": "lobby", **asked}) is refused
+
+
+# Positions
+
+
+@pytest.mark.parametrize(
+    ("seq", "refused"), [(0, False), (2**63 - 1, False), (-1, True), (2**63, True), ("4", True), (4.0, True)]
+)
+def test_a_position_is_a_whole_number_that_databases_keep(seq: object, refused: bool) -> None:
+    assert is_refused(MarkRead, {"room": "lobby", "seq": seq}) is refused
+
+
+# Lists
+
+
+def test_a_list_of_rooms_is_silent_about_what_is_not_there() -> None:
+    summary = RoomSummary(room="lobby", title="lobby", seq=1, read_seq=1, unread=0)
+    told = RoomList(rooms=[summary]).model_dump(mode="json", exclude_none=True)
+    assert told == {"rooms": [{"room": "lobby", "title": "lobby", "seq": 1, "read_seq": 1, "unread": 0}]}
+
+
+# The domain as tables
+
+
+def test_every_action_and_push_is_of_the_domain() -> None:
+    assert {name.partition(".")[0] for name in (*ACTIONS, *PUSHES)} == {"chat"}
 
 
 def test_fields_nobody_knows_yet_are_no_reason_to_refuse() -> None:

@@ -4,11 +4,13 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from towpath.chat.app import CHAT
 from towpath.chat.handlers import COMMANDS
 from towpath.chat.repository import Rooms
 from towpath.chat.tables import INBOX, MEMBERS, MESSAGES, ROOMS, STREAMS
-from towpath.protocol.chat import SendMessage
+from towpath.protocol.chat import SendMessage, is_direct
 from towpath.protocol.messages import Session
 from towpath.servicekit.outcome import Outcome
 from towpath.servicekit.requests import Handler
@@ -40,7 +42,7 @@ class TestOnce:
             a_join(msg_id="m-1"),
             a_send(msg_id="m-2"),
             a_command("chat.direct", to="bob", text="psst", msg_id="m-3"),
-            a_command("chat.leave", room="weavers", msg_id="m-4"),
+            a_command("chat.leave", by="bob", room="weavers", msg_id="m-4"),
         ]
         await chat.dispatch(*batch)
         first = list(chat.heard)
@@ -74,6 +76,81 @@ class TestOnce:
         assert len(await chat.rows(INBOX)) == 1
 
 
+class TestAgain:
+    """A repetition gets its answer; groups are changed only to what is right by then."""
+
+    @pytest.mark.parametrize("redelivered", [False, True])
+    async def test_who_has_left_is_not_brought_back_by_a_repeated_join(
+        self, chat: ServiceUnderTest, redelivered: bool
+    ) -> None:
+        join, create = a_join(msg_id="m-1"), a_command("chat.create", room="den", msg_id="m-2")
+        await chat.dispatch(join, create, a_join("den", by="bob"), a_join(by="bob"))
+        leave = [a_command("chat.leave", room=room) for room in ("weavers", "den")]
+        await chat.dispatch(*leave, a_send("of others", by="bob"))
+        chat.forget()
+        await chat.dispatch(join, create, redelivered=redelivered)
+        assert [chat.answer(m).action for m in ("m-1", "m-2")] == ["chat.join.ok", "chat.create.ok"]
+        assert chat.groups("c-1", user="alice") == set()
+        assert chat.replayed("c-1") == []
+
+    async def test_who_is_still_in_the_room_hears_it_on_the_connection_that_asks_again(
+        self, chat: ServiceUnderTest
+    ) -> None:
+        await chat.dispatch(a_join(msg_id="m-1"), a_join(by="bob"))
+        await chat.dispatch(a_send(by="bob"))
+        chat.forget()
+        await chat.dispatch(a_join(on="c-9", msg_id="m-1"))
+        assert chat.groups("c-9") == {"chat:weavers"}
+        assert [push.action for push in chat.replayed("c-9")] == ["chat.joined", "chat.message"]
+
+    async def test_who_has_come_back_is_not_sent_away_by_a_repeated_leave(
+        self, chat: ServiceUnderTest
+    ) -> None:
+        leave = a_command("chat.leave", room="weavers", msg_id="m-1")
+        await chat.dispatch(a_join(), leave, a_join())
+        await chat.dispatch(leave)
+        assert [answer.action for answer in chat.answers("m-1")] == ["chat.leave.ok"] * 2
+        assert chat.groups("c-1", user="alice") == {"chat:weavers"}
+
+    async def test_what_was_repeated_is_judged_by_what_its_batch_does(self, chat: ServiceUnderTest) -> None:
+        join, leave = a_join(msg_id="m-1"), a_command("chat.leave", room="weavers", msg_id="m-2")
+        await chat.dispatch(join)
+        await chat.dispatch(join, leave, join)
+        assert chat.groups("c-1", user="alice") == set()
+        await chat.dispatch(leave, a_join(), leave)
+        assert chat.groups("c-1", user="alice") == {"chat:weavers"}
+
+    async def test_who_leaves_with_one_connection_right_after_joining_with_another_hears_on_neither(
+        self, chat: ServiceUnderTest
+    ) -> None:
+        await chat.dispatch(a_join(on="c-1"), a_command("chat.leave", room="weavers", on="c-2"))
+        assert chat.groups("c-1", user="alice") == chat.groups("c-2", user="alice") == set()
+        await chat.dispatch(
+            a_join(on="c-1"), a_command("chat.leave", room="weavers", on="c-2"), a_join(on="c-3")
+        )
+        for connection in ("c-1", "c-2", "c-3"):
+            assert chat.groups(connection, user="alice") == {"chat:weavers"}
+
+    async def test_who_was_refused_is_refused_again_and_hears_nothing(self, chat: ServiceUnderTest) -> None:
+        await chat.dispatch(a_command("chat.create", room="den", private=True, by="bob", on="c-2"))
+        join = a_join("den", msg_id="m-1")
+        await chat.dispatch(join)
+        await chat.dispatch(a_command("chat.invite", room="den", user="alice", by="bob"))
+        await chat.dispatch(join)
+        assert [answer.data["code"] for answer in chat.answers("m-1")] == ["forbidden"] * 2
+        assert chat.groups("c-1", user="alice") == set()
+
+    async def test_many_ask_again_with_one_statement_more(self, chat: ServiceUnderTest) -> None:
+        async def a_round(users: int) -> int:
+            crowd = [a_join(f"room-{n}", by=f"user-{n}", msg_id="m-1") for n in range(users)]
+            await chat.dispatch(*crowd)
+            with counted_statements() as statements:
+                await chat.dispatch(*crowd)
+            return len([statement for statement in statements if "chat_members" in statement])
+
+        assert [await a_round(1), await a_round(300)] == [1, 1]
+
+
 class TestBatches:
     async def test_messages_are_numbered_in_the_order_they_came(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join(), a_join(by="bob"))
@@ -98,9 +175,23 @@ class TestBatches:
                 await chat.dispatch(
                     *[a_command("chat.direct", by=user, to="zoe", text="hm") for user in users]
                 )
-                for action in ("chat.history", "chat.typing"):
+                for action in ("chat.history", "chat.typing", "chat.members"):
                     await chat.dispatch(*[a_command(action, by=user, room=room(user)) for user in users])
                 await chat.dispatch(*[a_command("chat.rooms", by=user) for user in users])
+                await chat.dispatch(
+                    *[a_command("chat.read", by=user, room=room(user), seq=9) for user in users]
+                )
+                await chat.dispatch(
+                    *[a_command("chat.invite", by=user, room=room(user), user="zoe") for user in users]
+                )
+                mine = {row.user_id: row for row in await chat.rows(MESSAGES) if is_direct(row.room)}
+                for action, more in (("chat.edit", {"text": "well"}), ("chat.delete", {})):
+                    await chat.dispatch(
+                        *[
+                            a_command(action, by=user, room=mine[user].room, seq=mine[user].seq, **more)
+                            for user in users
+                        ]
+                    )
                 await chat.dispatch(
                     *[
                         an_event("session.started", user_id=user, connection_id=user, gateway_id=GATEWAY)
@@ -113,12 +204,16 @@ class TestBatches:
                 )
             return len(statements)
 
+        await chat.dispatch(
+            *[a_command("chat.create", by=user, room=f"of-{user}", private=True) for user in users]
+        )
         await a_round(users, rooms=30)
         assert await a_round(users[:1], rooms=1) == await a_round(users, rooms=30)
 
     async def test_one_refusal_and_one_bug_harm_nobody_else(self, database_url: str) -> None:
         def broken(request: SendMessage, session: Session, rooms: Rooms) -> Outcome:
-            rooms.post(rooms.of_member(session.user_id, request.room), session.user_id, request.text)
+            room = rooms.of_member(session.user_id, request.room)
+            rooms.messages.post(room, session.user_id, request.text)
             raise ZeroDivisionError("a bug, after a change")
 
         service = replace(CHAT, commands={**COMMANDS, "chat.spoil": Handler(SendMessage, broken)})

@@ -1,4 +1,4 @@
-"""Rooms, their members and their names, without a database."""
+"""Rooms, their members, names and messages, without a database."""
 
 import string
 
@@ -8,11 +8,17 @@ from hypothesis import strategies as st
 
 from towpath.chat.domain import (
     LISTED,
+    AlreadyInRoom,
     Member,
+    MessageDeleted,
     NamesTooLong,
     NotForDirectRooms,
     NotInRoom,
+    NotInvited,
+    NotTheAuthor,
+    Post,
     Room,
+    RoomExists,
     direct_name,
     ordinary,
     title,
@@ -27,8 +33,8 @@ def test_two_people_have_one_room_whoever_opens_it(one: str, other: str) -> None
     room = direct_name(one, other)
     assert room == direct_name(other, one)
     assert set(direct_users(room)) == {one, other}
-    assert title(room, one) == other
-    assert title(room, other) == one
+    assert title(room, None, one) == other
+    assert title(room, "given", other) == one
 
 
 @given(users, users, users, users)
@@ -74,9 +80,10 @@ def test_who_is_in_already_is_admitted_without_a_change() -> None:
 
 def test_a_read_position_only_grows() -> None:
     member = Member("alice", read_seq=7)
-    member.has_read(5)
+    assert not member.has_read(5)
     assert (member.read_seq, member.is_changed) == (7, False)
-    member.has_read(9)
+    assert not member.has_read(7)
+    assert member.has_read(9)
     assert (member.read_seq, member.is_changed) == (9, True)
 
 
@@ -85,3 +92,63 @@ def test_a_list_of_members_has_an_end() -> None:
     room.admit("00000a")
     assert len(room.told_members()) == LISTED
     assert room.told_members()[:2] == ["00000", "00000a"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["invite", "join", "leave"]), st.sampled_from("abc"))))
+def test_a_private_room_is_for_who_was_invited_since_they_left(story: list[tuple[str, str]]) -> None:
+    room = Room("den")
+    room.make("owner", private=True)
+    inside: set[str] = set()
+    asked: set[str] = set()
+    for verb, user in story:
+        if verb == "invite" and user in inside:
+            with pytest.raises(AlreadyInRoom):
+                room.invite(user, by="owner")
+        elif verb == "invite":
+            room.invite(user, by="owner")
+            asked.add(user)
+        elif verb == "join" and user not in inside | asked:
+            with pytest.raises(NotInvited):
+                room.check_open_to(user)
+        elif verb == "join":
+            room.check_open_to(user)
+            room.admit(user)
+            inside.add(user)
+            asked.discard(user)
+        elif user in inside:
+            room.dismiss(user)
+            inside.remove(user)
+        assert {user for user in "abc" if room.has(user)} == inside
+
+
+def test_a_room_is_made_once_and_stays_what_it_was() -> None:
+    room = Room("den")
+    room.make("alice", "The den", private=True)
+    with pytest.raises(RoomExists):
+        room.make("mallory", "Mine")
+    assert (room.title, room.private, room.created_by) == ("The den", True, "alice")
+
+
+def test_what_is_refused_changes_no_message() -> None:
+    post = a_post()
+    with pytest.raises(NotTheAuthor):
+        post.edit("mallory", "hm", at=2)
+    with pytest.raises(NotTheAuthor):
+        post.delete("mallory", at=2)
+    assert post == a_post()
+
+
+def test_a_deleted_message_keeps_nothing_of_its_text() -> None:
+    post = a_post()
+    post.edit("alice", "better", at=2)
+    post.delete("alice", at=3)
+    assert (post.text, post.edited_at, post.deleted_at) == ("", 2, 3)
+    with pytest.raises(MessageDeleted):
+        post.edit("alice", "again", at=4)
+    with pytest.raises(MessageDeleted):
+        post.delete("alice", at=4)
+    assert (post.text, post.edited_at, post.deleted_at) == ("", 2, 3)
+
+
+def a_post() -> Post:
+    return Post(room="den", seq=1, user_id="alice", text="good", sent_at=1, size=100)

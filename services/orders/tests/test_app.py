@@ -1,7 +1,9 @@
 """The service as a whole: its schema, and its program on a broker."""
 
 from towpath.orders.app import ORDERS, serve
+from towpath.orders.handlers import COMMANDS
 from towpath.orders.settings import OrdersSettings
+from towpath.protocol.orders import ACTIONS
 from towpath.testkit.dispatching import a_command, answer_of_program
 from towpath.testkit.schema import schema_differences
 
@@ -9,6 +11,12 @@ from towpath.testkit.schema import schema_differences
 async def test_the_migrations_make_what_the_code_declares(database_url: str) -> None:
     assert ORDERS.storage is not None
     assert await schema_differences(ORDERS.storage, database_url) == []
+
+
+def test_the_service_takes_the_actions_of_the_protocol() -> None:
+    assert {action: handler.model for action, handler in COMMANDS.items()} == {
+        action: model for action, (model, _) in ACTIONS.items()
+    }
 
 
 async def test_the_program_answers_what_waited_for_it_and_stops_when_told(database_url: str) -> None:

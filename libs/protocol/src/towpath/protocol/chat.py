@@ -1,21 +1,26 @@
 """Payload models of the ``chat`` domain: requests, answers and pushes."""
 
-from typing import Annotated, Final, Self
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from towpath.protocol.fields import Name, Payload, Text
+from towpath.protocol.streams import Resume, ResumeAnswer
 
 DOMAIN: Final = "chat"
 STREAM_PREFIX: Final = "chat:"
 DIRECT_PREFIX: Final = "dm:"
 MAX_TEXT: Final = 4000
+MAX_TITLE: Final = 200
 #: Letters of a room's name. With its prefix it stays below :data:`~towpath.protocol.envelope.MAX_STREAM_LENGTH`.
 MAX_ROOM: Final = 500
 
 #: The name of a room that is there already, two-person rooms included.
 RoomName = Annotated[Text, StringConstraints(min_length=1, max_length=MAX_ROOM)]
 MessageText = Annotated[Text, StringConstraints(min_length=1, max_length=MAX_TEXT)]
+#: What a room is called, as people write it on one line.
+Title = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TITLE, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Seq = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -45,12 +50,33 @@ def direct_users(room: str) -> tuple[str, str]:
     return one, other
 
 
+# Requests
+
+
+class CreateRoom(Payload):
+    """``data`` of ``chat.create``.
+
+    Attributes:
+        title: What people see; the room's name if absent.
+        private: Whether only those who are invited may join.
+    """
+
+    room: Name
+    title: Title | None = None
+    private: bool = False
+
+
 class JoinRoom(Payload):
     room: Name
 
 
 class LeaveRoom(Payload):
     room: RoomName
+
+
+class Invite(Payload):
+    room: RoomName
+    user: Name
 
 
 class SendMessage(Payload):
@@ -62,6 +88,21 @@ class SendMessage(Payload):
 class SendDirect(Payload):
     to: Name
     text: MessageText
+
+
+class EditMessage(Payload):
+    """``data`` of ``chat.edit``; ``seq`` is the message's."""
+
+    room: RoomName
+    seq: Seq
+    text: MessageText
+
+
+class DeleteMessage(Payload):
+    """``data`` of ``chat.delete``; ``seq`` is the message's."""
+
+    room: RoomName
+    seq: Seq
 
 
 class ReadHistory(Payload):
@@ -81,8 +122,28 @@ class ListRooms(Payload):
     pass
 
 
+class ListMembers(Payload):
+    room: RoomName
+
+
+class MarkRead(Payload):
+    """``data`` of ``chat.read``: the user has read all up to ``seq``."""
+
+    room: RoomName
+    seq: Seq
+
+
 class Typing(Payload):
     room: RoomName
+
+
+# Answers
+
+
+class Created(Payload):
+    """Answer to ``chat.create``."""
+
+    room: str
 
 
 class Joined(Payload):
@@ -99,11 +160,10 @@ class Left(Payload):
     room: str
 
 
-class MemberChange(Payload):
-    """Pushes ``chat.joined`` and ``chat.left``."""
+class Invited(Payload):
+    """Answer to ``chat.invite``."""
 
     room: str
-    seq: int
     user: str
 
 
@@ -115,8 +175,20 @@ class Sent(Payload):
     sent_at: int
 
 
+class MessageChanged(Payload):
+    """Answer to ``chat.edit`` and ``chat.delete``; ``seq`` is the message's."""
+
+    room: str
+    seq: int
+
+
 class Message(Payload):
-    """Push ``chat.message``, and one entry of a history. ``sent_at`` is Unix milliseconds."""
+    """Push ``chat.message``, and one entry of a history. Times are Unix milliseconds.
+
+    Attributes:
+        text: Empty once the message is deleted.
+        edited_at, deleted_at: When that was last done, if it was; only in histories.
+    """
 
     room: str
     seq: int
@@ -124,6 +196,8 @@ class Message(Payload):
     text: str
     sent_at: int
     client_ref: str | None = None
+    edited_at: int | None = None
+    deleted_at: int | None = None
 
 
 class History(Payload):
@@ -140,7 +214,8 @@ class RoomSummary(Payload):
     Attributes:
         seq: Where the room's stream stands.
         read_seq: How far the user has read.
-        unread: Messages of others after that; counted up to 1,000.
+        unread: Messages of others after that, but for deleted ones; counted up to 1,000.
+        private: There when only those who are invited may join.
     """
 
     room: str
@@ -148,12 +223,73 @@ class RoomSummary(Payload):
     seq: int
     read_seq: int
     unread: int
+    private: Literal[True] | None = None
+
+
+class Invitation(Payload):
+    """Push ``chat.invited``, and one entry of ``chat.rooms``: ``by`` asks the user to join."""
+
+    room: str
+    title: str
+    by: str
 
 
 class RoomList(Payload):
-    """Answer to ``chat.rooms``, by name; the first 1,000."""
+    """Answer to ``chat.rooms``, by name; the first 1,000 of each kind. ``invitations`` is there if there are any."""
 
     rooms: list[RoomSummary]
+    invitations: list[Invitation] | None = None
+
+
+class MemberState(Payload):
+    """One entry of ``chat.members``; ``online`` says whether the user has a connection open."""
+
+    user: str
+    online: bool
+
+
+class MemberList(Payload):
+    """Answer to ``chat.members``, by name; the first 1,000."""
+
+    room: str
+    members: list[MemberState]
+
+
+class ReadPosition(Payload):
+    """Answer to ``chat.read``: how far the user has read now."""
+
+    room: str
+    seq: int
+
+
+# Pushes
+
+
+class MemberChange(Payload):
+    """Pushes ``chat.joined`` and ``chat.left``."""
+
+    room: str
+    seq: int
+    user: str
+
+
+class MessageEdited(Payload):
+    """Push ``chat.edited``; ``seq`` is the message's. ``edited_at`` is Unix milliseconds."""
+
+    room: str
+    seq: int
+    user: str
+    text: str
+    edited_at: int
+
+
+class MessageDeleted(Payload):
+    """Push ``chat.deleted``; ``seq`` is the message's. ``deleted_at`` is Unix milliseconds."""
+
+    room: str
+    seq: int
+    user: str
+    deleted_at: int
 
 
 class TypingTold(Payload):
@@ -161,3 +297,53 @@ class TypingTold(Payload):
 
     room: str
     user: str
+
+
+class ReadTold(Payload):
+    """Push ``chat.read``: ``user`` has read all up to ``seq``."""
+
+    room: str
+    user: str
+    seq: int
+
+
+class PresenceTold(Payload):
+    """Push ``chat.presence``: the user's first connection is open, or the last one is gone."""
+
+    room: str
+    user: str
+    online: bool
+
+
+# The domain as tables
+
+#: Action → what ``data`` must be, and what answers it (``None``: an empty object).
+ACTIONS: Final[Mapping[str, tuple[type[Payload], type[Payload] | None]]] = {
+    "chat.create": (CreateRoom, Created),
+    "chat.join": (JoinRoom, Joined),
+    "chat.leave": (LeaveRoom, Left),
+    "chat.invite": (Invite, Invited),
+    "chat.send": (SendMessage, Sent),
+    "chat.direct": (SendDirect, Sent),
+    "chat.edit": (EditMessage, MessageChanged),
+    "chat.delete": (DeleteMessage, MessageChanged),
+    "chat.history": (ReadHistory, History),
+    "chat.rooms": (ListRooms, RoomList),
+    "chat.members": (ListMembers, MemberList),
+    "chat.read": (MarkRead, ReadPosition),
+    "chat.typing": (Typing, None),
+    "chat.resume": (Resume, ResumeAnswer),
+}
+
+#: Push → its ``data``.
+PUSHES: Final[Mapping[str, type[Payload]]] = {
+    "chat.message": Message,
+    "chat.edited": MessageEdited,
+    "chat.deleted": MessageDeleted,
+    "chat.joined": MemberChange,
+    "chat.left": MemberChange,
+    "chat.invited": Invitation,
+    "chat.typing": TypingTold,
+    "chat.read": ReadTold,
+    "chat.presence": PresenceTold,
+}

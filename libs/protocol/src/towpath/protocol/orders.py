@@ -3,6 +3,7 @@
 Money is exact: decimal in, a string with two decimals out.
 """
 
+from collections.abc import Mapping
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Final, Self
@@ -11,6 +12,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from towpath.protocol.envelope import Id
 from towpath.protocol.fields import MAX_AMOUNT, Currency, Json, Money, Name, Payload, Text
+from towpath.protocol.streams import Resume, ResumeAnswer
 
 DOMAIN: Final = "order"
 STREAM_PREFIX: Final = "order:"
@@ -150,3 +152,16 @@ class OrderAnnounced(OrderState):
     """``data`` of the events this service publishes: ``order.created``, ``order.cancelled``."""
 
     user_id: str
+
+
+#: Action → what ``data`` must be, and what answers it (``None``: an empty object).
+ACTIONS: Final[Mapping[str, tuple[type[Payload], type[Payload] | None]]] = {
+    "order.submit": (SubmitOrder, OrderAnswer),
+    "order.cancel": (CancelOrder, CancelAnswer),
+    "order.get": (GetOrder, OrderView),
+    "order.list": (ListOrders, OrderPage),
+    "order.resume": (Resume, ResumeAnswer),
+}
+
+#: Push → its ``data``.
+PUSHES: Final[Mapping[str, type[Payload]]] = {"order.updated": OrderState}

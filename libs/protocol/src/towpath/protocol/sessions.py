@@ -7,16 +7,35 @@ from pydantic import StringConstraints
 from towpath.protocol.fields import Payload, Text
 
 _Word = Annotated[Text, StringConstraints(min_length=1, max_length=256)]
+#: What tells one run of a gateway from the next one under the same id; empty from who does not say.
+_Incarnation = Annotated[Text, StringConstraints(max_length=64)]
 
 
 class SessionEvent(Payload):
-    """``data`` of ``session.started`` and ``session.ended``.
+    """What ``session.started`` and ``session.ended`` have in common.
 
     Attributes:
+        incarnation: The run of the gateway; the connections of an earlier run are gone.
         code: The close code, once the connection has ended.
     """
 
     user_id: _Word
     connection_id: _Word
     gateway_id: _Word
+    incarnation: _Incarnation = ""
     code: int | None = None
+
+
+class SessionStarted(SessionEvent):
+    """``data`` of ``session.started``."""
+
+
+class SessionEnded(SessionEvent):
+    """``data`` of ``session.ended``."""
+
+
+class GatewayAlive(Payload):
+    """``data`` of ``session.alive``: the gateway runs, and so do the connections it has told of and not ended."""
+
+    gateway_id: _Word
+    incarnation: _Incarnation = ""

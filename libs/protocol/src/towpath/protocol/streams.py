@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from towpath.protocol.envelope import MAX_STREAM_LENGTH
+from towpath.protocol.fields import Payload
 
 
 class Arrival(Enum):
@@ -51,10 +52,8 @@ class Positions:
         return dict(self._last)
 
 
-class Resume(BaseModel):
+class Resume(Payload):
     """``data`` of ``<domain>.resume``."""
-
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
     positions: Annotated[
         dict[
@@ -65,7 +64,7 @@ class Resume(BaseModel):
     ]
 
 
-class Resumed(BaseModel):
+class Resumed(Payload):
     """Where one stream stands after a resume.
 
     Attributes:
@@ -75,3 +74,9 @@ class Resumed(BaseModel):
 
     seq: int
     complete: bool
+
+
+class ResumeAnswer(Payload):
+    """Answer to ``<domain>.resume``."""
+
+    streams: dict[str, Resumed]

@@ -6,7 +6,9 @@ they check first, change then, and return an :class:`~towpath.servicekit.outcome
 
 Guarantees:
 
-* A request that changes state has its effect once, and the same outcome each time it is delivered or repeated.
+* A request that changes state has its effect once, and the same outcome each time it is delivered or repeated. Only
+  groups are changed to what is right by then: a repetition brings nobody back to one that they have left since, nor
+  takes them from one that they have joined since (:mod:`towpath.servicekit.groups`).
 * Three kinds of failure: what cannot be read is parked; a :class:`~towpath.protocol.errors.TowpathError` is an
   ``error`` answer (for an event: parked); anything else is retried and at last parked.
 * When a batch fails as a whole its members are run one by one, so that one poison message harms nobody else. When
@@ -31,7 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from towpath.protocol.envelope import make_error
 from towpath.protocol.errors import TowpathError
 from towpath.protocol.messages import NO_JSON, Session
-from towpath.servicekit import inbox, requests
+from towpath.servicekit import groups, inbox, requests
 from towpath.servicekit.broker.interface import Delivery
 from towpath.servicekit.database import Database
 from towpath.servicekit.failures import Failures
@@ -65,12 +67,18 @@ U = TypeVar("U", bound=UnitOfWork)
 
 @dataclass(frozen=True, slots=True)
 class Store(Generic[U]):
-    """Where a service keeps things, and how a unit of work on a connection is made."""
+    """Where a service keeps things, and how a unit of work on a connection is made.
+
+    Attributes:
+        may_hear: Asked at most once a batch, where a repetition names groups, or several requests the same one.
+            Without it, groups are changed as the outcomes say.
+    """
 
     database: Database
     inbox: sa.Table
     streams: StreamTables
     unit: Callable[[AsyncConnection], U]
+    may_hear: groups.MayHear | None = None
 
 
 class Dispatcher(Generic[U]):
@@ -202,8 +210,9 @@ class Dispatcher(Generic[U]):
         changes = [request for request in batch if request.handler.changes]
         reads = [request for request in batch if not request.handler.changes]
         results: dict[Request, Result] = {}
+        notes = any(request.handler.notes for request in reads)
         database = store.database
-        async with database.transaction() if changes else database.reading() as connection:
+        async with database.transaction() if changes or notes else database.reading() as connection:
             if changes:
                 await self._run_changes(store, connection, changes, results)
             if reads:
@@ -211,6 +220,8 @@ class Dispatcher(Generic[U]):
                 unit = store.unit(connection)
                 await unit.load(reads)
                 results |= {request: self._handle(request, unit) for request in reads}
+                if notes:
+                    await unit.save()
         self._unit_seconds.record(perf_counter() - started)
         return results
 
@@ -247,6 +258,8 @@ class Dispatcher(Generic[U]):
         if new:
             await unit.save()
             await inbox.store(connection, store.inbox, new)
+        if store.may_hear is not None:
+            await groups.correct(connection, store.may_hear, results.values())
 
     def _handle(self, request: Request, unit: U | None) -> Result:
         envelope, session = request.envelope, request.session

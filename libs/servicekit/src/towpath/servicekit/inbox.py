@@ -1,7 +1,8 @@
 """The inbox: for every request that changed state, the whole outcome, committed with the effect.
 
 Guarantees: a ``(user, msg_id)`` has its effect once within the retention; a redelivery publishes the same outcome
-again byte for byte; a client's repetition gets the same answer. Growth is bounded: old rows go in small steps.
+again byte for byte, but for groups that the user may not hear any more; a client's repetition gets the same
+answer. Growth is bounded: old rows go in small steps.
 """
 
 from collections.abc import Iterable, Mapping

@@ -90,6 +90,8 @@ class Outgoing(msgspec.Struct, frozen=True, array_like=True):
 class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
     """A finished outcome as bytes: what the inbox keeps and every repetition publishes again.
 
+    Its answer and pushes stay what they were. What it does to groups, and replays, is what :meth:`within` leaves.
+
     Attributes:
         answer: Raw JSON of the answering envelope; empty when there is none (yet).
     """
@@ -99,6 +101,24 @@ class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
     subscribe: list[str] = []
     unsubscribe: list[str] = []
     replay: dict[str, int] = {}
+
+    @property
+    def heard(self) -> set[str]:
+        """The groups and streams it names."""
+        return {*self.subscribe, *self.unsubscribe, *self.replay}
+
+    def within(self, right: Container[str]) -> "Settled":
+        """The same as far as it is right by now.
+
+        Args:
+            right: The groups and streams that the user may hear: only these are joined, and all others may be left.
+        """
+        return msgspec.structs.replace(
+            self,
+            subscribe=[group for group in self.subscribe if group in right],
+            unsubscribe=[group for group in self.unsubscribe if group not in right],
+            replay={stream: seq for stream, seq in self.replay.items() if stream in right},
+        )
 
 
 def answer_data(answer: Answer) -> Mapping[str, Any]:

@@ -28,11 +28,14 @@ class Handler:
         model: What ``data`` must be.
         run: ``(payload, session, unit of work)`` for commands, ``(payload, unit of work)`` for events.
         changes: Whether it changes state; it then has an inbox row. Reads and passing signals have none.
+        notes: Whether it takes note of something, which done twice is as done once: it is saved, has no inbox row,
+            and sees what the batch changed.
     """
 
     model: type[BaseModel]
     run: Callable[..., Outcome]
     changes: bool = True
+    notes: bool = False
 
 
 Handlers = Mapping[str, Handler]

@@ -1,11 +1,11 @@
 """A service: the owner of one domain, put together from the kit.
 
 ``app.py`` of a service says what it is (:class:`Service`); :func:`serve_domain` is how every service runs: declare,
-consume, dispatch, sweep, and on stop drain in the one right order.
+consume, dispatch, sweep, keep timers, and on stop drain in the one right order.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from towpath.servicekit.consumer import Consumer
 from towpath.servicekit.database import Database, forget
 from towpath.servicekit.dispatcher import Dispatcher, Store, U
 from towpath.servicekit.failures import DELIVERY_LIMIT, Failures
+from towpath.servicekit.groups import MayHear
 from towpath.servicekit.health import Health, serve_admin
 from towpath.servicekit.publisher import Publisher
 from towpath.servicekit.requests import Handlers
@@ -38,6 +39,7 @@ from towpath.servicekit.run import or_stopped
 from towpath.servicekit.settings import ServiceSettings
 from towpath.servicekit.streams import StreamTables
 from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.timers import Hearing, Timer, keep
 
 log = structlog.get_logger(__name__)
 
@@ -53,12 +55,14 @@ class Storage(Generic[U]):
     Attributes:
         unit: Makes a unit of work on a connection.
         migrations: The Alembic folder.
+        may_hear: See :class:`~towpath.servicekit.dispatcher.Store`.
     """
 
     inbox: sa.Table
     streams: StreamTables
     unit: Callable[[AsyncConnection], U]
     migrations: Path
+    may_hear: MayHear | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ class Service(Generic[U]):
         commands: Action → handler.
         events: Event on ``towpath.events`` → handler; these are bound.
         storage: ``None`` for a service that keeps nothing.
+        timers: What it does by itself, on every replica; only with a storage.
     """
 
     name: str
@@ -78,6 +83,7 @@ class Service(Generic[U]):
     commands: Handlers
     events: Handlers = field(default_factory=dict)
     storage: Storage[U] | None = None
+    timers: Sequence[Timer] = ()
 
 
 def topology(service: Service[Any], max_length: int) -> Topology:
@@ -159,6 +165,11 @@ async def serve_domain(
 
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(consumer.run(stop, running=running), name=f"{name}: consume")
+            if service.timers and store is not None and await or_stopped(consuming.wait(), stop):
+                hearing = Hearing(broker)
+                for timer in service.timers:
+                    keeping = keep(timer, store.database, publisher, hearing, stop)
+                    tasks.create_task(keeping, name=f"{name}: {timer.name}")
             await stop.wait()
             health.draining = True
 
@@ -173,7 +184,7 @@ async def _open_store(
     async with Database.open(
         settings.database_url, migrations=storage.migrations, version_table=f"{name}_version"
     ) as database:
-        yield Store(database, storage.inbox, storage.streams, storage.unit)
+        yield Store(database, storage.inbox, storage.streams, storage.unit, storage.may_hear)
 
 
 async def _sweep(store: Store[Any] | None, settings: ServiceSettings) -> None:

@@ -156,14 +156,7 @@ def _directed(result: Result, session: Session, replays: Mapping[str, Replay]) -
     if not answer and result.request is not None and result.outcome is not None:
         answer = answer_json(result.request, result.outcome, replays, result.traceparent)
     if answer:
-        items.append(
-            Directed(
-                connection_id=session.connection_id,
-                envelope=answer,
-                subscribe=settled.subscribe,
-                unsubscribe=settled.unsubscribe,
-            )
-        )
+        items.append(Directed(connection_id=session.connection_id, envelope=answer))
     return items
 
 

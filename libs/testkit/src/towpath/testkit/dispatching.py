@@ -10,7 +10,7 @@ The test chooses what is one batch, and whether the broker brings it for the fir
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -48,11 +48,13 @@ from towpath.servicekit.publisher import Publisher
 from towpath.servicekit.service import Service, topology, work_queues
 from towpath.servicekit.settings import ServiceSettings
 from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.timers import Turn
 
 S = TypeVar("S", bound=ServiceSettings)
 
 GATEWAY: Final = "gw-1"
 _PLENTY: Final = 1_000_000
+_LONG_SECONDS: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +133,7 @@ class ServiceUnderTest:
         self._handing_over = asyncio.Lock()
         self._replicas: list[Dispatcher[Any]] = []
         self._databases: list[Database] = []
+        self._publishers: list[Publisher] = []
         self._answers: dict[str, list[Envelope]] = {}
         self.heard: list[Heard] = []
 
@@ -168,8 +171,9 @@ class ServiceUnderTest:
                 )
             )
             self._databases.append(database)
-            store = Store(database, storage.inbox, storage.streams, storage.unit)
+            store = Store(database, storage.inbox, storage.streams, storage.unit, storage.may_hear)
         publisher = await stack.enter_async_context(Publisher.open(broker, service.name, settings, telemetry))
+        self._publishers.append(publisher)
         self._replicas.append(
             Dispatcher(
                 service.commands,
@@ -200,6 +204,14 @@ class ServiceUnderTest:
         settled = await self._replicas[replica].dispatch(deliveries)
         await settled
         self._listen()
+
+    async def turn(
+        self, run: Callable[[Turn], Awaitable[bool]], *, replica: int = 0, heard_for: float = _LONG_SECONDS
+    ) -> bool:
+        """Give a timer one turn, and wait until all that it tells is published; returns what the turn returns."""
+        more = await run(Turn(self._databases[replica], self._publishers[replica], heard_for))
+        self._listen()
+        return more
 
     async def rows(self, table: sa.Table) -> list[sa.Row[Any]]:
         """All rows of a table."""

@@ -11,7 +11,16 @@ import msgspec
 from towpath.gateway.app import serve
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.envelope import make
-from towpath.protocol.routes import COMMANDS, EVENTS, EXCHANGES, PUSH, connection_key
+from towpath.protocol.routes import (
+    COMMANDS,
+    EVENTS,
+    EXCHANGES,
+    PUSH,
+    SESSION_ALIVE,
+    SESSION_ENDED,
+    SESSION_STARTED,
+    connection_key,
+)
 from towpath.servicekit.broker.interface import (
     Binding,
     Broker,
@@ -30,16 +39,22 @@ from towpath.testkit.processes import free_port
 from towpath.testkit.tokens import SECRET, a_token
 
 COMMAND_QUEUE = Queue(name="echo.commands", bindings=[Binding(COMMANDS, "echo.*")], max_length=1000)
-EVENT_QUEUE = Queue(name="watcher.events", bindings=[Binding(EVENTS, "session.*")])
+EVENT_QUEUE = Queue(
+    name="watcher.events", bindings=[Binding(EVENTS, name) for name in (SESSION_STARTED, SESSION_ENDED)]
+)
+ALIVE_QUEUE = Queue(name="watcher.alive", bindings=[Binding(EVENTS, SESSION_ALIVE)])
 
 
 class Backend:
     """The far side of the broker: takes commands of the domain ``echo``, pushes what a test wants."""
 
-    def __init__(self, broker: Broker, commands: Subscription, events: Subscription) -> None:
+    def __init__(
+        self, broker: Broker, commands: Subscription, events: Subscription, signs: Subscription
+    ) -> None:
         self.broker = broker
         self._commands = commands
         self._events = events
+        self._signs = signs
 
     async def command(self) -> tuple[dict[str, Any], Delivery]:
         """The next command; a batch of one."""
@@ -51,8 +66,12 @@ class Backend:
         return body if isinstance(body, list) else [body]
 
     async def event(self) -> dict[str, Any]:
-        """The next session event."""
+        """The next session event of a connection."""
         return (await self._next(self._events))[0]
+
+    async def alive(self) -> dict[str, Any]:
+        """The next sign of life of a gateway."""
+        return (await self._next(self._signs))[0]
 
     async def push(self, key: str, body: Any) -> None:
         """Publish to ``towpath.push``; bytes go as they are."""
@@ -160,12 +179,14 @@ async def a_gateway(
 async def a_backend(hub: MemoryHub) -> AsyncIterator[Backend]:
     """The far side of a broker."""
     async with hub.connect(name="backend") as broker:
-        await broker.declare(Topology([Exchange(name) for name in EXCHANGES], [COMMAND_QUEUE, EVENT_QUEUE]))
+        queues = [COMMAND_QUEUE, EVENT_QUEUE, ALIVE_QUEUE]
+        await broker.declare(Topology([Exchange(name) for name in EXCHANGES], queues))
         async with (
             broker.subscribe(COMMAND_QUEUE, prefetch=1000) as commands,
             broker.subscribe(EVENT_QUEUE, prefetch=1000) as events,
+            broker.subscribe(ALIVE_QUEUE, prefetch=1000) as signs,
         ):
-            yield Backend(broker, commands, events)
+            yield Backend(broker, commands, events, signs)
 
 
 async def _answers(gateway: GatewayUnderTest, serving: "asyncio.Task[None]") -> bool:

@@ -1,26 +1,44 @@
 """The chat service: owns the domain ``chat``, and keeps every connection in the groups of its user's rooms."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from towpath.chat.handlers import COMMANDS, EVENTS
+from towpath.chat.presence import Presence
+from towpath.chat.reading import may_hear
 from towpath.chat.repository import Rooms
 from towpath.chat.settings import ChatSettings
 from towpath.chat.tables import INBOX, STREAMS
 from towpath.protocol.chat import DOMAIN
 from towpath.servicekit.broker import Connect, connect
 from towpath.servicekit.service import Service, Storage, serve_domain
+from towpath.servicekit.timers import Timer
+
+#: Seconds between two looks at who came and went: what the others wait for at most.
+_LOOK_SECONDS: Final = 0.25
+_FORGET_SECONDS: Final = 60.0
 
 CHAT: Final = Service(
     name="chat",
     domain=DOMAIN,
     commands=COMMANDS,
     events=EVENTS,
-    storage=Storage(INBOX, STREAMS, Rooms, Path(__file__).parent / "migrations"),
+    storage=Storage(INBOX, STREAMS, Rooms, Path(__file__).parent / "migrations", may_hear=may_hear),
 )
 
 
 async def serve(settings: ChatSettings, stop: asyncio.Event, connect: Connect = connect) -> None:
     """Run chat until ``stop`` is set, then let deliveries in hand finish."""
-    await serve_domain(CHAT, settings, stop, connect)
+    await serve_domain(replace(CHAT, timers=timers(settings)), settings, stop, connect)
+
+
+def timers(settings: ChatSettings) -> Sequence[Timer]:
+    """What chat does by itself: it tells who comes online and who goes offline."""
+    presence = Presence(settings)
+    return [
+        Timer("presence", _LOOK_SECONDS, presence.round),
+        Timer("presence: forget", _FORGET_SECONDS, presence.forget),
+    ]

@@ -1,4 +1,4 @@
-"""Rooms: who is in them, and what that allows. No I/O.
+"""Rooms: who is in them, what was said there, and what that allows. No I/O.
 
 Guarantee: what a method raises it raises before it changes anything.
 """
@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from towpath.protocol.chat import MAX_ROOM, direct_room, direct_users, is_direct
-from towpath.protocol.errors import Forbidden, InvalidData
+from towpath.protocol.errors import Conflict, Forbidden, InvalidData, NotFound
 
-#: Members that ``chat.join`` tells of, so that its answer fits into a frame.
+#: Members that ``chat.join`` and ``chat.members`` tell of, so that their answers pass every hop.
 LISTED: Final = 1000
 
 
@@ -22,7 +22,49 @@ class NotInRoom(Forbidden):
 
 
 class NotForDirectRooms(Forbidden):
-    """Two-person rooms are neither joined nor left."""
+    """Two-person rooms are neither made, joined nor left, and nobody is invited to them."""
+
+
+class NotInvited(Forbidden):
+    """The room is private, and nobody has asked the user to join."""
+
+    def __init__(self, room: str) -> None:
+        super().__init__(f"Room {room[:128]!r} is private: ask a member for an invitation.")
+
+
+class RoomExists(Conflict):
+    """A room of this name is there already."""
+
+    def __init__(self, room: str) -> None:
+        super().__init__(f"There is a room {room[:128]!r} already: join it, or choose another name.")
+
+
+class AlreadyInRoom(Conflict):
+    """Who is in the room needs no invitation."""
+
+    def __init__(self, room: str, user_id: str) -> None:
+        super().__init__(f"{user_id!r} is in room {room[:128]!r} already.")
+
+
+class NoSuchMessage(NotFound):
+    """No message of the room has this ``seq``."""
+
+    def __init__(self, room: str, seq: int) -> None:
+        super().__init__(f"There is no message {seq} in room {room[:128]!r}.")
+
+
+class NotTheAuthor(Forbidden):
+    """Somebody else wrote the message."""
+
+    def __init__(self, seq: int) -> None:
+        super().__init__(f"Message {seq} is somebody else's: only its author may change it.")
+
+
+class MessageDeleted(Conflict):
+    """The message is deleted already."""
+
+    def __init__(self, seq: int) -> None:
+        super().__init__(f"Message {seq} is deleted.")
 
 
 class NamesTooLong(InvalidData):
@@ -45,26 +87,54 @@ class Member:
     is_gone: bool = False
     is_changed: bool = False
 
-    def has_read(self, seq: int) -> None:
-        """Take note that the user knows all up to ``seq``; it only grows."""
-        if seq > self.read_seq:
-            self.read_seq = seq
-            self.is_changed = True
+    def has_read(self, seq: int) -> bool:
+        """Take note that the user knows all up to ``seq``; it only grows. Returns whether it did."""
+        if seq <= self.read_seq:
+            return False
+        self.read_seq = seq
+        self.is_changed = True
+        return True
+
+
+@dataclass(slots=True)
+class Guest:
+    """One user who is asked into one room.
+
+    Attributes:
+        by: Who asked, the last one if there were several.
+        is_stored: Whether the database has a row of it.
+        has_come: The invitation is used up.
+    """
+
+    user_id: str
+    by: str
+    is_stored: bool = False
+    has_come: bool = False
+    is_changed: bool = False
 
 
 @dataclass(slots=True)
 class Room:
-    """A room, with those of its members that matter just now.
+    """A room, with those of its members and guests that matter just now.
 
     Attributes:
-        listed: The first members, sorted: those that ``chat.join`` tells of. Kept up to date where loaded.
-        is_new: There was no such room before.
+        title: What it is called, where that is not its name.
+        private: Whether only those who are invited may join.
+        created_by: Who made it, where that is known.
+        is_there: Whether there is such a room. Known where loaded; as is all above.
+        is_stored: Whether the database has a row of it.
+        listed: The first members, sorted. Kept up to date where loaded.
     """
 
     name: str
+    title: str | None = None
+    private: bool = False
+    created_by: str | None = None
+    is_there: bool = False
+    is_stored: bool = False
     listed: list[str] = field(default_factory=list)
-    is_new: bool = False
     members: dict[str, Member] = field(default_factory=dict)
+    guests: dict[str, Guest] = field(default_factory=dict)
 
     @property
     def is_direct(self) -> bool:
@@ -95,8 +165,43 @@ class Room:
             raise NotInRoom(self.name)
         return self.members[user_id]
 
+    def make(self, by: str, title: str | None = None, *, private: bool = False) -> None:
+        """Let the room be there, empty.
+
+        Raises:
+            RoomExists
+        """
+        if self.is_there:
+            raise RoomExists(self.name)
+        self.is_there = True
+        self.title, self.private, self.created_by = title, private, by
+
+    def invite(self, user_id: str, by: str) -> None:
+        """Ask the user in, until they come.
+
+        Raises:
+            AlreadyInRoom
+        """
+        if self.has(user_id):
+            raise AlreadyInRoom(self.name, user_id)
+        guest = self.guests.setdefault(user_id, Guest(user_id, by))
+        guest.by, guest.has_come, guest.is_changed = by, False, True
+
+    def check_open_to(self, user_id: str) -> None:
+        """Whether the user may join.
+
+        Raises:
+            NotInvited
+        """
+        guest = self.guests.get(user_id)
+        if self.private and (guest is None or guest.has_come) and not self.has(user_id):
+            raise NotInvited(self.name)
+
     def admit(self, user_id: str, read_seq: int = 0) -> None:
-        """Let the user in, who knows all up to ``read_seq``; nothing changes for who is in already."""
+        """Let the user in, who knows all up to ``read_seq``; nothing changes for who is in already.
+
+        An invitation is used up.
+        """
         if self.has(user_id):
             return
         member = self.members.setdefault(user_id, Member(user_id))
@@ -104,6 +209,8 @@ class Room:
         member.is_changed = True
         member.read_seq = read_seq
         bisect.insort(self.listed, user_id)
+        if guest := self.guests.get(user_id):
+            guest.has_come = guest.is_changed = True
 
     def dismiss(self, user_id: str) -> None:
         """Let the user go.
@@ -116,6 +223,53 @@ class Room:
             self.listed.remove(user_id)
 
 
+@dataclass(slots=True)
+class Post:
+    """A message as it is kept. Times are Unix milliseconds.
+
+    Attributes:
+        text: Empty once it is deleted.
+        size: The largest push that told of it, in bytes.
+        is_stored: Whether the database has a row of it.
+    """
+
+    room: str
+    seq: int
+    user_id: str
+    text: str
+    sent_at: int
+    size: int
+    client_ref: str | None = None
+    edited_at: int | None = None
+    deleted_at: int | None = None
+    is_stored: bool = False
+    is_changed: bool = False
+
+    def edit(self, user_id: str, text: str, at: int) -> None:
+        """Say it otherwise.
+
+        Raises:
+            NotTheAuthor, MessageDeleted
+        """
+        self._check(user_id)
+        self.text, self.edited_at, self.is_changed = text, at, True
+
+    def delete(self, user_id: str, at: int) -> None:
+        """Take it back: its text is gone for good.
+
+        Raises:
+            NotTheAuthor, MessageDeleted
+        """
+        self._check(user_id)
+        self.text, self.deleted_at, self.is_changed = "", at, True
+
+    def _check(self, user_id: str) -> None:
+        if self.user_id != user_id:
+            raise NotTheAuthor(self.seq)
+        if self.deleted_at is not None:
+            raise MessageDeleted(self.seq)
+
+
 def ordinary(room: str) -> str:
     """The name of a room that people join and leave.
 
@@ -124,7 +278,7 @@ def ordinary(room: str) -> str:
     """
     if is_direct(room):
         raise NotForDirectRooms(
-            f"{room[:128]!r} is a room of two: chat.direct opens it, nobody joins or leaves it."
+            f"{room[:128]!r} is a room of two: chat.direct opens it, nobody joins, leaves or is invited."
         )
     return room
 
@@ -141,9 +295,13 @@ def direct_name(one: str, other: str) -> str:
     return name
 
 
-def title(room: str, user_id: str) -> str:
-    """What a room is called for ``user_id``: a two-person room has the name of the other."""
+def title(room: str, given: str | None, user_id: str) -> str:
+    """What a room is called for ``user_id``: a two-person room has the name of the other.
+
+    Args:
+        given: The title it was made with.
+    """
     if not is_direct(room):
-        return room
+        return given or room
     one, other = direct_users(room)
     return other if one == user_id else one

@@ -2,15 +2,29 @@
 
 from typing import Final
 
-from towpath.chat.domain import Room, direct_name, ordinary
+from towpath.chat.domain import Room, direct_name, ordinary, title
 from towpath.chat.repository import Rooms
 from towpath.protocol.chat import (
+    Created,
+    CreateRoom,
+    DeleteMessage,
+    EditMessage,
+    Invitation,
+    Invite,
+    Invited,
     Joined,
     JoinRoom,
     LeaveRoom,
     Left,
+    ListMembers,
     ListRooms,
+    MarkRead,
+    MemberList,
+    MemberState,
+    MessageChanged,
     ReadHistory,
+    ReadPosition,
+    ReadTold,
     RoomList,
     SendDirect,
     SendMessage,
@@ -20,21 +34,32 @@ from towpath.protocol.chat import (
     is_direct,
     stream_of,
 )
-from towpath.protocol.envelope import Envelope, make
+from towpath.protocol.envelope import Envelope, make, now_ms
 from towpath.protocol.messages import Session
-from towpath.protocol.routes import SESSION_STARTED
-from towpath.protocol.sessions import SessionEvent
+from towpath.protocol.routes import SESSION_ALIVE, SESSION_ENDED, SESSION_STARTED
+from towpath.protocol.sessions import GatewayAlive, SessionEnded, SessionStarted
 from towpath.protocol.streams import Resume
 from towpath.servicekit.outcome import Outcome, Tell, resumed, to_group, to_user
 from towpath.servicekit.requests import Handler, Handlers
 
 
+def create(request: CreateRoom, session: Session, rooms: Rooms) -> Outcome:
+    room = rooms.opened(ordinary(request.room))  # raises NotForDirectRooms
+    room.make(session.user_id, request.title, private=request.private)  # raises RoomExists
+    return Outcome(
+        answer=Created(room=room.name),
+        tell=_admitted(room, session.user_id, rooms),
+        subscribe=[stream_of(room.name)],
+        replay={stream_of(room.name): rooms.seq(room)},
+    )
+
+
 def join(request: JoinRoom, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.opened(ordinary(request.room))  # raises NotForDirectRooms
-    tell: list[Tell] = []
-    if not room.has(session.user_id):
-        tell = _told(room, rooms.changed("chat.joined", room, session.user_id))
-        room.admit(session.user_id, read_seq=rooms.seq(room))
+    room.check_open_to(session.user_id)  # raises NotInvited
+    if not room.is_there:
+        room.make(session.user_id)
+    tell = [] if room.has(session.user_id) else _admitted(room, session.user_id, rooms)
     seq, stream = rooms.seq(room), stream_of(room.name)
     answer = Joined(room=room.name, seq=seq, members=room.told_members())
     # What is said between the commit and the subscription is replayed.
@@ -53,6 +78,16 @@ def leave(request: LeaveRoom, session: Session, rooms: Rooms) -> Outcome:
     )
 
 
+def invite(request: Invite, session: Session, rooms: Rooms) -> Outcome:
+    room = rooms.of_member(session.user_id, ordinary(request.room))  # raises NotForDirectRooms, NotInRoom
+    room.invite(request.user, by=session.user_id)  # raises AlreadyInRoom
+    told = Invitation(room=room.name, title=title(room.name, room.title, request.user), by=session.user_id)
+    return Outcome(
+        answer=Invited(room=room.name, user=request.user),
+        tell=[to_user(request.user, make("chat.invited", told.model_dump()))],
+    )
+
+
 def send(request: SendMessage, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
     return _sent(room, session.user_id, request.text, request.client_ref, rooms)
@@ -60,9 +95,27 @@ def send(request: SendMessage, session: Session, rooms: Rooms) -> Outcome:
 
 def direct(request: SendDirect, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.opened(direct_name(session.user_id, request.to))  # raises NamesTooLong
+    if not room.is_there:
+        room.make(session.user_id)
     for user in room.pair:
         room.admit(user)
     return _sent(room, session.user_id, request.text, None, rooms)
+
+
+def edit(request: EditMessage, session: Session, rooms: Rooms) -> Outcome:
+    room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
+    post = rooms.messages.get(room, request.seq)  # raises NoSuchMessage
+    post.edit(session.user_id, request.text, now_ms())  # raises NotTheAuthor, MessageDeleted
+    answer = MessageChanged(room=room.name, seq=post.seq)
+    return Outcome(answer=answer, tell=_told(room, rooms.messages.edited(post)))
+
+
+def delete(request: DeleteMessage, session: Session, rooms: Rooms) -> Outcome:
+    room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
+    post = rooms.messages.get(room, request.seq)  # raises NoSuchMessage
+    post.delete(session.user_id, now_ms())  # raises NotTheAuthor, MessageDeleted
+    answer = MessageChanged(room=room.name, seq=post.seq)
+    return Outcome(answer=answer, tell=_told(room, rooms.messages.deleted(post)))
 
 
 def history(request: ReadHistory, session: Session, rooms: Rooms) -> Outcome:
@@ -71,7 +124,25 @@ def history(request: ReadHistory, session: Session, rooms: Rooms) -> Outcome:
 
 
 def list_rooms(_: ListRooms, session: Session, rooms: Rooms) -> Outcome:
-    return Outcome(answer=RoomList(rooms=rooms.summaries(session.user_id)))
+    invitations = rooms.invitations(session.user_id)
+    return Outcome(answer=RoomList(rooms=rooms.summaries(session.user_id), invitations=invitations or None))
+
+
+def list_members(request: ListMembers, session: Session, rooms: Rooms) -> Outcome:
+    room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
+    members = [MemberState(user=user, online=rooms.is_online(user)) for user in room.told_members()]
+    return Outcome(answer=MemberList(room=room.name, members=members))
+
+
+def mark_read(request: MarkRead, session: Session, rooms: Rooms) -> Outcome:
+    room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
+    member = room.member(session.user_id)
+    grew = member.has_read(min(request.seq, rooms.seq(room)))
+    told = ReadTold(room=room.name, user=session.user_id, seq=member.read_seq)
+    return Outcome(
+        answer=ReadPosition(room=room.name, seq=member.read_seq),
+        tell=_told(room, make("chat.read", told.model_dump())) if grew else [],
+    )
 
 
 def typing(request: Typing, session: Session, rooms: Rooms) -> Outcome:
@@ -87,14 +158,34 @@ def resume(request: Resume, session: Session, rooms: Rooms) -> Outcome:
     return resumed(request.positions, allowed={stream_of(name) for name in names}, subscribe=_groups(names))
 
 
-def greet(event: SessionEvent, rooms: Rooms) -> Outcome:
+def greet(event: SessionStarted, rooms: Rooms) -> Outcome:
     """A connection is new: it hears the rooms of its user from now on."""
+    rooms.signs.started(event)
     session = Session(event.user_id, event.connection_id, event.gateway_id)
     return Outcome(connection=session, subscribe=_groups(rooms.names(event.user_id)))
 
 
+def part(event: SessionEnded, rooms: Rooms) -> Outcome:
+    """A connection is gone."""
+    rooms.signs.ended(event)
+    return Outcome()
+
+
+def hear(event: GatewayAlive, rooms: Rooms) -> Outcome:
+    """A gateway lives, and its connections with it."""
+    rooms.signs.alive(event)
+    return Outcome()
+
+
+def _admitted(room: Room, user_id: str, rooms: Rooms) -> list[Tell]:
+    """Let the user in; everybody is told, the user included."""
+    joined = rooms.changed("chat.joined", room, user_id)
+    room.admit(user_id, read_seq=rooms.seq(room))
+    return _told(room, joined)
+
+
 def _sent(room: Room, user_id: str, text: str, client_ref: str | None, rooms: Rooms) -> Outcome:
-    message, push = rooms.post(room, user_id, text, client_ref)
+    message, push = rooms.messages.post(room, user_id, text, client_ref)
     room.member(user_id).has_read(message.seq)
     answer = Sent(room=room.name, seq=message.seq, sent_at=message.sent_at)
     return Outcome(answer=answer, tell=_told(room, push))
@@ -112,16 +203,24 @@ def _groups(names: list[str]) -> list[str]:
 
 
 COMMANDS: Final[Handlers] = {
+    "chat.create": Handler(CreateRoom, create),
     "chat.join": Handler(JoinRoom, join),
     "chat.leave": Handler(LeaveRoom, leave),
+    "chat.invite": Handler(Invite, invite),
     "chat.send": Handler(SendMessage, send),
     "chat.direct": Handler(SendDirect, direct),
+    "chat.edit": Handler(EditMessage, edit),
+    "chat.delete": Handler(DeleteMessage, delete),
     "chat.history": Handler(ReadHistory, history, changes=False),
     "chat.rooms": Handler(ListRooms, list_rooms, changes=False),
+    "chat.members": Handler(ListMembers, list_members, changes=False),
+    "chat.read": Handler(MarkRead, mark_read),
     "chat.typing": Handler(Typing, typing, changes=False),
     "chat.resume": Handler(Resume, resume, changes=False),
 }
 
 EVENTS: Final[Handlers] = {
-    SESSION_STARTED: Handler(SessionEvent, greet, changes=False),
+    SESSION_STARTED: Handler(SessionStarted, greet, changes=False, notes=True),
+    SESSION_ENDED: Handler(SessionEnded, part, changes=False, notes=True),
+    SESSION_ALIVE: Handler(GatewayAlive, hear, changes=False, notes=True),
 }

@@ -1,23 +1,32 @@
-"""What people read: histories and lists of rooms.
+"""What people read: histories, lists of rooms, members and invitations.
 
 Guarantees: the number of statements does not depend on the number of questions (but for one statement each 200);
 every answer is bounded.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.chat.domain import LISTED, title
-from towpath.chat.tables import MEMBERS, MESSAGES, STREAMS
-from towpath.protocol.chat import STREAM_PREFIX, History, Message, ReadHistory, RoomSummary
+from towpath.chat.tables import INVITATIONS, MEMBERS, MESSAGES, ROOMS, STREAMS
+from towpath.protocol.chat import (
+    STREAM_PREFIX,
+    History,
+    Invitation,
+    Message,
+    ReadHistory,
+    RoomSummary,
+    stream_of,
+)
+from towpath.servicekit.database import pairs
 from towpath.servicekit.streams import batched
 
 #: Bytes that a history holds before it leaves the rest to the next request, so that it passes every hop.
 HISTORY_BYTES: Final = 256 * 1024
-#: Rooms that ``chat.rooms`` tells of, and messages it counts as unread in each.
+#: Rooms and invitations that ``chat.rooms`` tells of, and messages it counts as unread in each.
 ROOMS_TOLD: Final = 1000
 UNREAD_COUNTED: Final = 1000
 #: SQLite takes 500 at most: https://www.sqlite.org/limits.html#max_compound_select
@@ -30,7 +39,7 @@ _HISTORY: Final = """
         SELECT {number} AS number, page.*, COUNT(*) OVER () AS found,
                SUM(page.size) OVER (ORDER BY page.seq {order}) - page.size AS bytes_before
         FROM (
-            SELECT room, seq, user_id, text, client_ref, sent_at, size FROM chat_messages
+            SELECT room, seq, user_id, text, client_ref, sent_at, edited_at, deleted_at, size FROM chat_messages
             WHERE room = :room_{number} AND seq {side} ORDER BY seq {order} LIMIT {limit} + 1
         ) AS page
     ) AS counted WHERE bytes_before < {bytes}
@@ -63,13 +72,24 @@ async def read_summaries(connection: AsyncConnection, users: Iterable[str]) -> d
             summaries[row.user_id].append(
                 RoomSummary(
                     room=row.room,
-                    title=title(row.room, row.user_id),
+                    title=title(row.room, row.title, row.user_id),
                     seq=row.head,
                     read_seq=row.read_seq,
                     unread=row.unread,
+                    private=True if row.private else None,
                 )
             )
     return {user: sorted(found, key=lambda summary: summary.room) for user, found in summaries.items()}
+
+
+async def read_invitations(connection: AsyncConnection, users: Iterable[str]) -> dict[str, list[Invitation]]:
+    """The invitations of each user, by room; the first :data:`ROOMS_TOLD`."""
+    invitations: dict[str, list[Invitation]] = {user: [] for user in sorted(users)}
+    if invitations:
+        for row in await connection.execute(_invitations(list(invitations))):
+            told = Invitation(room=row.room, title=title(row.room, row.title, row.user_id), by=row.invited_by)
+            invitations[row.user_id].append(told)
+    return {user: sorted(found, key=lambda told: told.room) for user, found in invitations.items()}
 
 
 async def read_names(connection: AsyncConnection, users: Iterable[str]) -> dict[str, list[str]]:
@@ -82,6 +102,16 @@ async def read_names(connection: AsyncConnection, users: Iterable[str]) -> dict[
         for row in rows:
             names[row.user_id].append(row.room)
     return {user: sorted(found) for user, found in names.items()}
+
+
+async def may_hear(connection: AsyncConnection, wanted: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Those pairs of a user and a room's stream whose user is in the room."""
+    rooms = {(stream.removeprefix(STREAM_PREFIX), user) for user, stream in wanted}
+    key = sa.tuple_(MEMBERS.c.room, MEMBERS.c.user_id)
+    rows = await connection.execute(
+        sa.select(MEMBERS.c.room, MEMBERS.c.user_id).where(key.in_(pairs(connection, rooms)))
+    )
+    return {(row.user_id, stream_of(row.room)) for row in rows}
 
 
 async def read_listed(connection: AsyncConnection, rooms: Iterable[str]) -> dict[str, list[str]]:
@@ -128,14 +158,14 @@ def _history(number: int, request: ReadHistory) -> str:
 
 
 def _summaries(users: Sequence[str]) -> sa.Select[Any]:
-    place = sa.func.row_number().over(partition_by=MEMBERS.c.user_id, order_by=MEMBERS.c.room)
-    member = sa.select(MEMBERS, place.label("place")).where(MEMBERS.c.user_id.in_(users)).subquery()
+    member = _first_of(MEMBERS, users)
     unread = (
         sa.select(sa.literal(1))
         .where(
             MESSAGES.c.room == member.c.room,
             MESSAGES.c.seq > member.c.read_seq,
             MESSAGES.c.user_id != member.c.user_id,
+            MESSAGES.c.deleted_at.is_(None),
         )
         .limit(UNREAD_COUNTED)
         .correlate(member)
@@ -144,10 +174,26 @@ def _summaries(users: Sequence[str]) -> sa.Select[Any]:
     counted = sa.select(sa.func.count()).select_from(unread).correlate(member).scalar_subquery()
     stream = sa.literal(STREAM_PREFIX).concat(member.c.room)
     return (
-        sa.select(member, STREAMS.heads.c.head, counted.label("unread"))
+        sa.select(member, ROOMS.c.title, ROOMS.c.private, STREAMS.heads.c.head, counted.label("unread"))
+        .join(ROOMS, ROOMS.c.room == member.c.room)
         .join(STREAMS.heads, STREAMS.heads.c.stream == stream)
         .where(member.c.place <= ROOMS_TOLD)
     )
+
+
+def _invitations(users: Sequence[str]) -> sa.Select[Any]:
+    guest = _first_of(INVITATIONS, users)
+    return (
+        sa.select(guest, ROOMS.c.title)
+        .join(ROOMS, ROOMS.c.room == guest.c.room)
+        .where(guest.c.place <= ROOMS_TOLD)
+    )
+
+
+def _first_of(table: sa.Table, users: Sequence[str]) -> sa.Subquery:
+    """The rows of ``users`` in ``table``, with a ``place`` by room for each user."""
+    place = sa.func.row_number().over(partition_by=table.c.user_id, order_by=table.c.room)
+    return sa.select(table, place.label("place")).where(table.c.user_id.in_(users)).subquery()
 
 
 def _message(row: Any) -> Message:
@@ -158,4 +204,6 @@ def _message(row: Any) -> Message:
         text=row.text,
         sent_at=row.sent_at,
         client_ref=row.client_ref,
+        edited_at=row.edited_at,
+        deleted_at=row.deleted_at,
     )

@@ -10,16 +10,30 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from towpath.chat.domain import Member, NotInRoom, Room
-from towpath.chat.reading import read_histories, read_listed, read_names, read_summaries
-from towpath.chat.tables import MEMBERS, MESSAGES, ROOMS, STREAMS
+from towpath.chat.domain import Guest, Member, NotInRoom, Room
+from towpath.chat.messages import Messages
+from towpath.chat.presence import read_online
+from towpath.chat.reading import (
+    read_histories,
+    read_invitations,
+    read_listed,
+    read_names,
+    read_summaries,
+)
+from towpath.chat.signs import Clock, Signs
+from towpath.chat.tables import INVITATIONS, MEMBERS, ROOMS, STREAMS
 from towpath.protocol.chat import (
     MAX_ROOM,
+    CreateRoom,
+    DeleteMessage,
+    EditMessage,
     History,
+    Invitation,
+    Invite,
     JoinRoom,
+    ListMembers,
     ListRooms,
     MemberChange,
-    Message,
     ReadHistory,
     RoomSummary,
     SendDirect,
@@ -28,7 +42,7 @@ from towpath.protocol.chat import (
     stream_of,
 )
 from towpath.protocol.envelope import Envelope, now_ms
-from towpath.protocol.sessions import SessionEvent
+from towpath.protocol.sessions import SessionEvent, SessionStarted
 from towpath.protocol.streams import Resume
 from towpath.servicekit.database import pairs
 from towpath.servicekit.requests import Request
@@ -36,15 +50,23 @@ from towpath.servicekit.streams import Streams
 
 
 class Rooms:
-    """Unit of work of the chat service; see :class:`towpath.servicekit.dispatcher.UnitOfWork`."""
+    """Unit of work of the chat service; see :class:`towpath.servicekit.dispatcher.UnitOfWork`.
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    Attributes:
+        messages: What is said in the rooms.
+        signs: What gateways tell of their connections.
+    """
+
+    def __init__(self, connection: AsyncConnection, clock: Clock = now_ms) -> None:
         self._connection = connection
         self._streams = Streams(connection, STREAMS)
+        self.messages = Messages(connection, self._streams)
+        self.signs = Signs(connection, clock)
         self._rooms: dict[str, Room] = {}
-        self._messages: list[dict[str, Any]] = []
         self._histories: dict[ReadHistory, History] = {}
         self._summaries: dict[str, list[RoomSummary]] = {}
+        self._invitations: dict[str, list[Invitation]] = {}
+        self._online: set[str] = set()
         self._names: dict[str, list[str]] = {}
 
     async def load(self, requests: Sequence[Request]) -> None:
@@ -52,19 +74,30 @@ class Rooms:
         opened = {room for room, request in named if _opens(request)}
         changed = {room for room, request in named if request.handler.changes}
         await self._streams.load(map(stream_of, opened), if_there=map(stream_of, changed))
+        await self._load_rooms(opened, {room for room, r in named if isinstance(r.payload, Invite)})
         await self._load_members({(room, user) for room, r in named for user in _users_of(r)})
-        await self._load_opened(opened)
-        await self._load_listed({room for room, r in named if isinstance(r.payload, JoinRoom)})
+        # Of an invitation the last is who is invited.
+        await self._load_guests(
+            {(room, _users_of(r)[-1]) for room, r in named if isinstance(r.payload, JoinRoom | Invite)}
+        )
+        await self.messages.load(
+            {(room, r.payload.seq) for room, r in named if isinstance(r.payload, EditMessage | DeleteMessage)}
+        )
         asked = [(request.payload, _users_of(request)[0]) for request in requests]
+        listed = [p.room for p, user in asked if isinstance(p, ListMembers) and self._has(p.room, user)]
+        await self._load_listed({p.room for p, _ in asked if isinstance(p, JoinRoom)} | set(listed))
+        if listed:
+            told = {user for room in listed for user in self._rooms[room].told_members()}
+            self._online = await read_online(self._connection, told)
         self._histories = await read_histories(
             self._connection,
             [p for p, user in asked if isinstance(p, ReadHistory) and self._has(p.room, user)],
         )
-        self._summaries = await read_summaries(
-            self._connection, {user for p, user in asked if isinstance(p, ListRooms)}
-        )
+        listing = {user for p, user in asked if isinstance(p, ListRooms)}
+        self._summaries = await read_summaries(self._connection, listing)
+        self._invitations = await read_invitations(self._connection, listing)
         self._names = await read_names(
-            self._connection, {user for p, user in asked if isinstance(p, Resume | SessionEvent)}
+            self._connection, {user for p, user in asked if isinstance(p, Resume | SessionStarted)}
         )
 
     def of_member(self, user_id: str, name: str) -> Room:
@@ -93,34 +126,6 @@ class Rooms:
             lambda seq: MemberChange(room=room.name, seq=seq, user=user_id).model_dump(),
         )
 
-    def post(
-        self, room: Room, user_id: str, text: str, client_ref: str | None = None
-    ) -> tuple[Message, Envelope]:
-        """Keep a message; returns it with the durable push that tells of it."""
-        message = Message(
-            room=room.name,
-            seq=self.seq(room) + 1,
-            user=user_id,
-            text=text,
-            sent_at=now_ms(),
-            client_ref=client_ref,
-        )
-        push = self._streams.append(
-            stream_of(room.name), "chat.message", lambda _: message.model_dump(exclude_none=True)
-        )
-        self._messages.append(
-            {
-                "room": room.name,
-                "seq": message.seq,
-                "user_id": user_id,
-                "text": text,
-                "client_ref": client_ref,
-                "sent_at": message.sent_at,
-                "size": len(push.to_json()),
-            }
-        )
-        return message, push
-
     def history(self, request: ReadHistory) -> History:
         """What a member asked to read."""
         return self._histories[request]
@@ -128,6 +133,14 @@ class Rooms:
     def summaries(self, user_id: str) -> list[RoomSummary]:
         """The rooms of a user, by name, with what is unread."""
         return self._summaries[user_id]
+
+    def invitations(self, user_id: str) -> list[Invitation]:
+        """The invitations of a user, by the name of the room."""
+        return self._invitations[user_id]
+
+    def is_online(self, user_id: str) -> bool:
+        """Whether a user has a connection open; only for rooms whose members are asked for."""
+        return user_id in self._online
 
     def names(self, user_id: str) -> list[str]:
         """The names of all rooms of a user."""
@@ -137,14 +150,22 @@ class Rooms:
         await self._insert(
             ROOMS,
             [
-                {"room": room.name, "created_at": now_ms()}
+                {
+                    "room": room.name,
+                    "created_at": now_ms(),
+                    "title": room.title,
+                    "private": room.private,
+                    "created_by": room.created_by,
+                }
                 for room in self._rooms.values()
-                if room.is_new and room.members
+                if room.is_there and not room.is_stored
             ],
         )
         await self._save_members()
-        await self._insert(MESSAGES, self._messages)
+        await self._save_guests()
+        await self.messages.save()
         await self._streams.save()
+        await self.signs.save()
 
     # Inside
 
@@ -163,13 +184,24 @@ class Rooms:
         for row in await self._connection.execute(found):
             self._room(row.room).members[row.user_id] = Member(row.user_id, row.read_seq, is_stored=True)
 
-    async def _load_opened(self, names: set[str]) -> None:
-        if not names:
+    async def _load_guests(self, wanted: set[tuple[str, str]]) -> None:
+        if not wanted:
             return
-        rows = await self._connection.execute(sa.select(ROOMS.c.room).where(ROOMS.c.room.in_(sorted(names))))
-        there = {row.room for row in rows}
-        for name in names:
-            self._room(name).is_new = name not in there
+        key = sa.tuple_(INVITATIONS.c.room, INVITATIONS.c.user_id)
+        found = sa.select(INVITATIONS).where(key.in_(pairs(self._connection, wanted)))
+        for row in await self._connection.execute(found):
+            self._room(row.room).guests[row.user_id] = Guest(row.user_id, row.invited_by, is_stored=True)
+
+    async def _load_rooms(self, opened: set[str], further: set[str]) -> None:
+        for name in opened:
+            self._room(name)
+        if not opened and not further:
+            return
+        found = sa.select(ROOMS).where(ROOMS.c.room.in_(sorted(opened | further)))
+        for row in await self._connection.execute(found):
+            room = self._room(row.room)
+            room.title, room.private, room.created_by = row.title, row.private, row.created_by
+            room.is_there = room.is_stored = True
 
     async def _load_listed(self, names: set[str]) -> None:
         for name, listed in (await read_listed(self._connection, names & self._rooms.keys())).items():
@@ -200,6 +232,30 @@ class Rooms:
                 [{"which": row["room"], "whose": row["user_id"]} for row in gone],
             )
 
+    async def _save_guests(self) -> None:
+        changed = [
+            (guest, {"room": room.name, "user_id": guest.user_id})
+            for room in sorted(self._rooms.values(), key=lambda room: room.name)
+            for guest in room.guests.values()
+            if guest.is_changed
+        ]
+        here = sa.and_(
+            INVITATIONS.c.room == sa.bindparam("which"), INVITATIONS.c.user_id == sa.bindparam("whose")
+        )
+        if stored := [row for guest, row in changed if guest.is_stored]:
+            await self._connection.execute(
+                INVITATIONS.delete().where(here),
+                [{"which": row["room"], "whose": row["user_id"]} for row in stored],
+            )
+        await self._insert(
+            INVITATIONS,
+            [
+                {**row, "invited_by": guest.by, "created_at": now_ms()}
+                for guest, row in changed
+                if not guest.has_come
+            ],
+        )
+
     async def _insert(self, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
         if rows:
             await self._connection.execute(table.insert(), rows)
@@ -208,10 +264,13 @@ class Rooms:
 def _users_of(request: Request) -> list[str]:
     """Whose memberships a request is about; first who asks."""
     if request.session is None:
-        assert isinstance(request.payload, SessionEvent)
-        return [request.payload.user_id]
+        # A gateway that says that it lives speaks of nobody.
+        return [request.payload.user_id if isinstance(request.payload, SessionEvent) else ""]
     user = request.session.user_id
-    return [user, request.payload.to] if isinstance(request.payload, SendDirect) else [user]
+    match request.payload:
+        case SendDirect(to=other) | Invite(user=other):
+            return [user, other]
+    return [user]
 
 
 def _room_of(request: Request) -> str | None:
@@ -225,4 +284,6 @@ def _room_of(request: Request) -> str | None:
 def _opens(request: Request) -> bool:
     """Whether a request makes its room if it is not there."""
     payload = request.payload
-    return isinstance(payload, SendDirect) or (isinstance(payload, JoinRoom) and not is_direct(payload.room))
+    if isinstance(payload, JoinRoom | CreateRoom):
+        return not is_direct(payload.room)
+    return isinstance(payload, SendDirect)

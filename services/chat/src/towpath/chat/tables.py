@@ -4,18 +4,22 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from towpath.protocol.chat import MAX_ROOM
+from towpath.protocol.chat import MAX_ROOM, MAX_TITLE
 from towpath.servicekit.inbox import inbox_table
 from towpath.servicekit.streams import StreamTables
 
 METADATA: Final = sa.MetaData()
 INBOX: Final = inbox_table(METADATA, "chat")
 STREAMS: Final = StreamTables.define(METADATA, "chat")
+#: ``title`` is empty where a room is called by its name, ``created_by`` where nobody took note.
 ROOMS: Final = sa.Table(
     "chat_rooms",
     METADATA,
     sa.Column("room", sa.String(MAX_ROOM), primary_key=True),
     sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("title", sa.String(MAX_TITLE)),
+    sa.Column("private", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("created_by", sa.String(256)),
 )
 MEMBERS: Final = sa.Table(
     "chat_members",
@@ -25,7 +29,18 @@ MEMBERS: Final = sa.Table(
     sa.Column("read_seq", sa.BigInteger, nullable=False),
     sa.Index("ix_chat_members_user", "user_id", "room"),
 )
-#: What was said; unlike streams it is kept for good. ``size`` is the push in bytes.
+#: Who is asked into a room and has not come yet.
+INVITATIONS: Final = sa.Table(
+    "chat_invitations",
+    METADATA,
+    sa.Column("room", sa.String(MAX_ROOM), primary_key=True),
+    sa.Column("user_id", sa.String(256), primary_key=True),
+    sa.Column("invited_by", sa.String(256), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Index("ix_chat_invitations_user", "user_id", "room"),
+)
+#: What was said; unlike streams it is kept for good, but for the text of what is deleted. ``size`` is the largest
+#: push that told of it, in bytes.
 MESSAGES: Final = sa.Table(
     "chat_messages",
     METADATA,
@@ -36,4 +51,36 @@ MESSAGES: Final = sa.Table(
     sa.Column("client_ref", sa.String(128)),
     sa.Column("sent_at", sa.BigInteger, nullable=False),
     sa.Column("size", sa.Integer, nullable=False),
+    sa.Column("edited_at", sa.BigInteger),
+    sa.Column("deleted_at", sa.BigInteger),
+)
+#: Connections as gateways tell of them; ``ended_at`` stays for a while, for a start that is heard after the end.
+CONNECTIONS: Final = sa.Table(
+    "chat_connections",
+    METADATA,
+    sa.Column("connection_id", sa.String(256), primary_key=True),
+    sa.Column("user_id", sa.String(256), nullable=False, index=True),
+    sa.Column("gateway_id", sa.String(256), nullable=False),
+    sa.Column("incarnation", sa.String(64), nullable=False),
+    sa.Column("ended_at", sa.BigInteger, index=True),
+    sa.Index("ix_chat_connections_gateway", "gateway_id", "incarnation", "connection_id"),
+)
+#: Gateways, a row for each time one was started. ``over_at`` is when all its connections were lost: it fell silent,
+#: or was started anew. ``looked_up_to`` is the last of them whose user is marked for a look; none when all are.
+GATEWAYS: Final = sa.Table(
+    "chat_gateways",
+    METADATA,
+    sa.Column("gateway_id", sa.String(256), primary_key=True),
+    sa.Column("incarnation", sa.String(64), primary_key=True),
+    sa.Column("heard_at", sa.BigInteger, nullable=False),
+    sa.Column("over_at", sa.BigInteger),
+    sa.Column("looked_up_to", sa.String(256)),
+)
+#: Who is online, as others were told, and who is to be looked at, and when.
+PEOPLE: Final = sa.Table(
+    "chat_people",
+    METADATA,
+    sa.Column("user_id", sa.String(256), primary_key=True),
+    sa.Column("is_online", sa.Boolean, nullable=False),
+    sa.Column("look_at", sa.BigInteger, index=True),
 )

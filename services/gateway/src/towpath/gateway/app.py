@@ -50,12 +50,12 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
     ):
         inbound = Inbound(commands, admission, settings, telemetry)
         outbound = Outbound(members, telemetry)
-        announcer = Announcer(events, members, settings, telemetry)
+        announcer = Announcer(events, settings, telemetry)
         telemetry.gauge("connection_active", "Open connections", lambda: len(members))
         opened_total = telemetry.counter("connections_opened", "Connections that were admitted")
         health.add("broker", lambda: broker.state is BrokerState.READY)
         broker.on_rebuilt(resync(members))
-        broker.on_rebuilt(announcer.catch_up)
+        broker.on_rebuilt(announcer.announce)
 
         def refusing() -> str | None:
             if failing := health.failing():
@@ -89,10 +89,15 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
             await broker.declare(Topology([Exchange(name) for name in EXCHANGES]))
             await consumer.run(asyncio.Event(), running=consuming.set)
 
+        async def announce() -> None:
+            await consuming.wait()
+            await announcer.run()
+
         async with listener.open(), asyncio.TaskGroup() as tasks:
             working = [
                 tasks.create_task(consume(), name="gateway: consume"),
                 tasks.create_task(heartbeat.run(members, settings), name="gateway: heartbeat"),
+                tasks.create_task(announce(), name="gateway: announce"),
             ]
             log.info("serving", host=settings.host, port=settings.port, gateway_id=settings.gateway_id)
             await stop.wait()

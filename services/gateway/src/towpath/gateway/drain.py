@@ -1,6 +1,6 @@
 """Drain: a replica that stops sends its people elsewhere, in paced and jittered steps, with advice when to return.
 
-All at once would be a storm on the other replicas.
+All at once would be a storm on the other replicas: the steps spread who goes, the advice spreads who comes back.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ async def drain(members: Members, settings: GatewaySettings) -> None:
         if start:
             await asyncio.sleep(random.uniform(*_STEP_SECONDS))  # noqa: S311  # jitter
         for session in sessions[start : start + settings.drain_step]:
-            advice = settings.retry_after * random.random()  # noqa: S311  # jitter
+            advice = settings.retry_after + random.uniform(0, settings.retry_spread)  # noqa: S311  # jitter
             session.close(CloseCode.SERVICE_RESTART, "this replica restarts", retry_after=advice)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(settings.close_timeout):

@@ -48,7 +48,6 @@ class Session:
         "_settings",
         "_socket",
         "_violations",
-        "announced",
         "awaiting_accepted",
         "command_session",
         "connection_id",
@@ -69,7 +68,6 @@ class Session:
         self.in_flight = 0
         #: Requests that asked for ``accepted`` and have not had it: the answer must not overtake it.
         self.awaiting_accepted: set[str] = set()
-        self.announced = False
         self.command_session = b""
         self.take(identity)
 

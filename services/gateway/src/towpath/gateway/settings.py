@@ -41,6 +41,8 @@ class GatewaySettings(BrokerSettings):
         max_violations: Unreadable frames in a minute; past it the connection closes with 4500.
         drain_step: Connections that are closed together when the replica stops; steps are 100 to 300 ms apart.
         retry_after: Advice to those who are refused or closed, in seconds.
+        retry_spread: Seconds over which those who are closed when the replica stops are told to come back.
+        alive_interval: Seconds between two `session.alive`, by which services know that this replica lives.
         prefetch: Messages (each a batch) from the broker in hand at most.
     """
 
@@ -66,4 +68,6 @@ class GatewaySettings(BrokerSettings):
     max_violations: Annotated[int, Field(ge=1)] = 100
     drain_step: Annotated[int, Field(ge=1)] = 200
     retry_after: Seconds = 2.0
+    retry_spread: Annotated[float, Field(ge=0, le=86_400)] = 4.0
+    alive_interval: Seconds = 5.0
     prefetch: Annotated[int, Field(ge=1, le=10_000)] = 256

@@ -1,0 +1,131 @@
+"""Timers: what a service does by itself, though nobody asked.
+
+No delivery causes it, so none brings it again. A timer that tells somebody of something therefore locks what it is
+about, tells, and commits once the broker has confirmed: it is told at least once, and twice only if the commit fails.
+
+Guarantees: turns of one timer never overlap in a process; every replica runs its own. A turn that fails is logged,
+and there is another one later, with growing pauses and full jitter. No turn begins while the broker is away or
+blocked. On stop a turn may finish, for a moment.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from towpath.servicekit.broker.interface import Broker, BrokerState
+from towpath.servicekit.database import Database
+from towpath.servicekit.lanes import LaneFull
+from towpath.servicekit.outcome import Outcome, Tell, outgoing
+from towpath.servicekit.publisher import Publisher, Sending, confirmed
+
+log = structlog.get_logger(__name__)
+
+_LONGEST_PAUSE: Final = 30.0
+_FULL_PAUSE: Final = 0.02
+#: Seconds a turn may go on after the stop.
+_LAST_TURN: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one turn of a timer works with.
+
+    Attributes:
+        heard_for: Seconds that this replica has had the broker without a break: who was silent for longer was silent.
+    """
+
+    database: Database
+    publisher: Publisher
+    heard_for: float
+
+    async def tell(self, tells: Sequence[Tell]) -> None:
+        """Publish, in order; returns once the broker has all of it.
+
+        Raises:
+            BrokerError: It does not have all of it.
+        """
+        sendings: list[Sending] = []
+        for item in outgoing(Outcome(tell=tells)):
+            while True:
+                try:
+                    sendings.append(self.publisher.send(item))
+                    break
+                except LaneFull:
+                    await asyncio.sleep(_FULL_PAUSE)
+        await confirmed(sendings)
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """Something to be done again and again.
+
+    Attributes:
+        name: For logs.
+        every: Seconds between two turns.
+        run: One turn, which must be a bounded step; returns whether there is more to do at once.
+    """
+
+    name: str
+    every: float
+    run: Callable[[Turn], Awaitable[bool]]
+
+
+class Hearing:
+    """Since when a broker has been there without a break, as far as anybody looked."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._begin()
+        broker.on_rebuilt(self._begin)
+
+    def lasted(self) -> float:
+        """Seconds; 0 while the broker is away or blocked."""
+        now = asyncio.get_running_loop().time()
+        if self._broker.state is not BrokerState.READY:
+            self._since = now
+        return now - self._since
+
+    def _begin(self) -> None:
+        self._since = asyncio.get_running_loop().time()
+
+
+async def keep(
+    timer: Timer, database: Database, publisher: Publisher, hearing: Hearing, stop: asyncio.Event
+) -> None:
+    """Give ``timer`` its turns until ``stop``."""
+    turning = asyncio.create_task(_turn_and_turn(timer, database, publisher, hearing, stop), name=timer.name)
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([turning, stopping], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([turning], timeout=_LAST_TURN)
+    finally:
+        for task in (turning, stopping):
+            task.cancel()
+        await asyncio.wait([turning, stopping])
+    if not turning.cancelled():
+        turning.result()
+
+
+async def _turn_and_turn(
+    timer: Timer, database: Database, publisher: Publisher, hearing: Hearing, stop: asyncio.Event
+) -> None:
+    failures = 0
+    while not stop.is_set():
+        pause = timer.every
+        try:
+            if (heard_for := hearing.lasted()) and await timer.run(Turn(database, publisher, heard_for)):
+                pause = 0.0
+            failures = 0
+        except Exception as error:
+            failures += 1
+            log.warning("timer_failed", timer=timer.name, failures=failures, error=repr(error)[:300])
+            longest = min(_LONGEST_PAUSE, timer.every * 2 ** min(failures, 16))
+            pause = timer.every + random.uniform(0, longest)  # noqa: S311  # jitter
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await stop.wait()

@@ -1,0 +1,113 @@
+"""The messages that one unit of work touches: load, post, change, save.
+
+Guarantee: the number of statements does not depend on the number of messages.
+"""
+
+from collections.abc import Collection
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towpath.chat.domain import NoSuchMessage, Post, Room
+from towpath.chat.tables import MESSAGES
+from towpath.protocol.chat import Message, MessageDeleted, MessageEdited, stream_of
+from towpath.protocol.envelope import Envelope, now_ms
+from towpath.servicekit.database import pairs
+from towpath.servicekit.streams import Streams
+
+_COLUMNS: Final = MESSAGES.columns.keys()
+_CHANGING: Final = ("text", "size", "edited_at", "deleted_at")
+
+
+class Messages:
+    """What is said, and what becomes of it; rooms are locked by who loads them."""
+
+    def __init__(self, connection: AsyncConnection, streams: Streams) -> None:
+        self._connection = connection
+        self._streams = streams
+        self._posts: dict[tuple[str, int], Post] = {}
+
+    async def load(self, wanted: Collection[tuple[str, int]]) -> None:
+        """Read those of ``wanted``, rooms and ``seq``, that there are."""
+        if not wanted:
+            return
+        asked = pairs(self._connection, [(room, str(seq)) for room, seq in wanted]).subquery()
+        # A join: for a row value with a number in it SQLite would search the index by the room alone.
+        here = sa.and_(MESSAGES.c.room == asked.c[0], MESSAGES.c.seq == sa.cast(asked.c[1], sa.BigInteger))
+        for row in await self._connection.execute(sa.select(MESSAGES).join(asked, here)):
+            self._posts[row.room, row.seq] = Post(**row._mapping, is_stored=True)
+
+    def get(self, room: Room, seq: int) -> Post:
+        """A message of those that were loaded or posted.
+
+        Raises:
+            NoSuchMessage
+        """
+        post = self._posts.get((room.name, seq))
+        if post is None:
+            raise NoSuchMessage(room.name, seq)
+        return post
+
+    def post(
+        self, room: Room, user_id: str, text: str, client_ref: str | None = None
+    ) -> tuple[Message, Envelope]:
+        """Keep a message; returns it with the durable push that tells of it."""
+        stream = stream_of(room.name)
+        message = Message(
+            room=room.name,
+            seq=self._streams.head(stream) + 1,
+            user=user_id,
+            text=text,
+            sent_at=now_ms(),
+            client_ref=client_ref,
+        )
+        push = self._streams.append(stream, "chat.message", lambda _: message.model_dump(exclude_none=True))
+        self._posts[room.name, message.seq] = Post(
+            room=room.name,
+            seq=message.seq,
+            user_id=user_id,
+            text=text,
+            sent_at=message.sent_at,
+            size=len(push.to_json()),
+            client_ref=client_ref,
+        )
+        return message, push
+
+    def edited(self, post: Post) -> Envelope:
+        """The durable push that tells of a message that was just edited."""
+        assert post.edited_at is not None
+        told = MessageEdited(
+            room=post.room, seq=post.seq, user=post.user_id, text=post.text, edited_at=post.edited_at
+        )
+        push = self._streams.append(stream_of(post.room), "chat.edited", lambda _: told.model_dump())
+        post.size = max(post.size, len(push.to_json()))
+        return push
+
+    def deleted(self, post: Post) -> Envelope:
+        """The durable push that tells of a message that was just deleted."""
+        assert post.deleted_at is not None
+        told = MessageDeleted(room=post.room, seq=post.seq, user=post.user_id, deleted_at=post.deleted_at)
+        return self._streams.append(stream_of(post.room), "chat.deleted", lambda _: told.model_dump())
+
+    async def save(self) -> None:
+        """Write what was posted and what was changed."""
+        posts = self._posts.values()
+        if new := [_row(post) for post in posts if not post.is_stored]:
+            await self._connection.execute(MESSAGES.insert(), new)
+        if changed := [post for post in posts if post.is_stored and post.is_changed]:
+            here = sa.and_(MESSAGES.c.room == sa.bindparam("which"), MESSAGES.c.seq == sa.bindparam("place"))
+            await self._connection.execute(
+                MESSAGES.update()
+                .where(here)
+                .values({name: sa.bindparam(f"new_{name}") for name in _CHANGING}),
+                [
+                    {"which": post.room, "place": post.seq}
+                    | {f"new_{name}": getattr(post, name) for name in _CHANGING}
+                    for post in changed
+                ],
+            )
+
+
+def _row(post: Post) -> dict[str, Any]:
+    return {name: getattr(post, name) for name in _COLUMNS}

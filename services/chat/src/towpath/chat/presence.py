@@ -1,0 +1,284 @@
+"""Who is online: from the first connection to the last, over all gateways, and told to the rooms concerned.
+
+Session events only leave signs (:mod:`towpath.chat.signs`) and mark whom they concern. Rounds, which every replica
+runs, look at those who are marked and tell what has changed.
+
+Guarantees:
+
+* A change is told at least once, and the changes of one person in their order: the row is locked until the broker
+  has confirmed. Replicas pass over what another has locked, so that it is told once as a rule.
+* Who is back within ``presence_grace`` was never gone, for anybody.
+* A gateway that is silent for ``gateway_silence`` has lost its connections, as of when it was last heard; if it is
+  heard again they are back. Silence counts only while another gateway is heard, and this service has had its broker
+  without a break: else nobody is there to be told, or it is we who do not hear.
+* Every step is bounded, in statements and in rows.
+
+Times are those of the replicas: as far as their clocks differ, so do the bounds.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towpath.chat.settings import ChatSettings
+from towpath.chat.signs import Clock, mark
+from towpath.chat.tables import CONNECTIONS, GATEWAYS, MEMBERS, PEOPLE
+from towpath.protocol.chat import PresenceTold, direct_users, is_direct, stream_of
+from towpath.protocol.envelope import make, now_ms
+from towpath.servicekit.database import Database
+from towpath.servicekit.outcome import Tell, to_group, to_user
+from towpath.servicekit.streams import batched
+from towpath.servicekit.timers import Turn
+
+#: Rooms in which one person's presence is told.
+ROOMS_TOLD: Final = 1000
+#: Rows that one step takes.
+STEP: Final = 500
+#: How long an ended connection is kept: a start that comes late, out of a retry queue, must find it.
+_ENDED_KEPT_MS: Final = 3_600_000
+#: How long a gateway that is silent may still come back with its connections.
+_SILENT_KEPT_MS: Final = 86_400_000
+_USERS_A_STATEMENT: Final = 10_000
+
+_OF_GATEWAY: Final = sa.and_(
+    CONNECTIONS.c.gateway_id == GATEWAYS.c.gateway_id, CONNECTIONS.c.incarnation == GATEWAYS.c.incarnation
+)
+_IS_OPEN: Final = sa.and_(CONNECTIONS.c.ended_at.is_(None), GATEWAYS.c.over_at.is_(None))
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How it stands with one person's connections.
+
+    Attributes:
+        is_connected: At least one is open.
+        left_at: When the last of those that are known was lost, in Unix milliseconds.
+    """
+
+    is_connected: bool = False
+    left_at: int | None = None
+
+
+def judge(standing: Standing, *, was_online: bool, now: int, grace: int) -> tuple[bool, int | None]:
+    """Whether a person is online at ``now``, and when to look again; times in milliseconds.
+
+    Who was online stays so for ``grace`` after the last connection. Who comes and goes before anybody was told is
+    not told of at all.
+    """
+    if standing.is_connected:
+        return True, None
+    over_at = (standing.left_at or 0) + grace
+    return (True, over_at) if was_online and over_at > now else (False, None)
+
+
+async def read_online(connection: AsyncConnection, users: Iterable[str]) -> set[str]:
+    """Those of ``users`` who are online: as their rooms were told, or about to be told."""
+    online: set[str] = set()
+    is_connected = sa.exists().where(CONNECTIONS.c.user_id == PEOPLE.c.user_id, _OF_GATEWAY, _IS_OPEN)
+    for part in batched(sorted(set(users)), _USERS_A_STATEMENT):
+        found = sa.select(PEOPLE.c.user_id).where(
+            PEOPLE.c.user_id.in_(part), sa.or_(PEOPLE.c.is_online, is_connected)
+        )
+        online.update((await connection.execute(found)).scalars())
+    return online
+
+
+class Presence:
+    """What chat does about presence by itself, in turns."""
+
+    def __init__(self, settings: ChatSettings, clock: Clock = now_ms) -> None:
+        self._grace_ms = int(settings.presence_grace * 1000)
+        self._silence = settings.gateway_silence
+        self._members_max = settings.presence_members_max
+        self._clock = clock
+
+    async def round(self, turn: Turn) -> bool:
+        """One step: miss silent gateways, mark the people of one, tell of those who are marked.
+
+        Returns whether there is more to do at once.
+        """
+        now = self._clock()
+        could_hear = turn.heard_for >= self._silence
+        silent_since = now - int(self._silence * 1000) if could_hear else -1
+        gateways, people = await _what_is_due(turn.database, now, silent_since)
+        if gateways:
+            async with turn.database.transaction() as connection:
+                await _miss(connection, silent_since)
+                people = await _mark_next(connection, now) or people
+        return people and (await self._tell_next(turn, now) or gateways)
+
+    async def forget(self, turn: Turn) -> bool:
+        """One step of forgetting what nobody needs any more; returns whether there may be more."""
+        now = self._clock()
+        ended = CONNECTIONS.c.ended_at < now - _ENDED_KEPT_MS
+        lost = GATEWAYS.c.over_at < now - _SILENT_KEPT_MS
+        name = CONNECTIONS.c.connection_id
+        more = False
+        async with turn.database.transaction() as connection:
+            for old in (
+                sa.select(name).where(ended),
+                sa.select(name).join_from(GATEWAYS, CONNECTIONS, _OF_GATEWAY).where(lost),
+            ):
+                gone = await connection.execute(CONNECTIONS.delete().where(name.in_(old.limit(STEP))))
+                more = more or gone.rowcount >= STEP
+            await connection.execute(GATEWAYS.delete().where(lost, ~sa.exists().where(_OF_GATEWAY)))
+        return more
+
+    async def _tell_next(self, turn: Turn, now: int) -> bool:
+        async with turn.database.transaction() as connection:
+            rows = await connection.execute(
+                sa.select(PEOPLE.c.user_id, PEOPLE.c.is_online)
+                .where(PEOPLE.c.look_at <= now)
+                .order_by(PEOPLE.c.look_at)
+                .limit(STEP)
+                .with_for_update(skip_locked=True)
+            )
+            was_online = {row.user_id: row.is_online for row in rows}
+            if not was_online:
+                return False
+            standings = await _read_standings(connection, list(was_online))
+            found = {
+                user: judge(standings[user], was_online=was, now=now, grace=self._grace_ms)
+                for user, was in was_online.items()
+            }
+            changed = {user: online for user, (online, _) in found.items() if online != was_online[user]}
+            rooms = await _read_rooms(connection, list(changed), self._members_max)
+            await turn.tell(
+                [tell for user, online in changed.items() for tell in _told(user, online, rooms[user])]
+            )
+            await _save(connection, found)
+        return len(was_online) == STEP
+
+
+async def _what_is_due(database: Database, now: int, silent_since: int) -> tuple[bool, bool]:
+    """Whether there is something to do about gateways, and about people."""
+    # Without a lock: a quiet round must not hold up who writes.
+    gateway = sa.or_(GATEWAYS.c.looked_up_to.is_not(None), _is_silent(silent_since))
+    async with database.reading() as connection:
+        found = await connection.execute(
+            sa.select(sa.exists().where(gateway), sa.exists().where(PEOPLE.c.look_at <= now))
+        )
+        gateways, people = found.one()
+    return bool(gateways), bool(people)
+
+
+async def _miss(connection: AsyncConnection, silent_since: int) -> None:
+    """Take gateways that were not heard since then for lost."""
+    key = (GATEWAYS.c.gateway_id, GATEWAYS.c.incarnation)
+    silent = await connection.execute(
+        sa.select(*key)
+        .where(_is_silent(silent_since))
+        .order_by(*key)
+        .limit(STEP)
+        .with_for_update(skip_locked=True)
+    )
+    if names := [(row.gateway_id, row.incarnation) for row in silent]:
+        await connection.execute(
+            GATEWAYS.update()
+            .where(sa.tuple_(*key).in_(names))
+            .values(over_at=GATEWAYS.c.heard_at, looked_up_to="")
+        )
+
+
+async def _mark_next(connection: AsyncConnection, now: int) -> bool:
+    """Mark the next people of a gateway that was lost or is back; returns whether there was one."""
+    to_look_up = sa.select(GATEWAYS).where(GATEWAYS.c.looked_up_to.is_not(None)).limit(1)
+    gateway = (await connection.execute(to_look_up.with_for_update(skip_locked=True))).first()
+    if gateway is None:
+        return False
+    its = sa.and_(
+        CONNECTIONS.c.gateway_id == gateway.gateway_id, CONNECTIONS.c.incarnation == gateway.incarnation
+    )
+    further = await connection.execute(
+        sa.select(CONNECTIONS.c.connection_id, CONNECTIONS.c.user_id)
+        .where(its, CONNECTIONS.c.connection_id > gateway.looked_up_to, CONNECTIONS.c.ended_at.is_(None))
+        .order_by(CONNECTIONS.c.connection_id)
+        .limit(STEP)
+    )
+    rows = further.all()
+    await mark(connection, {row.user_id for row in rows}, now)
+    await connection.execute(
+        GATEWAYS.update()
+        .where(GATEWAYS.c.gateway_id == gateway.gateway_id, GATEWAYS.c.incarnation == gateway.incarnation)
+        .values(looked_up_to=rows[-1].connection_id if len(rows) == STEP else None)
+    )
+    return True
+
+
+def _is_silent(since: int) -> sa.ColumnElement[bool]:
+    other = GATEWAYS.alias()
+    return sa.and_(
+        GATEWAYS.c.over_at.is_(None),
+        GATEWAYS.c.heard_at <= since,
+        sa.exists().where(other.c.heard_at > since),
+    )
+
+
+async def _read_standings(connection: AsyncConnection, users: Sequence[str]) -> dict[str, Standing]:
+    is_open = sa.case((sa.and_(_IS_OPEN, GATEWAYS.c.gateway_id.is_not(None)), 1), else_=0)
+    lost_at = sa.func.coalesce(CONNECTIONS.c.ended_at, GATEWAYS.c.over_at)
+    rows = await connection.execute(
+        sa.select(
+            CONNECTIONS.c.user_id,
+            sa.func.max(is_open).label("is_connected"),
+            sa.func.max(lost_at).label("left_at"),
+        )
+        .outerjoin_from(CONNECTIONS, GATEWAYS, _OF_GATEWAY)
+        .where(CONNECTIONS.c.user_id.in_(users))
+        .group_by(CONNECTIONS.c.user_id)
+    )
+    found = {row.user_id: Standing(bool(row.is_connected), row.left_at) for row in rows}
+    return {user: found.get(user, Standing()) for user in users}
+
+
+async def _read_rooms(
+    connection: AsyncConnection, users: Sequence[str], members_max: int
+) -> dict[str, list[str]]:
+    """The rooms in which each of ``users`` is told of; presence in a crowd costs more than it tells."""
+    rooms: dict[str, list[str]] = {user: [] for user in users}
+    if users:
+        place = sa.func.row_number().over(partition_by=MEMBERS.c.user_id, order_by=MEMBERS.c.room)
+        theirs = sa.select(MEMBERS.c.user_id, MEMBERS.c.room, place.label("place")).where(
+            MEMBERS.c.user_id.in_(users)
+        )
+        one = theirs.subquery()
+        among = MEMBERS.alias()
+        # The first member too many, and no more of them, is looked for: nobody counts the members of a crowd.
+        crowded = sa.select(among.c.user_id).where(among.c.room == one.c.room).offset(members_max).limit(1)
+        rows = await connection.execute(
+            sa.select(one.c.user_id, one.c.room).where(
+                one.c.place <= ROOMS_TOLD, ~sa.exists(crowded.correlate(one).scalar_subquery())
+            )
+        )
+        for row in rows:
+            rooms[row.user_id].append(row.room)
+    return rooms
+
+
+async def _save(connection: AsyncConnection, found: dict[str, tuple[bool, int | None]]) -> None:
+    here: list[dict[str, Any]] = [
+        {"who": user, "when": look_at} for user, (online, look_at) in found.items() if online
+    ]
+    if here:
+        await connection.execute(
+            PEOPLE.update()
+            .where(PEOPLE.c.user_id == sa.bindparam("who"))
+            .values(is_online=True, look_at=sa.bindparam("when")),
+            here,
+        )
+    if gone := [user for user, (online, _) in found.items() if not online]:
+        await connection.execute(PEOPLE.delete().where(PEOPLE.c.user_id.in_(gone)))
+
+
+def _told(user: str, online: bool, rooms: Iterable[str]) -> list[Tell]:
+    tell: list[Tell] = []
+    for room in rooms:
+        told = make("chat.presence", PresenceTold(room=room, user=user, online=online).model_dump())
+        if is_direct(room):
+            tell += [to_user(other, told) for other in direct_users(room) if other != user]
+        else:
+            tell.append(to_group(stream_of(room), told))
+    return tell

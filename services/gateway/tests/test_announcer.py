@@ -1,0 +1,73 @@
+"""Session events: what services hear of this replica, whatever the broker did meanwhile."""
+
+from towpath.servicekit.broker.memory import MemoryHub
+from towpath.testkit.eventually import eventually
+from towpath.testkit.gateway import GatewayUnderTest, RunGateway, a_backend
+
+SELDOM = 3600.0
+
+
+async def test_a_replica_says_again_and_again_that_it_lives(run_gateway: RunGateway) -> None:
+    hub = MemoryHub()
+    async with a_backend(hub) as backend, run_gateway(hub, gateway_id="gw-1", alive_interval=0.05):
+        signs = [await backend.alive() for _ in range(3)]
+    assert {sign["action"] for sign in signs} == {"session.alive"}
+    assert {sign["data"]["gateway_id"] for sign in signs} == {"gw-1"}
+    assert len({sign["data"]["incarnation"] for sign in signs}) == 1
+
+
+async def test_it_says_so_at_once_when_it_starts_and_when_it_is_back_at_the_broker(
+    run_gateway: RunGateway,
+) -> None:
+    hub = MemoryHub()
+    async with a_backend(hub) as backend, run_gateway(hub, alive_interval=SELDOM):
+        first = await backend.alive()
+        hub.stop()
+        hub.start()
+        assert (await backend.alive())["data"] == first["data"]
+
+
+async def test_a_replica_that_is_started_anew_says_so_under_the_same_id(run_gateway: RunGateway) -> None:
+    hub, runs = MemoryHub(), []
+    async with a_backend(hub) as backend:
+        for _ in range(2):
+            async with run_gateway(hub, gateway_id="gw-1", alive_interval=SELDOM):
+                runs.append((await backend.alive())["data"])
+    assert [run["gateway_id"] for run in runs] == ["gw-1", "gw-1"]
+    assert runs[0]["incarnation"] != runs[1]["incarnation"]
+
+
+async def test_who_went_while_the_broker_was_away_is_told_when_it_is_back(
+    run_gateway: RunGateway,
+) -> None:
+    hub = MemoryHub()
+    async with a_backend(hub) as backend, run_gateway(hub, alive_interval=SELDOM) as gateway:
+        await backend.alive()
+        async with gateway.connect("ana") as ana:
+            await ana.next("session.welcome")
+            started = await backend.event()
+            hub.stop()
+        await eventually(lambda: _active(gateway, 0))
+        hub.start()
+        ended = await backend.event()
+        assert ended["action"] == "session.ended"
+        assert ended["data"] == {**started["data"], "code": 1000}
+        await backend.alive()
+
+
+async def test_what_a_blocked_broker_did_not_take_comes_with_the_next_sign_of_life(
+    run_gateway: RunGateway,
+) -> None:
+    hub = MemoryHub()
+    async with a_backend(hub) as backend, run_gateway(hub, alive_interval=0.1) as gateway:
+        async with gateway.connect("ana") as ana:
+            await ana.next("session.welcome")
+            assert (await backend.event())["action"] == "session.started"
+            hub.block()
+        await eventually(lambda: _active(gateway, 0))
+        hub.unblock()
+        assert (await backend.event())["action"] == "session.ended"
+
+
+async def _active(gateway: GatewayUnderTest, count: int) -> bool:
+    return f"connection_active {count}.0" in (await gateway.admin("/metrics"))[1]

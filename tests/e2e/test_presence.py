@@ -1,0 +1,128 @@
+"""Presence on real processes: who is online over gateways that come, go and die."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from towpath.chat.app import timers
+from towpath.chat.settings import ChatSettings
+from towpath.gateway.settings import GatewaySettings
+from towpath.testkit.client import WireClient
+from towpath.testkit.eventually import eventually
+from towpath.testkit.processes import Processes
+from towpath.testkit.rabbitmq import Rabbit
+from towpath.testkit.system import System
+
+ROOM = "lobby"
+GRACE, SILENCE = 4.0, 5.0
+#: What is promised of a killed gateway, in seconds.
+PROMISED = 30.0
+
+
+@pytest.fixture
+async def system(rabbitmq: Rabbit, processes: Processes, tmp_path: Path) -> System:
+    """Everything, in a hurry: what takes seconds by default takes fewer here."""
+    system = System(
+        rabbitmq, processes, tmp_path, alive_interval=0.5, gateway_silence=SILENCE, presence_grace=GRACE
+    )
+    await system.start()
+    async with system.connect("ben") as ben:
+        await join(ben)
+    return system
+
+
+async def join(client: WireClient) -> None:
+    answer = await client.request("chat.join", {"room": ROOM}, key=ROOM)
+    assert answer["action"] == "chat.join.ok", answer
+
+
+async def online(client: WireClient) -> set[str]:
+    answer = await client.request("chat.members", {"room": ROOM}, timeout=30)
+    return {member["user"] for member in answer["data"]["members"] if member["online"]}
+
+
+class Watcher:
+    """Somebody in the room, who keeps what is told of others from now on."""
+
+    def __init__(self, client: WireClient) -> None:
+        self.client = client
+        self._before = len(client.pushes("chat.presence"))
+
+    @classmethod
+    async def alone(cls, client: WireClient, user: str = "ana") -> "Watcher":
+        """In the room, once ``user`` is seen there and nobody else is."""
+        await join(client)
+
+        async def is_alone() -> bool:
+            return await online(client) == {user}
+
+        await eventually(is_alone, timeout=PROMISED, every=0.1)
+        return cls(client)
+
+    def told(self, user: str) -> list[bool]:
+        """What was told of a user."""
+        pushes = [push["data"] for push in self.client.pushes("chat.presence")[self._before :]]
+        assert all(push["room"] == ROOM for push in pushes)
+        return [push["online"] for push in pushes if push["user"] == user]
+
+
+async def test_the_first_on_and_the_last_off_are_told_over_two_gateways(system: System) -> None:
+    async with system.connect("ana", 0) as ana:
+        room = await Watcher.alone(ana)
+        async with system.connect("ben", 1):
+            await eventually(lambda: room.told("ben") == [True], timeout=PROMISED)
+            assert await online(ana) == {"ana", "ben"}
+            async with system.connect("ben", 0) as phone:
+                await phone.next("session.welcome")
+        await eventually(lambda: room.told("ben") == [True, False], timeout=PROMISED)
+        assert await online(ana) == {"ana"}
+
+
+async def test_who_is_back_in_time_was_never_gone(system: System) -> None:
+    async with system.connect("ana", 0) as ana:
+        room = await Watcher.alone(ana)
+        for gateway in (0, 1, 0, 1):
+            async with system.connect("ben", gateway) as ben:
+                await ben.next("session.welcome")
+                await eventually(lambda: room.told("ben") == [True], timeout=PROMISED)
+        last_seen = time.monotonic()
+        await eventually(lambda: room.told("ben") == [True, False], timeout=PROMISED)
+        assert time.monotonic() - last_seen > GRACE / 2
+
+
+async def test_the_people_of_a_killed_gateway_go_offline(system: System) -> None:
+    async with system.connect("ana", 0) as ana, system.connect("cyd", 0) as cyd:
+        await join(cyd)
+        await cyd.close()
+        room = await Watcher.alone(ana)
+        async with system.connect("ben", 1), system.connect("cyd", 1):
+            await eventually(lambda: room.told("ben") == room.told("cyd") == [True], timeout=PROMISED)
+            await system.gateways[1].kill()
+            async with system.connect("cyd", 0):  # who comes back elsewhere was never gone
+                await eventually(lambda: room.told("ben") == [True, False], timeout=PROMISED)
+                assert await online(ana) == {"ana", "cyd"}
+                assert room.told("cyd") == [True]
+                assert False not in room.told("ana")
+
+
+async def test_a_chat_that_is_killed_as_well_finds_out_and_wrongs_nobody(system: System) -> None:
+    async with system.connect("ana", 0) as ana:
+        room = await Watcher.alone(ana)
+        async with system.connect("ben", 1):
+            await eventually(lambda: room.told("ben") == [True], timeout=PROMISED)
+            await system.chat.kill()
+            await system.gateways[1].kill()
+            system.chat = system.launch_service("chat")
+            await eventually(lambda: room.told("ben") == [True, False], timeout=PROMISED)
+            assert False not in room.told("ana")
+            assert await online(ana) == {"ana"}
+
+
+def test_the_defaults_keep_what_is_promised() -> None:
+    gateway, chat = GatewaySettings(), ChatSettings()
+    look = timers(chat)[0].every
+    noticed = max(chat.gateway_silence, chat.presence_grace) + look
+    assert noticed < PROMISED / 2 + 1  # and the rest is for telling of the many
+    assert chat.gateway_silence >= 2 * gateway.alive_interval + look  # one that is late is not yet silence
+    assert chat.presence_grace >= 10
