@@ -1,0 +1,34 @@
+"""A client for Towpath: requests that get an answer, pushes that are neither missed nor doubled.
+
+>>> from towpath.client import connect, key_of
+>>> async with connect("wss://example.org/ws", token=fetch_token) as client:
+...     await client.request("chat.join", {"room": "lobby"}, stream="chat:lobby")
+...     await client.request("chat.send", {"room": "lobby", "text": "Hello!"}, key=key_of("lobby"))
+...     async for push in client.stream("chat:lobby"):
+...         print(push["action"], push["data"])
+
+The session logic is a state machine without I/O (:mod:`towpath.client.session`); :mod:`towpath.client.driver` drives
+it with a WebSocket and timers.
+"""
+
+from towpath.client.actions import Incomplete
+from towpath.client.client import Client, connect
+from towpath.client.driver import Retry
+from towpath.client.envelope import Envelope, key_of
+from towpath.client.errors import TowpathError
+from towpath.client.storage import FileStorage, MemoryStorage, Storage
+from towpath.client.streams import StreamReader
+
+__all__ = [
+    "Client",
+    "Envelope",
+    "FileStorage",
+    "Incomplete",
+    "MemoryStorage",
+    "Retry",
+    "Storage",
+    "StreamReader",
+    "TowpathError",
+    "connect",
+    "key_of",
+]

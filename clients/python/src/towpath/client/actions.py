@@ -1,0 +1,156 @@
+"""What a session wants done: the output of :meth:`towpath.client.session.Session.handle`."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from towpath.client.envelope import Envelope
+from towpath.client.errors import TowpathError
+from towpath.client.events import Purpose
+
+#: What the application sees; ``recovering`` was open and will be again.
+StateName: TypeAlias = Literal["connecting", "open", "recovering", "closed"]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchToken:
+    """Get a token and tell of it."""
+
+    purpose: Purpose
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Open a connection."""
+
+    url: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """Close the connection; from now on nothing must be heard of it."""
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send one text frame, UTF-8."""
+
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """Set or reset a timer; the time is drawn evenly from the range, in milliseconds."""
+
+    timer: str
+    min_ms: float
+    max_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Stop a timer that is set."""
+
+    timer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    """A request has its answer."""
+
+    msg_id: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A request has failed."""
+
+    msg_id: str
+    error: TowpathError
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The broker has a request safely."""
+
+    msg_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """Something for the application."""
+
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class Incomplete:
+    """A hole that cannot be filled: load the stream's history.
+
+    Attributes:
+        stream: Its name.
+        seq: Where it stands, if the service said.
+    """
+
+    stream: str
+    seq: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """What the gateway says of the connection that has just opened."""
+
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the application sees has changed; ``error`` says why it is closed."""
+
+    state: StateName
+    error: TowpathError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """There will be another attempt; follows the timer ``reconnect``.
+
+    Attributes:
+        attempt: 1 for the first.
+        code: Close code of the last connection; ``None`` when there was no token to connect with.
+        reason: For people.
+    """
+
+    attempt: int
+    code: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Something went wrong in the background."""
+
+    error: TowpathError
+
+
+Action: TypeAlias = (
+    FetchToken
+    | Connect
+    | Disconnect
+    | Send
+    | Timer
+    | Cancel
+    | Resolve
+    | Reject
+    | Accepted
+    | Push
+    | Incomplete
+    | Welcome
+    | State
+    | Retry
+    | Report
+)

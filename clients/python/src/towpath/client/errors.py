@@ -1,0 +1,89 @@
+"""What can go wrong, as data with a code.
+
+A code comes from the wire (:class:`towpath.protocol.errors.ErrorCode`) or from this side:
+
+* ``timeout``: no answer in time. The outcome is unknown unless ``details["sent"]`` is false: ask again with the same
+  ``msg_id``. From ``opened``: no connection in time.
+* ``queue_full``: too many requests wait for a connection; this one was not taken.
+* ``closed``: the client is closed, so no answer can come.
+* ``bad_url``: ``connect`` was called with an address that cannot work.
+* ``no_token``: the ``token`` function failed, took too long, or gave no token.
+* ``refused``: the server refused the connection; ``details["status"]`` is the HTTP status.
+* ``bad_frame``: the server sent something that is no envelope, or an answer that does not fit its model.
+* ``overrun``: a stream's reader fell too far behind; ``details["position"]`` is where to go on from.
+* ``bad_storage``: positions could not be loaded or saved.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+class TowpathError(Exception):
+    """Why a request failed, or what went wrong in the background.
+
+    Attributes:
+        code: From the wire (``forbidden``, ``conflict`` …) or from this side, see the module.
+        message: What was wrong and what to do; fit to be shown to people.
+        retryable: Whether the same request, with the same ``msg_id``, can succeed later.
+        details: Particulars, such as ``{"fields": […]}``. ``{"sent": False}`` says for certain that the request
+            never left and had no effect.
+        retry_after_ms: When to try again, in milliseconds from now.
+        trace_id: Where to find it in the server's traces.
+        msg_id: The request it answers.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        retryable: bool = False,
+        details: Mapping[str, Any] | None = None,
+        retry_after_ms: float | None = None,
+        trace_id: str | None = None,
+        msg_id: str | None = None,
+    ) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+        self.retryable = retryable
+        self.details = None if details is None else dict(details)
+        self.retry_after_ms = retry_after_ms
+        self.trace_id = trace_id
+        self.msg_id = msg_id
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.code})"
+
+    def anew(self) -> "TowpathError":
+        """The same error for somebody else, without the traceback of where it was raised before."""
+        return TowpathError(
+            self.code,
+            self.message,
+            retryable=self.retryable,
+            details=self.details,
+            retry_after_ms=self.retry_after_ms,
+            trace_id=self.trace_id,
+            msg_id=self.msg_id,
+        )
+
+    @classmethod
+    def from_wire(cls, data: Mapping[str, Any], msg_id: str | None = None) -> "TowpathError":
+        """Read the ``data`` of an ``error`` envelope, however odd it is."""
+        code, message, details = data.get("code"), data.get("message"), data.get("details")
+        retry_after_ms, trace_id = data.get("retry_after_ms"), data.get("trace_id")
+        return cls(
+            code if isinstance(code, str) else "internal",
+            message if isinstance(message, str) else "The server reported an error without saying which.",
+            retryable=data.get("retryable") is True,
+            details=details if isinstance(details, dict) else None,
+            retry_after_ms=retry_after_ms if is_number(retry_after_ms) else None,
+            trace_id=trace_id if isinstance(trace_id, str) else None,
+            msg_id=msg_id,
+        )
+
+
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is a finite number of JSON; booleans are none."""
+    return type(value) is int or (type(value) is float and math.isfinite(value))

@@ -1,0 +1,137 @@
+"""What happens to a session: the input of :meth:`towpath.client.session.Session.handle`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from towpath.client.errors import TowpathError
+
+#: What a token is for: a new connection, or the one that is open.
+Purpose: TypeAlias = Literal["connect", "refresh"]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The application wants a connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token that was asked for."""
+
+    purpose: Purpose
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFailed:
+    """There is no token; ``error.retryable`` says whether to ask again."""
+
+    purpose: Purpose
+    error: TowpathError
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame of the server, right or wrong."""
+
+    text: str | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The connection ended, or could not be made.
+
+    Attributes:
+        code: Close code; 1006 when there was none.
+        reason: For people.
+        status: HTTP status of an upgrade that was refused.
+        retry_after_ms: Its ``Retry-After``.
+    """
+
+    code: int
+    reason: str
+    status: int | None = None
+    retry_after_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """A timer went off."""
+
+    timer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The application asks something.
+
+    Attributes:
+        timeout_ms: ``None`` waits without a limit.
+        stream: The answer's ``seq`` says where this stream stands.
+    """
+
+    msg_id: str
+    action: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    key: str | None = None
+    ack: bool = False
+    timeout_ms: float | None = None
+    stream: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """The application gives a request up."""
+
+    msg_id: str
+    error: TowpathError
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """The application learned a position elsewhere."""
+
+    stream: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The application is done with a stream."""
+
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """The application asks for what was missed, of one domain or of all."""
+
+    domain: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The machine hears that it is back online."""
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The application is done."""
+
+
+Event: TypeAlias = (
+    Start
+    | Token
+    | TokenFailed
+    | Frame
+    | Disconnected
+    | Timer
+    | Request
+    | Abandon
+    | Track
+    | Forget
+    | Resume
+    | Network
+    | Close
+)
