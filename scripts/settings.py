@@ -39,8 +39,7 @@ SECTIONS: Final[list[tuple[str, str, list[type[BaseSettings]]]]] = [
 
 #: Read by ``towpath dev`` and ``towpath web``, and no option of theirs.
 FOLDERS: Final = {
-    "TOWPATH_WEB_ROOT": "The folder of the page, `clients/web`; needed where the repository is not around.",
-    "TOWPATH_CLIENT_ROOT": "The folder of its client, `clients/js/src`; likewise.",
+    "TOWPATH_WEB_ROOT": "The built page, `clients/web/dist`; needed where the repository is not around.",
 }
 
 

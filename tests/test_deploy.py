@@ -42,7 +42,7 @@ from towpath.testkit.postgres import Postgres
 from towpath.testkit.processes import Process, Processes, free_port
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.tokens import SECRET, a_token
-from towpath.tools.packages import POSTGRESQL, Program, ProgramMissing, find_or_install
+from towpath.tools.packages import NPM, POSTGRESQL, Program, ProgramMissing, find_or_install
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -97,7 +97,7 @@ def test_a_program_can_start_with_its_settings(
 
 
 def test_every_setting_of_the_image_is_a_setting_of_some_program() -> None:
-    known = {name for model in MODELS.values() for name in model.model_fields} | {"web_root", "client_root"}
+    known = {name for model in MODELS.values() for name in model.model_fields} | {"web_root"}
     settings = [name for name in the_dockerfile().environment if name.startswith("TOWPATH_")]
     assert [name for name in settings if name.removeprefix("TOWPATH_").lower() not in known] == []
 
@@ -185,6 +185,7 @@ class Stage:
 
 @dataclass
 class Dockerfile:
+    page: Stage
     build: Stage
     final: Stage
 
@@ -203,8 +204,7 @@ def the_dockerfile() -> Dockerfile:
             stages.append(Stage())
         elif stages:
             stages[-1].instructions.append((instruction, rest.strip()))
-    build, final = stages
-    return Dockerfile(build, final)
+    return Dockerfile(*stages)
 
 
 def test_the_dockerfile_has_nothing_that_hadolint_minds() -> None:
@@ -238,6 +238,7 @@ def build_context(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_that_is_copied_is_in_the_build_context(build_context: Path) -> None:
     dockerfile = the_dockerfile()
     copies = [
+        *dockerfile.page.all("COPY"),
         *dockerfile.build.all("COPY"),
         *(rest for rest in dockerfile.final.all("COPY") if "--from=" not in rest),
     ]
@@ -250,33 +251,60 @@ def test_all_that_is_copied_is_in_the_build_context(build_context: Path) -> None
 def test_no_test_no_cache_and_nothing_unknown_is_in_the_build_context(build_context: Path) -> None:
     parts = {part for path in build_context.rglob("*") for part in path.relative_to(build_context).parts}
     assert parts.isdisjoint({"tests", "test", "testkit", "__pycache__", ".git", ".venv", ".env", "deploy"})
+    assert parts.isdisjoint({"node_modules", "dist"})
 
 
 @pytest.fixture(scope="module")
 def image(build_context: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``/opt/towpath`` of the image: the build stage, step by step, below a folder instead of ``/``."""
     root = tmp_path_factory.mktemp("image")
-    base, source, target = root / "base", root / "src", root / "opt/towpath"
+    base, target = root / "base", root / "opt/towpath"
     subprocess.run([sys.executable, "-m", "venv", base], check=True)
+    build(the_dockerfile().build, build_context, root / "src", {"/opt/towpath": str(target)}, base / "bin")
+    return target
+
+
+@pytest.fixture(scope="module")
+def page(build_context: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of the image, built likewise."""
+    source = tmp_path_factory.mktemp("page") / "src"
+    build(the_dockerfile().page, build_context, source, {}, Path(find_or_install(NPM)).parent)
+    (copied,) = [rest.split() for rest in the_dockerfile().final.all("COPY") if "--from=page" in rest]
+    return source / Path(copied[1]).relative_to("/src/clients")
+
+
+def build(stage: Stage, context: Path, source: Path, moved: dict[str, str], programs: Path) -> None:
+    """The steps of a stage, one by one, in the folder ``source`` instead of its WORKDIR."""
     source.mkdir()
-    stage = the_dockerfile().build
     kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
-    environment = {**kept, **stage.environment, "PATH": f"{base / 'bin'}:{os.environ['PATH']}"}
+    environment = {**kept, **stage.environment, "PATH": f"{programs}:{os.environ['PATH']}"}
     for instruction, rest in stage.instructions:
         if instruction == "COPY":
-            name, to = rest.split()
-            copy = source / name if to == "./" else source / to
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            whole = (build_context / name).is_dir()
-            (shutil.copytree if whole else shutil.copy2)(build_context / name, copy)
+            *names, to = rest.split()
+            for name in names:
+                copy = source / Path(name).name if to == "./" else source / to
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                if (context / name).is_dir():
+                    shutil.copytree(context / name, copy, dirs_exist_ok=True)
+                else:
+                    shutil.copy2(context / name, copy)
         elif instruction == "RUN":
-            step = re.sub(r"--mount=\S+", "", rest).replace("/opt/towpath", str(target))
+            step = re.sub(r"--mount=\S+", "", rest)
+            for there, here in moved.items():
+                step = step.replace(there, here)
             ran = subprocess.run(
                 step, shell=True, cwd=source, env=environment, capture_output=True, text=True, check=False
             )
             assert ran.returncode == 0, f"RUN {step}\n{ran.stdout}{ran.stderr}"
-    shutil.rmtree(source)
-    return target
+
+
+@pytest.mark.timeout(300)
+def test_the_page_of_the_image_is_a_page_with_its_files(page: Path) -> None:
+    text = (page / "index.html").read_text()
+    files = re.findall(r'(?:src|href)="/([^"]+)"', text)
+    assert "<title>Towpath" in text
+    assert [name for name in files if not (page / name).is_file()] == []
+    assert {Path(name).suffix for name in files} >= {".js", ".css"}
 
 
 @pytest.mark.timeout(300)

@@ -53,6 +53,11 @@ def test_the_settings_page_is_what_make_docs_writes() -> None:
     assert (ROOT / "docs/reference/settings.md").read_text() == render(), "run `make docs`"
 
 
+def test_the_types_of_the_javascript_client_are_what_make_docs_writes() -> None:
+    render = runpy.run_path(str(ROOT / "scripts/actions.py"))["render"]
+    assert (ROOT / "clients/js/src/actions.ts").read_text() == render(), "run `make docs`"
+
+
 def test_every_field_of_an_envelope_is_told() -> None:
     names = {name for row in rows(section("The envelope")) for name in re.findall(r"`(\w+)`", row[0])}
     assert names == set(Envelope.model_fields)

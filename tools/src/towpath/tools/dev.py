@@ -83,7 +83,6 @@ async def _start(
     backend = _OtherBackend()
     site = Site(
         plan.web_root,
-        plan.client_root,
         gateways=[plan.gateway],
         about={"broker": source.label, "database": plan.database},
         demo=Demo(sign=lambda user: sign(user, plan.secret), publish=backend.publish),

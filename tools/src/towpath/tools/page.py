@@ -18,7 +18,7 @@ from towpath.tools.greeting import NoBroker, greet
 from towpath.tools.order_events import APP_ID, exchanges, publish
 from towpath.tools.plan import DATABASE_URL, database_label
 from towpath.tools.token import AUTH_SECRET, sign
-from towpath.tools.web import Demo, Site, client_folder, serve_site, web_folder
+from towpath.tools.web import Demo, Site, serve_site, web_folder
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +48,6 @@ def run(host: str, port: int, gateways: list[str], *, demo: bool) -> None:
             broker = await stack.enter_async_context(connect(settings, APP_ID)) if demo else None
             site = Site(
                 web_folder(),
-                client_folder(),
                 gateways,
                 about={"database": database_label(given)} if (given := os.environ.get(DATABASE_URL)) else {},
                 demo=Demo(lambda user: sign(user, secret), partial(publish, broker)) if broker else None,

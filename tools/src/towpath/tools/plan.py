@@ -16,7 +16,7 @@ from towpath.tools.data_folder import DataFolder
 from towpath.tools.parts import CHAT, GATEWAY, ORDERS, Program
 from towpath.tools.ports import PortTaken, check_free, free_ports, hold
 from towpath.tools.token import AUTH_SECRET
-from towpath.tools.web import client_folder, web_folder
+from towpath.tools.web import web_folder
 
 HOST: Final = "127.0.0.1"
 DATABASE_URL: Final = f"{PREFIX}DATABASE_URL"
@@ -38,7 +38,7 @@ class Plan:
         web_port: Where the page is served, on 127.0.0.1.
         secret: Signs and checks tokens.
         database: What people call the database.
-        web_root, client_root: The folders of the page.
+        web_root: The folder of the page.
         settings: Of each program; the broker is added once it runs.
         held: Keeps others off the ports of the programs; to be closed when these begin.
     """
@@ -49,7 +49,6 @@ class Plan:
     secret: str
     database: str
     web_root: Path
-    client_root: Path
     settings: Mapping[Program, BrokerSettings]
     held: ExitStack
 
@@ -97,7 +96,6 @@ def make_plan(folder: DataFolder, *, port: int, web_port: int) -> Plan:
         secret=secret,
         database=database_label(given) if (given := os.environ.get(DATABASE_URL)) else f"SQLite in {folder}",
         web_root=web_folder(),
-        client_root=client_folder(),
         settings=settings,
         held=hold([*of_all, (gateway.host, port)]),
     )

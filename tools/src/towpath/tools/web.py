@@ -1,6 +1,6 @@
-"""The page: files of ``clients/web`` and ``clients/js``, what the page must know, and the demo's two endpoints.
+"""The page: files built from ``clients/web``, what the page must know, and the demo's two endpoints.
 
-Guarantees: nothing is served from outside the two folders; other sites may neither frame the page nor post to the
+Guarantees: nothing is served from outside the page's folder; other sites may neither frame the page nor post to the
 demo's endpoints, also not by DNS rebinding. The sign-in by name alone is for demonstrations: it is off unless
 ``TOWPATH_DEMO`` is set, or ``--demo``.
 """
@@ -32,10 +32,11 @@ _HEADERS: Final = {
     "Cache-Control": "no-cache",
 }
 _LARGEST_POST: Final = 64 * 1024
+_PAGE: Final = "clients/web/dist"
 
 
 class PageMissing(Trouble):
-    """The folder of the page or of its client is not there."""
+    """The folder of the built page is not there."""
 
     status = 2
 
@@ -59,46 +60,34 @@ class Site:
     """What is served.
 
     Attributes:
-        web_root, client_root: The folders ``clients/web`` and ``clients/js/src``.
+        web_root: The folder ``clients/web/dist``.
         gateways: Addresses of the gateways' WebSockets.
         about: More that the page shows: ``broker`` and ``database``; may change while it is served.
         demo: ``None`` where nobody signs in by name alone.
     """
 
     web_root: Path
-    client_root: Path
     gateways: list[str]
     about: dict[str, str] = field(default_factory=dict)
     demo: Demo | None = None
 
 
 def web_folder() -> Path:
-    """``clients/web``: ``TOWPATH_WEB_ROOT``, or that of the repository around this file.
+    """The built page: ``TOWPATH_WEB_ROOT``, or ``clients/web/dist`` of the repository around this file.
 
     Raises:
         PageMissing
     """
-    return _folder("TOWPATH_WEB_ROOT", "clients/web", "index.html")
-
-
-def client_folder() -> Path:
-    """``clients/js/src``: ``TOWPATH_CLIENT_ROOT``, or that of the repository around this file.
-
-    Raises:
-        PageMissing
-    """
-    return _folder("TOWPATH_CLIENT_ROOT", "clients/js/src", "index.js")
-
-
-def _folder(setting: str, place: str, holds: str) -> Path:
-    if given := os.environ.get(setting):
-        if (Path(given) / holds).is_file():
+    if given := os.environ.get("TOWPATH_WEB_ROOT"):
+        if (Path(given) / "index.html").is_file():
             return Path(given)
-        raise PageMissing(f"{setting}={given!a}: there is no {holds} in it; name the folder {place}")
+        raise PageMissing(f"TOWPATH_WEB_ROOT={given!a}: there is no index.html in it; name the built page")
     for parent in Path(__file__).resolve().parents:
-        if (parent / place / holds).is_file():
-            return parent / place
-    raise PageMissing(f"{setting} is not set, and there is no {place} around this program; name that folder")
+        if (parent / _PAGE / "index.html").is_file():
+            return parent / _PAGE
+        if (parent / _PAGE).parent.is_dir():
+            raise PageMissing("the page is not built yet: run `make page`")
+    raise PageMissing(f"TOWPATH_WEB_ROOT is not set, and there is no {_PAGE} around this program; name it")
 
 
 @asynccontextmanager
@@ -134,7 +123,6 @@ async def serve_site(site: Site, host: str, port: int, *, option: str) -> AsyncI
         guard = _Guard(host)
         app.router.add_post("/demo/token", _token(site.demo, guard))
         app.router.add_post("/demo/events", _events(site.demo, guard))
-    app.router.add_static("/client", site.client_root)
     app.router.add_static("/", site.web_root)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()

@@ -1,0 +1,49 @@
+/** The demo server's three HTTP endpoints: what is there, a token for a name, an event as another backend sends it. */
+import { TowpathError } from "@towpath/client";
+
+import { Problem } from "./model/problem.ts";
+
+export interface Config {
+  gateways: string[];
+  broker?: string;
+  database?: string;
+  /** Whether one signs in by name alone, and may play another backend. */
+  demo?: boolean;
+}
+
+export async function fetchConfig(): Promise<Config> {
+  return call("config.json");
+}
+
+export async function fetchToken(user: string): Promise<string> {
+  return (await call<{ token: string }>("demo/token", { user })).token;
+}
+
+/**
+ * Publishes an order event, which takes the way of any other backend's.
+ *
+ * @returns the event's `msg_id`
+ */
+export async function publishEvent(action: string, data: object): Promise<string> {
+  return (await call<{ msg_id: string }>("demo/events", { action, data })).msg_id;
+}
+
+/** @throws {Problem} `server_silent`; {@link TowpathError} with what the server says */
+async function call<Answer>(path: string, body?: object): Promise<Answer> {
+  const options = body && {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(body),
+  };
+  let response: Response;
+  try {
+    response = await fetch(path, options);
+  } catch {
+    throw new Problem({ code: "server_silent" });
+  }
+  const answer = await response.json().catch(() => ({}));
+  if (response.ok) return answer;
+  const retryable = response.status >= 500 || response.status === 429;
+  const message = answer.error ?? `${path}: ${response.status}`;
+  throw new TowpathError(retryable ? "unavailable" : "invalid_data", message, { retryable });
+}

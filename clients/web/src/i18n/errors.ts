@@ -1,0 +1,33 @@
+/** What an error means, in the words of a language. */
+import { TowpathError } from "@towpath/client";
+
+import { Problem, type Reason } from "../model/problem.ts";
+import type { Words } from "./en.ts";
+
+export function describe(error: unknown, words: Words): string {
+  if (error instanceof Problem) return problem(error.reason, words);
+  if (!(error instanceof TowpathError)) return error instanceof Error ? error.message : words.somethingWrong;
+  const particular = fields(error.details?.fields) || error.message;
+  const general = words.errors[error.code];
+  return general === undefined ? particular || words.somethingWrong : words.errorWith(general, particular);
+}
+
+function problem(reason: Reason, { problems }: Words): string {
+  switch (reason.code) {
+    case "no_such_gateway":
+      return problems.noSuchGateway(reason.wanted, reason.count);
+    case "bad_gateway":
+      return problems.badGateway(reason.wanted);
+    case "foreign_gateway":
+      return problems.foreignGateway(reason.host);
+    case "server_silent":
+      return problems.serverSilent;
+    case "own_name":
+      return problems.ownName;
+  }
+}
+
+function fields(told: unknown): string {
+  if (!Array.isArray(told)) return "";
+  return told.map(({ field, problem }: { field?: string; problem?: string }) => `${field}: ${problem}`).join("; ");
+}

@@ -1,0 +1,90 @@
+/**
+ * The user's orders as this page knows them, newest first, each with the moments of its way. No I/O; never changed in
+ * place: `take` and `takePage` give a new book.
+ *
+ * An order comes from answers, pushes and lists in any order; the highest `revision` stands, and every state that was
+ * heard of is a moment of its timeline.
+ */
+import type { CancelAnswer, OrderView, Status } from "@towpath/client";
+
+/** An order as answers, pushes and lists tell of it: the answer to a cancel says least, the list most. */
+export type OrderTold = CancelAnswer & Partial<OrderView>;
+
+/** One state on the way of an order. `status` is null for "it was created", where nobody told in which state. */
+export interface Moment {
+  readonly revision: number;
+  readonly status: Status | null;
+  readonly at?: number;
+  readonly detail?: unknown;
+}
+
+export interface Order extends Readonly<OrderTold> {
+  readonly timeline: readonly Moment[];
+}
+
+/** The way of an order that goes well. */
+export const STEPS: readonly Status[] = ["submitted", "confirmed", "paid", "packed", "shipped", "delivered"];
+
+const CANCELLABLE: ReadonlySet<Status> = new Set(["submitted", "confirmed", "paid", "packed"]);
+
+export function isCancellable({ status }: { status: Status }): boolean {
+  return CANCELLABLE.has(status);
+}
+
+export class OrderBook {
+  /** Newest first. */
+  readonly orders: readonly Order[];
+
+  constructor(orders: readonly Order[] = []) {
+    this.orders = orders;
+  }
+
+  /** Takes one order's state. An order that is new here goes to the top. */
+  take(told: OrderTold): OrderBook {
+    const at = this.orders.findIndex((order) => order.order_id === told.order_id);
+    if (at < 0) return new OrderBook([merged(undefined, told), ...this.orders]);
+    return new OrderBook(this.orders.with(at, merged(this.orders[at], told)));
+  }
+
+  /** Takes a page of the list, newest first, which begins at the top or goes on at the bottom. */
+  takePage(page: readonly OrderTold[], { older }: { older: boolean }): OrderBook {
+    const known = new Map(this.orders.map((order) => [order.order_id, order]));
+    const listed = page.map((told) => merged(known.get(told.order_id), told));
+    const ids = new Set(page.map((told) => told.order_id));
+    const others = this.orders.filter((order) => !ids.has(order.order_id));
+    const firstListed = this.orders.findIndex((order) => ids.has(order.order_id));
+    // What stood above the list's first order was pushed while the list was under way, or is newer than all of it.
+    const above = older || firstListed < 0 ? others.length : firstListed;
+    return new OrderBook([...others.slice(0, above), ...listed, ...others.slice(above)]);
+  }
+}
+
+function merged(known: Order | undefined, told: OrderTold): Order {
+  const timeline = withMoments(known?.timeline ?? [], told);
+  if (known === undefined) return { ...told, timeline };
+  // An answer says less than a push; an older state still tells what never changes, such as the items.
+  const [older, newer] = told.revision >= known.revision ? [known, told] : [told, known];
+  return { ...older, ...withoutNothing(newer), detail: newer.detail ?? detailAt(timeline, newer.revision), timeline };
+}
+
+function withMoments(timeline: readonly Moment[], told: OrderTold): readonly Moment[] {
+  const moments = new Map(timeline.map((moment) => [moment.revision, moment]));
+  const { revision, status, updated_at, detail, created_at } = told;
+  moments.set(revision, { ...moments.get(revision), ...withoutNothing({ revision, status, at: updated_at, detail }) });
+  const isFirst = created_at === updated_at || revision <= 1;
+  if (created_at !== undefined && !isFirst && !moments.has(0)) {
+    moments.set(0, { revision: 0, status: null, at: created_at });
+  }
+  if (moments.has(1)) moments.delete(0);
+  return [...moments.values()].sort((one, other) => one.revision - other.revision);
+}
+
+function detailAt(timeline: readonly Moment[], revision: number): unknown {
+  return timeline.find((moment) => moment.revision === revision)?.detail;
+}
+
+/** Without the fields that say nothing, so that they do not hide what was known. */
+function withoutNothing<Fields extends object>(fields: Fields): Fields {
+  const said = Object.entries(fields).filter(([, value]) => value !== undefined && value !== null);
+  return Object.fromEntries(said) as Fields;
+}

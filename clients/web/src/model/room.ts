@@ -1,0 +1,254 @@
+/**
+ * One room as this page knows it: what was said, how far it was read. No I/O; every function gives a new room.
+ *
+ * Entries come from pushes, answers and pages of history, in any order and more than once; they stand by `seq`, each
+ * once. What counts as unread is what others said after `readSeq`; pages of history never change the count.
+ */
+import type {
+  History,
+  MemberChange,
+  MessageDeleted,
+  MessageEdited,
+  RoomSummary,
+  Message as Told,
+} from "@towpath/client";
+
+import { isDirect, partner } from "./names.ts";
+
+export interface Message {
+  readonly kind: "message";
+  readonly seq: number;
+  readonly user: string;
+  readonly text: string;
+  readonly sentAt: number;
+  readonly editedAt: number | null;
+  readonly deleted: boolean;
+  /** The reference it was sent with, where the sender gave one. */
+  readonly ref: string | null;
+}
+
+/** Somebody came or went. */
+export interface Note {
+  readonly kind: "joined" | "left";
+  readonly seq: number;
+  readonly user: string;
+}
+
+export type Entry = Message | Note;
+
+export interface Room {
+  readonly name: string;
+  readonly title: string;
+  readonly me: string;
+  /** The other person of a two-person room, else null. */
+  readonly partner: string | null;
+  readonly isPrivate: boolean;
+  /** Where the room's stream stands, as far as pushes and summaries told. */
+  readonly head: number;
+  readonly readSeq: number;
+  readonly unread: number;
+  /** What came after this was new to the reader; null when nothing was. It outlives the reading, to be shown. */
+  readonly newSince: number | null;
+  /** How far others have read, by name. */
+  readonly readBy: ReadonlyMap<string, number>;
+  /** In order. */
+  readonly entries: readonly Entry[];
+  /** `stranger`: the service says that one is not in it. */
+  readonly history: "none" | "loaded" | "stranger";
+  readonly hasEarlier: boolean;
+  /** Null as long as nobody said. */
+  readonly members: readonly string[] | null;
+}
+
+export function newRoom(name: string, me: string, title?: string): Room {
+  const other = isDirect(name) ? partner(name, me) : null;
+  return {
+    name,
+    title: other ?? (title || name),
+    me,
+    partner: other,
+    isPrivate: false,
+    head: 0,
+    readSeq: 0,
+    unread: 0,
+    newSince: null,
+    readBy: new Map(),
+    entries: [],
+    history: "none",
+    hasEarlier: false,
+    members: null,
+  };
+}
+
+/** Takes the service's word on a room. Pushes that are newer than it count on top. */
+export function summarised(room: Room, told: RoomSummary): Room {
+  const readSeq = Math.max(room.readSeq, told.read_seq);
+  const unread =
+    room.readSeq > told.read_seq
+      ? unreadAfter(room, readSeq)
+      : told.unread + unreadAfter(room, Math.max(told.seq, readSeq));
+  return withDivider(room, {
+    ...room,
+    title: room.partner ?? (told.title || room.name),
+    isPrivate: told.private ?? false,
+    head: Math.max(room.head, told.seq),
+    readSeq,
+    unread,
+    history: room.history === "stranger" ? "none" : room.history,
+  });
+}
+
+/**
+ * Takes a message that was pushed.
+ *
+ * @param watching Whether the person sees the end of the room, so that it is read at once.
+ */
+export function said(room: Room, told: Told, { watching }: { watching: boolean }): Room {
+  const known = withMessage(room, told);
+  if (told.seq <= room.head) return known;
+  const isOwn = told.user === room.me;
+  // Whoever writes has seen what was there.
+  const isRead = watching || (isOwn && room.unread === 0);
+  return withDivider(room, {
+    ...known,
+    head: told.seq,
+    readSeq: isRead ? Math.max(room.readSeq, told.seq) : room.readSeq,
+    unread: isRead || isOwn || told.seq <= room.readSeq ? room.unread : room.unread + 1,
+  });
+}
+
+/** Takes a message that this page sent itself, as the answer has it; its push comes besides. */
+export function answered(room: Room, told: Told): Room {
+  return withMessage(room, told);
+}
+
+export function edited(room: Room, told: Omit<MessageEdited, "room" | "user">, head: number): Room {
+  const change = (message: Message): Message =>
+    message.deleted ? message : { ...message, text: told.text, editedAt: told.edited_at };
+  return { ...changed(room, told.seq, change), head: Math.max(room.head, head) };
+}
+
+export function deleted(room: Room, told: Pick<MessageDeleted, "seq">, head: number): Room {
+  const before = find(room, told.seq);
+  const counted =
+    before?.kind === "message" && !before.deleted && before.user !== room.me && told.seq > room.readSeq;
+  return {
+    ...changed(room, told.seq, (message) => ({ ...message, text: "", deleted: true })),
+    head: Math.max(room.head, head),
+    unread: counted ? Math.max(0, room.unread - 1) : room.unread,
+  };
+}
+
+/** Takes the news that somebody joined or left. */
+export function noted(room: Room, kind: Note["kind"], { seq, user }: Pick<MemberChange, "seq" | "user">): Room {
+  const others = room.members?.filter((member) => member !== user);
+  const members = others && kind === "joined" ? [...others, user].sort() : others;
+  const entries = find(room, seq) ? room.entries : inserted(room.entries, { kind, seq, user });
+  const isRead = room.unread === 0; // nobody has to read that somebody came
+  return {
+    ...room,
+    entries,
+    members: members ?? null,
+    head: Math.max(room.head, seq),
+    readSeq: isRead ? Math.max(room.readSeq, seq) : room.readSeq,
+  };
+}
+
+/** Takes a page of history. */
+export function paged(room: Room, { messages, has_more }: History): Room {
+  const loaded = messages.reduce(withMessage, room);
+  return { ...loaded, history: "loaded", hasEarlier: has_more };
+}
+
+/** Forgets what was said, to load it anew. */
+export function emptied(room: Room): Room {
+  return { ...room, entries: [], history: "none", hasEarlier: false };
+}
+
+/** The person has seen all of it. */
+export function seen(room: Room): Room {
+  if (room.unread === 0 && room.readSeq >= room.head) return room;
+  return { ...room, readSeq: Math.max(room.readSeq, room.head), unread: 0 };
+}
+
+/** The person goes elsewhere, or answers: what is read is not new any more. */
+export function turnedAway(room: Room): Room {
+  return room.unread === 0 && room.newSince !== null ? { ...room, newSince: null } : room;
+}
+
+/** Somebody, or one's own other window, has read up to `seq`. */
+export function readUpTo(room: Room, user: string, seq: number): Room {
+  if (user !== room.me) {
+    if ((room.readBy.get(user) ?? 0) >= seq) return room;
+    return { ...room, readBy: new Map(room.readBy).set(user, seq) };
+  }
+  if (seq <= room.readSeq) return room;
+  return { ...room, readSeq: seq, unread: seq >= room.head ? 0 : Math.min(room.unread, unreadAfter(room, seq)) };
+}
+
+/** The first message that is loaded, to load earlier ones from; null when there is none. */
+export function firstMessage(room: Room): Message | null {
+  return room.entries.find((entry) => entry.kind === "message") ?? null;
+}
+
+/** One's last message that can be edited. */
+export function lastOwn(room: Room): Message | null {
+  const own = (entry: Entry): entry is Message =>
+    entry.kind === "message" && entry.user === room.me && !entry.deleted;
+  return room.entries.findLast(own) ?? null;
+}
+
+/** One's last message if the other person of a two-person room has read it, else null. */
+export function lastSeenByPartner(room: Room): number | null {
+  if (room.partner === null) return null;
+  const last = lastOwn(room);
+  return last !== null && (room.readBy.get(room.partner) ?? 0) >= last.seq ? last.seq : null;
+}
+
+function unreadAfter(room: Room, seq: number): number {
+  return room.entries.filter(
+    (entry) => entry.seq > seq && entry.kind === "message" && entry.user !== room.me && !entry.deleted,
+  ).length;
+}
+
+/** Keeps where the unread begins, from the first of them on. */
+function withDivider(before: Room, after: Room): Room {
+  return before.unread === 0 && after.unread > 0 ? { ...after, newSince: after.readSeq } : after;
+}
+
+function withMessage(room: Room, told: Told): Room {
+  const known = find(room, told.seq);
+  const message: Message = {
+    kind: "message",
+    seq: told.seq,
+    user: told.user,
+    text: told.text,
+    sentAt: told.sent_at,
+    editedAt: told.edited_at ?? null,
+    deleted: told.deleted_at !== undefined && told.deleted_at !== null,
+    ref: told.client_ref ?? null,
+  };
+  if (known === undefined) return { ...room, entries: inserted(room.entries, message) };
+  if (known.kind !== "message" || !isNewer(message, known)) return room;
+  return changed(room, told.seq, () => ({ ...message, ref: message.ref ?? known.ref }));
+}
+
+function isNewer(message: Message, known: Message): boolean {
+  if (known.deleted || message.deleted) return message.deleted && !known.deleted;
+  return (message.editedAt ?? 0) > (known.editedAt ?? 0);
+}
+
+function changed(room: Room, seq: number, change: (message: Message) => Message): Room {
+  const at = room.entries.findLastIndex((entry) => entry.seq === seq);
+  const entry = room.entries[at];
+  return entry?.kind === "message" ? { ...room, entries: room.entries.with(at, change(entry)) } : room;
+}
+
+function find(room: Room, seq: number): Entry | undefined {
+  return room.entries.findLast((entry) => entry.seq === seq);
+}
+
+function inserted(entries: readonly Entry[], entry: Entry): readonly Entry[] {
+  const before = entries.findLastIndex((other) => other.seq < entry.seq);
+  return entries.toSpliced(before + 1, 0, entry);
+}

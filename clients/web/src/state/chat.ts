@@ -1,0 +1,411 @@
+/**
+ * Chat on a client: asks and tells the service, listens, and keeps the rooms as signals.
+ *
+ * A service that lacks an action costs that action only: no presence, no read positions, but the rest goes on.
+ */
+import { type ReadonlySignal, type Signal, batch, signal } from "@preact/signals";
+import {
+  type Actions,
+  type Client,
+  type Invitation,
+  type Message as Told,
+  type MemberChange,
+  type RequestOptions,
+  type Sent,
+  TowpathError,
+  keyOf,
+} from "@towpath/client";
+
+import { directRoom, isDirect, streamOf } from "../model/names.ts";
+import type { Draft, Outbox } from "../model/outbox.ts";
+import { Problem } from "../model/problem.ts";
+import {
+  type Message,
+  type Room,
+  answered,
+  deleted,
+  edited,
+  emptied,
+  noted,
+  readUpTo,
+  said,
+  seen,
+  summarised,
+  turnedAway,
+} from "../model/room.ts";
+import type { Typing } from "../model/typing.ts";
+import { Again } from "./again.ts";
+import { Histories } from "./histories.ts";
+import type { Notices } from "./notices.ts";
+import { Presence } from "./presence.ts";
+import { Reading } from "./reading.ts";
+import { RoomStore } from "./room-store.ts";
+import { Sending } from "./sending.ts";
+import { TypingNow } from "./typing.ts";
+
+const PAGE = 50;
+const SEND_TIMEOUT_MS = 60_000;
+const TYPING_AGAIN_MS = 3_000;
+/** People of so many two-person rooms are asked after when a connection opens; of the others when they are opened. */
+const PARTNERS_ASKED = 20;
+/** So many rooms `chat.rooms` tells of at most. */
+const MOST_LISTED = 1_000;
+
+export class Chat {
+  readonly rooms: ReadonlySignal<ReadonlyMap<string, Room>>;
+  readonly invitations = signal<readonly Invitation[]>([]);
+  /** Who types, by room. */
+  readonly typing: ReadonlySignal<ReadonlyMap<string, Typing>>;
+  /** Who is there, as far as the service told. */
+  readonly online: ReadonlySignal<ReadonlyMap<string, boolean>>;
+  /** The room that is open. */
+  readonly open = signal<string | null>(null);
+  /** Whether the service has said which rooms there are. */
+  readonly listed = signal(false);
+  /** The last message of another person in the open room, to be read out. */
+  readonly heard = signal<Message | null>(null);
+  /** Messages on their way. */
+  readonly outbox: ReadonlySignal<Outbox>;
+  readonly me: string;
+  #client: Client;
+  #notices: Notices;
+  /** The room whose end the person is looking at. */
+  #watched: string | null = null;
+  #listAgain = new Again(() => this.#client.state === "open" && void this.#refresh());
+  #loadAgain = new Again(() => this.open.peek() !== null && this.#look(this.open.peek()!));
+  #store: RoomStore;
+  #typing = new TypingNow();
+  #reading: Reading;
+  #sending: Sending;
+  #presence: Presence;
+  #histories: Histories;
+  #toldTyping = 0;
+
+  /** @param outbox see {@link Sending} */
+  constructor(client: Client, me: string, outbox: Signal<Outbox>, notices: Notices) {
+    this.me = me;
+    this.#client = client;
+    this.#notices = notices;
+    this.#store = new RoomStore(me);
+    this.#reading = new Reading(
+      (room) => this.#store.get(room)?.readSeq ?? 0,
+      (room, seq) => this.#ask("chat.read", { room, seq }),
+    );
+    this.#sending = new Sending(
+      outbox,
+      (draft) => this.#send(draft),
+      ({ ref, room, text }, { seq, sent_at }) => {
+        const told = { room, seq, sent_at, user: me, text, client_ref: ref };
+        this.#store.update(room, (known) => answered(known, told));
+      },
+    );
+    this.#presence = new Presence(this.#store, async (room) => (await this.#ask("chat.members", { room })).members);
+    this.#histories = new Histories(this.#store, (room, range) =>
+      this.#ask("chat.history", { room, limit: PAGE, ...range }),
+    );
+    this.outbox = this.#sending.outbox;
+    this.online = this.#presence.online;
+    this.rooms = this.#store.all;
+    this.typing = this.#typing.rooms;
+    this.#listen();
+  }
+
+  /** Opens a room, or none. */
+  show(name: string | null): void {
+    const before = this.open.peek();
+    if (before === name) return;
+    batch(() => {
+      if (before !== null) this.#store.update(before, turnedAway);
+      this.#watched = null;
+      this.heard.value = null;
+      this.open.value = name;
+      if (name === null) return;
+      if (isDirect(name)) this.#store.know(name);
+      this.#look(name);
+    });
+  }
+
+  /** Joins a room, which makes it when there is none. Gives its name. */
+  async join(name: string): Promise<string> {
+    const answer = await this.#ask("chat.join", { room: name }, { stream: streamOf(name) });
+    batch(() => {
+      this.#store.know(answer.room);
+      this.#store.update(answer.room, (room) => ({
+        ...room,
+        members: [...answer.members].sort(),
+        head: Math.max(room.head, answer.seq),
+        readSeq: Math.max(room.readSeq, answer.seq),
+        history: room.history === "stranger" ? "none" : room.history,
+      }));
+      this.#uninvited(answer.room);
+    });
+    void this.#list(); // its title, and whether it is private
+    if (this.open.peek() === answer.room) this.#look(answer.room);
+    return answer.room;
+  }
+
+  /** Makes a room. Gives its name. */
+  async create(name: string, { title, isPrivate }: { title: string; isPrivate: boolean }): Promise<string> {
+    const data = { room: name, ...(title && { title }), ...(isPrivate && { private: true }) };
+    const { room } = await this.#ask("chat.create", data);
+    batch(() => {
+      this.#store.know(room);
+      this.#store.update(room, (made) => ({ ...made, title: title || name, isPrivate, history: "loaded" }));
+    });
+    return room;
+  }
+
+  async leave(name: string): Promise<void> {
+    await this.#ask("chat.leave", { room: name });
+    this.#drop(name);
+  }
+
+  async invite(name: string, user: string): Promise<void> {
+    await this.#ask("chat.invite", { room: name, user });
+  }
+
+  /** Takes an invitation off the list. It stays good, and is listed again with the next connection. */
+  later(room: string): void {
+    this.#uninvited(room);
+  }
+
+  /**
+   * The name of the two-person room with `other`; the service makes it with the first message.
+   *
+   * @throws {Problem} `own_name`
+   */
+  direct(other: string): string {
+    if (other === this.me) throw new Problem({ code: "own_name" });
+    return directRoom(this.me, other);
+  }
+
+  /** Says something in a room. It shows as a draft until it has arrived. */
+  say(name: string, text: string): void {
+    this.#store.update(name, turnedAway);
+    this.#toldTyping = 0;
+    this.#sending.say(name, text);
+  }
+
+  /** Sends a draft that failed once more. */
+  again(draft: Draft): void {
+    this.#sending.again(draft);
+  }
+
+  discard(draft: Draft): void {
+    this.#sending.discard(draft);
+  }
+
+  async edit(name: string, seq: number, text: string): Promise<void> {
+    await this.#ask("chat.edit", { room: name, seq, text });
+    this.#store.update(name, (room) => edited(room, { seq, text, edited_at: Date.now() }, room.head));
+  }
+
+  async remove(name: string, seq: number): Promise<void> {
+    await this.#ask("chat.delete", { room: name, seq });
+    this.#store.update(name, (room) => deleted(room, { seq }, room.head));
+  }
+
+  /** Loads what is earlier than what is there. Says whether something came. */
+  async loadEarlier(name: string): Promise<boolean> {
+    try {
+      return await this.#histories.earlier(name);
+    } catch (error) {
+      if (!isClosed(error)) this.#notices.problem(error);
+      return false;
+    }
+  }
+
+  /** Asks who is in a room. */
+  async loadMembers(name: string): Promise<void> {
+    await this.#presence.load(name);
+  }
+
+  /** The person looks at the end of the open room, or does not any more. */
+  watch(name: string | null): void {
+    this.#watched = name;
+    if (name === null) return;
+    this.#store.update(name, seen);
+    this.#reading.soon(name);
+  }
+
+  /** Tells the others that one types; not at every key, and not while there is no connection. */
+  tellTyping(name: string): void {
+    const now = Date.now();
+    if (now - this.#toldTyping < TYPING_AGAIN_MS || this.#client.state !== "open") return;
+    if (!this.#store.get(name)?.head) return; // nobody there to tell
+    this.#toldTyping = now;
+    this.#ask("chat.typing", { room: name }).catch(() => {}); // not worth a word if it is lost
+  }
+
+  #listen(): void {
+    const client = this.#client;
+    client.on("chat.message", (told) => this.#message(told));
+    client.on("chat.edited", (told, { seq = 0 }) => this.#store.update(told.room, (room) => edited(room, told, seq)));
+    client.on("chat.deleted", (told, { seq = 0 }) => this.#store.update(told.room, (room) => deleted(room, told, seq)));
+    client.on("chat.joined", (told) => this.#joined(told));
+    client.on("chat.left", (told) => this.#left(told));
+    client.on("chat.read", ({ room, user, seq }) => this.#store.update(room, (known) => readUpTo(known, user, seq)));
+    client.on("chat.presence", (told) => this.#presence.take(told));
+    client.on("chat.invited", (invitation) => this.#invited(invitation));
+    client.on("chat.typing", ({ room, user }) => {
+      if (user !== this.me) this.#typing.started(room, user);
+    });
+    client.on("incomplete", ({ stream }) => this.#incomplete(stream));
+    client.onState((state) => {
+      if (state === "open") void this.#refresh();
+      if (state !== "closed") return;
+      this.#listAgain.done();
+      this.#loadAgain.done();
+    });
+  }
+
+  /** A connection is there: see which rooms there are and who is there. */
+  async #refresh(): Promise<void> {
+    await this.#list();
+    const [rooms, open] = [this.rooms.peek(), this.open.peek()];
+    if (open !== null) this.#look(open);
+    const directs = [...rooms.values()].filter((room) => room.partner !== null && room.name !== open && room.head > 0);
+    for (const { name } of directs.slice(0, PARTNERS_ASKED)) void this.loadMembers(name);
+  }
+
+  /** Takes the list of rooms, and makes sure that this connection hears of those it does not know yet. */
+  async #list(): Promise<void> {
+    const before = [...this.rooms.peek().values()].filter(isMember);
+    try {
+      const { rooms, invitations } = await this.#ask("chat.rooms", {});
+      const names = new Set(rooms.map(({ room }) => room));
+      const left = rooms.length < MOST_LISTED ? before.filter(({ name }) => !names.has(name)) : [];
+      const positions = this.#client.positions;
+      const unheard = rooms.filter(({ room }) => !(streamOf(room) in positions));
+      for (const { room, seq } of unheard) this.#client.track(streamOf(room), seq);
+      if (unheard.length > 0) this.#client.resume("chat");
+      batch(() => {
+        for (const { name } of left) this.#drop(name); // in another window, while this one was not connected
+        for (const told of rooms) {
+          this.#store.know(told.room);
+          this.#store.update(told.room, (room) => summarised(room, told));
+        }
+        if (this.#watched !== null) this.watch(this.#watched); // what was missed is replayed before one's eyes
+        this.invitations.value = invitations ?? [];
+        this.listed.value = true;
+      });
+      this.#listAgain.done();
+    } catch (error) {
+      if (this.#listAgain.failed(error)) this.#notices.problem(error);
+    }
+  }
+
+  /** What a room that is open needs. */
+  #look(name: string): void {
+    if (this.#client.state !== "open") return; // when it is, all of this is asked for
+    const room = this.#store.get(name);
+    if (room?.history !== "loaded") void this.#load(name);
+    if (room !== undefined && room.history !== "stranger" && (room.partner === null || room.head > 0)) {
+      void this.loadMembers(name);
+    }
+  }
+
+  async #load(name: string): Promise<void> {
+    try {
+      await this.#histories.load(name);
+      this.#loadAgain.done();
+    } catch (error) {
+      if (this.#loadAgain.failed(error)) this.#notices.problem(error);
+    }
+  }
+
+  #send({ ref, room, text }: Draft): Promise<Sent> {
+    const options = { timeout: SEND_TIMEOUT_MS, msgId: ref };
+    const partner = this.#store.get(room)?.partner ?? null;
+    if (partner === null) return this.#ask("chat.send", { room, text, client_ref: ref }, options);
+    return this.#ask("chat.direct", { to: partner, text }, { ...options, key: keyOf(room) });
+  }
+
+  #message(told: Told): void {
+    const before = this.#store.know(told.room);
+    batch(() => {
+      this.#typing.stopped(told.room, told.user);
+      const watching = this.#watched === told.room;
+      this.#store.update(told.room, (room) => said(room, told, { watching }));
+      if (told.user === this.me) {
+        this.#sending.heard(told.room, told);
+      } else if (told.room === this.open.peek() && told.seq > before.head) {
+        this.heard.value = this.#messageOf(told);
+      }
+    });
+    if (this.#watched === told.room) this.#reading.soon(told.room);
+  }
+
+  #messageOf({ room, seq }: Told): Message | null {
+    const entry = this.#store.get(room)?.entries.findLast((other) => other.seq === seq);
+    return entry?.kind === "message" ? entry : null;
+  }
+
+  #joined(told: MemberChange): void {
+    const isNew = this.#store.get(told.room) === undefined;
+    batch(() => {
+      this.#store.know(told.room);
+      this.#store.update(told.room, (room) => noted(room, "joined", told));
+      if (told.user === this.me) this.#uninvited(told.room);
+    });
+    if (told.user !== this.me) return this.#presence.soon(told.room, () => this.open.peek() === told.room);
+    if (isNew) void this.#list(); // joined in another window: its title
+    if (this.open.peek() === told.room) this.#look(told.room);
+  }
+
+  #left(told: MemberChange): void {
+    if (told.user === this.me) return this.#drop(told.room); // in another window
+    this.#typing.stopped(told.room, told.user);
+    this.#store.update(told.room, (room) => noted(room, "left", told));
+  }
+
+  #invited(invitation: Invitation): void {
+    this.#uninvited(invitation.room);
+    this.invitations.value = [...this.invitations.peek(), invitation];
+    this.#notices.news((words) => words.rooms.invited(invitation.by, invitation.title || invitation.room));
+  }
+
+  #uninvited(room: string): void {
+    this.invitations.value = this.invitations.peek().filter((invitation) => invitation.room !== room);
+  }
+
+  /** Some of a room was missed and cannot be replayed: what is shown may have a gap, so load it anew. */
+  #incomplete(stream: string): void {
+    const room = [...this.rooms.peek().values()].find(({ name }) => streamOf(name) === stream);
+    if (room === undefined) return;
+    this.#store.update(room.name, emptied);
+    void this.#list(); // how much of it is unread
+    if (room.name !== this.open.peek()) return;
+    this.#notices.news((words) => words.conversation.reloaded(room.title));
+    void this.#load(room.name);
+  }
+
+  #drop(name: string): void {
+    this.#client.forget(streamOf(name));
+    this.#reading.forget(name);
+    batch(() => {
+      this.#store.drop(name);
+      if (this.open.peek() === name) this.open.value = null;
+    });
+  }
+
+  /** Requests that name a room are handled in their order. */
+  #ask<Name extends keyof Actions>(
+    action: Name,
+    data: Actions[Name]["data"],
+    options: RequestOptions = {},
+  ): Promise<Actions[Name]["answer"]> {
+    const key = "room" in data ? keyOf(data.room as string) : undefined;
+    const answer: Promise<any> = this.#client.request(action as string, data, { key, ...options });
+    return answer;
+  }
+}
+
+/** Whether the service has said that one is in it. */
+function isMember(room: Room): boolean {
+  return room.head > 0 && room.history !== "stranger";
+}
+
+function isClosed(error: unknown): boolean {
+  return error instanceof TowpathError && error.code === "closed";
+}

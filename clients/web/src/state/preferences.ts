@@ -1,0 +1,57 @@
+/** What the person prefers, kept in the browser where it lets one: appearance, language, the last name. */
+import { type ReadonlySignal, computed, effect, signal } from "@preact/signals";
+
+import { type Language, type LanguageName, bestLanguage, languageOf } from "../i18n/language.ts";
+
+export type Theme = "auto" | "light" | "dark";
+
+export class Preferences {
+  readonly theme = signal<Theme>(oneOf(["light", "dark"], read("theme")) ?? "auto");
+  readonly languageName = signal<LanguageName | "auto">(oneOf(["en", "zh"], read("language")) ?? "auto");
+  readonly language: ReadonlySignal<Language>;
+
+  constructor(browserLanguages: readonly string[], page: HTMLElement) {
+    this.language = computed(() => {
+      const chosen = this.languageName.value;
+      return languageOf(chosen === "auto" ? bestLanguage(browserLanguages) : chosen, browserLanguages);
+    });
+    effect(() => {
+      const theme = this.theme.value;
+      if (theme === "auto") delete page.dataset.theme;
+      else page.dataset.theme = theme;
+      write("theme", theme);
+    });
+    effect(() => {
+      page.lang = this.language.value.words.tag;
+      write("language", this.languageName.value);
+    });
+  }
+
+  get lastName(): string {
+    return read("name") ?? "";
+  }
+
+  set lastName(name: string) {
+    write("name", name);
+  }
+}
+
+function oneOf<Choice extends string>(choices: readonly Choice[], text: string | null): Choice | undefined {
+  return choices.find((choice) => choice === text);
+}
+
+function read(name: string): string | null {
+  try {
+    return localStorage.getItem(`towpath.${name}`);
+  } catch {
+    return null;
+  }
+}
+
+function write(name: string, value: string): void {
+  try {
+    localStorage.setItem(`towpath.${name}`, value);
+  } catch {
+    // A browser that keeps nothing is fine.
+  }
+}

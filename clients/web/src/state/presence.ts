@@ -1,0 +1,47 @@
+/** Who is in which room, and who of them is there. A service that cannot say costs no word. */
+import { batch, signal } from "@preact/signals";
+import type { MemberState } from "@towpath/client";
+
+import type { RoomStore } from "./room-store.ts";
+
+/** A crowd that joins is asked after once. */
+const CROWD_MS = 500;
+
+export class Presence {
+  /** By name, as far as the service told. */
+  readonly online = signal<ReadonlyMap<string, boolean>>(new Map());
+  #store: RoomStore;
+  #ask: (room: string) => Promise<readonly MemberState[]>;
+  #due: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(store: RoomStore, ask: (room: string) => Promise<readonly MemberState[]>) {
+    this.#store = store;
+    this.#ask = ask;
+  }
+
+  take({ user, online }: MemberState): void {
+    this.online.value = new Map(this.online.peek()).set(user, online);
+  }
+
+  /** Asks who is in a room. */
+  async load(room: string): Promise<void> {
+    try {
+      const members = await this.#ask(room);
+      batch(() => {
+        const told = members.map(({ user, online }) => [user, online] as const);
+        this.online.value = new Map([...this.online.peek(), ...told]);
+        this.#store.update(room, (known) => ({ ...known, members: members.map(({ user }) => user) }));
+      });
+    } catch {
+      // What is known stays, also when it is nothing.
+    }
+  }
+
+  /** Asks a little later, if the room is still wanted then. */
+  soon(room: string, isWanted: () => boolean): void {
+    clearTimeout(this.#due);
+    this.#due = setTimeout(() => {
+      if (isWanted()) void this.load(room);
+    }, CROWD_MS);
+  }
+}

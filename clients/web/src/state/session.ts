@@ -1,0 +1,48 @@
+/** One signed-in person on one client, until they sign out or connect again. */
+import type { Signal } from "@preact/signals";
+import { type Client, connect } from "@towpath/client";
+
+import { fetchToken } from "../demo.ts";
+import type { Outbox } from "../model/outbox.ts";
+import { Chat } from "./chat.ts";
+import { ConnectionState } from "./connection.ts";
+import type { Notices } from "./notices.ts";
+import { Orders } from "./orders.ts";
+
+export interface SignedIn {
+  readonly me: string;
+  /** The first token; later ones are fetched. */
+  readonly token: string;
+  readonly urls: readonly string[];
+}
+
+/** What outlives a connection that was closed for good, while the person stays. */
+export interface Kept {
+  readonly outbox: Signal<Outbox>;
+  /** What is typed and not sent, by room. */
+  readonly unsent: Map<string, string>;
+}
+
+export class Session {
+  readonly me: string;
+  readonly kept: Kept;
+  readonly connection: ConnectionState;
+  readonly chat: Chat;
+  readonly orders: Orders;
+  #client: Client;
+
+  constructor({ me, token, urls }: SignedIn, kept: Kept, notices: Notices) {
+    const tokens = [token];
+    this.me = me;
+    this.kept = kept;
+    this.#client = connect({ urls, token: () => tokens.pop() ?? fetchToken(me) });
+    this.#client.onError((error) => console.warn(error));
+    this.connection = new ConnectionState(this.#client);
+    this.chat = new Chat(this.#client, me, kept.outbox, notices);
+    this.orders = new Orders(this.#client, me, notices);
+  }
+
+  close(): void {
+    this.#client.close();
+  }
+}

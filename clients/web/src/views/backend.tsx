@@ -1,0 +1,174 @@
+import { type Signal, useSignal, useSignalEffect } from "@preact/signals";
+import { useId, useRef } from "preact/hooks";
+
+import { publishEvent } from "../demo.ts";
+import type { Words } from "../i18n/en.ts";
+import { describe } from "../i18n/errors.ts";
+import { formatCents, parseCents } from "../model/money.ts";
+import { useSession, useWords } from "./context.ts";
+
+const EVENTS = ["confirmed", "paid", "packed", "shipped", "delivered", "rejected", "refunded", "cancelled"];
+const CREATED = "order.created";
+const KEPT = 3;
+
+interface BackendProps {
+  /** The order that was submitted or picked last. */
+  suggestion: Signal<{ orderId: string; picked: boolean } | null>;
+}
+
+/** Acts as another backend: publishes order events, of which the orders service and then the user hear. */
+export function Backend({ suggestion }: BackendProps) {
+  const { me, orders } = useSession();
+  const words = useWords();
+  const id = useId();
+  const [orderField, eventField] = [useRef<HTMLInputElement>(null), useRef<HTMLSelectElement>(null)];
+  const [order, user, event] = [useSignal(""), useSignal(me), useSignal(`order.${EVENTS[0]}`)];
+  const [amount, detail] = [useSignal(""), useSignal("")];
+  const suggested = useRef("");
+  const problem = useSignal<((words: Words) => string) | null>(null);
+  const isBusy = useSignal(false);
+  const published = useSignal<readonly { msgId: string; event: string; order: string }[]>([]);
+
+  useSignalEffect(() => {
+    const told = suggestion.value;
+    if (told === null || (!told.picked && order.peek() !== suggested.current)) return; // something else is typed there
+    order.value = suggested.current = told.orderId;
+    if (!told.picked) return;
+    user.value = me;
+    eventField.current?.focus();
+  });
+
+  const wrong = (): ((words: Words) => string) | null => {
+    if (order.value.trim() === "") return (now) => now.backend.orderMissing;
+    if (event.value !== CREATED) return null;
+    if (user.value.trim() === "") return (now) => now.backend.userMissing;
+    return amount.value.trim() !== "" && parseCents(amount.value) === null ? (now) => now.backend.amountWrong : null;
+  };
+  const publish = async () => {
+    problem.value = wrong();
+    if (problem.value !== null) return orderField.current?.focus();
+    const [orderId, userId, note] = [order.value.trim(), user.value.trim(), detail.value.trim()];
+    const cents = event.value === CREATED ? parseCents(amount.value) : null;
+    const data = {
+      order_id: orderId,
+      ...(userId && { user_id: userId }),
+      ...(note && { detail: note }),
+      ...(cents !== null && { amount: formatCents(cents) }),
+    };
+    isBusy.value = true;
+    try {
+      const msgId = await publishEvent(event.value, data);
+      published.value = [{ msgId, event: event.value, order: orderId }, ...published.value].slice(0, KEPT);
+      detail.value = "";
+    } catch (error) {
+      problem.value = (now) => describe(error, now);
+    } finally {
+      isBusy.value = false;
+    }
+  };
+
+  const text = (field: Signal<string>) => ({
+    value: field.value,
+    autocomplete: "off",
+    onInput: (typed: { currentTarget: HTMLInputElement }) => {
+      field.value = typed.currentTarget.value;
+      problem.value = null;
+    },
+  });
+  return (
+    <section class="backend" aria-labelledby="backend-title" data-testid="backend">
+      <h2 id="backend-title">{words.backend.title}</h2>
+      <p>{words.backend.about}</p>
+      <form
+        noValidate
+        onSubmit={(submitted) => {
+          submitted.preventDefault();
+          void publish();
+        }}
+      >
+        <div>
+          <label for={`${id}-order`}>{words.backend.order}</label>
+          <input
+            ref={orderField}
+            id={`${id}-order`}
+            data-testid="backend-order"
+            list={`${id}-orders`}
+            maxLength={64}
+            placeholder={words.backend.orderPlaceholder}
+            aria-invalid={problem.value !== null}
+            aria-describedby={`${id}-problem`}
+            {...text(order)}
+          />
+          <datalist id={`${id}-orders`}>
+            {orders.book.value.orders.map(({ order_id }) => (
+              <option key={order_id} value={order_id} />
+            ))}
+          </datalist>
+        </div>
+        <div>
+          <label for={`${id}-user`}>{words.backend.user}</label>
+          <input
+            id={`${id}-user`}
+            data-testid="backend-user"
+            autocapitalize="none"
+            spellcheck={false}
+            maxLength={128}
+            {...text(user)}
+          />
+        </div>
+        <div>
+          <label for={`${id}-event`}>{words.backend.event}</label>
+          <select
+            ref={eventField}
+            id={`${id}-event`}
+            data-testid="backend-event"
+            value={event.value}
+            onChange={(changed) => (event.value = changed.currentTarget.value)}
+          >
+            {EVENTS.map((name) => (
+              <option key={name} value={`order.${name}`}>
+                {words.orders.statuses[name]}
+              </option>
+            ))}
+            <option value={CREATED}>{words.backend.created}</option>
+          </select>
+        </div>
+        <div>
+          <label for={`${id}-detail`}>{words.backend.detail}</label>
+          <input
+            id={`${id}-detail`}
+            data-testid="backend-detail"
+            maxLength={200}
+            placeholder={words.optional}
+            {...text(detail)}
+          />
+        </div>
+        {event.value === CREATED && (
+          <div>
+            <label for={`${id}-amount`}>{words.backend.amount}</label>
+            <input
+              id={`${id}-amount`}
+              data-testid="backend-amount"
+              inputMode="decimal"
+              placeholder="0.00"
+              {...text(amount)}
+            />
+          </div>
+        )}
+        <p class="problem" id={`${id}-problem`} role="alert" data-testid="backend-problem">
+          {problem.value?.(words)}
+        </p>
+        <button type="submit" data-testid="backend-publish" disabled={isBusy.value}>
+          {words.backend.publish}
+        </button>
+      </form>
+      <ol class="published" aria-live="polite" data-testid="backend-log">
+        {published.value.map(({ msgId, event: name, order: orderId }) => (
+          <li key={msgId} title={msgId}>
+            {words.backend.published(name, orderId)}
+          </li>
+        ))}
+      </ol>
+    </section>
+  );
+}

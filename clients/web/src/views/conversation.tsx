@@ -1,0 +1,221 @@
+import { useSignal } from "@preact/signals";
+import { useMemo, useRef } from "preact/hooks";
+
+import { type Room, lastOwn } from "../model/room.ts";
+import { Composer } from "./composer.tsx";
+import { useApp, useLanguage, useSession, useWords } from "./context.ts";
+import { Avatar } from "./avatar.tsx";
+import { Confirm } from "./dialog.tsx";
+import { Icon } from "./icons.tsx";
+import { Log } from "./log.tsx";
+import type { MessageDeeds } from "./message.tsx";
+import type { Scrolling } from "./scrolling.ts";
+
+/** The open room, or that there is none. */
+export function Conversation() {
+  const { chat } = useSession();
+  const words = useWords();
+  const name = chat.open.value;
+  const room = name === null ? undefined : chat.rooms.value.get(name);
+  return (
+    <section class="conversation" aria-label={room?.title ?? words.tabs.chat}>
+      {name === null ? (
+        <div class="nothing">
+          <h2>{words.conversation.nothing}</h2>
+          <p>{words.conversation.nothingHint}</p>
+        </div>
+      ) : room === undefined ? (
+        <div class="nothing">
+          <p>{words.conversation.loading}</p>
+        </div>
+      ) : room.history === "stranger" ? (
+        <Stranger room={room} />
+      ) : (
+        <OpenRoom key={name} room={room} />
+      )}
+    </section>
+  );
+}
+
+function OpenRoom({ room }: { room: Room }) {
+  const { chat } = useSession();
+  const words = useWords();
+  const editing = useSignal<number | null>(null);
+  const removing = useSignal<number | null>(null);
+  const app = useApp();
+  const scrolling = useRef<Scrolling | null>(null);
+  const { name } = room;
+  const deeds = useMemo<MessageDeeds>(() => {
+    const toComposer = () => document.getElementById("composer")?.focus();
+    return {
+      edit: (seq) => (editing.value = seq),
+      save: async (seq, text) => {
+        await chat.edit(name, seq, text);
+        deeds.stopEditing();
+      },
+      stopEditing: () => {
+        editing.value = null;
+        toComposer();
+      },
+      remove: (seq) => (removing.value = seq),
+      leave: toComposer,
+    };
+  }, []);
+  const remove = async (seq: number) => {
+    try {
+      await chat.remove(name, seq);
+    } catch (error) {
+      app.notices.problem(error);
+    }
+  };
+  return (
+    <div class="room">
+      <RoomHeader room={room} />
+      <Log room={room} editing={editing} deeds={deeds} onReady={(ready) => (scrolling.current = ready)} />
+      <TypingLine room={name} />
+      <Composer
+        room={name}
+        title={room.title}
+        onSent={() => scrolling.current?.toEnd()}
+        onEditLast={() => (editing.value = lastOwn(room)?.seq ?? null)}
+      />
+      {removing.value !== null && (
+        <Confirm
+          title={words.conversation.removeTitle}
+          hint={words.conversation.removeHint}
+          go={words.conversation.remove}
+          onGo={() => void remove(removing.value!)}
+          onClose={() => (removing.value = null)}
+        />
+      )}
+    </div>
+  );
+}
+
+function RoomHeader({ room }: { room: Room }) {
+  const app = useApp();
+  const { chat } = useSession();
+  const { words } = useLanguage();
+  const online = chat.online.value;
+  const known = room.members?.some((user) => online.has(user)) ?? false;
+  const summary = () => {
+    if (room.partner !== null) {
+      const there = online.get(room.partner);
+      return there === undefined ? "" : there ? words.rooms.online : words.rooms.offline;
+    }
+    if (room.members === null) return "";
+    const here = room.members.filter((user) => online.get(user)).length;
+    return words.members.summary(room.members.length, known ? here : null);
+  };
+  return (
+    <header class="room-header">
+      <button
+        type="button"
+        class="quiet icon-only back"
+        aria-label={words.conversation.back}
+        onClick={() => app.place.room(null)}
+      >
+        <Icon name="back" />
+      </button>
+      {room.partner !== null && <Avatar name={room.partner} online={online.get(room.partner)} />}
+      <div class="heading">
+        <h2 id="room-title" data-testid="room-title">
+          {room.isPrivate && <Icon name="lock" />}
+          {room.title}
+          {room.partner === null && room.title !== room.name && <small> {room.name}</small>}
+        </h2>
+        <p data-testid="room-members">{summary()}</p>
+      </div>
+      {room.partner === null && (
+        <>
+          <button
+            type="button"
+            class="quiet"
+            data-testid="show-members"
+            aria-haspopup="dialog"
+            onClick={() => {
+              void chat.loadMembers(room.name);
+              app.dialog.value = "members";
+            }}
+          >
+            <Icon name="people" />
+            <span class="wide">{words.members.show}</span>
+          </button>
+          <button
+            type="button"
+            class="quiet"
+            data-testid="leave-room"
+            aria-haspopup="dialog"
+            onClick={() => (app.dialog.value = "leave")}
+          >
+            {words.conversation.leave}
+          </button>
+        </>
+      )}
+    </header>
+  );
+}
+
+/** Asks before one leaves the open room. */
+export function LeaveRoom() {
+  const app = useApp();
+  const { chat } = useSession();
+  const words = useWords().conversation;
+  const room = chat.rooms.value.get(chat.open.value ?? "");
+  if (room === undefined) return null;
+  const leave = async () => {
+    try {
+      await chat.leave(room.name);
+    } catch (error) {
+      app.notices.problem(error);
+    }
+  };
+  return (
+    <Confirm
+      title={words.leaveTitle(room.title)}
+      hint={room.isPrivate ? words.leavePrivate : words.leavePublic}
+      go={words.leave}
+      onGo={() => void leave()}
+      onClose={() => (app.dialog.value = null)}
+    />
+  );
+}
+
+/** A room that one is not in, such as from a link. */
+function Stranger({ room }: { room: Room }) {
+  const app = useApp();
+  const { chat } = useSession();
+  const words = useWords();
+  const join = async () => {
+    try {
+      await chat.join(room.name);
+    } catch (error) {
+      app.notices.problem(error);
+    }
+  };
+  return (
+    <div class="nothing" data-testid="stranger">
+      <h2>{words.conversation.stranger(room.title)}</h2>
+      <p>{words.conversation.strangerHint}</p>
+      <div class="choices">
+        <button type="button" onClick={() => app.place.room(null)}>
+          {words.conversation.back}
+        </button>
+        <button type="button" class="primary" data-testid="join-stranger" onClick={() => void join()}>
+          {words.rooms.join}
+        </button>
+      </div>
+    </div>
+  );
+}
+
+function TypingLine({ room }: { room: string }) {
+  const { chat } = useSession();
+  const words = useWords().conversation;
+  const names = [...(chat.typing.value.get(room)?.keys() ?? [])];
+  return (
+    <p class="typing" data-testid="typing">
+      {names.length > 0 && words.typing(names)}
+    </p>
+  );
+}

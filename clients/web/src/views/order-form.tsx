@@ -1,0 +1,181 @@
+import { useSignal } from "@preact/signals";
+import { useId, useRef } from "preact/hooks";
+
+import type { Words } from "../i18n/en.ts";
+import { describe } from "../i18n/errors.ts";
+import { type Line, formatCents, isWhole, parseCents, totalOf } from "../model/money.ts";
+import { useSession, useWords } from "./context.ts";
+import { Icon } from "./icons.tsx";
+
+const CURRENCIES = ["USD", "EUR", "GBP", "CNY", "JPY"];
+const NEW_LINE: Line = { sku: "", quantity: "1", unitPrice: "" };
+
+/** Submits an order: by its amount, or by items that come to one. */
+export function OrderForm({ onSubmitted }: { onSubmitted: (orderId: string) => void }) {
+  const { orders } = useSession();
+  const words = useWords();
+  const amountId = useId();
+  const amountField = useRef<HTMLInputElement>(null);
+  const amount = useSignal("");
+  const currency = useSignal(CURRENCIES[0]!);
+  const lines = useSignal<readonly (Line & { id: number })[]>([]);
+  const ids = useRef(0);
+  const problem = useSignal<((words: Words) => string) | null>(null);
+  const progress = useSignal<"idle" | "sent" | "accepted">("idle");
+
+  const hasLines = lines.value.length > 0;
+  const total = hasLines ? totalOf(lines.value) : parseCents(amount.value);
+  const shownAmount = hasLines ? (total === null ? "" : formatCents(total)) : amount.value;
+
+  const setLines = (changed: readonly (Line & { id: number })[]) => {
+    lines.value = changed;
+    problem.value = null;
+  };
+  const add = () => setLines([...lines.value, { ...NEW_LINE, id: (ids.current += 1) }]);
+  const change = (id: number, changes: Partial<Line>) =>
+    setLines(lines.value.map((line) => (line.id === id ? { ...line, ...changes } : line)));
+
+  const wrong = (): ((words: Words) => string) | null => {
+    const bad = lines.value.findIndex((line) => !isWhole(line));
+    if (bad >= 0) return (now) => now.orders.itemWrong(bad + 1);
+    return total === null ? (now) => now.orders.amountMissing : null;
+  };
+  const submit = async () => {
+    problem.value = wrong();
+    if (problem.value !== null) return amountField.current?.focus();
+    progress.value = "sent";
+    const items = lines.value.map(({ sku, quantity, unitPrice }) => ({
+      sku: sku.trim(),
+      quantity: Number(quantity),
+      unit_price: formatCents(parseCents(unitPrice)!),
+    }));
+    const order = { currency: currency.value, ...(hasLines ? { items } : { amount: formatCents(total!) }) };
+    try {
+      onSubmitted(await orders.submit(order, () => (progress.value = "accepted")));
+      setLines([]);
+      amount.value = "";
+    } catch (error) {
+      problem.value = (now) => describe(error, now);
+    } finally {
+      progress.value = "idle";
+    }
+  };
+
+  return (
+    <form
+      class="order-form"
+      noValidate
+      onSubmit={(event) => {
+        event.preventDefault();
+        void submit();
+      }}
+    >
+      <div class="amount">
+        <label for={amountId}>{words.orders.amount}</label>
+        <input
+          ref={amountField}
+          id={amountId}
+          data-testid="order-amount"
+          inputMode="decimal"
+          placeholder="0.00"
+          autocomplete="off"
+          aria-describedby={`${amountId}-problem`}
+          aria-invalid={problem.value !== null}
+          readOnly={hasLines}
+          value={shownAmount}
+          onInput={(event) => {
+            amount.value = event.currentTarget.value;
+            problem.value = null;
+          }}
+        />
+        <select
+          aria-label={words.orders.currency}
+          data-testid="order-currency"
+          value={currency.value}
+          onChange={(event) => (currency.value = event.currentTarget.value)}
+        >
+          {CURRENCIES.map((name) => (
+            <option key={name}>{name}</option>
+          ))}
+        </select>
+        <button type="submit" class="primary" data-testid="submit-order" disabled={progress.value !== "idle"}>
+          {progress.value === "accepted" ? words.orders.accepted : words.orders.submit}
+        </button>
+      </div>
+      <p class="problem" id={`${amountId}-problem`} role="alert" data-testid="order-problem">
+        {problem.value?.(words)}
+      </p>
+      <details>
+        <summary>{words.orders.byItems}</summary>
+        <ul class="items">
+          {lines.value.map((line, index) => (
+            <ItemLine
+              key={line.id}
+              line={line}
+              number={index + 1}
+              onChange={(changes) => change(line.id, changes)}
+              onRemove={() => setLines(lines.value.filter((other) => other.id !== line.id))}
+            />
+          ))}
+        </ul>
+        <button type="button" class="quiet" data-testid="add-item" onClick={add}>
+          {words.orders.addItem}
+        </button>
+      </details>
+    </form>
+  );
+}
+
+interface ItemLineProps {
+  line: Line;
+  number: number;
+  onChange: (changes: Partial<Line>) => void;
+  onRemove: () => void;
+}
+
+function ItemLine({ line, number, onChange, onRemove }: ItemLineProps) {
+  const words = useWords().orders;
+  const moveIn = (input: HTMLInputElement | null) => {
+    if (input !== null && line.sku === "") input.focus(); // a new line is there to be filled in
+  };
+  const first = useRef(moveIn);
+  return (
+    <li>
+      <label>
+        <span>{words.sku}</span>
+        <input
+          ref={first.current}
+          data-testid="item-sku"
+          autocomplete="off"
+          maxLength={64}
+          value={line.sku}
+          onInput={(event) => onChange({ sku: event.currentTarget.value })}
+        />
+      </label>
+      <label>
+        <span>{words.quantity}</span>
+        <input
+          data-testid="item-quantity"
+          inputMode="numeric"
+          autocomplete="off"
+          value={line.quantity}
+          onInput={(event) => onChange({ quantity: event.currentTarget.value })}
+        />
+      </label>
+      <label>
+        <span>{words.price}</span>
+        <input
+          data-testid="item-price"
+          inputMode="decimal"
+          autocomplete="off"
+          placeholder="0.00"
+          value={line.unitPrice}
+          onInput={(event) => onChange({ unitPrice: event.currentTarget.value })}
+        />
+      </label>
+      <button type="button" class="quiet icon-only" aria-label={words.removeItem(number)} onClick={onRemove}>
+        <Icon name="close" />
+      </button>
+    </li>
+  );
+}

@@ -1,0 +1,251 @@
+import assert from "node:assert/strict";
+import { afterEach, describe, test } from "node:test";
+
+import { signal } from "@preact/signals";
+
+import { en } from "../src/i18n/en.ts";
+import type { Outbox } from "../src/model/outbox.ts";
+import { Chat } from "../src/state/chat.ts";
+import { Notices } from "../src/state/notices.ts";
+import { Refusal, Service, eventually } from "./service.ts";
+
+type Answers = ConstructorParameters<typeof Service>[0];
+
+const ends: (() => void)[] = [];
+afterEach(() => {
+  for (const end of ends.splice(0)) end();
+});
+
+const LOBBY = { room: "lobby", title: "The lobby", seq: 4, read_seq: 4, unread: 0 };
+const message = (seq: number, more: object = {}) => ({
+  room: "lobby",
+  seq,
+  user: "bob",
+  text: `m${seq}`,
+  sent_at: seq,
+  ...more,
+});
+
+/** Chat as ana, in the lobby, of which she has seen four messages. */
+async function inLobby(answers: Answers = {}) {
+  const service = new Service({
+    "chat.rooms": () => ({ rooms: [LOBBY] }),
+    "chat.resume": ({ positions }) => ({
+      streams: Object.fromEntries(
+        Object.entries(positions).map(([stream, seq]) => [stream, { seq, complete: true }]),
+      ),
+    }),
+    "chat.history": () => ({ room: "lobby", messages: [1, 2, 3, 4].map((seq) => message(seq)), has_more: false }),
+    "chat.members": () => ({ room: "lobby", members: [{ user: "ana", online: true }, { user: "bob", online: false }] }),
+    "chat.read": ({ room, seq }) => ({ room, seq }),
+    ...answers,
+  });
+  const notices = new Notices();
+  ends.push(() => {
+    service.client.close();
+    for (const { id } of notices.shown.value) notices.dismiss(id);
+  });
+  const outbox = signal<Outbox>([]);
+  const chat = new Chat(service.client, "ana", outbox, notices);
+  chat.show("lobby");
+  await eventually(() => chat.listed.value && chat.rooms.value.get("lobby")?.history !== "none");
+  const lobby = () => chat.rooms.value.get("lobby")!;
+  const seqs = () => lobby().entries.map(({ seq }) => seq);
+  const told = () => notices.shown.value.map(({ text }) => text(en));
+  return { service, chat, outbox, lobby, seqs, told };
+}
+
+describe("saying something", () => {
+  test("shows at once, and stands once when it has arrived, push first", async () => {
+    const { service, chat, outbox, seqs } = await inLobby({ "chat.send": () => null });
+    chat.say("lobby", "hello");
+    assert.deepEqual(outbox.value.map(({ text }) => text), ["hello"]);
+    const [request] = service.of("chat.send");
+    service.tell("chat.message", message(5, { user: "ana", text: "hello", client_ref: request!.data["client_ref"] }));
+    assert.deepEqual([outbox.value, seqs()], [[], [1, 2, 3, 4, 5]]);
+    service.answer(request!, { room: "lobby", seq: 5, sent_at: 5 });
+    assert.deepEqual([outbox.value, seqs()], [[], [1, 2, 3, 4, 5]]);
+  });
+
+  test("stands once when the answer comes first", async () => {
+    const sent = { room: "lobby", seq: 5, sent_at: 5 };
+    const { service, chat, outbox, seqs } = await inLobby({ "chat.send": () => sent });
+    chat.say("lobby", "hello");
+    await eventually(() => outbox.value.length === 0);
+    const [request] = service.of("chat.send");
+    service.tell("chat.message", message(5, { user: "ana", text: "hello", client_ref: request!.data["client_ref"] }));
+    assert.deepEqual(seqs(), [1, 2, 3, 4, 5]);
+  });
+
+  test("to one person stands once, although nothing there refers to it", async () => {
+    const { service, chat, outbox } = await inLobby({
+      "chat.history": () => new Refusal("not_found"),
+      "chat.direct": () => null,
+    });
+    const name = chat.direct("bob");
+    chat.show(name);
+    await eventually(() => chat.rooms.value.get(name)?.history === "loaded");
+    chat.say(name, "psst");
+    const [request] = service.of("chat.direct");
+    assert.deepEqual(request!.data, { to: "bob", text: "psst" });
+    service.tell("chat.message", { ...message(1, { user: "ana", text: "psst" }), room: name });
+    service.answer(request!, { room: name, seq: 1, sent_at: 1 });
+    await eventually(() => outbox.value.length === 0);
+    assert.deepEqual(chat.rooms.value.get(name)!.entries.map(({ seq }) => seq), [1]);
+  });
+
+  test("that failed is tried again as the same message", async () => {
+    const answers = [new Refusal("busy", true), { room: "lobby", seq: 5, sent_at: 5 }];
+    const { service, chat, outbox } = await inLobby({ "chat.send": () => answers.shift()! });
+    chat.say("lobby", "hello");
+    await eventually(() => outbox.value[0]?.problem != null);
+    assert.equal(outbox.value[0]!.problem!.uncertain, false);
+    chat.again(outbox.value[0]!);
+    await eventually(() => outbox.value.length === 0);
+    const [first, second] = service.of("chat.send");
+    assert.deepEqual([second!.msg_id, second!.data], [first!.msg_id, first!.data]);
+  });
+
+  test("that nobody confirmed says so, and is kept for the next connection", async () => {
+    const { service, chat, outbox } = await inLobby({ "chat.send": () => null });
+    chat.say("lobby", "hello");
+    await eventually(() => service.of("chat.send").length === 1);
+    service.client.close();
+    await eventually(() => outbox.value[0]?.problem != null);
+    assert.equal(outbox.value[0]!.problem!.uncertain, true);
+  });
+});
+
+describe("reading", () => {
+  test("is told once for a burst, and only by who looks", async () => {
+    const { service, chat, lobby } = await inLobby();
+    service.tell("chat.message", message(5));
+    assert.deepEqual([lobby().unread, service.of("chat.read").length], [1, 0]);
+    chat.watch("lobby");
+    for (const seq of [6, 7, 8]) service.tell("chat.message", message(seq));
+    assert.equal(lobby().unread, 0);
+    await eventually(() => service.of("chat.read").length > 0);
+    assert.deepEqual(service.of("chat.read").map(({ data }) => data), [{ room: "lobby", seq: 8 }]);
+  });
+
+  test("goes on where a connection was lost: what comes back before one's eyes is read", async () => {
+    const summary = { ...LOBBY };
+    const { service, chat, lobby } = await inLobby({ "chat.rooms": () => ({ rooms: [summary] }) });
+    chat.watch("lobby");
+    Object.assign(summary, { seq: 6, unread: 2 });
+    service.drop();
+    await eventually(() => service.of("chat.rooms").length === 2 && lobby().head === 6, 10_000);
+    for (const seq of [5, 6]) service.tell("chat.message", message(seq));
+    assert.equal(lobby().unread, 0);
+    await eventually(() => service.of("chat.read").at(-1)?.data["seq"] === 6);
+  });
+
+  test("in another window counts here", async () => {
+    const { service, lobby } = await inLobby();
+    service.tell("chat.message", message(5));
+    service.push("chat.read", { room: "lobby", user: "ana", seq: 5 });
+    assert.equal(lobby().unread, 0);
+  });
+});
+
+describe("a room", () => {
+  test("follows what is edited and deleted", async () => {
+    const { service, lobby } = await inLobby();
+    service.tell("chat.edited", { room: "lobby", seq: 3, user: "bob", text: "better", edited_at: 9 }, 5);
+    service.tell("chat.deleted", { room: "lobby", seq: 4, user: "bob", deleted_at: 9 }, 6);
+    const [, , third, fourth] = lobby().entries;
+    assert.deepEqual([third, fourth].map((entry) => entry?.kind === "message" && entry.text), ["better", ""]);
+    assert.equal(lobby().head, 6);
+  });
+
+  test("loads its messages anew when too much was missed, and says so", async () => {
+    let isComplete = true;
+    const { service, lobby, told } = await inLobby({
+      "chat.resume": ({ positions }) => ({
+        streams: Object.fromEntries(
+          Object.keys(positions).map((stream) => [stream, { seq: 90, complete: isComplete }]),
+        ),
+      }),
+      "chat.history": () => ({
+        room: "lobby",
+        messages: (isComplete ? [1, 2] : [89, 90]).map((seq) => message(seq)),
+        has_more: !isComplete,
+      }),
+    });
+    isComplete = false;
+    service.tell("chat.message", message(95)); // far ahead: a hole that is not kept any more
+    await eventually(() => lobby().hasEarlier);
+    assert.deepEqual(lobby().entries.map(({ seq }) => seq).slice(0, 2), [89, 90]);
+    assert.equal(told().length, 1);
+  });
+
+  test("that one is not in says so, and can be joined", async () => {
+    let isIn = false;
+    const { chat, lobby } = await inLobby({
+      "chat.rooms": () => ({ rooms: isIn ? [LOBBY] : [] }),
+      "chat.history": () => (isIn ? { room: "lobby", messages: [], has_more: false } : new Refusal("forbidden")),
+      "chat.join": () => ((isIn = true), { room: "lobby", seq: 4, members: ["bob", "ana"] }),
+    });
+    assert.equal(lobby().history, "stranger");
+    await chat.join("lobby");
+    await eventually(() => lobby().history === "loaded" && lobby().title === "The lobby");
+    assert.deepEqual(lobby().members, ["ana", "bob"]);
+  });
+
+  test("that was left in another window meanwhile is gone with the next connection", async () => {
+    const rooms = [LOBBY, { ...LOBBY, room: "lock", title: "lock" }];
+    const { service, chat } = await inLobby({ "chat.rooms": () => ({ rooms }) });
+    rooms.pop();
+    service.drop();
+    await eventually(() => !chat.rooms.value.has("lock"), 10_000);
+    assert.equal(chat.rooms.value.has("lobby"), true);
+  });
+
+  test("one is invited to is listed until one joins it", async () => {
+    const { service, chat, told } = await inLobby({ "chat.join": () => ({ room: "crew", seq: 2, members: ["ana"] }) });
+    const invitation = { room: "crew", title: "The crew", by: "bob" };
+    service.push("chat.invited", invitation);
+    service.push("chat.invited", invitation);
+    assert.deepEqual([chat.invitations.value, told().length], [[invitation], 1]);
+    await chat.join("crew");
+    assert.deepEqual(chat.invitations.value, []);
+  });
+});
+
+describe("a service that is not there yet", () => {
+  test("is asked again until it is, and a person hears of it once", async () => {
+    let calls = 0;
+    const { lobby, told } = await inLobby({
+      "chat.rooms": () => (++calls < 2 ? new Refusal("unknown_action") : { rooms: [LOBBY] }),
+    });
+    assert.deepEqual([lobby().title, calls, told().length], ["The lobby", 2, 1]);
+  });
+});
+
+describe("messages that cannot be loaded now", () => {
+  test("are asked for again, while the room is open", async () => {
+    const answers = [new Refusal("unavailable", true), { room: "lobby", messages: [message(4)], has_more: false }];
+    const { seqs, told } = await inLobby({ "chat.history": () => answers.shift()! });
+    assert.deepEqual([seqs(), told().length], [[4], 1]);
+  });
+});
+
+describe("a service that lacks an action", () => {
+  test("costs nothing but that: no presence and no read positions, and no complaint", async () => {
+    const { service, chat, lobby, told } = await inLobby({
+      "chat.members": () => new Refusal("unknown_action"),
+      "chat.read": () => new Refusal("unknown_action"),
+    });
+    chat.watch("lobby");
+    service.tell("chat.message", message(5));
+    await eventually(() => service.of("chat.read").length > 0 && service.of("chat.members").length > 0);
+    await chat.loadMembers("lobby");
+    assert.deepEqual([told(), lobby().members, lobby().unread], [[], null, 0]);
+  });
+
+  test("tells a person who asked for it", async () => {
+    const { chat } = await inLobby();
+    await assert.rejects(chat.edit("lobby", 1, "better"), { code: "unknown_action" });
+    await assert.rejects(chat.create("crew", { title: "", isPrivate: true }), { code: "unknown_action" });
+  });
+});

@@ -1,0 +1,95 @@
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+
+import { OrderBook, type OrderTold, isCancellable } from "../src/model/order-book.ts";
+
+const order = (order_id: string, revision = 1, more: Partial<OrderTold> = {}): OrderTold => ({
+  order_id,
+  revision,
+  status: "submitted",
+  ...more,
+});
+const ids = (book: OrderBook) => book.orders.map(({ order_id }) => order_id);
+const way = (book: OrderBook) => book.orders[0]!.timeline.map(({ status, at }) => [status, at]);
+
+describe("a list of orders", () => {
+  test("the highest revision stands, whatever comes late", () => {
+    const book = new OrderBook()
+      .take(order("O1", 3, { status: "paid", detail: "by card" }))
+      .take(order("O1", 2, { status: "confirmed", detail: "in stock" }));
+    assert.deepEqual([book.orders[0]!.status, book.orders[0]!.detail], ["paid", "by card"]);
+  });
+
+  test("a new order goes to the top, a known one stays where it is", () => {
+    const book = new OrderBook()
+      .takePage([order("O2"), order("O1")], { older: false })
+      .take(order("O3"))
+      .take(order("O1", 2));
+    assert.deepEqual(ids(book), ["O3", "O2", "O1"]);
+  });
+
+  test("older pages go below, a reloaded first page keeps what stood above and below it", () => {
+    const book = new OrderBook()
+      .takePage([order("O4"), order("O3")], { older: false })
+      .takePage([order("O2"), order("O1")], { older: true })
+      .take(order("O6"))
+      .takePage([order("O5"), order("O4"), order("O3")], { older: false });
+    assert.deepEqual(ids(book), ["O6", "O5", "O4", "O3", "O2", "O1"]);
+  });
+
+  test("what was pushed before the first list came stands above it, once", () => {
+    const book = new OrderBook()
+      .take(order("O3"))
+      .takePage([order("O2"), order("O1")], { older: false })
+      .takePage([order("O3"), order("O2"), order("O1")], { older: false });
+    assert.deepEqual(ids(book), ["O3", "O2", "O1"]);
+  });
+
+  test("an answer that says less keeps what was known", () => {
+    const book = new OrderBook()
+      .take(order("O1", 1, { amount: "9.90", currency: "EUR" }))
+      .take(order("O1", 2, { status: "cancelled" }));
+    assert.deepEqual([book.orders[0]!.amount, book.orders[0]!.status], ["9.90", "cancelled"]);
+  });
+
+  test("the detail of an earlier state is not told of a later one", () => {
+    const book = new OrderBook()
+      .take(order("O1", 1, { detail: "gift" }))
+      .take(order("O1", 2, { status: "paid", updated_at: 20 }));
+    assert.equal(book.orders[0]!.detail, undefined);
+  });
+
+  test("only what has not left can be cancelled", () => {
+    assert.equal(isCancellable({ status: "packed" }), true);
+    assert.equal(isCancellable({ status: "shipped" }), false);
+  });
+});
+
+describe("the way of an order", () => {
+  test("has every state that was heard of, in order, each once", () => {
+    const book = new OrderBook()
+      .take(order("O1", 1, { updated_at: 10 }))
+      .take(order("O1", 3, { status: "packed", updated_at: 30 }))
+      .take(order("O1", 2, { status: "paid", updated_at: 20 }))
+      .take(order("O1", 3, { status: "packed", updated_at: 30 }));
+    assert.deepEqual(way(book), [["submitted", 10], ["paid", 20], ["packed", 30]]);
+  });
+
+  test("an answer without a time takes it from the push", () => {
+    const book = new OrderBook().take(order("O1")).take(order("O1", 1, { updated_at: 10 }));
+    assert.deepEqual(way(book), [["submitted", 10]]);
+    assert.deepEqual(way(book.take(order("O1"))), [["submitted", 10]]);
+  });
+
+  test("begins, in a list, when the order was created, until its first state is known", () => {
+    const listed = order("O1", 3, { status: "paid", created_at: 5, updated_at: 30 });
+    const book = new OrderBook().takePage([listed], { older: false });
+    assert.deepEqual(way(book), [[null, 5], ["paid", 30]]);
+    assert.deepEqual(way(book.take(order("O1", 1, { updated_at: 5 }))), [["submitted", 5], ["paid", 30]]);
+  });
+
+  test("of an order that was born elsewhere begins in the state it came with", () => {
+    const born = order("O1", 4, { status: "shipped", created_at: 5, updated_at: 5 });
+    assert.deepEqual(way(new OrderBook().takePage([born], { older: false })), [["shipped", 5]]);
+  });
+});

@@ -1,0 +1,42 @@
+import { type Plugin, defaultClientConditions, defineConfig } from "vite";
+
+/** Where `npm run dev` finds the rest: the page of a running `make run`. */
+const SERVER = process.env.TOWPATH_PAGE ?? "http://127.0.0.1:8000";
+
+/**
+ * The page's own policy, for servers that send none. Only what is built has it: Vite's development server puts styles
+ * into the page itself. https://www.w3.org/TR/CSP3/
+ */
+const POLICY = "default-src 'self'; connect-src 'self' ws: wss:";
+
+function contentSecurityPolicy(): Plugin {
+  return {
+    name: "content-security-policy",
+    apply: "build",
+    transformIndexHtml: () => [
+      {
+        tag: "meta",
+        attrs: { "http-equiv": "Content-Security-Policy", content: POLICY },
+        injectTo: "head-prepend",
+      },
+    ],
+  };
+}
+
+/** The demo's endpoints refuse what another origin sends, and here the origin is Vite's. */
+const proxied = { target: SERVER, changeOrigin: true, headers: { origin: SERVER } };
+
+export default defineConfig({
+  base: "./",
+  plugins: [contentSecurityPolicy()],
+  resolve: { conditions: ["source", ...defaultClientConditions] },
+  build: {
+    target: "es2023",
+    // `light-dark()` and nesting as they are written.
+    cssTarget: ["chrome123", "firefox120", "safari17.5"],
+    // A `data:` address would be against the policy.
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+  },
+  server: { proxy: { "/config.json": proxied, "/demo": proxied } },
+});

@@ -1,0 +1,154 @@
+"""Writes clients/js/src/actions.ts from the payload models: ``make docs``. A test fails when the two differ."""
+
+import inspect
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from towpath.protocol import chat, orders
+
+FILE: Final = Path(__file__).parent.parent / "clients/js/src/actions.ts"
+
+HEAD: Final = """\
+/**
+ * The actions and pushes of the services that come with Towpath, for the types of `request` and `on`.
+ *
+ * Written by `make docs` from the payload models in libs/protocol. Add your own by declaration merging:
+ *
+ *     declare module "@towpath/client" {
+ *       interface Actions {
+ *         "delivery.estimate": { data: { postcode: string }; answer: { days: number } };
+ *       }
+ *     }
+ */
+"""
+
+#: Each with its tables ``ACTIONS`` and ``PUSHES``.
+DOMAINS: Final[list[ModuleType]] = [chat, orders]
+
+#: Models whose fields are told in another form than they are asked in.
+TOLD_OTHERWISE: Final = {"Item"}
+
+_PLAIN: Final = {
+    "string": "string",
+    "integer": "number",
+    "number": "number",
+    "boolean": "boolean",
+    "null": "null",
+}
+_EMPTY: Final = "Record<string, never>"
+Mode = Literal["validation", "serialization"]
+
+
+class NameTaken(Exception):
+    """Two models of one name have two shapes."""
+
+
+def render() -> str:
+    """The file."""
+    types = _Types()
+    actions, pushes = [], []
+    for domain in DOMAINS:
+        for action, (data, answer) in domain.ACTIONS.items():
+            asked = types.name(data, "validation")
+            told = _EMPTY if answer is None else types.name(answer, "serialization")
+            actions.append(f'  "{action}": {{ data: {asked}; answer: {told} }};')
+        for action, model in domain.PUSHES.items():
+            pushes.append(f'  "{action}": {types.name(model, "serialization")};')
+    return "\n".join(
+        [
+            HEAD + "export interface Actions {",
+            *actions,
+            "}\n",
+            "/** Each push with its data. */",
+            "export interface Pushes {",
+            *pushes,
+            "}",
+            *types.declarations.values(),
+            "",
+        ]
+    )
+
+
+class _Types:
+    """Payload models as TypeScript types, by way of their JSON Schema, declared in the order they are met."""
+
+    def __init__(self) -> None:
+        self.declarations: dict[str, str] = {}
+
+    def name(self, model: type[BaseModel], mode: Mode) -> str:
+        """The type of a model's JSON: what may be sent (``validation``), or what is told."""
+        _, schema = models_json_schema([(model, mode)], ref_template="{model}")
+        return _Schema(schema["$defs"], mode, self).type({"$ref": model.__name__})
+
+    def declare(self, name: str, declaration: str) -> None:
+        if self.declarations.setdefault(name, declaration) != declaration:
+            raise NameTaken(f"{name} has two shapes:\n{self.declarations[name]}\n{declaration}")
+
+
+class _Schema:
+    def __init__(self, definitions: Mapping[str, Any], mode: Mode, types: _Types) -> None:
+        self._definitions = definitions
+        self._mode = mode
+        self._types = types
+
+    def type(self, schema: Mapping[str, Any]) -> str:
+        if "$ref" in schema:
+            return self._declared(schema["$ref"])
+        if "const" in schema:
+            return json.dumps(schema["const"])
+        if "enum" in schema:
+            return " | ".join(map(json.dumps, schema["enum"]))
+        if "anyOf" in schema:
+            return " | ".join(dict.fromkeys(map(self.type, schema["anyOf"])))
+        kind = schema.get("type")
+        if kind == "array":
+            item = self.type(schema["items"])
+            return f"({item})[]" if " | " in item else f"{item}[]"
+        if kind == "object":
+            return f"Record<string, {self.type(schema['additionalProperties'])}>"
+        return _PLAIN[kind] if isinstance(kind, str) else "unknown"
+
+    def _declared(self, name: str) -> str:
+        schema = self._definitions[name]
+        about = _comment(schema.get("description", ""))
+        if "type" not in schema:
+            return "unknown"
+        if schema["type"] == "object" and not schema.get("properties"):
+            return _EMPTY
+        if schema["type"] == "object":
+            # What is asked may be told in another form: an exact amount is a number or a text then, now a text.
+            told = name + "Told" if self._mode == "serialization" and self._differs(schema) else name
+            fields = [f"  {self._field(name, schema)}" for name in schema["properties"]]
+            self._types.declare(told, "\n".join([f"\n{about}export interface {told} {{", *fields, "}"]))
+            return told
+        self._types.declare(name, f"\n{about}export type {name} =\n  {self.type(schema)};")
+        return name
+
+    def _differs(self, schema: Mapping[str, Any]) -> bool:
+        return schema.get("title") in TOLD_OTHERWISE
+
+    def _field(self, name: str, schema: Mapping[str, Any]) -> str:
+        part = schema["properties"][name]
+        parts = part.get("anyOf", [part])
+        may_be_null = {"type": "null"} in parts or ("default" in part and part["default"] is None)
+        given = [one for one in parts if one != {"type": "null"}]
+        # What is None is not told: answers and pushes leave it out.
+        may_lack = name not in schema.get("required", []) or (self._mode == "serialization" and may_be_null)
+        return f"{name}{'?' if may_lack else ''}: {self.type({'anyOf': given})};"
+
+
+def _comment(docstring: str) -> str:
+    lead = " ".join(inspect.cleandoc(docstring).partition("\n\n")[0].split())
+    plain = re.sub(r":\w+:`~?(?:\.|\w)*?(\w+)`", r"`\1`", lead).replace("``", "`")
+    return f"/** {plain} */\n" if plain else ""
+
+
+if __name__ == "__main__":
+    FILE.write_text(render())
