@@ -1,7 +1,7 @@
 import { type Plugin, defaultClientConditions, defineConfig } from "vite";
 
 /** Where `npm run dev` finds the rest: the page of a running `make run`. */
-const SERVER = process.env.TOWPATH_PAGE ?? "http://127.0.0.1:8000";
+const SERVER = process.env.PAGE_SERVER ?? "http://127.0.0.1:8000";
 
 /**
  * The page's own policy, for servers that send none. Only what is built has it: Vite's development server puts styles

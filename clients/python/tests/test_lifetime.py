@@ -41,10 +41,10 @@ async def test_a_token_may_be_a_string_or_a_function_of_either_kind(server: Any)
         await asyncio.sleep(0)
         return "t-3"
 
-    for token in ("t-1", lambda: "t-2", later):
+    for token in ("t-1", lambda: "t-2", later, lambda: "t-4\n"):  # as a program prints it
         async with quick(), connect(server.url, token=token):
             pass
-    assert [peer.token for peer in server.peers] == ["t-1", "t-2", "t-3"]
+    assert [peer.token for peer in server.peers] == ["t-1", "t-2", "t-3", "t-4"]
 
 
 async def test_a_token_function_that_fails_is_asked_again(server: Any) -> None:
@@ -74,7 +74,7 @@ async def test_a_token_function_that_gives_up_closes_the_client(server: Any) -> 
             pass
 
 
-@pytest.mark.parametrize("nonsense", [None, 7, b"t", "", "a b", "t\r\nX-Evil: 1", "tökén", ["t"]])
+@pytest.mark.parametrize("nonsense", [None, 7, b"t", "", "\n", "a b", "t\r\nX-Evil: 1", "tökén", ["t"]])
 async def test_what_is_no_token_closes_the_client(server: Any, nonsense: Any) -> None:
     with pytest.raises(TowpathError, match=r"token\(\) gave .* it has to give a JWT") as raised:
         async with quick(), connect(server.url, token=lambda: nonsense):

@@ -302,7 +302,7 @@ class Driver:
                 token: Any = self._token() if callable(self._token) else self._token
                 if inspect.isawaitable(token):
                     token = await token
-            _check_token(token)
+            token = _checked_token(token)
         except TowpathError as error:
             self.tell(events.TokenFailed(purpose, error))
         except asyncio.CancelledError:
@@ -357,12 +357,14 @@ class _Waiting:
     on_accepted: Callable[[], object] | None
 
 
-def _check_token(token: Any) -> None:
+def _checked_token(token: Any) -> str:
     if not isinstance(token, str):
         raise TowpathError("no_token", f"token() gave {type(token).__name__}; it has to give a JWT, a str.")
+    token = token.strip()  # it may come from a file, or from a program's output
     if not token or not all("!" <= letter <= "~" for letter in token):
         kind = "an empty string" if not token else "a string that cannot stand in an HTTP header"
         raise TowpathError("no_token", f"token() gave {kind}; it has to give a JWT.")
+    return token
 
 
 def _retrieved(future: "asyncio.Future[Any]") -> None:
