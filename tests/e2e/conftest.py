@@ -2,15 +2,31 @@
 
 import shutil
 import subprocess
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, async_playwright
 
-from towpath.testkit.processes import Processes
+from towpath.testkit.eventually import eventually
+from towpath.testkit.processes import Processes, free_port
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.system import System
+from towpath.testkit.tokens import SECRET
 from towpath.tools.packages import NODE, NPM, find_or_install
+from towpath.tools.rabbitmq_node import RabbitControl
 
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox",  # tests may run as root
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 NODE_BACKEND = Path(__file__).parent.parent / "node"
 
 
@@ -34,3 +50,54 @@ async def system(rabbitmq: Rabbit, processes: Processes, tmp_path: Path) -> Syst
     system = System(rabbitmq, processes, tmp_path)
     await system.start()
     return system
+
+
+@pytest.fixture(scope="module")
+def shared_processes() -> Iterator[Processes]:
+    """Where the tests of one module share a system, its ``processes``."""
+    with Processes() as processes:
+        yield processes
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_system(
+    rabbitmq_node: RabbitControl, shared_processes: Processes, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[System]:
+    """What ``system`` is, for all tests of one module: they take people and rooms of their own."""
+    async with Rabbit.on(rabbitmq_node) as rabbitmq:
+        system = System(rabbitmq, shared_processes, tmp_path_factory.mktemp("system"))
+        await system.start()
+        yield system
+
+
+@pytest.fixture
+async def browser(chromium_path: Path) -> AsyncIterator[Browser]:
+    """Headless Chromium."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=str(chromium_path), args=CHROMIUM_ARGUMENTS
+        )
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def page_url(system: System, processes: Processes) -> str:
+    """The page, served by ``towpath web``, with both gateways to choose from."""
+    port = free_port()
+    gateways = [word for url in system.urls for word in ("--gateway", url)]
+    processes.launch(
+        "towpath", "web", "--port", str(port), "--demo", *gateways,
+        amqp_url=system.rabbitmq.url, auth_secret=SECRET,
+    )  # fmt: skip
+    url = f"http://127.0.0.1:{port}/"
+
+    async def answers() -> bool:
+        try:
+            async with aiohttp.ClientSession() as http, http.get(url) as response:
+                return response.status == 200
+        except aiohttp.ClientError:
+            return False
+
+    await eventually(answers, timeout=30)
+    return url

@@ -1,140 +1,189 @@
 """The page in a real browser: two people on two gateways, and another backend."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, Literal
 
-import aiohttp
 import pytest
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, expect
 
-from towpath.testkit.eventually import eventually
-from towpath.testkit.processes import Processes, free_port
+from towpath.testkit.processes import Processes
 from towpath.testkit.system import System
-from towpath.testkit.tokens import SECRET
+from towpath.testkit.visitor import Visitor
 
-CHROMIUM_ARGUMENTS = [
-    "--no-sandbox",  # tests may run as root
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
+ROOT = Path(__file__).parents[2]
+AXE = ROOT / "clients/node_modules/axe-core/axe.min.js"
+THEMES: tuple[Literal["light"], Literal["dark"]] = ("light", "dark")
+PHONE: dict[str, Any] = {
+    "viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2,
+}  # fmt: skip
 
 
-@pytest.fixture
-async def browser(chromium_path: Path) -> AsyncIterator[Browser]:
-    """Headless Chromium."""
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=str(chromium_path), args=CHROMIUM_ARGUMENTS
-        )
-        yield browser
-        await browser.close()
+@pytest.fixture(scope="module")
+def processes(shared_processes: Processes) -> Processes:
+    return shared_processes
 
 
-@pytest.fixture
-async def page_url(system: System, processes: Processes) -> str:
-    """The page, served by ``towpath web``, with both gateways to choose from."""
-    port = free_port()
-    gateways = [word for url in system.urls for word in ("--gateway", url)]
-    processes.launch(
-        "towpath", "web", "--port", str(port), "--demo", *gateways,
-        amqp_url=system.rabbitmq.url, auth_secret=SECRET,
-    )  # fmt: skip
-    url = f"http://127.0.0.1:{port}/"
-
-    async def answers() -> bool:
-        try:
-            async with aiohttp.ClientSession() as http, http.get(url) as response:
-                return response.status == 200
-        except aiohttp.ClientError:
-            return False
-
-    await eventually(answers, timeout=30)
-    return url
+@pytest.fixture(scope="module")
+def system(shared_system: System, processes: Processes) -> System:
+    return shared_system
 
 
-@asynccontextmanager
-async def signed_in(browser: Browser, url: str, user: str, gateway: int) -> AsyncIterator[Page]:
-    """A person with a window of their own; fails the test if the page has an error."""
-    context = await browser.new_context(viewport={"width": 1360, "height": 900})
-    page = await context.new_page()
-    page.set_default_timeout(15_000)
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    await page.goto(f"{url}?gateway={gateway}")
-    await page.get_by_test_id("name").fill(user)
-    await page.get_by_test_id("sign-in").click()
-    await expect(page.get_by_test_id("connection-state")).to_have_attribute("data-state", "open")
-    yield page
-    await context.close()
-    assert problems == []
-
-
-async def join(page: Page, room: str) -> None:
-    await page.get_by_test_id("room-input").fill(room)
-    await page.get_by_test_id("join-room").click()
-    await expect(page.get_by_test_id("room-title")).to_contain_text(room)
-
-
-async def say(page: Page, text: str) -> None:
-    await page.get_by_test_id("message-input").fill(text)
-    await page.get_by_test_id("send-message").click()
-
-
-async def test_two_people_on_two_gateways_chat_and_see_the_same(
-    system: System, browser: Browser, page_url: str
-) -> None:
-    async with signed_in(browser, page_url, "ana", 0) as ana, signed_in(browser, page_url, "ben", 1) as ben:
-        states = [await page.get_by_test_id("connection-state").inner_text() for page in (ana, ben)]
+async def test_two_people_on_two_gateways_chat_and_see_the_same(browser: Browser, page_url: str) -> None:
+    async with (
+        Visitor.sign_in(browser, page_url, "cyd", gateway=0) as cyd,
+        Visitor.sign_in(browser, page_url, "dan", gateway=1) as dan,
+    ):
+        states = [await visitor.get("connection-state").inner_text() for visitor in (cyd, dan)]
         assert states[0] != states[1]  # they name two gateways
-        await join(ana, "lobby")
-        await join(ben, "lobby")
-        await say(ana, "hello <b>Ben</b>")
-        await say(ben, "hello Ana")
-        for page in (ana, ben):
-            messages = page.get_by_test_id("message")
-            await expect(messages).to_have_count(2)
-            await expect(messages.nth(0)).to_contain_text("hello <b>Ben</b>")
-            await expect(messages.nth(1)).to_contain_text("hello Ana")
+        await cyd.joins("bank")
+        await dan.joins("bank")
+        await cyd.says("hello <b>Dan</b>")
+        await expect(dan.get("message")).to_have_count(1)
+        await dan.says("hello Cyd")
+        for visitor in (cyd, dan):
+            await expect(visitor.get("message")).to_have_count(2)
+            assert await visitor.texts() == ["hello <b>Dan</b>", "hello Cyd"]
 
 
 async def test_an_order_moves_when_another_backend_publishes_that_it_is_shipped(
-    system: System, browser: Browser, page_url: str
+    browser: Browser, page_url: str
 ) -> None:
-    async with signed_in(browser, page_url, "ana", 0) as ana, signed_in(browser, page_url, "ben", 1) as ben:
-        await ana.get_by_test_id("order-amount").fill("99.90")
-        await ana.get_by_test_id("submit-order").click()
-        order = ana.locator("[data-testid^='order-O']").first
-        await expect(order).to_have_attribute("data-status", "submitted")
-        order_id = (await order.get_attribute("data-testid") or "").removeprefix("order-")
-        await ben.get_by_test_id("backend-order").fill(order_id)
-        await ben.get_by_test_id("backend-user").fill("ana")
-        await ben.get_by_test_id("backend-event").select_option("order.shipped")
-        await ben.get_by_test_id("backend-publish").click()
-        await expect(order).to_have_attribute("data-status", "shipped")
-        await expect(ben.locator("[data-testid^='order-O']")).to_have_count(0)
+    async with (
+        Visitor.sign_in(browser, page_url, "eve", gateway=0) as eve,
+        Visitor.sign_in(browser, page_url, "fay", gateway=1) as fay,
+    ):
+        order_id = await submits(eve, "99.90")
+        await publishes(fay, order_id, "eve", "order.shipped")
+        await expect(eve.get(f"order-{order_id}")).to_have_attribute("data-status", "shipped")
+        await expect(fay.page.locator("[data-testid^='order-O']")).to_have_count(0)
 
 
-async def test_a_page_whose_gateway_is_killed_recovers_and_misses_nothing(
-    system: System, browser: Browser, page_url: str
+async def test_nothing_on_the_page_keeps_people_out_who_see_or_handle_it_differently(
+    browser: Browser, page_url: str
 ) -> None:
-    async with signed_in(browser, page_url, "ana", 0) as ana, signed_in(browser, page_url, "ben", 1) as ben:
-        await join(ana, "lobby")
-        await join(ben, "lobby")
-        await say(ana, "before")
-        await expect(ben.get_by_test_id("message")).to_have_count(1)
-        await system.gateways[0].kill()
-        await say(ben, "meanwhile")
-        await expect(ana.get_by_test_id("message")).to_have_count(2, timeout=30_000)
-        await expect(ana.get_by_test_id("connection-state")).to_have_attribute("data-state", "open")
-        await say(ana, "after")
-        for page in (ana, ben):
-            await expect(page.get_by_test_id("message")).to_have_count(3)
-            texts = await page.get_by_test_id("message").all_inner_texts()
-            assert [word for text in texts for word in ("before", "meanwhile", "after") if word in text] == [
-                "before", "meanwhile", "after",
-            ]  # fmt: skip
+    faults: list[str] = []
+    async with Visitor.arrive(browser, page_url) as door:
+        faults += await barriers(door, "sign-in")
+    async with a_lively_page(browser, page_url, ("gus", "hal"), ("canal", "weir"), "O-7") as gus:
+        faults += await barriers(gus, "chat and orders")
+        for name, opened_by in DIALOGS.items():
+            await gus.get(opened_by).click()
+            await expect(gus.page.locator("dialog[open]")).to_be_visible()
+            faults += await barriers(gus, name)
+            await gus.page.keyboard.press("Escape")
+            await expect(gus.page.locator("dialog[open]")).to_have_count(0)
+        await gus.page.set_viewport_size(PHONE["viewport"])
+        faults += await barriers(gus, "a room on a phone")
+        await gus.page.get_by_role("button", name="Back to the list").click()
+        for view in ("orders", "chat"):
+            await gus.get(f"tab-{view}").click()
+            faults += await barriers(gus, f"{view} on a phone")
+    assert faults == []
+
+
+async def test_pictures_of_the_page(browser: Browser, page_url: str) -> None:
+    """They are for people to look at; what can fail here is only that nothing is to be seen."""
+    folder = ROOT / "test-results"
+    folder.mkdir(exist_ok=True)
+    async with a_lively_page(browser, page_url, ("ana", "ben"), ("lobby", "harbour"), "O-1042") as ana:
+        await ana.page.screenshot(path=folder / "page-desktop.png")
+        if os.environ.get("TOWPATH_WRITE_SCREENSHOTS") == "1":
+            picture = ROOT / "docs/images/page.png"
+            picture.parent.mkdir(exist_ok=True)
+            await ana.page.screenshot(path=picture)
+        await ana.page.emulate_media(color_scheme="dark")
+        await ana.page.screenshot(path=folder / "page-dark.png")
+    async with Visitor.sign_in(browser, page_url, "ana", **PHONE) as ana:
+        await ana.get("room-lobby").click()
+        await expect(ana.get("message")).to_have_count(len(CONVERSATION))
+        await ana.page.screenshot(path=folder / "page-phone.png")
+    for name in ("desktop", "dark", "phone"):
+        assert (folder / f"page-{name}.png").stat().st_size > 20_000
+
+
+# -- what stands there
+
+CONVERSATION = [
+    "The lock at Fifield is closed until noon.",
+    "Thanks! Then I take the path on the left bank.",
+    "Mind the swans. They have cygnets this week.",
+    "See you at the boathouse around one.",
+]
+DIALOGS = {
+    "menu": "menu",
+    "members": "show-members",
+    "leave": "leave-room",
+    "new room": "new-room",
+    "switcher": "find-room",
+}
+
+
+@asynccontextmanager
+async def a_lively_page(
+    browser: Browser, url: str, people: tuple[str, str], rooms: tuple[str, str], order: str
+) -> AsyncIterator[Visitor]:
+    """The page of the first of two people: they talk, there is news in other rooms, and an order is on its way."""
+    (me, other), (open_room, other_room) = people, rooms
+    async with (
+        Visitor.sign_in(browser, url, me, gateway=0) as mine,
+        Visitor.sign_in(browser, url, other, gateway=1) as theirs,
+    ):
+        for visitor in (mine, theirs):
+            await visitor.joins(other_room)
+            await visitor.joins(open_room)
+        for number, text in enumerate(CONVERSATION):
+            await (theirs, mine)[number % 2].says(text)
+            for visitor in (mine, theirs):
+                await expect(visitor.get("message")).to_have_count(number + 1)
+        await theirs.get(f"room-{other_room}").click()
+        await theirs.says("Boats leave at two.")
+        await theirs.get("direct-to").fill(me)
+        await theirs.get("direct-open").click()
+        await expect(theirs.get("room-title")).to_contain_text(me)
+        await theirs.says("Bring the map, please.")
+        for room in (other_room, f"dm:{me}:{other}"):
+            await expect(mine.get(f"room-{room}")).to_have_attribute("data-unread", "1")
+        await theirs.get(f"room-{open_room}").click()
+        await publishes(theirs, order, me, "order.created", amount="99.90")
+        for status in ("paid", "packed", "shipped"):
+            await publishes(theirs, order, me, f"order.{status}")
+            await expect(mine.get(f"order-{order}")).to_have_attribute("data-status", status)
+        yield mine
+
+
+async def submits(visitor: Visitor, amount: str) -> str:
+    """Submit an order, and return its id once it stands there."""
+    await visitor.get("order-amount").fill(amount)
+    await visitor.get("submit-order").click()
+    order = visitor.page.locator("[data-testid^='order-O']").first
+    await expect(order).to_have_attribute("data-status", "submitted")
+    return (await order.get_attribute("data-testid") or "").removeprefix("order-")
+
+
+async def publishes(visitor: Visitor, order: str, user: str, event: str, *, amount: str = "") -> None:
+    """Be another backend: publish an event of somebody's order."""
+    await visitor.get("backend-order").fill(order)
+    await visitor.get("backend-user").fill(user)
+    await visitor.get("backend-event").select_option(event)
+    if amount:
+        await visitor.get("backend-amount").fill(amount)
+    await visitor.get("backend-publish").click()
+    await expect(visitor.get("backend-log").locator("li").first).to_contain_text(order)
+
+
+async def barriers(visitor: Visitor, place: str) -> list[str]:
+    """What axe-core finds that is serious or critical, in light and in dark: https://github.com/dequelabs/axe-core."""
+    page, found = visitor.page, []
+    for theme in THEMES:
+        await page.emulate_media(color_scheme=theme)
+        await page.evaluate(AXE.read_text())
+        for violation in await page.evaluate("async () => (await axe.run()).violations"):
+            if violation["impact"] in ("serious", "critical"):
+                found += [
+                    f"{place}, {theme}: {violation['help']}: {node['html'][:120]}: {node['failureSummary'][:300]}"
+                    for node in violation["nodes"]
+                ]
+    return found

@@ -43,6 +43,10 @@ class RequestFailed(Exception):
         self.details: dict[str, Any] = error.get("details") or {}
 
 
+class ClientEnded(Exception):
+    """The process is gone, and something was still expected of it."""
+
+
 class NoToken(Exception):
     """Raised by a ``token`` function: the SDK's token callback fails with this text."""
 
@@ -85,7 +89,9 @@ class ClientProcess:
             listening = asyncio.create_task(client._listen())
             try:
                 yield client
-                await client._end_well()
+                await client._end()
+                await listening
+                client._must_be_clean()
             except BaseException as failure:
                 failure.add_note(client._account())
                 raise
@@ -142,7 +148,7 @@ class ClientProcess:
         """The data of the answer.
 
         Raises:
-            RequestFailed
+            RequestFailed, ClientEnded
         """
         outcome = await self.outcome(handle, timeout=timeout)
         if outcome["event"] == "failed":
@@ -151,8 +157,18 @@ class ClientProcess:
         return data
 
     async def outcome(self, handle: str, *, timeout: float = 60.0) -> Event:
-        """The event that ends a request: ``answer`` with ``data``, or ``failed`` with ``error``."""
-        await eventually(lambda: self.outcomes(handle), timeout=timeout)
+        """The event that ends a request: ``answer`` with ``data``, or ``failed`` with ``error``.
+
+        Raises:
+            ClientEnded: There is none, and none will come.
+        """
+
+        def is_told() -> bool:
+            if not self.outcomes(handle) and self._process.returncode is not None:
+                raise ClientEnded(f"The client ended with status {self._process.returncode}.")
+            return bool(self.outcomes(handle))
+
+        await eventually(is_told, timeout=timeout)
         return self.outcomes(handle)[0]
 
     def outcomes(self, handle: str) -> list[Event]:
@@ -246,22 +262,28 @@ class ClientProcess:
                 self._outcomes.setdefault(event["id"], []).append(event)
 
     def _give_token(self) -> None:
+        assert self._process.stdin is not None
+        if self._process.stdin.is_closing():
+            return  # it was closed amid asking
         try:
             self._tell("token", token=self.token())
         except NoToken as error:
             self._tell("token", error=str(error))
 
-    async def _end_well(self) -> None:
-        if not self._killed:
-            self.close()
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            try:
-                async with asyncio.timeout(10):
-                    status = await self._process.wait()
-            except TimeoutError:
-                raise AssertionError("The client still runs 10 s after it was closed.") from None
-            assert status == 0, f"The client ended with status {status}."
+    async def _end(self) -> None:
+        if self._killed:
+            return
+        self.close()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            async with asyncio.timeout(10):
+                status = await self._process.wait()
+        except TimeoutError:
+            raise AssertionError("The client still runs 10 s after it was closed.") from None
+        assert status == 0, f"The client ended with status {status}."
+
+    def _must_be_clean(self) -> None:
         assert self.told("unhandled") == []
         assert self._stderr() == ""
 

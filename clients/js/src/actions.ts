@@ -1,0 +1,351 @@
+/**
+ * The actions and pushes of the services that come with Towpath, for the types of `request` and `on`.
+ *
+ * Written by `make docs` from the payload models in libs/protocol. Add your own by declaration merging:
+ *
+ *     declare module "@towpath/client" {
+ *       interface Actions {
+ *         "delivery.estimate": { data: { postcode: string }; answer: { days: number } };
+ *       }
+ *     }
+ */
+export interface Actions {
+  "chat.create": { data: CreateRoom; answer: Created };
+  "chat.join": { data: JoinRoom; answer: Joined };
+  "chat.leave": { data: LeaveRoom; answer: Left };
+  "chat.invite": { data: Invite; answer: Invited };
+  "chat.send": { data: SendMessage; answer: Sent };
+  "chat.direct": { data: SendDirect; answer: Sent };
+  "chat.edit": { data: EditMessage; answer: MessageChanged };
+  "chat.delete": { data: DeleteMessage; answer: MessageChanged };
+  "chat.history": { data: ReadHistory; answer: History };
+  "chat.rooms": { data: Record<string, never>; answer: RoomList };
+  "chat.members": { data: ListMembers; answer: MemberList };
+  "chat.read": { data: MarkRead; answer: ReadPosition };
+  "chat.typing": { data: Typing; answer: Record<string, never> };
+  "chat.resume": { data: Resume; answer: ResumeAnswer };
+  "order.submit": { data: SubmitOrder; answer: OrderAnswer };
+  "order.cancel": { data: CancelOrder; answer: CancelAnswer };
+  "order.get": { data: GetOrder; answer: OrderView };
+  "order.list": { data: ListOrders; answer: OrderPage };
+  "order.resume": { data: Resume; answer: ResumeAnswer };
+}
+
+/** Each push with its data. */
+export interface Pushes {
+  "chat.message": Message;
+  "chat.edited": MessageEdited;
+  "chat.deleted": MessageDeleted;
+  "chat.joined": MemberChange;
+  "chat.left": MemberChange;
+  "chat.invited": Invitation;
+  "chat.typing": TypingTold;
+  "chat.read": ReadTold;
+  "chat.presence": PresenceTold;
+  "order.updated": OrderState;
+}
+
+/** `data` of `chat.create`. */
+export interface CreateRoom {
+  room: string;
+  title?: string;
+  private?: boolean;
+}
+
+/** Answer to `chat.create`. */
+export interface Created {
+  room: string;
+}
+
+export interface JoinRoom {
+  room: string;
+}
+
+/** Answer to `chat.join`: where the room's stream stands, and who is in it. */
+export interface Joined {
+  room: string;
+  seq: number;
+  members: string[];
+}
+
+export interface LeaveRoom {
+  room: string;
+}
+
+/** Answer to `chat.leave`. */
+export interface Left {
+  room: string;
+}
+
+export interface Invite {
+  room: string;
+  user: string;
+}
+
+/** Answer to `chat.invite`. */
+export interface Invited {
+  room: string;
+  user: string;
+}
+
+export interface SendMessage {
+  room: string;
+  text: string;
+  client_ref?: string;
+}
+
+/** Answer to `chat.send` and `chat.direct`. `sent_at` is Unix milliseconds. */
+export interface Sent {
+  room: string;
+  seq: number;
+  sent_at: number;
+}
+
+export interface SendDirect {
+  to: string;
+  text: string;
+}
+
+/** `data` of `chat.edit`; `seq` is the message's. */
+export interface EditMessage {
+  room: string;
+  seq: number;
+  text: string;
+}
+
+/** Answer to `chat.edit` and `chat.delete`; `seq` is the message's. */
+export interface MessageChanged {
+  room: string;
+  seq: number;
+}
+
+/** `data` of `chat.delete`; `seq` is the message's. */
+export interface DeleteMessage {
+  room: string;
+  seq: number;
+}
+
+export interface ReadHistory {
+  room: string;
+  before_seq?: number;
+  after_seq?: number;
+  limit?: number;
+}
+
+/** Push `chat.message`, and one entry of a history. Times are Unix milliseconds. */
+export interface Message {
+  room: string;
+  seq: number;
+  user: string;
+  text: string;
+  sent_at: number;
+  client_ref?: string;
+  edited_at?: number;
+  deleted_at?: number;
+}
+
+/** Answer to `chat.history`, oldest first; `has_more` says that there is more in the direction asked for. */
+export interface History {
+  room: string;
+  messages: Message[];
+  has_more: boolean;
+}
+
+/** One entry of `chat.rooms`. */
+export interface RoomSummary {
+  room: string;
+  title: string;
+  seq: number;
+  read_seq: number;
+  unread: number;
+  private?: true;
+}
+
+/** Push `chat.invited`, and one entry of `chat.rooms`: `by` asks the user to join. */
+export interface Invitation {
+  room: string;
+  title: string;
+  by: string;
+}
+
+/** Answer to `chat.rooms`, by name; the first 1,000 of each kind. `invitations` is there if there are any. */
+export interface RoomList {
+  rooms: RoomSummary[];
+  invitations?: Invitation[];
+}
+
+export interface ListMembers {
+  room: string;
+}
+
+/** One entry of `chat.members`; `online` says whether the user has a connection open. */
+export interface MemberState {
+  user: string;
+  online: boolean;
+}
+
+/** Answer to `chat.members`, by name; the first 1,000. */
+export interface MemberList {
+  room: string;
+  members: MemberState[];
+}
+
+/** `data` of `chat.read`: the user has read all up to `seq`. */
+export interface MarkRead {
+  room: string;
+  seq: number;
+}
+
+/** Answer to `chat.read`: how far the user has read now. */
+export interface ReadPosition {
+  room: string;
+  seq: number;
+}
+
+export interface Typing {
+  room: string;
+}
+
+/** `data` of `<domain>.resume`. */
+export interface Resume {
+  positions: Record<string, number>;
+}
+
+/** Where one stream stands after a resume. */
+export interface Resumed {
+  seq: number;
+  complete: boolean;
+}
+
+/** Answer to `<domain>.resume`. */
+export interface ResumeAnswer {
+  streams: Record<string, Resumed>;
+}
+
+/** Push `chat.edited`; `seq` is the message's. `edited_at` is Unix milliseconds. */
+export interface MessageEdited {
+  room: string;
+  seq: number;
+  user: string;
+  text: string;
+  edited_at: number;
+}
+
+/** Push `chat.deleted`; `seq` is the message's. `deleted_at` is Unix milliseconds. */
+export interface MessageDeleted {
+  room: string;
+  seq: number;
+  user: string;
+  deleted_at: number;
+}
+
+/** Pushes `chat.joined` and `chat.left`. */
+export interface MemberChange {
+  room: string;
+  seq: number;
+  user: string;
+}
+
+/** Push `chat.typing`. */
+export interface TypingTold {
+  room: string;
+  user: string;
+}
+
+/** Push `chat.read`: `user` has read all up to `seq`. */
+export interface ReadTold {
+  room: string;
+  user: string;
+  seq: number;
+}
+
+/** Push `chat.presence`: the user's first connection is open, or the last one is gone. */
+export interface PresenceTold {
+  room: string;
+  user: string;
+  online: boolean;
+}
+
+export interface Item {
+  sku: string;
+  quantity: number;
+  unit_price: number | string;
+}
+
+export interface SubmitOrder {
+  order_id?: string;
+  items?: Item[];
+  amount?: number | string;
+  currency?: string;
+}
+
+/** States of an order. */
+export type Status =
+  "submitted" | "confirmed" | "rejected" | "paid" | "packed" | "shipped" | "delivered" | "cancelled" | "refunded";
+
+/** Answer to `order.submit`. */
+export interface OrderAnswer {
+  order_id: string;
+  status: Status;
+  revision: number;
+  amount: string;
+  currency: string;
+}
+
+export interface CancelOrder {
+  order_id: string;
+  reason?: string;
+}
+
+/** Answer to `order.cancel`. */
+export interface CancelAnswer {
+  order_id: string;
+  status: Status;
+  revision: number;
+}
+
+export interface GetOrder {
+  order_id: string;
+}
+
+export interface ItemTold {
+  sku: string;
+  quantity: number;
+  unit_price: string;
+}
+
+/** Answer to `order.get`, and one entry of `order.list`. */
+export interface OrderView {
+  order_id: string;
+  status: Status;
+  revision: number;
+  amount: string;
+  currency: string;
+  updated_at: number;
+  detail?: unknown;
+  created_at: number;
+  items?: ItemTold[];
+}
+
+/** `data` of `order.list`. */
+export interface ListOrders {
+  limit?: number;
+  cursor?: string;
+}
+
+/** Answer to `order.list`, newest first; `cursor` asks for the next page. */
+export interface OrderPage {
+  orders: OrderView[];
+  cursor?: string;
+}
+
+/** Push `order.updated`. `updated_at` is Unix milliseconds. */
+export interface OrderState {
+  order_id: string;
+  status: Status;
+  revision: number;
+  amount: string;
+  currency: string;
+  updated_at: number;
+  detail?: unknown;
+}

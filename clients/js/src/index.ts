@@ -1,0 +1,25 @@
+/**
+ * Towpath's client: `connect`, and what it gives out. README.md tells how to use it.
+ */
+export { connect } from "./client.js";
+export type { Client } from "./client.js";
+export { keyOf } from "./envelope.js";
+export type { DurablePush, Envelope } from "./envelope.js";
+export { TowpathError } from "./errors.js";
+export type { ErrorCode, LocalErrorCode, TowpathErrorFields, WireErrorCode } from "./errors.js";
+export type { State } from "./session.js";
+export type { WebSocketConstructor, WebSocketLike } from "./socket.js";
+export { memoryStorage, webStorage } from "./storage.js";
+export type { PositionStorage, StreamPositions, WebStorage } from "./storage.js";
+export type { StreamOptions, StreamReader } from "./stream-reader.js";
+export type {
+  ClientEvents,
+  ConnectOptions,
+  Connection,
+  Incomplete,
+  Off,
+  RequestOptions,
+  Retry,
+} from "./surface.js";
+// All of it, not name by name: only so can applications add to Actions and Pushes.
+export * from "./actions.js";

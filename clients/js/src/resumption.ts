@@ -1,0 +1,196 @@
+/**
+ * Resuming: which streams to ask for, when to ask again, and what the answers mean. No I/O.
+ *
+ * Asks `<domain>.resume` for every domain with positions after each (re)connect and on `session.resync`, and for
+ * one domain when a push of it shows a hole. Until every hole of a domain is filled it keeps asking, with backoff.
+ */
+import type { DurablePush, Envelope } from "./envelope.js";
+import { TowpathError, isObject } from "./errors.js";
+import { Positions, domainOf, isPosition } from "./positions.js";
+import { advised, backoff } from "./reconnect.js";
+import type { Wait } from "./reconnect.js";
+import type { Action } from "./session.js";
+import { RESUME_TIME_MS } from "./times.js";
+
+/** Streams of one request; the server takes 1000, and names may be long. */
+const STREAMS_A_REQUEST = 200;
+
+/** A resume under way: the positions it was asked with. */
+interface Asked {
+  domain: string;
+  asked: Map<string, number>;
+}
+
+export class Resumption {
+  readonly #positions: Positions<DurablePush>;
+  /** By `msg_id`. */
+  readonly #asked = new Map<string, Asked>();
+  /** Failed tries of each domain with a timer set. */
+  readonly #tries = new Map<string, number>();
+  #connected = false;
+  readonly #act: (action: Action) => void;
+  readonly #send: (action: string, data: object) => string;
+
+  /**
+   * @param act Puts an action out; `cancel` of a timer that is not set is none.
+   * @param send Sends a request of the session itself; gives its `msg_id`.
+   */
+  constructor(
+    positions: Record<string, number>,
+    act: (action: Action) => void,
+    send: (action: string, data: object) => string,
+  ) {
+    this.#positions = new Positions(positions);
+    this.#act = act;
+    this.#send = send;
+  }
+
+  get positions(): Record<string, number> {
+    return this.#positions.toJSON();
+  }
+
+  /** A connection is there: asks for every domain. */
+  start(): void {
+    this.#connected = true;
+    this.ask();
+  }
+
+  /** The connection is gone, and with it whatever was asked on it. */
+  stop(): void {
+    this.#connected = false;
+    for (const domain of this.#tries.keys()) this.#act({ do: "cancel", timer: `resume:${domain}` });
+    this.#tries.clear();
+    this.#asked.clear();
+  }
+
+  /** Asks for one domain, or for every one. */
+  ask(domain?: string): void {
+    for (const each of domain === undefined ? this.#positions.domains() : [domain]) this.#askFor(each);
+  }
+
+  /** What is under way for the domain is overtaken. Without a connection the next one asks anyway. */
+  #askFor(domain: string): void {
+    if (!this.#connected) return;
+    for (const [msgId, request] of this.#asked) if (request.domain === domain) this.#asked.delete(msgId);
+    const streams = this.#positions.ofDomain(domain);
+    if (streams.length === 0) return this.#settled(domain);
+    for (let from = 0; from < streams.length; from += STREAMS_A_REQUEST) {
+      const asked = new Map(streams.slice(from, from + STREAMS_A_REQUEST));
+      const msgId = this.#send(`${domain}.resume`, { positions: Object.fromEntries(asked) });
+      this.#asked.set(msgId, { domain, asked });
+    }
+    this.#wait(domain, { min_ms: RESUME_TIME_MS, max_ms: RESUME_TIME_MS });
+  }
+
+  /** No answer in time, or the wait before another try is over. */
+  timeUp(domain: string): void {
+    this.#tries.set(domain, (this.#tries.get(domain) ?? 0) + 1);
+    this.#askFor(domain);
+  }
+
+  /** A durable push came in. */
+  arrive(push: DurablePush): void {
+    this.#pass(this.#positions.arrive(push.stream, push.seq, push));
+    this.#fill(push.stream);
+  }
+
+  /** A request was made whose answer says where the stream stands. */
+  open(stream: string): void {
+    this.#positions.open(stream);
+  }
+
+  /**
+   * Such a request has ended.
+   *
+   * @param seq What its answer said; anything but an integer says nothing.
+   * @param again The request was sent again on another connection: the answer may be the one of the first time, and
+   *   what was pushed between the two connections is nowhere.
+   */
+  opened(stream: string, seq: unknown, again = false): void {
+    if (isPosition(seq)) {
+      this.#pass(this.#positions.track(stream, seq));
+      this.#positions.reaches(stream, seq);
+      if (again) return this.#askFor(domainOf(stream));
+    } else this.#pass(this.#positions.unopened(stream));
+    this.#fill(stream);
+  }
+
+  /** Takes a position learned elsewhere. */
+  track(stream: string, seq: number): void {
+    this.#pass(this.#positions.track(stream, seq));
+    this.#fill(stream);
+  }
+
+  forget(stream: string): void {
+    this.#positions.forget(stream);
+  }
+
+  /** Takes an answer if it is one to a resume; says whether it was. */
+  answer(answer: Envelope): boolean {
+    const request = this.#asked.get(answer.correlation_id as string);
+    if (request === undefined || answer.action === "accepted") return request !== undefined;
+    this.#asked.delete(answer.correlation_id as string);
+    const { streams } = answer.data;
+    if (answer.action === "error") this.#refused(request, TowpathError.fromWire(answer.data));
+    else this.#resumed(request, isObject(streams) ? streams : {});
+    return true;
+  }
+
+  #resumed({ domain, asked }: Asked, streams: Record<string, unknown>): void {
+    for (const [stream, position] of asked) {
+      const told = Object.hasOwn(streams, stream) ? streams[stream] : undefined;
+      const { seq, complete } = isObject(told) ? told : {};
+      if (!isPosition(seq)) {
+        this.#giveUp(stream);
+        continue;
+      }
+      if (!this.#positions.has(stream)) continue; // forgotten meanwhile
+      if (complete !== true || seq < position) this.#act({ do: "incomplete", stream, seq });
+      this.#pass(this.#positions.resumed(stream, position, seq));
+    }
+    if (this.#underWay(domain)) return;
+    if (this.#positions.hasHole(domain)) this.#later(domain);
+    else this.#settled(domain);
+  }
+
+  #refused({ domain, asked }: Asked, error: TowpathError): void {
+    if (error.retryable) return this.#later(domain, error.retryAfterMs);
+    this.#act({ do: "report", error });
+    for (const stream of asked.keys()) this.#giveUp(stream);
+    if (!this.#underWay(domain)) this.#settled(domain);
+  }
+
+  /** Asks if something of this stream is missing. What is asked, or waits to be asked again, finds it as well. */
+  #fill(stream: string): void {
+    const domain = domainOf(stream);
+    if (this.#positions.isBehind(stream) && !this.#tries.has(domain)) this.#askFor(domain);
+  }
+
+  #settled(domain: string): void {
+    this.#tries.delete(domain);
+    this.#act({ do: "cancel", timer: `resume:${domain}` });
+  }
+
+  /** Nobody can tell what was missed in this stream: say so, and hold nothing back. */
+  #giveUp(stream: string): void {
+    this.#act({ do: "incomplete", stream, seq: null });
+    this.#pass(this.#positions.skip(stream));
+  }
+
+  #later(domain: string, retryAfterMs?: number): void {
+    this.#wait(domain, backoff(this.#tries.get(domain) ?? 0, advised(retryAfterMs)));
+  }
+
+  #wait(domain: string, wait: Wait): void {
+    this.#tries.set(domain, this.#tries.get(domain) ?? 0);
+    this.#act({ do: "timer", timer: `resume:${domain}`, ...wait });
+  }
+
+  #underWay(domain: string): boolean {
+    return [...this.#asked.values()].some((request) => request.domain === domain);
+  }
+
+  #pass(pushes: DurablePush[]): void {
+    for (const envelope of pushes) this.#act({ do: "push", envelope });
+  }
+}
