@@ -266,7 +266,7 @@ export class Session {
     this.#phase = "waiting";
     this.#become(this.#everOpen ? "recovering" : "connecting");
     const advice = Math.max(advised(this.#closing["retry_after_ms"]), advised(retryAfterMs));
-    // A replica takes a second or two to be back: who comes too early three times must not wait long for the fourth.
+    // A replica takes a second or two to be back: who comes too early must not wait long for the next attempt.
     const wait = this.#everOpen ? backoff(this.#attempt - 1, advice, SPREAD_MS) : backoff(this.#attempt, advice);
     this.#notBefore = this.#now + wait.min_ms;
     this.#attempt += 1;

@@ -216,7 +216,7 @@ class Session:
         self._phase = "waiting"
         self._become("recovering" if self._ever_open else "connecting")
         advice = max(advised(self._closing.get("retry_after_ms")), advised(retry_after_ms))
-        # A replica takes a second or two to be back: who comes too early three times must not wait long for the fourth.
+        # A replica takes a second or two to be back: who comes too early must not wait long for the next attempt.
         attempt = self._attempt - 1 if self._ever_open else self._attempt
         wait = backoff(attempt, advice, SPREAD_MS if self._ever_open else FIRST_CEILING_MS)
         self._not_before = self._now + wait.min_ms
