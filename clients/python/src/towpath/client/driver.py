@@ -360,11 +360,11 @@ class _Waiting:
 def _checked_token(token: Any) -> str:
     if not isinstance(token, str):
         raise TowpathError("no_token", f"token() gave {type(token).__name__}; it has to give a JWT, a str.")
-    token = token.strip()  # it may come from a file, or from a program's output
-    if not token or not all("!" <= letter <= "~" for letter in token):
-        kind = "an empty string" if not token else "a string that cannot stand in an HTTP header"
+    trimmed = token.strip()  # it may come from a file, or from a program's output
+    if not trimmed or not all("!" <= letter <= "~" for letter in trimmed):
+        kind = "an empty string" if not trimmed else "a string that cannot stand in an HTTP header"
         raise TowpathError("no_token", f"token() gave {kind}; it has to give a JWT.")
-    return token
+    return trimmed
 
 
 def _retrieved(future: "asyncio.Future[Any]") -> None:
