@@ -5,7 +5,11 @@ import type { Mock } from "node:test";
 
 import { connect } from "../src/index.js";
 import type { Client, ConnectOptions } from "../src/index.js";
+import { SPREAD_MS } from "../src/times.js";
 import { Network } from "./network.js";
+
+/** When a client that lost its connection is back, as chance has it here. */
+export const RETURN_MS = SPREAD_MS / 2;
 
 export let network: Network;
 /** What was written to the console's error output. */

@@ -4,7 +4,7 @@ import { describe, mock, test } from "node:test";
 
 import { TowpathError, connect, keyOf } from "../src/index.js";
 import type { ConnectOptions } from "../src/index.js";
-import { complaints, connecting, errorsOf, network, onAPage, opened, settle, wait } from "./client-under-test.js";
+import { RETURN_MS, complaints, connecting, errorsOf, network, onAPage, opened, settle, wait } from "./client-under-test.js";
 
 describe("connect", () => {
   test("goes to the address with the token among the subprotocols, never in the URL", async () => {
@@ -22,7 +22,7 @@ describe("connect", () => {
     assert.equal(client.connection?.gateway_id, "gw-1");
     network.socket.breaks();
     assert.equal(client.connection, null);
-    await wait(2_000);
+    await wait(RETURN_MS);
     network.socket.welcome();
     await client.close();
     assert.equal(client.connection, null);
@@ -233,7 +233,7 @@ describe("a token callback", () => {
     let tokens = 0;
     await opened({ token: () => `t-${(tokens += 1)}` });
     network.socket.breaks(4003);
-    await wait(2_000);
+    await wait(RETURN_MS);
     assert.equal(network.socket.protocols[1], "towpath.token.t-2");
     network.socket.welcome();
     network.socket.says("session.expiring", { expires_at: 0 });
@@ -285,7 +285,7 @@ describe("request", () => {
     const answer = client.request("order.submit", { amount: "9.00" });
     const before = network.socket.last;
     network.socket.breaks();
-    await wait(2_000);
+    await wait(RETURN_MS);
     network.socket.welcome();
     assert.deepEqual(network.socket.sent, [before]);
     network.socket.answers({ order_id: "O1" });
@@ -297,7 +297,7 @@ describe("request", () => {
     network.socket.readyState = 2;
     client.request("chat.rooms");
     network.socket.breaks();
-    await wait(2_000);
+    await wait(RETURN_MS);
     network.socket.welcome();
     assert.equal(network.socket.last["action"], "chat.rooms");
   });
@@ -513,7 +513,7 @@ describe("a server that answers nonsense", () => {
     network.socket.answers({ seq: "seven" });
     assert.deepEqual(await answer, { seq: "seven" });
     network.socket.breaks(1006, "");
-    await wait(2_000);
+    await wait(RETURN_MS);
     network.socket.welcome({ heartbeat_ms: {}, max_frame_bytes: "many" });
     assert.equal(client.state, "open");
     assert.deepEqual(errors.map(({ code }) => code), ["internal"]);
@@ -553,7 +553,7 @@ describe("a connection that went dead", () => {
     assert.equal(dead.onmessage, null, "what it still says is not heard");
     assert.deepEqual(dead.closed, [4002, "no answer to a ping"]);
     assert.equal(client.state, "recovering");
-    await wait(2_000);
+    await wait(RETURN_MS);
     network.socket.welcome();
     assert.equal(client.state, "open");
   });

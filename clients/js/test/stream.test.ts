@@ -3,7 +3,7 @@ import { getEventListeners } from "node:events";
 import { describe, test } from "node:test";
 
 import type { StreamReader } from "../src/index.js";
-import { network, opened, wait } from "./client-under-test.js";
+import { RETURN_MS, network, opened, wait } from "./client-under-test.js";
 
 const push = (...seqs: number[]) => seqs.forEach((seq) => network.socket.pushes("chat:lobby", seq));
 
@@ -46,7 +46,7 @@ describe("a stream", () => {
     const reader = client.stream("chat:lobby");
     push(2);
     network.socket.breaks();
-    await wait(2_000);
+    await wait(RETURN_MS);
     network.socket.welcome();
     push(2, 3);
     assert.deepEqual(await read(reader, 2), [2, 3]);
