@@ -301,7 +301,7 @@ def build(stage: Stage, context: Path, source: Path, moved: dict[str, str], prog
 @pytest.mark.timeout(300)
 def test_the_page_of_the_image_is_a_page_with_its_files(page: Path) -> None:
     text = (page / "index.html").read_text()
-    files = re.findall(r'(?:src|href)="/([^"]+)"', text)
+    files = re.findall(r'(?:src|href)="\./([^"]+)"', text)
     assert "<title>Towpath" in text
     assert [name for name in files if not (page / name).is_file()] == []
     assert {Path(name).suffix for name in files} >= {".js", ".css"}

@@ -68,7 +68,7 @@ async def page(broker: MemoryBroker) -> AsyncIterator[Page]:
 
 async def test_it_serves_the_page_and_what_that_needs_to_know(page: Page) -> None:
     _, index, _ = await page.get("/")
-    files = re.findall(r'(?:src|href)="(/[^"]+)"', index)
+    files = [f"/{name}" for name in re.findall(r'(?:src|href)="\./([^"]+)"', index)]
     assert "<title>Towpath" in index
     assert any(name.endswith(".js") for name in files)
     for path in ("/", *files):

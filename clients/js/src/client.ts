@@ -16,6 +16,7 @@ import { openSocket } from "./socket.js";
 import type { Socket, WebSocketConstructor } from "./socket.js";
 import type { Saving } from "./saving.js";
 import type { PositionStorage, StreamPositions } from "./storage.js";
+import { savingModule } from "./storage.js";
 import { StreamReader } from "./stream-reader.js";
 import type { StreamOptions } from "./stream-reader.js";
 import type {
@@ -281,7 +282,7 @@ export class Client {
       this.#listeners.report(new TowpathError("bad_storage", message, { retryable: true, cause }));
     };
     const load = async () => {
-      const { Saving } = await import("./saving.js"); // who has no storage need not load it
+      const { Saving } = await savingModule();
       this.#saving = new Saving(storage, {
         positions: () => this.positions,
         readers: this.#readers,

@@ -5,11 +5,14 @@ import type { Mock } from "node:test";
 
 import { connect } from "../src/index.js";
 import type { Client, ConnectOptions } from "../src/index.js";
+import { savingModule } from "../src/storage.js";
 import { SPREAD_MS } from "../src/times.js";
 import { Network } from "./network.js";
 
 /** When a client that lost its connection is back, as chance has it here. */
 export const RETURN_MS = SPREAD_MS / 2;
+
+await savingModule(); // clients with a storage wait for it, and for no time once it is there
 
 export let network: Network;
 /** What was written to the console's error output. */
@@ -65,9 +68,7 @@ export async function wait(ms: number): Promise<void> {
 
 /** Lets promises that are due go on. */
 export async function settle(): Promise<void> {
-  for (let turn = 0; turn < 20; turn++) await null;
-  await import("../src/saving.js"); // a client with a storage waits for it as well, and asked before
-  for (let turn = 0; turn < 20; turn++) await null;
+  for (let turn = 0; turn < 40; turn++) await null;
 }
 
 /** The errors that the client reports from now on. */
