@@ -9,14 +9,13 @@
 import { isDurable, isId } from "./envelope.js";
 import type { Envelope } from "./envelope.js";
 import { TowpathError, aborted, isObject, messageOf } from "./errors.js";
+import type { Action, Event, Purpose, State } from "./events.js";
 import { Listeners, onAbort } from "./listeners.js";
+import type { Saving } from "./saving.js";
 import { Session } from "./session.js";
-import type { Action, Event, Purpose, State } from "./session.js";
 import { openSocket } from "./socket.js";
 import type { Socket, WebSocketConstructor } from "./socket.js";
-import type { Saving } from "./saving.js";
 import type { PositionStorage, StreamPositions } from "./storage.js";
-import { savingModule } from "./storage.js";
 import { StreamReader } from "./stream-reader.js";
 import type { StreamOptions } from "./stream-reader.js";
 import type {
@@ -398,6 +397,15 @@ function checkedUrls(urls: readonly string[]): readonly string[] {
     if (urls.length > 0 && urls.every((url) => /^wss?:[^#]*$/.test(new URL(url).href))) return [...urls];
   } catch {} // not an array of URLs
   throw new TowpathError("bad_url", `${JSON.stringify(urls)}: pass WebSocket addresses, such as wss://example.org/ws.`);
+}
+
+let loaded: Promise<typeof import("./saving.js")> | undefined;
+
+/** What keeps a storage up to date: who has none need not load it, and nobody loads it twice. */
+export function savingModule(): Promise<typeof import("./saving.js")> {
+  loaded ??= import("./saving.js");
+  loaded.catch(() => (loaded = undefined));
+  return loaded;
 }
 
 function checkedToken(token: unknown): string {

@@ -7,7 +7,7 @@ export { keyOf } from "./envelope.js";
 export type { DurablePush, Envelope } from "./envelope.js";
 export { TowpathError } from "./errors.js";
 export type { ErrorCode, LocalErrorCode, TowpathErrorFields, WireErrorCode } from "./errors.js";
-export type { State } from "./session.js";
+export type { State } from "./events.js";
 export type { WebSocketConstructor, WebSocketLike } from "./socket.js";
 export { memoryStorage, webStorage } from "./storage.js";
 export type { PositionStorage, StreamPositions, WebStorage } from "./storage.js";

@@ -7,7 +7,7 @@
 import { byteLength } from "./envelope.js";
 import type { Envelope } from "./envelope.js";
 import { TowpathError, positive } from "./errors.js";
-import type { Action } from "./session.js";
+import type { Action } from "./events.js";
 
 export interface Request {
   msg_id: string;

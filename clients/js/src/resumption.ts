@@ -9,7 +9,7 @@ import { TowpathError, isObject } from "./errors.js";
 import { Positions, domainOf, isPosition } from "./positions.js";
 import { advised, backoff } from "./reconnect.js";
 import type { Wait } from "./reconnect.js";
-import type { Action } from "./session.js";
+import type { Action } from "./events.js";
 import { RESUME_TIME_MS } from "./times.js";
 
 /** Streams of one request; the server takes 1000, and names may be long. */

@@ -8,15 +8,6 @@ export interface PositionStorage {
   save(positions: StreamPositions): void | PromiseLike<void>;
 }
 
-let loaded: Promise<typeof import("./saving.js")> | undefined;
-
-/** What keeps a storage up to date: who has none need not load it, and nobody loads it twice. */
-export function savingModule(): Promise<typeof import("./saving.js")> {
-  loaded ??= import("./saving.js");
-  loaded.catch(() => (loaded = undefined));
-  return loaded;
-}
-
 /** Keeps positions as long as the program runs: for clients that come and go. */
 export function memoryStorage(positions: StreamPositions = {}): PositionStorage {
   let kept = { ...positions };

@@ -6,7 +6,7 @@
  */
 import type { Actions, Pushes } from "./actions.js";
 import type { TowpathError } from "./errors.js";
-import type { State } from "./session.js";
+import type { State } from "./events.js";
 import type { WebSocketConstructor } from "./socket.js";
 import type { PositionStorage, StreamPositions } from "./storage.js";
 

@@ -5,7 +5,7 @@ import type { Mock } from "node:test";
 
 import { connect } from "../src/index.js";
 import type { Client, ConnectOptions } from "../src/index.js";
-import { savingModule } from "../src/storage.js";
+import { savingModule } from "../src/client.js";
 import { SPREAD_MS } from "../src/times.js";
 import { Network } from "./network.js";
 

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
 import { Session } from "../src/session.js";
-import type { Action, Event } from "../src/session.js";
+import type { Action, Event } from "../src/events.js";
 import { frame } from "./network.js";
 
 class SessionUnderTest {

@@ -5,7 +5,7 @@ import { describe, test } from "node:test";
 
 import { TowpathError } from "../src/errors.js";
 import { Session } from "../src/session.js";
-import type { Action, Event } from "../src/session.js";
+import type { Action, Event } from "../src/events.js";
 
 type Fields = Record<string, any>;
 
