@@ -75,7 +75,8 @@ _ = code:ensure_modules_loaded(lists:append([
 rabbit:boot(),
 io:format("~ntowpath-answer {0,{ok,booted}}~n").
 """
-_REMOVE_AND_HALT: Final = 'file:del_dir_r(os:getenv("HOME")), erlang:halt(0)'
+# RabbitMQ may still write while its folder is removed.
+_REMOVE_AND_HALT: Final = '[file:del_dir_r(os:getenv("HOME")) || _ <- lists:seq(1, 5)], erlang:halt(0)'
 _STOP: Final = "timer:apply_after(20000, erlang, halt, [1]), catch rabbit:stop(), erlang:halt(0)"
 
 

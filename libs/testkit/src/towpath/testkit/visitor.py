@@ -48,6 +48,7 @@ class Visitor:
         try:
             page = await window.new_page()
             page.set_default_timeout(_TIMEOUT_MS)
+            expect.set_options(timeout=_TIMEOUT_MS)
             problems: list[str] = []
             page.on("pageerror", lambda error: problems.append(str(error)))
             await page.goto(f"{url}?gateway={gateway}")
