@@ -80,6 +80,13 @@ async def test_a_given_broker_that_is_not_there_is_named_without_its_password() 
     assert "secret" not in str(refused.value)
 
 
+async def test_of_several_given_hosts_one_that_answers_is_enough(rabbitmq: Rabbit) -> None:
+    away = f"127.0.0.1:{free_port()}"
+    async with GivenBroker(rabbitmq.url.replace("@", f"@{away},")).open() as broker:
+        assert broker.label.startswith("RabbitMQ ")
+        assert broker.place.startswith(f"at {away}, 127.0.0.1:")
+
+
 async def test_what_is_no_broker_is_told_apart() -> None:
     import asyncio
 

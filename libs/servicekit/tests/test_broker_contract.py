@@ -20,6 +20,7 @@ from towpath.servicekit.broker.interface import (
     BrokerError,
     BrokerState,
     BrokerUnavailable,
+    Browsing,
     Delivery,
     Exchange,
     ExchangeType,
@@ -308,6 +309,17 @@ async def test_publishing_to_an_unknown_exchange_is_an_error_that_names_it(broke
         await broker.publish("nowhere", "work", a_message("lost"))
     await broker.publish(TOPICS.name, "work", a_message("found"))
     assert await drain(broker, WORK) == ["found"]
+
+
+async def test_publishing_to_an_unknown_exchange_fails_nobody_else(broker: Broker) -> None:
+    await broker.declare(bound(WORK))
+    exchanges = ["nowhere" if n % 3 == 0 else TOPICS.name for n in range(30)]
+    outcomes = await asyncio.gather(
+        *(broker.publish(exchange, "work", a_message(str(n))) for n, exchange in enumerate(exchanges)),
+        return_exceptions=True,
+    )
+    assert [outcome is None for outcome in outcomes] == [exchange == TOPICS.name for exchange in exchanges]
+    assert len(await drain(broker, WORK)) == 20
 
 
 # Confirms
@@ -840,6 +852,7 @@ async def test_a_broker_that_is_away_at_first_is_waited_for(server: BrokerUnderT
         assert is_in(broker, BrokerState.CONNECTING)
         with pytest.raises(BrokerUnavailable):
             await broker.publish("", WORK.name, a_message())
+        broker.rebuild("there is nothing to make anew")
         await server.start()
         async with asyncio.timeout(PATIENCE):
             await broker.until_ready()
@@ -934,6 +947,25 @@ async def test_an_inbox_is_made_anew_and_empty_when_the_broker_comes_back(
     assert delivery.queue == "inbox"
 
 
+async def test_a_link_that_is_given_up_is_made_anew_with_fresh_inboxes(broker: Broker, other: Broker) -> None:
+    rebuilt = asyncio.Event()
+    broker.on_rebuilt(rebuilt.set)
+    await broker.declare(bound(WORK))
+    async with broker.subscribe(WORK, an_inbox(), prefetch=1) as subscription:
+        await publish_push(other, "in hand", "lost")
+        await publish_all(other, WORK, "kept")
+        stale = await take(subscription, 2)
+        broker.rebuild("the test says so")
+        async with asyncio.timeout(PATIENCE):
+            await rebuilt.wait()
+        for delivery in stale:
+            delivery.ack()
+        await publish_push(other, "fresh")
+        again = await take_and_ack(subscription, 2)
+    assert sorted(bodies(again)) == ["fresh", "kept"]
+    assert is_in(broker, BrokerState.READY)
+
+
 async def test_what_is_asked_for_while_the_broker_is_away_stands_when_it_is_back(
     server: BrokerUnderTest, broker: Broker
 ) -> None:
@@ -960,4 +992,118 @@ async def test_a_broker_can_be_closed_while_it_is_away(server: BrokerUnderTest) 
             async with asyncio.timeout(PATIENCE):
                 await broker.close()
             assert is_in(broker, BrokerState.CLOSED)
+    await server.start()
+
+
+# Browsing
+
+PARKED: Final = Queue(name="test.parked", delivery_limit=1_000_000)
+
+
+async def seen(broker: Broker, limit: int = 1000) -> list[str]:
+    """What a look at the parked shows, nothing being settled."""
+    async with asyncio.timeout(PATIENCE), broker.browse(PARKED.name) as parked:
+        return bodies([delivery async for delivery in first(parked, limit)])
+
+
+async def look_for_ever(parked: Browsing) -> None:
+    while True:
+        await anext(parked)
+
+
+async def first(parked: Browsing, limit: int) -> AsyncIterator[Delivery]:
+    for _ in range(limit):
+        try:
+            yield await anext(parked)
+        except StopAsyncIteration:
+            return
+
+
+async def test_who_browses_sees_all_in_order_and_changes_nothing(broker: Broker, other: Broker) -> None:
+    await broker.declare(bound(PARKED))
+    await publish_all(broker, PARKED, "one", "two", "three")
+    assert await seen(broker, 2) == ["one", "two"]
+    for _ in range(3):
+        assert await seen(other) == ["one", "two", "three"]
+    assert await drain(broker, PARKED) == ["one", "two", "three"]
+
+
+async def test_browsing_tells_how_much_waited_and_ends_with_it(broker: Broker) -> None:
+    await broker.declare(bound(PARKED))
+    await publish_all(broker, PARKED, "one", "two")
+    async with asyncio.timeout(PATIENCE), broker.browse(PARKED.name) as parked:
+        assert parked.waiting == 2
+    assert await seen(broker) == ["one", "two"]
+
+
+async def test_what_a_browser_settles_is_gone_and_the_rest_keeps_its_place(broker: Broker) -> None:
+    await broker.declare(bound(PARKED))
+    await publish_all(broker, PARKED, "one", "two", "three", "four")
+    async with asyncio.timeout(PATIENCE), broker.browse(PARKED.name) as parked:
+        async for delivery in parked:
+            if delivery.body in (b'"two"', b'"four"'):
+                delivery.ack()
+    await publish_all(broker, PARKED, "five")
+    assert await seen(broker) == ["one", "three", "five"]
+
+
+async def test_a_long_queue_keeps_its_order_however_often_it_is_looked_at(
+    broker: Broker, other: Broker
+) -> None:
+    await broker.declare(bound(PARKED))
+    names = [str(number) for number in range(100)]
+    await publish_all(broker, PARKED, *names)
+    for _ in range(2):
+        assert await seen(broker) == names
+        assert await seen(other) == names
+
+
+async def test_two_browsers_never_see_the_same_message_at_once(broker: Broker, other: Broker) -> None:
+    await broker.declare(bound(PARKED))
+    await publish_all(broker, PARKED, "one", "two")
+    async with (
+        asyncio.timeout(PATIENCE),
+        broker.browse(PARKED.name) as mine,
+        other.browse(PARKED.name) as theirs,
+    ):
+        assert bodies([await anext(mine), await anext(theirs)]) == ["one", "two"]
+        with pytest.raises(StopAsyncIteration):
+            await anext(mine)
+    assert sorted(await seen(broker)) == ["one", "two"]
+
+
+async def test_browsing_a_queue_that_is_not_there_is_an_error_that_names_it(broker: Broker) -> None:
+    await broker.until_ready()
+    with pytest.raises(BrokerError, match=r"test\.nowhere"):
+        async with broker.browse("test.nowhere"):
+            pass
+    await broker.declare(bound(PARKED))  # the connection goes on
+    await publish_all(broker, PARKED, "one")
+    assert await seen(broker) == ["one"]
+
+
+async def test_a_broker_that_goes_ends_the_look_and_loses_nothing(
+    server: BrokerUnderTest, broker: Broker
+) -> None:
+    await broker.declare(bound(PARKED))
+    await publish_all(broker, PARKED, "one", "two")
+    async with asyncio.timeout(PATIENCE), broker.browse(PARKED.name) as parked:
+        await anext(parked)
+        await server.stop()
+        with pytest.raises(BrokerUnavailable):
+            await look_for_ever(parked)
+    await server.start()
+    await eventually(lambda: is_in(broker, BrokerState.READY))
+    assert await seen(broker) == ["one", "two"]
+
+
+async def test_there_is_nothing_to_browse_without_a_connection(
+    server: BrokerUnderTest, broker: Broker
+) -> None:
+    await broker.declare(bound(PARKED))
+    await server.stop()
+    await eventually(lambda: is_in(broker, BrokerState.CONNECTING))
+    with pytest.raises(BrokerUnavailable):
+        async with broker.browse(PARKED.name):
+            pass
     await server.start()

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from towpath.servicekit.database import Database
+from towpath.servicekit.database import Database, lacks_something
 from towpath.servicekit.settings import BadSetting
 from towpath.testkit.postgres import Postgres
 from towpath.testkit.processes import free_port
@@ -281,3 +281,39 @@ async def test_a_database_that_lets_nobody_in_does_not_answer(
         await admin.execute(sa.text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
         assert await database.answers()
     await server.dispose()
+
+
+async def test_a_full_disk_is_trouble_of_the_database_though_it_answers(
+    tmp_path: Path, migrations: Path
+) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/full.db"
+    async with Database.open(url, migrations=migrations, version_table="test_version") as database:
+        rows = [{"name": f"n{number}", "value": number} for number in range(2_000)]
+
+        async def fill() -> None:
+            async with database.transaction() as connection:
+                await connection.execute(sa.text("PRAGMA max_page_count = 1"))
+                await connection.execute(COUNTERS.insert(), rows)
+
+        with pytest.raises(sa.exc.OperationalError, match="full") as full:
+            await fill()
+        assert await database.answers()
+        assert await database.is_to_blame(full.value)
+
+
+async def test_a_statement_that_breaks_a_constraint_is_not(database: Database) -> None:
+    row = {"name": "twice", "value": 1}
+    with pytest.raises(sa.exc.IntegrityError) as twice:
+        async with database.transaction() as connection:
+            await connection.execute(COUNTERS.insert(), [row, row])
+    assert not await database.is_to_blame(twice.value)
+
+
+async def test_a_server_that_is_shut_down_amid_a_statement_is_trouble(
+    postgres_url: str, migrations: Path
+) -> None:
+    async with Database.open(postgres_url, migrations=migrations, version_table="test_version") as database:
+        with pytest.raises(sa.exc.DBAPIError) as ended:
+            async with database.transaction() as connection:
+                await connection.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        assert lacks_something(ended.value)

@@ -1,11 +1,12 @@
 """The dispatcher of a service that keeps nothing; what a database adds is tested with the services that have one."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from towpath.protocol.envelope import Envelope, make, parse
 from towpath.protocol.errors import Conflict, ErrorCode
@@ -242,15 +243,20 @@ class Desk:
         async with asyncio.timeout(PATIENCE):
             return await anext(self._work)
 
-    async def dispatch(self, delivery: Delivery) -> "asyncio.Future[None]":
+    async def dispatch(self, *deliveries: Delivery) -> "asyncio.Future[None]":
         async with asyncio.timeout(PATIENCE):
-            return await self._dispatcher.dispatch([delivery])
+            return await self._dispatcher.dispatch(deliveries)
 
     async def heard(self) -> Delivery:
         async with asyncio.timeout(PATIENCE):
             delivery = await anext(self._ears)
         delivery.ack()
         return delivery
+
+    async def waits(self, queue: str) -> list[str]:
+        """Why each message that waits in a queue is there."""
+        async with self._broker.browse(queue) as looking:
+            return [str(delivery.headers["x-error"]) async for delivery in looking]
 
     async def answer(self) -> Envelope:
         [item] = read_directed((await self.heard()).body)
@@ -285,7 +291,7 @@ async def test_a_request_that_fails_for_the_last_time_is_parked_and_answered(des
     delivery = await desk.receive(a_command("echo.say", msg_id="m-1", text="poison"), **{"x-attempt": 4})
     await (await desk.dispatch(delivery))
     parked = await desk.heard()
-    assert (parked.queue, parked.headers["x-reason"]) == (dead_queue("echo"), "failed 5 times")
+    assert (parked.queue, parked.headers["x-reason"]) == (dead_queue("echo"), "failed")
     told = (await desk.answer()).data
     assert (told["code"], told["retryable"]) == ("internal", True)
     assert "ZeroDivision" not in told["message"]
@@ -322,3 +328,141 @@ async def test_many_may_ask_at_once(service: ServiceUnderTest) -> None:
     async with asyncio.timeout(20):
         await service.dispatch(*(a_command("echo.say", msg_id=f"m-{n}", text=str(n)) for n in range(1200)))
     assert all(service.answer(f"m-{n}").data["text"] == str(n) for n in range(1200))
+
+
+# Poison
+
+
+def end(request: Say, session: Session, _: None) -> Outcome:
+    if request.text == "crash":
+        os._exit(3)
+    if request.text == "hang":
+        while True:
+            pass
+    return Outcome(answer={"text": request.text})
+
+
+class Fragile(Say):
+    @field_validator("text")
+    @classmethod
+    def _breaks(cls, text: str) -> str:
+        if text == "crash":
+            os._exit(3)
+        if text == "bug":
+            raise KeyError("nobody foresaw this")
+        return text
+
+
+def knocked(event: Say, _: None) -> Outcome:
+    if event.text == "crash":
+        os._exit(3)
+    return Outcome(tell=[to_everyone(make("brittle.heard", {"text": event.text}))])
+
+
+BRITTLE: Final[Service[Any]] = Service(
+    name="brittle",
+    domain="brittle",
+    commands={
+        "brittle.say": Handler(Say, end),
+        "brittle.ask": Handler(Say, end, changes=False),
+        "brittle.read": Handler(Fragile, end),
+    },
+    events={"door.knocked": Handler(Say, knocked)},
+)
+
+
+@pytest.fixture
+async def brittle() -> AsyncIterator[ServiceUnderTest]:
+    async with ServiceUnderTest.running(BRITTLE, "sqlite+aiosqlite:///not-used.db") as service:
+        yield service
+
+
+@pytest.mark.parametrize("action", ["brittle.say", "brittle.ask"])
+async def test_what_ended_a_program_is_found_when_it_comes_again_and_parked(
+    brittle: ServiceUnderTest, action: str
+) -> None:
+    texts = ["a", "crash", "b"]
+    await brittle.dispatch(
+        *(a_command(action, msg_id=f"m-{text}", text=text) for text in texts), redelivered=True
+    )
+    assert brittle.parked() == ["Poison: it ended the process with status 3"]
+    assert brittle.error("m-crash") == ErrorCode.INTERNAL
+    assert [brittle.answer(f"m-{text}").data["text"] for text in "ab"] == ["a", "b"]
+    assert brittle.retried() == []
+
+
+async def test_every_poison_of_a_batch_is_found(brittle: ServiceUnderTest) -> None:
+    commands = [a_command("brittle.say", msg_id=f"m-{n}", text="crash" if n % 2 else "x") for n in range(6)]
+    await brittle.dispatch(*commands, an_event("door.knocked", text="crash"), redelivered=True)
+    assert len(brittle.parked()) == 4
+    assert [brittle.answer(f"m-{n}").action for n in (0, 2, 4)] == ["brittle.say.ok"] * 3
+
+
+async def test_an_action_that_ended_a_program_is_tried_first_from_then_on(brittle: ServiceUnderTest) -> None:
+    await brittle.dispatch(a_command("brittle.say", msg_id="m-1", text="crash"), redelivered=True)
+    await brittle.dispatch(a_command("brittle.say", msg_id="m-2", text="crash"))  # and we are still here
+    assert len(brittle.parked()) == 2
+    await brittle.dispatch(a_command("brittle.say", msg_id="m-3", text="well"))
+    assert brittle.answer("m-3").data["text"] == "well"
+
+
+async def test_a_validator_that_raises_what_nobody_foresaw_parks_its_item_alone(
+    brittle: ServiceUnderTest,
+) -> None:
+    await brittle.dispatch(
+        *(a_command("brittle.read", msg_id=f"m-{text}", text=text) for text in ("a", "bug", "b"))
+    )
+    assert brittle.parked() == ["KeyError: 'nobody foresaw this'"]
+    assert brittle.error("m-bug") == ErrorCode.INTERNAL
+    assert [brittle.answer(f"m-{text}").data["text"] for text in "ab"] == ["a", "b"]
+
+
+async def returned(desk: Desk, delivery: Delivery, times: int) -> Delivery:
+    for _ in range(times):
+        delivery.requeue()
+        delivery = await desk.next()
+    return delivery
+
+
+async def test_what_came_back_too_often_is_put_off_unhandled(desk: Desk) -> None:
+    delivery = await desk.receive(a_command("echo.say", msg_id="m-1", text="ahoy"))
+    delivery = await returned(desk, delivery, 5)
+    await (await desk.dispatch(delivery))
+    assert await desk.waits("echo.retry.5s") == ["DiedInHand: it came back 5 times without being settled"]
+
+
+async def test_what_came_back_too_often_for_the_last_time_is_parked_and_answered(desk: Desk) -> None:
+    delivery = await desk.receive(a_command("echo.say", msg_id="m-1", text="ahoy"), **{"x-attempt": 4})
+    delivery = await returned(desk, delivery, 5)
+    await (await desk.dispatch(delivery))
+    parked = await desk.heard()
+    assert (parked.queue, parked.headers["x-reason"]) == (dead_queue("echo"), "crashed")
+    assert (await desk.answer()).data["code"] == "internal"
+
+
+async def test_what_is_played_again_is_handled_like_new(desk: Desk) -> None:
+    delivery = await desk.receive(a_command("echo.say", msg_id="m-1", text="ahoy"), **{"x-replayed": 1})
+    await (await desk.dispatch(delivery))
+    assert (await desk.answer()).data["text"] == "ahoy"
+
+
+async def test_those_that_come_again_in_doubt_are_each_settled_before_the_next(desk: Desk) -> None:
+    first, second = [
+        await returned(desk, await desk.receive(a_command("echo.say", msg_id=f"m-{n}", text=str(n))), times=2)
+        for n in range(2)
+    ]
+    settling = await desk.dispatch(first, second)
+    told = [(await desk.answer()).data["text"] for _ in range(2)]
+    await settling
+    assert told == ["0", "1"]
+    assert await desk.waits("echo.commands.0") == []
+
+
+async def test_only_the_first_of_those_in_doubt_is_put_off(desk: Desk) -> None:
+    both = [
+        await returned(desk, await desk.receive(a_command("echo.say", msg_id=f"m-{n}", text=str(n))), times=5)
+        for n in range(2)
+    ]
+    await (await desk.dispatch(*both))
+    assert len(await desk.waits("echo.retry.5s")) == 1
+    assert (await desk.answer()).data["text"] == "1"

@@ -1,10 +1,12 @@
 """Failures: a message waits and comes back, again and again, and at last is parked."""
 
 import asyncio
+import json
 from dataclasses import replace
 from typing import Final
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,8 +25,9 @@ from towpath.servicekit.broker.interface import (
     Topology,
 )
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.failures import Failures, attempts
+from towpath.servicekit.failures import Failures, attempts, history
 from towpath.servicekit.telemetry import Telemetry
+from towpath.testkit.eventually import eventually
 
 PATIENCE: Final = 10.0
 EVENTS: Final = Exchange("events")
@@ -99,7 +102,7 @@ async def test_after_the_last_delay_it_is_parked(
         delivery.ack()
     dead = await parked(broker)
     assert dead.body == ITEM
-    assert dead.headers["x-reason"] == "failed 5 times"
+    assert dead.headers["x-reason"] == "failed"
     assert dead.headers["x-error"] == "ValueError: the last"
     assert dead.headers["x-first-failed-at"] == first_failed_at
     assert (dead.headers["x-queue"], dead.headers["x-routing-key"]) == (WORK.name, "order.paid")
@@ -182,3 +185,133 @@ async def test_a_retry_waits_for_a_broker_that_is_blocked(
 def test_a_count_that_is_none_counts_as_none(count: object) -> None:
     assert attempts({"x-attempt": count}) == (count if isinstance(count, int) else 0)
     assert attempts({}) == 0
+
+
+# What is told of each try
+
+
+async def test_a_parked_message_tells_when_why_and_where_each_try_failed(
+    broker: Broker, failing: Failures
+) -> None:
+    async with broker.subscribe(WORK, prefetch=10) as work:
+        delivery = await a_delivery(broker, work)
+        for attempt in range(2):
+            assert not await failing.retry(delivery, ITEM, raised(f"try {attempt + 1}"), TRACE)
+            delivery.ack()
+            delivery = await one(work)
+        await failing.park(delivery, ITEM, "conflict", ValueError("never raised"), TRACE)
+        delivery.ack()
+    told = history((await parked(broker)).headers)
+    assert [attempt.error for attempt in told] == [
+        "ValueError: try 1",
+        "ValueError: try 2",
+        "ValueError: never raised",
+    ]
+    assert [attempt.at for attempt in told] == sorted(attempt.at for attempt in told)
+    assert all("test_failures.raised:" in attempt.where for attempt in told[:2])
+    assert told[2].where == ""
+
+
+async def test_the_history_keeps_the_last_tries_and_stays_small(broker: Broker, failing: Failures) -> None:
+    many = json.dumps([{"at": n, "error": "x" * 200, "where": "y" * 200} for n in range(100)])
+    async with broker.subscribe(WORK, prefetch=10) as work:
+        delivery = await a_delivery(broker, work, **{"x-attempts": many})
+        await failing.park(delivery, ITEM, "failed", ValueError("z" * 10_000), None)
+        delivery.ack()
+    headers = (await parked(broker)).headers
+    assert [attempt.at for attempt in history(headers)][:-1] == list(range(91, 100))
+    assert len(headers["x-attempts"]) < 6000
+
+
+@given(
+    st.none() | st.integers() | st.binary() | st.text() | st.just("[" * 100_000) | st.just('[{"at": "now"}]')
+)
+def test_a_history_that_is_none_counts_as_none(told: object) -> None:
+    assert history({"x-attempts": told}) == [] or told == "[]"
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(Unspeakable(), "Unspeakable: (its text raised ValueError)"), (ValueError("\ud800"), "ValueError: ?")],
+)
+async def test_an_error_that_cannot_be_said_is_parked_like_any_other(
+    broker: Broker, failing: Failures, error: Exception, told: str
+) -> None:
+    async with broker.subscribe(WORK, prefetch=10) as work:
+        delivery = await a_delivery(broker, work)
+        await failing.park(delivery, ITEM, "failed", error, None)
+        delivery.ack()
+    assert (await parked(broker)).headers["x-error"] == told
+
+
+async def test_what_was_played_again_and_fails_anew_still_tells_so(broker: Broker, failing: Failures) -> None:
+    async with broker.subscribe(WORK, prefetch=10) as work:
+        known: dict[str, HeaderValue] = {"x-replayed": 2, "x-routing-key": "order.first"}
+        delivery = await a_delivery(broker, work, **known)
+        await failing.park(delivery, ITEM, "failed", ValueError(), None)
+        delivery.ack()
+    headers = (await parked(broker)).headers
+    assert (headers["x-replayed"], headers["x-routing-key"]) == (2, "order.first")
+
+
+# A dead queue that is full
+
+
+async def test_a_full_dead_queue_holds_up_and_says_so_until_there_is_room(
+    hub: MemoryHub, telemetry: Telemetry
+) -> None:
+    async with hub.connect(name="small") as broker:
+        await broker.declare(Topology(failures.exchanges("small"), failures.queues("small", 1)))
+        await broker.declare(Topology([], [Queue(name="small.events")]))
+        failing = Failures(broker, "small", telemetry)
+        async with broker.subscribe(Queue(name="small.events"), prefetch=10) as work:
+            for number in range(2):
+                await broker.publish("", "small.events", Message(body=b'{"n":%d}' % number))
+            first, second = [await one(work) for _ in range(2)]
+            await failing.park(first, first.body, "failed", ValueError())
+            assert not failing.blocked
+            with structlog.testing.capture_logs() as logs:
+                parking = asyncio.create_task(failing.park(second, second.body, "failed", ValueError()))
+                await eventually(lambda: failing.blocked)
+                assert b"parking_blocked 1.0" in telemetry.exposition()
+                async with broker.browse(dead_queue("small")) as looking:
+                    (await anext(looking)).ack()
+                async with asyncio.timeout(PATIENCE):
+                    await parking
+            assert not failing.blocked
+            assert b"parking_blocked 0.0" in telemetry.exposition()
+            alarms = [log for log in logs if log["event"] == "parking_blocked"]
+            assert len(alarms) == 1  # not one for each try
+            assert "towpath dead-letters list small" in alarms[0]["remedy"]
+
+
+async def test_how_much_is_parked_can_be_seen_from_outside(
+    broker: Broker, failing: Failures, telemetry: Telemetry
+) -> None:
+    async with broker.subscribe(WORK, prefetch=10) as work:
+        delivery = await a_delivery(broker, work)
+        await failing.park(delivery, ITEM, "failed", ValueError())
+        delivery.ack()
+    counting = asyncio.create_task(failing.keep_count())
+    await eventually(lambda: b"dead_letters_waiting 1.0" in telemetry.exposition())
+    counting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await counting
+    assert (await parked(broker)).body == ITEM
+
+
+def test_looking_never_uses_up_what_is_parked() -> None:
+    [dead] = [queue for queue in failures.queues("orders", 10) if queue.name == dead_queue("orders")]
+    assert dead.delivery_limit >= 1_000_000
+
+
+def raised(text: str) -> ValueError:
+    try:
+        raise ValueError(text)
+    except ValueError as error:
+        return error

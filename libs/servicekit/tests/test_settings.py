@@ -107,7 +107,14 @@ def test_a_secret_that_is_too_short_is_not_shown(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(
     "url",
-    ["amqp://127.0.0.1", "amqps://ana:secret@broker:5671/towpath", "amqp://[::1]:5672/", "memory://"],
+    [
+        "amqp://127.0.0.1",
+        "amqps://ana:secret@broker:5671/towpath",
+        "amqp://[::1]:5672/",
+        "amqp://ana:secret@one:5672,two:5673,three/towpath",
+        "amqp://one, two ,[::1]:5672/",
+        "memory://",
+    ],
 )
 def test_a_broker_has_an_amqp_address(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     assert not complaint(monkeypatch, "TOWPATH_AMQP_URL", url)
@@ -124,6 +131,10 @@ BAD_BROKERS: Final = [
     "amqp://ana:hunter2@broker:99999/",
     "amqp://ana:hunter2@[::1",
     "amqp://ana:hunter2/3@broker/",
+    "amqp://ana:hunter2@one,,three/",
+    "amqp://ana:hunter2@one,/",
+    "amqp://ana:hunter2@one,two:99999/",
+    "amqp://ana:hunter2@one,http://two/",
 ]
 
 

@@ -7,7 +7,7 @@ import secrets
 import shutil
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from yarl import URL
 
+from towpath.servicekit.amqp_url import hosts as hosts_of
+from towpath.servicekit.amqp_url import shown
 from towpath.servicekit.settings import BadSetting, BrokerSettings
 from towpath.tools.data_folder import DataFolder
-from towpath.tools.greeting import NoBroker, greet
+from towpath.tools.greeting import Greeting, NoBroker, greet
 from towpath.tools.options import Choice
 from towpath.tools.order_events import exchanges
 from towpath.tools.packages import RABBITMQ, find, find_or_install
@@ -160,23 +162,24 @@ class GivenBroker(Source):
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._address = URL(url)
-        self._place = f"at {self._address.host}:{port_of(self._address)}"
+        self._hosts = hosts_of(url)
+        self._place = "at " + ", ".join(f"{host.host}:{port_of(host)}" for host in self._hosts)
         self.label = "RabbitMQ"
         self.doing = f"Connecting to RabbitMQ {self._place}"
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[OpenBroker]:
         label = self.label
-        if self._address.scheme == "amqp":  # with TLS, the first connection is the first word
+        if self._hosts[0].scheme == "amqp":  # with TLS, the first connection is the first word
             try:
-                greeting = await greet(self._address.host or "", port_of(self._address))
+                label = str(await greet_any(self._hosts))
             except NoBroker as missing:
-                shown = self._address.with_user(None).with_query(None)
+                address = ", ".join(shown(host) for host in self._hosts)
                 raise BadSetting(
-                    AMQP_URL, shown, f"{missing}; start that broker, or unset {AMQP_URL} to have another one"
+                    AMQP_URL,
+                    address,
+                    f"{missing}; start that broker, or unset {AMQP_URL} to have another one",
                 ) from None
-            label = str(greeting)
         yield OpenBroker(label, self._place, self._url, await _amqp())
 
 
@@ -331,6 +334,18 @@ async def _amqp() -> "Connect":
     module = await asyncio.to_thread(import_module, "towpath.servicekit.broker")
     connect: Connect = module.connect
     return connect
+
+
+async def greet_any(hosts: Sequence[URL]) -> Greeting:
+    """What the first host says that answers.
+
+    Raises:
+        NoBroker: None does; the message tells of the last.
+    """
+    for host in hosts[:-1]:
+        with contextlib.suppress(NoBroker):
+            return await greet(host.host or "", port_of(host))
+    return await greet(hosts[-1].host or "", port_of(hosts[-1]))
 
 
 def port_of(address: URL) -> int:

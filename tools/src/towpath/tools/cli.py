@@ -7,13 +7,16 @@ exit status is 2 for a setting or option that cannot be used, and 1 for the rest
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
 from towpath.tools.options import Choice, Options
 from towpath.tools.trouble import Trouble
+
+if TYPE_CHECKING:
+    from towpath.tools.parked import Wanted
 
 _HELP: Final = {"help_option_names": ["-h", "--help"]}
 
@@ -159,6 +162,120 @@ def publish(
     }
     payload = {name: value for name, value in fields.items() if value is not None}
     typer.echo(publish_event(event, payload, msg_id=msg_id, folder=DataFolder(data)))
+
+
+dead_letters = typer.Typer(
+    cls=TyperGroup,
+    no_args_is_help=True,
+    context_settings=_HELP,
+    help="What services could not handle: look at it, play it again, or drop it.",
+)
+app.add_typer(dead_letters, name="dead-letters")
+
+ServiceName = Annotated[str, typer.Argument(help="The service, for example orders.", show_default=False)]
+MsgIds = Annotated[
+    list[str] | None, typer.Argument(help="Those with these ids.", show_default=False, metavar="[MSG_ID]...")
+]
+Reason = Annotated[
+    str | None, typer.Option(help="Those parked for this: unreadable, failed, crashed, hung, conflict …")
+]
+Action = Annotated[str | None, typer.Option(help="Those with this action, for example order.submit.")]
+User = Annotated[str | None, typer.Option(help="Those of this user.")]
+Since = Annotated[
+    str | None, typer.Option(help="Those parked since then: 30m, 2h, 7d, 2026-11-23T10:30 (UTC).")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say how many it would be, and do nothing.")]
+Audit = Annotated[
+    Path | None, typer.Option(help="File to append a JSON line to, for each.", show_default=False)
+]
+
+
+@dead_letters.command("list")
+def dead_letters_list(
+    service: Annotated[
+        str | None, typer.Argument(help="The service; chat and orders if not given.", show_default=False)
+    ] = None,
+    reason: Reason = None,
+    action: Action = None,
+    user: User = None,
+    since: Since = None,
+    limit: Annotated[int, typer.Option(help="Show so many at most.", min=1, max=100_000)] = 50,
+    as_json: Json = False,
+    data: Data = Path(".towpath"),
+) -> None:
+    """List what is parked, oldest first. Nothing is changed by it."""
+    from towpath.tools.dead_letters import list_
+
+    list_(service, _wanted(None, reason, action, user, since), limit=limit, as_json=as_json, data=data)
+
+
+@dead_letters.command("show")
+def dead_letters_show(
+    service: ServiceName,
+    msg_id: Annotated[str, typer.Argument(help="Its id, as listed.", show_default=False, metavar="MSG_ID")],
+    as_json: Json = False,
+    data: Data = Path(".towpath"),
+) -> None:
+    """Show one message: why it is parked, all tries, and its body. Nothing is changed by it."""
+    from towpath.tools.dead_letters import show
+
+    show(service, msg_id, as_json=as_json, data=data)
+
+
+@dead_letters.command("replay")
+def dead_letters_replay(
+    service: ServiceName,
+    msg_ids: MsgIds = None,
+    reason: Reason = None,
+    action: Action = None,
+    user: User = None,
+    since: Since = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="So many a second at most.", min=0.01, max=100_000, show_default=False),
+    ] = None,
+    dry_run: DryRun = False,
+    audit: Audit = None,
+    data: Data = Path(".towpath"),
+) -> None:
+    """Play parked messages again: all, or those that fit what is given.
+
+    Each goes to the queue it came from and keeps its msg_id, so what had its effect already has it no second time.
+    """
+    from towpath.tools.dead_letters import replay
+
+    wanted = _wanted(msg_ids, reason, action, user, since)
+    replay(service, wanted, dry_run=dry_run, rate=rate, audit=audit, data=data)
+
+
+@dead_letters.command("drop")
+def dead_letters_drop(
+    service: ServiceName,
+    msg_ids: MsgIds = None,
+    reason: Reason = None,
+    action: Action = None,
+    user: User = None,
+    since: Since = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Needed where they are not named by their ids.")] = False,
+    dry_run: DryRun = False,
+    audit: Audit = None,
+    data: Data = Path(".towpath"),
+) -> None:
+    """Drop parked messages for good: those that fit what is given."""
+    from towpath.tools.dead_letters import drop
+
+    wanted = _wanted(msg_ids, reason, action, user, since)
+    drop(service, wanted, yes=yes, dry_run=dry_run, audit=audit, data=data)
+
+
+def _wanted(
+    ids: list[str] | None, reason: str | None, action: str | None, user: str | None, since: str | None
+) -> "Wanted":
+    from towpath.tools import parked
+
+    at = None if since is None else parked.since(since)
+    return parked.Wanted(frozenset(ids or ()), reason, action, user, at)
 
 
 def _told(error: Exception) -> tuple[int, str]:

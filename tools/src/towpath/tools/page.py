@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 
@@ -10,11 +11,12 @@ import uvloop
 from yarl import URL
 
 from towpath.servicekit import logs
+from towpath.servicekit.amqp_url import hosts
 from towpath.servicekit.broker import connect
 from towpath.servicekit.run import or_stopped, until_stopped
 from towpath.servicekit.settings import BadSetting, BrokerSettings, load
-from towpath.tools.brokers import port_of
-from towpath.tools.greeting import NoBroker, greet
+from towpath.tools.brokers import greet_any
+from towpath.tools.greeting import NoBroker
 from towpath.tools.order_events import APP_ID, exchanges, publish
 from towpath.tools.plan import DATABASE_URL, database_label
 from towpath.tools.token import AUTH_SECRET, sign
@@ -55,17 +57,17 @@ def run(host: str, port: int, gateways: list[str], *, demo: bool) -> None:
             await stack.enter_async_context(serve_site(site, host, port, option="--port"))
             log.info("serving", host=host, port=port, demo=demo)
             if broker is not None and await or_stopped(broker.declare(exchanges()), stop):
-                site.about["broker"] = await _name_of(URL(settings.amqp_url))
+                site.about["broker"] = await _name_of(hosts(settings.amqp_url))
             await stop.wait()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(until_stopped(serve, settings))
 
 
-async def _name_of(broker: URL) -> str:
-    if broker.scheme == "amqp":
+async def _name_of(broker: Sequence[URL]) -> str:
+    if broker[0].scheme == "amqp":
         with suppress(NoBroker):
-            return str(await greet(broker.host or "", port_of(broker)))
+            return str(await greet_any(broker))
     return "RabbitMQ"
 
 

@@ -32,6 +32,17 @@ log = structlog.get_logger(__name__)
 
 _SQLITE_WAIT_SECONDS: Final = 10
 _PING_SECONDS: Final = 5.0
+#: https://www.sqlite.org/rescode.html
+_SQLITE_LACKS: Final = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+}
+#: Connections, resources, shutdown, system: https://www.postgresql.org/docs/current/errcodes-appendix.html
+_POSTGRESQL_LACKS: Final = ("08", "53", "57P0", "58")
 #: Any constant: replicas that migrate the same PostgreSQL database take turns on it.
 _MIGRATION_LOCK: Final = 7_046_029
 
@@ -104,6 +115,13 @@ class Database:
             async with reader.begin():
                 yield reader
 
+    async def is_to_blame(self, error: BaseException) -> bool:
+        """Whether ``error`` is trouble of the database (away, full, short of something) that waiting may end.
+
+        Else it is the statement's, and comes again however often that is tried.
+        """
+        return lacks_something(error) or not await self.answers()
+
     async def answers(self) -> bool:
         """Whether the database can be reached and written to right now."""
         try:
@@ -112,6 +130,19 @@ class Database:
         except (DBAPIError, OSError, TimeoutError):
             return False
         return True
+
+
+def lacks_something(error: BaseException) -> bool:
+    """Whether a database says that it lacks what it needs, such as space; it may well answer questions then."""
+    causes: list[BaseException] = []
+    while error not in causes:
+        causes.append(error)
+        error = getattr(error, "orig", None) or error.__cause__ or error
+    codes = {
+        code & 0xFF for cause in causes if isinstance(code := getattr(cause, "sqlite_errorcode", None), int)
+    }
+    states = [state for cause in causes if isinstance(state := getattr(cause, "sqlstate", None), str)]
+    return bool(codes & _SQLITE_LACKS) or any(state.startswith(_POSTGRESQL_LACKS) for state in states)
 
 
 def pairs(connection: AsyncConnection, wanted: Collection[tuple[str, str]]) -> sa.Select[Any]:

@@ -2,15 +2,21 @@
 
 Never requeued as a retry: it is published again with a confirm, into a queue of fixed delay (5 s, 30 s, 2 min,
 10 min) that hands it back to where it came from; after the last it is parked in ``<service>.dead``. The original
-is acked only after that confirm, so a crash in between repeats, and loses nothing.
+is acked only after that confirm, so a crash in between repeats, and loses nothing. A queue that takes no more holds
+its service up, for anything else would lose messages; that is logged once a minute, and to be seen from outside.
 
-Headers: ``x-attempt`` (tries so far), ``x-first-failed-at`` (Unix ms), ``x-error``, ``x-reason``, ``x-queue``,
-``x-routing-key``, ``traceparent``.
+Headers: ``x-attempt`` (tries so far), ``x-attempts`` (when, why and where the last ones failed),
+``x-first-failed-at`` (Unix ms), ``x-error``, ``x-reason``, ``x-queue``, ``x-routing-key``, ``x-replayed``,
+``traceparent``.
 """
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any, Final
 
+import msgspec
 import structlog
 import tenacity
 
@@ -25,15 +31,50 @@ from towpath.servicekit.broker.interface import (
     ExchangeType,
     HeaderValue,
     Message,
+    PublishRefused,
     Queue,
 )
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.telemetry import Telemetry, trace_id
 
 log = structlog.get_logger(__name__)
 
 DELIVERY_LIMIT: Final = 20
+#: Whoever looks at what is parked takes it and gives it back, which must never use it up.
+UNLIMITED: Final = 1_000_000_000
 ATTEMPT: Final = "x-attempt"
+ATTEMPTS: Final = "x-attempts"
+FIRST_FAILED_AT: Final = "x-first-failed-at"
+ERROR: Final = "x-error"
+REASON: Final = "x-reason"
+QUEUE: Final = "x-queue"
+ROUTING_KEY: Final = "x-routing-key"
+REPLAYED: Final = "x-replayed"
+
+#: The word for what failed each time, in ``x-reason``.
+FAILED: Final = "failed"
+
 _DELAYS: Final = tuple(RETRY_DELAYS)
+_ERROR_LETTERS: Final = 500
+_HISTORY: Final = 10
+_HISTORY_ERROR_LETTERS: Final = 200
+_ALARM_SECONDS: Final = 60.0
+_COUNT_SECONDS: Final = 15.0
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One failure, as ``x-attempts`` tells of it.
+
+    Attributes:
+        at: Unix milliseconds.
+        where: The function and line that raised it; empty when no code of ours did.
+    """
+
+    at: int
+    error: str
+    where: str = ""
+
+
+_ATTEMPTS: Final = msgspec.json.Decoder(list[Attempt])
 
 
 def exchanges(service: str) -> list[Exchange]:
@@ -46,7 +87,7 @@ def queues(service: str, max_length: int) -> list[Queue]:
     """A service's retry and dead queues. What leaves a retry queue goes by its routing key, a queue's name."""
     dead = dead_queue(service)
     return [
-        Queue(name=dead, bindings=[Binding(dead, "#")], max_length=max_length),
+        Queue(name=dead, bindings=[Binding(dead, "#")], max_length=max_length, delivery_limit=UNLIMITED),
         *(
             Queue(
                 name=retry_queue(service, delay),
@@ -66,6 +107,15 @@ def attempts(headers: Mapping[str, Any]) -> int:
     return count if isinstance(count, int) else 0
 
 
+def history(headers: Mapping[str, Any]) -> list[Attempt]:
+    """The last failures of this, oldest first; none where the header says nothing that can be read."""
+    told = headers.get(ATTEMPTS)
+    try:
+        return _ATTEMPTS.decode(told) if isinstance(told, str) else []
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return []
+
+
 class Failures:
     """Publishes failed items to the retry and dead queues of one service."""
 
@@ -74,9 +124,29 @@ class Failures:
         self._service = service
         self._retried = telemetry.counter("messages_retried", "Messages sent to a retry queue")
         self._parked = telemetry.counter("messages_parked", "Messages parked in the dead queue")
+        self._refusing: dict[str, int] = {}
+        self._alarmed_at: dict[str, float] = {}
+        telemetry.gauge(
+            "parking_blocked",
+            "Messages that cannot be parked or retried, as a queue is full: the service waits",
+            lambda: sum(self._refusing.values()),
+        )
+        self._waiting = 0
+        telemetry.gauge("dead_letters_waiting", "Messages parked in the dead queue", lambda: self._waiting)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the service waits for room in one of its retry and dead queues."""
+        return bool(self._refusing)
 
     async def retry(
-        self, delivery: Delivery, item: bytes, error: BaseException, traceparent: str | None
+        self,
+        delivery: Delivery,
+        item: bytes,
+        error: BaseException,
+        traceparent: str | None,
+        *,
+        reason: str = FAILED,
     ) -> bool:
         """Let ``item`` come back later, or park it after the last delay; true if it was parked.
 
@@ -84,13 +154,20 @@ class Failures:
         """
         attempt = attempts(delivery.headers) + 1
         if attempt > len(_DELAYS):
-            await self.park(delivery, item, f"failed {attempt} times", error, traceparent)
+            await self.park(delivery, item, reason, error, traceparent)
             return True
-        name = retry_queue(self._service, _DELAYS[attempt - 1])
+        delay = _DELAYS[attempt - 1]
         message = self._message(delivery, item, error, traceparent, {ATTEMPT: attempt})
-        await self._publish(name, delivery.queue, message)
+        await self._publish(retry_queue(self._service, delay), delivery.queue, message)
         self._retried.add(1)
-        log.warning("retry_later", queue=delivery.queue, delay=_DELAYS[attempt - 1], error=repr(error)[:300])
+        log.warning(
+            "retry_later",
+            queue=delivery.queue,
+            delay=delay,
+            attempt=attempt,
+            error=_told(error)[:300],
+            trace_id=trace_id(traceparent),
+        )
         return False
 
     async def park(
@@ -102,21 +179,58 @@ class Failures:
         traceparent: str | None = None,
     ) -> None:
         """Put ``item`` aside for a person to look at; returns once the broker has it there."""
-        name = dead_queue(self._service)
         message = self._message(
-            delivery, item, error, traceparent, {ATTEMPT: attempts(delivery.headers), "x-reason": reason}
+            delivery, item, error, traceparent, {ATTEMPT: attempts(delivery.headers), REASON: reason}
         )
-        await self._publish(name, delivery.queue, message)
+        await self._publish(dead_queue(self._service), delivery.queue, message)
         self._parked.add(1)
-        log.error("parked", queue=delivery.queue, reason=reason, error=repr(error)[:300])
+        log.error(
+            "parked",
+            queue=delivery.queue,
+            reason=reason,
+            error=_told(error)[:300],
+            trace_id=trace_id(traceparent),
+        )
+
+    async def keep_count(self) -> None:
+        """Look again and again how much is parked, for the gauge; until cancelled."""
+        while True:
+            with contextlib.suppress(BrokerError):
+                async with self._broker.browse(dead_queue(self._service)) as parked:
+                    self._waiting = parked.waiting
+            await asyncio.sleep(_COUNT_SECONDS)
 
     async def _publish(self, exchange: str, queue: str, message: Message) -> None:
-        async for attempt in tenacity.AsyncRetrying(
-            wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
-            retry=tenacity.retry_if_exception_type(BrokerError),
-        ):
-            with attempt:
-                await self._broker.publish(exchange, queue, message, mandatory=True)
+        refused = False
+        try:
+            async for attempt in tenacity.AsyncRetrying(
+                wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
+                retry=tenacity.retry_if_exception_type(BrokerError),
+            ):
+                with attempt:
+                    try:
+                        await self._broker.publish(exchange, queue, message, mandatory=True)
+                    except PublishRefused:
+                        if not refused:
+                            refused = True
+                            self._refusing[exchange] = self._refusing.get(exchange, 0) + 1
+                        self._raise_alarm(exchange)
+                        raise
+        finally:
+            if refused:
+                self._refusing[exchange] -= 1
+                if not self._refusing[exchange]:
+                    del self._refusing[exchange]
+
+    def _raise_alarm(self, full: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._alarmed_at.get(full, -_ALARM_SECONDS) >= _ALARM_SECONDS:
+            self._alarmed_at[full] = now
+            log.error(
+                "parking_blocked",
+                queue=full,
+                remedy=f"nothing goes on until there is room: towpath dead-letters list {self._service}",
+            )
 
     def _message(
         self,
@@ -126,14 +240,39 @@ class Failures:
         traceparent: str | None,
         more: Mapping[str, HeaderValue],
     ) -> Message:
-        first = delivery.headers.get("x-first-failed-at")
+        known = delivery.headers
+        first, replayed = known.get(FIRST_FAILED_AT), known.get(REPLAYED)
+        told, now = _told(error), now_ms()
+        this = Attempt(now, told[:_HISTORY_ERROR_LETTERS], _where(error.__traceback__))
         headers: dict[str, HeaderValue] = {
-            "x-first-failed-at": first if isinstance(first, int) else now_ms(),
-            "x-error": f"{type(error).__name__}: {error}"[:500],
-            "x-queue": delivery.queue,
-            "x-routing-key": str(delivery.headers.get("x-routing-key") or delivery.routing_key),
+            FIRST_FAILED_AT: first if isinstance(first, int) else now,
+            ERROR: told[:_ERROR_LETTERS],
+            ATTEMPTS: msgspec.json.encode([*history(known), this][-_HISTORY:]).decode(),
+            QUEUE: delivery.queue,
+            ROUTING_KEY: str(known.get(ROUTING_KEY) or delivery.routing_key),
             **more,
         }
+        if isinstance(replayed, int):
+            headers[REPLAYED] = replayed
         if traceparent:
             headers["traceparent"] = traceparent
         return Message(body=item, type="failed", app_id=delivery.app_id or "", headers=headers)
+
+
+def _told(error: BaseException) -> str:
+    """An error in words that can stand in a header, whatever it is made of."""
+    try:
+        said = str(error)
+    except Exception as another:
+        said = f"(its text raised {type(another).__name__})"
+    return f"{type(error).__name__}: {said}".encode("utf-8", "replace").decode()
+
+
+def _where(traceback: TracebackType | None) -> str:
+    """Where it was raised, as far as that is told in a line."""
+    if traceback is None:
+        return ""
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    frame = traceback.tb_frame
+    return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_name}:{traceback.tb_lineno}"[:200]

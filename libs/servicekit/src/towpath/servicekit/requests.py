@@ -5,8 +5,9 @@ A delivery is a batch. Each of its items becomes a :class:`Request` to run, a :c
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
@@ -15,9 +16,15 @@ from towpath.protocol.envelope import Envelope, field_problems
 from towpath.protocol.errors import BadEnvelope, Forbidden, InvalidData, TowpathError, UnknownAction
 from towpath.protocol.messages import Session, read_command, read_object, split_batch
 from towpath.servicekit.broker.interface import Delivery
-from towpath.servicekit.failures import ATTEMPT
+from towpath.servicekit.failures import ATTEMPT, REPLAYED
 from towpath.servicekit.outcome import Outcome
 from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.trial import End
+from towpath.servicekit.watchdog import Overdue
+
+#: The word for what nobody can read, in ``x-reason``.
+UNREADABLE: Final = "unreadable"
+_UNWATCHED: Final[AbstractContextManager[None]] = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,7 @@ class Request:
     @property
     def is_redelivery(self) -> bool:
         """Whether the broker (not the client) brings it again, so that its pushes may never have left."""
-        return self.delivery.redelivered or ATTEMPT in self.delivery.headers
+        return self.delivery.redelivered or comes_again(self.delivery)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,34 +90,84 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """An item nobody can be answered about: to be parked with its reason."""
+    """An item that cannot be handled as it is: to be parked with its reason.
+
+    Attributes:
+        refusal: What to tell who sent it, where that much could be read.
+    """
 
     delivery: Delivery
     item: bytes
-    error: TowpathError
+    error: BaseException
+    reason: str = UNREADABLE
+    refusal: Refusal | None = None
+
+
+def comes_again(delivery: Delivery) -> bool:
+    """Whether it was put aside before: it comes from a retry queue, or was parked and is played again."""
+    return ATTEMPT in delivery.headers or REPLAYED in delivery.headers
 
 
 def read(
-    delivery: Delivery, commands: Handlers, events: Handlers, telemetry: Telemetry
+    delivery: Delivery,
+    commands: Handlers,
+    events: Handlers,
+    telemetry: Telemetry,
+    watched: AbstractContextManager[None] = _UNWATCHED,
 ) -> Iterator[Request | Refusal | Unreadable]:
-    """The items of a delivery, in their order; events that no handler is named for are left out."""
+    """The items of a delivery, in their order; events that no handler is named for are left out.
+
+    Args:
+        watched: Entered for each item; it may raise :class:`~towpath.servicekit.watchdog.Overdue` inside.
+    """
     try:
         items = split_batch(delivery.body)
     except BadEnvelope as error:
         yield Unreadable(delivery, delivery.body, error)
         return
     for item in items:
-        try:
-            request = (
-                _command(delivery, item, commands, telemetry)
-                if ".commands." in delivery.queue
-                else _event(delivery, item, events, telemetry)
-            )
-        except TowpathError as error:
-            yield Unreadable(delivery, item, error)
-        else:
-            if request is not None:
-                yield request
+        request = read_item(delivery, item, commands, events, telemetry, watched)
+        if request is not None:
+            yield request
+
+
+def read_item(
+    delivery: Delivery,
+    item: bytes,
+    commands: Handlers,
+    events: Handlers,
+    telemetry: Telemetry,
+    watched: AbstractContextManager[None] = _UNWATCHED,
+) -> Request | Refusal | Unreadable | None:
+    """One item of a delivery; ``None`` for an event that no handler is named for."""
+    try:
+        with watched:
+            if ".commands." in delivery.queue:
+                return _command(delivery, item, commands, telemetry)
+            return _event(delivery, item, events, telemetry)
+    except (TowpathError, Overdue) as error:
+        return Unreadable(delivery, item, error, _reason(error))
+
+
+def refusal(delivery: Delivery, item: bytes, telemetry: Telemetry) -> Refusal | None:
+    """What to tell who sent a command that will not be handled; ``None`` where nobody asked, or nobody knows who."""
+    if ".commands." not in delivery.queue:
+        return None
+    try:
+        command = read_command(item)
+        envelope = envelopes.read(command.envelope)
+    except TowpathError:
+        return None
+    return Refusal(command.session, envelope, went_wrong(), telemetry.trace(envelope.traceparent))
+
+
+def went_wrong() -> TowpathError:
+    """What a person is told of a failure that says nothing to them."""
+    return TowpathError("Something went wrong here and is recorded. Try again later.")
+
+
+def _reason(error: BaseException) -> str:
+    return End.HUNG if isinstance(error, Overdue) else UNREADABLE
 
 
 def units(items: Sequence[Request | Refusal], limit: int) -> Iterator[list[Request | Refusal]]:
@@ -133,7 +190,9 @@ def units(items: Sequence[Request | Refusal], limit: int) -> Iterator[list[Reque
         yield unit
 
 
-def _command(delivery: Delivery, item: bytes, commands: Handlers, telemetry: Telemetry) -> Request | Refusal:
+def _command(
+    delivery: Delivery, item: bytes, commands: Handlers, telemetry: Telemetry
+) -> Request | Refusal | Unreadable:
     command = read_command(item)
     session = command.session
     envelope = envelopes.read(command.envelope)
@@ -147,18 +206,29 @@ def _command(delivery: Delivery, item: bytes, commands: Handlers, telemetry: Tel
         payload = validated(handler.model, envelope.data)
     except TowpathError as error:
         return Refusal(session, envelope, error, trace)
+    except (Exception, Overdue) as error:  # of a validator in the model
+        return Unreadable(
+            delivery, item, error, _reason(error), Refusal(session, envelope, went_wrong(), trace)
+        )
     return Request(delivery, item, envelope, payload, handler, session, trace)
 
 
-def _event(delivery: Delivery, item: bytes, events: Handlers, telemetry: Telemetry) -> Request | None:
+def _event(
+    delivery: Delivery, item: bytes, events: Handlers, telemetry: Telemetry
+) -> Request | Unreadable | None:
     envelope = envelopes.read(read_object(item))
-    # What comes back from a retry queue comes under the queue's name.
-    if ATTEMPT not in delivery.headers and envelope.action != delivery.routing_key:
+    # What was put aside comes back under the queue's name.
+    if not comes_again(delivery) and envelope.action != delivery.routing_key:
         raise BadEnvelope(f"Action {envelope.action!r} came under the routing key {delivery.routing_key!r}.")
     handler = events.get(envelope.action)
     if handler is None:
         return None
-    payload = validated(handler.model, envelope.data)
+    try:
+        payload = validated(handler.model, envelope.data)
+    except TowpathError:
+        raise
+    except Exception as error:  # of a validator in the model
+        return Unreadable(delivery, item, error)
     header = delivery.headers.get("traceparent")
     trace = telemetry.trace(envelope.traceparent or (header if isinstance(header, str) else None))
     return Request(delivery, item, envelope, payload, handler, None, trace)

@@ -40,6 +40,7 @@ from towpath.servicekit.settings import ServiceSettings
 from towpath.servicekit.streams import StreamTables
 from towpath.servicekit.telemetry import Telemetry
 from towpath.servicekit.timers import Hearing, Timer, keep
+from towpath.servicekit.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
@@ -138,16 +139,23 @@ async def serve_domain(
         if not await or_stopped(broker.declare(topology(service, settings.queue_max_length)), stop):
             return
         publisher = await stack.enter_async_context(Publisher.open(broker, name, settings, telemetry))
+        failing = Failures(broker, name, telemetry)
+        health.add("parking", lambda: not failing.blocked)
+        watched = stack.enter_context(Watchdog.open(settings.handler_time_limit))
         dispatcher = Dispatcher(
             service.commands,
             service.events,
             store,
             publisher,
-            Failures(broker, name, telemetry),
+            failing,
             telemetry,
             own=name,
             unit_max=settings.unit_max_items,
             replay_limit=settings.replay_limit,
+            handler_time_limit=settings.handler_time_limit,
+            unit_time_limit=settings.unit_time_limit,
+            crash_limit=settings.crash_limit,
+            watched=watched,
         )
         consumer = Consumer(
             broker,
@@ -158,6 +166,8 @@ async def serve_domain(
         )
         sweeper = asyncio.create_task(_sweep(store, settings), name=f"{name}: sweep")
         stack.callback(sweeper.cancel)
+        counting = asyncio.create_task(failing.keep_count(), name=f"{name}: count what is parked")
+        stack.callback(counting.cancel)
 
         def running() -> None:
             consuming.set()

@@ -10,6 +10,8 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from yarl import URL
 
+from towpath.servicekit import amqp_url
+
 PREFIX = "TOWPATH_"
 
 
@@ -28,11 +30,7 @@ class BadSetting(Exception):
 
 
 def _amqp_url(value: str) -> str:
-    url = URL(value)
-    if url.scheme not in ("amqp", "amqps", "memory"):
-        raise ValueError("must be amqp://user:password@host:port/vhost (or amqps://, or memory://)")
-    if url.scheme != "memory" and not url.host:
-        raise ValueError("names no host: amqp://user:password@host:port/vhost")
+    amqp_url.hosts(value)
     return value
 
 
@@ -88,9 +86,11 @@ class BrokerSettings(TelemetrySettings):
     """What every program that speaks to the broker needs.
 
     Attributes:
-        amqp_url: The broker.
+        amqp_url: The broker. Nodes of a cluster are separated by commas:
+            ``amqp://user:password@one:5672,two:5672/vhost``.
         publish_timeout: Seconds until an unconfirmed publish counts as unknown.
-        reconnect_max: Longest wait between two attempts to reach the broker, in seconds (full jitter).
+        reconnect_max: Longest wait between two attempts to reach the broker, in seconds (full jitter). Within a
+            minute of its loss no wait is longer than 5 s.
         lane_max_items: Messages that may wait for one routing key; more are answered ``busy``.
         lane_max_bytes: Bytes that may wait for all routing keys of an exchange together.
         batch_max_items, batch_max_bytes: The largest batch a lane publishes as one message.
@@ -117,6 +117,9 @@ class ServiceSettings(BrokerSettings):
         database_url: SQLAlchemy URL of the service's own database.
         prefetch: Messages (each a batch) in hand at most, a queue.
         unit_max_items: Requests that are handled in one transaction at most.
+        handler_time_limit: Seconds a handler may take; then it is interrupted and its request parked.
+        unit_time_limit: Seconds a transaction may take; then it is rolled back, and tried again later.
+        crash_limit: Times a message may come back unsettled, before its requests are put off, each alone.
         queue_max_length: Messages a queue may hold; further publishes are refused (``busy``).
         answer_patience: Seconds to keep an answer whose gateway is away before it is dropped.
         inbox_retention: Seconds that outcomes are kept, so that a repeated ``msg_id`` gets the same answer.
@@ -127,6 +130,9 @@ class ServiceSettings(BrokerSettings):
     database_url: DatabaseUrl = "sqlite+aiosqlite:///towpath.db"
     prefetch: Annotated[int, Field(ge=1, le=1000)] = 64
     unit_max_items: Annotated[int, Field(ge=1, le=5000)] = 500
+    handler_time_limit: Seconds = 10.0
+    unit_time_limit: Seconds = 30.0
+    crash_limit: Annotated[int, Field(ge=2, le=19)] = 5
     queue_max_length: Annotated[int, Field(ge=1)] = 100_000
     answer_patience: Seconds = 30.0
     inbox_retention: Annotated[float, Field(ge=60, allow_inf_nan=False)] = 86_400.0

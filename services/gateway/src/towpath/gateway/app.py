@@ -12,6 +12,7 @@ from towpath.gateway.drain import drain
 from towpath.gateway.groups import Members
 from towpath.gateway.inbound import Inbound
 from towpath.gateway.outbound import Outbound, inbox, resync
+from towpath.gateway.probe import Probe
 from towpath.gateway.sessions import Session
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.close_codes import CloseCode
@@ -49,7 +50,8 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
         ) as events,
     ):
         inbound = Inbound(commands, admission, settings, telemetry)
-        outbound = Outbound(members, telemetry)
+        probe = Probe(broker, settings, telemetry)
+        outbound = Outbound(members, probe, telemetry)
         announcer = Announcer(events, settings, telemetry)
         telemetry.gauge("connection_active", "Open connections", lambda: len(members))
         opened_total = telemetry.counter("connections_opened", "Connections that were admitted")
@@ -93,11 +95,16 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
             await consuming.wait()
             await announcer.run()
 
+        async def watch_inbox() -> None:
+            await consuming.wait()
+            await probe.run()
+
         async with listener.open(), asyncio.TaskGroup() as tasks:
             working = [
                 tasks.create_task(consume(), name="gateway: consume"),
                 tasks.create_task(heartbeat.run(members, settings), name="gateway: heartbeat"),
                 tasks.create_task(announce(), name="gateway: announce"),
+                tasks.create_task(watch_inbox(), name="gateway: probe"),
             ]
             log.info("serving", host=settings.host, port=settings.port, gateway_id=settings.gateway_id)
             await stop.wait()

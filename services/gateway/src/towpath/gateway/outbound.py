@@ -11,6 +11,7 @@ import structlog
 
 from towpath.gateway.connection import text_frame
 from towpath.gateway.groups import Members
+from towpath.gateway.probe import Probe
 from towpath.gateway.sessions import Session
 from towpath.protocol.close_codes import CloseCode
 from towpath.protocol.envelope import parse
@@ -34,14 +35,16 @@ def inbox(gateway_id: str) -> Inbox:
 class Outbound:
     """Delivers to the connections of this replica."""
 
-    def __init__(self, members: Members, telemetry: Telemetry) -> None:
+    def __init__(self, members: Members, probe: Probe, telemetry: Telemetry) -> None:
         self._members = members
+        self._probe = probe
         self._delivered = telemetry.counter("messages_delivered", "Frames handed to connections")
         self._foreign = telemetry.counter("pushes_for_others", "Pushes nobody here is concerned by")
         self._unreadable = telemetry.counter("pushes_unreadable", "Pushes dropped as no envelopes")
 
     async def dispatch(self, deliveries: Sequence[Delivery]) -> "asyncio.Future[None]":
         """Deliver and ack."""
+        self._probe.arrived()
         for delivery in deliveries:
             try:
                 self._deliver(delivery.routing_key, delivery.body)
@@ -59,9 +62,13 @@ class Outbound:
                 session = self._members.connection(item.connection_id)
                 if session is not None:
                     self._direct(session, item)
+                else:
+                    self._probe.heard(item.connection_id)
         elif kind == "control":
+            if not (sessions := list(self._members.behind(key))):
+                self._probe.heard(key)
             for item in read_directed(body):
-                for session in list(self._members.behind(key)):
+                for session in sessions:
                     self._direct(session, item)
         else:
             self._push(key, body, self._members.all() if key == EVERYONE else self._members.behind(key))
@@ -70,6 +77,7 @@ class Outbound:
         receivers = list(receivers)
         if not receivers:
             self._foreign.add(1)
+            self._probe.heard(key)
             return
         for text in split_batch(body):
             try:

@@ -43,6 +43,9 @@ class GatewaySettings(BrokerSettings):
         retry_after: Advice to those who are refused or closed, in seconds.
         retry_spread: Seconds over which those who are closed when the replica stops are told to come back.
         alive_interval: Seconds between two `session.alive`, by which services know that this replica lives.
+        probe_interval: Seconds between two probes: messages that the replica sends itself through the broker.
+        probe_timeout: Seconds for a probe to come back; past it the link to the broker is made anew, unless other
+            messages arrive meanwhile.
         prefetch: Messages (each a batch) from the broker in hand at most.
     """
 
@@ -70,4 +73,6 @@ class GatewaySettings(BrokerSettings):
     retry_after: Seconds = 2.0
     retry_spread: Annotated[float, Field(ge=0, le=86_400)] = 3.0
     alive_interval: Seconds = 5.0
+    probe_interval: Seconds = 10.0
+    probe_timeout: Seconds = 5.0
     prefetch: Annotated[int, Field(ge=1, le=10_000)] = 256

@@ -11,6 +11,7 @@ Guarantees of both:
   what was behind it.
 * A broker that goes away comes back by itself: topology, bindings and subscriptions are made anew from the
   desired state, and ``on_rebuilt`` callbacks are told. Deliveries of the time before are redelivered.
+* Nothing waits for ever: each call has a time limit but those that wait for a connection, and says so.
 """
 
 import enum
@@ -162,7 +163,7 @@ class PublishRefused(BrokerError):
 
 
 class PublishUnconfirmed(BrokerError):
-    """No confirm in time, or the connection broke meanwhile: the outcome is unknown."""
+    """No confirm in time, an alarm or a broken connection meanwhile: the outcome is unknown."""
 
 
 class BrokerUnavailable(BrokerError):
@@ -195,6 +196,26 @@ class Subscription(Protocol):
         ...
 
 
+class Browsing(Protocol):
+    """A look at what waits in a queue, from its head, one message at a time, as an asynchronous iterator.
+
+    Who looks may settle what it sees, or not; leaving gives back what is not settled, and returns once the broker has
+    all of it. What is given back keeps its order, but stands behind what was given back before and not looked at.
+    What others have in hand is not seen. It ends with the queue, and does not survive its connection: it raises
+    :class:`BrokerUnavailable` then, and all that was not settled is back.
+
+    A look counts as a delivery: it belongs on queues whose ``delivery_limit`` it can never reach.
+    """
+
+    @property
+    def waiting(self) -> int:
+        """How many messages waited when it began."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[Delivery]: ...
+    async def __anext__(self) -> Delivery: ...
+
+
 class Broker(Protocol):
     """A connection to a broker that keeps itself alive."""
 
@@ -210,7 +231,21 @@ class Broker(Protocol):
         ...
 
     def on_rebuilt(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` after each reconnect, once topology, bindings and subscriptions stand again."""
+        """Call ``callback`` after each reconnect, once topology, bindings and subscriptions stand again.
+
+        Also after a subscription had to be made anew while the connection stood: either way deliveries to an inbox
+        may have been lost.
+        """
+        ...
+
+    def rebuild(self, reason: str) -> None:
+        """Give up the connection and make everything anew, with fresh inboxes; for who knows that it serves no more.
+
+        Does not wait. Without a connection it does nothing: a new one is on its way.
+
+        Args:
+            reason: For the log.
+        """
         ...
 
     async def declare(self, topology: Topology) -> None:
@@ -250,6 +285,14 @@ class Broker(Protocol):
         """
         ...
 
+    def browse(self, queue: str) -> AbstractAsyncContextManager[Browsing]:
+        """Look at what waits in ``queue``, without consuming it.
+
+        Raises:
+            BrokerError: There is no such queue, or no connection.
+        """
+        ...
+
     async def close(self) -> None:
-        """Wait for confirms in flight (bounded), then disconnect."""
+        """Wait a moment for confirms in flight, then disconnect; at most 5 s, whatever the broker does."""
         ...

@@ -87,7 +87,7 @@ class MemoryHub:
             return
         self._running.set()
         for connection in self._connections:
-            connection.rebuild()
+            connection.stand_again()
 
     def block(self) -> None:
         """Raise an alarm: publishes raise ``BrokerBlocked``, consuming goes on."""
@@ -95,6 +95,10 @@ class MemoryHub:
 
     def unblock(self) -> None:
         self._alarm = False
+
+    def lose_bindings(self) -> None:
+        """Forget what inboxes are bound to, as a broker does by a bug or a careless hand."""
+        self.vhost.unbind_inboxes()
 
     def hold_confirms(self) -> None:
         """Take messages, but tell nobody: publishes wait, and time out as ``PublishUnconfirmed``."""
@@ -132,6 +136,7 @@ class MemoryBroker:
         self._was_ready = hub.running
         self._drops = 0
         self.subscriptions: list[MemorySubscription] = []
+        self._browsings: list[MemoryBrowsing] = []
         self._unconfirmed: set[asyncio.Future[None]] = set()
         self._rebuilt_callbacks: list[Callable[[], None]] = []
 
@@ -151,6 +156,11 @@ class MemoryBroker:
 
     def on_rebuilt(self, callback: Callable[[], None]) -> None:
         self._rebuilt_callbacks.append(callback)
+
+    def rebuild(self, reason: str) -> None:
+        if not self._closed and self._hub.running:
+            self.drop()
+            self.stand_again()
 
     async def declare(self, topology: Topology) -> None:
         await self.until_ready()
@@ -208,6 +218,18 @@ class MemoryBroker:
             self.subscriptions.remove(subscription)
             subscription.end()
 
+    @asynccontextmanager
+    async def browse(self, queue: str) -> AsyncIterator["MemoryBrowsing"]:
+        if self.state in (BrokerState.CLOSED, BrokerState.CONNECTING):
+            raise BrokerUnavailable(f"{self._name} has no connection to the memory broker")
+        browsing = MemoryBrowsing(self._hub.vhost.queue(queue))
+        self._browsings.append(browsing)
+        try:
+            yield browsing
+        finally:
+            self._browsings.remove(browsing)
+            browsing.end()
+
     async def close(self) -> None:
         if self._closed:
             return
@@ -227,10 +249,12 @@ class MemoryBroker:
         """Lose the connection: publishes in flight are unknown, deliveries in hand go back."""
         self._drops += 1
         self.release_confirms()
+        for browsing in self._browsings:
+            browsing.end()
         _leave(self.subscriptions)
 
-    def rebuild(self) -> None:
-        """Stand again, and tell so."""
+    def stand_again(self) -> None:
+        """Consume again, and tell so."""
         if self._closed:
             return
         for subscription in self.subscriptions:
@@ -323,6 +347,34 @@ class MemorySubscription:
     def _receive(self, delivery: MemoryDelivery) -> None:
         self._waiting.append(delivery)
         self._changed.set()
+
+
+class MemoryBrowsing:
+    """See :class:`~towpath.servicekit.broker.interface.Browsing`."""
+
+    def __init__(self, queue: MemoryQueue) -> None:
+        self.waiting = len(queue)
+        self._seen: deque[MemoryDelivery] = deque()
+        self._looking = Consumer(queue, prefetch=0, deliver=self._seen.append)
+        self._ended = False
+
+    def __aiter__(self) -> "MemoryBrowsing":
+        return self
+
+    async def __anext__(self) -> Delivery:
+        await asyncio.sleep(0)
+        if self._ended:
+            raise BrokerUnavailable("the connection is gone")
+        if not self._looking.queue.hand_to(self._looking):
+            raise StopAsyncIteration
+        return self._seen.pop()
+
+    def end(self) -> None:
+        """Give back what is not settled."""
+        if not self._ended:
+            self._ended = True
+            self._looking.queue.take_back(self._looking)
+            self._looking.queue.pump()
 
 
 def _leave(subscriptions: Sequence[MemorySubscription]) -> None:

@@ -129,6 +129,18 @@ class MemoryQueue:
     def detach(self, consumer: "Consumer") -> None:
         """Give back all that ``consumer`` has in hand. The caller pumps once everyone who leaves has left."""
         self._consumers.remove(consumer)
+        self.take_back(consumer)
+
+    def hand_to(self, consumer: "Consumer") -> bool:
+        """Hand the head to ``consumer``, who need not take part; false when nothing waits."""
+        self._drop_expired()
+        if self:
+            consumer.receive(self._pop())
+            return True
+        return False
+
+    def take_back(self, consumer: "Consumer") -> None:
+        """Put all that ``consumer`` has in hand back into its place."""
         entries = [delivery.entry for delivery in consumer.in_hand]
         consumer.in_hand.clear()
         self._give_back(sorted(entries))

@@ -68,9 +68,14 @@ class VirtualHost:
     def delete_inbox(self, queue: MemoryQueue) -> None:
         """Forget an inbox with its messages and bindings."""
         del self._queues[queue.name]
-        for binding in queue.source.bindings:
-            self._exchanges[binding.exchange].unbind(binding.routing_key, queue)
+        self._unbind(queue)
         queue.delete()
+
+    def unbind_inboxes(self) -> None:
+        """Forget the bindings of all inboxes; a fault to be found."""
+        for queue in self._queues.values():
+            if isinstance(queue.source, Inbox):
+                self._unbind(queue)
 
     def publish(self, message: Stored, *, mandatory: bool) -> BrokerError | None:
         """Route to the queues that take it; what the publisher is to be told instead of a confirm."""
@@ -139,6 +144,10 @@ class VirtualHost:
                 raise BrokerError(f"there is no exchange {binding.exchange!r} to bind {queue.name!r} to")
         for binding in bindings:
             self._exchanges[binding.exchange].bind(binding.routing_key, queue)
+
+    def _unbind(self, queue: MemoryQueue) -> None:
+        for binding in queue.source.bindings:
+            self._exchanges[binding.exchange].unbind(binding.routing_key, queue)
 
 
 class _Exchange:

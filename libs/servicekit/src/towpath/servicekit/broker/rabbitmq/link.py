@@ -1,64 +1,77 @@
-"""A link: two connections to RabbitMQ that live and die together. The only user of aio-pika."""
+"""A link: two connections to RabbitMQ that live and die together, and what is done over them.
+
+One publishes and one consumes, so that an alarm, which stops the first, never stops acks on the second. Each exchange
+is published to on a channel of its own: RabbitMQ closes the channel of a publish that it refuses, with all that is in
+flight on it.
+"""
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from typing import Any, Final
 
-import aio_pika
 import structlog
 from aiormq.abc import AbstractChannel
-from aiormq.exceptions import AMQPError, ChannelPreconditionFailed
+from aiormq.exceptions import ChannelClosed, ChannelPreconditionFailed
 from yarl import URL
 
 from towpath.servicekit.broker.interface import Binding, Queue, Topology, TopologyMismatch
+from towpath.servicekit.broker.rabbitmq.connection import (
+    Channel,
+    Connection,
+    Driver,
+    close_channel,
+    driver_of,
+    reason_of,
+    rpc,
+)
 
 log = structlog.get_logger(__name__)
 
-CONNECT_TIMEOUT: Final = 5.0
-RPC_TIMEOUT: Final = 10.0
-CLOSE_TIMEOUT: Final = 5.0
-BLOCKED_POLL: Final = 0.2
-
-#: What aio-pika and aiormq raise when a channel or connection goes.
-LOST: Final = (AMQPError, ConnectionError, OSError, RuntimeError, TimeoutError)
-
-Channel = aio_pika.abc.AbstractChannel
+_ALARM_POLL: Final = 0.2
+#: What is in flight when an alarm is seen may be confirmed for so long; RabbitMQ reads no more, so hope is small.
+_ALARM_PATIENCE: Final = 1.0
 
 
 class Link:
-    """Two connections that live and die together."""
+    """Two connections that live and die together.
 
-    def __init__(
-        self, publishing: aio_pika.abc.AbstractConnection, consuming: aio_pika.abc.AbstractConnection
-    ) -> None:
+    Attributes:
+        blocked: Whether RabbitMQ takes no publishes for now, as :meth:`watch_alarm` saw it last.
+        lost: Done with the reason, when the link serves no more.
+        in_flight: The time limits of publishes that wait for their confirm.
+    """
+
+    def __init__(self, publishing: Connection, consuming: Connection) -> None:
         self._publishing = publishing
         self._consuming = consuming
-        self._publisher: Channel | None = None
-        self._publisher_lock = asyncio.Lock()
+        self._publishers: dict[str, Channel] = {}
+        self._opening = asyncio.Lock()
         self.blocked = False
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.in_flight: set[asyncio.Timeout] = set()
         for connection in (publishing, consuming):
-            connection.close_callbacks.add(self._on_connection_closed)
+            connection.on_closed(lambda error: self.fail(reason_of(error)))
 
     @classmethod
     async def open(cls, url: URL, name: str) -> "Link":
-        opened: list[aio_pika.abc.AbstractConnection] = []
+        """Connect twice to one host; raises what :meth:`Connection.open` does."""
+        opening = [
+            asyncio.ensure_future(Connection.open(url, f"{name} {purpose}"))
+            for purpose in ("publish", "consume")
+        ]
         try:
-            for purpose in ("publish", "consume"):
-                opened.append(
-                    await aio_pika.connect(
-                        url,
-                        timeout=CONNECT_TIMEOUT,
-                        client_properties={"connection_name": f"{name} {purpose}"},
-                    )
-                )
-            link = cls(*opened)
-            async with asyncio.timeout(RPC_TIMEOUT):
-                await link.publisher()
+            publishing, consuming = await asyncio.gather(*opening)
         except BaseException:
-            for connection in opened:
-                await close_quietly(connection)
+            for one in opening:
+                one.cancel()
+            done = await asyncio.gather(*opening, return_exceptions=True)
+            await asyncio.gather(*(one.close() for one in done if isinstance(one, Connection)))
+            raise
+        link = cls(publishing, consuming)
+        try:
+            await link.publisher("")  # a link that cannot publish is none
+        except BaseException:
+            await link.close()
             raise
         return link
 
@@ -67,75 +80,78 @@ class Link:
         if not self.lost.done():
             self.lost.set_result(reason)
 
-    def _on_connection_closed(self, _sender: object, error: BaseException | None) -> None:
-        self.fail(reason_of(error))
-
-    async def watch(self) -> str:
-        """Keep :attr:`blocked` up to date until the link is lost; returns why."""
-        transport = self._publishing.transport
-        assert transport is not None
+    async def watch_alarm(self) -> None:
+        """Keep :attr:`blocked` up to date, for ever."""
         while True:
-            done, _ = await asyncio.wait([self.lost], timeout=BLOCKED_POLL)
-            if done:
-                return self.lost.result()
-            # aiormq tells of Connection.Blocked only through ready(), which then waits.
-            try:
-                async with asyncio.timeout(BLOCKED_POLL / 4):
-                    await transport.ready()
-            except TimeoutError:
-                if not self.blocked:
-                    log.warning("broker_blocked")
-                self.blocked = True
-            else:
-                if self.blocked:
-                    log.info("broker_unblocked")
-                self.blocked = False
+            blocked, before = await self._publishing.alarmed(), self.blocked
+            self.blocked = blocked
+            if blocked and not before:
+                log.warning("broker_blocked", in_flight=len(self.in_flight))
+                self._hurry()
+            elif before and not blocked:
+                log.info("broker_unblocked")
+            await asyncio.sleep(_ALARM_POLL)
 
-    async def publisher(self) -> AbstractChannel:
-        """The channel to publish on; a fresh one when the broker closed the last (an unknown exchange does)."""
-        channel = self._publisher
+    def _hurry(self) -> None:
+        soon = asyncio.get_running_loop().time() + _ALARM_PATIENCE
+        for limit in self.in_flight:
+            if not limit.expired():
+                limit.reschedule(min(soon, limit.when() or soon))
+
+    async def publisher(self, exchange: str) -> Driver:
+        """The channel to publish to ``exchange`` on; a fresh one when the broker closed the last."""
+        channel = self._publishers.get(exchange)
         if channel is None or channel.is_closed:
-            async with self._publisher_lock:
-                channel = self._publisher
+            async with self._opening:
+                channel = self._publishers.get(exchange)
                 if channel is None or channel.is_closed:
-                    channel = self._publishing.channel(publisher_confirms=True, on_return_raises=True)
-                    await channel.initialize(timeout=RPC_TIMEOUT)
-                    self._publisher = channel
-        underlay: AbstractChannel = await channel.get_underlay_channel()
-        return underlay
+                    channel = await self._publishing.channel(confirms=True)
+                    channel.close_callbacks.add(lambda _, error: _tell_closed(exchange, error))
+                    self._publishers[exchange] = channel
+        return await driver_of(channel)
 
     async def consumer_channel(self) -> Channel:
-        channel = self._consuming.channel(publisher_confirms=False)
-        await channel.initialize(timeout=RPC_TIMEOUT)
-        return channel
+        """A new channel to consume on, or to ask something."""
+        return await self._consuming.channel(confirms=False)
 
-    async def declare(self, topology: Topology) -> None:
+    async def declare(self, topology: Topology) -> dict[str, int]:
+        """Make sure that ``topology`` exists; returns how many consumers each of its queues has.
+
+        Raises:
+            TopologyMismatch: Something exists with other arguments.
+            LOST: See :data:`~towpath.servicekit.broker.rabbitmq.connection.LOST`.
+        """
+        consumers: dict[str, int] = {}
         channel = await self.consumer_channel()
         try:
-            underlay: AbstractChannel = await channel.get_underlay_channel()
+            driver = await driver_of(channel)
             for exchange in topology.exchanges:
-                await underlay.exchange_declare(
-                    exchange.name, exchange_type=exchange.type.value, durable=True, timeout=RPC_TIMEOUT
+                await rpc(
+                    driver.exchange_declare(exchange.name, exchange_type=exchange.type.value, durable=True)
                 )
             for queue in topology.queues:
-                await underlay.queue_declare(
-                    queue.name, durable=True, arguments=queue_arguments(queue), timeout=RPC_TIMEOUT
+                declared = await rpc(
+                    driver.queue_declare(queue.name, durable=True, arguments=queue_arguments(queue))
                 )
-                await bind(underlay, queue.name, queue.bindings)
+                consumers[queue.name] = declared.consumer_count or 0
+                await bind(driver, queue.name, queue.bindings)
         except ChannelPreconditionFailed as error:
             raise TopologyMismatch(
                 f"RabbitMQ has an exchange or queue with other arguments than this version needs: {error}. "
                 "Empty and delete it, or point this service to another virtual host."
             ) from None
         finally:
-            await close_quietly(channel)
+            await close_channel(channel)
+        return consumers
 
     async def close(self) -> None:
+        """Close both connections; takes 1.5 s at most."""
         self.fail("closed")
-        await asyncio.gather(close_quietly(self._publishing), close_quietly(self._consuming))
+        await asyncio.gather(self._publishing.close(), self._consuming.close())
 
 
 def queue_arguments(queue: Queue) -> dict[str, Any]:
+    """How a queue is declared."""
     arguments: dict[str, Any] = {
         "x-queue-type": "quorum",
         "x-delivery-limit": queue.delivery_limit,
@@ -155,19 +171,11 @@ def queue_arguments(queue: Queue) -> dict[str, Any]:
 
 
 async def bind(channel: AbstractChannel, queue: str, bindings: Sequence[Binding]) -> None:
+    """Bind a queue; what is bound already stays as it is."""
     for binding in bindings:
-        await channel.queue_bind(
-            queue, exchange=binding.exchange, routing_key=binding.routing_key, timeout=RPC_TIMEOUT
-        )
+        await rpc(channel.queue_bind(queue, exchange=binding.exchange, routing_key=binding.routing_key))
 
 
-async def close_quietly(closable: Any) -> None:
-    with contextlib.suppress(*LOST, asyncio.TimeoutError):
-        async with asyncio.timeout(CLOSE_TIMEOUT):
-            await closable.close()
-
-
-def reason_of(error: BaseException | None) -> str:
-    if error is None or isinstance(error, asyncio.CancelledError):
-        return "closed"
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+def _tell_closed(exchange: str, error: BaseException | None) -> None:
+    if isinstance(error, ChannelClosed):
+        log.warning("publish_channel_closed", exchange=exchange, reason=reason_of(error))

@@ -5,29 +5,35 @@ import contextlib
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from towpath.servicekit.broker.interface import Delivery, Inbox, Queue
-from towpath.servicekit.broker.rabbitmq.link import (
+from towpath.servicekit.broker.rabbitmq.connection import (
     CLOSE_TIMEOUT,
     LOST,
-    RPC_TIMEOUT,
     Channel,
-    Link,
-    bind,
-    close_quietly,
+    close_channel,
+    driver_of,
     reason_of,
+    rpc,
+    within,
 )
+from towpath.servicekit.broker.rabbitmq.link import Link, bind
+
+#: Told when the broker ended a subscription, and why.
+OnEnded = Callable[["RabbitSubscription", str], None]
 
 
 class RabbitSubscription:
     """See :class:`~towpath.servicekit.broker.interface.Subscription`."""
 
-    def __init__(self, sources: tuple[Queue | Inbox, ...], prefetch: int) -> None:
+    def __init__(self, sources: tuple[Queue | Inbox, ...], prefetch: int, on_ended: OnEnded) -> None:
         self._sources = sources
         self._prefetch = prefetch
+        self._on_ended = on_ended
+        self._started_at = 0.0
         self._channel: Channel | None = None
         self._waiting: deque[RabbitDelivery] = deque()
         self._arrived = asyncio.Event()
@@ -48,31 +54,41 @@ class RabbitSubscription:
             await self._arrived.wait()
         return self._waiting.popleft()
 
+    @property
+    def names(self) -> list[str]:
+        """What it consumes, for people and for the broker."""
+        return [source.name for source in self._sources]
+
+    def started_before(self, seconds: float) -> bool:
+        """Whether it has consumed for so long."""
+        return self._channel is not None and _now() - self._started_at > seconds
+
     def take_waiting(self, limit: int) -> list[Delivery]:
         return [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
 
     async def start(self, link: Link) -> None:
-        """Consume over a new link; what was in hand from an older one is forgotten (it comes again)."""
+        """Consume over a new channel; what was in hand from an older one is forgotten (it comes again)."""
         await self.stop()
         channel = await link.consumer_channel()
-        underlay: AbstractChannel = await channel.get_underlay_channel()
-        channel.close_callbacks.add(lambda _, error: self._on_channel_closed(link, channel, error))
-        underlay.on_consumer_cancel_callbacks.add(lambda _: link.fail("the broker cancelled a consumer"))
-        await underlay.basic_qos(prefetch_count=self._prefetch, timeout=RPC_TIMEOUT)
+        driver = await driver_of(channel)
+        channel.close_callbacks.add(lambda _, error: self._on_channel_closed(channel, error))
+        driver.on_consumer_cancel_callbacks.add(
+            lambda _: self._end(channel, "the broker cancelled a consumer: its queue is gone")
+        )
         self._channel = channel
         self._starting = True
-        self._settler = asyncio.create_task(self._settle(underlay), name="subscription: settle")
+        self._settler = asyncio.create_task(self._settle(driver), name="subscription: settle")
         try:
+            await rpc(driver.basic_qos(prefetch_count=self._prefetch))
             for source in self._sources:
-                queue = source.name if isinstance(source, Queue) else await make_inbox(underlay, source)
-                await underlay.basic_consume(
-                    queue, self._receiver(source.name, underlay), timeout=RPC_TIMEOUT
-                )
+                queue = source.name if isinstance(source, Queue) else await make_inbox(driver, source)
+                await rpc(driver.basic_consume(queue, self._receiver(source.name, driver)))
         except BaseException:
             await self.stop()
             raise
         finally:
             self._starting = False
+        self._started_at = _now()
 
     async def stop(self) -> None:
         """Forget the channel and all that came over it."""
@@ -85,7 +101,7 @@ class RabbitSubscription:
                 await settler
         self._settlements.clear()
         if channel is not None:
-            await close_quietly(channel)
+            await close_channel(channel)
 
     async def close(self) -> None:
         """Stop intake, send what was settled, give the rest back."""
@@ -93,10 +109,8 @@ class RabbitSubscription:
         self._arrived.set()
         channel = self._channel
         if channel is not None and not channel.is_closed:
-            with contextlib.suppress(*LOST, asyncio.TimeoutError):
-                async with asyncio.timeout(CLOSE_TIMEOUT):
-                    underlay: AbstractChannel = await channel.get_underlay_channel()
-                    await self._send_settlements(underlay)
+            with contextlib.suppress(*LOST):
+                await within(CLOSE_TIMEOUT, self._send_settlements(await driver_of(channel)))
         await self.stop()
 
     def settle(self, channel: AbstractChannel, tag: int, how: str) -> None:
@@ -129,25 +143,35 @@ class RabbitSubscription:
             else:
                 await channel.basic_reject(tag, requeue=how == "requeue", wait=False)
 
-    def _on_channel_closed(self, link: Link, channel: Channel, error: BaseException | None) -> None:
-        if self._channel is channel and not self._starting:  # not closed by ourselves, nor refused
-            link.fail(f"a consuming channel closed: {reason_of(error)}")
+    def _on_channel_closed(self, channel: Channel, error: BaseException | None) -> None:
+        if not self._starting:  # else whoever starts it is told
+            self._end(channel, f"its channel closed: {reason_of(error)}")
+
+    def _end(self, channel: Channel, reason: str) -> None:
+        if self._channel is channel and not self._ended:  # not closed by ourselves
+            self._on_ended(self, reason)
+
+
+class Settling(Protocol):
+    """Who sends settlements to the broker."""
+
+    def settle(self, channel: AbstractChannel, tag: int, how: str) -> None: ...
 
 
 class RabbitDelivery:
     """See :class:`~towpath.servicekit.broker.interface.Delivery`."""
 
-    __slots__ = ("_channel", "_message", "_subscription", "queue")
+    __slots__ = ("_channel", "_message", "_settling", "queue")
 
     def __init__(
         self,
         message: DeliveredMessage,
         queue: str,
-        subscription: RabbitSubscription,
+        settling: Settling,
         channel: AbstractChannel,
     ) -> None:
         self._message = message
-        self._subscription = subscription
+        self._settling = settling
         self._channel = channel
         self.queue = queue
 
@@ -187,23 +211,29 @@ class RabbitDelivery:
     def _settle(self, how: str) -> None:
         tag = self._message.delivery_tag
         assert tag is not None
-        self._subscription.settle(self._channel, tag, how)
+        self._settling.settle(self._channel, tag, how)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def make_inbox(channel: AbstractChannel, inbox: Inbox) -> str:
+    """Make an inbox under a name never used before, and return that."""
     name = f"{inbox.name}.{secrets.token_hex(6)}"
-    await channel.queue_declare(
-        name,
-        exclusive=True,
-        auto_delete=True,
-        durable=False,
-        arguments={
-            "x-max-length": inbox.max_length,
-            "x-max-length-bytes": inbox.max_bytes,
-            "x-message-ttl": inbox.message_ttl_ms,
-            "x-overflow": "drop-head",
-        },
-        timeout=RPC_TIMEOUT,
+    await rpc(
+        channel.queue_declare(
+            name,
+            exclusive=True,
+            auto_delete=True,
+            durable=False,
+            arguments={
+                "x-max-length": inbox.max_length,
+                "x-max-length-bytes": inbox.max_bytes,
+                "x-message-ttl": inbox.message_ttl_ms,
+                "x-overflow": "drop-head",
+            },
+        )
     )
     await bind(channel, name, inbox.bindings)
     return name

@@ -1,0 +1,130 @@
+"""A look at what waits in a queue, by ``basic.get`` on a channel of its own, whose end gives everything back.
+
+One message at a time, so that memory is bounded however much waits.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aiormq.abc import AbstractChannel
+from aiormq.exceptions import ChannelNotFoundEntity
+
+from towpath.servicekit.broker.interface import BrokerError, BrokerUnavailable, Delivery
+from towpath.servicekit.broker.rabbitmq.connection import LOST, close_channel, driver_of, reason_of, rpc
+from towpath.servicekit.broker.rabbitmq.link import Link
+from towpath.servicekit.broker.rabbitmq.subscription import RabbitDelivery
+
+_STEP: Final = 16
+_LAST_SECONDS: Final = 5.0
+_BACK_POLLS: Final = 50
+_BACK_POLL: Final = 0.01
+
+
+class RabbitBrowsing:
+    """See :class:`~towpath.servicekit.broker.interface.Browsing`; made with :meth:`begin`."""
+
+    def __init__(self, channel: AbstractChannel, queue: str, waiting: int) -> None:
+        self._channel = channel
+        self._queue = queue
+        self._settlements: deque[tuple[int, str]] = deque()
+        self._unsettled: dict[int, None] = {}
+        self._settled = False
+        self.waiting = waiting
+
+    @classmethod
+    @asynccontextmanager
+    async def begin(cls, link: Link, queue: str) -> AsyncIterator["RabbitBrowsing"]:
+        """Look at ``queue`` from entry to exit.
+
+        Raises:
+            BrokerError: There is no such queue, or the connection is gone.
+        """
+        try:
+            channel = await link.consumer_channel()
+        except LOST as error:
+            raise _gone(error) from error
+        try:
+            try:
+                driver = await driver_of(channel)
+                waiting = await _waiting(driver, queue)
+            except ChannelNotFoundEntity:
+                raise BrokerError(f"there is no queue {queue!r}") from None
+            except LOST as error:
+                raise _gone(error) from error
+            browsing = cls(driver, queue, waiting)
+            try:
+                yield browsing
+            except BaseException:
+                with contextlib.suppress(*LOST):
+                    async with asyncio.timeout(_LAST_SECONDS):  # the channel's end gives back the rest
+                        await browsing._give_back()
+                raise
+            try:
+                await browsing._give_back()
+            except LOST as error:
+                if browsing._settled:  # else nothing was to be done, and the broker has all of it anyway
+                    raise _gone(error) from error
+        finally:
+            await close_channel(channel)
+
+    def __aiter__(self) -> "RabbitBrowsing":
+        return self
+
+    async def __anext__(self) -> Delivery:
+        try:
+            await self._send_settlements()
+            message = await rpc(self._channel.basic_get(self._queue))
+        except LOST as error:
+            raise _gone(error) from error
+        if message.delivery_tag is None:  # Basic.GetEmpty
+            raise StopAsyncIteration
+        self._unsettled[message.delivery_tag] = None
+        return RabbitDelivery(message, self._queue, self, self._channel)
+
+    def settle(self, channel: AbstractChannel, tag: int, how: str) -> None:
+        """Take note of a settlement; it is sent before the next look, or at the end."""
+        if self._unsettled.pop(tag, tag) is None:
+            self._settlements.append((tag, how))
+        self._settled = True
+
+    async def _give_back(self) -> None:
+        """Settle, give back all else, and wait until the next look will see it.
+
+        In small steps: RabbitMQ forgets the order of what a channel gives back at once when it is more than 32, or
+        when the channel closes.
+        """
+        await self._send_settlements()
+        alone = True
+        for number, tag in enumerate(self._unsettled, 1):
+            await self._channel.basic_nack(tag, requeue=True, wait=False)
+            if alone and (not number % _STEP or number == len(self._unsettled)):
+                alone = await self._waits(number)
+
+    async def _waits(self, count: int) -> bool:
+        """Whether so many wait, within a moment; not if somebody else takes them meanwhile."""
+        for _ in range(_BACK_POLLS):
+            if await _waiting(self._channel, self._queue) >= count:
+                return True
+            await asyncio.sleep(_BACK_POLL)
+        return False
+
+    async def _send_settlements(self) -> None:
+        while self._settlements:
+            tag, how = self._settlements.popleft()
+            if how == "ack":
+                await self._channel.basic_ack(tag, wait=False)
+            else:
+                await self._channel.basic_reject(tag, requeue=how == "requeue", wait=False)
+
+
+async def _waiting(channel: AbstractChannel, queue: str) -> int:
+    declared = await rpc(channel.queue_declare(queue, passive=True))
+    return declared.message_count or 0
+
+
+def _gone(error: BaseException) -> BrokerUnavailable:
+    return BrokerUnavailable(f"the connection to RabbitMQ is gone: {reason_of(error)}")

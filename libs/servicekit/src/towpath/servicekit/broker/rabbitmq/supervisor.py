@@ -1,0 +1,203 @@
+"""The supervisor: keeps a link to RabbitMQ, and on it everything that is wanted.
+
+One task opens a link, makes topology and subscriptions from the desired state, and looks after them until the link is
+lost; then it forgets all of it and begins again, with the next host. Guarantees:
+
+* Hosts are tried in turn, from a random one on; between two rounds there is a wait with full jitter, see
+  :mod:`~towpath.servicekit.broker.rabbitmq.hosts`.
+* A subscription that the broker ended (its queue was deleted, its channel closed) is made anew, with what it needs;
+  the link and all else on it go on. If that fails, the link is made anew.
+* Every ``CHECK_EVERY`` seconds at most the topology is declared again, which changes nothing where nothing is amiss:
+  a queue or binding that somebody removed is there again.
+* Whatever goes wrong is logged and tried again. Only at the start, when every host refuses, is that the end.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+from yarl import URL
+
+from towpath.servicekit.amqp_url import shown
+from towpath.servicekit.broker.interface import BrokerRefused, Topology, TopologyMismatch
+from towpath.servicekit.broker.rabbitmq.connection import REFUSED, leave, reason_of
+from towpath.servicekit.broker.rabbitmq.hosts import Hosts
+from towpath.servicekit.broker.rabbitmq.link import Link
+from towpath.servicekit.broker.rabbitmq.subscription import RabbitSubscription
+
+log = structlog.get_logger(__name__)
+
+CHECK_EVERY: Final = 8.0
+
+#: Programs that lost the same thing at the same moment come back spread over this many seconds.
+_SPREAD: Final = 1.0
+
+
+class Supervisor:
+    """Keeps a link; :meth:`run` does it.
+
+    Attributes:
+        link: What stands now, or ``None``.
+        settled: Set while a link stands, and when there will never be one.
+        refusal: Why there will never be one.
+        topologies, subscriptions: The desired state.
+    """
+
+    def __init__(self, hosts: Hosts, *, name: str, reconnect_max: float) -> None:
+        self._hosts = hosts
+        self._name = name
+        self._spread = min(_SPREAD, reconnect_max)
+        self._ended: dict[RabbitSubscription, str] = {}
+        self._disturbed = asyncio.Event()
+        self._rebuilt_callbacks: list[Callable[[], None]] = []
+        self.link: Link | None = None
+        self.settled = asyncio.Event()
+        self.refusal: BrokerRefused | None = None
+        self.topologies: list[Topology] = []
+        self.subscriptions: list[RabbitSubscription] = []
+
+    def on_rebuilt(self, callback: Callable[[], None]) -> None:
+        """See :meth:`towpath.servicekit.broker.interface.Broker.on_rebuilt`."""
+        self._rebuilt_callbacks.append(callback)
+
+    def subscription_ended(self, subscription: RabbitSubscription, reason: str) -> None:
+        """Take note that the broker ended a subscription."""
+        self._ended[subscription] = reason
+        self._disturbed.set()
+
+    async def run(self) -> None:
+        """Keep a link, for ever; returns only when there will never be one."""
+        first = True
+        while True:
+            try:
+                link, url = await self._connect(first=first)
+            except BrokerRefused as refusal:
+                self.refusal = refusal
+                self.settled.set()
+                return
+            self.link = link
+            self.settled.set()
+            log.info("broker_connected" if first else "broker_back", url=shown(url))
+            if not first:
+                self._tell_rebuilt()
+            first = False
+            reason = await self._look_after(link)
+            self.settled.clear()
+            log.warning("broker_lost", url=shown(url), reason=reason)
+            await self.drop()
+            await asyncio.sleep(self._jitter(self._spread))
+
+    async def drop(self) -> None:
+        """Forget the link and what came over it; takes 2 s at most."""
+        link, self.link = self.link, None
+        if link is not None:
+            await link.close()
+        await asyncio.gather(*(subscription.stop() for subscription in self.subscriptions))
+
+    # To a link
+
+    async def _connect(self, *, first: bool) -> tuple[Link, URL]:
+        now = asyncio.get_running_loop().time
+        began = now()
+        while True:
+            url = self._hosts.next()
+            try:
+                link = await self._open(url)
+            except Exception as error:
+                wait = self._hosts.failed(url, refused=isinstance(error, REFUSED), outage=now() - began)
+                if first and self._hosts.all_refuse:
+                    raise BrokerRefused(
+                        f"RabbitMQ at {shown(url)} refused user, password or virtual host: {reason_of(error)}"
+                    ) from None
+                event = "topology_differs" if isinstance(error, TopologyMismatch) else "broker_unreachable"
+                log.warning(event, url=shown(url), error=reason_of(error), retry_in_s=round(wait, 2))
+                await asyncio.sleep(wait)
+            else:
+                self._hosts.connected()
+                return link, url
+
+    async def _open(self, url: URL) -> Link:
+        link = await Link.open(url, self._name)
+        try:
+            self._ended.clear()
+            for topology in self.topologies:
+                await link.declare(topology)
+            for subscription in list(self.subscriptions):
+                await subscription.start(link)
+        except BaseException:
+            await link.close()
+            raise
+        return link
+
+    # On a link
+
+    async def _look_after(self, link: Link) -> str:
+        watching = asyncio.create_task(link.watch_alarm(), name=f"{self._name}: alarm")
+        tending = asyncio.create_task(self._tend(link), name=f"{self._name}: tend")
+        try:
+            ends: list[asyncio.Future[Any]] = [link.lost, watching, tending]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for task in (watching, tending):
+                if task.done():
+                    link.fail(reason_of(task.exception()))
+            return link.lost.result()
+        finally:
+            leave(watching)
+            leave(tending)
+
+    async def _tend(self, link: Link) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(CHECK_EVERY - self._jitter(CHECK_EVERY / 4)):
+                    await self._disturbed.wait()
+            except TimeoutError:
+                await self._check(link)
+            else:
+                await asyncio.sleep(self._jitter(self._spread))
+                await self._repair(link)
+
+    async def _repair(self, link: Link) -> None:
+        """Make anew what the broker ended; an error ends the link."""
+        self._disturbed.clear()
+        ended, self._ended = self._ended, {}
+        wanted = [one for one in ended if one in self.subscriptions]
+        for subscription in wanted:
+            log.warning("subscription_ended", queues=subscription.names, reason=ended[subscription])
+        if not wanted:
+            return
+        for topology in self.topologies:
+            await link.declare(topology)
+        for subscription in wanted:
+            try:
+                await subscription.start(link)
+            except Exception:
+                if subscription in self.subscriptions:  # else it was left meanwhile
+                    raise
+        log.info("subscription_back", queues=[name for one in wanted for name in one.names])
+        self._tell_rebuilt()
+
+    async def _check(self, link: Link) -> None:
+        """Declare everything again, and see whether somebody consumes; a link that is slow is no lost one."""
+        consumed = [one for one in self.subscriptions if one.started_before(CHECK_EVERY)]
+        for topology in self.topologies:
+            try:
+                consumers = await link.declare(topology)
+            except Exception as error:
+                log.warning("broker_check_failed", error=reason_of(error))
+                return
+            for subscription in consumed:
+                for name in subscription.names:
+                    if consumers.get(name) == 0:
+                        self.subscription_ended(subscription, f"nobody consumes {name}")
+
+    def _tell_rebuilt(self) -> None:
+        for callback in self._rebuilt_callbacks:
+            try:
+                callback()
+            except Exception:
+                log.exception("rebuilt_callback_failed")
+
+    def _jitter(self, most: float) -> float:
+        return random.uniform(0, most)  # noqa: S311  # jitter

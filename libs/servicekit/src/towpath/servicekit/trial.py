@@ -1,0 +1,142 @@
+"""A trial: steps that may kill or hang the program are first taken in a copy of it.
+
+A program that died with many messages in hand gets all of them again, and nothing tells which of them did it. So
+what comes again is tried first, in a forked process that has all the parent has loaded and is gone afterwards. If
+the copy dies, or stays in one step for too long, that step is the culprit, and the parent never takes it.
+
+Guarantees: nothing a step does inside the copy is seen outside, as long as it does no I/O; the copy is gone when
+:func:`fallen` returns, and ends by itself when the parent is killed meanwhile.
+"""
+
+import asyncio
+import contextlib
+import enum
+import os
+import resource
+import signal
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+_STEP: Final = b"."
+_END: Final = b"!"
+_EXIT_RAISED: Final = 70
+_READ_BYTES: Final = 65536
+
+
+class End(enum.StrEnum):
+    """How a step ended the copy; the words are those of ``x-reason``."""
+
+    CRASHED = "crashed"
+    HUNG = "hung"
+
+
+@dataclass(frozen=True, slots=True)
+class Fallen:
+    """A step that the copy did not survive.
+
+    Attributes:
+        step: Its place, from 0.
+        how: In words: the signal, the exit status or the time.
+    """
+
+    step: int
+    end: End
+    how: str
+
+
+async def fallen(steps: Sequence[Callable[[], object]], *, time_limit: float) -> Fallen | None:
+    """Take ``steps`` one after another in a copy of this process; the first that it does not survive, if any.
+
+    What a step returns or raises is of no interest: the parent will see it for itself. Where no copy can be made,
+    for want of memory or processes, there is no trial.
+
+    Args:
+        time_limit: Seconds that each step may take.
+    """
+    reading, writing = os.pipe()
+    try:
+        child = _fork()
+    except OSError as error:
+        os.close(reading)
+        os.close(writing)
+        log.warning("no_trial", steps=len(steps), error=repr(error))
+        return None
+    if child == 0:
+        _be_the_copy(steps, writing, time_limit)
+    os.close(writing)
+    try:
+        told = await _read_to_end(reading)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        os.close(reading)
+        # It has closed its end of the pipe, or was killed: this does not wait.
+        _, status = os.waitpid(child, 0)  # noqa: ASYNC222
+    if told.endswith(_END) or not told:
+        return None
+    return Fallen(len(told) - 1, *_verdict(os.waitstatus_to_exitcode(status), time_limit))
+
+
+def _verdict(status: int, time_limit: float) -> tuple[End, str]:
+    if status == -signal.SIGALRM:
+        return End.HUNG, f"it did not come to an end within {time_limit:g} s"
+    if status < 0:
+        return End.CRASHED, f"it ended the process by {signal.Signals(-status).name}"
+    return End.CRASHED, f"it ended the process with status {status}"
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        # Python 3.12 warns of threads, whose locks the copy might find taken. A step does no I/O and takes none;
+        # Python makes its own anew, and what waits for ever all the same has its time limit.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def _be_the_copy(steps: Sequence[Callable[[], object]], writing: int, time_limit: float) -> NoReturn:
+    status = _EXIT_RAISED
+    try:
+        # Signals are for the parent, which shares this descriptor. The alarm kills, whatever goes on then.
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        # The broker must see at once when the parent is gone.
+        os.closerange(3, writing)
+        os.closerange(writing + 1, os.sysconf("SC_OPEN_MAX"))
+        for step in steps:
+            signal.setitimer(signal.ITIMER_REAL, time_limit)
+            os.write(writing, _STEP)
+            with contextlib.suppress(Exception):
+                step()
+        os.write(writing, _END)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+async def _read_to_end(descriptor: int) -> bytes:
+    loop = asyncio.get_running_loop()
+    told = bytearray()
+    ended = loop.create_future()
+
+    def read() -> None:
+        part = os.read(descriptor, _READ_BYTES)
+        told.extend(part)
+        if not part and not ended.done():
+            ended.set_result(None)
+
+    loop.add_reader(descriptor, read)
+    try:
+        await ended
+    finally:
+        loop.remove_reader(descriptor)
+    return bytes(told)

@@ -1,0 +1,110 @@
+"""A trial: what would end the program, or never end, is found without it."""
+
+import asyncio
+import itertools
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from towpath.servicekit.trial import End, Fallen, fallen
+
+LONG: Final = 30.0
+SHORT: Final = 0.2
+
+
+def harmless() -> None:
+    pass
+
+
+def raises() -> None:
+    raise ValueError("the parent will see it")
+
+
+def loops() -> None:
+    while True:
+        pass
+
+
+def children() -> set[str]:
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_what_does_no_harm_has_none_to_tell_of() -> None:
+    assert await fallen([harmless, raises, harmless], time_limit=LONG) is None
+    assert await fallen([], time_limit=LONG) is None
+
+
+@pytest.mark.parametrize(
+    ("step", "how"),
+    [
+        (lambda: os._exit(3), "status 3"),
+        (lambda: os._exit(0), "status 0"),
+        (lambda: sys.exit(0), "status 70"),
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), "SIGSEGV"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "SIGKILL"),
+    ],
+)
+async def test_a_step_that_ends_the_process_is_found_with_how_it_did(
+    step: Callable[[], Any], how: str
+) -> None:
+    found = await fallen([harmless, harmless, step, harmless], time_limit=LONG)
+    assert found is not None
+    assert (found.step, found.end) == (2, End.CRASHED)
+    assert how in found.how
+
+
+@pytest.mark.parametrize("step", [loops, lambda: time.sleep(3600), lambda: sum(itertools.repeat(1))])
+async def test_a_step_that_does_not_end_is_found_when_its_time_is_over(step: Callable[[], Any]) -> None:
+    found = await fallen([harmless, step], time_limit=SHORT)
+    assert found == Fallen(1, End.HUNG, "it did not come to an end within 0.2 s")
+
+
+async def test_each_step_has_the_time_for_itself() -> None:
+    slow = [lambda: time.sleep(SHORT / 2)] * 4
+    assert await fallen(slow, time_limit=SHORT) is None
+
+
+async def test_the_event_loop_goes_on_meanwhile() -> None:
+    trying = asyncio.create_task(fallen([loops], time_limit=SHORT))
+    turns = 0
+    while not trying.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 10
+
+
+async def test_what_a_step_does_is_not_seen_outside() -> None:
+    seen: list[int] = []
+    assert await fallen([lambda: seen.append(1)], time_limit=LONG) is None
+    assert seen == []
+
+
+async def test_a_trial_that_is_cancelled_leaves_no_process() -> None:
+    before = children()
+    trying = asyncio.create_task(fallen([loops], time_limit=LONG))
+    await asyncio.sleep(0)  # until the copy is made
+    assert len(children() - before) == 1
+    trying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await trying
+    assert children() == before
+
+
+async def test_where_no_copy_can_be_made_there_is_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr(os, "fork", refuse)
+    open_before = descriptors()
+    assert await fallen([loops], time_limit=LONG) is None
+    assert descriptors() == open_before

@@ -1,0 +1,247 @@
+"""A parked message: what it is, whose, why it is parked, and how it is played again. Pure functions.
+
+Guarantee: nothing that stands in a dead queue, however broken, keeps the rest from being read.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from towpath.protocol.errors import BadEnvelope
+from towpath.protocol.messages import split_batch
+from towpath.servicekit.broker.interface import Delivery, HeaderValue, Message
+from towpath.servicekit.failures import (
+    ERROR,
+    FIRST_FAILED_AT,
+    QUEUE,
+    REASON,
+    REPLAYED,
+    ROUTING_KEY,
+    Attempt,
+    attempts,
+    history,
+)
+from towpath.servicekit.telemetry import trace_id
+from towpath.tools.trouble import Trouble
+
+#: Reasons that the broker gives, in the words of ``x-first-death-reason``.
+_BROKERS_REASONS: Final = {"delivery_limit": "crashed", "expired": "expired", "rejected": "rejected"}
+_AGO: Final = re.compile(r"(\d{1,6})(s|m|h|d)")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class BadTime(Trouble):
+    """A point in time that nobody can read."""
+
+    status = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One JSON text inside, as far as it can be read; empty where it cannot.
+
+    Attributes:
+        user: Who sent the command, or whom the event names.
+    """
+
+    msg_id: str = ""
+    action: str = ""
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """One parked message.
+
+    Attributes:
+        id: The first ``msg_id`` in it; where there is none, ``@`` and the beginning of the body's SHA-256.
+        items: What is in it: one, unless RabbitMQ itself parked a whole batch.
+        reason, error: Why, in a word and in full.
+        queue, routing_key: Where it came from; empty if nothing tells.
+        parked_at: Unix milliseconds; ``None`` if nothing tells.
+        tries: How often it was tried again.
+        replayed: How often it was played again from here.
+    """
+
+    id: str
+    items: Sequence[Item]
+    reason: str
+    error: str
+    queue: str
+    routing_key: str
+    app_id: str
+    parked_at: int | None
+    tries: int
+    replayed: int
+    history: Sequence[Attempt]
+    traceparent: str | None
+    body: bytes
+
+    @property
+    def ids(self) -> set[str]:
+        """All names it can be asked for by."""
+        return {self.id} | {item.msg_id for item in self.items if item.msg_id}
+
+    @property
+    def actions(self) -> str:
+        return _several(item.action for item in self.items)
+
+    @property
+    def users(self) -> str:
+        return _several(item.user for item in self.items)
+
+    def told(self) -> dict[str, Any]:
+        """What is known of it but for the body, as JSON has it."""
+        return {
+            "msg_id": self.id,
+            "items": [{"msg_id": i.msg_id, "action": i.action, "user": i.user} for i in self.items],
+            "reason": self.reason,
+            "error": self.error,
+            "queue": self.queue,
+            "routing_key": self.routing_key,
+            "app_id": self.app_id,
+            "parked_at": self.parked_at,
+            "tries": self.tries,
+            "replayed": self.replayed,
+            "attempts": [{"at": a.at, "error": a.error, "where": a.where} for a in self.history],
+            "trace_id": trace_id(self.traceparent),
+        }
+
+    def again(self) -> Message:
+        """The message to publish to :attr:`queue`: the same body, and a clean slate."""
+        headers: dict[str, HeaderValue] = {REPLAYED: self.replayed + 1, ROUTING_KEY: self.routing_key}
+        if self.traceparent:
+            headers["traceparent"] = self.traceparent
+        return Message(body=self.body, type="replayed", app_id=self.app_id or None, headers=headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which parked messages are meant: those that fit all that is given; all where nothing is.
+
+    Attributes:
+        since: Parked at or after this, Unix milliseconds. What tells no time does not fit.
+    """
+
+    ids: frozenset[str] = field(default_factory=frozenset)
+    reason: str | None = None
+    action: str | None = None
+    user: str | None = None
+    since: int | None = None
+
+    @property
+    def everything(self) -> bool:
+        return not self.ids and (self.reason, self.action, self.user, self.since) == (None,) * 4
+
+    def fits(self, parked: Parked) -> bool:
+        return (
+            (not self.ids or not self.ids.isdisjoint(parked.ids))
+            and self.reason in (None, parked.reason)
+            and (self.action is None or any(item.action == self.action for item in parked.items))
+            and (self.user is None or any(item.user == self.user for item in parked.items))
+            and (self.since is None or (parked.parked_at is not None and parked.parked_at >= self.since))
+        )
+
+
+def read(delivery: Delivery) -> Parked:
+    """What stands in a delivery from a dead queue."""
+    headers, body = delivery.headers, delivery.body
+    items = list(_items(body))
+    told = history(headers)
+    brokers = _text(headers, "x-first-death-reason")
+    count, replayed = attempts(headers), headers.get(REPLAYED)
+    return Parked(
+        id=next((item.msg_id for item in items if item.msg_id), f"@{hashlib.sha256(body).hexdigest()[:12]}"),
+        items=items,
+        reason=_text(headers, REASON) or _BROKERS_REASONS.get(brokers, brokers) or "unknown",
+        error=_text(headers, ERROR) or (f"RabbitMQ parked it: {brokers}" if brokers else ""),
+        queue=_text(headers, QUEUE) or _text(headers, "x-first-death-queue"),
+        routing_key=_text(headers, ROUTING_KEY) or delivery.routing_key,
+        app_id=delivery.app_id or "",
+        parked_at=told[-1].at if told else _died_at(headers) or _number(headers, FIRST_FAILED_AT),
+        tries=count,
+        replayed=replayed if isinstance(replayed, int) else 0,
+        history=told,
+        traceparent=_text(headers, "traceparent") or None,
+        body=body,
+    )
+
+
+def since(text: str, *, now: datetime | None = None) -> int:
+    """A point in time, Unix milliseconds: ``90s``, ``30m``, ``2h`` and ``7d`` ago, or ISO 8601 (UTC where it says
+    nothing else).
+
+    Raises:
+        BadTime
+    """
+    try:
+        if ago := _AGO.fullmatch(text):
+            at = (now or datetime.now(UTC)) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        else:
+            at = datetime.fromisoformat(text)
+            at = at if at.tzinfo else at.replace(tzinfo=UTC)
+        at = at.astimezone(UTC)
+        return int(at.timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise BadTime(
+            f"--since {text[:70]!a}: must be like 30m, 2h, 7d or 2026-11-23T10:30 (UTC unless it says otherwise)"
+        ) from None
+
+
+def _items(body: bytes) -> Iterator[Item]:
+    try:
+        parts = split_batch(body)
+    except BadEnvelope:
+        yield Item()
+        return
+    for part in parts:
+        yield _item(part)
+
+
+def _item(part: bytes) -> Item:
+    try:
+        told = json.loads(part)
+    except (ValueError, RecursionError):
+        return Item()
+    if not isinstance(told, dict):
+        return Item()
+    envelope, session = told.get("envelope", told), told.get("session")
+    if not isinstance(envelope, dict):
+        return Item()
+    data = envelope.get("data")
+    user = session.get("user_id") if isinstance(session, dict) else None
+    if user is None and isinstance(data, dict):
+        user = data.get("user_id")
+    return Item(
+        *(
+            one if isinstance(one, str) else ""
+            for one in (envelope.get("msg_id"), envelope.get("action"), user)
+        )
+    )
+
+
+def _died_at(headers: Mapping[str, Any]) -> int | None:
+    try:
+        at = headers["x-death"][0]["time"]
+        return int(at.timestamp() * 1000)
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return None
+
+
+def _several(words: Iterable[str]) -> str:
+    known = list(dict.fromkeys(word for word in words if word))
+    return known[0] + (f" +{len(known) - 1}" if len(known) > 1 else "") if known else ""
+
+
+def _text(headers: Mapping[str, Any], name: str) -> str:
+    told = headers.get(name)
+    return told if isinstance(told, str) else ""
+
+
+def _number(headers: Mapping[str, Any], name: str) -> int | None:
+    told = headers.get(name)
+    return told if isinstance(told, int) else None
