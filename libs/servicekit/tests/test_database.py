@@ -317,3 +317,31 @@ async def test_a_server_that_is_shut_down_amid_a_statement_is_trouble(
             async with database.transaction() as connection:
                 await connection.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
         assert lacks_something(ended.value)
+
+
+async def test_a_replica_that_freezes_amid_a_transaction_does_not_keep_its_locks(
+    postgres_url: str, migrations: Path
+) -> None:
+    at_once = sa.text("SET idle_in_transaction_session_timeout = '100ms'")
+    query = sa.text("SHOW idle_in_transaction_session_timeout")
+
+    async def freeze(database: Database, locked: asyncio.Event, thawed: asyncio.Event) -> None:
+        async with database.transaction() as connection:
+            assert await connection.scalar(query) == "15s"
+            await connection.execute(at_once)
+            await put(connection, "a", 1)
+            locked.set()
+            await thawed.wait()
+
+    async with Database.open(postgres_url, migrations=migrations, version_table="test_version") as database:
+        locked, thawed = asyncio.Event(), asyncio.Event()
+        frozen = asyncio.create_task(freeze(database, locked, thawed))
+        async with asyncio.timeout(PATIENCE):
+            await locked.wait()
+            async with database.transaction() as connection:
+                await put(connection, "a", 2)
+        thawed.set()
+        with pytest.raises(sa.exc.DBAPIError):
+            await frozen
+        async with database.reading() as connection:
+            assert await value_of(connection, "a") == 2

@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 _SQLITE_WAIT_SECONDS: Final = 10
 _PING_SECONDS: Final = 5.0
+#: A replica that is frozen amid a transaction must not keep its locks: another one has its queues by then.
+_FROZEN_AFTER: Final = "15s"
 #: https://www.sqlite.org/rescode.html
 _SQLITE_LACKS: Final = {
     sqlite3.SQLITE_BUSY,
@@ -182,7 +184,11 @@ def _engine(url: str) -> AsyncEngine:
         pool_size=4,
         max_overflow=4,
         pool_pre_ping=True,
-        connect_args={"timeout": 5, "command_timeout": 30},
+        connect_args={
+            "timeout": 5,
+            "command_timeout": 30,
+            "server_settings": {"idle_in_transaction_session_timeout": _FROZEN_AFTER},
+        },
     )
 
 
