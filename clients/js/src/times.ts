@@ -34,7 +34,7 @@ export const STEADY_MS = 10_000;
 export const FIRST_CEILING_MS = 1_000;
 
 /** The least ceiling once a connection was lost: all clients of a replica lose theirs in the same second. */
-export const SPREAD_MS = 5_000;
+export const SPREAD_MS = 6_000;
 
 /** However often it failed. */
 export const LAST_CEILING_MS = 30_000;

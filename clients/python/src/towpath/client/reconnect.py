@@ -17,7 +17,7 @@ ABNORMAL: Final = 1006
 #: The first ceiling of a backoff, where one client alone has a reason to wait.
 FIRST_CEILING_MS: Final = 1_000
 #: The least ceiling once a connection was lost: all clients of a replica lose theirs in the same second.
-SPREAD_MS: Final = 5_000
+SPREAD_MS: Final = 6_000
 
 _LAST_CEILING_MS: Final = 30_000
 _LONGEST_ADVICE_MS: Final = 300_000

@@ -71,7 +71,7 @@ class GatewaySettings(BrokerSettings):
     max_violations: Annotated[int, Field(ge=1)] = 100
     drain_step: Annotated[int, Field(ge=1)] = 200
     retry_after: Seconds = 2.0
-    retry_spread: Annotated[float, Field(ge=0, le=86_400)] = 3.0
+    retry_spread: Annotated[float, Field(ge=0, le=86_400)] = 2.0
     alive_interval: Seconds = 5.0
     probe_interval: Seconds = 10.0
     probe_timeout: Seconds = 5.0
