@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import random
+import re
 from collections.abc import AsyncIterator
 from time import perf_counter
 from typing import Any, Final
@@ -24,12 +25,13 @@ from towpath.servicekit.broker.interface import (
     Exchange,
     Inbox,
     Message,
+    PublishRefused,
     PublishUnconfirmed,
     Queue,
     Subscription,
     Topology,
 )
-from towpath.servicekit.broker.rabbitmq import RabbitBroker, connection, supervisor
+from towpath.servicekit.broker.rabbitmq import RabbitBroker, connection, link, supervisor
 from towpath.testkit.eventually import eventually
 from towpath.testkit.network import Proxy
 from towpath.testkit.rabbitmq import Rabbit
@@ -442,6 +444,29 @@ async def test_only_when_all_hosts_refuse_a_program_is_refused(rabbitmq: Rabbit)
             with pytest.raises(BrokerRefused, match="refused user, password or virtual host"):
                 async with asyncio.timeout(PATIENCE):
                     await broker.until_ready()
+
+
+async def test_what_is_refused_is_tried_on_a_fresh_channel_and_none_is_left_behind(
+    rabbitmq_node: RabbitControl, broker: RabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "_CHANNEL_LASTS", 0.0)
+    monkeypatch.setattr(link, "_CONFIRMS_LAST", 0.0)
+    small = Queue(name="test.small", max_length=1)
+    await broker.declare(Topology([], [small]))
+
+    def channels() -> set[str]:
+        listed = rabbitmq_node.evaluate("[pid_to_list(Channel) || Channel <- rabbit_channel:list()]")
+        return set(re.findall(r"<[0-9.]+>", listed))
+
+    before, seen, refused = channels(), set[str](), 0
+    while refused < 20:
+        try:
+            await broker.publish("", small.name, HELLO)
+        except PublishRefused:
+            refused += 1
+            seen |= channels() - before
+    assert len(seen) >= 15
+    assert len(channels()) <= len(before) + 2
 
 
 # What others do to our queues

@@ -170,6 +170,7 @@ class RabbitBroker:
         except ChannelAccessRefused as error:
             raise BrokerError(f"RabbitMQ does not let us publish to {exchange!r}: {error}") from None
         except DeliveryError:
+            link.refused(exchange)
             raise PublishRefused(f"a queue for {routing_key!r} on {exchange!r} is full") from None
         except Exception as error:  # aiormq fails what is in flight with whatever closed the channel
             raise PublishUnconfirmed(f"the connection broke while publishing: {reason_of(error)}") from error

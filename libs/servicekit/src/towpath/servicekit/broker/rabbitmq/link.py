@@ -30,6 +30,9 @@ log = structlog.get_logger(__name__)
 _ALARM_POLL: Final = 0.2
 #: What is in flight when an alarm is seen may be confirmed for so long; RabbitMQ reads no more, so hope is small.
 _ALARM_PATIENCE: Final = 1.0
+#: Seconds that a publishing channel is given at least, and that one that was replaced is kept for its confirms.
+_CHANNEL_LASTS: Final = 2.0
+_CONFIRMS_LAST: Final = 15.0
 
 
 class Link:
@@ -45,6 +48,8 @@ class Link:
         self._publishing = publishing
         self._consuming = consuming
         self._publishers: dict[str, Channel] = {}
+        self._opened_at: dict[str, float] = {}
+        self._replaced: list[tuple[float, Channel]] = []
         self._opening = asyncio.Lock()
         self.blocked = False
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -108,7 +113,24 @@ class Link:
                     channel = await self._publishing.channel(confirms=True)
                     channel.close_callbacks.add(lambda _, error: _tell_closed(exchange, error))
                     self._publishers[exchange] = channel
+                    self._opened_at[exchange] = asyncio.get_running_loop().time()
+                    await self._close_replaced()
         return await driver_of(channel)
+
+    def refused(self, exchange: str) -> None:
+        """RabbitMQ refused a publish: use a fresh channel from now on, unless this one is.
+
+        Most often a queue is full, and then it helps nobody. But a channel of RabbitMQ 3.10 keeps asking the leader
+        of a quorum queue that it knew when it first published there, and refuses for as long as that node is gone.
+        """
+        now = asyncio.get_running_loop().time()
+        if exchange in self._publishers and now - self._opened_at[exchange] >= _CHANNEL_LASTS:
+            self._replaced.append((now, self._publishers.pop(exchange)))
+
+    async def _close_replaced(self) -> None:
+        now = asyncio.get_running_loop().time()
+        while self._replaced and now - self._replaced[0][0] >= _CONFIRMS_LAST:
+            await close_channel(self._replaced.pop(0)[1])
 
     async def consumer_channel(self) -> Channel:
         """A new channel to consume on, or to ask something."""
