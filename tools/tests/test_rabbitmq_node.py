@@ -114,6 +114,18 @@ async def test_a_kept_folder_keeps_queues_messages_and_password(tmp_path: Path) 
     assert first.url().split("@")[0] == second.url().split("@")[0]
 
 
+async def test_a_killed_node_boots_again_on_its_port_with_what_it_had_stored() -> None:
+    async with RabbitNode() as node:
+        url = node.url()
+        await publish(url)
+        node.kill()
+        assert not node.running
+        assert not listens(node.port)
+        await asyncio.to_thread(node.boot)
+        assert node.url() == url
+        assert await queue_length(url) == 1
+
+
 async def test_two_nodes_run_side_by_side_but_not_in_one_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,12 +18,15 @@ import queue
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Self
 from urllib.parse import quote
@@ -141,6 +144,32 @@ class RabbitControl(ABC):
         return await asyncio.to_thread(self.evaluate, expression)
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node's place in a cluster of one machine.
+
+    Each node has an address of its own, for without epmd all must listen for each other on the same port.
+
+    Attributes:
+        name: Such as ``r1@127.0.0.1``: a word, and the node's address.
+        dist_port: Where the nodes of this cluster find each other; the same for all of them.
+        peers: The names of all nodes, this one included.
+        settings: Further lines of its ``rabbitmq.conf``.
+        launcher: What its program is started by, such as ``ip netns exec r1``; by default nothing.
+    """
+
+    name: str
+    dist_port: int
+    peers: Sequence[str]
+    settings: Sequence[str] = ()
+    launcher: Sequence[str] = ()
+
+    @property
+    def address(self) -> str:
+        """The IPv4 address that it listens on."""
+        return self.name.rpartition("@")[2]
+
+
 class RabbitNode(RabbitControl):
     """A RabbitMQ node of our own.
 
@@ -148,12 +177,21 @@ class RabbitNode(RabbitControl):
         folder: Where it keeps its data from one run to the next; ``None`` is a temporary folder.
         program: The ``rabbitmq-server`` to run; by default the one found, or else installed.
         boot_timeout: Seconds until it must accept connections.
+        member: Its place in a cluster; ``None`` is a node by itself.
     """
 
     def __init__(
-        self, folder: Path | None = None, *, program: Path | None = None, boot_timeout: float = 60.0
+        self,
+        folder: Path | None = None,
+        *,
+        program: Path | None = None,
+        boot_timeout: float = 60.0,
+        member: Member | None = None,
     ) -> None:
         self._keep = folder is not None
+        self._member = member
+        self._name = _NODE_NAME if member is None else member.name
+        self._address = "127.0.0.1" if member is None else member.address
         temporary = Path(tempfile.gettempdir()) / f"towpath-rabbitmq-{secrets.token_hex(6)}"
         self._folder = temporary if folder is None else folder.absolute()
         self._program = program
@@ -181,7 +219,7 @@ class RabbitNode(RabbitControl):
 
     @property
     def port(self) -> int:
-        """The AMQP port on 127.0.0.1."""
+        """The AMQP port on its address (127.0.0.1, unless it is a member of a cluster)."""
         return self._port
 
     @property
@@ -191,10 +229,10 @@ class RabbitNode(RabbitControl):
 
     def url(self, vhost: str = "/") -> str:
         """The AMQP URL of a virtual host, with the password."""
-        return f"amqp://{self.user}:{self._password}@127.0.0.1:{self._port}/{quote(vhost, safe='')}"
+        return f"amqp://{self.user}:{self._password}@{self._address}:{self._port}/{quote(vhost, safe='')}"
 
     def boot(self) -> None:
-        """Start the node and wait until it accepts connections.
+        """Start the node and wait until it accepts connections; on the ports it had, if it was killed.
 
         Raises:
             ProgramMissing: There is no RabbitMQ and it could not be installed.
@@ -202,8 +240,9 @@ class RabbitNode(RabbitControl):
             NodeFailed: It ended, or did not accept connections in time.
         """
         program = self._program = self._program or find_or_install(RABBITMQ)
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=self._keep)
-        self._lock_folder()
+        if self._folder_lock is None:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=self._keep)
+            self._lock_folder()
         try:
             for attempt in range(1, _BOOT_ATTEMPTS + 1):
                 self._configure()
@@ -216,6 +255,7 @@ class RabbitNode(RabbitControl):
                     if attempt == _BOOT_ATTEMPTS or "eaddrinuse" not in str(failure):
                         raise
                     self.kill()
+                    self._port = self._dist_port = 0
         except BaseException:
             self.halt()
             raise
@@ -234,8 +274,18 @@ class RabbitNode(RabbitControl):
         if not self._keep:
             shutil.rmtree(self._folder, ignore_errors=True)
 
+    def pause(self) -> None:
+        """Freeze the node (SIGSTOP): its sockets stay open, and nothing is read."""
+        assert self._process is not None, "boot it first"
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a frozen node go on (SIGCONT)."""
+        assert self._process is not None, "boot it first"
+        self._process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
-        """End the node at once, without a chance to say goodbye."""
+        """End the node at once, without a chance to say goodbye. It can be booted again, with what it had stored."""
         if self._process is None:
             return
         self._process.kill()
@@ -324,16 +374,27 @@ class RabbitNode(RabbitControl):
             cookie.touch(mode=0o600)
             cookie.write_text(secrets.token_hex(20))
             cookie.chmod(0o400)
-        self._port, self._dist_port = _free_ports(2)
+        if not self._port:
+            self._port, self._dist_port = _free_ports(2)
+        lines = [
+            f"listeners.tcp.1 = {self._address}:{self._port}",
+            f"default_user = {self.user}",
+            f"default_pass = {self._password}",
+            "log.file.rotation.size = 10485760",
+            "log.file.rotation.count = 1",
+        ]
+        if self._member is not None:
+            self._dist_port = self._member.dist_port
+            # https://www.rabbitmq.com/docs/cluster-formation#peer-discovery-classic-config
+            lines += ["cluster_formation.peer_discovery_backend = classic_config"]
+            lines += [
+                f"cluster_formation.classic_config.nodes.{number} = {name}"
+                for number, name in enumerate(self._member.peers, start=1)
+            ]
+            lines += self._member.settings
         configuration = self._folder / "rabbitmq.conf"
         configuration.touch(mode=0o600)
-        configuration.write_text(
-            f"listeners.tcp.1 = 127.0.0.1:{self._port}\n"
-            f"default_user = {self.user}\n"
-            f"default_pass = {self._password}\n"
-            "log.file.rotation.size = 10485760\n"
-            "log.file.rotation.count = 1\n"
-        )
+        configuration.write_text("\n".join([*lines, ""]))
         (self._folder / "enabled_plugins").write_text("[].\n")
         (self._folder / "rabbitmq-env.conf").touch()  # else /etc/rabbitmq/rabbitmq-env.conf is read
 
@@ -354,7 +415,8 @@ class RabbitNode(RabbitControl):
             "ELIXIR_ERL_OPTIONS": "+fnu",
             "RABBITMQ_ALLOW_INPUT": "1",
             "RABBITMQ_NODE_ONLY": "1",  # our own program boots it
-            "RABBITMQ_NODENAME": _NODE_NAME,
+            "RABBITMQ_NODENAME": self._name,
+            "RABBITMQ_USE_LONGNAME": "false" if self._member is None else "true",
             "RABBITMQ_DIST_PORT": str(self._dist_port),
             "RABBITMQ_MNESIA_BASE": str(self._folder / "data"),
             "RABBITMQ_LOG_BASE": str(self._folder),
@@ -365,7 +427,8 @@ class RabbitNode(RabbitControl):
             "RABBITMQ_CONF_ENV_FILE": str(self._folder / "rabbitmq-env.conf"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self._folder / "enabled_plugins"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
-                f"-noshell -sname {_NODE_NAME} {self._no_epmd()} -kernel inet_dist_use_interface {{127,0,0,1}}"
+                f"-noshell {'-sname' if self._member is None else '-name'} {self._name} {self._no_epmd()} "
+                f"-kernel inet_dist_use_interface {{{self._address.replace('.', ',')}}}"
             ),
         }
         theirs = {
@@ -381,7 +444,7 @@ class RabbitNode(RabbitControl):
         self._answers = queue.SimpleQueue()
         self._said.clear()
         self._process = subprocess.Popen(  # noqa: S603  # found in known places
-            [program, "-eval", node_program],
+            [*(() if self._member is None else self._member.launcher), program, "-eval", node_program],
             env=self._environment(),
             cwd=self._folder,
             stdin=subprocess.PIPE,
@@ -428,12 +491,13 @@ class RabbitNode(RabbitControl):
     def _await_port(self, deadline: float) -> None:
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self._port), timeout=1.0).close()
+                socket.create_connection((self._address, self._port), timeout=1.0).close()
                 return
             except OSError as error:
                 if time.monotonic() > deadline:
                     raise NodeFailed(
-                        f"RabbitMQ accepts no connection on port {self._port}: {error}.\n{self._last_words()}"
+                        f"RabbitMQ accepts no connection on {self._address}:{self._port}: {error}.\n"
+                        f"{self._last_words()}"
                     ) from None
                 time.sleep(0.02)
 

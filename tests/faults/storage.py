@@ -1,0 +1,81 @@
+"""What the services hold in their databases."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from towpath.chat.tables import MESSAGES
+from towpath.chat.tables import STREAMS as CHAT_STREAMS
+from towpath.orders.repository import ORDERS
+from towpath.orders.repository import STREAMS as ORDER_STREAMS
+from towpath.servicekit.streams import StreamTables
+from towpath.testkit.processes import Process
+
+from .evidence import Entry, Message
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """All of it at one time."""
+
+    entries: list[Entry]
+    messages: list[Message]
+    orders: Mapping[str, str]
+
+
+class Databases:
+    """The databases of chat and orders, read from the outside."""
+
+    def __init__(self, chat: Process, orders: Process) -> None:
+        self._chat = _url_of(chat)
+        self._orders = _url_of(orders)
+
+    async def heads(self) -> dict[str, int]:
+        """The last position of each stream."""
+        heads: dict[str, int] = {}
+        async with _reading(self._chat) as chat, _reading(self._orders) as orders:
+            for connection, tables in ((chat, CHAT_STREAMS), (orders, ORDER_STREAMS)):
+                for row in await connection.execute(sa.select(tables.heads)):
+                    heads[row.stream] = row.head
+        return heads
+
+    async def read(self) -> Stored:
+        """Everything there is."""
+        async with _reading(self._chat) as chat, _reading(self._orders) as orders:
+            return Stored(
+                entries=await _entries(chat, CHAT_STREAMS) + await _entries(orders, ORDER_STREAMS),
+                messages=[
+                    Message(row.room, row.seq, row.user_id, row.text)
+                    for row in await chat.execute(sa.select(MESSAGES))
+                ],
+                orders={row.order_id: row.status for row in await orders.execute(sa.select(ORDERS))},
+            )
+
+
+@asynccontextmanager
+async def _reading(url: str) -> AsyncIterator[AsyncConnection]:
+    engine = create_async_engine(url)
+    try:
+        async with engine.connect() as connection:
+            yield connection
+    finally:
+        await engine.dispose()
+
+
+async def _entries(connection: AsyncConnection, tables: StreamTables) -> list[Entry]:
+    entries = []
+    for row in await connection.execute(sa.select(tables.entries)):
+        envelope = json.loads(row.envelope)
+        entries.append(Entry(row.stream, row.seq, envelope["action"], envelope["data"]))
+    return entries
+
+
+def _url_of(service: Process) -> str:
+    url = service.settings["TOWPATH_DATABASE_URL"]
+    return url.replace("sqlite://", "sqlite+aiosqlite://", 1).replace(
+        "postgresql://", "postgresql+asyncpg://", 1
+    )

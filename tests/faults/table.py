@@ -1,0 +1,127 @@
+"""The table of all trials: printed, and written as docs/reliability.md."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from .oracle import Verdict
+
+_HEAD: Final = ("fault", "operations", "lost", "twice", "out of order", "wrong person", "untrue", "recovery")
+
+
+@dataclass(slots=True)
+class Line:
+    """One trial.
+
+    Attributes:
+        promise: The name of its test.
+        fault: What broke.
+        bound: Seconds that recovery may take.
+        recovery: Seconds that it took; ``None`` where nothing was to recover.
+        failure: Why the trial failed.
+        not_run: Why it could not be held here.
+    """
+
+    promise: str
+    fault: str
+    bound: float | None = None
+    verdict: Verdict = field(default_factory=Verdict)
+    recovery: float | None = None
+    failure: str = ""
+    not_run: str = ""
+
+
+class Table:
+    """The lines of one run, in the order they were begun."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+
+    def add(self, line: Line) -> None:
+        self.lines.append(line)
+
+    def text(self) -> str:
+        """For the terminal: a row each, in columns."""
+        rows = [_HEAD, *map(_cells, self.lines)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if column else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        )
+
+    def page(self, *, command: str, seed: str, versions: Sequence[tuple[str, str]], day: str) -> str:
+        """All of docs/reliability.md."""
+        ran = [line for line in self.lines if not line.not_run]
+        held = [line for line in ran if not line.failure]
+        rows = ["| " + " | ".join(_HEAD) + " |", "| --- |" + " ---: |" * (len(_HEAD) - 1)]
+        rows += ["| " + " | ".join(_cells(line)) + " |" for line in ran]
+        parts = [
+            _INTRODUCTION.format(
+                command=command, day=day, seed=seed, held=len(held), ran=len(ran),
+                versions=", ".join(f"{name} {version}" for name, version in versions),
+            ),
+            "\n".join(rows),
+            _LEGEND,
+            "## What each line promises\n",
+            "\n".join(f"- *{line.fault}*: {_sentence(line.promise)}." for line in self.lines),
+        ]  # fmt: skip
+        if failed := [line for line in ran if line.failure]:
+            parts += ["\n## What does not hold\n"]
+            parts += ["\n".join(f"- *{line.fault}*: {line.failure}" for line in failed)]
+        if left := [line for line in self.lines if line.not_run]:
+            parts += ["\n## What was not run here\n"]
+            parts += ["\n".join(f"- *{line.fault}*: {line.not_run}" for line in left)]
+        parts += [_LIMITS]
+        return "\n".join(parts).rstrip() + "\n"
+
+
+_INTRODUCTION: Final = """\
+# What was broken, and what it cost
+
+Written by `{command}` on {day}: {held} of {ran} trials held. {versions}. Seed {seed}; the same seed makes people ask
+the same things and chance choose the same moments.
+
+Each trial is a test in [tests/faults](../tests/faults): real processes, a real RabbitMQ, and people (the Python
+client, two devices each) who talk in rooms, submit and cancel orders, while another backend tells of its own orders
+by plain AMQP. While they do, something breaks. All that they asked, were answered and were shown is written down and
+compared with what the services hold at the end. Recovery is the time from the fault (or its end, where it lasts)
+until everybody has the answer to something that they asked after it.
+"""
+_LEGEND: Final = """
+- *lost*: answered as done and without effect, or stored and never shown to somebody who follows.
+- *twice*: an effect that is there twice, or something shown twice on one device.
+- *out of order*: within a room or an order.
+- *wrong person*: shown or answered to somebody it was not for.
+- *untrue*: an answer or push that does not say what is stored, a refusal of what was right.
+"""
+_LIMITS: Final = """
+## What this does not show
+
+- Clocks that jump. Order and time limits do not depend on the time of day, but no trial turns it back.
+- Storms of bindings: gateways bind catch-alls ([ADR 6](adr/0006-catch-all-bindings-first.md)), so there are none.
+- Lost packets and lost connection attempts: the network of these trials is a TCP proxy, which can be slow, silent or
+  gone, in one direction or in both. Only the links between the nodes of a cluster are cut below TCP.
+- More machines than one, and power that fails: a killed process leaves what the kernel has of its files.
+"""
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    if line.not_run:
+        return (line.fault, "not run", *[""] * (len(_HEAD) - 2))
+    verdict = line.verdict
+    bound = "" if line.bound is None else f" (< {line.bound:g})"
+    counts = (verdict.lost, verdict.twice, verdict.disorder, verdict.strangers, verdict.untrue)
+    return (
+        line.fault + (" ✗" if line.failure else ""),
+        f"{verdict.operations:,}",
+        *(str(len(found)) for found in counts),
+        "–" if line.recovery is None else f"{line.recovery:.1f} s{bound}",
+    )
+
+
+def _sentence(promise: str) -> str:
+    words = promise.removeprefix("test_").replace("[", " (").replace("]", ")").replace("_", " ")
+    return words[0].upper() + words[1:]

@@ -1,0 +1,102 @@
+"""A RabbitMQ cluster of three nodes loses nodes, or the links between them."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+
+from towpath.testkit.cluster import Cluster
+from towpath.testkit.rabbitmq import Rabbit
+from towpath.testkit.system import System
+
+from .conftest import StartSystem
+from .trial import Trial
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    """Three nodes."""
+    async with Cluster.running() as cluster:
+        yield cluster
+
+
+@contextlib.asynccontextmanager
+async def reported(cluster: Cluster) -> AsyncIterator[None]:
+    """Should it fail, the output has what the nodes say about their queues."""
+    try:
+        yield
+    except AssertionError:
+        print(await cluster.report())  # noqa: T201  # shown with a failed test
+        raise
+
+
+async def started_on(cluster: Cluster, start_system: StartSystem) -> System:
+    """A system that knows all nodes."""
+    return await start_system(Rabbit(cluster.nodes[0], "/", cluster.url()))
+
+
+async def test_when_the_leader_of_a_quorum_queue_is_killed_people_wait_a_moment(
+    cluster: Cluster, start_system: StartSystem, trial: Trial
+) -> None:
+    system = await started_on(cluster, start_system)
+    leader = await cluster.leader("chat.commands.0")
+    fault = "quorum leader of three killed"
+    async with reported(cluster), trial.of(fault, system, within=10):
+        await cluster.kill(leader)
+        trial.strike()
+        await trial.recovers()
+
+
+async def test_with_two_of_three_nodes_down_nothing_is_promised_and_all_heals(
+    cluster: Cluster, start_system: StartSystem, trial: Trial
+) -> None:
+    system = await started_on(cluster, start_system)
+    others = cluster.nodes[1:]
+    fault = "two of three nodes down for 8 s"
+    async with reported(cluster), trial.of(fault, system, within=25) as load:
+        await cluster.kill(*others)
+        done = len(load.journal.asked)
+        await asyncio.sleep(8)
+        # What was on its way when they died may still be answered.
+        assert len(load.journal.asked) - done <= len(load.people) + 1
+        await cluster.boot(*others)
+        trial.strike()
+        await trial.recovers()
+
+
+async def test_nodes_that_are_replaced_one_by_one_are_hardly_noticed(
+    cluster: Cluster, start_system: StartSystem, trial: Trial
+) -> None:
+    system = await started_on(cluster, start_system)
+    async with reported(cluster), trial.of("three nodes restarted one by one", system, within=20) as load:
+        for node in cluster.nodes[::-1]:
+            await load.flows(40, timeout=60)
+            await cluster.kill(node)
+            trial.strike()
+            await trial.recovers()
+            await cluster.boot(node)
+        trial.strike()
+
+
+@pytest.mark.parametrize("cut", ["minority", "pair"])
+async def test_a_cut_between_nodes_loses_nothing_that_was_accepted(
+    start_system: StartSystem, trial: Trial, cut: str
+) -> None:
+    fault = {
+        "minority": "one of three nodes cut off for 20 s",
+        "pair": "link between two of three nodes cut for 20 s",
+    }[cut]
+    if os.geteuid() != 0:
+        trial.not_run(fault, "cutting links needs network namespaces, and those need root")
+    async with Cluster.running(apart=True) as cluster:
+        system = await started_on(cluster, start_system)
+        one, two, three = cluster.nodes
+        async with reported(cluster), trial.of(fault, system, within=30):
+            cluster.cut([three], [one, two] if cut == "minority" else [one])
+            await asyncio.sleep(20)
+            cluster.heal()
+            trial.strike()
+            await trial.recovers()
+            await cluster.whole(timeout=90)

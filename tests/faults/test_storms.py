@@ -1,0 +1,122 @@
+"""Many at once: of people who come back, and of messages that come again."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import aio_pika
+import pytest
+from aio_pika.abc import AbstractIncomingMessage
+
+from towpath.testkit.rabbitmq import Rabbit
+from towpath.testkit.system import System
+
+from .conftest import StartSystem
+from .trial import Trial
+
+_ECHO = "x-echo"
+
+
+async def test_a_thousand_clients_of_a_killed_gateway_resume_within_10_s(
+    rabbitmq: Rabbit, start_system: StartSystem, trial: Trial
+) -> None:
+    system = await start_system(rabbitmq)
+    # One says something every second or so, in the room that all 1,000 are in.
+    async with trial.of(
+        "gateway killed with 1,000 clients on it",
+        system,
+        within=10,
+        crowd=100,
+        users=["ana", "ben"],
+        pause=0.4,
+    ) as load:
+        crowd = [device for person in load.crowd for device in person.devices]
+        assert len(crowd) == 1000
+        assert all(device.client.state == "open" for device in crowd)
+        before = max(device.client.positions["chat:lobby"] for device in crowd)
+        await system.gateways[0].kill()
+        trial.strike()
+        await load.people[1].devices[0].client.opened(30)
+
+        def all_resumed() -> bool:
+            # Something was said since, and they are past it: they have come back and have what they missed.
+            return all(
+                device.client.state == "open" and device.client.positions["chat:lobby"] > before + 1
+                for device in crowd
+            )
+
+        await trial.until(all_resumed)
+
+
+@contextlib.asynccontextmanager
+async def an_echo(url: str, *exchanges: str) -> AsyncIterator[list[int]]:
+    """Publish again whatever is published to ``exchanges``, as it was, some moments later.
+
+    Yields how many, as a list of one.
+    """
+    count = [0]
+    async with await aio_pika.connect(url) as connection:
+        channel = await connection.channel()
+        queue = await channel.declare_queue(exclusive=True)
+        for name in exchanges:
+            await queue.bind(await channel.get_exchange(name, ensure=False), "#")
+
+        async def again(message: AbstractIncomingMessage) -> None:
+            # Waves have no id of their own place: who publishes them twice means two.
+            if _ECHO in message.headers or b"wave.made" in message.body:
+                return
+            copy = aio_pika.Message(
+                message.body,
+                headers={**message.headers, _ECHO: 1},
+                content_type=message.content_type,
+                delivery_mode=message.delivery_mode,
+                app_id=message.app_id,
+                type=message.type,
+            )
+            exchange = await channel.get_exchange(str(message.exchange), ensure=False)
+            await exchange.publish(copy, str(message.routing_key))
+            count[0] += 1
+
+        await queue.consume(again, no_ack=True)
+        yield count
+
+
+async def test_messages_that_all_come_twice_are_done_once_and_shown_once(
+    system: System, rabbitmq: Rabbit, trial: Trial
+) -> None:
+    async with (
+        an_echo(rabbitmq.url, "towpath.commands", "towpath.events", "towpath.push") as echoed,
+        trial.of("every message delivered twice", system) as load,
+    ):
+        await load.flows(400, timeout=60)
+        assert echoed[0] > 400
+
+
+@pytest.mark.parametrize("what", ["gateways", "services"])
+async def test_a_rolling_restart_under_500_messages_a_second_is_not_noticed(
+    rabbitmq: Rabbit, start_system: StartSystem, trial: Trial, what: str
+) -> None:
+    system = await start_system(rabbitmq)
+    fault = f"rolling restart of the {what} under load"
+    users = [f"user{number}" for number in range(30)]
+    async with trial.of(
+        fault, system, within=15, users=users, rooms=["a", "b", "c", "d"], pause=0.02
+    ) as load:
+        if what == "gateways":
+            for number in range(2):
+                await load.flows(500, timeout=60)
+                port = system.gateways[number].settings["TOWPATH_PORT"]
+                assert await system.gateways[number].terminate() == 0
+                system.gateways[number] = system.launch_gateway(port=port)
+                await system.gateways[number].ready()
+                trial.strike()
+        else:
+            for name in ("chat", "orders"):
+                await load.flows(500, timeout=60)
+                old = getattr(system, name)
+                new = system.launch_service(name)
+                await new.ready()
+                assert await old.terminate() == 0
+                setattr(system, name, new)
+                trial.strike()
+        await asyncio.sleep(1)

@@ -1,0 +1,354 @@
+"""Mixed load of people and another backend: seeded, bounded, and written down.
+
+Guarantees:
+
+* The same seed makes the same people ask the same things in the same order; when they ask depends on the answers.
+* Each asks one thing after the other. What has no final answer is asked again with the same id until it has one, or
+  until patience is at its end; then its outcome is unknown.
+* People are resuming clients, the ones that others use (:mod:`towpath.client`).
+"""
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection
+
+from towpath.client import TowpathError, connect, key_of
+from towpath.protocol.routes import user_key
+from towpath.servicekit import amqp_url
+from towpath.servicekit.streams import batched
+from towpath.testkit.eventually import eventually
+from towpath.testkit.tokens import a_token
+
+from .evidence import Asked, Outcome
+from .journal import Device, Journal, now
+
+ATTEMPT_SECONDS: Final = 5.0
+#: How long an operation is asked again and again; longer than any fault here lasts.
+PATIENCE_SECONDS: Final = 90.0
+_ARRIVING: Final = 10  # people at once
+_JOURNEY: Final = ("created", "confirmed", "paid", "packed", "shipped", "delivered")
+
+
+class Person:
+    """One user with some devices, each beginning at the next gateway; the first device asks.
+
+    Args:
+        number: Who it is, where an id with few letters is needed.
+        chance: Of what is asked.
+    """
+
+    def __init__(
+        self,
+        user: str,
+        number: int,
+        rooms: Sequence[str],
+        urls: Sequence[str],
+        seed: str,
+        journal: Journal,
+        *,
+        devices: int = 2,
+        token_seconds: float = 3600.0,
+    ) -> None:
+        self.user = user
+        self.rooms = list(rooms)
+        self._id = f"p{number}"
+        self._chance = random.Random(f"{seed} {user}")
+        self._journal = journal
+        self._seed = seed
+        self._number = 0
+        self._submitted: list[str] = []
+        self._asking = "nothing"
+        self.devices = []
+        for place in range(devices):
+            start = (number + place) % len(urls)
+            client = connect(
+                [*urls[start:], *urls[:start]], token=lambda: a_token(user, expires_in=token_seconds)
+            )
+            self.devices.append(Device(f"{user}-{place}", user, client, journal))
+
+    async def arrive(self) -> None:
+        """Open both devices, and join the rooms."""
+        for device in self.devices:
+            device.follow(f"order:{self.user}", 0)
+        asking, *others = self.devices
+        asking.client.start()
+        for room in self.rooms:
+            stream = f"chat:{room}"
+            joined = await asking.client.request(
+                "chat.join", {"room": room}, key=key_of(room), stream=stream, timeout=30
+            )
+            for device in self.devices:
+                device.follow(stream, joined["seq"])
+        for other in others:
+            other.client.start()
+            await other.client.opened(30)
+
+    def standing(self) -> str:
+        """How it is, for a report."""
+        last = next((one for one in reversed(self._journal.asked) if one.who == self.user), None)
+        devices = ", ".join(
+            f"{device.name} {device.client.state} {[str(problem) for problem in device.problems[-2:]]}"
+            for device in self.devices
+        )
+        return f"asks {self._asking}; last asked {last}; {devices}"
+
+    async def live(self, over: asyncio.Event, pause: float) -> None:
+        """Ask one thing after the other until it is ``over``.
+
+        Args:
+            pause: Seconds between an answer and the next question, on average.
+        """
+        while not over.is_set():
+            await self.ask(*self._choose())
+            await _pause(over, self._chance.uniform(0, 2 * pause))
+
+    async def ask(self, action: str, about: str, token: str = "") -> Asked:
+        """Ask until there is a final answer, and write it down."""
+        self._number += 1
+        data: dict[str, Any] = {"order_id": about}
+        if action == "chat.send":
+            data = {"room": about, "text": token}
+        elif action == "order.submit":
+            data["amount"] = f"{self._chance.randrange(1, 10_000) / 100:.2f}"
+        key = key_of(about) if action == "chat.send" else None
+        asked_at, attempts, msg_id = now(), 0, f"{self._seed}-{self._id}-{self._number}"
+        outcome, code, answer = Outcome.UNKNOWN, None, {}
+        while now() < asked_at + PATIENCE_SECONDS:
+            attempts += 1
+            try:
+                answer = await self.devices[0].client.request(
+                    action, data, key=key, msg_id=msg_id, timeout=ATTEMPT_SECONDS
+                )
+            except TowpathError as error:
+                code = error.code
+                self._asking = f"{action} {about}, {attempts} times, told {error.message!r} ({code})"
+                if not error.retryable:
+                    outcome = Outcome.REFUSED
+                    break
+                await asyncio.sleep(min((error.retry_after_ms or 200) / 1000, 2.0))
+            else:
+                outcome = Outcome.DONE
+                break
+        asked = Asked(
+            self.user, self._number, action, self.user, about, token, outcome,
+            code=code, answer=answer, asked_at=asked_at, answered_at=now(), attempts=attempts,
+        )  # fmt: skip
+        self._journal.asked.append(asked)
+        return asked
+
+    def _choose(self) -> tuple[str, str, str]:
+        kind = self._chance.random()
+        if kind < 0.15 and self._submitted:
+            return "order.cancel", self._submitted.pop(self._chance.randrange(len(self._submitted))), ""
+        if kind < 0.4:
+            order = f"{self._id}-{self._number + 1}"
+            self._submitted.append(order)
+            return "order.submit", order, ""
+        return "chat.send", self._chance.choice(self.rooms), f"{self.user} says {self._number + 1}"
+
+
+class Backend:
+    """Another program that tells of orders by plain AMQP, each from born to delivered, and waves at people.
+
+    An event counts as done when RabbitMQ has confirmed it; without a confirm it is published again with its id.
+    A wave is a passing push, published once.
+    """
+
+    def __init__(self, name: str, url: str, users: Sequence[str], seed: str, journal: Journal) -> None:
+        self.name = name
+        self._urls = [str(host) for host in amqp_url.hosts(url)]
+        self._users = list(users)
+        self._seed = seed
+        self._chance = random.Random(f"{seed} {name}")
+        self._journal = journal
+        self._number = 0
+        self._connection: AbstractConnection | None = None
+        self._channel: AbstractChannel | None = None
+
+    async def live(self, over: asyncio.Event, pause: float) -> None:
+        """Tell of one event after the other until it is ``over``."""
+        try:
+            for parcel in range(1_000_000):
+                user = self._chance.choice(self._users)
+                for event in _JOURNEY:
+                    if over.is_set():
+                        return
+                    await self._tell(event, f"{self.name}-{parcel}", user)
+                    await self._wave(self._chance.choice(self._users))
+                    await _pause(over, self._chance.uniform(0, 2 * pause))
+        finally:
+            await self._leave()
+
+    async def _tell(self, event: str, order: str, user: str) -> None:
+        self._number += 1
+        action, asked_at, attempts, outcome = f"order.{event}", now(), 0, Outcome.UNKNOWN
+        body = _envelope(f"{self._seed}-{self.name}-{self._number}", action, order_id=order, user_id=user)
+        while now() < asked_at + PATIENCE_SECONDS and outcome is Outcome.UNKNOWN:
+            attempts += 1
+            if await self._publish("towpath.events", action, body):
+                outcome = Outcome.DONE
+            else:
+                await asyncio.sleep(0.2)
+        self._journal.asked.append(
+            Asked(
+                self.name,
+                self._number,
+                action,
+                user,
+                order,
+                "",
+                outcome,
+                asked_at=asked_at,
+                answered_at=now(),
+                attempts=attempts,
+            )
+        )
+
+    async def _wave(self, user: str) -> None:
+        token = f"{self._seed} wave {self._number}"
+        self._journal.passing[token] = user
+        await self._publish(
+            "towpath.push", user_key(user), _envelope(f"wave-{self._number}", "wave.made", token=token)
+        )
+
+    async def _publish(self, exchange: str, key: str, body: bytes) -> bool:
+        """Whether RabbitMQ has confirmed it."""
+        try:
+            async with asyncio.timeout(ATTEMPT_SECONDS):
+                if self._connection is None or self._channel is None:
+                    self._urls.append(self._urls.pop(0))  # whoever was tried last is tried last
+                    self._connection = await aio_pika.connect(self._urls[-1], timeout=ATTEMPT_SECONDS)
+                    self._channel = await self._connection.channel()
+                target = await self._channel.get_exchange(exchange, ensure=False)
+                await target.publish(aio_pika.Message(body, delivery_mode=2), key, mandatory=False)
+                return True
+        except asyncio.CancelledError:
+            # aiormq fails confirms with it when a channel closes, and nobody cancelled this task.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+        except Exception:  # whatever it was: no confirm
+            pass
+        await self._leave()
+        return False
+
+    async def _leave(self) -> None:
+        connection, self._connection, self._channel = self._connection, None, None
+        if connection is not None:
+            with contextlib.suppress(Exception, asyncio.CancelledError):
+                async with asyncio.timeout(2):
+                    await connection.close()
+
+
+class Load:
+    """People and a backend at work, from entry to :meth:`rest`.
+
+    Args:
+        urls: The gateways.
+        broker: The AMQP URL where the backend publishes; of several hosts the next when one fails.
+        seed: Of all that is left to chance.
+        users: Who asks.
+        rooms: Everybody is in the first, every other one of them in each further room: somebody is always spared.
+        pause: Seconds between an answer and the next question of one person, on average.
+        token_seconds: How long tokens are good.
+        crowd: Further users with ten devices each, who ask nothing and listen in the first room; all of them at the
+            first gateway.
+
+    Attributes:
+        journal: What they did and saw.
+        people: Who asks.
+        crowd: Who only listens.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        broker: str,
+        seed: str,
+        *,
+        users: Sequence[str] = ("ana", "ben", "cyd", "dov"),
+        rooms: Sequence[str] = ("lobby", "attic"),
+        pause: float = 0.04,
+        token_seconds: float = 3600.0,
+        crowd: int = 0,
+    ) -> None:
+        self.journal = Journal()
+        everybody = [*users, *(f"listener{number}" for number in range(crowd))]
+        self.members = {
+            room: frozenset(everybody if not number else users[number % 2 :: 2])
+            for number, room in enumerate(rooms)
+        }
+        self.people = [
+            Person(
+                user, number, [room for room in rooms if user in self.members[room]], urls, seed,
+                self.journal, token_seconds=token_seconds,
+            )
+            for number, user in enumerate(users)
+        ]  # fmt: skip
+        self.crowd = [
+            Person(user, 0, rooms[:1], urls, seed, self.journal, devices=10)
+            for user in everybody[len(users) :]
+        ]
+        self._backend = Backend("depot", broker, users, seed, self.journal)
+        self._pause = pause
+        self._over = asyncio.Event()
+        self._living: asyncio.Task[None] | None = None
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def on(cls, urls: Sequence[str], broker: str, seed: str, **options: Any) -> AsyncIterator["Load"]:
+        """Load from entry to exit, when all clients are closed."""
+        load = cls(urls, broker, seed, **options)
+        try:
+            async with asyncio.timeout(60):
+                for some in batched([*load.people, *load.crowd], _ARRIVING):
+                    await asyncio.gather(*(person.arrive() for person in some))
+            load._living = asyncio.create_task(load._live())
+            yield load
+        finally:
+            load._over.set()
+            if load._living is not None and not load._living.done():
+                load._living.cancel()
+                await asyncio.gather(load._living, return_exceptions=True)
+            await asyncio.gather(*(device.client.close() for device in load.devices))
+
+    @property
+    def devices(self) -> list[Device]:
+        return [device for person in [*self.people, *self.crowd] for device in person.devices]
+
+    async def flows(self, operations: int = 20, *, timeout: float = 30.0) -> None:
+        """Wait until that many more operations are done."""
+        wanted = len(self.journal.asked) + operations
+        await eventually(lambda: len(self.journal.asked) >= wanted, timeout=timeout)
+
+    async def rest(self) -> None:
+        """Ask nothing more, and wait for the outcome of what was asked."""
+        self._over.set()
+        if self._living is not None:
+            async with asyncio.timeout(PATIENCE_SECONDS + 2 * ATTEMPT_SECONDS):
+                await self._living
+
+    async def _live(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for person in self.people:
+                tasks.create_task(person.live(self._over, self._pause))
+            tasks.create_task(self._backend.live(self._over, self._pause))
+
+
+def _envelope(msg_id: str, action: str, **data: str) -> bytes:
+    timestamp = time.time_ns() // 1_000_000
+    envelope = {"msg_id": msg_id, "timestamp": timestamp, "action": action, "data": data, "version": "1.0"}
+    return json.dumps(envelope).encode()
+
+
+async def _pause(over: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await over.wait()
