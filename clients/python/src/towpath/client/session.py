@@ -415,13 +415,12 @@ class Session:
 
     def _act(self, action: Action) -> None:
         """Put an action out; a timer that is not set needs no ``Cancel``."""
-        kind = type(action)
-        if kind is actions.Timer:
-            self._timers.add(action.timer)  # type: ignore[union-attr]  # mypy does not narrow by type()
-        elif kind is actions.Cancel:
-            if action.timer not in self._timers:  # type: ignore[union-attr]
+        if isinstance(action, actions.Timer):
+            self._timers.add(action.timer)
+        elif isinstance(action, actions.Cancel):
+            if action.timer not in self._timers:
                 return
-            self._timers.discard(action.timer)  # type: ignore[union-attr]
+            self._timers.discard(action.timer)
         self._actions.append(action)
 
 
