@@ -20,6 +20,12 @@ class Holdings:
     connections: int
     channels: int
 
+    def __str__(self) -> str:
+        return (
+            f"{self.queues} queues, {self.bindings} bindings, {self.connections} connections, "
+            f"{self.channels} channels"
+        )
+
 
 class Broker:
     """One virtual host, seen and changed from inside the node: in milliseconds, and past all permissions."""

@@ -15,7 +15,7 @@ from towpath.testkit.system import System
 from towpath.tools.rabbitmq_node import RabbitControl, RabbitNode
 
 from .broker import Broker
-from .table import Table
+from .table import Run, Table
 from .trial import Trial
 
 HERE = Path(__file__).parent
@@ -28,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
     group.addoption("--faults", choices=["short", "all"], default="short", help="how much of the fault suite")
     group.addoption("--seed", help="repeat the load and the moments of an earlier run")
-    group.addoption("--page", type=Path, help="write the table of all trials there")
+    group.addoption("--page", type=Path, help="write the table of all trials there, of a soak beside it")
     group.addoption("--soak", help="only random faults, for so long: 90s, 30m, 2h")
 
 
@@ -74,10 +74,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     terminalreporter.section(f"faults, seed {seed}")
     terminalreporter.line(table.text())
-    if (path := config.getoption("page", default=None)) and not config.getoption("soak", default=None):
-        day = datetime.datetime.now(datetime.UTC).date().isoformat()
-        page = table.page(command="make faults", seed=seed, versions=config.stash[_VERSIONS], day=day)
-        path.write_text(page)
+    path: Path | None = config.getoption("page", default=None)
+    if path is None:
+        return
+    day = datetime.datetime.now(datetime.UTC).date().isoformat()
+    versions = ", ".join(f"{name} {version}" for name, version in config.stash[_VERSIONS])
+    run = Run("make faults", seed, versions, day)
+    if table.soaked is not None:
+        path.with_stem(f"{path.stem}-soak").write_text(table.soak_page(run))
+    elif not config.getoption("soak", default=None):
+        path.write_text(table.page(run))
 
 
 @pytest.fixture

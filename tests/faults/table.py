@@ -1,10 +1,13 @@
 """The table of all trials: printed, and written as docs/reliability.md."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Final
 
+from .broker import Holdings
 from .oracle import Verdict
+from .resources import Held
 
 _HEAD: Final = ("fault", "operations", "lost", "twice", "out of order", "wrong person", "untrue", "recovery")
 
@@ -31,11 +34,41 @@ class Line:
     not_run: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of the suite, as its page names it."""
+
+    command: str
+    seed: str
+    versions: str
+    day: str
+
+
+@dataclass(frozen=True, slots=True)
+class Soaked:
+    """What came of random faults over a long time.
+
+    Attributes:
+        lasting: How long, as it was asked for.
+        recoveries: For each kind of fault, the seconds that each recovery took.
+        had, has: What the programs held before the first fault, and after the last.
+        before, after: What the broker held.
+    """
+
+    lasting: str
+    recoveries: Mapping[str, Sequence[float]]
+    had: Mapping[str, Held]
+    has: Mapping[str, Held]
+    before: Holdings
+    after: Holdings
+
+
 class Table:
     """The lines of one run, in the order they were begun."""
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
+        self.soaked: Soaked | None = None
 
     def add(self, line: Line) -> None:
         self.lines.append(line)
@@ -52,7 +85,7 @@ class Table:
             for row in rows
         )
 
-    def page(self, *, command: str, seed: str, versions: Sequence[tuple[str, str]], day: str) -> str:
+    def page(self, run: Run) -> str:
         """All of docs/reliability.md."""
         ran = [line for line in self.lines if not line.not_run]
         held = [line for line in ran if not line.failure]
@@ -60,8 +93,8 @@ class Table:
         rows += ["| " + " | ".join(_cells(line)) + " |" for line in ran]
         parts = [
             _INTRODUCTION.format(
-                command=command, day=day, seed=seed, held=len(held), ran=len(ran),
-                versions=", ".join(f"{name} {version}" for name, version in versions),
+                command=run.command, day=run.day, seed=run.seed, held=len(held), ran=len(ran),
+                versions=run.versions,
             ),
             "\n".join(rows),
             _LEGEND,
@@ -77,7 +110,41 @@ class Table:
         parts += [_LIMITS]
         return "\n".join(parts).rstrip() + "\n"
 
+    def soak_page(self, run: Run) -> str:
+        """All of docs/reliability-soak.md; only after a soak."""
+        assert self.soaked is not None
+        soaked, line = self.soaked, self.lines[-1]
+        faults = sum(len(times) for times in soaked.recoveries.values())
+        rows = ["| fault | times | recovery, median | longest |", "| --- | ---: | ---: | ---: |"]
+        for fault, times in sorted(soaked.recoveries.items()):
+            rows.append(f"| {fault} | {len(times)} | {median(times):.1f} s | {max(times):.1f} s |")
+        rows += ["", "| held by | before | after |", "| --- | --- | --- |"]
+        rows += [f"| {kind} | {soaked.had[kind]} | {soaked.has[kind]} |" for kind in soaked.had]
+        rows += [f"| RabbitMQ | {soaked.before} | {soaked.after} |"]
+        verdict = line.verdict
+        introduction = _SOAK.format(
+            command=f'{run.command} ARGS="--soak {soaked.lasting} --seed {run.seed}"', day=run.day,
+            versions=run.versions, lasting=soaked.lasting, faults=faults, operations=f"{verdict.operations:,}",
+            lost=len(verdict.lost), twice=len(verdict.twice), disorder=len(verdict.disorder),
+            strangers=len(verdict.strangers), untrue=len(verdict.untrue),
+            broken=f"\n**It does not hold**: {line.failure}\n" if line.failure else "",
+        )  # fmt: skip
+        return introduction + "\n" + "\n".join(rows) + "\n"
 
+
+_SOAK: Final = """\
+# One fault after the other
+
+Written by `{command}` on {day}. {versions}.
+
+For {lasting} random faults struck two gateways, chat, orders and RabbitMQ, one after the other, while people and
+another backend were at work. {faults} faults, {operations} operations: {lost} lost, {twice} shown twice, {disorder}
+out of order, {strangers} for a wrong person, {untrue} untrue ([what these words mean](reliability.md)).
+{broken}
+Recovery is the time from the end of a fault until everybody has the answer to something that they asked after it.
+What is held is the least of ten samples in five seconds, under the same load before the first fault and after the
+last; both gateways count together, since people move between them.
+"""
 _INTRODUCTION: Final = """\
 # What was broken, and what it cost
 

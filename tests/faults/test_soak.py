@@ -3,24 +3,25 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 
 from towpath.testkit.network import Proxy
-from towpath.testkit.processes import Process
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.system import System
 
 from .broker import Broker
 from .conftest import StartSystem
+from .resources import held
+from .table import Soaked
 from .trial import Trial
 
 Fault = Callable[[], Awaitable[None]]
 
-#: What a process may hold more at the end than after the first faults.
-_MORE_MIB = 40.0
-_MORE_FILES = 10
+#: Seconds of undisturbed load before it is counted what the programs hold.
+_WARM_UP = 20.0
+#: What each kind of program may hold more at the end than before the first fault.
+_MORE_MIB, _MORE_FILES, _MORE_THREADS, _MORE_TASKS = 30.0, 10, 8, 10
 
 
 def seconds(text: str) -> float:
@@ -29,14 +30,6 @@ def seconds(text: str) -> float:
     if match is None:
         raise pytest.UsageError(f"--soak {text}: give a number and s, m or h, such as 30m")
     return int(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
-
-
-def held_by(process: Process) -> dict[str, float]:
-    """Memory, files and threads that a process has."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    found = dict(re.findall(r"^(VmRSS|Threads):\s+(\d+)", status, re.MULTILINE))
-    files = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
-    return {"MiB": int(found["VmRSS"]) / 1024, "threads": int(found["Threads"]), "files": files}
 
 
 class Faults:
@@ -141,13 +134,17 @@ async def test_after_random_faults_everything_is_as_it_was(
         # Few enough that what is stored in the end can be judged as a whole.
         async with trial.of(f"random faults for {soak}", system, within=40, pause=0.15) as load:
             faults, chance = Faults(system, rabbitmq, broker, proxy, trial), trial.chance
-            before = await broker.holdings()
+            await asyncio.sleep(_WARM_UP)
+            before, had = await broker.holdings(), await held(system)
+            worst: dict[str, list[float]] = {}
             end = loop.time() + lasting
             while loop.time() < end:
                 with capsys.disabled():
                     struck = await faults.strike()
                     trial.strike()
                     await trial.recovers(timeout=120)
+                    assert trial.recovery is not None
+                    worst.setdefault(struck, []).append(trial.recovery)
                     print(  # noqa: T201  # progress of half an hour
                         f"{end - loop.time():6.0f} s left, {len(load.journal.asked)} operations: {struck}, "
                         f"recovered in {trial.recovery:.1f} s"
@@ -155,9 +152,12 @@ async def test_after_random_faults_everything_is_as_it_was(
                 await asyncio.sleep(chance.uniform(0, 2))
             trial.strike()
             await trial.recovers()
-            everyone = [*system.gateways, system.chat, system.orders]
-            held = {process.name: held_by(process) for process in everyone}
+            has = await held(system)
             await broker.returns_to(before)
-        for name, now in held.items():
-            assert now["MiB"] < 160 + _MORE_MIB, f"{name} holds {now}"
-            assert now["files"] < 60 + _MORE_FILES, f"{name} holds {now}"
+            trial.soaked(Soaked(soak, worst, had, has, before, await broker.holdings()))
+        for kind, now in has.items():
+            then = had[kind]
+            assert now.mebibytes <= then.mebibytes + _MORE_MIB, f"{kind}: {then} became {now}"
+            assert now.files <= then.files + _MORE_FILES, f"{kind}: {then} became {now}"
+            assert now.threads <= then.threads + _MORE_THREADS, f"{kind}: {then} became {now}"
+            assert now.tasks <= then.tasks + _MORE_TASKS, f"{kind}: {then} became {now}"

@@ -15,7 +15,7 @@ from .evidence import Evidence, Outcome
 from .journal import now
 from .oracle import Verdict, judge, recovery
 from .storage import Databases
-from .table import Line, Table
+from .table import Line, Soaked, Table
 from .workload import Load
 
 #: Seconds that what is missing may take to arrive once nothing breaks any more.
@@ -40,6 +40,7 @@ class Trial:
         self._further = 0.0
         self._may_refuse: Collection[str] = ()
         self._load: Load | None = None
+        self._line: Line | None = None
 
     @contextlib.asynccontextmanager
     async def of(
@@ -64,7 +65,7 @@ class Trial:
         Raises:
             AssertionError: A promise is broken; the message says which, how, and with which seed.
         """
-        line = Line(promise=self._promise, fault=fault, bound=within)
+        line = self._line = Line(promise=self._promise, fault=fault, bound=within)
         self._table.add(line)
         self._may_refuse = may_refuse
         async with Load.on(urls or system.urls, system.rabbitmq.url, self.seed, **options) as load:
@@ -91,6 +92,15 @@ class Trial:
     def chance(self) -> random.Random:
         """What the test itself leaves to chance; the same for the same seed."""
         return random.Random(f"{self.seed} {self._promise}")
+
+    def note(self, measured: str) -> None:
+        """Say in the table what was measured beside the verdict."""
+        assert self._line is not None, "nothing is tried"
+        self._line.fault += f", {measured}"
+
+    def soaked(self, soaked: Soaked) -> None:
+        """What the page of a soak shows."""
+        self._table.soaked = soaked
 
     def strike(self) -> None:
         """Recovery is measured from here: the moment of the fault, or of its end where it lasts."""

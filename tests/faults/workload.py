@@ -256,6 +256,7 @@ class Load:
         seed: Of all that is left to chance.
         users: Who asks.
         rooms: Everybody is in the first, every other one of them in each further room: somebody is always spared.
+        circles: Divide the users into so many circles, each with rooms of its own: many may ask, and few need hear.
         pause: Seconds between an answer and the next question of one person, on average.
         token_seconds: How long tokens are good.
         crowd: Further users with ten devices each, who ask nothing and listen in the first room; all of them at the
@@ -275,27 +276,28 @@ class Load:
         *,
         users: Sequence[str] = ("ana", "ben", "cyd", "dov"),
         rooms: Sequence[str] = ("lobby", "attic"),
+        circles: int = 1,
         pause: float = 0.04,
         token_seconds: float = 3600.0,
         crowd: int = 0,
     ) -> None:
         self.journal = Journal()
-        everybody = [*users, *(f"listener{number}" for number in range(crowd))]
-        self.members = {
-            room: frozenset(everybody if not number else users[number % 2 :: 2])
-            for number, room in enumerate(rooms)
-        }
+        listeners = [f"listener{number}" for number in range(crowd)]
+        self.members = {}
+        for circle in range(circles):
+            inside = list(users[circle::circles])
+            for number, room in enumerate(rooms):
+                name = room if circles == 1 else f"{room}{circle}"
+                members = [*inside, *listeners] if not number else inside[number % 2 :: 2]
+                self.members[name] = frozenset(members)
         self.people = [
             Person(
-                user, number, [room for room in rooms if user in self.members[room]], urls, seed,
+                user, number, [room for room, members in self.members.items() if user in members], urls, seed,
                 self.journal, token_seconds=token_seconds,
             )
             for number, user in enumerate(users)
         ]  # fmt: skip
-        self.crowd = [
-            Person(user, 0, rooms[:1], urls, seed, self.journal, devices=10)
-            for user in everybody[len(users) :]
-        ]
+        self.crowd = [Person(user, 0, rooms[:1], urls, seed, self.journal, devices=10) for user in listeners]
         self._backend = Backend("depot", broker, users, seed, self.journal)
         self._pause = pause
         self._over = asyncio.Event()
@@ -327,6 +329,12 @@ class Load:
         """Wait until that many more operations are done."""
         wanted = len(self.journal.asked) + operations
         await eventually(lambda: len(self.journal.asked) >= wanted, timeout=timeout)
+
+    async def rate(self, *, over: float) -> float:
+        """Operations done a second, counted for ``over`` seconds."""
+        before, started = len(self.journal.asked), now()
+        await asyncio.sleep(over)
+        return (len(self.journal.asked) - before) / (now() - started)
 
     async def rest(self) -> None:
         """Ask nothing more, and wait for the outcome of what was asked."""

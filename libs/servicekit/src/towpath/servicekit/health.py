@@ -4,6 +4,7 @@ Live means that the event loop answers; it says nothing of the broker, so that a
 Ready means that the program can do its work now.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -61,6 +62,7 @@ async def serve_admin(host: str, port: int, health: Health, telemetry: Telemetry
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
         )
 
+    telemetry.gauge("asyncio_tasks", "Tasks of the program", lambda: len(asyncio.all_tasks()))
     app = web.Application()
     app.router.add_get("/health/live", live)
     app.router.add_get("/health/ready", ready)

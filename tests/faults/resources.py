@@ -1,0 +1,65 @@
+"""What the programs hold: memory, files, threads and asyncio tasks; the same kind of program counted together."""
+
+import asyncio
+import re
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from towpath.testkit.processes import Process
+from towpath.testkit.system import System
+
+_TASKS = re.compile(r"^asyncio_tasks(?:\{[^}]*\})? ([0-9.]+)$", re.MULTILINE)
+#: Samples, half a second apart: what is in hand comes and goes, what is leaked stays.
+_SAMPLES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What some processes hold together: the least of several samples, so that only what stays counts."""
+
+    mebibytes: float
+    files: int
+    threads: int
+    tasks: int
+
+    @classmethod
+    async def by(cls, processes: Sequence[Process]) -> Self:
+        """What ``processes`` hold now."""
+        samples = []
+        for _ in range(_SAMPLES):
+            samples.append([await _held_by(process) for process in processes])
+            await asyncio.sleep(0.5)
+        least = (
+            min(column)
+            for column in zip(*(map(sum, zip(*rows, strict=True)) for rows in samples), strict=True)
+        )
+        memory, files, threads, tasks = least
+        return cls(memory, int(files), int(threads), int(tasks))
+
+    def __str__(self) -> str:
+        return f"{self.mebibytes:.0f} MiB, {self.files} files, {self.threads} threads, {self.tasks} tasks"
+
+
+async def held(system: System) -> Mapping[str, Held]:
+    """What each kind of program holds; people may have moved between gateways, so these count together."""
+    kinds = {"gateways": system.gateways, "chat": [system.chat], "orders": [system.orders]}
+    counted = await asyncio.gather(*map(Held.by, kinds.values()))
+    return dict(zip(kinds, counted, strict=True))
+
+
+async def _held_by(process: Process) -> tuple[float, int, int, int]:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    found = dict(re.findall(r"^(VmRSS|Threads):\s+(\d+)", status, re.MULTILINE))
+    files = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+    metrics = await asyncio.to_thread(_fetch, f"{process.admin_url}/metrics")
+    tasks = _TASKS.search(metrics)
+    assert tasks is not None, f"{process.name} does not say how many tasks it has"
+    return int(found["VmRSS"]) / 1024, files, int(found["Threads"]), int(float(tasks[1]))
+
+
+def _fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return bytes(answer.read()).decode()
