@@ -30,7 +30,7 @@ class Held:
         """What ``processes`` hold now."""
         samples = []
         for _ in range(_SAMPLES):
-            samples.append([await _held_by(process) for process in processes])
+            samples.append([await asyncio.to_thread(_held_by, process) for process in processes])
             await asyncio.sleep(0.5)
         least = (
             min(column)
@@ -50,16 +50,11 @@ async def held(system: System) -> Mapping[str, Held]:
     return dict(zip(kinds, counted, strict=True))
 
 
-async def _held_by(process: Process) -> tuple[float, int, int, int]:
+def _held_by(process: Process) -> tuple[float, int, int, int]:
     status = Path(f"/proc/{process.pid}/status").read_text()
     found = dict(re.findall(r"^(VmRSS|Threads):\s+(\d+)", status, re.MULTILINE))
     files = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
-    metrics = await asyncio.to_thread(_fetch, f"{process.admin_url}/metrics")
-    tasks = _TASKS.search(metrics)
+    with urllib.request.urlopen(f"{process.admin_url}/metrics", timeout=10) as answer:
+        tasks = _TASKS.search(answer.read().decode())
     assert tasks is not None, f"{process.name} does not say how many tasks it has"
     return int(found["VmRSS"]) / 1024, files, int(found["Threads"]), int(float(tasks[1]))
-
-
-def _fetch(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        return bytes(answer.read()).decode()

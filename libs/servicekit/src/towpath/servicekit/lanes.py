@@ -3,9 +3,9 @@
 A lane has one publish in flight; what arrives meanwhile goes out together as one JSON array. Idle, that is a
 batch of one without any added wait; loaded, batches grow just as far as the broker is behind.
 
-Guarantees: order within a lane is the order of :meth:`Lanes.send`; every item's future is settled, at the
-latest by the publish timeout; a lane that is full, or a broker that is away or blocked, raises at once. A lane
-that is empty costs nothing: it is gone.
+Guarantees: order within a lane is the order of :meth:`Lanes.send`; every item's future is settled, within the
+publish timeout of the batch it goes with, and at once when the broker is lost or blocked before its turn; a lane that
+is full, or a broker that is away or blocked, raises at once. A lane that is empty costs nothing: it is gone.
 """
 
 import asyncio

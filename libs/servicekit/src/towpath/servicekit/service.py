@@ -29,7 +29,7 @@ from towpath.servicekit.broker import Connect, connect
 from towpath.servicekit.broker.interface import Binding, BrokerState, Exchange, Queue, Topology
 from towpath.servicekit.consumer import Consumer
 from towpath.servicekit.database import Database, forget
-from towpath.servicekit.dispatcher import Dispatcher, Store, U
+from towpath.servicekit.dispatcher import Dispatcher
 from towpath.servicekit.failures import DELIVERY_LIMIT, Failures
 from towpath.servicekit.groups import MayHear
 from towpath.servicekit.health import Health, serve_admin
@@ -41,6 +41,7 @@ from towpath.servicekit.streams import StreamTables
 from towpath.servicekit.telemetry import Telemetry
 from towpath.servicekit.timers import Hearing, Timer, keep
 from towpath.servicekit.watchdog import Watchdog
+from towpath.servicekit.working import Store, U
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +57,7 @@ class Storage(Generic[U]):
     Attributes:
         unit: Makes a unit of work on a connection.
         migrations: The Alembic folder.
-        may_hear: See :class:`~towpath.servicekit.dispatcher.Store`.
+        may_hear: See :class:`~towpath.servicekit.working.Store`.
     """
 
     inbox: sa.Table

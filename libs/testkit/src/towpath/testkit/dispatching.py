@@ -42,13 +42,14 @@ from towpath.servicekit.broker import Connect
 from towpath.servicekit.broker.interface import Binding, Broker, Delivery, Inbox, Message, Subscription
 from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.database import Database
-from towpath.servicekit.dispatcher import Dispatcher, Store
+from towpath.servicekit.dispatcher import Dispatcher
 from towpath.servicekit.failures import Failures
 from towpath.servicekit.publisher import Publisher
 from towpath.servicekit.service import Service, topology, work_queues
 from towpath.servicekit.settings import ServiceSettings
 from towpath.servicekit.telemetry import Telemetry
 from towpath.servicekit.timers import Turn
+from towpath.servicekit.working import Store
 
 S = TypeVar("S", bound=ServiceSettings)
 

@@ -50,7 +50,7 @@ from towpath.servicekit.streams import Streams
 
 
 class Rooms:
-    """Unit of work of the chat service; see :class:`towpath.servicekit.dispatcher.UnitOfWork`.
+    """Unit of work of the chat service; see :class:`towpath.servicekit.working.UnitOfWork`.
 
     Attributes:
         messages: What is said in the rooms.

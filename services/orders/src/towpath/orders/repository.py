@@ -52,7 +52,7 @@ _PAGES_A_STATEMENT: Final = 200
 
 
 class OrderBook:
-    """Unit of work of the orders service; see :class:`towpath.servicekit.dispatcher.UnitOfWork`."""
+    """Unit of work of the orders service; see :class:`towpath.servicekit.working.UnitOfWork`."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection

@@ -1,0 +1,130 @@
+"""Reading: deliveries become requests, with care for what may harm the program before it can be handled.
+
+Guarantees:
+
+* What cannot be read is named as such, with its reason, and keeps nothing else from being read.
+* What came back often without being settled is not read: each part of it comes back alone and later.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Final
+
+from towpath.protocol.errors import BadEnvelope
+from towpath.protocol.messages import split_batch
+from towpath.servicekit import requests
+from towpath.servicekit.broker.interface import Delivery
+from towpath.servicekit.failures import ATTEMPT, Failures
+from towpath.servicekit.requests import Handlers, Refusal, Request, Unreadable
+from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.trial import End, fallen
+
+_COUNTS: Final = ("x-delivery-count", "x-acquired-count")
+
+
+class Harmful(Exception):
+    """Reading it ends the program, or does not come to an end."""
+
+
+class DiedInHand(Exception):
+    """Again and again the program ended, or lost the broker, while it had this in hand."""
+
+
+class Reader:
+    """Reads deliveries.
+
+    Args:
+        commands: The service's table of actions.
+        events: Its table of events on ``towpath.events``.
+        time_limit: Seconds that reading one item may take in a trial.
+        watched: Entered around the reading of each item.
+    """
+
+    def __init__(
+        self,
+        commands: Handlers,
+        events: Handlers,
+        failures: Failures,
+        telemetry: Telemetry,
+        *,
+        time_limit: float,
+        watched: AbstractContextManager[None] | None = None,
+    ) -> None:
+        self._commands = commands
+        self._events = events
+        self._failures = failures
+        self._telemetry = telemetry
+        self._time_limit = time_limit
+        self._watched = watched or nullcontext()
+
+    async def read(self, delivery: Delivery, *, aside: bool = False) -> list[Request | Refusal | Unreadable]:
+        """The items of a delivery, in their order.
+
+        Args:
+            aside: Read nothing of it: put it aside.
+        """
+        try:
+            parts = split_batch(delivery.body)
+        except BadEnvelope as error:
+            return [Unreadable(delivery, delivery.body, error)]
+        times = returns(delivery)
+        if aside:
+            return await self._put_aside(delivery, parts, times)
+        # Back a second time: the trial of the handlers did not help. A validator of a model may be the culprit.
+        found = await self._try_reading(delivery, parts) if times > 1 else {}
+        items = (found.get(n) or self._read_item(delivery, part) for n, part in enumerate(parts))
+        return [item for item in items if item is not None]
+
+    def _read_item(self, delivery: Delivery, part: bytes) -> Request | Refusal | Unreadable | None:
+        return requests.read_item(
+            delivery, part, self._commands, self._events, self._telemetry, self._watched
+        )
+
+    async def _try_reading(self, delivery: Delivery, parts: Sequence[bytes]) -> dict[int, Unreadable]:
+        found: dict[int, Unreadable] = {}
+        first = 0
+        while first < len(parts):
+            steps = [partial(self._read_item, delivery, part) for part in parts[first:]]
+            fell = await fallen(steps, time_limit=self._time_limit)
+            if fell is None:
+                break
+            at = first + fell.step
+            refusal = requests.refusal(delivery, parts[at], self._telemetry)
+            found[at] = Unreadable(delivery, parts[at], Harmful(fell.how), fell.end, refusal)
+            first = at + 1
+        return found
+
+    async def _put_aside(
+        self, delivery: Delivery, parts: Sequence[bytes], times: int
+    ) -> list[Request | Refusal | Unreadable]:
+        """Let each part come back alone and later, as nothing else is known of what it does to the program."""
+        refusals: list[Request | Refusal | Unreadable] = []
+        for part in parts:
+            error = DiedInHand(f"it came back {times} times without being settled")
+            parked = await self._failures.retry(
+                delivery, part, error, traceparent(delivery), reason=End.CRASHED
+            )
+            if parked and (refusal := requests.refusal(delivery, part, self._telemetry)):
+                refusals.append(refusal)
+        return refusals
+
+
+def returns(delivery: Delivery) -> int:
+    """How often it was handed out before, as far as the broker tells.
+
+    https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
+    """
+    told = [delivery.headers.get(name) for name in _COUNTS]
+    return max((count for count in told if isinstance(count, int)), default=0)
+
+
+def is_doubtful(delivery: Delivery) -> bool:
+    """Whether it may do harm that a trial does not show: it came back twice, or failed before."""
+    return returns(delivery) > 1 or ATTEMPT in delivery.headers
+
+
+def traceparent(delivery: Delivery) -> str | None:
+    """The trace that the delivery as a whole belongs to."""
+    told = delivery.headers.get("traceparent")
+    return told if isinstance(told, str) else None

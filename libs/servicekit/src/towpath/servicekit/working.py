@@ -1,0 +1,317 @@
+"""Running: requests become units of work on the store, and a result each.
+
+A unit of work is one transaction: one query for the inbox, one load, the handlers one after another as plain
+functions, one save, one commit. Who fails it is found by running its members one by one.
+
+Guarantees:
+
+* A request that changes state has its effect once, and the same outcome each time it is delivered or repeated. Only
+  groups are changed to what is right by then: a repetition brings nobody back to one that they have left since, nor
+  takes them from one that they have joined since (:mod:`towpath.servicekit.groups`).
+* When a batch fails as a whole its members are run one by one, so that one poison message harms nobody else. When
+  the database is away the batch waits for it instead.
+* What may end or hang the program is tried in a copy of it first (:mod:`towpath.servicekit.trial`).
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic, perf_counter
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+import structlog
+import tenacity
+from opentelemetry.trace import SpanKind
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towpath.protocol.envelope import make_error
+from towpath.protocol.errors import TowpathError
+from towpath.protocol.messages import NO_JSON, Session
+from towpath.servicekit import groups, inbox
+from towpath.servicekit.database import Database
+from towpath.servicekit.failures import Failures
+from towpath.servicekit.outcome import Outcome, Settled, outgoing
+from towpath.servicekit.pauses import pauses
+from towpath.servicekit.requests import Refusal, Request, went_wrong
+from towpath.servicekit.streams import StreamTables
+from towpath.servicekit.telemetry import Telemetry, trace_id
+from towpath.servicekit.telling import Result, answer_json
+from towpath.servicekit.trial import End, fallen
+from towpath.servicekit.watchdog import Overdue
+
+log = structlog.get_logger(__name__)
+
+TRIES_IN_PLACE: Final = 3
+#: Seconds that an action is tried first after one of its requests was found to crash or hang.
+SUSPICION: Final = 600.0
+
+
+class Poison(Exception):
+    """A request that must not be handled here: it ends the program, or does not come to an end.
+
+    Attributes:
+        reason: A word for it, in ``x-reason``.
+    """
+
+    def __init__(self, reason: End, how: str, request: Request) -> None:
+        super().__init__(how)
+        self.reason = reason
+        self.request = request
+
+
+class UnitOfWork(Protocol):
+    """What handlers work on."""
+
+    async def load(self, requests: Sequence[Request]) -> None:
+        """Read, in a few queries, all that ``requests`` name; lock what may change, in one fixed order."""
+        ...
+
+    async def save(self) -> None:
+        """Write all changes in bulk."""
+        ...
+
+
+U = TypeVar("U", bound=UnitOfWork)
+
+
+@dataclass(frozen=True, slots=True)
+class Store(Generic[U]):
+    """Where a service keeps things, and how a unit of work on a connection is made.
+
+    Attributes:
+        may_hear: Asked at most once a batch, where a repetition names groups, or several requests the same one.
+            Without it, groups are changed as the outcomes say.
+    """
+
+    database: Database
+    inbox: sa.Table
+    streams: StreamTables
+    unit: Callable[[AsyncConnection], U]
+    may_hear: groups.MayHear | None = None
+
+
+class Worker(Generic[U]):
+    """Runs units of work.
+
+    Args:
+        store: Where the service keeps things; without one its handlers get ``None`` as their unit of work.
+        handler_time_limit: Seconds that a handler may take in a trial.
+        unit_time_limit: Seconds that a unit of work may take; then it is rolled back and tried again.
+        watched: Entered around each handler; it may raise :class:`~towpath.servicekit.watchdog.Overdue` inside.
+    """
+
+    def __init__(
+        self,
+        store: Store[U] | None,
+        failures: Failures,
+        telemetry: Telemetry,
+        *,
+        handler_time_limit: float,
+        unit_time_limit: float,
+        watched: AbstractContextManager[None] | None = None,
+    ) -> None:
+        self._store = store
+        self._failures = failures
+        self._telemetry = telemetry
+        self._handler_time_limit = handler_time_limit
+        self._unit_time_limit = unit_time_limit
+        self._watched = watched or nullcontext()
+        self._suspected_until: dict[str, float] = {}
+        self._repeated = telemetry.counter("messages_repeated", "Requests answered from the inbox")
+        self._refused = telemetry.counter("requests_refused", "Requests answered with an error")
+        self._unit_seconds = telemetry.histogram("unit_of_work", "Time of one transaction with its handlers")
+
+    async def run(self, items: Sequence[Request | Refusal]) -> list[Result]:
+        """Run one unit of work; what fails in it is put aside or parked, and has no result, or a refusal."""
+        batch = [item for item in items if isinstance(item, Request)]
+        results: dict[Request, Result] = {}
+        while batch:
+            try:
+                results |= await self._run_when_database_answers(batch)
+                break
+            except Poison as poison:
+                results |= await self._park_poison(poison)
+                batch = [request for request in batch if request is not poison.request]
+            except Exception as error:
+                log.warning("batch_failed", requests=len(batch), error=repr(error)[:500])
+                for request in batch:
+                    results |= await self._run_alone(request)
+                break
+        ordered: list[Result] = []
+        for item in items:
+            if isinstance(item, Refusal):
+                ordered.append(self._refuse(item.session, item.envelope.msg_id, item.error, item.traceparent))
+            elif item in results:
+                ordered.append(results[item])
+        for result in ordered:
+            if result.park is not None and result.request is not None:
+                request = result.request
+                await self._failures.park(
+                    request.delivery, request.item, result.park.code.value, result.park, request.traceparent
+                )
+        return ordered
+
+    async def _run_alone(self, request: Request) -> dict[Request, Result]:
+        try:
+            async for attempt in tenacity.AsyncRetrying(
+                stop=tenacity.stop_after_attempt(TRIES_IN_PLACE),
+                wait=tenacity.wait_random_exponential(multiplier=0.05, max=0.5),
+                # Each try of what takes all of its time costs the others as much.
+                retry=tenacity.retry_if_not_exception_type((Poison, TimeoutError)),
+                reraise=True,
+            ):
+                with attempt:
+                    return await self._run_when_database_answers([request])
+        except Poison as poison:
+            return await self._park_poison(poison)
+        except Exception as error:
+            envelope, trace = request.envelope, request.traceparent
+            log.exception(
+                "handler_failed", action=envelope.action, msg_id=envelope.msg_id, trace_id=trace_id(trace)
+            )
+            parked = await self._failures.retry(request.delivery, request.item, error, trace)
+            if parked and request.session is not None:
+                return {request: self._refuse(request.session, envelope.msg_id, went_wrong(), trace)}
+        return {}
+
+    async def _park_poison(self, poison: Poison) -> dict[Request, Result]:
+        request = poison.request
+        envelope, trace = request.envelope, request.traceparent
+        self._suspected_until[envelope.action] = monotonic() + SUSPICION
+        await self._failures.park(request.delivery, request.item, poison.reason, poison, trace)
+        if request.session is None:
+            return {}
+        return {request: self._refuse(request.session, envelope.msg_id, went_wrong(), trace)}
+
+    async def _run_when_database_answers(self, batch: Sequence[Request]) -> dict[Request, Result]:
+        if self._store is None:
+            await self._try_first(batch, None)
+            return {request: self._handle(request, None) for request in batch}
+        async for _ in pauses():
+            try:
+                async with asyncio.timeout(self._unit_time_limit):
+                    return await self._run(self._store, batch)
+            except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
+                if not await self._store.database.is_to_blame(error):
+                    raise
+                log.error("database_away", error=repr(error)[:300])
+        raise AssertionError("pauses never end")
+
+    async def _run(self, store: Store[U], batch: Sequence[Request]) -> dict[Request, Result]:
+        started = perf_counter()
+        changes = [request for request in batch if request.handler.changes]
+        reads = [request for request in batch if not request.handler.changes]
+        results: dict[Request, Result] = {}
+        notes = any(request.handler.notes for request in reads)
+        database = store.database
+        async with database.transaction() if changes or notes else database.reading() as connection:
+            if changes:
+                await self._run_changes(store, connection, changes, results)
+            if reads:
+                # After the changes are saved: who asks sees what they did just before.
+                unit = store.unit(connection)
+                await unit.load(reads)
+                await self._try_first(reads, unit)
+                results |= {request: self._handle(request, unit) for request in reads}
+                if notes:
+                    await unit.save()
+        self._unit_seconds.record(perf_counter() - started)
+        return results
+
+    async def _run_changes(
+        self,
+        store: Store[U],
+        connection: AsyncConnection,
+        batch: Sequence[Request],
+        results: dict[Request, Result],
+    ) -> None:
+        unit = store.unit(connection)
+        known = await inbox.find(connection, store.inbox, (request.key for request in batch))
+        fresh = [request for request in batch if request.key not in known]
+        if fresh:
+            await unit.load(fresh)
+            await self._try_first(fresh, unit)
+        new: dict[inbox.Key, Settled] = {}
+        for request in batch:
+            settled = known.get(request.key) or new.get(request.key)
+            if settled is None:
+                result = self._handle(request, unit)
+                if result.park is None:
+                    new[request.key] = result.settled
+            else:
+                self._repeated.add(1)
+                result = Result(
+                    request.session,
+                    settled,
+                    request.traceparent,
+                    request,
+                    answer_only=not request.is_redelivery,
+                    changed=True,
+                )
+            results[request] = result
+        if new:
+            await unit.save()
+            await inbox.store(connection, store.inbox, new)
+        if store.may_hear is not None:
+            await groups.correct(connection, store.may_hear, results.values())
+
+    def _handle(self, request: Request, unit: U | None) -> Result:
+        envelope, session = request.envelope, request.session
+        with self._telemetry.span(
+            f"handle {envelope.action}", request.traceparent, SpanKind.CONSUMER, msg_id=envelope.msg_id
+        ) as trace:
+            trace = trace or request.traceparent
+            try:
+                with self._watched:
+                    outcome, settled = _decided(request, unit, trace)
+            except TowpathError as error:
+                if session is None:
+                    return Result(None, Settled(), trace, request, park=error)
+                return self._refuse(session, envelope.msg_id, error, trace)
+            except Overdue as overdue:
+                raise Poison(End.HUNG, str(overdue), request) from overdue
+        return Result(session, settled, trace, request, outcome, changed=request.handler.changes)
+
+    async def _try_first(self, batch: Sequence[Request], unit: U | None) -> None:
+        """Handle ``batch`` in a copy of this process, if it may be what ended another.
+
+        Raises:
+            Poison: The copy did not survive it.
+        """
+        if not any(map(self._is_suspected, batch)):
+            return
+        steps = [partial(_decided, request, unit, request.traceparent) for request in batch]
+        if (fell := await fallen(steps, time_limit=self._handler_time_limit)) is not None:
+            raise Poison(fell.end, fell.how, batch[fell.step])
+
+    def _is_suspected(self, request: Request) -> bool:
+        if request.is_redelivery:
+            return True
+        until = self._suspected_until.get(request.envelope.action)
+        return until is not None and monotonic() < until
+
+    def _refuse(self, session: Session, msg_id: str, error: TowpathError, trace: str) -> Result:
+        self._refused.add(1)
+        answer = make_error(error, correlation_id=msg_id, trace_id=trace_id(trace))
+        return Result(session, Settled(answer=msgspec.Raw(answer.to_json())), trace)
+
+
+def _decided(request: Request, unit: Any, trace: str) -> tuple[Outcome, Settled]:
+    """What the handler makes of it, and all of that which is known before anything is replayed."""
+    if request.session is None:
+        outcome = request.handler.run(request.payload, unit)
+    else:
+        outcome = request.handler.run(request.payload, request.session, unit)
+    waits_for_replay = callable(outcome.answer) and bool(outcome.replay)
+    settled = Settled(
+        answer=NO_JSON if waits_for_replay else answer_json(request, outcome, {}, trace),
+        outgoing=outgoing(outcome),
+        subscribe=list(outcome.subscribe),
+        unsubscribe=list(outcome.unsubscribe),
+        replay=dict(outcome.replay),
+    )
+    return outcome, settled
