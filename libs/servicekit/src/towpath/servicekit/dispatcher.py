@@ -24,12 +24,13 @@ from typing import Generic
 from towpath.servicekit import requests
 from towpath.servicekit.broker.interface import Delivery
 from towpath.servicekit.failures import Failures
-from towpath.servicekit.publisher import Publisher, Sending
+from towpath.servicekit.publisher import Publisher
 from towpath.servicekit.reading import Reader, is_doubtful, returns, traceparent
+from towpath.servicekit.receipts import Receipt
 from towpath.servicekit.requests import Handlers, Refusal, Request, Unreadable
 from towpath.servicekit.streams import Replay, replay
 from towpath.servicekit.telemetry import Telemetry
-from towpath.servicekit.telling import NOT_TOLD, Result, Teller, failed_sending
+from towpath.servicekit.telling import NOT_TOLD, Result, Teller
 from towpath.servicekit.working import Store, U, Worker
 
 
@@ -119,15 +120,15 @@ class Dispatcher(Generic[U]):
                 else:
                     items.append(item)
         results: list[Result] = []
-        sendings: list[Sending] = []
+        receipt = Receipt()
         for unit in requests.units(items, unit_max):
             settled = await self._worker.run(unit)
             results += settled
             try:
-                sendings += await self._teller.tell(settled)
+                await self._teller.tell(settled, receipt)
             except NOT_TOLD as error:
-                sendings.append(failed_sending(error))
-        return asyncio.ensure_future(self._teller.settle(deliveries, results, sendings))
+                receipt.fail(error)
+        return asyncio.ensure_future(self._teller.settle(deliveries, results, receipt))
 
     async def _replay(self, store: Store[U], starts: Sequence[Mapping[str, int]]) -> list[dict[str, Replay]]:
         async with store.database.reading() as connection:

@@ -3,15 +3,17 @@
 A lane has one publish in flight; what arrives meanwhile goes out together as one JSON array. Idle, that is a
 batch of one without any added wait; loaded, batches grow just as far as the broker is behind.
 
-Guarantees: order within a lane is the order of :meth:`Lanes.send`; every item's future is settled, within the
-publish timeout of the batch it goes with, and at once when the broker is lost or blocked before its turn; a lane that
-is full, or a broker that is away or blocked, raises at once. A lane that is empty costs nothing: it is gone.
+Guarantees: order within a lane is the order of :meth:`Lanes.post`; whoever posts an item is told once what became of
+it, within the publish timeout of the batch it goes with, and at once when the broker is lost or blocked before its
+turn; a lane that is full, or a broker that is away or blocked, raises at once. A lane that is empty costs nothing: it
+is gone.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from time import perf_counter
 from typing import Final
 
@@ -35,7 +37,9 @@ class LaneFull(BrokerError):
     """So much waits for this routing key, or for all of them, that no more is taken."""
 
 
-_Waiting = tuple[bytes, asyncio.Future[None], str | None]
+#: Told once: ``None`` when the broker has the item, or why it does not.
+Settle = Callable[[BrokerError | None], None]
+_Waiting = tuple[bytes, Settle, str | None]
 
 
 class _Lane:
@@ -114,8 +118,8 @@ class Lanes:
                 if lane.task is not None:
                     lane.task.cancel()
 
-    def send(self, routing_key: str, item: bytes, traceparent: str | None = None) -> asyncio.Future[None]:
-        """Queue one JSON text; the future is done when the broker has it, or failed with a ``BrokerError``.
+    def post(self, routing_key: str, item: bytes, settle: Settle, traceparent: str | None = None) -> None:
+        """Queue one JSON text; ``settle`` is called later, never from here.
 
         Raises:
             LaneFull, BrokerUnavailable, BrokerBlocked: Nothing was queued.
@@ -132,9 +136,13 @@ class Lanes:
             raise LaneFull(f"{len(lane.items)} messages wait for {routing_key!r} already")
         if self._bytes and self._bytes + len(item) > self._settings.lane_max_bytes:
             raise LaneFull(f"{self._bytes} bytes wait for {self._exchange!r} already")
-        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        lane.items.append((item, confirmed, traceparent))
+        lane.items.append((item, settle, traceparent))
         self._bytes += len(item)
+
+    def send(self, routing_key: str, item: bytes, traceparent: str | None = None) -> asyncio.Future[None]:
+        """:meth:`post` for who waits: the future is done when the broker has it, or failed with a ``BrokerError``."""
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.post(routing_key, item, partial(_settle_future, confirmed), traceparent)
         return confirmed
 
     async def flush(self) -> None:
@@ -184,18 +192,16 @@ class Lanes:
             cause = (
                 error if isinstance(error, BrokerError) else PublishUnconfirmed(f"not confirmed: {error!r}")
             )
-            for _, confirmed, _ in batch:
-                if not confirmed.done():
-                    confirmed.set_exception(cause)
+            for _, settle, _ in batch:
+                settle(cause)
             if not isinstance(error, Exception):
                 raise
         else:
             self._confirm.record(perf_counter() - started)
             self._sent.add(len(batch))
             self._batches.add(1)
-            for _, confirmed, _ in batch:
-                if not confirmed.done():
-                    confirmed.set_result(None)
+            for _, settle, _ in batch:
+                settle(None)
 
     async def _watch_broker(self) -> None:
         # What waits behind a publish that hangs in a blocked broker is told at once.
@@ -207,14 +213,22 @@ class Lanes:
     def _fail_waiting(self, error: BrokerError) -> None:
         for lane in self._lanes.values():
             while lane.items:
-                item, confirmed, _ = lane.items.popleft()
+                item, settle, _ = lane.items.popleft()
                 self._bytes -= len(item)
                 self._failed.add(1)
-                if not confirmed.done():
-                    confirmed.set_exception(error)
+                settle(error)
 
 
 def _refusal(state: BrokerState) -> BrokerError:
     if state is BrokerState.BLOCKED:
         return BrokerBlocked("the broker takes no messages for now (memory or disk alarm)")
     return BrokerUnavailable("there is no connection to the broker")
+
+
+def _settle_future(confirmed: "asyncio.Future[None]", error: BrokerError | None) -> None:
+    if confirmed.done():
+        return
+    if error is None:
+        confirmed.set_result(None)
+    else:
+        confirmed.set_exception(error)

@@ -1,6 +1,6 @@
 """What services send: answers and pushes to gateways, events to whoever listens.
 
-Guarantees: :meth:`Publisher.send` queues in order and returns a future that is done when the broker has all of it.
+Guarantees: what is queued leaves in order, and who queued it is told when the broker has it.
 An answer whose gateway is away for a moment (it makes a new inbox after each reconnect) is kept and tried again
 until ``answer_patience`` is over; after that its gateway is taken for dead: its people reconnect elsewhere, and ask
 again with the same ``msg_id``.
@@ -18,7 +18,7 @@ import structlog
 from towpath.protocol.messages import Directed, Session, encode
 from towpath.protocol.routes import EVENTS, PUSH, connection_key, control_key
 from towpath.servicekit.broker.interface import Broker, BrokerError, Unroutable
-from towpath.servicekit.lanes import Lanes
+from towpath.servicekit.lanes import Lanes, Settle
 from towpath.servicekit.outcome import Outgoing
 from towpath.servicekit.settings import ServiceSettings
 from towpath.servicekit.telemetry import Telemetry
@@ -78,38 +78,39 @@ class Publisher:
         """
         return self._lanes[outgoing.exchange].send(outgoing.routing_key, bytes(outgoing.item))
 
-    def direct(self, session: Session, item: Directed, traceparent: str | None = None) -> Sending:
+    def post(self, outgoing: Outgoing, settle: Settle) -> None:
+        """:meth:`send` for who does not wait for each.
+
+        Raises:
+            BrokerError: Nothing was queued.
+        """
+        self._lanes[outgoing.exchange].post(outgoing.routing_key, bytes(outgoing.item), settle)
+
+    def direct(
+        self, session: Session, item: Directed, settle: Settle, traceparent: str | None = None
+    ) -> None:
         """Queue an item for one connection; an absent gateway does not fail it, see above.
 
         Raises:
             BrokerError: Nothing was queued.
         """
         key, body = connection_key(session.gateway_id), encode(item)
-        confirmed = self._answers.send(key, body, traceparent)
-        done: Sending = asyncio.get_running_loop().create_future()
 
-        def settle(_: Sending) -> None:
-            error = confirmed.exception()
+        def settled(error: BrokerError | None) -> None:
             if isinstance(error, Unroutable):
                 self._keep(key, body)
                 error = None
-            if done.done():
-                return
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
+            settle(error)
 
-        confirmed.add_done_callback(settle)
-        return done
+        self._answers.post(key, body, settled, traceparent)
 
-    def control(self, user_id: str, item: Directed) -> Sending:
+    def control(self, user_id: str, item: Directed, settle: Settle) -> None:
         """Queue an item for all connections of a user, on all replicas.
 
         Raises:
             BrokerError: Nothing was queued.
         """
-        return self._lanes[PUSH].send(control_key(user_id), encode(item))
+        self._lanes[PUSH].post(control_key(user_id), encode(item), settle)
 
     def _keep(self, key: str, body: bytes) -> None:
         if len(self._late) == _LATE_MAX:

@@ -7,6 +7,7 @@ signal, or the end of ``drain_timeout``, cancels what is left.
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -35,6 +36,7 @@ def run(service: str, serve: Serve[S], settings_model: type[S]) -> NoReturn:
     try:
         settings = load(settings_model)
         logs.configure(service, settings)
+        _collect_rarely()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(until_stopped(serve, settings))
     except (BadSetting, BrokerRefused, TopologyMismatch) as error:
@@ -89,6 +91,17 @@ async def or_stopped(work: Awaitable[object], stop: asyncio.Event) -> bool:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
+
+
+def _collect_rarely() -> None:
+    """Let the garbage collector pass over what stays for good, and look less often at what does not.
+
+    Messages are no cycles: counting references frees them at once. With 10,000 connections a look at everything costs
+    some 0.1 s, in which nobody is served. https://docs.python.org/3/library/gc.html#gc.freeze
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

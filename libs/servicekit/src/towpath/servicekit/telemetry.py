@@ -11,7 +11,7 @@ Context format: https://www.w3.org/TR/trace-context/
 import asyncio
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from random import getrandbits, random
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +20,7 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Histogram, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import Span, SpanKind, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -139,16 +139,20 @@ class Telemetry:
         sampled = self._ratio > 0 and random() < self._ratio  # noqa: S311  # sampling, not secrecy
         return f"00-{getrandbits(128) or 1:032x}-{getrandbits(64) or 1:016x}-{'01' if sampled else '00'}"
 
-    @contextmanager
     def span(
         self, name: str, traceparent: str | None, kind: SpanKind = SpanKind.INTERNAL, **attributes: Any
-    ) -> Iterator[str | None]:
-        """Record a span below ``traceparent`` if it is sampled; yields the context for what it causes."""
+    ) -> AbstractContextManager[str | None]:
+        """Record a span below ``traceparent`` if it is sampled; entering gives the context for what it causes."""
         if self._tracer is None or traceparent is None or not traceparent.endswith(_SAMPLED):
-            yield traceparent
-            return
+            return nullcontext(traceparent)
+        return self._recorded(self._tracer, name, traceparent, kind, attributes)
+
+    @contextmanager
+    def _recorded(
+        self, tracer: Tracer, name: str, traceparent: str, kind: SpanKind, attributes: Mapping[str, Any]
+    ) -> Iterator[str | None]:
         context = _PROPAGATOR.extract({"traceparent": traceparent})
-        span: Span = self._tracer.start_span(name, context=context, kind=kind, attributes=attributes)
+        span: Span = tracer.start_span(name, context=context, kind=kind, attributes=attributes)
         with trace.use_span(span, end_on_exit=True):
             carrier: dict[str, str] = {}
             _PROPAGATOR.inject(carrier, trace.set_span_in_context(span))

@@ -8,13 +8,14 @@ when everything that follows from it is confirmed; what the broker does not take
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 import msgspec
 import sqlalchemy as sa
 import structlog
 
-from towpath.protocol.envelope import make
+from towpath.protocol.envelope import write
 from towpath.protocol.errors import TowpathError
 from towpath.protocol.messages import NO_JSON, Directed, Session
 from towpath.protocol.routes import PUSH
@@ -22,7 +23,8 @@ from towpath.servicekit.broker.interface import BrokerError, Delivery
 from towpath.servicekit.lanes import LaneFull
 from towpath.servicekit.outcome import Outcome, Settled, answer_data
 from towpath.servicekit.pauses import pauses
-from towpath.servicekit.publisher import Publisher, Sending, confirmed
+from towpath.servicekit.publisher import Publisher
+from towpath.servicekit.receipts import Receipt
 from towpath.servicekit.requests import Request
 from towpath.servicekit.streams import Replay
 
@@ -69,27 +71,29 @@ class Teller:
         self._publisher = publisher
         self._replays = replays
 
-    async def tell(self, results: Sequence[Result]) -> list[Sending]:
-        """Queue everything that follows from ``results``, in their order."""
+    async def tell(self, results: Sequence[Result], receipt: Receipt) -> None:
+        """Queue everything that follows from ``results``, in their order.
+
+        Raises:
+            NOT_TOLD: Not all of it is queued.
+        """
         replays = await self._subscribe(results)
-        sendings: list[Sending] = []
+        publisher = self._publisher
         for result, replayed in zip(results, replays, strict=True):
             if not result.answer_only:
                 for item in result.settled.outgoing:
-                    await _queue(sendings, self._publisher.send, item)
-            if result.session is not None:
-                for directed in _directed(result, result.session, replayed):
-                    await _queue(
-                        sendings, self._publisher.direct, result.session, directed, result.traceparent
-                    )
-        return sendings
+                    await _queue(receipt, partial(publisher.post, item, receipt.settle))
+            if (session := result.session) is not None:
+                for directed in _directed(result, session, replayed):
+                    post = partial(publisher.direct, session, directed, receipt.settle, result.traceparent)
+                    await _queue(receipt, post)
 
     async def _subscribe(self, results: Sequence[Result]) -> list[dict[str, Replay]]:
         """Change groups, wait until the broker has told the gateways, and only then read what to replay to each.
 
         In that order nothing falls between: what is committed after the read is pushed after the subscription.
         """
-        sendings: list[Sending] = []
+        receipt = Receipt()
         for result in results:
             settled = result.settled
             if not settled.subscribe and not settled.unsubscribe:
@@ -101,31 +105,34 @@ class Teller:
                     subscribe=settled.subscribe,
                     unsubscribe=settled.unsubscribe,
                 )
-                await _queue(sendings, self._publisher.direct, target, item)
+                await _queue(receipt, partial(self._publisher.direct, target, item, receipt.settle))
             if result.changed and result.session is not None:
                 item = Directed(subscribe=settled.subscribe, unsubscribe=settled.unsubscribe)
-                await _queue(sendings, self._publisher.control, result.session.user_id, item)
-        await confirmed(sendings)
+                user_id = result.session.user_id
+                await _queue(receipt, partial(self._publisher.control, user_id, item, receipt.settle))
+        await receipt.confirmed()
         starts = _starts(results)
         if self._replays is None or not any(starts):
             return [{} for _ in results]
         return await self._replays(starts)
 
     async def settle(
-        self, deliveries: Sequence[Delivery], results: Sequence[Result], sendings: Sequence[Sending]
+        self, deliveries: Sequence[Delivery], results: Sequence[Result], receipt: Receipt
     ) -> None:
+        """Wait for the confirms of what :meth:`tell` queued, tell again what has none, and ack ``deliveries``."""
         # Committed but not told: told again until the broker takes it. If it was away meanwhile, the deliveries
         # are stale; they come again, and the inbox tells once more.
         async for _ in pauses():
             try:
-                await confirmed(sendings)
+                await receipt.confirmed()
                 break
             except BrokerError as error:
                 log.warning("not_published", deliveries=len(deliveries), error=repr(error)[:300])
+            receipt = Receipt()
             try:
-                sendings = await self.tell(results)
+                await self.tell(results, receipt)
             except NOT_TOLD as error:
-                sendings = [failed_sending(error)]
+                receipt.fail(error)
         for delivery in deliveries:
             delivery.ack()
 
@@ -135,12 +142,12 @@ def answer_json(request: Request, outcome: Outcome, replays: Mapping[str, Replay
     if answer is None or request.session is None:
         return NO_JSON
     return msgspec.Raw(
-        make(
+        write(
             f"{request.envelope.action}.ok",
             answer_data(answer),
             correlation_id=request.envelope.msg_id,
             traceparent=trace,
-        ).to_json()
+        )
     )
 
 
@@ -160,20 +167,16 @@ def _directed(result: Result, session: Session, replays: Mapping[str, Replay]) -
     return items
 
 
-async def _queue(sendings: list[Sending], send: Callable[..., Sending], *args: Any) -> None:
+async def _queue(receipt: Receipt, post: Callable[[], None]) -> None:
     """Queue one item, waiting for room where a lane is full."""
     while True:
         try:
-            sendings.append(send(*args))
-            return
+            post()
         except LaneFull:
             await asyncio.sleep(_LANE_PAUSE)
-
-
-def failed_sending(error: BaseException) -> Sending:
-    failed: Sending = asyncio.get_running_loop().create_future()
-    failed.set_exception(error if isinstance(error, BrokerError) else BrokerError(repr(error)))
-    return failed
+        else:
+            receipt.sent()
+            return
 
 
 class _Place(msgspec.Struct):

@@ -4,7 +4,6 @@ The client's JSON goes on as it came, wrapped with the session that the gateway 
 answer: from the service, or from here when the broker did not take it.
 """
 
-import asyncio
 from functools import partial
 from typing import Final
 
@@ -110,21 +109,19 @@ class Inbound:
             raw = raw.rstrip()[:-1] + b',"traceparent":"' + trace.encode() + b'"}'
         key = command_key(domain, envelope.key or session.user_id)
         try:
-            confirmed = self._commands.send(key, wrap_command(session.command_session, raw), trace)
+            item = wrap_command(session.command_session, raw)
+            self._commands.post(key, item, partial(self._settled, session, envelope, trace), trace)
         except BrokerError as error:
             raise _told(error, domain) from None
         session.in_flight += 1
         if envelope.ack:
             session.awaiting_accepted.add(envelope.msg_id)
-        confirmed.add_done_callback(partial(self._confirmed, session, envelope, trace))
 
-    def _confirmed(
-        self, session: Session, envelope: Envelope, trace: str, confirmed: "asyncio.Future[None]"
-    ) -> None:
+    def _settled(self, session: Session, envelope: Envelope, trace: str, error: BrokerError | None) -> None:
         session.in_flight -= 1
-        error = confirmed.exception()
         if error is None:
-            session.accept(envelope.msg_id)
+            if envelope.ack:
+                session.accept(envelope.msg_id)
             return
         session.awaiting_accepted.discard(envelope.msg_id)
         self._answer(session, envelope.msg_id, _told(error, envelope.domain), trace)
