@@ -155,7 +155,8 @@ Each trial is a test in [tests/faults](../tests/faults): real processes, a real 
 client, two devices each) who talk in rooms, submit and cancel orders, while another backend tells of its own orders
 by plain AMQP. While they do, something breaks. All that they asked, were answered and were shown is written down and
 compared with what the services hold at the end. Recovery is the time from the fault (or its end, where it lasts)
-until everybody has the answer to something that they asked after it.
+until everybody has the answer to something that they asked after it. What becomes of it all when one fault follows
+the other for half an hour is on [a page of its own](reliability-soak.md).
 """
 _LEGEND: Final = """
 - *lost*: answered as done and without effect, or stored and never shown to somebody who follows.

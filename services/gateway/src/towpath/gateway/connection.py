@@ -1,27 +1,31 @@
 """The WebSocket side: accepts connections, feeds frames in, writes frames out. The only user of ``websockets``.
 
-Guarantees: nothing is read from a connection before it is admitted; what waits to be written to one connection is
+Guarantees: nothing is read from a connection before it is admitted, and its welcome comes when what is pushed to its
+user comes here; what waits to be written to one connection is
 bounded in bytes (4001); a write never waits for the receiver; binary frames close with 1003, large ones with 1009.
 
 Frames are written to the transport directly: without compression (it is never negotiated) every receiver's frame is
-the same, so that one is built for many.
+the same, so that one is built for many. And they are taken as they are read: nothing that is done with one waits, so
+that a queue with a task to read from it would only cost time.
 """
 
 import asyncio
 import http
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
 
 import structlog
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.exceptions import ConnectionClosed, InvalidHeader, NegotiationError
-from websockets.frames import Frame, Opcode
+from websockets.exceptions import InvalidHeader, NegotiationError
+from websockets.frames import DATA_OPCODES, Frame, Opcode
+from websockets.frames import CloseCode as StandardCode
 from websockets.headers import parse_subprotocol
 from websockets.http11 import Request, Response
-from websockets.protocol import State
+from websockets.protocol import Event, State
 from websockets.typing import Subprotocol
 
 from towpath.gateway.admission import SUBPROTOCOL, Admission, Identity, TokenRefused, bearer_token
@@ -38,6 +42,10 @@ _QUIET: Final = logging.getLogger("towpath.gateway.websockets")
 _QUIET.setLevel(logging.CRITICAL)
 #: Nagle-sized writes are the kernel's business; this is only where websockets would pause its own send().
 _WRITE_LIMIT: Final = 64 * 1024
+#: Data frames that may come before the session is ready; reading stops there.
+_EARLY_FRAMES: Final = 16
+#: Frames that one text may come in.
+_FRAGMENTS: Final = 1024
 
 
 def text_frame(text: bytes) -> bytes:
@@ -53,10 +61,34 @@ class _Socket(ServerConnection):
     begin_close: "Callable[[_Socket, int, str], None]"
     last_seen: float = 0.0
     closing: bool = False
+    receiver: "Receiver | None" = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._early: list[Frame] = []
+        super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         self.last_seen = self.loop.time()
         super().data_received(data)
+
+    def process_event(self, event: Event) -> None:
+        if not isinstance(event, Frame) or event.opcode not in DATA_OPCODES:
+            super().process_event(event)
+        elif self.receiver is not None:
+            self.receiver.take(event)
+        else:
+            self._early.append(event)
+            if len(self._early) == _EARLY_FRAMES:
+                self.transport.pause_reading()
+
+    def begin(self, receiver: "Receiver") -> None:
+        """Hand each data frame to ``receiver`` from now on, after those that came before."""
+        self.receiver = receiver
+        for frame in self._early:
+            receiver.take(frame)
+        if len(self._early) >= _EARLY_FRAMES:
+            self.transport.resume_reading()
+        self._early.clear()
 
     def send_text(self, text: bytes) -> None:
         self.send_frame(text_frame(text))
@@ -80,11 +112,60 @@ class _Socket(ServerConnection):
             self.begin_close(self, code, reason)
 
 
+class Receiver:
+    """Puts the texts of one connection together from frames, which are in the order of RFC 6455 already.
+
+    Args:
+        received: Told of each text.
+        refuse: Told once, with a close code and a reason, of what no text can be made of; nothing is read after it.
+    """
+
+    def __init__(self, received: Callable[[str], None], refuse: Callable[[int, str], None]) -> None:
+        self._received = received
+        self._refuse = refuse
+        self._fragments: list[bytes] = []
+        self._refused = False
+
+    def take(self, frame: Frame) -> None:
+        """Take the next data frame."""
+        if self._refused:
+            return
+        if frame.opcode is Opcode.BINARY:
+            self._end(CloseCode.UNSUPPORTED_DATA, "send text frames, one JSON object each")
+            return
+        data = bytes(frame.data)
+        if self._fragments or not frame.fin:
+            self._fragments.append(data)
+            if len(self._fragments) > _FRAGMENTS:
+                self._end(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
+                return
+            if not frame.fin:
+                return
+            data = b"".join(self._fragments)
+            self._fragments.clear()
+        try:
+            text = data.decode()
+        except UnicodeDecodeError as error:
+            self._end(StandardCode.INVALID_DATA, f"not UTF-8: {error.reason} at position {error.start}")
+            return
+        try:
+            self._received(text)
+        except Exception:
+            log.exception("frame_failed")
+            self._end(StandardCode.INTERNAL_ERROR, "something went wrong here")
+
+    def _end(self, code: int, reason: str) -> None:
+        self._refused = True
+        self._fragments.clear()
+        self._refuse(code, reason)
+
+
 class Listener:
     """Accepts connections while it is open; made with :meth:`open`.
 
-    Attributes:
+    Args:
         refusing: Why new connections are refused with 503 for now; ``None`` while they are welcome.
+        reaching: Inside, pushes to a user come here; every connection is inside for as long as it is here.
     """
 
     def __init__(
@@ -93,6 +174,7 @@ class Listener:
         settings: GatewaySettings,
         *,
         refusing: Callable[[], str | None],
+        reaching: Callable[[str], AbstractAsyncContextManager[None]],
         opened: Callable[[Session], None],
         received: Callable[[Session, str], None],
         closed: Callable[[Session, int | None], None],
@@ -100,6 +182,7 @@ class Listener:
         self._admission = admission
         self._settings = settings
         self._refusing = refusing
+        self._reaching = reaching
         self._opened = opened
         self._received = received
         self._closed = closed
@@ -166,21 +249,16 @@ class Listener:
         socket = connection
         socket.begin_close = self._begin_close
         socket.send_buffer_bytes = self._settings.send_buffer_bytes
-        session = Session(socket, socket.identity, self._settings)
-        session.welcome()
-        self._opened(session)
-        try:
-            async for message in socket:
-                if isinstance(message, str):
-                    self._received(session, message)
-                else:
-                    session.close(CloseCode.UNSUPPORTED_DATA, "send text frames, one JSON object each")
-                    await socket.wait_closed()
-        except ConnectionClosed:
-            pass
-        finally:
-            session.forget_timers()
-            self._closed(session, socket.close_code)
+        async with self._reaching(socket.identity.user_id):
+            session = Session(socket, socket.identity, self._settings)
+            session.welcome()
+            self._opened(session)
+            try:
+                socket.begin(Receiver(partial(self._received, session), session.close))
+                await socket.wait_closed()
+            finally:
+                session.forget_timers()
+                self._closed(session, socket.close_code)
 
     def _begin_close(self, socket: _Socket, code: int, reason: str) -> None:
         task = asyncio.create_task(self._close(socket, code, reason), name="connection: close")
