@@ -76,7 +76,7 @@ class BrokerUnderTest(Protocol):
 
     def connect(self, name: str) -> AbstractAsyncContextManager[Broker]: ...
     def late_confirms(self) -> AbstractAsyncContextManager[float]:
-        """Inside, no confirm arrives within the time limit it gives."""
+        """Inside, no confirm of a publish or binding arrives within the time limit it gives."""
         ...
 
     async def stop(self) -> None: ...
@@ -97,8 +97,10 @@ class MemoryUnderTest:
     @asynccontextmanager
     async def late_confirms(self) -> AsyncIterator[float]:
         self._hub.hold_confirms()
+        self._hub.hold_bindings()
         yield 0.01
         self._hub.release_confirms()
+        self._hub.release_bindings()
 
     async def stop(self) -> None:
         self._hub.stop()
@@ -768,6 +770,138 @@ async def test_a_full_inbox_never_holds_up_the_others(broker: Broker, other: Bro
         names = [f"m{n}" for n in range(20)]
         await publish_push(broker, *names)
         assert bodies(await take_and_ack(quick, 20)) == names
+
+
+# What leads into an inbox
+
+
+async def publish_told(broker: Broker, *keys: str) -> None:
+    for key in keys:
+        await broker.publish(TOPICS.name, key, Message(body=a_message(key).body, persistent=False))
+
+
+async def test_an_inbox_that_stands_can_be_bound_to_more_and_to_less(broker: Broker, other: Broker) -> None:
+    await broker.declare(bound())
+    inbox = an_inbox()
+    async with broker.subscribe(inbox, prefetch=10) as subscription:
+        bindings = broker.bindings(inbox)
+        for _ in range(2):  # once more changes nothing
+            await bindings.add(Binding(TOPICS.name, "*.ana"), timeout=PATIENCE)
+        await publish_told(other, "user.ana", "user.ben", "push.x")
+        assert bodies(await take_and_ack(subscription, 2)) == ["user.ana", "push.x"]
+
+        for _ in range(2):
+            await bindings.remove(Binding(TOPICS.name, "push.#"), timeout=PATIENCE)
+        await publish_told(other, "push.x", "user.ana")
+        assert bodies(await take_and_ack(subscription, 1)) == ["user.ana"]
+
+        await bindings.add(Binding(TOPICS.name, "push.#"), timeout=PATIENCE)
+        await bindings.remove(Binding(TOPICS.name, "*.ana"), timeout=PATIENCE)
+        await bindings.remove(Binding(TOPICS.name, "never.bound"), timeout=PATIENCE)
+        await publish_told(other, "user.ana", "push.x")
+        assert bodies(await take_and_ack(subscription, 1)) == ["push.x"]
+
+
+async def test_bindings_of_one_inbox_leave_another_of_its_name_alone(broker: Broker) -> None:
+    await broker.declare(bound())
+    inbox, twin = an_inbox(), an_inbox()
+    async with (
+        broker.subscribe(inbox, prefetch=10) as one,
+        broker.subscribe(twin, prefetch=10) as another,
+    ):
+        await broker.bindings(twin).add(Binding(TOPICS.name, "*.ana"), timeout=PATIENCE)
+        await publish_told(broker, "user.ana", "push.x")
+        assert bodies(await take_and_ack(another, 2)) == ["user.ana", "push.x"]
+        assert bodies(await take_and_ack(one, 1)) == ["push.x"]
+
+
+async def test_many_bindings_at_once_all_stand(broker: Broker) -> None:
+    await broker.declare(bound())
+    inbox, keys = an_inbox(), [f"user.u{n}" for n in range(50)]
+    async with broker.subscribe(inbox, prefetch=100) as subscription:
+        bindings = broker.bindings(inbox)
+        await asyncio.gather(*(bindings.add(Binding(TOPICS.name, key), timeout=PATIENCE) for key in keys))
+        await publish_told(broker, *keys)
+        assert bodies(await take_and_ack(subscription, 50)) == keys
+
+
+async def test_only_an_inbox_that_stands_has_bindings(broker: Broker) -> None:
+    await broker.declare(bound())
+    inbox = an_inbox()
+    with pytest.raises(BrokerUnavailable):
+        broker.bindings(inbox)
+    async with broker.subscribe(inbox, prefetch=1):
+        bindings = broker.bindings(inbox)
+    with pytest.raises(BrokerUnavailable):
+        await bindings.add(Binding(TOPICS.name, "*.ana"), timeout=PATIENCE)
+    with pytest.raises(BrokerUnavailable):
+        broker.bindings(inbox)
+
+
+async def test_an_inbox_made_anew_is_bound_as_it_was_declared(broker: Broker, other: Broker) -> None:
+    rebuilt = asyncio.Event()
+    broker.on_rebuilt(rebuilt.set)
+    await broker.declare(bound())
+    inbox = an_inbox()
+    async with broker.subscribe(inbox, prefetch=10) as subscription:
+        before = broker.bindings(inbox)
+        await before.add(Binding(TOPICS.name, "*.ana"), timeout=PATIENCE)
+        await before.remove(Binding(TOPICS.name, "push.#"), timeout=PATIENCE)
+        broker.rebuild("the test says so")
+        async with asyncio.timeout(PATIENCE):
+            await rebuilt.wait()
+        with pytest.raises(BrokerUnavailable):
+            await before.remove(Binding(TOPICS.name, "push.#"), timeout=PATIENCE)
+        await publish_told(other, "user.ana", "push.x")
+        assert bodies(await take_and_ack(subscription, 1)) == ["push.x"]
+        await broker.bindings(inbox).add(Binding(TOPICS.name, "*.ana"), timeout=PATIENCE)
+        await publish_told(other, "user.ana")
+        assert bodies(await take_and_ack(subscription, 1)) == ["user.ana"]
+
+
+async def test_without_a_broker_bindings_are_unavailable(server: BrokerUnderTest, broker: Broker) -> None:
+    await broker.declare(bound())
+    inbox = an_inbox()
+    async with broker.subscribe(inbox, prefetch=1):
+        bindings = broker.bindings(inbox)
+        await server.stop()
+        await eventually(lambda: is_in(broker, BrokerState.CONNECTING))
+        with pytest.raises(BrokerUnavailable):
+            await bindings.add(Binding(TOPICS.name, "*.ana"), timeout=PATIENCE)
+        with pytest.raises(BrokerUnavailable):
+            broker.bindings(inbox)
+        await server.start()
+
+
+async def test_a_binding_that_is_refused_is_an_error_and_costs_no_delivery(broker: Broker) -> None:
+    await broker.declare(bound())
+    inbox = an_inbox()
+    async with broker.subscribe(inbox, prefetch=10) as subscription:
+        bindings = broker.bindings(inbox)
+        with pytest.raises(BrokerError) as refused:
+            await bindings.add(Binding("test.nowhere", "*.ana"), timeout=PATIENCE)
+        assert not isinstance(refused.value, BrokerUnavailable)
+        await publish_push(broker, "one")
+        assert bodies(await take_and_ack(subscription, 1)) == ["one"]
+        await bindings.add(Binding(TOPICS.name, "*.ana"), timeout=PATIENCE)
+        await publish_told(broker, "user.ana")
+        assert bodies(await take_and_ack(subscription, 1)) == ["user.ana"]
+
+
+async def test_a_binding_without_an_answer_in_time_is_an_error_and_the_next_one_is_made(
+    server: BrokerUnderTest, broker: Broker
+) -> None:
+    await broker.declare(bound())
+    inbox = an_inbox()
+    async with broker.subscribe(inbox, prefetch=10) as subscription:
+        bindings = broker.bindings(inbox)
+        async with server.late_confirms() as too_soon:
+            with pytest.raises(BrokerError) as late:
+                await bindings.add(Binding(TOPICS.name, "*.ana"), timeout=too_soon)
+            assert not isinstance(late.value, BrokerUnavailable)
+        await bindings.add(Binding(TOPICS.name, "*.ben"), timeout=PATIENCE)
+        await publish_told(broker, "user.ben")
+        assert bodies(await take_and_ack(subscription, 1)) == ["user.ben"]
 
 
 # Topology

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from towpath.gateway.outbound import inbox
 from towpath.gateway.probe import Probe
+from towpath.gateway.routing import Routing, inbox
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.envelope import make
 from towpath.protocol.messages import read_directed
@@ -42,7 +42,8 @@ class ProbeUnderTest:
         self.rebuilt = 0
         self.taker: Callable[[Delivery], None] = self.take
         self._telemetry = telemetry
-        self._probe = Probe(broker, settings, telemetry)
+        routing = Routing(broker, self.inbox, settings, telemetry)
+        self._probe = Probe(broker, routing.way, settings, telemetry)
         broker.on_rebuilt(self._on_rebuilt)
 
     def take(self, delivery: Delivery) -> None:

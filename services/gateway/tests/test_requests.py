@@ -2,11 +2,15 @@
 
 import asyncio
 import json
+import re
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from websockets.frames import Frame as WireFrame
+from websockets.frames import Opcode
 
 from towpath.protocol.routes import partition
 from towpath.testkit.client import Frame, WireClient
@@ -109,6 +113,27 @@ def test_whatever_text_comes_is_answered(text: str) -> None:
 
     with pytest.raises(BadEnvelope):
         parse(text)
+
+
+async def test_requests_that_come_with_the_handshake_are_answered_in_their_order(
+    gateway: GatewayUnderTest,
+) -> None:
+    host, port = urlsplit(gateway.url).hostname, urlsplit(gateway.url).port
+    handshake = (
+        f"GET /ws HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+        f"Authorization: Bearer {a_token('ana')}\r\n\r\n"
+    )
+    pings = [changed(action="ping", msg_id=f"m-{number}", data={}) for number in range(100)]
+    frames = b"".join(WireFrame(Opcode.TEXT, ping.encode()).serialize(mask=True) for ping in pings)
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(handshake.encode() + frames)
+        async with asyncio.timeout(10):
+            answered = await reader.readuntil(b'"correlation_id":"m-99"')
+    finally:
+        writer.close()
+    assert re.findall(rb'"correlation_id":"m-(\d+)"', answered) == [b"%d" % number for number in range(100)]
 
 
 async def test_a_binary_frame_closes_with_1003(gateway: GatewayUnderTest) -> None:

@@ -8,7 +8,6 @@ start together migrate one after another.
 
 import asyncio
 import json
-import sqlite3
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,33 +15,23 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 import structlog
-import tenacity
 from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from towpath.protocol.envelope import now_ms
+from towpath.servicekit import sqlite
 from towpath.servicekit.settings import BadSetting
 
 log = structlog.get_logger(__name__)
 
-_SQLITE_WAIT_SECONDS: Final = 10
 _PING_SECONDS: Final = 5.0
 #: A replica that is frozen amid a transaction must not keep its locks: another one has its queues by then.
 _FROZEN_AFTER: Final = "15s"
-#: https://www.sqlite.org/rescode.html
-_SQLITE_LACKS: Final = {
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_NOMEM,
-    sqlite3.SQLITE_READONLY,
-}
 #: Connections, resources, shutdown, system: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _POSTGRESQL_LACKS: Final = ("08", "53", "57P0", "58")
 #: Any constant: replicas that migrate the same PostgreSQL database take turns on it.
@@ -144,7 +133,7 @@ def lacks_something(error: BaseException) -> bool:
         code & 0xFF for cause in causes if isinstance(code := getattr(cause, "sqlite_errorcode", None), int)
     }
     states = [state for cause in causes if isinstance(state := getattr(cause, "sqlstate", None), str)]
-    return bool(codes & _SQLITE_LACKS) or any(state.startswith(_POSTGRESQL_LACKS) for state in states)
+    return bool(codes & sqlite.LACKS) or any(state.startswith(_POSTGRESQL_LACKS) for state in states)
 
 
 def pairs(connection: AsyncConnection, wanted: Collection[tuple[str, str]]) -> sa.Select[Any]:
@@ -173,12 +162,7 @@ async def forget(connection: AsyncConnection, table: sa.Table, *, older_than_ms:
 
 def _engine(url: str) -> AsyncEngine:
     if url.startswith("sqlite"):
-        engine = create_async_engine(
-            url, connect_args={"timeout": _SQLITE_WAIT_SECONDS}, pool_size=4, max_overflow=0
-        )
-        event.listen(engine.sync_engine, "connect", _configure_sqlite)
-        event.listen(engine.sync_engine, "begin", _begin_sqlite)
-        return engine
+        return sqlite.engine(url)
     return create_async_engine(
         url,
         pool_size=4,
@@ -195,31 +179,6 @@ def _engine(url: str) -> AsyncEngine:
 def _make_folder(url: sa.URL) -> None:
     if url.get_backend_name() == "sqlite" and url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-
-
-def _configure_sqlite(dbapi_connection: Any, _: object) -> None:
-    # SQLAlchemy emits BEGIN itself (below): the driver must not.
-    dbapi_connection.isolation_level = None
-    cursor = dbapi_connection.cursor()
-    # The first to switch to WAL needs the file for itself, and for that SQLite does not wait as it does elsewhere:
-    # https://www.sqlite.org/wal.html#sometimes_queries_return_sqlite_busy_in_wal_mode
-    for attempt in tenacity.Retrying(
-        stop=tenacity.stop_after_delay(_SQLITE_WAIT_SECONDS),
-        wait=tenacity.wait_random(0.005, 0.05),
-        retry=tenacity.retry_if_exception_type(sqlite3.OperationalError),
-        reraise=True,
-    ):
-        with attempt:
-            cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # https://www.sqlite.org/lang_transaction.html: a deferred writer could fail half-way with SQLITE_BUSY.
-    reads = connection.get_execution_options().get("towpath_reads", False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _migrate(connection: Connection, migrations: Path, version_table: str) -> None:

@@ -11,8 +11,9 @@ from towpath.gateway.connection import Listener
 from towpath.gateway.drain import drain
 from towpath.gateway.groups import Members
 from towpath.gateway.inbound import Inbound
-from towpath.gateway.outbound import Outbound, inbox, resync
+from towpath.gateway.outbound import Outbound, resync
 from towpath.gateway.probe import Probe
+from towpath.gateway.routing import Routing, inbox
 from towpath.gateway.sessions import Session
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.close_codes import CloseCode
@@ -50,7 +51,9 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
         ) as events,
     ):
         inbound = Inbound(commands, admission, settings, telemetry)
-        probe = Probe(broker, settings, telemetry)
+        source = inbox(settings.gateway_id)
+        routing = Routing(broker, source, settings, telemetry)
+        probe = Probe(broker, routing.way, settings, telemetry)
         outbound = Outbound(members, probe, telemetry)
         announcer = Announcer(events, settings, telemetry)
         telemetry.gauge("connection_active", "Open connections", lambda: len(members))
@@ -62,7 +65,8 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
         def refusing() -> str | None:
             if failing := health.failing():
                 return f"not ready ({', '.join(failing)}); try again"
-            return "full; try again" if len(members) >= settings.max_connections else None
+            here = len(members) + routing.waiting
+            return "full; try again" if here >= settings.max_connections else None
 
         def opened(session: Session) -> None:
             members.add(session)
@@ -77,11 +81,17 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
             announcer.ended(session, code)
 
         listener = Listener(
-            admission, settings, refusing=refusing, opened=opened, received=inbound.receive, closed=closed
+            admission,
+            settings,
+            refusing=refusing,
+            reaching=routing.reaching,
+            opened=opened,
+            received=inbound.receive,
+            closed=closed,
         )
         consumer = Consumer(
             broker,
-            [inbox(settings.gateway_id)],
+            [source],
             outbound.dispatch,
             prefetch=settings.prefetch,
             intake_max_bytes=settings.batch_max_bytes,
@@ -95,6 +105,10 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
             await consuming.wait()
             await announcer.run()
 
+        async def route() -> None:
+            await consuming.wait()
+            await routing.run()
+
         async def watch_inbox() -> None:
             await consuming.wait()
             await probe.run()
@@ -104,6 +118,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
                 tasks.create_task(consume(), name="gateway: consume"),
                 tasks.create_task(heartbeat.run(members, settings), name="gateway: heartbeat"),
                 tasks.create_task(announce(), name="gateway: announce"),
+                tasks.create_task(route(), name="gateway: routing"),
                 tasks.create_task(watch_inbox(), name="gateway: probe"),
             ]
             log.info("serving", host=settings.host, port=settings.port, gateway_id=settings.gateway_id)

@@ -17,19 +17,14 @@ from towpath.protocol.close_codes import CloseCode
 from towpath.protocol.envelope import parse
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.messages import Directed, read_correlation, read_directed, split_batch
-from towpath.protocol.routes import EVERYONE, PUSH, connection_key
-from towpath.servicekit.broker.interface import Binding, Delivery, Inbox
+from towpath.protocol.routes import EVERYONE
+from towpath.servicekit.broker.interface import Delivery
 from towpath.servicekit.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
 _MAX_REASON_BYTES: Final = 120
-
-
-def inbox(gateway_id: str) -> Inbox:
-    """The queue of one replica: catch-alls, so that it is right from the first moment."""
-    keys = (connection_key(gateway_id), EVERYONE, "user.*", "group.*", "control.*")
-    return Inbox(name=f"gateway.{gateway_id}", bindings=[Binding(PUSH, key) for key in keys])
+_KINDS: Final = ("user", "group", "control", "other")
 
 
 class Outbound:
@@ -39,7 +34,12 @@ class Outbound:
         self._members = members
         self._probe = probe
         self._delivered = telemetry.counter("messages_delivered", "Frames handed to connections")
-        self._foreign = telemetry.counter("pushes_for_others", "Pushes nobody here is concerned by")
+        self._foreign = {
+            kind: telemetry.counter(
+                "pushes_for_others", "Deliveries that nobody here is concerned by", {"kind": kind}
+            )
+            for kind in _KINDS
+        }
         self._unreadable = telemetry.counter("pushes_unreadable", "Pushes dropped as no envelopes")
 
     async def dispatch(self, deliveries: Sequence[Delivery]) -> "asyncio.Future[None]":
@@ -65,8 +65,9 @@ class Outbound:
                 else:
                     self._probe.heard(item.connection_id)
         elif kind == "control":
+            self._probe.heard(key)
             if not (sessions := list(self._members.behind(key))):
-                self._probe.heard(key)
+                self._foreign[kind].add()
             for item in read_directed(body):
                 for session in sessions:
                     self._direct(session, item)
@@ -76,7 +77,8 @@ class Outbound:
     def _push(self, key: str, body: bytes, receivers: Iterable[Session]) -> None:
         receivers = list(receivers)
         if not receivers:
-            self._foreign.add(1)
+            kind = key.partition(".")[0]
+            self._foreign[kind if kind in _KINDS else "other"].add()
             self._probe.heard(key)
             return
         for text in split_batch(body):

@@ -3,9 +3,9 @@
 A connection may look well while nothing comes any more: the inbox is a ghost (known to the cluster, served by no
 node), its binding is lost, its consumer is stuck. Heartbeats do not see that. What is sent to ``connection.<id>``
 and does not come back within the limit does: the link to the broker is made anew, with a fresh inbox, and clients
-are told to resume. Before each probe goes one along a catch-all binding, another each time, to a user or group that
-nobody is: if the second comes back without the first, that binding is lost. (``everyone`` is everyone's, and not
-probed.)
+are told to resume. Before each probe goes one along another way in, a different one each time
+(:meth:`~towpath.gateway.routing.Routing.way`): if the second comes back without the first, that binding is lost.
+(``everyone`` is everyone's, and not probed.)
 
 Guarantees: a broker that is blocked or away is not taken for a lost inbox, nor is one that is only slow: while
 anything arrives, the probe is behind it. A probe is a directed item for a connection that nobody has, which every
@@ -13,12 +13,13 @@ replica, of whatever version, passes over.
 """
 
 import asyncio
-import itertools
 import secrets
+from collections.abc import Callable
 from time import perf_counter
 
 import structlog
 
+from towpath.gateway.routing import Way
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.messages import Directed, encode
 from towpath.protocol.routes import PUSH, connection_key
@@ -37,14 +38,20 @@ log = structlog.get_logger(__name__)
 
 
 class Probe:
-    """Watches over one inbox: told what arrives in it, and sends to it."""
+    """Watches over one inbox: told what arrives in it, and sends to it.
 
-    def __init__(self, broker: Broker, settings: GatewaySettings, telemetry: Telemetry) -> None:
+    Args:
+        way: Gives a way into the inbox, made with a word that is no user's and no group's.
+    """
+
+    def __init__(
+        self, broker: Broker, way: Callable[[str], Way], settings: GatewaySettings, telemetry: Telemetry
+    ) -> None:
         self._broker = broker
         self._key = connection_key(settings.gateway_id)
         self._interval = settings.probe_interval
         self._limit = settings.probe_timeout
-        self._catch_alls = itertools.cycle(("user", "group", "control"))
+        self._way = way
         self._awaited: set[str | None] = set()
         self._last = ""
         self._came_back = asyncio.Event()
@@ -57,11 +64,11 @@ class Probe:
         """Something arrived in the inbox."""
         self._arrived = True
 
-    def heard(self, nobody: str | None) -> None:
-        """Something for a connection or a key that nobody here has arrived: perhaps it is the probe."""
-        if nobody in self._awaited:
-            self._awaited.discard(nobody)
-            if nobody == self._last:
+    def heard(self, whom: str | None) -> None:
+        """Something arrived that may be the probe: for a connection or key that nobody here has, or a control key."""
+        if whom in self._awaited:
+            self._awaited.discard(whom)
+            if whom == self._last:
                 self._came_back.set()
 
     async def run(self) -> None:
@@ -74,15 +81,15 @@ class Probe:
     async def once(self) -> None:
         """Probe now; returns when it is clear how it went."""
         connection_id = f"probe-{secrets.token_hex(8)}"
-        catch_all = f"{next(self._catch_alls)}.{connection_id}"
-        self._awaited, self._last = {catch_all, connection_id}, connection_id
+        way = self._way(connection_id)
+        self._awaited, self._last = {way.key, connection_id}, connection_id
         self._came_back.clear()
         self._arrived = False
         message = Message(body=encode(Directed(connection_id=connection_id)), persistent=False)
         started = perf_counter()
         try:
             async with asyncio.timeout(self._limit):
-                for key in (catch_all, self._key):
+                for key in (way.key, self._key):
                     await self._broker.publish(PUSH, key, message, mandatory=True)
                 await self._came_back.wait()
         except (BrokerBlocked, BrokerUnavailable):
@@ -97,8 +104,8 @@ class Probe:
             else:
                 self._give_up(f"the inbox got nothing for {self._limit:g} s ({str(error) or 'confirmed'})")
         else:
-            if self._awaited:
-                self._give_up(f"the inbox gets nothing for {catch_all.partition('.')[0]}.*")
+            if self._awaited and way.holds():
+                self._give_up(f"the inbox gets nothing for {way.key}")
             else:
                 self._round_trip.record(perf_counter() - started)
 

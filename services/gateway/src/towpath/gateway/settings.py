@@ -47,6 +47,17 @@ class GatewaySettings(BrokerSettings):
         probe_timeout: Seconds for a probe to come back; past it the link to the broker is made anew, unless other
             messages arrive meanwhile.
         prefetch: Messages (each a batch) from the broker in hand at most.
+        routing: `everything`: all pushes come to every replica. `selective`: pushes to single users only come to the
+            replicas where they are, which pays with several replicas and many such pushes.
+        routing_binds_per_second: Bindings that are made or removed in a second at most. A cluster may manage only a
+            few hundred for all replicas together.
+        routing_bindings_max: Users here who may each have a binding; with more, everything comes. When a replica
+            dies, whoever publishes waits until RabbitMQ has removed its bindings.
+        routing_linger: Seconds that a binding stays when its user has gone.
+        routing_calm: Seconds that everything comes after the start, after a loss of the broker, and after bindings
+            could not keep up with who came.
+        routing_settle: Seconds that a new binding is given to be known to all nodes of a cluster. Who connects waits
+            for so long, unless everything comes.
     """
 
     host: str = "127.0.0.1"
@@ -76,3 +87,9 @@ class GatewaySettings(BrokerSettings):
     probe_interval: Seconds = 10.0
     probe_timeout: Seconds = 5.0
     prefetch: Annotated[int, Field(ge=1, le=10_000)] = 256
+    routing: Annotated[str, Field(pattern="^(everything|selective)$")] = "everything"
+    routing_binds_per_second: Annotated[float, Field(ge=1, le=10_000)] = 500.0
+    routing_bindings_max: Annotated[int, Field(ge=1)] = 5_000
+    routing_linger: Seconds = 60.0
+    routing_calm: Seconds = 10.0
+    routing_settle: Annotated[float, Field(ge=0, le=10)] = 0.1

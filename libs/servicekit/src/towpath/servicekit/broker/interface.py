@@ -121,7 +121,7 @@ class Queue:
 class Inbox:
     """A transient queue of one subscription: exclusive, a fresh name each time it is made, bounded by drop-head.
 
-    It is gone with its subscription.
+    It is gone with its subscription. What it is bound to may change while it stands, see :class:`Bindings`.
 
     Attributes:
         name: Prefix of the queue's name on the broker; deliveries carry it as ``queue``.
@@ -193,6 +193,34 @@ class Subscription(Protocol):
     async def __anext__(self) -> Delivery: ...
     def take_waiting(self, limit: int) -> list[Delivery]:
         """Deliveries that have arrived already, at most ``limit``, without waiting."""
+        ...
+
+
+class Bindings(Protocol):
+    """What leads into one inbox, which may change for as long as that stands.
+
+    An inbox that is made anew is bound as it was declared, whatever was added or removed before, and has new
+    ``Bindings``: these never touch it.
+    """
+
+    async def add(self, binding: Binding, *, timeout: float) -> None:
+        """Bind the inbox, now and not when it is made anew. Idempotent.
+
+        What is published after this returned is in the inbox; in a cluster, other nodes may be a moment behind.
+
+        Raises:
+            BrokerUnavailable: The inbox stands no more.
+            BrokerError: Refused, or no answer within ``timeout`` seconds: it may be bound, or be bound later.
+        """
+        ...
+
+    async def remove(self, binding: Binding, *, timeout: float) -> None:
+        """Undo a binding, declared or added. Idempotent.
+
+        Raises:
+            BrokerUnavailable: The inbox stands no more.
+            BrokerError: Refused, or no answer within ``timeout`` seconds: it may be gone, or be gone later.
+        """
         ...
 
 
@@ -282,6 +310,14 @@ class Broker(Protocol):
 
         Args:
             prefetch: Unsettled deliveries at most, a queue.
+        """
+        ...
+
+    def bindings(self, inbox: Inbox) -> Bindings:
+        """What leads into ``inbox``, the very object that was subscribed to, as it stands now.
+
+        Raises:
+            BrokerUnavailable: It does not stand: not subscribed to, or there is no connection.
         """
         ...
 

@@ -29,6 +29,7 @@ from towpath.servicekit.broker.interface import (
     Queue,
     Topology,
 )
+from towpath.servicekit.broker.memory_bindings import MemoryBindings
 from towpath.servicekit.broker.memory_queue import Consumer, MemoryDelivery, MemoryQueue, Stored
 from towpath.servicekit.broker.memory_vhost import VirtualHost
 
@@ -45,6 +46,8 @@ class MemoryHub:
     def __init__(self, *, max_bytes: int = 256 * 1024 * 1024) -> None:
         self.vhost = VirtualHost()
         self.confirming = True
+        self.binding = asyncio.Event()
+        self.binding.set()
         self._max_bytes = max_bytes
         self._connections: list[MemoryBroker] = []
         self._alarm = False
@@ -96,9 +99,16 @@ class MemoryHub:
     def unblock(self) -> None:
         self._alarm = False
 
-    def lose_bindings(self) -> None:
-        """Forget what inboxes are bound to, as a broker does by a bug or a careless hand."""
-        self.vhost.unbind_inboxes()
+    def lose_bindings(self, routing_key: str | None = None) -> None:
+        """Forget what inboxes are bound to (by that key), as a broker does by a bug or a careless hand."""
+        self.vhost.unbind_inboxes(routing_key)
+
+    def hold_bindings(self) -> None:
+        """Change no bindings of inboxes that stand: who wants it waits, until the time limit."""
+        self.binding.clear()
+
+    def release_bindings(self) -> None:
+        self.binding.set()
 
     def hold_confirms(self) -> None:
         """Take messages, but tell nobody: publishes wait, and time out as ``PublishUnconfirmed``."""
@@ -218,6 +228,12 @@ class MemoryBroker:
             self.subscriptions.remove(subscription)
             subscription.end()
 
+    def bindings(self, inbox: Inbox) -> MemoryBindings:
+        for subscription in self.subscriptions:
+            if (queue := subscription.inbox(inbox)) is not None:
+                return MemoryBindings(self._hub.vhost, queue, self._hub.binding)
+        raise BrokerUnavailable(f"the inbox {inbox.name!r} does not stand")
+
     @asynccontextmanager
     async def browse(self, queue: str) -> AsyncIterator["MemoryBrowsing"]:
         if self.state in (BrokerState.CLOSED, BrokerState.CONNECTING):
@@ -324,6 +340,11 @@ class MemorySubscription:
             raise
         for consumer in self._consumers:
             consumer.queue.pump()
+
+    def inbox(self, inbox: Inbox) -> MemoryQueue | None:
+        """The queue that stands for one of its inboxes, if there is one."""
+        queues = (consumer.queue for consumer in self._consumers)
+        return next((queue for queue in queues if queue.source is inbox), None)
 
     def leave(self) -> list[MemoryQueue]:
         """Consume no more and give back what is not settled; the queues that are now to be pumped."""

@@ -38,6 +38,7 @@ class VirtualHost:
         self._exchanges: dict[str, _Exchange] = {}
         self._queues: dict[str, MemoryQueue] = {}
         self._inboxes_made = itertools.count(1)
+        self._bindings: dict[MemoryQueue, dict[Binding, None]] = {}  # of inboxes
 
     def declare(self, topology: Topology) -> None:
         """See :meth:`towpath.servicekit.broker.interface.Broker.declare`."""
@@ -63,19 +64,37 @@ class VirtualHost:
         queue = MemoryQueue(f"{inbox.name}.{next(self._inboxes_made)}", inbox, self)
         self._bind(queue, inbox.bindings)
         self._queues[queue.name] = queue
+        self._bindings[queue] = dict.fromkeys(inbox.bindings)
         return queue
+
+    def has_inbox(self, queue: MemoryQueue) -> bool:
+        """Whether an inbox stands."""
+        return queue in self._bindings
+
+    def bind_inbox(self, queue: MemoryQueue, binding: Binding) -> None:
+        """Let an inbox that stands have more."""
+        self._bind(queue, [binding])
+        self._bindings[queue][binding] = None
+
+    def unbind_inbox(self, queue: MemoryQueue, binding: Binding) -> None:
+        """Undo a binding of an inbox that stands."""
+        if binding in self._bindings[queue]:
+            del self._bindings[queue][binding]
+            self._exchanges[binding.exchange].unbind(binding.routing_key, queue)
 
     def delete_inbox(self, queue: MemoryQueue) -> None:
         """Forget an inbox with its messages and bindings."""
         del self._queues[queue.name]
-        self._unbind(queue)
+        for binding in self._bindings.pop(queue):
+            self._exchanges[binding.exchange].unbind(binding.routing_key, queue)
         queue.delete()
 
-    def unbind_inboxes(self) -> None:
-        """Forget the bindings of all inboxes; a fault to be found."""
-        for queue in self._queues.values():
-            if isinstance(queue.source, Inbox):
-                self._unbind(queue)
+    def unbind_inboxes(self, routing_key: str | None) -> None:
+        """Forget the bindings of all inboxes, or those by one key; a fault to be found."""
+        for queue, bindings in self._bindings.items():
+            for binding in list(bindings):
+                if routing_key in (None, binding.routing_key):
+                    self.unbind_inbox(queue, binding)
 
     def publish(self, message: Stored, *, mandatory: bool) -> BrokerError | None:
         """Route to the queues that take it; what the publisher is to be told instead of a confirm."""
@@ -144,10 +163,6 @@ class VirtualHost:
                 raise BrokerError(f"there is no exchange {binding.exchange!r} to bind {queue.name!r} to")
         for binding in bindings:
             self._exchanges[binding.exchange].bind(binding.routing_key, queue)
-
-    def _unbind(self, queue: MemoryQueue) -> None:
-        for binding in queue.source.bindings:
-            self._exchanges[binding.exchange].unbind(binding.routing_key, queue)
 
 
 class _Exchange:

@@ -38,6 +38,7 @@ from towpath.servicekit.broker.interface import (
     Topology,
     Unroutable,
 )
+from towpath.servicekit.broker.rabbitmq.bindings import RabbitBindings
 from towpath.servicekit.broker.rabbitmq.browsing import RabbitBrowsing
 from towpath.servicekit.broker.rabbitmq.connection import LOST, leave, reason_of
 from towpath.servicekit.broker.rabbitmq.hosts import Hosts
@@ -206,6 +207,12 @@ class RabbitBroker:
             if subscription in subscriptions:
                 subscriptions.remove(subscription)
             await subscription.close()
+
+    def bindings(self, inbox: Inbox) -> RabbitBindings:
+        for subscription in self._supervisor.subscriptions:
+            if (bindings := subscription.bindings(inbox)) is not None:
+                return bindings
+        raise BrokerUnavailable(f"the inbox {inbox.name!r} does not stand")
 
     @asynccontextmanager
     async def browse(self, queue: str) -> AsyncIterator["RabbitBrowsing"]:

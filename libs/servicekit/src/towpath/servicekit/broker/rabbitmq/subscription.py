@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from towpath.servicekit.broker.interface import Delivery, Inbox, Queue
+from towpath.servicekit.broker.rabbitmq.bindings import RabbitBindings
 from towpath.servicekit.broker.rabbitmq.connection import (
     CLOSE_TIMEOUT,
     LOST,
@@ -35,6 +36,7 @@ class RabbitSubscription:
         self._on_ended = on_ended
         self._started_at = 0.0
         self._channel: Channel | None = None
+        self._bindings: list[tuple[Inbox, RabbitBindings]] = []
         self._waiting: deque[RabbitDelivery] = deque()
         self._arrived = asyncio.Event()
         self._settlements: deque[tuple[int, str]] = deque()
@@ -63,6 +65,10 @@ class RabbitSubscription:
         """Whether it has consumed for so long."""
         return self._channel is not None and _now() - self._started_at > seconds
 
+    def bindings(self, inbox: Inbox) -> RabbitBindings | None:
+        """What leads into one of its inboxes, if that stands."""
+        return next((one for source, one in self._bindings if source is inbox and one.stands), None)
+
     def take_waiting(self, limit: int) -> list[Delivery]:
         return [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
 
@@ -83,6 +89,8 @@ class RabbitSubscription:
             for source in self._sources:
                 queue = source.name if isinstance(source, Queue) else await make_inbox(driver, source)
                 await rpc(driver.basic_consume(queue, self._receiver(source.name, driver)))
+                if isinstance(source, Inbox):
+                    self._bindings.append((source, RabbitBindings(link, queue)))
         except BaseException:
             await self.stop()
             raise
@@ -100,6 +108,9 @@ class RabbitSubscription:
             with contextlib.suppress(asyncio.CancelledError):
                 await settler
         self._settlements.clear()
+        bindings, self._bindings = self._bindings, []
+        for _, one in bindings:
+            await one.close()
         if channel is not None:
             await close_channel(channel)
 
@@ -149,6 +160,8 @@ class RabbitSubscription:
 
     def _end(self, channel: Channel, reason: str) -> None:
         if self._channel is channel and not self._ended:  # not closed by ourselves
+            for _, bindings in self._bindings:
+                bindings.end()
             self._on_ended(self, reason)
 
 

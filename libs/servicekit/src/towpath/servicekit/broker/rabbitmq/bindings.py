@@ -1,0 +1,86 @@
+"""The bindings of one inbox on RabbitMQ, changed over a channel of their own.
+
+RabbitMQ handles the frames of a channel one after another, and waits for its metadata store with a binding: on the
+consuming channel that would hold up deliveries and acks.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from towpath.servicekit.broker.interface import Binding, BrokerError, BrokerUnavailable
+from towpath.servicekit.broker.rabbitmq.connection import (
+    LOST,
+    Channel,
+    Driver,
+    close_channel,
+    driver_of,
+    reason_of,
+    within,
+)
+from towpath.servicekit.broker.rabbitmq.link import Link
+
+
+class RabbitBindings:
+    """See :class:`~towpath.servicekit.broker.interface.Bindings`.
+
+    Args:
+        queue: The name that the inbox has for as long as it stands, and that no other ever has.
+    """
+
+    def __init__(self, link: Link, queue: str) -> None:
+        self._link = link
+        self._queue = queue
+        self._channel: Channel | None = None
+        self._asking = asyncio.Lock()
+        self._ended = False
+
+    @property
+    def stands(self) -> bool:
+        return not self._ended and not self._link.lost.done()
+
+    async def add(self, binding: Binding, *, timeout: float) -> None:
+        exchange, key = binding.exchange, binding.routing_key
+        await self._ask(timeout, lambda driver: driver.queue_bind(self._queue, exchange, key))
+
+    async def remove(self, binding: Binding, *, timeout: float) -> None:
+        exchange, key = binding.exchange, binding.routing_key
+        await self._ask(timeout, lambda driver: driver.queue_unbind(self._queue, exchange, key))
+
+    def end(self) -> None:
+        """The inbox is gone."""
+        self._ended = True
+
+    async def close(self) -> None:
+        """The inbox is gone, and with it the channel."""
+        self.end()
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await close_channel(channel)
+
+    async def _ask(self, timeout: float, question: Callable[[Driver], Awaitable[object]]) -> None:
+        self._must_stand()
+        try:
+            await within(timeout, self._answer(question))
+        except LOST as error:
+            self._must_stand()
+            raise BrokerError(f"RabbitMQ did not change a binding: {reason_of(error)}") from error
+
+    async def _answer(self, question: Callable[[Driver], Awaitable[object]]) -> None:
+        async with self._asking:
+            # Put back only once it has answered: what comes late must not answer the next question.
+            channel, self._channel = self._channel, None
+            if channel is None or channel.is_closed:
+                channel = await self._link.consumer_channel()
+            try:
+                await question(await driver_of(channel))
+            except BaseException:
+                await close_channel(channel)
+                raise
+            if self._ended:
+                await close_channel(channel)
+            else:
+                self._channel = channel
+
+    def _must_stand(self) -> None:
+        if not self.stands:
+            raise BrokerUnavailable("the inbox stands no more")

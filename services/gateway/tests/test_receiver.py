@@ -1,0 +1,87 @@
+"""The receiver: frames become texts, whole and in order, and what is no text is refused once."""
+
+from typing import Final
+
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.frames import Frame, Opcode
+
+from towpath.gateway.connection import Receiver
+
+UNSUPPORTED: Final = 1003
+NOT_UTF8: Final = 1007
+TOO_BIG: Final = 1009
+INTERNAL: Final = 1011
+
+
+class Heard:
+    """What a receiver told."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.refused: list[int] = []
+        self.receiver = Receiver(self.texts.append, lambda code, _: self.refused.append(code))
+
+    def take(self, *frames: Frame) -> None:
+        for frame in frames:
+            self.receiver.take(frame)
+
+
+def frames_of(data: bytes, cuts: list[int]) -> list[Frame]:
+    """``data`` as one text message that is cut at those places, each taken modulo its length."""
+    places = sorted({cut % (len(data) + 1) for cut in cuts})
+    parts = [data[start:end] for start, end in zip([0, *places], [*places, len(data)], strict=True)]
+    opcodes = [Opcode.TEXT, *[Opcode.CONT] * (len(parts) - 1)]
+    return [
+        Frame(opcode, part, fin=place == len(parts) - 1)
+        for place, (opcode, part) in enumerate(zip(opcodes, parts, strict=True))
+    ]
+
+
+@given(st.lists(st.tuples(st.text(max_size=50), st.lists(st.integers(0, 1000), max_size=8)), max_size=8))
+def test_texts_are_whole_and_in_order_however_they_are_cut(sent: list[tuple[str, list[int]]]) -> None:
+    heard = Heard()
+    for text, cuts in sent:
+        heard.take(*frames_of(text.encode(), cuts))
+    assert heard.texts == [text for text, _ in sent]
+    assert heard.refused == []
+
+
+def test_a_character_may_be_cut_in_two() -> None:
+    heard = Heard()
+    heard.take(*frames_of("ü".encode(), [1]))
+    assert heard.texts == ["ü"]
+
+
+def test_nothing_is_taken_after_a_binary_frame() -> None:
+    heard = Heard()
+    heard.take(Frame(Opcode.BINARY, b"{}"), Frame(Opcode.TEXT, b"{}"), Frame(Opcode.BINARY, b"{}"))
+    assert (heard.texts, heard.refused) == ([], [UNSUPPORTED])
+
+
+def test_what_is_not_utf_8_is_refused_when_the_message_is_whole() -> None:
+    heard = Heard()
+    first, second = frames_of(b"fine\xff", [2])
+    heard.take(first)
+    assert heard.refused == []
+    heard.take(second, Frame(Opcode.TEXT, b"late"))
+    assert (heard.texts, heard.refused) == ([], [NOT_UTF8])
+
+
+def test_a_message_without_an_end_is_refused() -> None:
+    heard = Heard()
+    heard.take(Frame(Opcode.TEXT, b"", fin=False))
+    heard.take(*[Frame(Opcode.CONT, b"", fin=False)] * 2000)
+    assert (heard.texts, heard.refused) == ([], [TOO_BIG])
+
+
+def test_a_fault_of_our_own_ends_the_connection_and_is_told() -> None:
+    refused: list[int] = []
+
+    def fails(text: str) -> None:
+        raise ValueError(text)
+
+    receiver = Receiver(fails, lambda code, _: refused.append(code))
+    receiver.take(Frame(Opcode.TEXT, b"{}"))
+    receiver.take(Frame(Opcode.TEXT, b"{}"))
+    assert refused == [INTERNAL]
