@@ -1,9 +1,13 @@
 """What people and other backends see of the orders service."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.orders.app import ORDERS
 from towpath.orders.handlers import COMMANDS
@@ -11,9 +15,14 @@ from towpath.orders.repository import ORDERS as TABLE
 from towpath.orders.repository import OrderBook
 from towpath.protocol.messages import Session
 from towpath.protocol.orders import GetOrder
+from towpath.servicekit.database import Database
 from towpath.servicekit.outcome import Outcome
 from towpath.servicekit.requests import Handler
 from towpath.testkit.dispatching import Incoming, ServiceUnderTest, a_command, an_event, counted_statements
+
+
+class LostConnection(Exception):
+    """What a driver raises."""
 
 
 def a_submit(order_id: str = "O-1", *, amount: Any = "9.00", **more: Any) -> Incoming:
@@ -100,6 +109,32 @@ class TestOnce:
         assert answers[0] == answers[1] == answers[2]
         assert len(orders.pushes()) == len(orders.events()) == 1
         assert len(await orders.rows(TABLE)) == 1
+
+    @pytest.mark.parametrize("away", [True, False], ids=["database away", "database there"])
+    async def test_what_was_committed_though_nobody_said_so_is_told_all_the_same(
+        self, orders: ServiceUnderTest, monkeypatch: pytest.MonkeyPatch, away: bool
+    ) -> None:
+        # The connection breaks after the COMMIT is done and before the word of it is there.
+        lost = [LostConnection()]
+        transaction = Database.transaction
+
+        @asynccontextmanager
+        async def breaking(database: Database) -> AsyncIterator[AsyncConnection]:
+            async with transaction(database) as connection:
+                yield connection
+            if lost:
+                raise DBAPIError("COMMIT", None, lost.pop())
+
+        async def is_to_blame(_: Database, __: BaseException) -> bool:
+            return away
+
+        monkeypatch.setattr(Database, "transaction", breaking)
+        monkeypatch.setattr(Database, "is_to_blame", is_to_blame)
+        await orders.dispatch(a_submit(msg_id="m-1"), a_submit("O-2", by="bob", msg_id="m-2"))
+        assert not lost
+        assert [orders.answer(msg_id).action for msg_id in ("m-1", "m-2")] == ["order.submit.ok"] * 2
+        assert [push.stream for push in orders.pushes()] == ["order:alice", "order:bob"]
+        assert len(orders.events()) == len(await orders.rows(TABLE)) == 2
 
     async def test_a_refusal_is_repeated_too(self, orders: ServiceUnderTest) -> None:
         cancel = a_command("order.cancel", order_id="O-1", msg_id="m-1")

@@ -165,7 +165,7 @@ class Worker(Generic[U]):
                 reraise=True,
             ):
                 with attempt:
-                    return await self._run_when_database_answers([request])
+                    return await self._run_when_database_answers([request], again=True)
         except Poison as poison:
             return await self._park_poison(poison)
         except Exception as error:
@@ -187,21 +187,30 @@ class Worker(Generic[U]):
             return {}
         return {request: self._refuse(request.session, envelope.msg_id, went_wrong(), trace)}
 
-    async def _run_when_database_answers(self, batch: Sequence[Request]) -> dict[Request, Result]:
+    async def _run_when_database_answers(
+        self, batch: Sequence[Request], *, again: bool = False
+    ) -> dict[Request, Result]:
+        """Run ``batch`` as one transaction, however long the database is away.
+
+        Args:
+            again: It was tried already. What the inbox knows of it was then committed by ourselves, though nobody
+                said so, and nothing of it is told yet.
+        """
         if self._store is None:
             await self._try_first(batch, None)
             return {request: self._handle(request, None) for request in batch}
         async for _ in pauses():
             try:
                 async with asyncio.timeout(self._unit_time_limit):
-                    return await self._run(self._store, batch)
+                    return await self._run(self._store, batch, again=again)
             except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
                 if not await self._store.database.is_to_blame(error):
                     raise
                 log.error("database_away", error=repr(error)[:300])
+                again = True
         raise AssertionError("pauses never end")
 
-    async def _run(self, store: Store[U], batch: Sequence[Request]) -> dict[Request, Result]:
+    async def _run(self, store: Store[U], batch: Sequence[Request], *, again: bool) -> dict[Request, Result]:
         started = perf_counter()
         changes = [request for request in batch if request.handler.changes]
         reads = [request for request in batch if not request.handler.changes]
@@ -210,7 +219,7 @@ class Worker(Generic[U]):
         database = store.database
         async with database.transaction() if changes or notes else database.reading() as connection:
             if changes:
-                await self._run_changes(store, connection, changes, results)
+                await self._run_changes(store, connection, changes, results, again=again)
             if reads:
                 # After the changes are saved: who asks sees what they did just before.
                 unit = store.unit(connection)
@@ -228,6 +237,8 @@ class Worker(Generic[U]):
         connection: AsyncConnection,
         batch: Sequence[Request],
         results: dict[Request, Result],
+        *,
+        again: bool,
     ) -> None:
         unit = store.unit(connection)
         known = await inbox.find(connection, store.inbox, (request.key for request in batch))
@@ -249,7 +260,7 @@ class Worker(Generic[U]):
                     settled,
                     request.traceparent,
                     request,
-                    answer_only=not request.is_redelivery,
+                    answer_only=not (again or request.is_redelivery),
                     changed=True,
                 )
             results[request] = result
