@@ -68,7 +68,7 @@ class Watcher:
 
 
 async def sees_online(client: WireClient, users: set[str]) -> None:
-    """Wait until a member sees exactly these online: what is told is told a moment before it is stored."""
+    """Wait until a member sees exactly these online."""
 
     async def sees() -> bool:
         return await online(client) == users

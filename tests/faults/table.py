@@ -169,8 +169,8 @@ _LIMITS: Final = """
 ## What this does not show
 
 - Clocks that jump. Order and time limits do not depend on the time of day, but no trial turns it back.
-- Storms of bindings: by default gateways bind catch-alls ([ADR 6](adr/0006-catch-all-bindings-first.md)), so there are
-  none; with `TOWPATH_ROUTING=selective` they are bounded ([ADR 11](adr/0011-selective-routing.md)), which is not tried here.
+- Storms of bindings. By default gateways bind catch-alls ([ADR 6](adr/0006-catch-all-bindings-first.md)), and there
+  are none; the bounded ones of `TOWPATH_ROUTING=selective` ([ADR 11](adr/0011-selective-routing.md)) are not tried.
 - Lost packets and lost connection attempts: the network of these trials is a TCP proxy, which can be slow, silent or
   gone, in one direction or in both. Only the links between the nodes of a cluster are cut below TCP.
 - More machines than one, and power that fails: a killed process leaves what the kernel has of its files.

@@ -2,61 +2,66 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
+import sqlalchemy as sa
 
-from towpath.protocol.envelope import make, parse
+from towpath.protocol.envelope import Envelope, make, parse
 from towpath.protocol.messages import split_batch
-from towpath.protocol.routes import EXCHANGES, PUSH
+from towpath.protocol.routes import EVENTS, EXCHANGES, PUSH
 from towpath.servicekit.broker.interface import (
     Binding,
     Broker,
-    BrokerBlocked,
     BrokerUnavailable,
+    Delivery,
     Exchange,
     Inbox,
-    PublishUnconfirmed,
+    Subscription,
     Topology,
 )
 from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.database import Database
-from towpath.servicekit.outcome import Tell, to_group, to_user
+from towpath.servicekit.outbox import OutboxTables
+from towpath.servicekit.outcome import to_group, to_user
 from towpath.servicekit.publisher import Publisher
+from towpath.servicekit.relay import Relay
 from towpath.servicekit.settings import ServiceSettings
 from towpath.servicekit.telemetry import Telemetry
-from towpath.servicekit.timers import Hearing, Timer, Turn, keep
+from towpath.servicekit.timers import Hearing, NoOutbox, Timer, Turn, keep
 from towpath.testkit.eventually import eventually
 
+METADATA: Final = sa.MetaData()
+OUTBOX: Final = OutboxTables.define(METADATA, "test")
+THINGS: Final = sa.Table(
+    "things",
+    METADATA,
+    sa.Column("name", sa.String(20), primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+)
 PATIENCE: Final = 5.0
 SELDOM: Final = 3600.0
-EARS: Final = Inbox(name="ears", bindings=[Binding(PUSH, "#")])
+EARS: Final = Inbox(name="ears", bindings=[Binding(PUSH, "#"), Binding(EVENTS, "#")])
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    migrations = tmp_path / "migrations"
-    (migrations / "versions").mkdir(parents=True)
-    (migrations / "env.py").write_text("")
-    url = f"sqlite+aiosqlite:///{tmp_path / 'towpath.db'}"
-    async with Database.open(url, migrations=migrations, version_table="test_version") as database:
-        yield database
+async def database(empty_database: Database) -> Database:
+    async with empty_database.transaction() as connection:
+        await connection.run_sync(METADATA.create_all)
+        await connection.execute(THINGS.insert(), {"name": "thing", "value": 0})
+    return empty_database
 
 
-@asynccontextmanager
-async def open_publisher(broker: Broker, telemetry: Telemetry, **limits: Any) -> AsyncIterator[Publisher]:
+@pytest.fixture
+async def relay(database: Database, broker: Broker, telemetry: Telemetry) -> AsyncIterator[Relay]:
+    """A relay that looks when it is woken, and never by itself."""
     await broker.declare(Topology([Exchange(name) for name in EXCHANGES]))
-    settings = ServiceSettings(amqp_url="memory://", **limits)
-    async with Publisher.open(broker, "test", settings, telemetry) as publisher:
-        yield publisher
-
-
-@pytest.fixture
-async def publisher(broker: Broker, telemetry: Telemetry) -> AsyncIterator[Publisher]:
-    async with open_publisher(broker, telemetry) as publisher:
-        yield publisher
+    settings = ServiceSettings(amqp_url="memory://", outbox_poll=SELDOM)
+    async with (
+        Publisher.open(broker, "test", settings, telemetry) as publisher,
+        Relay.open(database, OUTBOX, publisher, settings, telemetry) as relay,
+    ):
+        yield relay
 
 
 class Kept:
@@ -79,9 +84,7 @@ class Kept:
 
 
 @pytest.fixture
-async def keeping(
-    database: Database, publisher: Publisher, broker: Broker
-) -> AsyncIterator[Callable[..., Kept]]:
+async def keeping(database: Database, relay: Relay, broker: Broker) -> AsyncIterator[Callable[..., Kept]]:
     """Keeps a timer; its turns give what is left of ``results``, and then nothing more to do."""
     kept: list[Kept] = []
 
@@ -100,7 +103,7 @@ async def keeping(
             return result
 
         stop = asyncio.Event()
-        keeper = keep(Timer("test", every, run), database, publisher, Hearing(broker), stop)
+        keeper = keep(Timer("test", every, run), database, relay, Hearing(broker), stop)
         kept.append(Kept(stop, asyncio.create_task(keeper), turns))
         return kept[-1]
 
@@ -168,43 +171,84 @@ async def test_on_stop_a_turn_that_hangs_is_cut_off(keeping: Keeping) -> None:
 # Telling
 
 
-def tells(count: int) -> list[Tell]:
-    return [to_group("lobby", make("test.told", {"number": number})) for number in range(count)]
+def told(number: int) -> Envelope:
+    return make("test.told", {"number": number})
 
 
-async def test_what_is_told_is_there_when_tell_returns(
-    database: Database, publisher: Publisher, broker: Broker
+async def next_of(ears: Subscription) -> Delivery:
+    async with asyncio.timeout(PATIENCE):
+        return await anext(ears)
+
+
+async def numbers(ears: Subscription, count: int) -> list[int]:
+    """The numbers that are told next."""
+    heard: list[int] = []
+    while len(heard) < count:
+        heard += [parse(item).data["number"] for item in split_batch((await next_of(ears)).body)]
+    return heard
+
+
+async def test_what_is_told_goes_out_in_order_as_soon_as_the_turn_commits(
+    database: Database, relay: Relay, broker: Broker
 ) -> None:
+    turn = Turn(database, relay, 1.0)
     async with broker.subscribe(EARS, prefetch=100) as ears:
-        await Turn(database, publisher, 1.0).tell([*tells(2), to_user("ana", make("test.told", {}))])
-        heard = [delivery.routing_key for delivery in ears.take_waiting(10)]
-        assert sorted(set(heard)) == ["group.lobby", "user.ana"]
+        async with turn.transaction() as connection:
+            await turn.tell(connection, [to_group("lobby", told(number)) for number in range(1000)])
+        assert await numbers(ears, 1000) == list(range(1000))
 
 
-async def test_more_than_a_lane_holds_is_told_in_its_order(
-    database: Database, broker: Broker, telemetry: Telemetry
+async def test_pushes_and_events_are_told_to_whom_they_belong(
+    database: Database, relay: Relay, broker: Broker
 ) -> None:
-    async with (
-        open_publisher(broker, telemetry, lane_max_items=3, batch_max_items=2) as publisher,
-        broker.subscribe(EARS, prefetch=100) as ears,
-    ):
-        await Turn(database, publisher, 1.0).tell(tells(20))
-        heard = [item for delivery in ears.take_waiting(100) for item in split_batch(delivery.body)]
-        assert [parse(item).data["number"] for item in heard] == list(range(20))
+    turn = Turn(database, relay, 1.0)
+    async with broker.subscribe(EARS, prefetch=100) as ears:
+        async with turn.transaction() as connection:
+            await turn.tell(connection, [to_user("ana", told(1))], events=[told(2)])
+        heard = [await next_of(ears), await next_of(ears)]
+    assert sorted((delivery.exchange, delivery.routing_key) for delivery in heard) == [
+        (EVENTS, "test.told"),
+        (PUSH, "user.ana"),
+    ]
 
 
-async def test_what_the_broker_does_not_take_is_not_told(
-    database: Database, publisher: Publisher, hub: MemoryHub
+async def test_what_does_not_commit_is_not_told(database: Database, relay: Relay, broker: Broker) -> None:
+    turn = Turn(database, relay, 1.0)
+    async with broker.subscribe(EARS, prefetch=100) as ears:
+        async with turn.transaction() as connection:
+            await turn.tell(connection, [to_group("lobby", told(1))])
+            await connection.rollback()
+        async with turn.transaction() as connection:
+            await turn.tell(connection, [to_group("lobby", told(2))])
+        assert await numbers(ears, 1) == [2]
+
+
+async def test_a_turn_that_tells_of_what_it_changes_locks_it_for_no_broker(
+    database: Database, relay: Relay, broker: Broker, hub: MemoryHub
 ) -> None:
-    turn = Turn(database, publisher, 1.0)
-    hub.block()
-    with pytest.raises(BrokerBlocked):
-        await turn.tell(tells(1))
-    hub.unblock()
-    hub.confirming = False
-    telling = asyncio.create_task(turn.tell(tells(1)))
-    await asyncio.wait([telling], timeout=0.05)
-    assert not telling.done()
-    hub.stop()
-    with pytest.raises(PublishUnconfirmed):
-        await telling
+    change = THINGS.update().values(value=THINGS.c.value + 1)
+    turn = Turn(database, relay, 1.0)
+
+    async def change_and_tell(number: int) -> None:
+        async with asyncio.timeout(PATIENCE), turn.transaction() as connection:
+            await connection.execute(change)
+            await turn.tell(connection, [to_group("lobby", told(number))])
+
+    async with broker.subscribe(EARS, prefetch=100) as ears:
+        hub.hold_confirms()
+        await change_and_tell(1)
+        assert await numbers(ears, 1) == [1]  # and the relay does not know that the broker has it
+        await change_and_tell(2)
+        await change_and_tell(3)
+        async with database.reading() as connection:
+            assert (await connection.execute(sa.select(THINGS.c.value))).scalar_one() == 3
+        assert ears.take_waiting(1) == []
+        hub.release_confirms()
+        assert await numbers(ears, 2) == [2, 3]
+
+
+async def test_who_has_no_outbox_is_told_so(database: Database) -> None:
+    turn = Turn(database, None, 1.0)
+    async with turn.transaction() as connection:
+        with pytest.raises(NoOutbox, match="Storage"):
+            await turn.tell(connection, [to_group("lobby", told(1))])

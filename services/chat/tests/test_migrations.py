@@ -9,6 +9,7 @@ from alembic.config import Config
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from towpath.chat.app import CHAT
+from towpath.chat.tables import OUTBOX
 from towpath.testkit.dispatching import ServiceUnderTest, a_command
 
 FIRST = [
@@ -21,10 +22,18 @@ FIRST = [
 
 
 def upgrade(connection: sa.Connection, migrations: Path, revision: str) -> None:
+    command.upgrade(alembic(connection, migrations), revision)
+
+
+def downgrade(connection: sa.Connection, migrations: Path, revision: str) -> None:
+    command.downgrade(alembic(connection, migrations), revision)
+
+
+def alembic(connection: sa.Connection, migrations: Path) -> Config:
     config = Config()
     config.set_main_option("script_location", str(migrations))
     config.attributes.update(connection=connection, version_table="chat_version")
-    command.upgrade(config, revision)
+    return config
 
 
 async def an_early_database(url: str) -> None:
@@ -57,3 +66,19 @@ async def test_messages_of_the_first_version_are_read_and_edited(database_url: s
         assert chat.answer("m-1").data["messages"] == [told]
         await chat.dispatch(a_command("chat.edit", by="bob", text="hi", msg_id="m-2", **asked))
         assert chat.answer("m-2").data == asked
+
+
+async def test_the_outbox_can_be_taken_back_and_made_again(database_url: str) -> None:
+    assert CHAT.storage is not None
+    await an_early_database(database_url)
+    engine = create_async_engine(database_url)
+    async with engine.begin() as connection:
+        before = set(await connection.run_sync(lambda sync: sa.inspect(sync).get_table_names()))
+        for change, revision in ((upgrade, "0003"), (upgrade, "0004"), (downgrade, "0003")):
+            await connection.run_sync(change, CHAT.storage.migrations, revision)
+            after = set(await connection.run_sync(lambda sync: sa.inspect(sync).get_table_names()))
+            outbox = {"chat_outbox", "chat_outbox_lease"} if revision == "0004" else set()
+            assert {name for name in after - before if "outbox" in name} == outbox
+    await engine.dispose()
+    async with ServiceUnderTest.running(CHAT, database_url) as chat:
+        assert await chat.rows(OUTBOX.items) == []

@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.chat.app import CHAT
 from towpath.chat.presence import STEP, Presence, Standing, judge
 from towpath.chat.repository import Rooms
 from towpath.chat.settings import ChatSettings
-from towpath.chat.tables import CONNECTIONS, GATEWAYS, INBOX, PEOPLE
-from towpath.servicekit.broker.interface import BrokerUnavailable
+from towpath.chat.tables import CONNECTIONS, GATEWAYS, INBOX, OUTBOX, PEOPLE
 from towpath.servicekit.outcome import Tell
 from towpath.servicekit.timers import Turn
 from towpath.testkit.dispatching import Incoming, ServiceUnderTest, a_command, an_event, counted_statements
@@ -288,20 +288,29 @@ class TestTold:
             rooms = [push.data["room"] for push in town.chat.pushes(action="chat.presence")]
             assert sorted(rooms) == ["one", "three"]
 
-    async def test_what_could_not_be_told_is_told_later(self, town: Town) -> None:
+    async def test_what_was_not_committed_is_not_told_but_by_the_next_look(self, town: Town) -> None:
         class Interrupted(Turn):
-            async def tell(self, tells: Sequence[Tell]) -> None:
-                raise BrokerUnavailable("away")
+            async def tell(
+                self, connection: AsyncConnection, tells: Sequence[Tell] = (), **more: Any
+            ) -> None:
+                await Turn.tell(self, connection, tells, **more)
+                raise InterruptedError
 
         async def interrupted(turn: Turn) -> bool:
-            return await town.presence.round(Interrupted(turn.database, turn.publisher, turn.heard_for))
+            return await town.presence.round(Interrupted(turn.database, turn.relay, turn.heard_for))
 
         await town.chat.dispatch(starts())
-        with pytest.raises(BrokerUnavailable):
+        with pytest.raises(InterruptedError):
             await town.chat.turn(interrupted)
+        await town.chat.turn(town.presence.forget)
         assert town.told() == []
         await town.settle()
         assert town.told() == [("alice", True)]
+
+    async def test_what_is_told_has_left_the_outbox(self, town: Town) -> None:
+        await town.hear(starts())
+        assert town.told() == [("alice", True)]
+        assert await town.chat.rows(OUTBOX.items) == []
 
     async def test_replicas_that_look_together_tell_once(self, database_url: str) -> None:
         users = [f"user-{number}" for number in range(40)]
@@ -325,13 +334,15 @@ class TestTold:
             returning: list[asyncio.Task[None]] = []
 
             class Overtaken(Turn):
-                async def tell(self, tells: Sequence[Tell]) -> None:
+                async def tell(
+                    self, connection: AsyncConnection, tells: Sequence[Tell] = (), **more: Any
+                ) -> None:
                     returning.append(asyncio.create_task(town.chat.dispatch(starts("a-2"), replica=0)))
                     await asyncio.wait(returning, timeout=0.2)  # it may wait for us, but not overtake
-                    await Turn.tell(self, tells)
+                    await Turn.tell(self, connection, tells, **more)
 
             async def overtaken(turn: Turn) -> bool:
-                return await town.presence.round(Overtaken(turn.database, turn.publisher, turn.heard_for))
+                return await town.presence.round(Overtaken(turn.database, turn.relay, turn.heard_for))
 
             town.clock.pass_by(GRACE)
             await town.chat.turn(overtaken, replica=1)
@@ -418,7 +429,7 @@ class TestManyPeople:
             while more:
                 with counted_statements() as statements:
                     more = await town.chat.turn(town.presence.round)
-                assert len(statements) < 25
+                assert len(statements) < 35
                 told.append(len(town.told()))
             assert sum(told) == len(users)
             assert max(told) <= STEP

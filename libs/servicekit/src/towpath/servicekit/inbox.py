@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.protocol.envelope import now_ms
+from towpath.servicekit import bulk
 from towpath.servicekit.database import pairs
 from towpath.servicekit.outcome import Settled
 
@@ -51,8 +52,9 @@ async def store(connection: AsyncConnection, table: sa.Table, outcomes: Mapping[
     if not outcomes:
         return
     now = now_ms()
-    await connection.execute(
-        table.insert(),
+    await bulk.insert(
+        connection,
+        table,
         [
             {
                 "sender": sender,

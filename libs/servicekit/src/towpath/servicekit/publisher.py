@@ -9,7 +9,7 @@ again with the same ``msg_id``.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -139,11 +139,3 @@ class Publisher:
                     away.add(key)
                 self._late.append((deadline, key, body))
                 self._late_arrived.set()
-
-
-async def confirmed(sendings: Sequence[Sending]) -> None:
-    """Wait for all; raises the first ``BrokerError`` once all are settled."""
-    results = await asyncio.gather(*sendings, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result

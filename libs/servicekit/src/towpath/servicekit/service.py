@@ -1,7 +1,7 @@
 """A service: the owner of one domain, put together from the kit.
 
 ``app.py`` of a service says what it is (:class:`Service`); :func:`serve_domain` is how every service runs: declare,
-consume, dispatch, sweep, keep timers, and on stop drain in the one right order.
+consume, dispatch, sweep, keep timers, relay what they tell, and on stop drain in the one right order.
 """
 
 import asyncio
@@ -33,7 +33,9 @@ from towpath.servicekit.dispatcher import Dispatcher
 from towpath.servicekit.failures import DELIVERY_LIMIT, Failures
 from towpath.servicekit.groups import MayHear
 from towpath.servicekit.health import Health, serve_admin
+from towpath.servicekit.outbox import OutboxTables
 from towpath.servicekit.publisher import Publisher
+from towpath.servicekit.relay import Relay
 from towpath.servicekit.requests import Handlers
 from towpath.servicekit.run import or_stopped
 from towpath.servicekit.settings import ServiceSettings
@@ -58,6 +60,7 @@ class Storage(Generic[U]):
         unit: Makes a unit of work on a connection.
         migrations: The Alembic folder.
         may_hear: See :class:`~towpath.servicekit.working.Store`.
+        outbox: Where timers put what they tell; ``None`` where they tell nothing.
     """
 
     inbox: sa.Table
@@ -65,6 +68,7 @@ class Storage(Generic[U]):
     unit: Callable[[AsyncConnection], U]
     migrations: Path
     may_hear: MayHear | None = None
+    outbox: OutboxTables | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,11 @@ async def serve_domain(
         if not await or_stopped(broker.declare(topology(service, settings.queue_max_length)), stop):
             return
         publisher = await stack.enter_async_context(Publisher.open(broker, name, settings, telemetry))
+        relay = None
+        if store is not None and service.storage is not None and service.storage.outbox is not None:
+            relay = await stack.enter_async_context(
+                Relay.open(store.database, service.storage.outbox, publisher, settings, telemetry)
+            )
         failing = Failures(broker, name, telemetry)
         health.add("parking", lambda: not failing.blocked)
         watched = stack.enter_context(Watchdog.open(settings.handler_time_limit))
@@ -179,7 +188,7 @@ async def serve_domain(
             if service.timers and store is not None and await or_stopped(consuming.wait(), stop):
                 hearing = Hearing(broker)
                 for timer in service.timers:
-                    keeping = keep(timer, store.database, publisher, hearing, stop)
+                    keeping = keep(timer, store.database, relay, hearing, stop)
                     tasks.create_task(keeping, name=f"{name}: {timer.name}")
             await stop.wait()
             health.draining = True

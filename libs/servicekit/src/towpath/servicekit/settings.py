@@ -124,6 +124,7 @@ class ServiceSettings(BrokerSettings):
         answer_patience: Seconds to keep an answer whose gateway is away before it is dropped.
         inbox_retention: Seconds that outcomes are kept, so that a repeated ``msg_id`` gets the same answer.
         stream_retention: Seconds that stream entries are kept for clients to resume from.
+        outbox_poll: Seconds between two looks for what another replica, dead by now, was to tell by itself.
         replay_limit: Stream entries that one resume replays at most; past it a client is sent to the history.
     """
 
@@ -137,6 +138,7 @@ class ServiceSettings(BrokerSettings):
     answer_patience: Seconds = 30.0
     inbox_retention: Annotated[float, Field(ge=60, allow_inf_nan=False)] = 86_400.0
     stream_retention: Annotated[float, Field(ge=60, allow_inf_nan=False)] = 7 * 86_400.0
+    outbox_poll: Seconds = 1.0
     replay_limit: Annotated[int, Field(ge=1, le=100_000)] = 5_000
 
 

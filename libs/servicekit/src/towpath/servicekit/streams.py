@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.protocol.envelope import Envelope, make
+from towpath.servicekit import bulk
 
 T = TypeVar("T")
 
@@ -105,12 +106,9 @@ class Streams:
         """Write what was appended: two statements, whatever the number of entries."""
         if not self._entries:
             return
-        await self._connection.execute(self._tables.entries.insert(), self._entries)
-        heads = self._tables.heads
-        await self._connection.execute(
-            heads.update().where(heads.c.stream == sa.bindparam("name")).values(head=sa.bindparam("value")),
-            [{"name": name, "value": self._heads[name]} for name in sorted(self._touched)],
-        )
+        await bulk.insert(self._connection, self._tables.entries, self._entries)
+        heads = [{"stream": name, "head": self._heads[name]} for name in sorted(self._touched)]
+        await bulk.update(self._connection, self._tables.heads, heads, key=["stream"])
         self._entries, self._touched = [], set()
 
     async def _lock(self, names: Sequence[str]) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """Timers: what a service does by itself, though nobody asked.
 
-No delivery causes it, so none brings it again. A timer that tells somebody of something therefore locks what it is
-about, tells, and commits once the broker has confirmed: it is told at least once, and twice only if the commit fails.
+No delivery causes it, so none brings it again. What a timer tells goes into the outbox, in the transaction of what it
+does (:mod:`towpath.servicekit.outbox`): it is told if that commits, and only then, at least once. Nothing is locked
+while the broker is slow.
 
 Guarantees: turns of one timer never overlap in a process; every replica runs its own. A turn that fails is logged,
 and there is another one later, with growing pauses and full jitter. No turn begins while the broker is away or
@@ -11,24 +12,30 @@ blocked. On stop a turn may finish, for a moment.
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from towpath.protocol.envelope import Envelope
+from towpath.servicekit import outbox
 from towpath.servicekit.broker.interface import Broker, BrokerState
 from towpath.servicekit.database import Database
-from towpath.servicekit.lanes import LaneFull
 from towpath.servicekit.outcome import Outcome, Tell, outgoing
-from towpath.servicekit.publisher import Publisher, Sending, confirmed
+from towpath.servicekit.relay import Relay
 
 log = structlog.get_logger(__name__)
 
 _LONGEST_PAUSE: Final = 30.0
-_FULL_PAUSE: Final = 0.02
 #: Seconds a turn may go on after the stop.
 _LAST_TURN: Final = 1.0
+
+
+class NoOutbox(Exception):
+    """A timer tells something, and its service has nowhere to keep that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,28 +43,35 @@ class Turn:
     """What one turn of a timer works with.
 
     Attributes:
+        relay: ``None`` where the service has no outbox: its timers tell nothing.
         heard_for: Seconds that this replica has had the broker without a break: who was silent for longer was silent.
     """
 
     database: Database
-    publisher: Publisher
+    relay: Relay | None
     heard_for: float
 
-    async def tell(self, tells: Sequence[Tell]) -> None:
-        """Publish, in order; returns once the broker has all of it.
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that may write and tell: what it tells goes out as soon as it is committed."""
+        async with self.database.transaction() as connection:
+            yield connection
+        if self.relay is not None:
+            self.relay.wake()
+
+    async def tell(
+        self, connection: AsyncConnection, tells: Sequence[Tell] = (), *, events: Sequence[Envelope] = ()
+    ) -> None:
+        """Have pushes and events told, in order, if the transaction of ``connection`` commits.
+
+        Lock first what they are about: then replicas tell of it in the order in which it changed.
 
         Raises:
-            BrokerError: It does not have all of it.
+            NoOutbox: The service's storage has none.
         """
-        sendings: list[Sending] = []
-        for item in outgoing(Outcome(tell=tells)):
-            while True:
-                try:
-                    sendings.append(self.publisher.send(item))
-                    break
-                except LaneFull:
-                    await asyncio.sleep(_FULL_PAUSE)
-        await confirmed(sendings)
+        if self.relay is None:
+            raise NoOutbox("a timer tells something: name an outbox in the service's Storage")
+        await outbox.put(connection, self.relay.tables, outgoing(Outcome(tell=tells, events=events)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +109,10 @@ class Hearing:
 
 
 async def keep(
-    timer: Timer, database: Database, publisher: Publisher, hearing: Hearing, stop: asyncio.Event
+    timer: Timer, database: Database, relay: Relay | None, hearing: Hearing, stop: asyncio.Event
 ) -> None:
     """Give ``timer`` its turns until ``stop``."""
-    turning = asyncio.create_task(_turn_and_turn(timer, database, publisher, hearing, stop), name=timer.name)
+    turning = asyncio.create_task(_turn_and_turn(timer, database, relay, hearing, stop), name=timer.name)
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait([turning, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -112,13 +126,13 @@ async def keep(
 
 
 async def _turn_and_turn(
-    timer: Timer, database: Database, publisher: Publisher, hearing: Hearing, stop: asyncio.Event
+    timer: Timer, database: Database, relay: Relay | None, hearing: Hearing, stop: asyncio.Event
 ) -> None:
     failures = 0
     while not stop.is_set():
         pause = timer.every
         try:
-            if (heard_for := hearing.lasted()) and await timer.run(Turn(database, publisher, heard_for)):
+            if (heard_for := hearing.lasted()) and await timer.run(Turn(database, relay, heard_for)):
                 pause = 0.0
             failures = 0
         except Exception as error:

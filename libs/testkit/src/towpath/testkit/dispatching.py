@@ -45,11 +45,13 @@ from towpath.servicekit.database import Database
 from towpath.servicekit.dispatcher import Dispatcher
 from towpath.servicekit.failures import Failures
 from towpath.servicekit.publisher import Publisher
+from towpath.servicekit.relay import Relay
 from towpath.servicekit.service import Service, topology, work_queues
 from towpath.servicekit.settings import ServiceSettings
 from towpath.servicekit.telemetry import Telemetry
 from towpath.servicekit.timers import Turn
 from towpath.servicekit.working import Store
+from towpath.testkit.eventually import eventually
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -134,7 +136,7 @@ class ServiceUnderTest:
         self._handing_over = asyncio.Lock()
         self._replicas: list[Dispatcher[Any]] = []
         self._databases: list[Database] = []
-        self._publishers: list[Publisher] = []
+        self._relays: list[Relay | None] = []
         self._answers: dict[str, list[Envelope]] = {}
         self.heard: list[Heard] = []
 
@@ -162,6 +164,7 @@ class ServiceUnderTest:
     async def _add_replica(self, stack: AsyncExitStack, broker: Broker, settings: ServiceSettings) -> None:
         service, storage = self._service, self._service.storage
         telemetry = await stack.enter_async_context(Telemetry.open(service.name, settings))
+        publisher = await stack.enter_async_context(Publisher.open(broker, service.name, settings, telemetry))
         store = None
         if storage is not None:
             database = await stack.enter_async_context(
@@ -173,8 +176,9 @@ class ServiceUnderTest:
             )
             self._databases.append(database)
             store = Store(database, storage.inbox, storage.streams, storage.unit, storage.may_hear)
-        publisher = await stack.enter_async_context(Publisher.open(broker, service.name, settings, telemetry))
-        self._publishers.append(publisher)
+            tables = storage.outbox
+            relay = None if tables is None else Relay(database, tables, publisher, settings, telemetry)
+            self._relays.append(relay)
         self._replicas.append(
             Dispatcher(
                 service.commands,
@@ -210,7 +214,10 @@ class ServiceUnderTest:
         self, run: Callable[[Turn], Awaitable[bool]], *, replica: int = 0, heard_for: float = _LONG_SECONDS
     ) -> bool:
         """Give a timer one turn, and wait until all that it tells is published; returns what the turn returns."""
-        more = await run(Turn(self._databases[replica], self._publishers[replica], heard_for))
+        relay = self._relays[replica]
+        more = await run(Turn(self._databases[replica], relay, heard_for))
+        if relay is not None:
+            await eventually(relay.flush)  # another replica may be at it
         self._listen()
         return more
 

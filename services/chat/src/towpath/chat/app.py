@@ -11,7 +11,7 @@ from towpath.chat.presence import Presence
 from towpath.chat.reading import may_hear
 from towpath.chat.repository import Rooms
 from towpath.chat.settings import ChatSettings
-from towpath.chat.tables import INBOX, STREAMS
+from towpath.chat.tables import INBOX, OUTBOX, STREAMS
 from towpath.protocol.chat import DOMAIN
 from towpath.servicekit.broker import Connect, connect
 from towpath.servicekit.service import Service, Storage, serve_domain
@@ -26,7 +26,9 @@ CHAT: Final = Service(
     domain=DOMAIN,
     commands=COMMANDS,
     events=EVENTS,
-    storage=Storage(INBOX, STREAMS, Rooms, Path(__file__).parent / "migrations", may_hear=may_hear),
+    storage=Storage(
+        INBOX, STREAMS, Rooms, Path(__file__).parent / "migrations", may_hear=may_hear, outbox=OUTBOX
+    ),
 )
 
 

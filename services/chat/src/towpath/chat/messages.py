@@ -13,6 +13,7 @@ from towpath.chat.domain import NoSuchMessage, Post, Room
 from towpath.chat.tables import MESSAGES
 from towpath.protocol.chat import Message, MessageDeleted, MessageEdited, stream_of
 from towpath.protocol.envelope import Envelope, now_ms
+from towpath.servicekit import bulk
 from towpath.servicekit.database import pairs
 from towpath.servicekit.streams import Streams
 
@@ -93,20 +94,13 @@ class Messages:
     async def save(self) -> None:
         """Write what was posted and what was changed."""
         posts = self._posts.values()
-        if new := [_row(post) for post in posts if not post.is_stored]:
-            await self._connection.execute(MESSAGES.insert(), new)
-        if changed := [post for post in posts if post.is_stored and post.is_changed]:
-            here = sa.and_(MESSAGES.c.room == sa.bindparam("which"), MESSAGES.c.seq == sa.bindparam("place"))
-            await self._connection.execute(
-                MESSAGES.update()
-                .where(here)
-                .values({name: sa.bindparam(f"new_{name}") for name in _CHANGING}),
-                [
-                    {"which": post.room, "place": post.seq}
-                    | {f"new_{name}": getattr(post, name) for name in _CHANGING}
-                    for post in changed
-                ],
-            )
+        await bulk.insert(self._connection, MESSAGES, [_row(post) for post in posts if not post.is_stored])
+        changed = [
+            {name: getattr(post, name) for name in ("room", "seq", *_CHANGING)}
+            for post in posts
+            if post.is_stored and post.is_changed
+        ]
+        await bulk.update(self._connection, MESSAGES, changed, key=["room", "seq"])
 
 
 def _row(post: Post) -> dict[str, Any]:

@@ -5,8 +5,9 @@ runs, look at those who are marked and tell what has changed.
 
 Guarantees:
 
-* A change is told at least once, and the changes of one person in their order: the row is locked until the broker
-  has confirmed. Replicas pass over what another has locked, so that it is told once as a rule.
+* A change is told at least once, and the changes of one person in their order: what is to be told is committed with
+  the change (:mod:`towpath.servicekit.outbox`), under the lock on the person's row. Replicas pass over what another
+  has locked, so that it is told once as a rule.
 * Who is back within ``presence_grace`` was never gone, for anybody.
 * A gateway that is silent for ``gateway_silence`` has lost its connections, as of when it was last heard; if it is
   heard again they are back. Silence counts only while another gateway is heard, and this service has had its broker
@@ -128,7 +129,7 @@ class Presence:
         return more
 
     async def _tell_next(self, turn: Turn, now: int) -> bool:
-        async with turn.database.transaction() as connection:
+        async with turn.transaction() as connection:
             rows = await connection.execute(
                 sa.select(PEOPLE.c.user_id, PEOPLE.c.is_online)
                 .where(PEOPLE.c.look_at <= now)
@@ -147,7 +148,8 @@ class Presence:
             changed = {user: online for user, (online, _) in found.items() if online != was_online[user]}
             rooms = await _read_rooms(connection, list(changed), self._members_max)
             await turn.tell(
-                [tell for user, online in changed.items() for tell in _told(user, online, rooms[user])]
+                connection,
+                [tell for user, online in changed.items() for tell in _told(user, online, rooms[user])],
             )
             await _save(connection, found)
         return len(was_online) == STEP

@@ -5,7 +5,6 @@ the head of its stream, taken before anything else of the room is read.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -44,6 +43,7 @@ from towpath.protocol.chat import (
 from towpath.protocol.envelope import Envelope, now_ms
 from towpath.protocol.sessions import SessionEvent, SessionStarted
 from towpath.protocol.streams import Resume
+from towpath.servicekit import bulk
 from towpath.servicekit.database import pairs
 from towpath.servicekit.requests import Request
 from towpath.servicekit.streams import Streams
@@ -147,7 +147,8 @@ class Rooms:
         return self._names[user_id]
 
     async def save(self) -> None:
-        await self._insert(
+        await bulk.insert(
+            self._connection,
             ROOMS,
             [
                 {
@@ -214,19 +215,17 @@ class Rooms:
             for member in room.members.values()
         ]
         stored = [(member, row) for member, row in members if member.is_stored]
-        await self._insert(
-            MEMBERS, [row for member, row in members if not member.is_stored and not member.is_gone]
+        await bulk.insert(
+            self._connection,
+            MEMBERS,
+            [row for member, row in members if not member.is_stored and not member.is_gone],
         )
-        here = sa.and_(MEMBERS.c.room == sa.bindparam("which"), MEMBERS.c.user_id == sa.bindparam("whose"))
-        if changed := [row for member, row in stored if member.is_changed and not member.is_gone]:
-            await self._connection.execute(
-                MEMBERS.update().where(here).values(read_seq=sa.bindparam("new_read_seq")),
-                [
-                    {"which": row["room"], "whose": row["user_id"], "new_read_seq": row["read_seq"]}
-                    for row in changed
-                ],
-            )
+        changed = [row for member, row in stored if member.is_changed and not member.is_gone]
+        await bulk.update(self._connection, MEMBERS, changed, key=["room", "user_id"])
         if gone := [row for member, row in stored if member.is_gone]:
+            here = sa.and_(
+                MEMBERS.c.room == sa.bindparam("which"), MEMBERS.c.user_id == sa.bindparam("whose")
+            )
             await self._connection.execute(
                 MEMBERS.delete().where(here),
                 [{"which": row["room"], "whose": row["user_id"]} for row in gone],
@@ -247,7 +246,8 @@ class Rooms:
                 INVITATIONS.delete().where(here),
                 [{"which": row["room"], "whose": row["user_id"]} for row in stored],
             )
-        await self._insert(
+        await bulk.insert(
+            self._connection,
             INVITATIONS,
             [
                 {**row, "invited_by": guest.by, "created_at": now_ms()}
@@ -255,10 +255,6 @@ class Rooms:
                 if not guest.has_come
             ],
         )
-
-    async def _insert(self, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
-        if rows:
-            await self._connection.execute(table.insert(), rows)
 
 
 def _users_of(request: Request) -> list[str]:

@@ -6,10 +6,12 @@ import sqlalchemy as sa
 
 from towpath.protocol.chat import MAX_ROOM, MAX_TITLE
 from towpath.servicekit.inbox import inbox_table
+from towpath.servicekit.outbox import OutboxTables
 from towpath.servicekit.streams import StreamTables
 
 METADATA: Final = sa.MetaData()
 INBOX: Final = inbox_table(METADATA, "chat")
+OUTBOX: Final = OutboxTables.define(METADATA, "chat")
 STREAMS: Final = StreamTables.define(METADATA, "chat")
 #: ``title`` is empty where a room is called by its name, ``created_by`` where nobody took note.
 ROOMS: Final = sa.Table(

@@ -22,6 +22,7 @@ from towpath.protocol.orders import (
     Status,
     stream_of,
 )
+from towpath.servicekit import bulk
 from towpath.servicekit.inbox import inbox_table
 from towpath.servicekit.requests import Request
 from towpath.servicekit.streams import Streams, StreamTables, batched
@@ -127,14 +128,11 @@ class OrderBook:
 
     async def save(self) -> None:
         orders = self._orders.values()
-        if new := [_row(order) for order in orders if order.is_new]:
-            await self._connection.execute(ORDERS.insert(), new)
-        if changed := [_row(order) for order in orders if order.is_changed and not order.is_new]:
-            values: dict[str, Any] = {column: sa.bindparam(f"new_{column}") for column in _CHANGING}
-            await self._connection.execute(
-                ORDERS.update().where(ORDERS.c.order_id == sa.bindparam("which")).values(values),
-                [{"which": row["order_id"], **{f"new_{c}": row[c] for c in _CHANGING}} for row in changed],
-            )
+        new = [_row(order) for order in orders if order.is_new]
+        await bulk.insert(self._connection, ORDERS, new)
+        changed = [_row(order) for order in orders if order.is_changed and not order.is_new]
+        rows = [{name: row[name] for name in ("order_id", *_CHANGING)} for row in changed]
+        await bulk.update(self._connection, ORDERS, rows, key=["order_id"])
         await self._streams.save()
 
     async def _load_pages(self, wanted: Sequence[tuple[str, ListOrders]]) -> None:

@@ -1,0 +1,152 @@
+"""The outbox: what is to be told though no delivery causes it, committed with the effect.
+
+A delivery that is not acknowledged has all that follows told in the end (:mod:`towpath.servicekit.inbox`). A timer
+has none: what it tells it writes here, in its own transaction, and the relay (:mod:`towpath.servicekit.relay`)
+publishes it.
+
+Guarantees: what is put is there if, and only if, the transaction commits. Who puts after another has committed comes
+after it, so whoever first locks what they tell of tell of it in order; the order of transactions that do not wait for
+each other is as it comes. A number is never given twice. One relay at a time holds the lease, by the clock of the
+database.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towpath.protocol.envelope import now_ms
+from towpath.servicekit.outcome import Outgoing
+from towpath.servicekit.streams import batched
+
+#: Nobody counts more of what waits.
+COUNTED_UP_TO: Final = 10_000
+
+_ROWS_A_STATEMENT: Final = 1000
+_THE_LEASE: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxTables:
+    """A service's two outbox tables: what waits, and who may relay it."""
+
+    items: sa.Table
+    lease: sa.Table
+
+    @classmethod
+    def define(cls, metadata: sa.MetaData, prefix: str) -> "OutboxTables":
+        """Declare ``<prefix>_outbox`` and ``<prefix>_outbox_lease``."""
+        return cls(
+            sa.Table(
+                f"{prefix}_outbox",
+                metadata,
+                # Only as INTEGER does SQLite number rows by itself.
+                sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+                sa.Column("exchange", sa.String(255), nullable=False),
+                sa.Column("routing_key", sa.String(255), nullable=False),
+                sa.Column("item", sa.Text, nullable=False),
+                sa.Column("created_at", sa.BigInteger, nullable=False),
+                # Else the number of what has left is given again, and who deletes late deletes what was not told:
+                # https://www.sqlite.org/autoinc.html
+                sqlite_autoincrement=True,
+            ),
+            sa.Table(
+                f"{prefix}_outbox_lease",
+                metadata,
+                sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
+                sa.Column("holder", sa.String(64), nullable=False),
+                sa.Column("held_until", sa.BigInteger, nullable=False),
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One row: something that waits to be told."""
+
+    id: int
+    outgoing: Outgoing
+
+
+async def put(connection: AsyncConnection, tables: OutboxTables, outgoing: Sequence[Outgoing]) -> None:
+    """Have ``outgoing`` told, in this order, once the transaction is committed."""
+    now = now_ms()
+    # Sent together but run row by row: one statement of many rows promises no order of its numbers.
+    for part in batched(outgoing, _ROWS_A_STATEMENT):
+        await connection.execute(
+            tables.items.insert(),
+            [
+                {
+                    "exchange": one.exchange,
+                    "routing_key": one.routing_key,
+                    "item": bytes(one.item).decode(),
+                    "created_at": now,
+                }
+                for one in part
+            ],
+        )
+
+
+async def count(connection: AsyncConnection, tables: OutboxTables) -> int:
+    """How many wait, up to :data:`COUNTED_UP_TO`."""
+    some = sa.select(tables.items.c.id).limit(COUNTED_UP_TO).subquery()
+    return int((await connection.execute(sa.select(sa.func.count()).select_from(some))).scalar_one())
+
+
+async def first(
+    connection: AsyncConnection, tables: OutboxTables, *, limit: int, max_bytes: int
+) -> list[Waiting]:
+    """Those that come first: ``limit`` at most, and no more than ``max_bytes`` unless the first alone is larger."""
+    items = tables.items.c
+    rows = await connection.execute(
+        sa.select(items.id, items.exchange, items.routing_key, items.item).order_by(items.id).limit(limit)
+    )
+    found: list[Waiting] = []
+    size = 0
+    for row in rows:
+        item = row.item.encode()
+        size += len(item)
+        if found and size > max_bytes:
+            break
+        found.append(Waiting(row.id, Outgoing(row.exchange, row.routing_key, msgspec.Raw(item))))
+    return found
+
+
+async def remove(connection: AsyncConnection, tables: OutboxTables, ids: Iterable[int]) -> None:
+    """Delete what was told."""
+    if gone := sorted(ids):
+        await connection.execute(tables.items.delete().where(tables.items.c.id.in_(gone)))
+
+
+async def hold(connection: AsyncConnection, tables: OutboxTables, holder: str, seconds: float) -> bool:
+    """Take the lease, or keep it, for ``seconds`` from now; returns whether ``holder`` has it."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    lease, now = tables.lease.c, _now(connection)
+    taking = dialect.insert(tables.lease).values(
+        id=_THE_LEASE, holder=holder, held_until=now + int(seconds * 1000)
+    )
+    taken = await connection.execute(
+        taking.on_conflict_do_update(
+            index_elements=["id"],
+            set_={"holder": holder, "held_until": taking.excluded.held_until},
+            where=sa.or_(lease.holder == holder, lease.held_until < now),
+        ).returning(lease.id)
+    )
+    return taken.first() is not None
+
+
+async def release(connection: AsyncConnection, tables: OutboxTables, holder: str) -> None:
+    """Give the lease back, if ``holder`` has it."""
+    await connection.execute(tables.lease.delete().where(tables.lease.c.holder == holder))
+
+
+def _now(connection: AsyncConnection) -> sa.ColumnElement[int]:
+    """Unix milliseconds by a clock that all replicas share; those on SQLite share a machine."""
+    if connection.dialect.name == "postgresql":
+        seconds = sa.extract("epoch", sa.func.clock_timestamp())
+        return sa.cast(seconds * 1000, sa.BigInteger)
+    return sa.literal(now_ms(), sa.BigInteger)
