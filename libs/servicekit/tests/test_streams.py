@@ -7,7 +7,8 @@ import pytest_asyncio
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from towpath.servicekit.database import forget, pairs
+from towpath.servicekit import bulk
+from towpath.servicekit.database import forget
 from towpath.servicekit.streams import Replay, Streams, StreamTables, read_heads, replay
 
 METADATA: Final = sa.MetaData()
@@ -91,7 +92,9 @@ async def test_pairs_are_found_by_the_index(connection: AsyncConnection) -> None
     key = sa.tuple_(TABLES.entries.c.stream, TABLES.entries.c.envelope)
     rows = (await connection.execute(sa.select(TABLES.entries.c.stream, TABLES.entries.c.envelope))).all()
     wanted = [(row.stream, row.envelope) for row in rows if row.stream != "a"]
-    found = sa.select(TABLES.entries.c.stream).where(key.in_(pairs(connection, [*wanted, ("a", "other")])))
+    found = sa.select(TABLES.entries.c.stream).where(
+        key.in_(bulk.pairs(connection, [*wanted, ("a", "other")]))
+    )
     assert set((await connection.execute(found)).scalars()) == {stream for stream, _ in wanted}
     if connection.dialect.name == "sqlite":
         statement = found.compile(connection.sync_connection, compile_kwargs={"literal_binds": True})

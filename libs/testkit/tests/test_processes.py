@@ -10,6 +10,7 @@ import pytest
 
 from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import Processes
+from towpath.tools.packages import RABBITMQ
 
 PROGRAM = """
 import os, signal, sys, threading, time
@@ -52,6 +53,16 @@ async def test_a_program_is_ready_with_its_settings_and_no_others(
     assert example.output == "greets ahoy None ['--fast']\n"
     assert await example.terminate() == 3
     assert example.output.endswith("drained\n")
+
+
+async def test_programs_start_the_rabbitmq_that_the_test_run_was_told_to(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RABBITMQ.variable, "/opt/rabbitmq-server")
+    code = f"import os; print(os.environ[{RABBITMQ.variable!r}])"
+    program = processes.launch(sys.executable, "-c", code, name="example")
+    assert await program.ended() == 0
+    assert program.output == "/opt/rabbitmq-server\n"
 
 
 async def test_a_program_that_ends_early_is_told_with_what_it_printed(

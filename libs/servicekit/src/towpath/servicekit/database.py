@@ -7,11 +7,10 @@ start together migrate one after another.
 """
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 import structlog
@@ -19,7 +18,6 @@ from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, text
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -134,22 +132,6 @@ def lacks_something(error: BaseException) -> bool:
     }
     states = [state for cause in causes if isinstance(state := getattr(cause, "sqlstate", None), str)]
     return bool(codes & sqlite.LACKS) or any(state.startswith(_POSTGRESQL_LACKS) for state in states)
-
-
-def pairs(connection: AsyncConnection, wanted: Collection[tuple[str, str]]) -> sa.Select[Any]:
-    """A select of ``wanted``, for ``tuple_(one, other).in_(...)``: one parameter or two, however many there are.
-
-    SQLite reads the whole table for a list of row values, but finds what a select names by the index:
-    https://www.sqlite.org/rowvalue.html#row_value_in_operators
-    """
-    if connection.dialect.name == "sqlite":
-        each = sa.func.json_each(json.dumps(list(wanted))).table_valued("value")
-        return sa.select(
-            sa.func.json_extract(each.c.value, "$[0]"), sa.func.json_extract(each.c.value, "$[1]")
-        )
-    columns = [sa.literal([pair[side] for pair in wanted], ARRAY(sa.Text)) for side in (0, 1)]
-    both = sa.func.unnest(*columns).table_valued("one", "other").render_derived()
-    return sa.select(both.c.one, both.c.other)
 
 
 async def forget(connection: AsyncConnection, table: sa.Table, *, older_than_ms: int, limit: int) -> int:

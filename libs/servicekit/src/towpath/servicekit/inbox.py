@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.protocol.envelope import now_ms
 from towpath.servicekit import bulk
-from towpath.servicekit.database import pairs
 from towpath.servicekit.outcome import Settled
 
 Key = tuple[str, str]
@@ -36,14 +35,7 @@ def inbox_table(metadata: sa.MetaData, prefix: str) -> sa.Table:
 
 async def find(connection: AsyncConnection, table: sa.Table, keys: Iterable[Key]) -> dict[Key, Settled]:
     """The stored outcomes of those ``keys`` that have one."""
-    wanted = set(keys)
-    if not wanted:
-        return {}
-    rows = await connection.execute(
-        sa.select(table.c.sender, table.c.msg_id, table.c.outcome).where(
-            sa.tuple_(table.c.sender, table.c.msg_id).in_(pairs(connection, wanted))
-        )
-    )
+    rows = await bulk.find(connection, table, ("sender", "msg_id"), set(keys))
     return {(row.sender, row.msg_id): _DECODER.decode(row.outcome) for row in rows}
 
 

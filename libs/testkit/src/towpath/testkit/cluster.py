@@ -32,7 +32,9 @@ NET_TICK: Final = 5
 _SETTINGS: Final = (
     "cluster_partition_handling = pause_minority",
     f"net_ticktime = {NET_TICK}",
-    # Only what RabbitMQ 3 draws at random keeps nodes that boot together from making a cluster each.
+)
+#: RabbitMQ 4 does not start with these.
+_SETTINGS_OF_3: Final = (
     "cluster_formation.randomized_startup_delay_range.min = 0",
     "cluster_formation.randomized_startup_delay_range.max = 1",
 )
@@ -70,10 +72,15 @@ class Cluster:
         with contextlib.ExitStack() as stack:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             network = stack.enter_context(Namespaces.made()) if apart else None
-            cluster = cls(_nodes(folder, network), network)
+            program = await asyncio.to_thread(find_or_install, RABBITMQ)
+            is_3 = (await asyncio.to_thread(_version, program, folder)).startswith("3.")
+            settings = _SETTINGS + (_SETTINGS_OF_3 if is_3 else ())
+            cluster = cls(_nodes(folder, network, program, settings), network)
             stack.callback(cluster._end)
-            await asyncio.to_thread(cluster.nodes[0].boot)
-            await asyncio.gather(*(asyncio.to_thread(node.boot) for node in cluster.nodes[1:]))
+            # Nodes of RabbitMQ 3 that boot together may make a cluster each; one of RabbitMQ 4 waits for another.
+            first = 1 if is_3 else SIZE
+            for nodes in (cluster.nodes[:first], cluster.nodes[first:]):
+                await asyncio.gather(*(asyncio.to_thread(node.boot) for node in nodes))
             await cluster.whole()
             try:
                 yield cluster
@@ -244,10 +251,12 @@ class Namespaces:
             _ip("link", "del", self._name)
 
 
-def _nodes(folder: Path, network: Namespaces | None) -> list[RabbitNode]:
+def _nodes(
+    folder: Path, network: Namespaces | None, program: Path, settings: Sequence[str]
+) -> list[RabbitNode]:
     addresses = [f"127.0.0.{n + 1}" if network is None else network.address(n) for n in range(SIZE)]
     names = [f"r{n + 1}@{address}" for n, address in enumerate(addresses)]
-    dist_port, program = free_port(), find_or_install(RABBITMQ)
+    dist_port = free_port()
     password, cookie = secrets.token_urlsafe(18), secrets.token_hex(20)
     nodes = []
     for number, name in enumerate(names):
@@ -257,9 +266,22 @@ def _nodes(folder: Path, network: Namespaces | None) -> list[RabbitNode]:
         (home / ".erlang.cookie").write_text(cookie)
         (home / ".erlang.cookie").chmod(0o400)
         launcher = () if network is None else network.launcher(number)
-        member = Member(name, dist_port, names, settings=_SETTINGS, launcher=launcher)
+        member = Member(name, dist_port, names, settings=settings, launcher=launcher)
         nodes.append(RabbitNode(home, program=program, member=member))
     return nodes
+
+
+def _version(program: Path, folder: Path) -> str:
+    ran = subprocess.run(
+        [program.with_name("rabbitmqctl"), "version"],
+        env={**os.environ, "HOME": str(folder)},  # it leaves a cookie there
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    return ran.stdout.strip()
 
 
 def _ip(*arguments: str) -> None:

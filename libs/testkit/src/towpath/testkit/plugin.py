@@ -1,7 +1,8 @@
 """The pytest plugin: real RabbitMQ, PostgreSQL, Chromium and Towpath programs as fixtures.
 
-What a test needs is found in this order: a container where a Docker engine answers, the installed program,
-Debian's package, installed when root. When none can be had the test fails and says why; it is never skipped.
+What a test needs is found in this order: the program that a variable names (``TOWPATH_RABBITMQ_SERVER``), a container
+where a Docker engine answers, the installed program, Debian's package, installed when root. When none can be had the
+test fails and says why; it is never skipped.
 """
 
 import contextlib

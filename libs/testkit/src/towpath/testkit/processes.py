@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Self
 
 from towpath.testkit.eventually import eventually
+from towpath.tools.packages import RABBITMQ
 
 
 class Process:
@@ -36,7 +37,7 @@ class Process:
         self.settings = dict(settings)
         # A file, for a pipe that nobody reads would stop the program.
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the process is
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("TOWPATH_")}
+        inherited = {name: value for name, value in os.environ.items() if _is_inherited(name)}
         self._process = subprocess.Popen(
             [*_ending_with_us(), *command],
             env=inherited | self.settings,
@@ -183,6 +184,11 @@ def free_port() -> int:
             trial.bind(("127.0.0.1", port))
             return port
     raise AssertionError("the ports do not end")
+
+
+def _is_inherited(variable: str) -> bool:
+    # A test's settings are its own. Which RabbitMQ is started is none: one choice holds for the whole run.
+    return not variable.startswith("TOWPATH_") or variable == RABBITMQ.variable
 
 
 def _path(program: str) -> str:

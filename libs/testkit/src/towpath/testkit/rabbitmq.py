@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from towpath.testkit.containers import docker_answers
+from towpath.tools.packages import RABBITMQ
 from towpath.tools.rabbitmq_node import NodeFailed, RabbitControl, RabbitNode
 
 if TYPE_CHECKING:
@@ -100,12 +101,12 @@ class Rabbit:
 
 @contextlib.contextmanager
 def running() -> Iterator[RabbitControl]:
-    """A RabbitMQ of our own: in a container where Docker runs, else the machine's program.
+    """A RabbitMQ of our own: the named program, else in a container where Docker runs, else the machine's program.
 
     Raises:
-        ProgramMissing: Neither is to be had.
+        ProgramMissing: None is to be had.
     """
-    if docker_answers():
+    if not RABBITMQ.named and docker_answers():
         with _in_container() as control:
             yield control
         return

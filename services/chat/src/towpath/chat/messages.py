@@ -14,7 +14,6 @@ from towpath.chat.tables import MESSAGES
 from towpath.protocol.chat import Message, MessageDeleted, MessageEdited, stream_of
 from towpath.protocol.envelope import Envelope, now_ms
 from towpath.servicekit import bulk
-from towpath.servicekit.database import pairs
 from towpath.servicekit.streams import Streams
 
 _COLUMNS: Final = MESSAGES.columns.keys()
@@ -33,7 +32,7 @@ class Messages:
         """Read those of ``wanted``, rooms and ``seq``, that there are."""
         if not wanted:
             return
-        asked = pairs(self._connection, [(room, str(seq)) for room, seq in wanted]).subquery()
+        asked = bulk.pairs(self._connection, [(room, str(seq)) for room, seq in wanted]).subquery()
         # A join: for a row value with a number in it SQLite would search the index by the room alone.
         here = sa.and_(MESSAGES.c.room == asked.c[0], MESSAGES.c.seq == sa.cast(asked.c[1], sa.BigInteger))
         for row in await self._connection.execute(sa.select(MESSAGES).join(asked, here)):

@@ -21,7 +21,7 @@ from towpath.protocol.chat import (
     RoomSummary,
     stream_of,
 )
-from towpath.servicekit.database import pairs
+from towpath.servicekit import bulk
 from towpath.servicekit.streams import batched
 
 #: Bytes that a history holds before it leaves the rest to the next request, so that it passes every hop.
@@ -109,7 +109,7 @@ async def may_hear(connection: AsyncConnection, wanted: Collection[tuple[str, st
     rooms = {(stream.removeprefix(STREAM_PREFIX), user) for user, stream in wanted}
     key = sa.tuple_(MEMBERS.c.room, MEMBERS.c.user_id)
     rows = await connection.execute(
-        sa.select(MEMBERS.c.room, MEMBERS.c.user_id).where(key.in_(pairs(connection, rooms)))
+        sa.select(MEMBERS.c.room, MEMBERS.c.user_id).where(key.in_(bulk.pairs(connection, rooms)))
     )
     return {(row.user_id, stream_of(row.room)) for row in rows}
 

@@ -44,7 +44,6 @@ from towpath.protocol.envelope import Envelope, now_ms
 from towpath.protocol.sessions import SessionEvent, SessionStarted
 from towpath.protocol.streams import Resume
 from towpath.servicekit import bulk
-from towpath.servicekit.database import pairs
 from towpath.servicekit.requests import Request
 from towpath.servicekit.streams import Streams
 
@@ -178,19 +177,11 @@ class Rooms:
         return self._rooms.setdefault(name, Room(name))
 
     async def _load_members(self, wanted: set[tuple[str, str]]) -> None:
-        if not wanted:
-            return
-        key = sa.tuple_(MEMBERS.c.room, MEMBERS.c.user_id)
-        found = sa.select(MEMBERS).where(key.in_(pairs(self._connection, wanted)))
-        for row in await self._connection.execute(found):
+        for row in await bulk.find(self._connection, MEMBERS, ("room", "user_id"), wanted):
             self._room(row.room).members[row.user_id] = Member(row.user_id, row.read_seq, is_stored=True)
 
     async def _load_guests(self, wanted: set[tuple[str, str]]) -> None:
-        if not wanted:
-            return
-        key = sa.tuple_(INVITATIONS.c.room, INVITATIONS.c.user_id)
-        found = sa.select(INVITATIONS).where(key.in_(pairs(self._connection, wanted)))
-        for row in await self._connection.execute(found):
+        for row in await bulk.find(self._connection, INVITATIONS, ("room", "user_id"), wanted):
             self._room(row.room).guests[row.user_id] = Guest(row.user_id, row.invited_by, is_stored=True)
 
     async def _load_rooms(self, opened: set[str], further: set[str]) -> None:

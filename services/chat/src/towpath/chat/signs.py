@@ -44,7 +44,9 @@ class Signs:
         self._hear(event.gateway_id, event.incarnation)
 
     async def save(self) -> None:
-        """Write what was heard: five statements at most."""
+        """Write what was heard: five statements at most, and none where nothing was."""
+        if not self._heard and not self._ended:
+            return
         now = self._clock()
         await self._save_gateways(now)
         await self._execute(
