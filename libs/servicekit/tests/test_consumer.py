@@ -1,8 +1,8 @@
 """The consumer: deliveries in order, as many at once as there are, and a stop that leaves nothing half done."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 import pytest
 
@@ -17,7 +17,7 @@ from towpath.servicekit.broker.interface import (
     Topology,
 )
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.consumer import Consumer
+from towpath.servicekit.consumer import Consumer, Dispatch
 from towpath.testkit.eventually import eventually
 
 PATIENCE: Final = 5.0
@@ -37,13 +37,17 @@ class Hands:
         self.at_once = at_once
         self._open: list[tuple[Sequence[Delivery], asyncio.Future[None]]] = []
 
-    async def dispatch(self, deliveries: Sequence[Delivery]) -> "asyncio.Future[None]":
+    async def dispatch(self, deliveries: Sequence[Delivery]) -> Coroutine[Any, Any, None]:
         self.units.append([delivery.body.decode() for delivery in deliveries])
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._open.append((deliveries, done))
         if self.at_once:
             self.settle()
-        return done
+
+        async def settled() -> None:
+            await done
+
+        return settled()
 
     def settle(self) -> None:
         while self._open:
@@ -69,7 +73,7 @@ async def publish(broker: Broker, *names: object) -> None:
 
 def a_consumer(
     broker: Broker,
-    dispatch: Callable[[Sequence[Delivery]], Awaitable["asyncio.Future[None]"]],
+    dispatch: Dispatch,
     *,
     prefetch: int = 100,
     intake_max_bytes: int = PLENTY,
@@ -195,7 +199,7 @@ async def test_what_is_in_hand_is_finished_and_the_rest_given_back_in_its_order(
     hands, stop = Hands(at_once=False), asyncio.Event()
     working, go_on = asyncio.Event(), asyncio.Event()
 
-    async def work(deliveries: Sequence[Delivery]) -> "asyncio.Future[None]":
+    async def work(deliveries: Sequence[Delivery]) -> Coroutine[Any, Any, None]:
         working.set()
         await go_on.wait()
         return await hands.dispatch(deliveries)
@@ -240,7 +244,7 @@ async def test_being_cancelled_waits_for_nobody_and_gives_all_back(broker: Broke
 
 
 async def test_a_unit_that_cannot_be_dispatched_ends_the_run_and_is_given_back(broker: Broker) -> None:
-    async def fail(_: Sequence[Delivery]) -> "asyncio.Future[None]":
+    async def fail(_: Sequence[Delivery]) -> None:
         raise ZeroDivisionError
 
     await publish(broker, *range(3))
@@ -251,10 +255,11 @@ async def test_a_unit_that_cannot_be_dispatched_ends_the_run_and_is_given_back(b
 
 
 async def test_a_unit_that_cannot_be_settled_ends_the_run_and_is_given_back(broker: Broker) -> None:
-    async def dispatch(_: Sequence[Delivery]) -> "asyncio.Future[None]":
-        settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        settled.set_exception(ZeroDivisionError())
-        return settled
+    async def settle() -> None:
+        raise ZeroDivisionError
+
+    async def dispatch(_: Sequence[Delivery]) -> Coroutine[Any, Any, None]:
+        return settle()
 
     await publish(broker, *range(3))
     with pytest.RaisesGroup(ZeroDivisionError):

@@ -23,7 +23,7 @@ from towpath.servicekit.broker.interface import (
     Subscription,
 )
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.dispatcher import Dispatcher
+from towpath.servicekit.dispatcher import Dispatcher, Settling
 from towpath.servicekit.failures import Failures
 from towpath.servicekit.outcome import Outcome, to_everyone, to_group, to_user
 from towpath.servicekit.publisher import Publisher
@@ -243,7 +243,7 @@ class Desk:
         async with asyncio.timeout(PATIENCE):
             return await anext(self._work)
 
-    async def dispatch(self, *deliveries: Delivery) -> "asyncio.Future[None]":
+    async def dispatch(self, *deliveries: Delivery) -> Settling:
         async with asyncio.timeout(PATIENCE):
             return await self._dispatcher.dispatch(deliveries)
 
@@ -300,7 +300,7 @@ async def test_a_request_that_fails_for_the_last_time_is_parked_and_answered(des
 async def test_a_delivery_is_settled_once_the_broker_has_the_answer(hub: MemoryHub, desk: Desk) -> None:
     delivery = await desk.receive(a_command("echo.say", msg_id="m-1", text="ahoy"))
     hub.hold_confirms()
-    settling = await desk.dispatch(delivery)
+    settling = asyncio.ensure_future(await desk.dispatch(delivery))
     assert (await desk.answer()).data["text"] == "ahoy"
     assert not settling.done()
     hub.release_confirms()
@@ -313,7 +313,7 @@ async def test_what_could_not_be_told_is_told_again_when_the_broker_is_back(
 ) -> None:
     delivery = await desk.receive(a_command("echo.say", msg_id="m-1", text="ahoy"))
     hub.stop()
-    settling = await desk.dispatch(delivery)
+    settling = asyncio.ensure_future(await desk.dispatch(delivery))
     hub.start()
     assert (await desk.answer()).data["text"] == "ahoy"
     async with asyncio.timeout(PATIENCE):
@@ -451,7 +451,7 @@ async def test_those_that_come_again_in_doubt_are_each_settled_before_the_next(d
         await returned(desk, await desk.receive(a_command("echo.say", msg_id=f"m-{n}", text=str(n))), times=2)
         for n in range(2)
     ]
-    settling = await desk.dispatch(first, second)
+    settling = asyncio.ensure_future(await desk.dispatch(first, second))
     told = [(await desk.answer()).data["text"] for _ in range(2)]
     await settling
     assert told == ["0", "1"]

@@ -6,14 +6,15 @@ nobody foresaw ends it, and the program with it: what was in hand comes again.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from typing import Any, Final, Literal
 
 from towpath.servicekit.broker.interface import Broker, Delivery, Inbox, Queue, Subscription
 
 _UNSETTLED_UNITS: Final = 4
 
-Dispatch = Callable[[Sequence[Delivery]], Awaitable["asyncio.Future[None]"]]
+#: Handles deliveries in order; returns what settles them later, or nothing if they are settled.
+Dispatch = Callable[[Sequence[Delivery]], Awaitable[Coroutine[Any, Any, None] | None]]
 
 
 class Consumer:
@@ -42,35 +43,24 @@ class Consumer:
     async def run(self, stop: asyncio.Event, *, running: Callable[[], None] = lambda: None) -> None:
         """Consume until ``stop``; ``running`` is called once deliveries flow."""
         settling: set[asyncio.Task[None]] = set()
-        async with (
-            self._broker.subscribe(*self._sources, prefetch=self._prefetch) as subscription,
-            asyncio.TaskGroup() as tasks,  # waits for what is in hand; ends it when this is cancelled
-        ):
-            running()
-            while (first := await self._next(subscription, stop)) is not None:
-                # While one unit waits for its confirms the next is worked on.
-                settled = await self._dispatch([first, *self._waiting(subscription, len(first.body))])
-                task = tasks.create_task(_until(settled), name="consumer: settle")
-                settling.add(task)
-                task.add_done_callback(settling.discard)
-                while len(settling) >= _UNSETTLED_UNITS:
-                    await asyncio.wait(settling, return_when=asyncio.FIRST_COMPLETED)
-
-    async def _next(self, subscription: Subscription, stop: asyncio.Event) -> Delivery | None:
-        """The next delivery, or ``None`` once it is time to stop."""
-        if stop.is_set():
-            return None
-        if waiting := subscription.take_waiting(1):
-            return waiting[0]
-        arriving = asyncio.ensure_future(anext(subscription))
         stopping = asyncio.ensure_future(stop.wait())
         try:
-            await asyncio.wait([arriving, stopping], return_when=asyncio.FIRST_COMPLETED)
-            return arriving.result() if arriving.done() else None
-        except StopAsyncIteration:
-            return None
+            async with (
+                self._broker.subscribe(*self._sources, prefetch=self._prefetch) as subscription,
+                asyncio.TaskGroup() as tasks,  # waits for what is in hand; ends it when this is cancelled
+            ):
+                running()
+                while not stop.is_set() and (first := await _next(subscription, stopping)) is not None:
+                    # While one unit waits for its confirms the next is worked on.
+                    settled = await self._dispatch([first, *self._waiting(subscription, len(first.body))])
+                    if settled is None:
+                        continue
+                    task = tasks.create_task(settled, name="consumer: settle")
+                    settling.add(task)
+                    task.add_done_callback(settling.discard)
+                    while len(settling) >= _UNSETTLED_UNITS:
+                        await asyncio.wait(settling, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            arriving.cancel()
             stopping.cancel()
 
     def _waiting(self, subscription: Subscription, size: int) -> Iterator[Delivery]:
@@ -80,5 +70,15 @@ class Consumer:
             yield waiting[0]
 
 
-async def _until(settled: "asyncio.Future[None]") -> None:
-    await settled
+async def _next(subscription: Subscription, stopping: "asyncio.Future[Literal[True]]") -> Delivery | None:
+    """The next delivery, or ``None`` once it is time to stop."""
+    if waiting := subscription.take_waiting(1):
+        return waiting[0]
+    arriving = asyncio.ensure_future(anext(subscription))
+    try:
+        await asyncio.wait((arriving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        return arriving.result() if arriving.done() else None
+    except StopAsyncIteration:
+        return None
+    finally:
+        arriving.cancel()

@@ -15,11 +15,10 @@ Guarantees:
   the copy dies of it (:mod:`towpath.servicekit.trial`).
 """
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Generic
+from typing import Any, Generic
 
 from towpath.servicekit import requests
 from towpath.servicekit.broker.interface import Delivery
@@ -32,6 +31,8 @@ from towpath.servicekit.streams import Replay, replay
 from towpath.servicekit.telemetry import Telemetry
 from towpath.servicekit.telling import NOT_TOLD, Result, Teller
 from towpath.servicekit.working import Store, U, Worker
+
+Settling = Coroutine[Any, Any, None]
 
 
 class Dispatcher(Generic[U]):
@@ -86,11 +87,11 @@ class Dispatcher(Generic[U]):
         self._crash_limit = crash_limit
         self._received = telemetry.counter("messages_received", "Requests and events taken")
 
-    async def dispatch(self, deliveries: Sequence[Delivery]) -> "asyncio.Future[None]":
+    async def dispatch(self, deliveries: Sequence[Delivery]) -> Settling:
         """Handle ``deliveries`` in order.
 
-        Returns once the effects are committed and all that follows is queued in order; the returned future is
-        done when the broker has confirmed it and the deliveries are acked.
+        Returns once the effects are committed and all that follows is queued in order; who awaits what is returned
+        waits until the broker has confirmed it, and acks the deliveries.
         """
         doubtful = [delivery for delivery in deliveries if is_doubtful(delivery)]
         limit_reached = False
@@ -105,7 +106,7 @@ class Dispatcher(Generic[U]):
 
     async def _dispatch(
         self, deliveries: Sequence[Delivery], *, unit_max: int, aside: bool = False
-    ) -> "asyncio.Future[None]":
+    ) -> Settling:
         items: list[Request | Refusal] = []
         for delivery in deliveries:
             if delivery.app_id == self._own and ".commands." not in delivery.queue:
@@ -128,7 +129,7 @@ class Dispatcher(Generic[U]):
                 await self._teller.tell(settled, receipt)
             except NOT_TOLD as error:
                 receipt.fail(error)
-        return asyncio.ensure_future(self._teller.settle(deliveries, results, receipt))
+        return self._teller.settle(deliveries, results, receipt)
 
     async def _replay(self, store: Store[U], starts: Sequence[Mapping[str, int]]) -> list[dict[str, Replay]]:
         async with store.database.reading() as connection:

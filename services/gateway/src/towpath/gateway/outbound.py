@@ -3,7 +3,6 @@
 A push arrives once a replica; local tables say whose it is; it is checked and framed once and written to many.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -42,7 +41,7 @@ class Outbound:
         }
         self._unreadable = telemetry.counter("pushes_unreadable", "Pushes dropped as no envelopes")
 
-    async def dispatch(self, deliveries: Sequence[Delivery]) -> "asyncio.Future[None]":
+    async def dispatch(self, deliveries: Sequence[Delivery]) -> None:
         """Deliver and ack."""
         self._probe.arrived()
         for delivery in deliveries:
@@ -51,9 +50,6 @@ class Outbound:
             except BadEnvelope as error:
                 self._drop(delivery.routing_key, error)
             delivery.ack()
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        return done
 
     def _deliver(self, key: str, body: bytes) -> None:
         kind = key.partition(".")[0]
