@@ -38,7 +38,8 @@ SECTIONS: Final[list[tuple[str, str, list[type[BaseSettings]]]]] = [
 
 
 #: Read by ``towpath dev`` and ``towpath web``, and no option of theirs.
-FOLDERS: Final = {
+PATHS: Final = {
+    "TOWPATH_RABBITMQ_SERVER": "The `rabbitmq-server` that `towpath dev` starts, instead of the installed one.",
     "TOWPATH_WEB_ROOT": "The built page, `clients/web/dist`; needed where the repository is not around.",
 }
 
@@ -65,7 +66,7 @@ def _option_rows() -> Iterator[str]:
             if option.envvar:
                 told = re.sub(r"\[/?[a-z]*\]", "", getattr(option, "help", None) or "")
                 yield f"| `{option.envvar}` | `towpath {command} {option.opts[0]}` | {told} |"
-    for variable, told in FOLDERS.items():
+    for variable, told in PATHS.items():
         yield f"| `{variable}` | – | {told} |"
 
 

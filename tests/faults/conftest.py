@@ -19,6 +19,7 @@ from .table import Run, Table
 from .trial import Trial
 
 HERE = Path(__file__).parent
+_PAGE = Path("docs/reliability.md")  # where `make faults` writes it
 _TABLE = pytest.StashKey[Table]()
 _SEED = pytest.StashKey[str]()
 _VERSIONS = pytest.StashKey[Sequence[tuple[str, str]]]()
@@ -79,7 +80,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     day = datetime.datetime.now(datetime.UTC).date().isoformat()
     versions = ", ".join(f"{name} {version}" for name, version in config.stash[_VERSIONS])
-    run = Run("make faults", seed, versions, day)
+    command = "make faults" if path == _PAGE else f'make faults ARGS="--page {path}"'
+    run = Run(command, seed, versions, day)
     if table.soaked is not None:
         path.with_stem(f"{path.stem}-soak").write_text(table.soak_page(run))
     elif not config.getoption("soak", default=None):

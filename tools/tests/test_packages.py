@@ -1,12 +1,14 @@
 """Finding programs and installing packages; a small ``apt-get`` of our own stands in for Debian's."""
 
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from towpath.tools import packages
-from towpath.tools.packages import Program, ProgramMissing, find, find_or_install
+from towpath.tools.packages import RABBITMQ, Program, ProgramMissing, find, find_or_install
 
 LOOM = Program("Loom", "loom-weaver", ("loom",))
 
@@ -52,6 +54,48 @@ def test_of_several_versions_the_highest_is_found(tmp_path: Path, commands: Path
     a_command(commands, "loom")
     program = Program("Loom", "loom-weaver", (f"{tmp_path}/lib/*/bin/loom", "loom"))
     assert find(program) == tmp_path / "lib/15/bin/loom"
+
+
+def test_a_program_that_the_variable_names_is_taken_before_all_others(
+    commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = a_command(commands, "loom")
+    other = a_command(tmp_path, "loom-4")
+    named = replace(LOOM, variable="LOOM")
+    assert find(named) == ours
+    monkeypatch.setenv("LOOM", "")
+    assert find(named) == ours
+    monkeypatch.setenv("LOOM", str(other))
+    assert find(named) == find_or_install(named) == other
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOOM", "loom-4")
+    assert find(named) == other  # wherever it is started
+
+
+@pytest.mark.parametrize("kind", ["nothing", "a folder", "a file that cannot be run"])
+def test_a_variable_that_names_no_program_is_said_so_and_nothing_else_is_taken(
+    kind: str, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "loom-4"
+    if kind == "a folder":
+        path.mkdir()
+    elif kind != "nothing":
+        path.touch(mode=0o644)
+    a_command(commands, "loom")
+    an_apt(commands, "exit 0")
+    as_root(monkeypatch)
+    monkeypatch.setenv("LOOM", str(path))
+    for look in (find, find_or_install):
+        with pytest.raises(ProgramMissing) as missing:
+            look(replace(LOOM, variable="LOOM"))
+        assert str(missing.value) == (
+            f"LOOM={path} names no program that can be run: correct it, or unset it for the Loom of this machine."
+        )
+
+
+def test_the_variable_for_rabbitmq_is_the_one_that_people_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOWPATH_RABBITMQ_SERVER", sys.executable)
+    assert find(RABBITMQ) == Path(sys.executable)
 
 
 def test_without_apt_the_line_names_program_package_and_path(commands: Path) -> None:

@@ -4,6 +4,7 @@ Guarantees:
 
 * :func:`find` changes nothing; :func:`find_or_install` installs Debian's package, and only as root.
 * Installing starts no system service: Towpath runs private ones.
+* A program that an environment variable names is taken, or refused; no other is taken in its place.
 * What cannot be had is one :class:`ProgramMissing`, whose one line says what to do.
 """
 
@@ -35,16 +36,26 @@ class Program:
         package: The Debian package that holds it.
         places: Commands to look for on ``PATH``, or glob patterns from ``/``; the first found wins, of
             several matches the highest version.
+        variable: The environment variable that may name another one, by its path; empty where there is none.
     """
 
     name: str
     package: str
     places: tuple[str, ...]
+    variable: str = ""
+
+    @property
+    def named(self) -> str:
+        """What the variable says; empty where it is not set."""
+        return os.environ.get(self.variable, "") if self.variable else ""
 
 
 # Debian's /usr/sbin/rabbitmq-server switches to the user rabbitmq; the script beneath it does not.
 RABBITMQ: Final = Program(
-    "RabbitMQ", "rabbitmq-server", ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server")
+    "RabbitMQ",
+    "rabbitmq-server",
+    ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server"),
+    variable="TOWPATH_RABBITMQ_SERVER",
 )
 POSTGRESQL: Final = Program("PostgreSQL", "postgresql", ("/usr/lib/postgresql/*/bin/postgres", "postgres"))
 NODE: Final = Program("Node.js", "nodejs", ("node", "nodejs"))
@@ -57,7 +68,19 @@ CHROMIUM: Final = Program("Chromium", "chromium", ("chromium", "chromium-browser
 
 
 def find(program: Program) -> Path | None:
-    """The program's path, or ``None``."""
+    """The program's path, or ``None``.
+
+    Raises:
+        ProgramMissing: A variable names it, and names no program.
+    """
+    if program.named:
+        path = Path(program.named).absolute()
+        if not (path.is_file() and os.access(path, os.X_OK)):
+            raise ProgramMissing(
+                f"{program.variable}={program.named} names no program that can be run: "
+                f"correct it, or unset it for the {program.name} of this machine."
+            )
+        return path
     for place in program.places:
         if place.startswith("/"):
             matches = sorted(Path("/").glob(place[1:]), key=_version)
@@ -72,7 +95,8 @@ def find_or_install(program: Program) -> Path:
     """The program's path, after installing Debian's package where it must be and may be.
 
     Raises:
-        ProgramMissing: It is not here, and this is not root on a Debian, or the installation failed.
+        ProgramMissing: It is not here, and this is not root on a Debian, or the installation failed; or a
+            variable names it, and names no program.
     """
     if (path := find(program)) is not None:
         return path
