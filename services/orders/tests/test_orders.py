@@ -128,13 +128,18 @@ class TestOnce:
         async def is_to_blame(_: Database, __: BaseException) -> bool:
             return away
 
+        repeated = a_submit("O-0", by="cyd", msg_id="m-0")
+        await orders.dispatch(repeated)
+        orders.forget()
         monkeypatch.setattr(Database, "transaction", breaking)
         monkeypatch.setattr(Database, "is_to_blame", is_to_blame)
-        await orders.dispatch(a_submit(msg_id="m-1"), a_submit("O-2", by="bob", msg_id="m-2"))
+        first = a_submit(msg_id="m-1")
+        await orders.dispatch(first, a_submit("O-2", by="bob", msg_id="m-2"), first, repeated)
         assert not lost
-        assert [orders.answer(msg_id).action for msg_id in ("m-1", "m-2")] == ["order.submit.ok"] * 2
+        assert [len(orders.answers(msg_id)) for msg_id in ("m-0", "m-1", "m-2")] == [1, 2, 1]
         assert [push.stream for push in orders.pushes()] == ["order:alice", "order:bob"]
-        assert len(orders.events()) == len(await orders.rows(TABLE)) == 2
+        assert len(orders.events()) == 2
+        assert len(await orders.rows(TABLE)) == 3
 
     async def test_a_refusal_is_repeated_too(self, orders: ServiceUnderTest) -> None:
         cancel = a_command("order.cancel", order_id="O-1", msg_id="m-1")

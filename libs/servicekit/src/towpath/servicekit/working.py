@@ -129,9 +129,10 @@ class Worker(Generic[U]):
         """Run one unit of work; what fails in it is put aside or parked, and has no result, or a refusal."""
         batch = [item for item in items if isinstance(item, Request)]
         results: dict[Request, Result] = {}
+        untold: set[inbox.Key] = set()
         while batch:
             try:
-                results |= await self._run_when_database_answers(batch)
+                results |= await self._run_when_database_answers(batch, untold)
                 break
             except Poison as poison:
                 results |= await self._park_poison(poison)
@@ -139,7 +140,7 @@ class Worker(Generic[U]):
             except Exception as error:
                 log.warning("batch_failed", requests=len(batch), error=repr(error)[:500])
                 for request in batch:
-                    results |= await self._run_alone(request)
+                    results |= await self._run_alone(request, untold)
                 break
         ordered: list[Result] = []
         for item in items:
@@ -155,7 +156,7 @@ class Worker(Generic[U]):
                 )
         return ordered
 
-    async def _run_alone(self, request: Request) -> dict[Request, Result]:
+    async def _run_alone(self, request: Request, untold: set[inbox.Key]) -> dict[Request, Result]:
         try:
             async for attempt in tenacity.AsyncRetrying(
                 stop=tenacity.stop_after_attempt(TRIES_IN_PLACE),
@@ -165,7 +166,7 @@ class Worker(Generic[U]):
                 reraise=True,
             ):
                 with attempt:
-                    return await self._run_when_database_answers([request], again=True)
+                    return await self._run_when_database_answers([request], untold)
         except Poison as poison:
             return await self._park_poison(poison)
         except Exception as error:
@@ -188,13 +189,13 @@ class Worker(Generic[U]):
         return {request: self._refuse(request.session, envelope.msg_id, went_wrong(), trace)}
 
     async def _run_when_database_answers(
-        self, batch: Sequence[Request], *, again: bool = False
+        self, batch: Sequence[Request], untold: set[inbox.Key]
     ) -> dict[Request, Result]:
         """Run ``batch`` as one transaction, however long the database is away.
 
         Args:
-            again: It was tried already. What the inbox knows of it was then committed by ourselves, though nobody
-                said so, and nothing of it is told yet.
+            untold: What earlier tries have handled, and this one adds to if it fails. Where the inbox knows it by
+                now, it was committed though nobody said so, and nothing of it is told yet.
         """
         if self._store is None:
             await self._try_first(batch, None)
@@ -202,15 +203,18 @@ class Worker(Generic[U]):
         async for _ in pauses():
             try:
                 async with asyncio.timeout(self._unit_time_limit):
-                    return await self._run(self._store, batch, again=again)
+                    results = await self._run(self._store, batch, untold)
+                untold.difference_update(request.key for request in batch)
+                return results
             except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
                 if not await self._store.database.is_to_blame(error):
                     raise
                 log.error("database_away", error=repr(error)[:300])
-                again = True
         raise AssertionError("pauses never end")
 
-    async def _run(self, store: Store[U], batch: Sequence[Request], *, again: bool) -> dict[Request, Result]:
+    async def _run(
+        self, store: Store[U], batch: Sequence[Request], untold: set[inbox.Key]
+    ) -> dict[Request, Result]:
         started = perf_counter()
         changes = [request for request in batch if request.handler.changes]
         reads = [request for request in batch if not request.handler.changes]
@@ -219,7 +223,7 @@ class Worker(Generic[U]):
         database = store.database
         async with database.transaction() if changes or notes else database.reading() as connection:
             if changes:
-                await self._run_changes(store, connection, changes, results, again=again)
+                await self._run_changes(store, connection, changes, results, untold)
             if reads:
                 # After the changes are saved: who asks sees what they did just before.
                 unit = store.unit(connection)
@@ -237,12 +241,13 @@ class Worker(Generic[U]):
         connection: AsyncConnection,
         batch: Sequence[Request],
         results: dict[Request, Result],
-        *,
-        again: bool,
+        untold: set[inbox.Key],
     ) -> None:
         unit = store.unit(connection)
         known = await inbox.find(connection, store.inbox, (request.key for request in batch))
         fresh = [request for request in batch if request.key not in known]
+        committed = untold & known.keys()
+        untold.update(request.key for request in fresh)
         if fresh:
             await unit.load(fresh)
             await self._try_first(fresh, unit)
@@ -255,12 +260,14 @@ class Worker(Generic[U]):
                     new[request.key] = result.settled
             else:
                 self._repeated.add(1)
+                tells = request.is_redelivery or request.key in committed
+                committed.discard(request.key)
                 result = Result(
                     request.session,
                     settled,
                     request.traceparent,
                     request,
-                    answer_only=not (again or request.is_redelivery),
+                    answer_only=not tells,
                     changed=True,
                 )
             results[request] = result
