@@ -42,6 +42,8 @@ _QUIET: Final = logging.getLogger("towpath.gateway.websockets")
 _QUIET.setLevel(logging.CRITICAL)
 #: Nagle-sized writes are the kernel's business; this is only where websockets would pause its own send().
 _WRITE_LIMIT: Final = 64 * 1024
+#: Connections that wait for their turn: as many as Linux allows, since after a restart everybody comes at once.
+_BACKLOG: Final = 4096
 #: Data frames that may come before the session is ready; reading stops there.
 _EARLY_FRAMES: Final = 16
 #: Frames that one text may come in.
@@ -210,6 +212,7 @@ class Listener:
                 close_timeout=settings.close_timeout,
                 max_size=settings.max_frame_bytes,
                 write_limit=_WRITE_LIMIT,
+                backlog=_BACKLOG,
                 create_connection=_Socket,
                 logger=_QUIET,
             )

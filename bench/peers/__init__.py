@@ -1,0 +1,1 @@
+"""The peers' programs: what people write, or run, where Towpath is not."""

@@ -1,0 +1,22 @@
+"""python-socketio at its best: its manager does not wait for each message."""
+
+from contextlib import AbstractAsyncContextManager
+from typing import Final
+
+from bench.systems.interface import Running, Setup, System
+from bench.systems.socketio import DIFFERENCES, WORKS, started
+
+
+def start(setup: Setup) -> AbstractAsyncContextManager[Running]:
+    """One worker, and gateways with a prefetch as everybody else's."""
+    return started(setup, prefetch=100)
+
+
+SYSTEM: Final = System(
+    name="socketio_tuned",
+    title="python-socketio, prefetch 100",
+    dialect="socketio",
+    works=WORKS,
+    start=start,
+    differences=["its manager is given a prefetch of 100, by a subclass", *DIFFERENCES],
+)

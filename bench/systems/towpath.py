@@ -1,0 +1,74 @@
+"""Towpath: real gateways, and the real service of the work."""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from bench.systems.interface import Running, Setup, System
+from towpath.testkit.processes import Process, free_port
+from towpath.testkit.system import url_of
+from towpath.testkit.tokens import SECRET
+
+#: The service that a work needs; the others need chat.
+_SERVICES: Final = {"request": "echo", "orders": "orders", "push": None}
+
+
+@asynccontextmanager
+async def start(setup: Setup) -> AsyncIterator[Running]:
+    """Gateways, and the one service that the work is about."""
+    gateways = [
+        setup.processes.launch(
+            "towpath-gateway",
+            amqp_url=setup.amqp_url,
+            port=free_port(),
+            auth_secret=SECRET,
+        )
+        for _ in range(setup.gateways)
+    ]
+    service = _launch_service(setup, _SERVICES.get(setup.workload, "chat"))
+    for process in [*gateways, *service]:
+        await process.ready(timeout=60)
+    yield Running(
+        urls=[url_of(gateway) for gateway in gateways],
+        pids={
+            "gateway": [gateway.pid for gateway in gateways],
+            "service": [process.pid for process in service],
+        },
+    )
+
+
+def _launch_service(setup: Setup, name: str | None) -> list[Process]:
+    settings = {
+        "amqp_url": setup.amqp_url,
+        "database_url": setup.database or f"sqlite:///{setup.folder}/{name}.db",
+    }
+    if name is None:
+        return []
+    if name == "echo":
+        return [setup.processes.launch(sys.executable, "-m", "bench.echo", name="echo", **settings)]
+    return [setup.processes.launch(f"towpath-{name}", **settings)]
+
+
+SYSTEM: Final = System(
+    name="towpath",
+    title="Towpath",
+    dialect="towpath",
+    works=frozenset(
+        {
+            "request",
+            "orders",
+            "room",
+            "push",
+            "chat",
+            "idle",
+            "death",
+            "resume",
+            "connect",
+            "churn",
+            "stalled",
+        }
+    ),
+    start=start,
+    differences=["tokens are checked; limits, metrics and traces (1 in 100 requests) are on, as they come"],
+)

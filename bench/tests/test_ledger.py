@@ -1,0 +1,47 @@
+"""Of every number it is known whether it came, once, and in its turn."""
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.generator.ledger import Ledger
+
+
+def heard(*numbers: int) -> Ledger:
+    ledger = Ledger(10)
+    for number in numbers:
+        ledger.hear(number)
+    return ledger
+
+
+def test_numbers_that_come_one_after_the_other_are_all_right() -> None:
+    ledger = heard(10, 11, 12)
+    assert (ledger.lost(13), ledger.duplicates, ledger.disorder) == (0, 0, 0)
+
+
+def test_a_number_that_never_comes_is_lost_in_between_and_at_the_end() -> None:
+    assert heard(10, 12).lost(14) == 2
+
+
+def test_a_number_that_comes_late_is_out_of_order_and_not_lost() -> None:
+    ledger = heard(10, 12, 11)
+    assert (ledger.lost(13), ledger.duplicates, ledger.disorder) == (0, 0, 1)
+
+
+def test_a_number_that_comes_again_is_a_duplicate_whenever_that_is() -> None:
+    ledger = heard(10, 10, 12, 11, 11, 10)
+    assert (ledger.lost(13), ledger.duplicates, ledger.disorder) == (0, 3, 1)
+
+
+@given(st.sets(st.integers(10, 60)), st.lists(st.integers(10, 60)), st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_whatever_the_order_the_sums_are_right(
+    numbers: set[int], again: list[int], chance: random.Random
+) -> None:
+    repeated = [number for number in again if number in numbers]
+    coming = [*numbers, *repeated]
+    chance.shuffle(coming)
+    ledger = heard(*coming)
+    assert ledger.lost(61) == 51 - len(numbers)
+    assert ledger.duplicates == len(repeated)

@@ -1,0 +1,34 @@
+"""People who join rooms and leave them again."""
+
+from typing import Any, Final
+
+from bench.stage import Stage, measured
+from bench.works.interface import Case, Scale, Work
+
+_CLIENTS: Final = 200
+_ROOMS: Final = 50
+
+
+def cases(scale: Scale) -> list[Case]:
+    """One size."""
+    return [Case(f"{_CLIENTS} clients, {_ROOMS} rooms", {"clients": _CLIENTS, "rooms": _ROOMS})]
+
+
+async def measure(stage: Stage, case: Case, scale: Scale) -> dict[str, Any]:
+    """Let them come and go."""
+    return measured(
+        await stage.generate("churn", warm_up=scale.warm_up, seconds=scale.seconds, **case.parameters)
+    )
+
+
+WORK: Final = Work(
+    name="churn",
+    title="Coming and going",
+    about=(
+        "Clients join a room and leave it, again and again. With Towpath this is chat: who is a member is stored, "
+        "and told to all the others in the room. The others change a set in the gateway's memory."
+    ),
+    unit="joins and leaves a second",
+    cases=cases,
+    measure=measure,
+)

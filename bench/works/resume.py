@@ -1,0 +1,50 @@
+"""A gateway dies, and its people come back to another: how long until they have all they missed."""
+
+import os
+import signal
+from typing import Any, Final
+
+from bench.stage import Stage, measured
+from bench.works.interface import Case, Scale, Work
+
+_ROOMS: Final = 50
+_MEMBERS: Final = 100
+_MEMBERS_QUICK: Final = 10
+_MAIN: Final = "until all have resumed, s"
+
+
+def cases(scale: Scale) -> list[Case]:
+    """Many people."""
+    members = _MEMBERS_QUICK if scale.quick else _MEMBERS
+    return [Case(f"{_ROOMS * members:,} users", {"rooms": _ROOMS, "members": members}, gateways=2)]
+
+
+async def measure(stage: Stage, case: Case, scale: Scale) -> dict[str, Any]:
+    """Kill one gateway of two, and let its people come back."""
+
+    async def kill(_: dict[str, Any]) -> None:
+        os.kill(stage.running.pids["gateway"][0], signal.SIGKILL)
+
+    result = await stage.generate("resume", at={"death": kill}, **case.parameters)
+    figures = {
+        _MAIN: result["seconds"],
+        "dropped as known": float(result["dropped"]),
+        "kept for its turn": float(result["waited"]),
+    }
+    return {**measured(result), "figures": figures}
+
+
+WORK: Final = Work(
+    name="resume",
+    title="Everybody resumes",
+    about=(
+        "All people of a gateway that was killed come to another, 500 at a time, and ask for what they missed in "
+        "their room; people go on speaking there meanwhile. Times run from the connect to the answer that all is "
+        "there. By its place in the stream a client drops what it has, and keeps what comes before its turn."
+    ),
+    main=_MAIN,
+    unit="until all have resumed, s",
+    lower_is_better=True,
+    cases=cases,
+    measure=measure,
+)
