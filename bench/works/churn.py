@@ -29,6 +29,7 @@ WORK: Final = Work(
         "and told to all the others in the room. The others change a set in the gateway's memory."
     ),
     unit="joins and leaves a second",
+    most_rounds=1,
     cases=cases,
     measure=measure,
 )

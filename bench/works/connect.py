@@ -28,6 +28,7 @@ WORK: Final = Work(
         "has checked a signed token by then, and tells its services who came."
     ),
     unit="connections a second",
+    most_rounds=1,
     cases=cases,
     measure=measure,
 )

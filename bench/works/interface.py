@@ -94,7 +94,7 @@ class Work:
         lower_is_better: Of ``main``.
         headlines: The cases that stand for the work in the page's first table; empty for all.
         first_look: Whether all systems do it even in a narrow run.
-        most_rounds: More would say the same.
+        most_rounds: For what takes long, and says much already when it is done so often.
         needs: What a system's ``works`` must hold; by default the name.
         chart: How it is drawn.
     """

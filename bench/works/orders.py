@@ -32,6 +32,7 @@ WORK: Final = Work(
     ),
     unit="answers a second",
     headlines=("order.get, 200 × 4", "order.submit, 200 × 4"),
+    most_rounds=1,
     cases=cases,
     measure=measure,
 )

@@ -59,6 +59,7 @@ WORK: Final = Work(
     rate_unit="deliveries a second",
     lower_is_better=True,
     headlines=("one does not read",),
+    most_rounds=1,
     cases=cases,
     measure=measure,
 )

@@ -35,6 +35,7 @@ WORK: Final = Work(
     lower_is_better=True,
     headlines=("500 a second", "1,000 a second"),
     needs="request",
+    most_rounds=1,
     cases=cases,
     measure=measure,
     chart=Chart.LINES,
