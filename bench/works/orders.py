@@ -6,16 +6,22 @@ from bench.stage import Stage
 from bench.works.interface import Case, Scale, Work
 from bench.works.request import ask
 
-_SIZES: Final = ((200, 1), (200, 4))
+_SIZES: Final = ((5, 1), (50, 1), (200, 1), (200, 4), (1000, 1))
+_QUICK: Final = ((200, 1),)
+#: Requests a second of 200 clients together, whatever the service does.
+_RATES: Final = (1000, 2000)
 
 
 def cases(scale: Scale) -> list[Case]:
-    """Reads, then writes."""
-    return [
-        Case(f"{kind}, {clients} × {depth}", {"kind": kind, "clients": clients, "in_flight": depth})
-        for kind in ("order.get", "order.submit")
-        for clients, depth in (_SIZES[:1] if scale.quick else _SIZES)
-    ]
+    """Reads, then writes: as fast as answers come, then at a steady rate."""
+    found = []
+    for kind in ("order.get", "order.submit"):
+        for clients, depth in _QUICK if scale.quick else _SIZES:
+            asked = {"kind": kind, "clients": clients, "in_flight": depth}
+            found.append(Case(f"{kind}, {clients:,} × {depth}", asked))
+        for rate in () if scale.quick else _RATES:
+            found.append(Case(f"{kind}, {rate:,} a second", {"kind": kind, "clients": 200, "rate": rate}))
+    return found
 
 
 async def measure(stage: Stage, case: Case, scale: Scale) -> dict[str, Any]:
@@ -28,7 +34,8 @@ WORK: Final = Work(
     title="Orders read and stored",
     about=(
         "The same through the orders service on SQLite. `order.submit` commits the order, its stream entry and the "
-        "outcome for repetitions before it is answered; the user is told by a push as well."
+        "outcome for repetitions before it is answered; the user is told by a push as well. Where a rate is named, 200 "
+        "clients ask at that rate, and times run from when a request should have been sent."
     ),
     unit="answers a second",
     headlines=("order.get, 200 × 4", "order.submit, 200 × 4"),
