@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 _ALARM_POLL: Final = 0.2
 #: What is in flight when an alarm is seen may be confirmed for so long; RabbitMQ reads no more, so hope is small.
-_ALARM_PATIENCE: Final = 1.0
+_ALARM_PATIENCE: Final = 0.5
 #: Seconds that a publishing channel is given at least, and that one that was replaced is kept for its confirms.
 _CHANNEL_LASTS: Final = 2.0
 _CONFIRMS_LAST: Final = 15.0
