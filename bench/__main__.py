@@ -43,7 +43,7 @@ def _chosen(option: str, asked: str | None, known: tuple[str, ...]) -> list[str]
 
 
 def _stop(text: str) -> None:
-    print(f"bench: {text}", file=sys.stderr)  # noqa: T201
+    print(f"bench: {text}", file=sys.stderr)  # noqa: T201  # one line for a person
     raise typer.Exit(2)
 
 

@@ -386,3 +386,26 @@ async def test_being_cancelled_waits_for_nobody(
         async with asyncio.timeout(PATIENCE):
             await program
     assert [type(error) for error in await outcomes(*sent)] == [PublishUnconfirmed, BrokerUnavailable]
+
+
+async def test_who_fails_when_told_keeps_nobody_else_from_being_told(
+    hub: MemoryHub, broker: Broker, telemetry: Telemetry, ears: Subscription
+) -> None:
+    told: list[BrokerError | None] = []
+
+    def fail(_: BrokerError | None) -> None:
+        raise ZeroDivisionError
+
+    async with open_lanes(broker, telemetry) as lanes:
+        for item in items(1, 2):
+            lanes.post("heard", item, fail)
+            lanes.post("heard", item, told.append)
+        await eventually(lambda: told == [None, None])
+        hub.hold_confirms()
+        for _ in range(2):
+            lanes.post("heard", items(3)[0], fail)
+            lanes.post("heard", items(4)[0], told.append)
+            await anext(ears)
+        hub.stop()
+        await eventually(lambda: len(told) == 4)
+        assert all(isinstance(error, BrokerError) for error in told[2:])

@@ -11,11 +11,13 @@ is gone.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from time import perf_counter
 from typing import Final
+
+import structlog
 
 from towpath.protocol.messages import join_batch
 from towpath.servicekit.broker.interface import (
@@ -29,6 +31,8 @@ from towpath.servicekit.broker.interface import (
 )
 from towpath.servicekit.settings import BrokerSettings
 from towpath.servicekit.telemetry import Telemetry
+
+log = structlog.get_logger(__name__)
 
 _STATE_CHECK: Final = 0.25
 
@@ -192,16 +196,14 @@ class Lanes:
             cause = (
                 error if isinstance(error, BrokerError) else PublishUnconfirmed(f"not confirmed: {error!r}")
             )
-            for _, settle, _ in batch:
-                settle(cause)
+            _tell(batch, cause)
             if not isinstance(error, Exception):
                 raise
         else:
             self._confirm.record(perf_counter() - started)
             self._sent.add(len(batch))
             self._batches.add(1)
-            for _, settle, _ in batch:
-                settle(None)
+            _tell(batch, None)
 
     async def _watch_broker(self) -> None:
         # What waits behind a publish that hangs in a blocked broker is told at once.
@@ -212,17 +214,26 @@ class Lanes:
 
     def _fail_waiting(self, error: BrokerError) -> None:
         for lane in self._lanes.values():
-            while lane.items:
-                item, settle, _ = lane.items.popleft()
-                self._bytes -= len(item)
-                self._failed.add(1)
-                settle(error)
+            waiting = list(lane.items)
+            lane.items.clear()
+            self._bytes -= sum(len(item) for item, _, _ in waiting)
+            self._failed.add(len(waiting))
+            _tell(waiting, error)
 
 
 def _refusal(state: BrokerState) -> BrokerError:
     if state is BrokerState.BLOCKED:
         return BrokerBlocked("the broker takes no messages for now (memory or disk alarm)")
     return BrokerUnavailable("there is no connection to the broker")
+
+
+def _tell(items: Iterable[_Waiting], error: BrokerError | None) -> None:
+    """Tell each what became of its item; one that cannot bear it keeps nobody else from being told."""
+    for _, settle, _ in items:
+        try:
+            settle(error)
+        except Exception:
+            log.exception("settle_failed")
 
 
 def _settle_future(confirmed: "asyncio.Future[None]", error: BrokerError | None) -> None:
