@@ -24,7 +24,7 @@ PEOPLE, DEVICES = 50, 10
 CROWD = PEOPLE * DEVICES
 ROOM, STREAM = "square", "chat:square"
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 
 class Device:

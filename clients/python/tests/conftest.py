@@ -144,5 +144,5 @@ async def nothing_is_left() -> AsyncIterator[None]:
     loop.set_exception_handler(lambda _, context: unheard.append(context))
     yield
     me = {asyncio.current_task()}
-    await eventually(lambda: not asyncio.all_tasks() - before - me, timeout=2)
+    await eventually(lambda: not asyncio.all_tasks() - before - me, timeout=10)
     assert unheard == []

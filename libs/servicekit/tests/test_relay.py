@@ -41,7 +41,7 @@ OUTBOX: Final = OutboxTables.define(METADATA, "test")
 SELDOM: Final = 3600.0
 OFTEN: Final = 0.02
 LONG: Final = 60.0
-PATIENCE: Final = 10.0
+PATIENCE: Final = 30.0
 EARS: Final = Inbox(name="ears", bindings=[Binding(PUSH, "#"), Binding(EVENTS, "#")])
 LOBBY: Final = "group.lobby"
 SMALL: Final = "test.small"

@@ -104,7 +104,7 @@ class Process:
     async def kill(self) -> None:
         """End it without a chance to say goodbye (SIGKILL)."""
         self._process.kill()
-        await self.ended(timeout=10.0)
+        await self.ended(timeout=30.0)
 
     def pause(self) -> None:
         """Freeze it (SIGSTOP): its sockets stay open and nothing is read."""
