@@ -104,7 +104,11 @@ async def test_an_error_names_the_request_whenever_its_id_can_be_read(gateway: G
         assert "correlation_id" not in await error_for(ana, changed(msg_id="not an id!"))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(text=st.text(max_size=200) | st.binary(max_size=50).map(repr))
 def test_whatever_text_comes_is_answered(text: str) -> None:
     # Pure: the same function the gateway calls on each frame.

@@ -132,7 +132,10 @@ class WireClient:
         return await self.answer(msg_id, timeout=timeout)
 
     async def answer(self, msg_id: str, *, timeout: float = 30.0) -> Frame:
-        """The final answer to a request that was sent."""
+        """The first final answer to a request that was sent.
+
+        An ``error`` with code ``timeout`` says that the outcome is unknown: another final answer may follow it.
+        """
         return await self.find(
             lambda frame: frame.get("correlation_id") == msg_id and frame["action"] != "accepted",
             timeout=timeout,
@@ -140,7 +143,7 @@ class WireClient:
         )
 
     async def accepted(self, msg_id: str, *, timeout: float = 30.0) -> Frame:
-        """The ``accepted`` for a request that was sent with ``ack=True``."""
+        """The ``accepted`` for a request that was sent with ``ack=True``; after a ``timeout`` none comes."""
         return await self.find(
             lambda frame: frame.get("correlation_id") == msg_id and frame["action"] == "accepted",
             timeout=timeout,
