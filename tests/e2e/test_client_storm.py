@@ -167,4 +167,5 @@ async def test_five_hundred_clients_of_a_restarted_gateway_come_back_spread_out_
         # What counts is when they meant to come back: how long a handshake then takes is the machine's affair.
         late = [device for device in crowd if device.returns[-1] > max(served + 10, lost + 11)]
         assert all(len(device.returns) > 5 for device in late)
-        assert len(late) <= CROWD / 25
+        unlucky = min(1.0, failing**5 / (120 * 6**4 * 8))
+        assert len(late) <= CROWD * (1 / 25 + unlucky)
