@@ -81,8 +81,8 @@ SYSTEM: Final = System(
     ),
     start=start,
     differences=[
-        "tokens are checked; limits, metrics and traces (1 in 100 requests) are on, as they come; only the rates that a "
-        "connection, a user and an address may send at are raised to 1,000,000/s: the generator is one address, and "
-        "its connections send more than people do",
+        "tokens are checked; limits, metrics and traces (1 in 100 requests) are on, as they come; only the rates at "
+        "which a connection, a user and an address may send are raised to 1,000,000/s: the generator is one address, "
+        "and its connections send more than people do",
     ],
 )
