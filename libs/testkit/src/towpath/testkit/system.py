@@ -1,6 +1,7 @@
 """The whole of Towpath as real processes."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ class System:
         chat, orders: The services.
     """
 
+    #: Tests that make load do so from one address and few connections, faster than people do. Tests of the limits
+    #: themselves clear this.
+    rates: Mapping[str, float] = {
+        f"{what}_per_{whose}": 100_000
+        for what in ("rate", "burst")
+        for whose in ("connection", "user", "address")
+    }
     gateways: list[Process]
     chat: Process
     orders: Process
@@ -39,7 +47,13 @@ class System:
 
     def launch_gateway(self, **settings: Any) -> Process:
         """One more replica."""
-        chosen = {"port": free_port(), "auth_secret": SECRET, "allowed_origins": "*", **settings}
+        chosen = {
+            "port": free_port(),
+            "auth_secret": SECRET,
+            "allowed_origins": "*",
+            **self.rates,
+            **settings,
+        }
         return self._processes.launch("towpath-gateway", **(self._settings | chosen))
 
     def launch_service(self, name: str, **settings: Any) -> Process:

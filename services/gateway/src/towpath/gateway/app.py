@@ -7,15 +7,19 @@ import structlog
 from towpath.gateway import heartbeat
 from towpath.gateway.admission import Admission
 from towpath.gateway.announcer import Announcer
+from towpath.gateway.backlog import Backlog
 from towpath.gateway.connection import Listener
+from towpath.gateway.costs import Costs
 from towpath.gateway.drain import drain
 from towpath.gateway.groups import Members
 from towpath.gateway.inbound import Inbound
+from towpath.gateway.limits import Limits
 from towpath.gateway.outbound import Outbound, resync
 from towpath.gateway.probe import Probe
 from towpath.gateway.routing import Routing, inbox
 from towpath.gateway.sessions import Session
 from towpath.gateway.settings import GatewaySettings
+from towpath.gateway.turns import Turns
 from towpath.protocol.close_codes import CloseCode
 from towpath.protocol.routes import COMMANDS, EVENTS, EXCHANGES
 from towpath.servicekit.broker import Connect, connect
@@ -50,13 +54,16 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
             broker, EVENTS, settings, telemetry, persistent=True, mandatory=False, app_id=name
         ) as events,
     ):
-        inbound = Inbound(commands, admission, settings, telemetry)
+        costs, limits, backlog = Costs(), Limits(settings, telemetry), Backlog(settings, telemetry)
+        turns = Turns()
+        inbound = Inbound(commands, admission, costs, telemetry)
         source = inbox(settings.gateway_id)
         routing = Routing(broker, source, settings, telemetry)
         probe = Probe(broker, routing.way, settings, telemetry)
-        outbound = Outbound(members, probe, telemetry)
+        outbound = Outbound(members, probe, costs, telemetry)
         announcer = Announcer(events, settings, telemetry)
         telemetry.gauge("connection_active", "Open connections", lambda: len(members))
+        telemetry.gauge("read_waiting", "Connections whose bytes wait to be parsed", lambda: turns.waiting)
         opened_total = telemetry.counter("connections_opened", "Connections that were admitted")
         health.add("broker", lambda: broker.state is BrokerState.READY)
         broker.on_rebuilt(resync(members))
@@ -83,6 +90,9 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
         listener = Listener(
             admission,
             settings,
+            turns=turns,
+            limits=limits,
+            backlog=backlog,
             refusing=refusing,
             reaching=routing.reaching,
             opened=opened,

@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from towpath.gateway.connection import text_frame
+from towpath.gateway.costs import Costs
 from towpath.gateway.groups import Members
 from towpath.gateway.probe import Probe
 from towpath.gateway.sessions import Session
@@ -16,7 +17,7 @@ from towpath.protocol.close_codes import CloseCode
 from towpath.protocol.envelope import parse
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.messages import Directed, read_correlation, read_directed, split_batch
-from towpath.protocol.routes import EVERYONE
+from towpath.protocol.routes import EVERYONE, SERVICE_ALIVE
 from towpath.servicekit.broker.interface import Delivery
 from towpath.servicekit.telemetry import Telemetry
 
@@ -29,9 +30,10 @@ _KINDS: Final = ("user", "group", "control", "other")
 class Outbound:
     """Delivers to the connections of this replica."""
 
-    def __init__(self, members: Members, probe: Probe, telemetry: Telemetry) -> None:
+    def __init__(self, members: Members, probe: Probe, costs: Costs, telemetry: Telemetry) -> None:
         self._members = members
         self._probe = probe
+        self._costs = costs
         self._delivered = telemetry.counter("messages_delivered", "Frames handed to connections")
         self._foreign = {
             kind: telemetry.counter(
@@ -52,6 +54,10 @@ class Outbound:
             delivery.ack()
 
     def _deliver(self, key: str, body: bytes) -> None:
+        if key == SERVICE_ALIVE:
+            for text in split_batch(body):
+                self._costs.take(parse(text))
+            return
         kind = key.partition(".")[0]
         if kind == "connection":
             for item in read_directed(body):
@@ -94,9 +100,9 @@ class Outbound:
         if item.unsubscribe:
             self._members.unsubscribe(session, item.unsubscribe)
         if (text := bytes(item.envelope)).startswith(b"{"):
-            if session.awaiting_accepted:
+            if session.waits:
                 # Two connections to the broker: the answer may be read before the confirm. Who answers has it.
-                session.accept(read_correlation(text))
+                session.answered(read_correlation(text))
             session.send_text(text)
             self._delivered.add(1)
         if item.disconnect is not None:

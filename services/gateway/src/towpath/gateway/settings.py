@@ -18,6 +18,10 @@ def _origins(value: str) -> str:
     return value
 
 
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Burst = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+
+
 class GatewaySettings(BrokerSettings):
     """See also :class:`~towpath.servicekit.settings.BrokerSettings`.
 
@@ -31,8 +35,18 @@ class GatewaySettings(BrokerSettings):
         max_frame_bytes: The largest frame; past it the connection closes with 1009.
         max_connections: Connections on this replica; more are refused with 503.
         max_connections_per_user: On this replica; past it the oldest is closed with 4503.
-        inflight_per_connection: Requests of one connection that the broker has not confirmed; more are ``busy``.
+        rate_per_connection, burst_per_connection: Messages a second of one connection in the long run, and at once;
+            past it they are answered ``rate_limited``. A message counts as much as its action weighs (1, unless its
+            service says more), and one more for each 4 KiB. 0 for no limit, also below.
+        rate_per_user, burst_per_user: The same for all connections of one user on this replica.
+        rate_per_address, burst_per_address: The same for all connections from one address on this replica.
+        rate_strikes: Refusals of one connection in a minute; past it the connection closes with 4005.
+        inflight_per_connection: Requests of one connection that are not answered yet, by weight; more are ``busy``.
+        inflight_per_user: The same for all connections of one user on this replica.
+        inflight_patience: Seconds after which a request without an answer counts no more.
         send_buffer_bytes: What may wait to be written to one connection; past it the connection closes with 4001.
+        send_buffer_total_bytes: What may wait to be written to all connections together; past it the one that holds
+            most closes with 4001.
         heartbeat: Seconds between pings.
         heartbeat_timeout: Seconds after a ping until a silent connection closes with 4002.
         open_timeout: Seconds for the opening handshake.
@@ -72,8 +86,18 @@ class GatewaySettings(BrokerSettings):
     max_frame_bytes: Annotated[int, Field(ge=1024, le=16 * 1024 * 1024)] = 64 * 1024
     max_connections: Annotated[int, Field(ge=1)] = 50_000
     max_connections_per_user: Annotated[int, Field(ge=1)] = 20
-    inflight_per_connection: Annotated[int, Field(ge=1)] = 256
+    rate_per_connection: Rate = 100.0
+    burst_per_connection: Burst = 500.0
+    rate_per_user: Rate = 100.0
+    burst_per_user: Burst = 500.0
+    rate_per_address: Rate = 1_000.0
+    burst_per_address: Burst = 5_000.0
+    rate_strikes: Annotated[int, Field(ge=1)] = 200
+    inflight_per_connection: Annotated[int, Field(ge=1)] = 128
+    inflight_per_user: Annotated[int, Field(ge=1)] = 128
+    inflight_patience: Seconds = 30.0
     send_buffer_bytes: Annotated[int, Field(ge=64 * 1024)] = 4 * 1024 * 1024
+    send_buffer_total_bytes: Annotated[int, Field(ge=1024 * 1024)] = 32 * 1024 * 1024
     heartbeat: Seconds = 25.0
     heartbeat_timeout: Seconds = 20.0
     open_timeout: Seconds = 5.0
