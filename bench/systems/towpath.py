@@ -3,7 +3,7 @@
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from bench.systems.interface import Running, Setup, System
 from towpath.testkit.processes import Process, free_port
@@ -16,7 +16,7 @@ _SERVICES: Final = {"request": "echo", "orders": "orders", "push": None}
 
 #: A few connections on one address send hundreds of messages a second each, which no honest person does. The limits
 #: stay on, and are checked for each message; they are only never reached.
-_RATES: Final = {
+_RATES: Final[dict[str, Any]] = {
     f"{what}_per_{whose}": 1_000_000
     for what in ("rate", "burst")
     for whose in ("connection", "user", "address")
