@@ -1,16 +1,24 @@
 """The whole of Towpath as real processes."""
 
 import asyncio
-from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from towpath.testkit.client import WireClient
 from towpath.testkit.follower import Follower
 from towpath.testkit.processes import Process, Processes, free_port
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.tokens import SECRET, a_token
+
+
+#: For tests that make load from one address and few connections, faster than people do: the limits of the gateway stay
+#: on, and are never reached.
+LOAD_RATES: Final[dict[str, Any]] = {
+    f"{what}_per_{whose}": 100_000
+    for what in ("rate", "burst")
+    for whose in ("connection", "user", "address")
+}
 
 
 class System:
@@ -21,13 +29,6 @@ class System:
         chat, orders: The services.
     """
 
-    #: Tests that make load do so from one address and few connections, faster than people do. Tests of the limits
-    #: themselves clear this.
-    rates: Mapping[str, float] = {
-        f"{what}_per_{whose}": 100_000
-        for what in ("rate", "burst")
-        for whose in ("connection", "user", "address")
-    }
     gateways: list[Process]
     chat: Process
     orders: Process
