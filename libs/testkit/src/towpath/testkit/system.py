@@ -12,8 +12,8 @@ from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.tokens import SECRET, a_token
 
 
-#: For tests that make load from one address and few connections, faster than people do: the limits of the gateway stay
-#: on, and are never reached.
+#: For tests that make load from one address and few connections, faster than people do: the limits of the gateway
+#: stay on, and are never reached.
 LOAD_RATES: Final[dict[str, Any]] = {
     f"{what}_per_{whose}": 100_000
     for what in ("rate", "burst")
