@@ -11,7 +11,6 @@ from towpath.testkit.processes import Process, Processes, free_port
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.tokens import SECRET, a_token
 
-
 #: For tests that make load from one address and few connections, faster than people do: the limits of the gateway
 #: stay on, and are never reached.
 LOAD_RATES: Final[dict[str, Any]] = {
@@ -52,7 +51,6 @@ class System:
             "port": free_port(),
             "auth_secret": SECRET,
             "allowed_origins": "*",
-            **self.rates,
             **settings,
         }
         return self._processes.launch("towpath-gateway", **(self._settings | chosen))
