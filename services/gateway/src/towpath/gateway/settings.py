@@ -35,6 +35,8 @@ class GatewaySettings(BrokerSettings):
         max_frame_bytes: The largest frame; past it the connection closes with 1009.
         max_connections: Connections on this replica; more are refused with 503.
         max_connections_per_user: On this replica; past it the oldest is closed with 4503.
+        read_turn: Seconds of one turn of the event loop that the bytes of all clients may take to be parsed.
+        read_share: The same for one connection; the rest of what it sent waits for a later turn.
         rate_per_connection, burst_per_connection: Messages a second of one connection in the long run, and at once;
             past it they are answered ``rate_limited``. A message counts as much as its action weighs (1, unless its
             service says more), and one more for each 4 KiB. 0 for no limit, also below.
@@ -86,6 +88,8 @@ class GatewaySettings(BrokerSettings):
     max_frame_bytes: Annotated[int, Field(ge=1024, le=16 * 1024 * 1024)] = 64 * 1024
     max_connections: Annotated[int, Field(ge=1)] = 50_000
     max_connections_per_user: Annotated[int, Field(ge=1)] = 20
+    read_turn: Annotated[float, Field(gt=0, le=1)] = 0.008
+    read_share: Annotated[float, Field(gt=0, le=1)] = 0.001
     rate_per_connection: Rate = 100.0
     burst_per_connection: Burst = 500.0
     rate_per_user: Rate = 100.0
