@@ -11,8 +11,9 @@ from towpath.gateway.connection import Listener
 from towpath.gateway.drain import drain
 from towpath.gateway.groups import Members
 from towpath.gateway.inbound import Inbound
-from towpath.gateway.outbound import Outbound, resync
+from towpath.gateway.outbound import Outbound
 from towpath.gateway.probe import Probe
+from towpath.gateway.resync import Resync
 from towpath.gateway.routing import Routing, inbox
 from towpath.gateway.sessions import Session
 from towpath.gateway.settings import GatewaySettings
@@ -47,7 +48,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
             broker, COMMANDS, settings, telemetry, persistent=True, mandatory=True, app_id=name
         ) as commands,
         Lanes.open(
-            broker, EVENTS, settings, telemetry, persistent=True, mandatory=False, app_id=name
+            broker, EVENTS, settings, telemetry, persistent=True, mandatory=True, app_id=name
         ) as events,
     ):
         inbound = Inbound(commands, admission, settings, telemetry)
@@ -59,8 +60,9 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
         telemetry.gauge("connection_active", "Open connections", lambda: len(members))
         opened_total = telemetry.counter("connections_opened", "Connections that were admitted")
         health.add("broker", lambda: broker.state is BrokerState.READY)
-        broker.on_rebuilt(resync(members))
+        resync = Resync(members, announcer, settings, telemetry)
         broker.on_rebuilt(announcer.announce)
+        broker.on_rebuilt(resync.begin)
 
         def refusing() -> str | None:
             if failing := health.failing():
@@ -118,6 +120,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
                 tasks.create_task(consume(), name="gateway: consume"),
                 tasks.create_task(heartbeat.run(members, settings), name="gateway: heartbeat"),
                 tasks.create_task(announce(), name="gateway: announce"),
+                tasks.create_task(resync.run(), name="gateway: resync"),
                 tasks.create_task(route(), name="gateway: routing"),
                 tasks.create_task(watch_inbox(), name="gateway: probe"),
             ]

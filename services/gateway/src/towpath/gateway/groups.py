@@ -62,6 +62,12 @@ class Members:
             session.groups.discard(key)
             self._drop(key, session)
 
+    def forget_groups(self, session: "Session") -> None:
+        """Take a session out of all its groups."""
+        for key in session.groups:
+            self._drop(key, session)
+        session.groups.clear()
+
     def connection(self, connection_id: str | None) -> "Session | None":
         """The session of a connection, if it is here."""
         return self._by_id.get(connection_id) if connection_id else None

@@ -3,7 +3,7 @@
 A push arrives once a replica; local tables say whose it is; it is checked and framed once and written to many.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import structlog
@@ -108,13 +108,3 @@ class Outbound:
     def _drop(self, key: str, error: BadEnvelope) -> None:
         self._unreadable.add(1)
         log.warning("push_dropped", routing_key=key, error=error.message, details=error.details)
-
-
-def resync(members: Members) -> Callable[[], None]:
-    """What to do when the link to the broker was made anew: pushes may have been missed meanwhile."""
-
-    def tell() -> None:
-        for session in members.all():
-            session.tell("session.resync", {"reason": "the gateway was cut off from the broker"})
-
-    return tell

@@ -46,6 +46,8 @@ class GatewaySettings(BrokerSettings):
         probe_interval: Seconds between two probes: messages that the replica sends itself through the broker.
         probe_timeout: Seconds for a probe to come back; past it the link to the broker is made anew, unless other
             messages arrive meanwhile.
+        resync_step: Sessions that are told to resume and announced again together, after the inbox was made anew;
+            the next ones follow once the broker has confirmed these.
         prefetch: Messages (each a batch) from the broker in hand at most.
         routing: `everything`: all pushes come to every replica. `selective`: pushes to single users only come to the
             replicas where they are, which pays with several replicas and many such pushes.
@@ -84,8 +86,9 @@ class GatewaySettings(BrokerSettings):
     retry_after: Seconds = 2.0
     retry_spread: Annotated[float, Field(ge=0, le=86_400)] = 2.0
     alive_interval: Seconds = 5.0
-    probe_interval: Seconds = 10.0
+    probe_interval: Seconds = 8.0
     probe_timeout: Seconds = 5.0
+    resync_step: Annotated[int, Field(ge=1, le=10_000)] = 500
     prefetch: Annotated[int, Field(ge=1, le=10_000)] = 256
     routing: Annotated[str, Field(pattern="^(everything|selective)$")] = "everything"
     routing_binds_per_second: Annotated[float, Field(ge=1, le=10_000)] = 500.0
