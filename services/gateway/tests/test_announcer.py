@@ -79,28 +79,27 @@ async def test_a_start_that_no_queue_was_bound_for_is_published_again_until_ther
 ) -> None:
     hub = MemoryHub()
     late = Queue(name="late.events", bindings=[Binding(EVENTS, SESSION_STARTED)])
-    async with run_gateway(hub, alive_interval=0.05) as gateway, hub.connect(name="late") as broker:
-        async with gateway.connect("ana") as ana, gateway.connect("ben") as ben:
-            await ana.next("session.welcome")
-            await ben.next("session.welcome")
-            await eventually(
-                lambda: _counted(gateway, 'messages_unpublished_total{exchange="towpath.events"}', 2)
-            )
-            await broker.declare(Topology([], [late]))
-            async with broker.subscribe(late, prefetch=10) as events:
-                heard = set[str]()
-                async with asyncio.timeout(10):
-                    while heard != {"ana", "ben"}:
-                        delivery = await anext(events)
-                        delivery.ack()
-                        heard.update(
-                            read_object(item).get("data", {})["user_id"]
-                            for item in split_batch(delivery.body)
-                        )
+    async with (
+        run_gateway(hub, alive_interval=0.05) as gateway,
+        hub.connect(name="late") as broker,
+        gateway.connect("ana") as ana,
+        gateway.connect("ben") as ben,
+    ):
+        await ana.next("session.welcome")
+        await ben.next("session.welcome")
+        await eventually(lambda: _returned(gateway, 5))
+        await broker.declare(Topology([], [late]))
+        heard: set[str] = set()
+        async with broker.subscribe(late, prefetch=10) as events, asyncio.timeout(10):
+            while heard != {"ana", "ben"}:
+                delivery = await anext(events)
+                delivery.ack()
+                heard.update(read_object(item)["data"]["user_id"] for item in split_batch(delivery.body))
 
 
-async def _counted(gateway: GatewayUnderTest, counter: str, least: int) -> bool:
+async def _returned(gateway: GatewayUnderTest, least: int) -> bool:
     lines = (await gateway.admin("/metrics"))[1].splitlines()
+    counter = 'messages_unpublished_total{exchange="towpath.events"}'
     return sum(float(line.split()[-1]) for line in lines if line.startswith(counter)) >= least
 
 

@@ -26,6 +26,7 @@ from towpath.protocol.routes import (
 )
 from towpath.servicekit import failures
 from towpath.servicekit.broker import Connect, connect
+from towpath.servicekit.broker.deafness import watch_deafness
 from towpath.servicekit.broker.interface import Binding, BrokerState, Exchange, Queue, Topology
 from towpath.servicekit.consumer import Consumer
 from towpath.servicekit.database import Database, forget
@@ -103,22 +104,27 @@ def topology(service: Service[Any], max_length: int) -> Topology:
 def work_queues(service: Service[Any], max_length: int) -> list[Queue]:
     """The queues a service consumes: a partition of its commands each, and its events."""
 
-    def queue(name: str, bindings: list[Binding]) -> Queue:
+    def queue(name: str, bindings: list[Binding], proved: Binding) -> Queue:
         return Queue(
             name=name,
             bindings=bindings,
+            proved=[proved],
             single_active=True,
             delivery_limit=DELIVERY_LIMIT,
             max_length=max_length,
             dead_letter_exchange=dead_queue(service.name),
         )
 
-    queues = [
-        queue(command_queue(service.name, number), [Binding(COMMANDS, f"{service.domain}.{number}")])
-        for number in range(PARTITIONS)
-    ]
+    queues = []
+    for number in range(PARTITIONS):
+        commands = Binding(COMMANDS, f"{service.domain}.{number}")
+        queues.append(queue(command_queue(service.name, number), [commands], commands))
     if service.events:
-        queues.append(queue(events_queue(service.name), [Binding(EVENTS, name) for name in service.events]))
+        # Others are bound to the same events, so a key of its own stands for all.
+        own = Binding(EVENTS, f"proof.{service.name}")
+        queues.append(
+            queue(events_queue(service.name), [*(Binding(EVENTS, name) for name in service.events), own], own)
+        )
     return queues
 
 
@@ -141,6 +147,7 @@ async def serve_domain(
         store = await stack.enter_async_context(_open_store(service.storage, settings, name))
         broker = await stack.enter_async_context(connect(settings, name))
         health.add("broker", lambda: broker.state in (BrokerState.READY, BrokerState.BLOCKED))
+        watch_deafness(broker, telemetry)
         if not await or_stopped(broker.declare(topology(service, settings.queue_max_length)), stop):
             return
         publisher = await stack.enter_async_context(Publisher.open(broker, name, settings, telemetry))

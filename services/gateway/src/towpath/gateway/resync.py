@@ -1,12 +1,12 @@
 """Resync: what a replica does for its sessions after its inbox was made anew.
 
-Pushes, and changes of groups, were lost with the old inbox. So each session's groups are forgotten, its client is told
-to resume its streams (``session.resync``), and services hear of it again (``session.started``) and subscribe it from
-what is true now.
+Pushes, and changes of groups, were lost with the old inbox. So each session's groups are forgotten, its client is
+told to resume its streams (``session.resync``), and services hear of it again (``session.started``) and subscribe it
+from what is true now.
 
-Guarantees: every session that was open when the inbox was made anew gets all three, in that order. Sessions take turns
-in bounded steps, each after the broker has confirmed the one before, so that neither this replica nor a service has
-all of them at once. If the inbox is made anew meanwhile, it begins again with all.
+Guarantees: every session that was open when the inbox was made anew gets all three, in that order. Sessions take
+turns in bounded steps, each after the broker has confirmed the one before, so that neither this replica nor a service
+has all of them at once. If the inbox is made anew meanwhile, it begins again with all.
 """
 
 import asyncio

@@ -20,6 +20,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from towpath.servicekit.broker.deafness import OnDeaf
+
 HeaderValue = str | int | bool
 
 
@@ -106,6 +108,7 @@ class Queue:
         max_length: Messages after which publishes to it are refused.
         dead_letter_exchange: Where rejected messages go; ``""`` is the default exchange (routes by queue name).
         message_ttl_ms: How long a message stays before it is dead-lettered.
+        proved: Bindings that are proved to stand with an empty batch now and then; nobody else may be bound so.
     """
 
     name: str
@@ -115,6 +118,7 @@ class Queue:
     max_length: int | None = None
     dead_letter_exchange: str | None = None
     message_ttl_ms: int | None = None
+    proved: Sequence[Binding] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +268,10 @@ class Broker(Protocol):
         Also after a subscription had to be made anew while the connection stood: either way deliveries to an inbox
         may have been lost.
         """
+        ...
+
+    def on_deaf(self, callback: OnDeaf) -> None:
+        """Call ``callback`` each time that something is found to be lost, without which no messages come."""
         ...
 
     def rebuild(self, reason: str) -> None:

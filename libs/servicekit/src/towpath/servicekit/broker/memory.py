@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
+from towpath.servicekit.broker.deafness import OnDeaf
 from towpath.servicekit.broker.interface import (
     BrokerBlocked,
     BrokerError,
@@ -166,6 +167,9 @@ class MemoryBroker:
 
     def on_rebuilt(self, callback: Callable[[], None]) -> None:
         self._rebuilt_callbacks.append(callback)
+
+    def on_deaf(self, callback: OnDeaf) -> None:
+        """Nothing of this broker is lost one by one."""
 
     def rebuild(self, reason: str) -> None:
         if not self._closed and self._hub.running:

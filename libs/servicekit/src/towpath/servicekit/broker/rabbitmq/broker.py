@@ -25,6 +25,7 @@ from aiormq.exceptions import (
 from pamqp.commands import Basic
 
 from towpath.servicekit import amqp_url
+from towpath.servicekit.broker.deafness import OnDeaf
 from towpath.servicekit.broker.interface import (
     BrokerBlocked,
     BrokerError,
@@ -106,9 +107,11 @@ class RabbitBroker:
     def on_rebuilt(self, callback: Callable[[], None]) -> None:
         self._supervisor.on_rebuilt(callback)
 
+    def on_deaf(self, callback: OnDeaf) -> None:
+        self._supervisor.on_deaf(callback)
+
     def rebuild(self, reason: str) -> None:
-        if self._supervisor.link is not None:
-            self._supervisor.link.fail(reason)
+        self._supervisor.rebuild(reason)
 
     async def declare(self, topology: Topology) -> None:
         topologies = self._supervisor.topologies
