@@ -20,6 +20,7 @@ from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.close_codes import CloseCode
 from towpath.protocol.routes import COMMANDS, EVENTS, EXCHANGES
 from towpath.servicekit.broker import Connect, connect
+from towpath.servicekit.broker.deafness import watch_deafness
 from towpath.servicekit.broker.interface import BrokerState, Exchange, Topology
 from towpath.servicekit.consumer import Consumer
 from towpath.servicekit.health import Health, serve_admin
@@ -54,7 +55,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
         inbound = Inbound(commands, admission, settings, telemetry)
         source = inbox(settings.gateway_id)
         routing = Routing(broker, source, settings, telemetry)
-        probe = Probe(broker, routing.way, settings, telemetry)
+        probe = Probe(broker, routing.ways, settings, telemetry, watch_deafness(broker, telemetry))
         outbound = Outbound(members, probe, telemetry)
         announcer = Announcer(events, settings, telemetry)
         telemetry.gauge("connection_active", "Open connections", lambda: len(members))

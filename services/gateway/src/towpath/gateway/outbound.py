@@ -67,8 +67,11 @@ class Outbound:
             for item in read_directed(body):
                 for session in sessions:
                     self._direct(session, item)
+        elif key == EVERYONE:
+            self._probe.heard(key)
+            self._push(key, body, self._members.all())
         else:
-            self._push(key, body, self._members.all() if key == EVERYONE else self._members.behind(key))
+            self._push(key, body, self._members.behind(key))
 
     def _push(self, key: str, body: bytes, receivers: Iterable[Session]) -> None:
         receivers = list(receivers)

@@ -45,7 +45,7 @@ class GatewaySettings(BrokerSettings):
         alive_interval: Seconds between two `session.alive`, by which services know that this replica lives.
         probe_interval: Seconds between two probes: messages that the replica sends itself through the broker.
         probe_timeout: Seconds for a probe to come back; past it the link to the broker is made anew, unless other
-            messages arrive meanwhile.
+            messages arrive meanwhile. Together with the interval it is how long a lost inbox may go unnoticed.
         resync_step: Sessions that are told to resume and announced again together, after the inbox was made anew;
             the next ones follow once the broker has confirmed these.
         prefetch: Messages (each a batch) from the broker in hand at most.
