@@ -7,8 +7,8 @@ are told to resume. Before each probe goes one along each other way in
 (:meth:`~towpath.gateway.routing.Routing.ways`): if the last comes back without one of them, that binding is lost.
 (``everyone`` is everyone's: what goes along that is an empty batch.)
 
-Guarantees: a lost inbox is found within ``probe_interval`` + ``probe_timeout``. A broker that is blocked or away is not
-taken for a lost inbox, nor is one that is only slow: while anything arrives, the probe is behind it. A probe that
+Guarantees: a lost inbox is found within ``probe_interval`` + ``probe_timeout``. A broker that is blocked or away is
+not taken for a lost inbox, nor is one that is only slow: while anything arrives, the probe is behind it. A probe that
 RabbitMQ does not even confirm says nothing about the inbox (the broker is slow, paused or cut off, which the link
 finds out by itself): only the second in a row is taken for a loss. A probe is a directed item for a connection that
 nobody has, which every replica, of whatever version, passes over.
