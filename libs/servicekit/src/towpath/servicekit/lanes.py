@@ -29,6 +29,7 @@ from towpath.servicekit.broker.interface import (
     Message,
     PublishUnconfirmed,
 )
+from towpath.servicekit.loops import keep_running
 from towpath.servicekit.settings import BrokerSettings
 from towpath.servicekit.telemetry import Telemetry
 
@@ -107,7 +108,7 @@ class Lanes:
         lanes = cls(
             broker, exchange, settings, telemetry, persistent=persistent, mandatory=mandatory, app_id=app_id
         )
-        watcher = asyncio.create_task(lanes._watch_broker(), name=f"lanes {exchange}: watch")
+        watcher = asyncio.create_task(lanes._watch(), name=f"lanes {exchange}: watch")
         try:
             try:
                 yield lanes
@@ -205,12 +206,13 @@ class Lanes:
             self._batches.add(1)
             _tell(batch, None)
 
-    async def _watch_broker(self) -> None:
+    async def _watch(self) -> None:
+        await keep_running(f"lanes {self._exchange}", self._look_at_broker, pause=_STATE_CHECK)
+
+    async def _look_at_broker(self) -> None:
         # What waits behind a publish that hangs in a blocked broker is told at once.
-        while True:
-            await asyncio.sleep(_STATE_CHECK)
-            if self._lanes and self._broker.state is not BrokerState.READY:
-                self._fail_waiting(_refusal(self._broker.state))
+        if self._lanes and self._broker.state is not BrokerState.READY:
+            self._fail_waiting(_refusal(self._broker.state))
 
     def _fail_waiting(self, error: BrokerError) -> None:
         for lane in self._lanes.values():

@@ -95,6 +95,8 @@ class BrokerSettings(TelemetrySettings):
         lane_max_bytes: Bytes that may wait for all routing keys of an exchange together.
         batch_max_items, batch_max_bytes: The largest batch a lane publishes as one message.
         drain_timeout: Seconds that a stopping program may take to finish what it has in hand.
+        descriptors_reserve: File descriptors kept for the admin pages, the broker, the database and logs. The limit
+            of open files is raised at start as far as the system allows.
         admin_host, admin_port: Where ``/health/live``, ``/health/ready`` and ``/metrics`` are served.
     """
 
@@ -106,6 +108,7 @@ class BrokerSettings(TelemetrySettings):
     batch_max_items: Annotated[int, Field(ge=1)] = 500
     batch_max_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
     drain_timeout: Seconds = 30.0
+    descriptors_reserve: Annotated[int, Field(ge=10)] = 100
     admin_host: str = "127.0.0.1"
     admin_port: Port = 9090
 

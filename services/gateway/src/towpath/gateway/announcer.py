@@ -7,6 +7,7 @@ its ``incarnation`` is another.
 """
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -18,6 +19,7 @@ from towpath.protocol.routes import SESSION_ALIVE, SESSION_ENDED, SESSION_STARTE
 from towpath.servicekit.broker.interface import BrokerError, Unroutable
 from towpath.servicekit.lanes import Lanes
 from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.turns import Turn
 
 #: Connections whose last event may wait to be published again, for each one that may be open.
 _KEPT_EACH: Final = 2
@@ -39,6 +41,7 @@ class Announcer:
         self._kept: dict[str, tuple[str, _Data]] = {}  # by connection: the event's name and data
         self._kept_max = _KEPT_EACH * settings.max_connections
         self._unbound: set[str] = set()  # names of events that no queue was bound for, when tried last
+        self._due = asyncio.Event()
         self._lost = telemetry.counter("session_events_lost", "Session events that are not published again")
 
     def started(self, session: Session) -> "asyncio.Future[None] | None":
@@ -56,11 +59,30 @@ class Announcer:
         )
 
     def announce(self) -> None:
-        """Publish that this replica lives, after what could not be published before."""
-        kept, self._kept = self._kept, {}
+        """Let :meth:`run` publish now that this replica lives, after what could not be published before."""
+        self._due.set()
+
+    async def run(self) -> None:
+        """Announce at once, and then again and again."""
+        while True:
+            self._due.clear()
+            await self._publish_kept()
+            self._publish(SESSION_ALIVE, {}, lambda _: None)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._due.wait()
+
+    async def _publish_kept(self) -> None:
         waiting = self._unbound.copy()
         self._unbound.clear()
-        for connection, (name, data) in kept.items():
+        turn = Turn()
+        # One round: what fails again goes to the end.
+        for connection in list(self._kept):
+            if turn.is_over():
+                await turn.next()
+            if (event := self._kept.pop(connection, None)) is None:
+                continue  # a later event of this connection was published meanwhile
+            name, data = event
             if name in self._unbound:
                 self._keep(connection, name, data)
                 continue
@@ -68,13 +90,6 @@ class Announcer:
             if name in waiting:
                 # One of this name shows whether a queue is bound by now; the others follow next time.
                 self._unbound.add(name)
-        self._publish(SESSION_ALIVE, {}, lambda _: None)
-
-    async def run(self) -> None:
-        """Announce at once, and then again and again."""
-        while True:
-            self.announce()
-            await asyncio.sleep(self._interval)
 
     def _announce(self, name: str, data: _Data) -> "asyncio.Future[None] | None":
         connection = str(data["connection_id"])

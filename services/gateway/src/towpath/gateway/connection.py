@@ -15,7 +15,8 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Final
+from math import ceil
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 import structlog
@@ -28,11 +29,16 @@ from websockets.http11 import Request, Response
 from websockets.protocol import Event, State
 from websockets.typing import Subprotocol
 
+from towpath.gateway.addresses import Proxies
 from towpath.gateway.admission import SUBPROTOCOL, Admission, Identity, TokenRefused, bearer_token
+from towpath.gateway.buckets import Buckets
+from towpath.gateway.entrance import EnteringConnection, Entrance
 from towpath.gateway.sessions import Session
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.close_codes import CloseCode
 from towpath.servicekit.settings import BadSetting
+from towpath.servicekit.tally import Tally
+from towpath.servicekit.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +61,7 @@ def text_frame(text: bytes) -> bytes:
     return Frame(Opcode.TEXT, text).serialize(mask=False)
 
 
-class _Socket(ServerConnection):
+class _Socket(EnteringConnection):
     """A WebSocket as :class:`towpath.gateway.sessions.Socket` wants it."""
 
     identity: Identity
@@ -166,6 +172,7 @@ class Listener:
     """Accepts connections while it is open; made with :meth:`open`.
 
     Args:
+        entrance: Counts sockets and handshakes.
         refusing: Why new connections are refused with 503 for now; ``None`` while they are welcome.
         reaching: Inside, pushes to a user come here; every connection is inside for as long as it is here.
     """
@@ -173,7 +180,9 @@ class Listener:
     def __init__(
         self,
         admission: Admission,
+        entrance: Entrance,
         settings: GatewaySettings,
+        telemetry: Telemetry,
         *,
         refusing: Callable[[], str | None],
         reaching: Callable[[str], AbstractAsyncContextManager[None]],
@@ -182,7 +191,20 @@ class Listener:
         closed: Callable[[Session, int | None], None],
     ) -> None:
         self._admission = admission
+        self._entrance = entrance
+        self._proxies = Proxies(settings.trusted_proxies)
         self._settings = settings
+        self._by_user = Buckets(rate=settings.connects_per_user, burst=settings.connects_per_user_burst)
+        self._by_address = Buckets(
+            rate=settings.connects_per_address, burst=settings.connects_per_address_burst
+        )
+        self._too_many = {
+            by: Tally(
+                "connects_refused",
+                telemetry.counter("connects_refused", "Handshakes refused with 429", {"by": by}),
+            )
+            for by in ("user", "address")
+        }
         self._refusing = refusing
         self._reaching = reaching
         self._opened = opened
@@ -213,7 +235,9 @@ class Listener:
                 max_size=settings.max_frame_bytes,
                 write_limit=_WRITE_LIMIT,
                 backlog=_BACKLOG,
-                create_connection=_Socket,
+                create_connection=cast(
+                    "type[ServerConnection]", partial(_Socket, entrance=self._entrance, proxies=self._proxies)
+                ),
                 logger=_QUIET,
             )
         except OSError as error:
@@ -224,6 +248,7 @@ class Listener:
             yield server
         finally:
             server.close(code=CloseCode.SERVICE_RESTART)
+            self._entrance.abort_unfinished()
             await server.wait_closed()
             if self._closing:
                 await asyncio.wait(self._closing, timeout=settings.close_timeout + 1)
@@ -231,6 +256,10 @@ class Listener:
     def _admit(self, socket: ServerConnection, request: Request) -> Response | None:
         """Check one handshake; anything but ``None`` is its refusal."""
         assert isinstance(socket, _Socket)
+        socket.locate(request.headers.get_all("X-Forwarded-For"))
+        # First of all, and before a signature is checked: nobody may make this replica work as fast as they can.
+        if refusal := self._is_too_often(socket, "address", self._by_address, socket.address):
+            return refusal
         if urlsplit(request.path).path != PATH:
             return _refusal(socket, 404, f"nothing here; connect to {PATH}")
         origin = request.headers.get("Origin")
@@ -245,7 +274,19 @@ class Listener:
             socket.identity = self._admission.identify(token)
         except TokenRefused as error:
             return _refusal(socket, 401, str(error), {"WWW-Authenticate": "Bearer"})
+        if refusal := self._is_too_often(socket, "user", self._by_user, socket.identity.user_id):
+            return refusal
+        socket.admitted()
         return None
+
+    def _is_too_often(self, socket: _Socket, by: str, buckets: Buckets, key: str) -> Response | None:
+        wait = buckets.take(key, socket.loop.time())
+        if not wait:
+            return None
+        self._too_many[by].add(by=by, key=key)
+        return _refusal(
+            socket, 429, f"too many connects of this {by}; try again", {"Retry-After": str(ceil(wait))}
+        )
 
     async def _handle(self, connection: ServerConnection) -> None:
         assert isinstance(connection, _Socket)

@@ -8,7 +8,8 @@ are told to resume. Before each probe goes one along each other way in
 (``everyone`` is everyone's: what goes along that is an empty batch.)
 
 Guarantees: a lost inbox is found within ``probe_interval`` + ``probe_timeout``. A broker that is blocked or away is
-not taken for a lost inbox, nor is one that is only slow: while anything arrives, the probe is behind it. A probe that
+not taken for a lost inbox, nor is one that is only slow: while anything arrives, the probe is behind it. Nor is a
+late event loop of this replica: what came back may wait to be read (three times in a row at most). A probe that
 RabbitMQ does not even confirm says nothing about the inbox (the broker is slow, paused or cut off, which the link
 finds out by itself): only the second in a row is taken for a loss. A probe is a directed item for a connection that
 nobody has, which every replica, of whatever version, passes over.
@@ -40,6 +41,11 @@ from towpath.servicekit.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
+#: The event loop was late if it was held up for this share of the limit, all in all.
+_LATE_SHARE: Final = 0.2
+_LATE_MAX: Final = 3
+_TICK: Final = 0.05
+_SLACK: Final = 0.01  # a tick may be so late: timers have a resolution of 1 ms
 _EMPTY: Final = Message(body=b"[]", persistent=False)
 
 
@@ -66,6 +72,7 @@ class Probe:
         self._ways = ways
         self._found = found
         self._unconfirmed = 0
+        self._late = 0  # probes in a row that a late loop excused
         self._awaited: set[str | None] = set()
         self._last = ""
         self._came_back = asyncio.Event()
@@ -102,6 +109,7 @@ class Probe:
         self._arrived = False
         message = Message(body=encode(Directed(connection_id=connection_id)), persistent=False)
         started, is_confirmed = perf_counter(), False
+        loop_clock = _LoopClock()
         try:
             async with asyncio.timeout(self._limit):
                 await self._broker.publish(PUSH, EVERYONE, _EMPTY, mandatory=True)
@@ -116,6 +124,10 @@ class Probe:
         except (BrokerError, TimeoutError) as error:
             if self._broker.state is not BrokerState.READY:
                 return
+            if loop_clock.late >= _LATE_SHARE * self._limit and self._late < _LATE_MAX:
+                self._late += 1
+                log.warning("probe_of_late_loop", limit_s=self._limit, late_s=round(loop_clock.late, 3))
+                return
             self._unconfirmed += not is_confirmed
             if self._arrived or self._unconfirmed == 1:
                 log.info("probe_late", limit_s=self._limit, confirmed=is_confirmed)
@@ -123,12 +135,15 @@ class Probe:
                 how = f"the inbox got nothing for {self._limit:g} s ({str(error) or 'confirmed'})"
                 self._give_up(Lost.CONSUMER if is_confirmed else Lost.CONNECTION, how)
         else:
+            self._late = 0
             lost = [way.key for way in ways if way.key in self._awaited and way.holds()]
             lost += [EVERYONE] if EVERYONE in self._awaited else []
             if lost:
                 self._give_up(Lost.BINDING, f"the inbox gets nothing for {', '.join(lost)}")
             else:
                 self._round_trip.record(perf_counter() - started)
+        finally:
+            loop_clock.stop()
 
     def _forget(self) -> None:
         # A probe to the inbox of before has nothing to say of the new one.
@@ -140,3 +155,28 @@ class Probe:
         self._lost.add(1)
         self._found(what, reason)
         self._broker.rebuild(reason)
+
+
+class _LoopClock:
+    """Measures by how much the event loop is late, from its making until :meth:`stop`.
+
+    Attributes:
+        late: Seconds by which ticks came too late, all in all.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.late = 0.0
+        self._tick_at(self._loop.time() + _TICK)
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    def _tick_at(self, due: float) -> None:
+        self._timer = self._loop.call_at(due, self._tick, due)
+
+    def _tick(self, due: float) -> None:
+        now = self._loop.time()
+        if now - due > _SLACK:
+            self.late += now - due
+        self._tick_at(now + _TICK)

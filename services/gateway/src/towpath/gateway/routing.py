@@ -127,6 +127,10 @@ class Routing:
                     await self._until_news()
                 else:
                     await self._carry_out(step, bindings)
+        except Exception:
+            # The step may have been done or not, and a wrong binding loses pushes: only a fresh inbox is certain.
+            self._broker.rebuild("the routing failed in a way nobody expected")
+            raise
         finally:
             self._forget()  # nobody waits for what will not be done
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from towpath.gateway.addresses import networks
 from towpath.servicekit.settings import BrokerSettings, Port, Seconds
 
 
@@ -15,6 +16,14 @@ def _origins(value: str) -> str:
             raise ValueError(
                 f"{origin!r} is no origin: name them like https://shop.example, separated by commas"
             )
+    return value
+
+
+def _networks(value: str) -> str:
+    try:
+        networks(value)
+    except ValueError as error:
+        raise ValueError(f"{error}: name networks like 10.0.0.0/8, separated by commas") from None
     return value
 
 
@@ -29,8 +38,18 @@ class GatewaySettings(BrokerSettings):
         allowed_origins: Origins of web pages that may connect, separated by commas; ``*`` for any. Clients that
             send no Origin (not browsers) are not concerned.
         max_frame_bytes: The largest frame; past it the connection closes with 1009.
-        max_connections: Connections on this replica; more are refused with 503.
+        trusted_proxies: Addresses or networks of the proxies in front, separated by commas. What they say in
+            ``X-Forwarded-For`` is believed, so that limits count clients' addresses and not the proxies'.
+        max_connections: Connections on this replica; more are refused with 503. Fewer are taken if the limit of open
+            files is lower than ``max_connections`` + ``handshakes_max`` + ``descriptors_reserve``.
         max_connections_per_user: On this replica; past it the oldest is closed with 4503.
+        handshakes_max: Opening handshakes at once (a quarter of the descriptors at most); past it the oldest that is
+            not finished is aborted.
+        handshakes_max_per_address: The same from one address. Trusted proxies are counted in ``handshakes_max`` only.
+        connects_per_user, connects_per_user_burst: Connections a second that one user may open, and how many at
+            once; more are refused with 429.
+        connects_per_address, connects_per_address_burst: The same from one address (IPv6: one /64).
+        groups_per_connection: Groups that services may subscribe one connection to; more are left out and logged.
         inflight_per_connection: Requests of one connection that the broker has not confirmed; more are ``busy``.
         send_buffer_bytes: What may wait to be written to one connection; past it the connection closes with 4001.
         heartbeat: Seconds between pings.
@@ -39,7 +58,8 @@ class GatewaySettings(BrokerSettings):
         close_timeout: Seconds for the closing handshake.
         expiry_notice: Seconds between ``session.expiring`` and the expiry of the token.
         max_violations: Unreadable frames in a minute; past it the connection closes with 4500.
-        drain_step: Connections that are closed together when the replica stops; steps are 100 to 300 ms apart.
+        drain_step: Connections that are closed together when the replica stops. Steps are 100 to 300 ms apart, or
+            less, so that all are done within ``drain_timeout``.
         retry_after: Advice to those who are refused or closed, in seconds.
         retry_spread: Seconds over which those who are closed when the replica stops are told to come back.
         alive_interval: Seconds between two `session.alive`, by which services know that this replica lives.
@@ -72,8 +92,16 @@ class GatewaySettings(BrokerSettings):
     auth_public_key: str | None = None
     allowed_origins: Annotated[str, AfterValidator(_origins)] = ""
     max_frame_bytes: Annotated[int, Field(ge=1024, le=16 * 1024 * 1024)] = 64 * 1024
+    trusted_proxies: Annotated[str, AfterValidator(_networks)] = ""
     max_connections: Annotated[int, Field(ge=1)] = 50_000
     max_connections_per_user: Annotated[int, Field(ge=1)] = 20
+    handshakes_max: Annotated[int, Field(ge=1)] = 2_000
+    handshakes_max_per_address: Annotated[int, Field(ge=1)] = 1_000
+    connects_per_user: Annotated[float, Field(gt=0)] = 1.0
+    connects_per_user_burst: Annotated[float, Field(ge=1)] = 60
+    connects_per_address: Annotated[float, Field(gt=0)] = 200.0
+    connects_per_address_burst: Annotated[float, Field(ge=1)] = 10_000
+    groups_per_connection: Annotated[int, Field(ge=1)] = 10_000
     inflight_per_connection: Annotated[int, Field(ge=1)] = 256
     send_buffer_bytes: Annotated[int, Field(ge=64 * 1024)] = 4 * 1024 * 1024
     heartbeat: Seconds = 25.0
