@@ -139,7 +139,7 @@ steps = st.lists(
 
 
 @given(steps)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 async def test_a_replay_is_what_a_list_of_all_entries_would_give(
     replicas: list[Database], steps: list[Any]
 ) -> None:

@@ -66,9 +66,9 @@ def said(step: type[Frame]) -> bytes:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time limits in tenths of a second, so that tests of them are short; what they are is tested below."""
-    monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 1.0)
-    monkeypatch.setattr(connection, "RPC_TIMEOUT", 1.0)
+    """Time limits of a second or two, so that tests of them are short; what they are is tested below."""
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 2.0)
+    monkeypatch.setattr(connection, "RPC_TIMEOUT", 2.0)
     monkeypatch.setattr(connection, "HEARTBEAT_SECONDS", 2)
     monkeypatch.setattr(supervisor, "CHECK_EVERY", 1.0)
 
@@ -185,7 +185,7 @@ async def test_declaring_and_subscribing_end_in_time_with_an_error(
     with pytest.raises(BrokerError, match="subscription"):
         async with broker.subscribe(WORK, prefetch=1):
             pass
-    assert perf_counter() - started < 5
+    assert perf_counter() - started < 8  # each has 2 s
 
 
 async def test_publishes_into_a_hole_are_unknown_in_time_and_none_of_them_stays(
@@ -201,8 +201,8 @@ async def test_publishes_into_a_hole_are_unknown_in_time_and_none_of_them_stays(
         return_exceptions=True,
     )
     assert {type(outcome) for outcome in outcomes} == {PublishUnconfirmed}
-    assert perf_counter() - started < 2
-    assert len(asyncio.all_tasks()) <= tasks
+    assert perf_counter() - started < 8  # and not the 10 s that a confirm may take
+    await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
     proxy.heal()
     await eventually(lambda: is_ready(broker))
     await broker.publish("", WORK.name, HELLO)
@@ -286,13 +286,12 @@ async def test_who_is_in_flight_at_an_alarm_is_told_soon_that_nobody_knows(
     await broker.publish("", WORK.name, HELLO)
     started = perf_counter()
     outcomes = await blocked(rabbitmq, broker)
-    assert perf_counter() - started < 5  # and not the 10 s that a confirm may take
+    assert perf_counter() - started < 9  # and not the 10 s that a confirm may take
     assert {type(outcome) for outcome in outcomes} <= {type(None), PublishUnconfirmed}
     assert broker.state is BrokerState.BLOCKED
-    started = perf_counter()
     with pytest.raises(BrokerBlocked):
-        await broker.publish("", WORK.name, HELLO)
-    assert perf_counter() - started < 0.1
+        async with asyncio.timeout(0):  # ends whatever waits, however short
+            await broker.publish("", WORK.name, HELLO)
     await rabbitmq.unblock()
     await eventually(lambda: is_ready(broker))
     await broker.publish("", WORK.name, HELLO)

@@ -20,7 +20,7 @@ from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.consumer import Consumer, Dispatch
 from towpath.testkit.eventually import eventually
 
-PATIENCE: Final = 5.0
+PATIENCE: Final = 30.0
 WORK: Final = Queue(name="work", delivery_limit=20)
 PLENTY: Final = 1024 * 1024
 

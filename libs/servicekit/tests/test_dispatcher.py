@@ -33,7 +33,7 @@ from towpath.servicekit.settings import ServiceSettings
 from towpath.servicekit.telemetry import Telemetry
 from towpath.testkit.dispatching import GATEWAY, Incoming, ServiceUnderTest, a_command, an_event
 
-PATIENCE: Final = 10.0
+PATIENCE: Final = 30.0
 
 
 class Say(BaseModel):

@@ -29,7 +29,7 @@ from towpath.servicekit.failures import Failures, attempts, history
 from towpath.servicekit.telemetry import Telemetry
 from towpath.testkit.eventually import eventually
 
-PATIENCE: Final = 10.0
+PATIENCE: Final = 30.0
 EVENTS: Final = Exchange("events")
 WORK: Final = Queue(name="orders.events", bindings=[Binding(EVENTS.name, "order.#")], delivery_limit=20)
 DEAD: Final = Queue(name=dead_queue("orders"))

@@ -12,8 +12,10 @@ import pytest
 from towpath.gateway.admission import Identity
 from towpath.gateway.drain import drain, pace, time_for_steps
 from towpath.gateway.groups import Members
+from towpath.gateway.limits import Limits
 from towpath.gateway.sessions import Session
 from towpath.gateway.settings import GatewaySettings
+from towpath.servicekit.telemetry import Telemetry
 from towpath.testkit.gateway import RunGateway
 from towpath.testkit.tokens import SECRET
 
@@ -25,6 +27,8 @@ class Line:
     """A WebSocket of somebody who goes when told to."""
 
     last_seen = 0.0
+    address = "127.0.0.1"
+    closing = False
     session: Session
 
     def __init__(self, members: Members) -> None:
@@ -42,6 +46,7 @@ class Line:
 
     def close_with(self, code: int, reason: str) -> None:
         assert code == 1012
+        self.closing = True
         self.session.forget_timers()
         self._members.remove(self.session)
 
@@ -49,9 +54,10 @@ class Line:
 async def advice_to(count: int, settings: GatewaySettings) -> list[float]:
     """The seconds after which each of ``count`` people is told to come back."""
     members = Members()
+    limits = Limits(settings, Telemetry("test", settings))
     lines = [Line(members) for _ in range(count)]
     for number, line in enumerate(lines):
-        line.session = Session(line, Identity(f"user-{number}", expires_at=LATER), settings)
+        line.session = Session(line, Identity(f"user-{number}", expires_at=LATER), settings, limits)
         members.add(line.session)
     await drain(members, settings)
     assert len(members) == 0

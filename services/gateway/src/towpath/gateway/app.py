@@ -9,17 +9,21 @@ import structlog
 from towpath.gateway import heartbeat
 from towpath.gateway.admission import Admission
 from towpath.gateway.announcer import Announcer
+from towpath.gateway.backlog import Backlog
 from towpath.gateway.connection import Listener
+from towpath.gateway.costs import Costs
 from towpath.gateway.drain import drain
 from towpath.gateway.entrance import Entrance, Room, needed, share
 from towpath.gateway.groups import Members
 from towpath.gateway.inbound import Inbound
+from towpath.gateway.limits import Limits
 from towpath.gateway.outbound import Outbound
 from towpath.gateway.probe import Probe
 from towpath.gateway.resync import Resync
 from towpath.gateway.routing import Routing, inbox
 from towpath.gateway.sessions import Session
 from towpath.gateway.settings import GatewaySettings
+from towpath.gateway.turns import Turns
 from towpath.protocol.close_codes import CloseCode
 from towpath.protocol.routes import COMMANDS, EVENTS, EXCHANGES
 from towpath.servicekit import descriptors
@@ -58,13 +62,16 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
             broker, EVENTS, settings, telemetry, persistent=True, mandatory=True, app_id=name
         ) as events,
     ):
-        inbound = Inbound(commands, admission, settings, telemetry)
+        costs, limits, backlog = Costs(), Limits(settings, telemetry), Backlog(settings, telemetry)
+        turns = Turns()
+        inbound = Inbound(commands, admission, costs, telemetry)
         source = inbox(settings.gateway_id)
         routing = Routing(broker, source, settings, telemetry)
         probe = Probe(broker, routing.ways, settings, telemetry, watch_deafness(broker, telemetry))
-        outbound = Outbound(members, probe, settings, telemetry)
+        outbound = Outbound(members, probe, costs, settings, telemetry)
         announcer = Announcer(events, settings, telemetry)
         telemetry.gauge("connection_active", "Open connections", lambda: len(members))
+        telemetry.gauge("read_waiting", "Connections whose bytes wait to be parsed", lambda: turns.waiting)
         opened_total = telemetry.counter("connections_opened", "Connections that were admitted")
         health.add("broker", lambda: broker.state is BrokerState.READY)
         resync = Resync(members, announcer, settings, telemetry)
@@ -94,6 +101,9 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
             Entrance(room, telemetry),
             settings,
             telemetry,
+            turns=turns,
+            limits=limits,
+            backlog=backlog,
             refusing=refusing,
             reaching=routing.reaching,
             opened=opened,

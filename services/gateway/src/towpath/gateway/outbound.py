@@ -16,6 +16,7 @@ import structlog
 
 from towpath.gateway import directed
 from towpath.gateway.connection import text_frame
+from towpath.gateway.costs import Costs
 from towpath.gateway.directed import Item
 from towpath.gateway.groups import Members
 from towpath.gateway.probe import Probe
@@ -24,7 +25,7 @@ from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.close_codes import CloseCode
 from towpath.protocol.envelope import parse
 from towpath.protocol.errors import BadEnvelope
-from towpath.protocol.routes import EVERYONE, decode_word, encode_word
+from towpath.protocol.routes import EVERYONE, SERVICE_ALIVE, decode_word, encode_word
 from towpath.servicekit.broker.interface import Delivery
 from towpath.servicekit.tally import Tally
 from towpath.servicekit.telemetry import Telemetry
@@ -44,10 +45,16 @@ class Outbound:
     """Delivers to the connections of this replica."""
 
     def __init__(
-        self, members: Members, probe: Probe, settings: GatewaySettings, telemetry: Telemetry
+        self,
+        members: Members,
+        probe: Probe,
+        costs: Costs,
+        settings: GatewaySettings,
+        telemetry: Telemetry,
     ) -> None:
         self._members = members
         self._probe = probe
+        self._costs = costs
         self._groups_max = settings.groups_per_connection
         self._turn = Turn()
         self._delivered = telemetry.counter("messages_delivered", "Frames handed to connections")
@@ -91,6 +98,11 @@ class Outbound:
                 await self._turn.next()
 
     async def _deliver(self, key: str, body: bytes) -> None:
+        if key == SERVICE_ALIVE:
+            for text in directed.split(body):
+                if not isinstance(text, BadEnvelope):
+                    self._costs.take(parse(text))
+            return
         kind = key.partition(".")[0]
         if kind == "connection":
             for item in directed.read(body):
@@ -152,9 +164,9 @@ class Outbound:
         if item.unsubscribe:
             self._members.unsubscribe(session, item.unsubscribe)
         if item.envelope:
-            if session.awaiting_accepted and item.correlation_id is not None:
+            if session.waits and item.correlation_id is not None:
                 # Two connections to the broker: the answer may be read before the confirm. Who answers has it.
-                session.accept(item.correlation_id)
+                session.answered(item.correlation_id)
             session.send_text(item.envelope)
             self._delivered.add(1)
         if item.disconnect is not None:

@@ -23,7 +23,7 @@ import structlog
 
 from towpath.gateway.routing_plan import Do, Plan, Step
 from towpath.gateway.settings import GatewaySettings
-from towpath.protocol.routes import EVERYONE, PUSH, connection_key, encode_word
+from towpath.protocol.routes import EVENTS, EVERYONE, PUSH, SERVICE_ALIVE, connection_key, encode_word
 from towpath.servicekit.broker.interface import (
     Binding,
     Bindings,
@@ -48,7 +48,8 @@ _AT_ONCE: Final[AbstractAsyncContextManager[None]] = nullcontext()
 def inbox(gateway_id: str) -> Inbox:
     """The queue of one replica: with catch-alls, so that it is right from the first moment."""
     keys = (connection_key(gateway_id), EVERYONE, "group.*", *_CATCH_ALLS)
-    return Inbox(name=f"gateway.{gateway_id}", bindings=[Binding(PUSH, key) for key in keys])
+    bindings = [*(Binding(PUSH, key) for key in keys), Binding(EVENTS, SERVICE_ALIVE)]
+    return Inbox(name=f"gateway.{gateway_id}", bindings=bindings)
 
 
 @dataclass(frozen=True, slots=True)

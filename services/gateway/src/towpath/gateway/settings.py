@@ -27,6 +27,10 @@ def _networks(value: str) -> str:
     return value
 
 
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Burst = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+
+
 class GatewaySettings(BrokerSettings):
     """See also :class:`~towpath.servicekit.settings.BrokerSettings`.
 
@@ -47,11 +51,21 @@ class GatewaySettings(BrokerSettings):
             not finished is aborted.
         handshakes_max_per_address: The same from one address. Trusted proxies are counted in ``handshakes_max`` only.
         connects_per_user, connects_per_user_burst: Connections a second that one user may open, and how many at
-            once; more are refused with 429.
+            once; more are refused with 429. 0 for no limit, also below.
         connects_per_address, connects_per_address_burst: The same from one address (IPv6: one /64).
         groups_per_connection: Groups that services may subscribe one connection to; more are left out and logged.
-        inflight_per_connection: Requests of one connection that the broker has not confirmed; more are ``busy``.
+        rate_per_connection, burst_per_connection: Messages a second of one connection in the long run, and at once;
+            past it they are answered ``rate_limited``. A message counts as much as its action weighs (1, unless its
+            service says more), and one more for each 4 KiB. 0 for no limit, also below.
+        rate_per_user, burst_per_user: The same for all connections of one user on this replica.
+        rate_per_address, burst_per_address: The same for all connections from one address on this replica.
+        rate_strikes: Refusals of one connection in a minute; past it the connection closes with 4005.
+        inflight_per_connection: Requests of one connection that are not answered yet, by weight; more are ``busy``.
+        inflight_per_user: The same for all connections of one user on this replica.
+        inflight_patience: Seconds after which a request without an answer counts no more.
         send_buffer_bytes: What may wait to be written to one connection; past it the connection closes with 4001.
+        send_buffer_total_bytes: What may wait to be written to all connections together; past it the one that holds
+            most closes with 4001.
         heartbeat: Seconds between pings.
         heartbeat_timeout: Seconds after a ping until a silent connection closes with 4002.
         open_timeout: Seconds for the opening handshake.
@@ -97,13 +111,23 @@ class GatewaySettings(BrokerSettings):
     max_connections_per_user: Annotated[int, Field(ge=1)] = 20
     handshakes_max: Annotated[int, Field(ge=1)] = 2_000
     handshakes_max_per_address: Annotated[int, Field(ge=1)] = 1_000
-    connects_per_user: Annotated[float, Field(gt=0)] = 1.0
-    connects_per_user_burst: Annotated[float, Field(ge=1)] = 60
-    connects_per_address: Annotated[float, Field(gt=0)] = 200.0
-    connects_per_address_burst: Annotated[float, Field(ge=1)] = 10_000
+    connects_per_user: Rate = 1.0
+    connects_per_user_burst: Burst = 60.0
+    connects_per_address: Rate = 200.0
+    connects_per_address_burst: Burst = 10_000.0
     groups_per_connection: Annotated[int, Field(ge=1)] = 10_000
-    inflight_per_connection: Annotated[int, Field(ge=1)] = 256
+    rate_per_connection: Rate = 100.0
+    burst_per_connection: Burst = 500.0
+    rate_per_user: Rate = 100.0
+    burst_per_user: Burst = 500.0
+    rate_per_address: Rate = 1_000.0
+    burst_per_address: Burst = 5_000.0
+    rate_strikes: Annotated[int, Field(ge=1)] = 200
+    inflight_per_connection: Annotated[int, Field(ge=1)] = 128
+    inflight_per_user: Annotated[int, Field(ge=1)] = 128
+    inflight_patience: Seconds = 30.0
     send_buffer_bytes: Annotated[int, Field(ge=64 * 1024)] = 4 * 1024 * 1024
+    send_buffer_total_bytes: Annotated[int, Field(ge=1024 * 1024)] = 32 * 1024 * 1024
     heartbeat: Seconds = 25.0
     heartbeat_timeout: Seconds = 20.0
     open_timeout: Seconds = 5.0
