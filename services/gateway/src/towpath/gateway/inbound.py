@@ -4,6 +4,8 @@ The client's JSON goes on as it came, wrapped with the session that the gateway 
 answer: from the service, or from here when the broker did not take it.
 """
 
+import math
+import time
 from functools import partial
 from typing import Final
 
@@ -48,6 +50,8 @@ class Inbound:
         self._admission = admission
         self._settings = settings
         self._telemetry = telemetry
+        #: Of each domain that a service has, or had, when the broker took a request last.
+        self._served_at: dict[str, float] = {}
         self._received = telemetry.counter("messages_received", "Frames from clients")
         self._refused = telemetry.counter("requests_refused", "Frames answered with an error by the gateway")
 
@@ -120,11 +124,19 @@ class Inbound:
     def _settled(self, session: Session, envelope: Envelope, trace: str, error: BrokerError | None) -> None:
         session.in_flight -= 1
         if error is None:
+            self._served_at[envelope.domain] = time.monotonic()
             if envelope.ack:
                 session.accept(envelope.msg_id)
             return
         session.awaiting_accepted.discard(envelope.msg_id)
-        self._answer(session, envelope.msg_id, _told(error, envelope.domain), trace)
+        told = _told(error, envelope.domain)
+        if isinstance(error, Unroutable) and self._was_served(envelope.domain):
+            told = Unavailable("The service has lost its queue for a moment.", retry_after_ms=_RETRY_AFTER_MS)
+        self._answer(session, envelope.msg_id, told, trace)
+
+    def _was_served(self, domain: str) -> bool:
+        """Whether the broker took a request for this domain lately."""
+        return time.monotonic() - self._served_at.get(domain, -math.inf) < self._settings.domain_absence
 
     def _answer(
         self, session: Session, msg_id: str | None, error: TowpathError, trace: str | None = None

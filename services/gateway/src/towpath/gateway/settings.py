@@ -32,6 +32,8 @@ class GatewaySettings(BrokerSettings):
         max_connections: Connections on this replica; more are refused with 503.
         max_connections_per_user: On this replica; past it the oldest is closed with 4503.
         inflight_per_connection: Requests of one connection that the broker has not confirmed; more are ``busy``.
+        domain_absence: Seconds that a domain whose service has lost its queue is answered `unavailable`; after that
+            there is no such service, and the answer is `unknown_action`.
         send_buffer_bytes: What may wait to be written to one connection; past it the connection closes with 4001.
         heartbeat: Seconds between pings.
         heartbeat_timeout: Seconds after a ping until a silent connection closes with 4002.
@@ -75,6 +77,7 @@ class GatewaySettings(BrokerSettings):
     max_connections: Annotated[int, Field(ge=1)] = 50_000
     max_connections_per_user: Annotated[int, Field(ge=1)] = 20
     inflight_per_connection: Annotated[int, Field(ge=1)] = 256
+    domain_absence: Seconds = 60.0
     send_buffer_bytes: Annotated[int, Field(ge=64 * 1024)] = 4 * 1024 * 1024
     heartbeat: Seconds = 25.0
     heartbeat_timeout: Seconds = 20.0
