@@ -63,7 +63,7 @@ class Deafened:
             self._proxy.half_open()
             return
         if what == "queue":
-            for name in await broker.queues(queues):
+            for name in await eventually(lambda: broker.queues(queues), every=0.2):
                 await broker.delete_queue(name)
             return
         take: Callable[[str], Coroutine[Any, Any, int]] = {
@@ -71,7 +71,8 @@ class Deafened:
             "consumer": broker.cancel_consumers,
             "channel": broker.end_channels,
         }[what]
-        assert await take(queues), f"there is no {what}"
+        # What was lost before is made good by and by: people need not notice.
+        await eventually(lambda: take(queues), every=0.2)
 
     async def _found(self) -> float:
         async with (
@@ -104,7 +105,7 @@ async def test_a_gateway_that_hears_nothing_finds_out_and_loses_nothing(
     async with Proxy.before(rabbitmq.url) as proxy:
         system = await start_system(rabbitmq, gateways=1)
         deaf = system.launch_gateway(amqp_url=proxy.instead_of(rabbitmq.url), gateway_id="deaf")
-        await deaf.ready()
+        await deaf.ready(timeout=60)
         system.gateways.append(deaf)
         async with trial.of(f"what leads into a gateway's inbox, {kind}", system, within=20):
             await _try_all(trial, Deafened(deaf, proxy, broker, "gateway.deaf."), losses)
@@ -126,10 +127,9 @@ async def test_a_service_that_hears_nothing_finds_out_and_loses_nothing(
         system = await start_system(rabbitmq)
         assert await system.chat.terminate() == 0
         system.chat = system.launch_service("chat", amqp_url=proxy.instead_of(rabbitmq.url))
-        await system.chat.ready()
+        await system.chat.ready(timeout=60)
         fault = f"what leads into {queues.rstrip('.')}, {kind}"
-        # Without queue or binding nobody is there who could be asked, and the gateway says so.
-        async with trial.of(fault, system, within=20, may_refuse=["unknown_action"]):
+        async with trial.of(fault, system, within=20):
             await _try_all(trial, Deafened(system.chat, proxy, broker, queues), losses)
             await _hears_as_a_newcomer(system)
 
@@ -150,7 +150,7 @@ async def test_a_half_open_connection_of_a_service_is_found(
         system = await start_system(rabbitmq)
         assert await system.chat.terminate() == 0
         system.chat = system.launch_service("chat", amqp_url=proxy.instead_of(rabbitmq.url))
-        await system.chat.ready()
+        await system.chat.ready(timeout=60)
         async with trial.of("a service's links to RabbitMQ half-open", system, within=20):
             await _try_all(trial, Deafened(system.chat, proxy, broker, "chat."), [("connection",)])
 

@@ -64,7 +64,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
     ):
         costs, limits, backlog = Costs(), Limits(settings, telemetry), Backlog(settings, telemetry)
         turns = Turns()
-        inbound = Inbound(commands, admission, costs, telemetry)
+        inbound = Inbound(commands, admission, costs, settings, telemetry)
         source = inbox(settings.gateway_id)
         routing = Routing(broker, source, settings, telemetry)
         probe = Probe(broker, routing.ways, settings, telemetry, watch_deafness(broker, telemetry))

@@ -63,6 +63,8 @@ class GatewaySettings(BrokerSettings):
         inflight_per_connection: Requests of one connection that are not answered yet, by weight; more are ``busy``.
         inflight_per_user: The same for all connections of one user on this replica.
         inflight_patience: Seconds after which a request without an answer counts no more.
+        domain_absence: Seconds that a domain whose service has lost its queue is answered `unavailable`; after that
+            there is no such service, and the answer is `unknown_action`.
         send_buffer_bytes: What may wait to be written to one connection; past it the connection closes with 4001.
         send_buffer_total_bytes: What may wait to be written to all connections together; past it the one that holds
             most closes with 4001.
@@ -126,6 +128,7 @@ class GatewaySettings(BrokerSettings):
     inflight_per_connection: Annotated[int, Field(ge=1)] = 128
     inflight_per_user: Annotated[int, Field(ge=1)] = 128
     inflight_patience: Seconds = 30.0
+    domain_absence: Seconds = 60.0
     send_buffer_bytes: Annotated[int, Field(ge=64 * 1024)] = 4 * 1024 * 1024
     send_buffer_total_bytes: Annotated[int, Field(ge=1024 * 1024)] = 32 * 1024 * 1024
     heartbeat: Seconds = 25.0
