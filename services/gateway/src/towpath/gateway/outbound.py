@@ -17,7 +17,7 @@ from towpath.protocol.envelope import parse
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.messages import Directed, read_correlation, read_directed, split_batch
 from towpath.protocol.routes import EVERYONE
-from towpath.servicekit.broker.interface import Delivery
+from towpath.servicekit.broker.interface import Delivery, undecodable
 from towpath.servicekit.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
@@ -46,6 +46,8 @@ class Outbound:
         self._probe.arrived()
         for delivery in deliveries:
             try:
+                if (odd := undecodable(delivery)) is not None:
+                    raise BadEnvelope(f"The message cannot be decoded: {odd}.")
                 self._deliver(delivery.routing_key, delivery.body)
             except BadEnvelope as error:
                 self._drop(delivery.routing_key, error)

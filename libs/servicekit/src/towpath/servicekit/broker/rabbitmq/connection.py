@@ -22,6 +22,8 @@ from aiormq.exceptions import (
 )
 from yarl import URL
 
+from towpath.servicekit.broker.rabbitmq.codec import SafeReader
+
 #: The driver gives a connection up after 3 × (8 + 1) s without a frame, and looks every 4 s: 31 s at most. RabbitMQ
 #: takes two missed heartbeats. https://www.rabbitmq.com/docs/heartbeats recommends 5 to 20.
 HEARTBEAT_SECONDS: Final = 8
@@ -108,7 +110,7 @@ class Connection:
 
 
 class _Socket(TransportFactory):
-    """Keeps hold of the socket that aiormq opens, so that it can be cut off."""
+    """Keeps hold of the socket that aiormq opens, so that it can be cut off, and makes what comes decodable."""
 
     def __init__(self, factory: TransportFactory) -> None:
         self._factory = factory
@@ -116,7 +118,7 @@ class _Socket(TransportFactory):
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, self._writer = await self._factory.create(url, **kwargs)
-        return reader, self._writer
+        return cast("asyncio.StreamReader", SafeReader(reader)), self._writer
 
     def abort(self) -> None:
         if self._writer is not None:
