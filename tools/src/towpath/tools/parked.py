@@ -203,11 +203,15 @@ def since(text: str, *, now: datetime | None = None) -> int:
 
 
 def _own_queue(service: str, *told: str) -> str:
-    """The first of the queues that headers tell of which the service consumes.
+    """The first of the queues that headers tell of that is the service's own.
 
     A sender may write anything there, and must not reach another queue by way of a person who plays it again.
     """
-    own = {events_queue(service), *(command_queue(service, number) for number in range(PARTITIONS))}
+    own = {
+        dead_queue(service),
+        events_queue(service),
+        *(command_queue(service, number) for number in range(PARTITIONS)),
+    }
     return next((queue for queue in told if queue in own), "")
 
 

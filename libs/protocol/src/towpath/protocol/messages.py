@@ -67,6 +67,8 @@ class Directed(msgspec.Struct, frozen=True, omit_defaults=True):
     disconnect: Disconnect | None = None
 
 
+#: The largest body that is published, where no setting says otherwise. RabbitMQ 4 takes 16 MiB.
+MESSAGE_MAX_BYTES: Final = 8 * 1024 * 1024
 #: Items that one body may have; a lane puts at most 500 into one.
 BODY_MAX_ITEMS: Final = 10_000
 #: Groups that one directed item names at most, and their bytes.

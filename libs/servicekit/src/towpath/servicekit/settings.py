@@ -10,9 +10,8 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from yarl import URL
 
-from towpath.protocol.messages import BODY_MAX_ITEMS
+from towpath.protocol.messages import BODY_MAX_ITEMS, MESSAGE_MAX_BYTES
 from towpath.servicekit import amqp_url
-from towpath.servicekit.broker.interface import MESSAGE_MAX_BYTES
 
 PREFIX = "TOWPATH_"
 

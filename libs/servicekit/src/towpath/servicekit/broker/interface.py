@@ -24,8 +24,6 @@ HeaderValue = str | int | bool
 
 #: The header of a delivery whose properties could not be decoded; its value says what is wrong.
 UNDECODABLE: Final = "x-undecodable"
-#: The largest body that is published, where no setting says otherwise. RabbitMQ 4 takes 16 MiB.
-MESSAGE_MAX_BYTES: Final = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,8 +16,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+from towpath.protocol.messages import MESSAGE_MAX_BYTES
 from towpath.servicekit.broker.interface import (
-    MESSAGE_MAX_BYTES,
     BrokerBlocked,
     BrokerError,
     BrokerState,

@@ -26,9 +26,9 @@ from aiormq.exceptions import (
 )
 from pamqp.commands import Basic
 
+from towpath.protocol.messages import MESSAGE_MAX_BYTES
 from towpath.servicekit import amqp_url
 from towpath.servicekit.broker.interface import (
-    MESSAGE_MAX_BYTES,
     BrokerBlocked,
     BrokerError,
     BrokerState,
