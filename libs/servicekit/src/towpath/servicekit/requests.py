@@ -104,8 +104,15 @@ class Unreadable:
 
 
 def comes_again(delivery: Delivery) -> bool:
-    """Whether it was put aside before: it comes from a retry queue, or was parked and is played again."""
-    return ATTEMPT in delivery.headers or REPLAYED in delivery.headers
+    """Whether it was put aside before: it comes from a retry queue, or was parked and is played again.
+
+    Both bring it by the name of its queue; a sender that forges the headers uses another exchange.
+    """
+    return (
+        not delivery.exchange
+        and delivery.routing_key == delivery.queue
+        and (ATTEMPT in delivery.headers or REPLAYED in delivery.headers)
+    )
 
 
 def read(

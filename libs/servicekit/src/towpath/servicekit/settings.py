@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from yarl import URL
 
+from towpath.protocol.messages import BODY_MAX_ITEMS, MESSAGE_MAX_BYTES
 from towpath.servicekit import amqp_url
 
 PREFIX = "TOWPATH_"
@@ -94,6 +95,8 @@ class BrokerSettings(TelemetrySettings):
         lane_max_items: Messages that may wait for one routing key; more are answered ``busy``.
         lane_max_bytes: Bytes that may wait for all routing keys of an exchange together.
         batch_max_items, batch_max_bytes: The largest batch a lane publishes as one message.
+        message_max_bytes: The largest body that is published; what is larger is parked or dropped. It must not be
+            more than the broker's own limit: 16 MiB by default in RabbitMQ 4 (``max_message_size``), 128 MiB in 3.
         drain_timeout: Seconds that a stopping program may take to finish what it has in hand.
         descriptors_reserve: File descriptors kept for the admin pages, the broker, the database and logs. The limit
             of open files is raised at start as far as the system allows.
@@ -105,8 +108,9 @@ class BrokerSettings(TelemetrySettings):
     reconnect_max: Seconds = 30.0
     lane_max_items: Annotated[int, Field(ge=1)] = 10_000
     lane_max_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
-    batch_max_items: Annotated[int, Field(ge=1)] = 500
+    batch_max_items: Annotated[int, Field(ge=1, le=BODY_MAX_ITEMS)] = 500
     batch_max_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
+    message_max_bytes: Annotated[int, Field(ge=64 * 1024, le=512 * 1024 * 1024)] = MESSAGE_MAX_BYTES
     drain_timeout: Seconds = 30.0
     descriptors_reserve: Annotated[int, Field(ge=10)] = 100
     admin_host: str = "127.0.0.1"
@@ -125,6 +129,7 @@ class ServiceSettings(BrokerSettings):
         crash_limit: Times a message may come back unsettled, before its requests are put off, each alone.
         queue_max_length: Messages a queue may hold; further publishes are refused (``busy``).
         answer_patience: Seconds to keep an answer whose gateway is away before it is dropped.
+        answer_late_max_bytes: Bytes of such answers that are kept at most; the oldest are dropped first.
         inbox_retention: Seconds that outcomes are kept, so that a repeated ``msg_id`` gets the same answer.
         stream_retention: Seconds that stream entries are kept for clients to resume from.
         outbox_poll: Seconds between two looks for what another replica, dead by now, was to tell by itself.
@@ -139,6 +144,7 @@ class ServiceSettings(BrokerSettings):
     crash_limit: Annotated[int, Field(ge=2, le=19)] = 5
     queue_max_length: Annotated[int, Field(ge=1)] = 100_000
     answer_patience: Seconds = 30.0
+    answer_late_max_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     inbox_retention: Annotated[float, Field(ge=60, allow_inf_nan=False)] = 86_400.0
     stream_retention: Annotated[float, Field(ge=60, allow_inf_nan=False)] = 7 * 86_400.0
     outbox_poll: Seconds = 1.0

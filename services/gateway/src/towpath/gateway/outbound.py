@@ -26,7 +26,7 @@ from towpath.protocol.close_codes import CloseCode
 from towpath.protocol.envelope import parse
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.routes import EVERYONE, SERVICE_ALIVE, decode_word, encode_word
-from towpath.servicekit.broker.interface import Delivery
+from towpath.servicekit.broker.interface import Delivery, undecodable
 from towpath.servicekit.tally import Tally
 from towpath.servicekit.telemetry import Telemetry
 from towpath.servicekit.turns import Turn
@@ -89,7 +89,10 @@ class Outbound:
         self._turn = Turn()
         for delivery in deliveries:
             try:
-                await self._deliver(delivery.routing_key, delivery.body)
+                if (odd := undecodable(delivery)) is not None:
+                    self._unreadable.add(routing_key=delivery.routing_key, error=f"cannot be decoded: {odd}")
+                else:
+                    await self._deliver(delivery.routing_key, delivery.body)
             except Exception:
                 self._failed.add(1)
                 log.exception("push_failed", routing_key=delivery.routing_key[:255])

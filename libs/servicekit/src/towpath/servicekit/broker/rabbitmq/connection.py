@@ -22,6 +22,8 @@ from aiormq.exceptions import (
 )
 from yarl import URL
 
+from towpath.servicekit.broker.rabbitmq.codec import SafeReader
+
 #: The driver gives a connection up after 3 × (8 + 1) s without a frame, and looks every 4 s: 31 s at most. RabbitMQ
 #: takes two missed heartbeats. https://www.rabbitmq.com/docs/heartbeats recommends 5 to 20.
 HEARTBEAT_SECONDS: Final = 8
@@ -117,7 +119,7 @@ class Connection:
 
 
 class _Socket(TransportFactory):
-    """Keeps hold of the socket that aiormq opens, so that it can be cut off."""
+    """Keeps hold of the socket that aiormq opens, so that it can be cut off, and makes what comes decodable."""
 
     def __init__(self, factory: TransportFactory) -> None:
         self._factory = factory
@@ -134,7 +136,7 @@ class _Socket(TransportFactory):
             feed(data)
 
         reader.feed_data = heard  # type: ignore[method-assign]  # what the socket calls
-        return reader, self._writer
+        return cast("asyncio.StreamReader", SafeReader(reader)), self._writer
 
     def abort(self) -> None:
         if self._writer is not None:
