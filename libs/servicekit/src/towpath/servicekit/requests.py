@@ -15,6 +15,7 @@ from towpath.protocol import envelope as envelopes
 from towpath.protocol.envelope import Envelope, field_problems
 from towpath.protocol.errors import BadEnvelope, Forbidden, InvalidData, TowpathError, UnknownAction
 from towpath.protocol.messages import Session, read_command, read_object, split_batch
+from towpath.protocol.services import MAX_COST, MIN_COST
 from towpath.servicekit.broker.interface import Delivery
 from towpath.servicekit.failures import ATTEMPT, REPLAYED
 from towpath.servicekit.outcome import Outcome
@@ -24,6 +25,8 @@ from towpath.servicekit.watchdog import Overdue
 
 #: The word for what nobody can read, in ``x-reason``.
 UNREADABLE: Final = "unreadable"
+#: The cost from which a read is heavy.
+HEAVY_COST: Final = 10.0
 _UNWATCHED: Final[AbstractContextManager[None]] = nullcontext()
 
 
@@ -37,12 +40,25 @@ class Handler:
         changes: Whether it changes state; it then has an inbox row. Reads and passing signals have none.
         notes: Whether it takes note of something, which done twice is as done once: it is saved, has no inbox row,
             and sees what the batch changed.
+        cost: What it costs others, where a message that stores one row costs 1; from 1 to 100. Gateways charge it
+            to the sender's rate limit, and services run reads of cost :data:`HEAVY_COST` or more apart, see
+            :mod:`towpath.servicekit.heavy_reads`.
     """
 
     model: type[BaseModel]
     run: Callable[..., Outcome]
     changes: bool = True
     notes: bool = False
+    cost: float = MIN_COST
+
+    def __post_init__(self) -> None:
+        if not MIN_COST <= self.cost <= MAX_COST:
+            raise ValueError(f"cost={self.cost} of {self.model.__name__}: must be {MIN_COST} to {MAX_COST}")
+
+    @property
+    def is_heavy_read(self) -> bool:
+        """Whether it reads so much that it must not hold up others."""
+        return self.cost >= HEAVY_COST and not self.changes and not self.notes
 
 
 Handlers = Mapping[str, Handler]

@@ -5,9 +5,10 @@ consume, dispatch, sweep, keep timers, relay what they tell, and on stop drain i
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Generic
 
@@ -25,6 +26,7 @@ from towpath.protocol.routes import (
     events_queue,
 )
 from towpath.servicekit import failures
+from towpath.servicekit.alive import Announcer
 from towpath.servicekit.broker import Connect, connect
 from towpath.servicekit.broker.interface import Binding, BrokerState, Exchange, Queue, Topology
 from towpath.servicekit.consumer import Consumer
@@ -33,6 +35,7 @@ from towpath.servicekit.dispatcher import Dispatcher
 from towpath.servicekit.failures import DELIVERY_LIMIT, Failures
 from towpath.servicekit.groups import MayHear
 from towpath.servicekit.health import Health, serve_admin
+from towpath.servicekit.loops import failures_of, keep_running
 from towpath.servicekit.outbox import OutboxTables
 from towpath.servicekit.publisher import Publisher
 from towpath.servicekit.relay import Relay
@@ -174,13 +177,22 @@ async def serve_domain(
             prefetch=settings.prefetch,
             intake_max_bytes=settings.batch_max_bytes,
         )
-        sweeper = asyncio.create_task(_sweep(store, settings), name=f"{name}: sweep")
-        stack.callback(sweeper.cancel)
-        counting = asyncio.create_task(failing.keep_count(), name=f"{name}: count what is parked")
-        stack.callback(counting.cancel)
+        announcer = Announcer(
+            broker, name, service.domain, service.commands, interval=settings.alive_interval
+        )
+
+        def loop(title: str, work: Callable[[], Awaitable[object]], pause: float = 0.0) -> None:
+            running = keep_running(title, work, pause=pause, failed=failures_of(title, telemetry))
+            task = asyncio.create_task(running, name=f"{name}: {title}")
+            stack.callback(task.cancel)
+
+        if store is not None:
+            loop("sweep", partial(_sweep, store, settings))
+        loop("count dead letters", failing.keep_count)
 
         def running() -> None:
             consuming.set()
+            loop("alive", announcer.step)
             log.info("serving", domain=service.domain)
 
         async with asyncio.TaskGroup() as tasks:
@@ -207,10 +219,10 @@ async def _open_store(
         yield Store(database, storage.inbox, storage.streams, storage.unit, storage.may_hear)
 
 
-async def _sweep(store: Store[Any] | None, settings: ServiceSettings) -> None:
-    """Forget what is past its retention, in small steps that block nobody."""
+async def _sweep(store: Store[Any], settings: ServiceSettings) -> None:
+    """Forget what is past its retention, in small steps that block nobody; until cancelled."""
     pause = _SWEEP_SECONDS
-    while store is not None:
+    while True:
         await asyncio.sleep(pause)
         pause = _SWEEP_SECONDS
         try:

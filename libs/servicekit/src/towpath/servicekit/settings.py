@@ -126,6 +126,8 @@ class ServiceSettings(BrokerSettings):
         stream_retention: Seconds that stream entries are kept for clients to resume from.
         outbox_poll: Seconds between two looks for what another replica, dead by now, was to tell by itself.
         replay_limit: Stream entries that one resume replays at most; past it a client is sent to the history.
+        replay_max_bytes: Bytes of stream entries that one resume replays at most; likewise.
+        alive_interval: Seconds between two `service.alive`, by which gateways learn what actions cost.
     """
 
     database_url: DatabaseUrl = "sqlite+aiosqlite:///towpath.db"
@@ -140,6 +142,8 @@ class ServiceSettings(BrokerSettings):
     stream_retention: Annotated[float, Field(ge=60, allow_inf_nan=False)] = 7 * 86_400.0
     outbox_poll: Seconds = 1.0
     replay_limit: Annotated[int, Field(ge=1, le=100_000)] = 5_000
+    replay_max_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
+    alive_interval: Seconds = 5.0
 
 
 S = TypeVar("S", bound=BaseSettings)
