@@ -31,10 +31,12 @@ from towpath.servicekit.broker import Connect, connect
 from towpath.servicekit.broker.interface import Binding, BrokerState, Exchange, Queue, Topology
 from towpath.servicekit.consumer import Consumer
 from towpath.servicekit.database import Database, forget
+from towpath.servicekit.departures import Departures
 from towpath.servicekit.dispatcher import Dispatcher
 from towpath.servicekit.failures import DELIVERY_LIMIT, Failures
 from towpath.servicekit.groups import MayHear
 from towpath.servicekit.health import Health, serve_admin
+from towpath.servicekit.heavy_reads import Bounds
 from towpath.servicekit.loops import failures_of, keep_running
 from towpath.servicekit.outbox import OutboxTables
 from towpath.servicekit.publisher import Publisher
@@ -155,6 +157,7 @@ async def serve_domain(
         failing = Failures(broker, name, telemetry)
         health.add("parking", lambda: not failing.blocked)
         watched = stack.enter_context(Watchdog.open(settings.handler_time_limit))
+        departures = Departures()
         dispatcher = Dispatcher(
             service.commands,
             service.events,
@@ -165,10 +168,18 @@ async def serve_domain(
             own=name,
             unit_max=settings.unit_max_items,
             replay_limit=settings.replay_limit,
+            replay_max_bytes=settings.replay_max_bytes,
             handler_time_limit=settings.handler_time_limit,
             unit_time_limit=settings.unit_time_limit,
             crash_limit=settings.crash_limit,
             watched=watched,
+            heavy=Bounds(
+                user_max=settings.heavy_reads_user_max,
+                total_max=settings.heavy_reads_max,
+                round_max_bytes=settings.unit_max_bytes,
+                queue_held_max=max(1, settings.prefetch // 2),
+            ),
+            is_here=departures.is_here,
         )
         consumer = Consumer(
             broker,
@@ -176,6 +187,7 @@ async def serve_domain(
             dispatcher.dispatch,
             prefetch=settings.prefetch,
             intake_max_bytes=settings.batch_max_bytes,
+            heavy_reads=dispatcher.heavy_reads,
         )
         announcer = Announcer(
             broker, name, service.domain, service.commands, interval=settings.alive_interval
@@ -189,6 +201,8 @@ async def serve_domain(
         if store is not None:
             loop("sweep", partial(_sweep, store, settings))
         loop("count dead letters", failing.keep_count)
+        if any(handler.is_heavy_read for handler in service.commands.values()):
+            loop("departures", partial(departures.listen, broker, name), pause=1.0)
 
         def running() -> None:
             consuming.set()

@@ -127,6 +127,10 @@ class ServiceSettings(BrokerSettings):
         outbox_poll: Seconds between two looks for what another replica, dead by now, was to tell by itself.
         replay_limit: Stream entries that one resume replays at most; past it a client is sent to the history.
         replay_max_bytes: Bytes of stream entries that one resume replays at most; likewise.
+        heavy_reads_user_max: Heavy reads (histories, resumes, lists) of one user that may wait or run; more are
+            answered `busy`.
+        heavy_reads_max: The same for all users together.
+        unit_max_bytes: Bytes of answers that heavy reads make ready together.
         alive_interval: Seconds between two `service.alive`, by which gateways learn what actions cost.
     """
 
@@ -143,6 +147,9 @@ class ServiceSettings(BrokerSettings):
     outbox_poll: Seconds = 1.0
     replay_limit: Annotated[int, Field(ge=1, le=100_000)] = 5_000
     replay_max_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
+    heavy_reads_user_max: Annotated[int, Field(ge=1)] = 16
+    heavy_reads_max: Annotated[int, Field(ge=1)] = 2_000
+    unit_max_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
     alive_interval: Seconds = 5.0
 
 
