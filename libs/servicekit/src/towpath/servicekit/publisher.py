@@ -25,6 +25,7 @@ from towpath.protocol.messages import Directed, Session, encode, read_correlatio
 from towpath.protocol.routes import EVENTS, PUSH, connection_key, control_key
 from towpath.servicekit.broker.interface import Broker, BrokerError, Unpublishable, Unroutable
 from towpath.servicekit.lanes import Lanes, Settle, settle_future
+from towpath.servicekit.loops import failures_of, keep_running
 from towpath.servicekit.outcome import Outgoing
 from towpath.servicekit.settings import ServiceSettings
 from towpath.servicekit.telemetry import Telemetry
@@ -79,7 +80,13 @@ class Publisher:
             ) as events,
         ):
             publisher = cls(answers, pushes, events, undertaker, settings, telemetry)
-            late = asyncio.create_task(publisher._deliver_late(), name=f"{service}: late answers")
+            running = keep_running(
+                "late answers",
+                publisher._deliver_late,
+                pause=_LATE_PAUSE,
+                failed=failures_of("late answers", telemetry),
+            )
+            late = asyncio.create_task(running, name=f"{service}: late answers")
             try:
                 yield publisher
             finally:

@@ -122,6 +122,7 @@ class ServiceSettings(BrokerSettings):
 
     Attributes:
         database_url: SQLAlchemy URL of the service's own database.
+        lane_max_bytes: Bytes that may wait for all routing keys of an exchange together; a service waits for room.
         prefetch: Messages (each a batch) in hand at most, a queue.
         unit_max_items: Requests that are handled in one transaction at most.
         handler_time_limit: Seconds a handler may take; then it is interrupted and its request parked.
@@ -134,9 +135,16 @@ class ServiceSettings(BrokerSettings):
         stream_retention: Seconds that stream entries are kept for clients to resume from.
         outbox_poll: Seconds between two looks for what another replica, dead by now, was to tell by itself.
         replay_limit: Stream entries that one resume replays at most; past it a client is sent to the history.
+        replay_max_bytes: Bytes of stream entries that one resume replays at most; likewise.
+        heavy_reads_user_max: Heavy reads (histories, resumes, lists) of one user that may wait or run; more are
+            answered `busy`.
+        heavy_reads_max: The same for all users together.
+        unit_max_bytes: Bytes of answers that heavy reads make ready together.
+        alive_interval: Seconds between two `service.alive`, by which gateways learn what actions cost.
     """
 
     database_url: DatabaseUrl = "sqlite+aiosqlite:///towpath.db"
+    lane_max_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     prefetch: Annotated[int, Field(ge=1, le=1000)] = 64
     unit_max_items: Annotated[int, Field(ge=1, le=5000)] = 500
     handler_time_limit: Seconds = 10.0
@@ -149,6 +157,11 @@ class ServiceSettings(BrokerSettings):
     stream_retention: Annotated[float, Field(ge=60, allow_inf_nan=False)] = 7 * 86_400.0
     outbox_poll: Seconds = 1.0
     replay_limit: Annotated[int, Field(ge=1, le=100_000)] = 5_000
+    replay_max_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
+    heavy_reads_user_max: Annotated[int, Field(ge=1)] = 16
+    heavy_reads_max: Annotated[int, Field(ge=1)] = 2_000
+    unit_max_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
+    alive_interval: Seconds = 5.0
 
 
 S = TypeVar("S", bound=BaseSettings)
