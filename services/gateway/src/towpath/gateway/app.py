@@ -62,7 +62,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
             broker, EVENTS, settings, telemetry, persistent=True, mandatory=True, app_id=name
         ) as events,
     ):
-        costs, limits, backlog = Costs(), Limits(settings, telemetry), Backlog(settings, telemetry)
+        costs, limits, backlog = Costs(telemetry), Limits(settings, telemetry), Backlog(settings, telemetry)
         turns = Turns()
         inbound = Inbound(commands, admission, costs, settings, telemetry)
         source = inbox(settings.gateway_id)
