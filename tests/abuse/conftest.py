@@ -1,0 +1,91 @@
+"""The abuse suite: ``make abuse`` runs all of it, plain ``pytest`` the short part (marked ``abuse_short``)."""
+
+import datetime
+import os
+import platform
+import random
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import StartSystem, start_system
+from towpath.testkit.rabbitmq import Rabbit
+from towpath.testkit.system import System
+from towpath.tools.rabbitmq_node import RabbitControl
+
+from .table import Run, Table
+from .trial import Trial
+
+__all__ = ["start_system"]
+
+HERE = Path(__file__).parent
+_PAGE = Path("docs/abuse.md")  # where `make abuse` writes it
+_TABLE = pytest.StashKey[Table]()
+_SEED = pytest.StashKey[str]()
+_FACTS = pytest.StashKey[str]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("abuse")
+    group.addoption("--abuse", choices=["short", "all"], default="short", help="how much of the abuse suite")
+    group.addoption("--abuse-seed", help="repeat what an earlier run left to chance")
+    group.addoption("--abuse-page", type=Path, help="write the table of all attacks there")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "abuse_short: the part of the abuse suite that every test run includes"
+    )
+    config.stash[_TABLE] = Table()
+    config.stash[_SEED] = (
+        config.getoption("abuse_seed", default=None) or f"{random.SystemRandom().getrandbits(32):08x}"
+    )
+    config.stash[_FACTS] = ""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    ours = [item for item in items if item.path.is_relative_to(HERE)]
+    for item in ours:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(240))
+    everything = config.getoption("abuse", default="short") == "all"
+    left_out = [item for item in ours if not everything and item.get_closest_marker("abuse_short") is None]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    table, seed = config.stash[_TABLE], config.stash[_SEED]
+    if not table.lines:
+        return
+    terminalreporter.section(f"abuse, seed {seed}")
+    terminalreporter.line(table.text())
+    path: Path | None = config.getoption("abuse_page", default=None)
+    if path is not None:
+        day = datetime.datetime.now(datetime.UTC).date().isoformat()
+        command = "make abuse" if path == _PAGE else f'make abuse ARGS="--abuse-page {path}"'
+        path.write_text(table.page(Run(command, seed, config.stash[_FACTS], day)))
+
+
+@pytest.fixture
+def trial(request: pytest.FixtureRequest) -> Trial:
+    """This test's trial; its seed is that of the run."""
+    return Trial(request.node.name, request.config.stash[_SEED], request.config.stash[_TABLE])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def facts(request: pytest.FixtureRequest, rabbitmq_node: RabbitControl) -> None:
+    """What the page says it ran on."""
+    rabbitmq = rabbitmq_node.evaluate("rabbit_misc:version()").strip('"')
+    named = [("RabbitMQ", rabbitmq), ("Python", platform.python_version())]
+    named += [(name, version(name)) for name in ("aio-pika", "websockets")]
+    versions = ", ".join(f"{name} {number}" for name, number in named)
+    request.config.stash[_FACTS] = f"{os.cpu_count()} cores, {versions}"
+
+
+@pytest.fixture
+async def system(rabbitmq: Rabbit, start_system: StartSystem) -> System:
+    """RabbitMQ, two gateways, chat and orders."""
+    return await start_system(rabbitmq)
