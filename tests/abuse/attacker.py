@@ -1,4 +1,4 @@
-"""A hostile process: ``python -m tests.abuse.attacker '{…}'``; the plan is a :class:`Flood` as JSON.
+"""A hostile process: ``python -m tests.abuse.attacker '{…}'``, with one of :mod:`tests.abuse.plans` as JSON.
 
 It is niced, so that on two cores the system is measured and not the attacker, and ends by itself. It begins when it
 reads a line, and prints what it got in.
@@ -13,67 +13,31 @@ import random
 import resource
 import sys
 import time
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from towpath.testkit.tokens import a_token
 
-from .messages import KINDS, ROOM, block
-from .wire import Refused, Wire, text
+from .messages import KINDS, block
+from .plans import Flood, HalfOpen, Loot, Storm
+from .wire import Refused, Wire, handshake, text
 
 _NICE: Final = 10
-_BLOCK: Final = 64 * 1024
-#: Seconds that a connection may take none of its bytes until the attacker gives it up and connects again.
-_STUCK: Final = 5.0
+#: Seconds between two tries of a connection that the gateway refuses.
+_AGAIN_SECONDS: Final = 0.01
+_DRIP_SECONDS: Final = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class Flood:
-    """Connections that send one kind of message.
+class Attacker(Protocol):
+    """One attack of one process."""
 
-    Attributes:
-        kind: Of :data:`tests.abuse.messages.KINDS`.
-        seconds: How long; whoever is closed connects again at once.
-        users, connections: How many users, with how many connections each.
-        addresses: From how many addresses of 127.0.0.0/8 they come.
-        reads: Whether it reads; one that does not has a small receive buffer, and its answers wait in the gateway.
-        count: Messages a connection sends and then waits; 0 for no end.
-        pause: Seconds between two messages, 0 for as fast as the gateway takes them.
-        joins: The room they join first.
-        size: Bytes of a block that is written at once.
-    """
+    loot: Loot
 
-    kind: str
-    seconds: float = 10.0
-    users: int = 1
-    connections: int = 1
-    addresses: int = 1
-    reads: bool = True
-    count: int = 0
-    pause: float = 0.0
-    joins: str = ROOM
-    size: int = _BLOCK
+    async def run(self) -> None:
+        """Attack until the plan's time is over."""
+        ...
 
 
-@dataclass(slots=True)
-class Loot:
-    """What an attacker got in.
-
-    Attributes:
-        closes: By close code, or HTTP status of a refusal, how often; 0 where there was neither.
-        processor: Share of one core that it used.
-    """
-
-    messages: int = 0
-    bytes: int = 0
-    connections: int = 0
-    closes: Counter[str] = field(default_factory=Counter)
-    processor: float = 0.0
-    seconds: float = 0.0
-
-
-class _Attacker:
+class _Flooding:
     def __init__(self, flood: Flood, port: int, seed: str) -> None:
         self._flood = flood
         self._port = port
@@ -92,54 +56,37 @@ class _Attacker:
         tokens = [a_token(f"eve{number}") for number in range(flood.users)]
         async with asyncio.TaskGroup() as tasks:
             for number in range(flood.users * flood.connections):
-                source = f"127.0.1.{number % flood.addresses + 1}"
+                source = _address(number, flood.addresses)
                 tasks.create_task(self._again_and_again(tokens[number % flood.users], source))
 
     async def _again_and_again(self, token: str, source: str) -> None:
+        buffer = None if self._flood.reads else 4096
         while (left := self._until - time.monotonic()) > 0:
-            try:
-                wire = await Wire.open(
-                    self._port,
-                    token,
-                    source=source,
-                    receive_buffer=None if self._flood.reads else 4096,
-                    timeout=min(left, 10.0),
-                )
-            except Refused as refused:
-                self.loot.closes[str(refused.status)] += 1
-                await asyncio.sleep(0.01)
-                continue
-            except (OSError, TimeoutError, EOFError):
-                self.loot.closes["no handshake"] += 1
-                await asyncio.sleep(0.01)
-                continue
-            self.loot.connections += 1
-            await self._abuse(wire)
+            wire = await _open(self._port, token, source, min(left, 10.0), self.loot, buffer)
+            if wire is not None:
+                await self._abuse(wire)
 
     async def _abuse(self, wire: Wire) -> None:
         reading = asyncio.create_task(wire.discard()) if self._flood.reads else None
         try:
             async with asyncio.timeout(max(0.0, self._until - time.monotonic())):
-                await self._join(wire)
+                if self._flood.joins:
+                    room = self._flood.joins
+                    await wire.send(text("chat.join", {"room": room}, key=room, msg_id="j"))
                 await self._write(wire)
                 if reading is not None:
                     await reading
-                await asyncio.sleep(self._flood.seconds)
+                else:
+                    await asyncio.sleep(self._flood.seconds)
         except (OSError, TimeoutError):
             pass
         finally:
             if reading is not None:
                 reading.cancel()
                 code = (await asyncio.gather(reading, return_exceptions=True))[0]
-                if isinstance(code, int):
-                    self.loot.closes[str(code)] += 1
-                elif code is None:
-                    self.loot.closes["no code"] += 1
+                if not isinstance(code, BaseException):
+                    self.loot.closes[str(code or "no code")] += 1
             wire.abort()
-
-    async def _join(self, wire: Wire) -> None:
-        if self._flood.joins:
-            await wire.send(text("chat.join", {"room": self._flood.joins}, key=self._flood.joins, msg_id="j"))
 
     async def _write(self, wire: Wire) -> None:
         """Write until it is over: no word of the gateway, nor a close, is heeded."""
@@ -152,31 +99,126 @@ class _Attacker:
             sent += messages
             self.loot.messages += messages
             self.loot.bytes += len(data)
-            if flood.pause:
-                await asyncio.sleep(flood.pause)
-            else:
-                await asyncio.sleep(0)  # sock_sendall does not yield while the kernel takes all at once
+            await asyncio.sleep(flood.pause)  # also for 0: the kernel may take all at once, for ever
 
 
-async def _main(flood: Flood, port: int, seed: str) -> None:
-    attacker = _Attacker(flood, port, seed)
+class _HalfOpening:
+    def __init__(self, plan: HalfOpen, port: int) -> None:
+        self._plan = plan
+        self._port = port
+        self._until = 0.0
+        self.loot = Loot()
+
+    async def run(self) -> None:
+        self._until = time.monotonic() + self._plan.seconds
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(self._plan.count):
+                tasks.create_task(self._again_and_again(_address(number, self._plan.addresses)))
+
+    async def _again_and_again(self, source: str) -> None:
+        request = handshake(a_token("eve"))[:-2]
+        while (left := self._until - time.monotonic()) > 0:
+            try:
+                wire = await Wire.dial(self._port, source=source, timeout=min(left, 10.0))
+            except (OSError, TimeoutError):
+                self.loot.closes["not connected"] += 1
+                await asyncio.sleep(_AGAIN_SECONDS)
+                continue
+            self.loot.connections += 1
+            ended = asyncio.create_task(wire.discard())
+            try:
+                async with asyncio.timeout(max(0.0, self._until - time.monotonic())):
+                    if self._plan.manner == "headers":
+                        await wire.send(request)
+                    elif self._plan.manner == "drip":
+                        for byte in request:
+                            await wire.send(bytes([byte]))
+                            await asyncio.sleep(_DRIP_SECONDS)
+                    await ended
+                    self.loot.closes["ended"] += 1
+            except (OSError, TimeoutError):
+                pass
+            finally:
+                ended.cancel()
+                await asyncio.gather(ended, return_exceptions=True)
+                wire.abort()
+            await asyncio.sleep(_AGAIN_SECONDS)
+
+
+class _Storming:
+    def __init__(self, plan: Storm, port: int) -> None:
+        self._plan = plan
+        self._port = port
+        self._until = 0.0
+        self.loot = Loot()
+
+    async def run(self) -> None:
+        plan = self._plan
+        self._until = time.monotonic() + plan.seconds
+        tokens = [a_token(f"eve{number}") for number in range(plan.users)]
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(plan.parallel):
+                token, source = tokens[number % plan.users], _address(number, plan.addresses)
+                tasks.create_task(self._again_and_again(token, source))
+
+    async def _again_and_again(self, token: str, source: str) -> None:
+        while (left := self._until - time.monotonic()) > 0:
+            wire = await _open(self._port, token, source, min(left, 10.0), self.loot)
+            if wire is not None:
+                wire.abort()
+
+
+async def _open(
+    port: int, token: str, source: str, timeout: float, loot: Loot, buffer: int | None = None
+) -> Wire | None:
+    """One try to connect; counted in ``loot``."""
+    try:
+        wire = await Wire.open(port, token, source=source, receive_buffer=buffer, timeout=timeout)
+    except Refused as refused:
+        loot.closes[f"HTTP {refused.status}"] += 1
+    except (OSError, TimeoutError, EOFError):
+        loot.closes["not connected"] += 1
+    else:
+        loot.connections += 1
+        return wire
+    await asyncio.sleep(_AGAIN_SECONDS)
+    return None
+
+
+def _address(number: int, addresses: int) -> str:
+    return f"127.0.1.{number % addresses + 1}"
+
+
+async def _main(attacker: Attacker, seconds: float) -> None:
     print("ready", flush=True)  # noqa: T201
     await asyncio.to_thread(sys.stdin.readline)
     began = time.monotonic()
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(flood.seconds + 5):
+        async with asyncio.timeout(seconds + 5):
             await attacker.run()
     loot = attacker.loot
     loot.seconds = time.monotonic() - began
     used = resource.getrusage(resource.RUSAGE_SELF)
     loot.processor = (used.ru_utime + used.ru_stime) / loot.seconds
-    print(json.dumps(dataclasses.asdict(loot)), flush=True)  # noqa: T201
+    told = {one.name: getattr(loot, one.name) for one in dataclasses.fields(loot)}
+    print(json.dumps(told), flush=True)  # noqa: T201
 
 
 def main(plan: dict[str, Any]) -> None:
     """Attack as ``plan`` says."""
     os.nice(_NICE)
-    asyncio.run(_main(Flood(**plan["flood"]), plan["port"], plan["seed"]))
+    port, options = plan["port"], plan["options"]
+    attacker: Attacker
+    match plan["attack"]:
+        case "Flood":
+            attacker = _Flooding(Flood(**options), port, plan["seed"])
+        case "HalfOpen":
+            attacker = _HalfOpening(HalfOpen(**options), port)
+        case "Storm":
+            attacker = _Storming(Storm(**options), port)
+        case other:
+            raise ValueError(f"no such attack: {other}")
+    asyncio.run(_main(attacker, options["seconds"]))
 
 
 if __name__ == "__main__":

@@ -33,3 +33,5 @@ class Bounds:
 ONE_CONNECTION: Final = Bounds()
 #: Ten hostile users with ten connections each.
 MANY_CONNECTIONS: Final = Bounds(worst=1.0, p99=1.0)
+#: A crowd is on both gateways, so that "the other gateway" is attacked like the first.
+CROWD: Final = Bounds(p99=0.25, others=0.25)

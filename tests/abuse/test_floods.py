@@ -4,8 +4,8 @@ import pytest
 
 from towpath.testkit.system import System
 
-from .attacker import Flood
 from .bounds import MANY_CONNECTIONS, ONE_CONNECTION
+from .plans import Flood
 from .trial import Trial
 
 
@@ -24,7 +24,7 @@ async def test_a_burst_of_frames_delays_nobody_else(
     system: System, trial: Trial, attack: str, kind: str
 ) -> None:
     async with trial.of(attack, system, ONE_CONNECTION) as ground:
-        await ground.flood(Flood(kind, count=36_000))
+        await ground.attack(Flood(kind, count=36_000))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ async def test_one_connection_at_full_speed_delays_nobody_else(
     system: System, trial: Trial, attack: str, kind: str
 ) -> None:
     async with trial.of(attack, system, ONE_CONNECTION) as ground:
-        await ground.flood(Flood(kind))
+        await ground.attack(Flood(kind))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ async def test_one_that_never_reads_costs_a_bounded_amount_of_memory(
     system: System, trial: Trial, attack: str, kind: str
 ) -> None:
     async with trial.of(attack, system, ONE_CONNECTION) as ground:
-        await ground.flood(Flood(kind, reads=False))
+        await ground.attack(Flood(kind, reads=False))
 
 
 @pytest.mark.parametrize("addresses", [1, 100], ids=["from one address", "from 100 addresses"])
@@ -75,4 +75,4 @@ async def test_ten_users_on_ten_connections_each_delay_others_by_a_second_at_mos
     where = "one address" if addresses == 1 else f"{addresses} addresses"
     attack = f"100 connections of 10 users, {kind}, from {where}"
     async with trial.of(attack, system, MANY_CONNECTIONS) as ground:
-        await ground.flood(Flood(kind, users=10, connections=10, addresses=addresses))
+        await ground.attack(Flood(kind, users=10, connections=10, addresses=addresses))

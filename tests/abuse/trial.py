@@ -11,8 +11,8 @@ from typing import Any, Final
 from towpath.testkit.processes import Process
 from towpath.testkit.system import System
 
-from .attacker import Flood
 from .bounds import Bounds
+from .plans import Flood, HalfOpen, Storm
 from .program import Program
 from .table import Line, Memory, Table, Waits
 from .watch import Watch, counts
@@ -41,20 +41,25 @@ class Ground:
         self._line = line
         self._seed = seed
 
-    async def flood(self, *floods: Flood, gateway: int = 0) -> None:
-        """Attack a gateway, with several processes at once if there are several floods."""
+    async def attack(self, *plans: Flood | HalfOpen | Storm, gateway: int = 0) -> None:
+        """Attack a gateway, with several processes at once if there are several plans."""
         target = self.system.gateways[gateway]
         port = int(target.settings["TOWPATH_PORT"])
         before = (await counts(target)).get("messages_received_total", 0.0)
         async with AsyncExitStack() as stack:
             programs = []
-            for flood in floods:
-                plan = {"flood": dataclasses.asdict(flood), "port": port, "seed": self._seed}
-                programs.append(await stack.enter_async_context(Program.start("attacker", plan)))
+            for plan in plans:
+                asked = {
+                    "attack": type(plan).__name__,
+                    "options": dataclasses.asdict(plan),
+                    "port": port,
+                    "seed": self._seed,
+                }
+                programs.append(await stack.enter_async_context(Program.start("attacker", asked)))
             self.begin()
             for program in programs:
                 program.go()
-            longest = max(flood.seconds for flood in floods)
+            longest = max(plan.seconds for plan in plans)
             loot = await asyncio.gather(*(program.result(timeout=longest + 40) for program in programs))
             self.end()
         taken = (await counts(target)).get("messages_received_total", 0.0) - before
