@@ -4,12 +4,15 @@ import datetime
 import os
 import platform
 import random
+import secrets
+from collections.abc import AsyncIterator, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from tests.faults.conftest import StartSystem, start_system
+from towpath.testkit.processes import Processes
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.system import System
 from towpath.tools.rabbitmq_node import RabbitControl
@@ -85,7 +88,62 @@ def facts(request: pytest.FixtureRequest, rabbitmq_node: RabbitControl) -> None:
     request.config.stash[_FACTS] = f"{os.cpu_count()} cores, {versions}"
 
 
+class Stage:
+    """A system that several trials share, one after the other: a new one after a trial that failed."""
+
+    def __init__(self, control: RabbitControl, folder: Path) -> None:
+        self._control = control
+        self._folder = folder
+        self._count = 0
+        self._processes: Processes | None = None
+        self._system: System | None = None
+
+    async def system(self) -> System:
+        """The one there is, else a new one."""
+        if self._system is None:
+            self._count += 1
+            vhost = f"abuse-{secrets.token_hex(4)}"
+            rabbitmq = Rabbit(self._control, vhost, await self._control.add_vhost(vhost))
+            folder = self._folder / str(self._count)
+            folder.mkdir()
+            self._processes = Processes()
+            self._system = System(rabbitmq, self._processes, folder)
+            await self._system.start()
+        return self._system
+
+    def close(self) -> None:
+        """End it; the next trial gets a new one. Its virtual host goes with the broker."""
+        if self._processes is not None:
+            self._processes.__exit__()
+        self._processes = self._system = None
+
+    def output(self) -> str:
+        """What its programs printed last."""
+        return "\n".join(f"{one.name}: {one.output[-2000:]}" for one in self._processes or ())
+
+
+@pytest.fixture(scope="session")
+def stage(rabbitmq_node: RabbitControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """Where trials that leave nothing behind take place."""
+    made = Stage(rabbitmq_node, tmp_path_factory.mktemp("stage"))
+    try:
+        yield made
+    finally:
+        made.close()
+
+
 @pytest.fixture
-async def system(rabbitmq: Rabbit, start_system: StartSystem) -> System:
-    """RabbitMQ, two gateways, chat and orders."""
+async def system(request: pytest.FixtureRequest, stage: Stage) -> AsyncIterator[System]:
+    """RabbitMQ, two gateways, chat and orders; shared with trials that held before."""
+    lines = request.config.stash[_TABLE].lines
+    before = len(lines)
+    yield await stage.system()
+    if len(lines) == before or any(line.failures for line in lines[before:]):
+        print(stage.output())  # noqa: T201  # pytest shows it when the test failed
+        stage.close()
+
+
+@pytest.fixture
+async def fresh_system(rabbitmq: Rabbit, start_system: StartSystem) -> System:
+    """RabbitMQ, two gateways, chat and orders; for a trial that leaves much behind."""
     return await start_system(rabbitmq)

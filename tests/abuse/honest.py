@@ -60,7 +60,7 @@ class _Person:
         self, name: str, group: str, url: str, room: str, members: Sequence[str], book: _Book
     ) -> None:
         self.name = name
-        self._group = group
+        self.group = group
         self._url = url
         self._room = room
         self._members = members
@@ -95,7 +95,7 @@ class _Person:
         """Count what never came."""
         now = time.monotonic()
         for kind, started, _ in self._asked.values():
-            self._book.waits.append((self._group, kind, started, now - started, "never"))
+            self._book.waits.append((self.group, kind, started, now - started, "never"))
 
     @property
     def is_waiting(self) -> bool:
@@ -142,12 +142,12 @@ class _Person:
                 self._take(json.loads(frame))
         if self._book.over:
             return
-        self._book.ends.append((self._group, time.monotonic(), str(socket.close_code)))
+        self._book.ends.append((self.group, time.monotonic(), str(socket.close_code)))
         while not self._book.over:
             try:
                 await self._connect()
             except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed) as error:
-                self._book.ends.append((self._group, time.monotonic(), type(error).__name__))
+                self._book.ends.append((self.group, time.monotonic(), type(error).__name__))
                 await asyncio.sleep(0.5)
             else:
                 return
@@ -160,7 +160,7 @@ class _Person:
             send = self._book.sends.get(frame["data"].get("client_ref", ""))
             if send is not None and self.name in send.waiting:
                 send.waiting.discard(self.name)
-                self._book.waits.append((self._group, "push", send.started, now - send.started, "ok"))
+                self._book.waits.append((self.group, "push", send.started, now - send.started, "ok"))
             return
         if (asked := self._asked.pop(frame.get("correlation_id", ""), None)) is None:
             return
@@ -168,7 +168,7 @@ class _Person:
         outcome = frame["data"]["code"] if action == "error" else "ok"
         if ref and outcome == "ok":
             self._book.sends[ref].answered = True
-        self._book.waits.append((self._group, kind, started, now - started, outcome))
+        self._book.waits.append((self.group, kind, started, now - started, outcome))
 
 
 def _masked(payload: bytes) -> bytes:
@@ -182,11 +182,12 @@ async def _main(plan: dict[str, Any]) -> None:
     book = _Book()
     people: list[_Person] = []
     for group, (url, count) in plan["groups"].items():
-        names = [f"{group}{number}" for number in range(count)]
+        names = [f"{plan['name']}-{group}{number}" for number in range(count)]
         for number, name in enumerate(names):
             first = number // _MEMBERS * _MEMBERS
             members = names[first : first + _MEMBERS]
-            people.append(_Person(name, group, url, f"{group}-room{first}", members, book))
+            room = f"{plan['name']}-{group}-room{first}"
+            people.append(_Person(name, group, url, room, members, book))
     for person in people:
         await person.arrive()
     living = [asyncio.create_task(person.live()) for person in people]
@@ -206,7 +207,7 @@ async def _main(plan: dict[str, Any]) -> None:
     for person in people:
         person.leave()
     now = time.monotonic()
-    groups = {person.name: person.name.rstrip("0123456789") for person in people}
+    groups = {person.name: person.group for person in people}
     for send in book.sends.values():
         if send.answered:
             book.waits += [

@@ -26,7 +26,7 @@ class Flood:
     """
 
     kind: str
-    seconds: float = 10.0
+    seconds: float = 8.0
     users: int = 1
     connections: int = 1
     addresses: int = 1
@@ -48,7 +48,7 @@ class HalfOpen:
 
     count: int
     manner: str
-    seconds: float = 10.0
+    seconds: float = 8.0
     addresses: int = 1
 
 
@@ -62,7 +62,7 @@ class Storm:
 
     users: int = 1
     parallel: int = 10
-    seconds: float = 10.0
+    seconds: float = 8.0
     addresses: int = 1
 
 

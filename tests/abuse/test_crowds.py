@@ -20,13 +20,13 @@ _TOLD_ONE_BY_ONE: Final = 100 * 101
 
 @pytest.mark.parametrize("count", [100, 500, 2_000])
 async def test_a_crowd_that_joins_a_room_is_answered_and_disturbs_nobody(
-    system: System, trial: Trial, count: int
+    fresh_system: System, trial: Trial, count: int
 ) -> None:
-    ports = [int(gateway.settings["TOWPATH_PORT"]) for gateway in system.gateways]
+    ports = [int(gateway.settings["TOWPATH_PORT"]) for gateway in fresh_system.gateways]
     plan = {"name": "fan", "count": count, "ports": ports, "room": "arena", "within": _WITHIN}
     async with (
         Program.start("people", plan, timeout=120) as people,
-        trial.of(f"{count:,} people join one room within {_WITHIN:g} s", system, CROWD) as ground,
+        trial.of(f"{count:,} people join one room within {_WITHIN:g} s", fresh_system, CROWD) as ground,
     ):
         people.go()
         await asyncio.sleep(_SECONDS)

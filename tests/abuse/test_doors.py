@@ -22,8 +22,9 @@ _IDLE: Final = 10_000
 _DRAIN_SECONDS: Final = 30.0
 
 
-@pytest.mark.parametrize("addresses", [1, 100], ids=["from one address", "from 100 addresses"])
-@pytest.mark.parametrize("manner", ["silent", "headers", "drip"])
+@pytest.mark.parametrize(
+    ("manner", "addresses"), [("silent", 1), ("headers", 100), ("drip", 1), ("drip", 100)]
+)
 async def test_handshakes_without_an_end_shut_nobody_out(
     rabbitmq: Rabbit,
     start_system: StartSystem,
@@ -38,8 +39,6 @@ async def test_handshakes_without_an_end_shut_nobody_out(
     where = "one address" if addresses == 1 else f"{addresses} addresses"
     attack = f"1,500 handshakes without an end ({said}) at nofile 1,024, from {where}"
     async with trial.of(attack, system, MANY_CONNECTIONS) as ground:
-        waits = []
-
         async with Program.start("newcomers", {"port": _port(system), "seconds": 12}) as newcomers:
             newcomers.go()
             await ground.attack(HalfOpen(1_500, manner, addresses=addresses))

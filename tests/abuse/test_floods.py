@@ -12,12 +12,12 @@ from .trial import Trial
 @pytest.mark.parametrize(
     ("attack", "kind"),
     [
-        pytest.param("36,000 unreadable one-byte frames, again and again", "unreadable",
+        pytest.param("36,000 unreadable one-byte frames", "unreadable",
                      marks=pytest.mark.abuse_short),
-        ("36,000 empty frames, again and again", "empty"),
-        ("36,000 pings, again and again", "ping"),
-        ("36,000 pongs, again and again", "pong"),
-        ("36,000 unknown session.*, again and again", "unknown session"),
+        ("36,000 empty frames", "empty"),
+        ("36,000 pings", "ping"),
+        ("36,000 pongs", "pong"),
+        ("36,000 unknown session.*", "unknown session"),
     ],
 )  # fmt: skip
 async def test_a_burst_of_frames_delays_nobody_else(
@@ -67,8 +67,10 @@ async def test_one_that_never_reads_costs_a_bounded_amount_of_memory(
         await ground.attack(Flood(kind, reads=False))
 
 
-@pytest.mark.parametrize("addresses", [1, 100], ids=["from one address", "from 100 addresses"])
-@pytest.mark.parametrize("kind", ["unreadable", "ping", "typing", "orders"])
+@pytest.mark.parametrize(
+    ("kind", "addresses"),
+    [("unreadable", 1), ("ping", 100), ("typing", 1), ("typing", 100), ("orders", 100), ("big field", 1)],
+)
 async def test_ten_users_on_ten_connections_each_delay_others_by_a_second_at_most(
     system: System, trial: Trial, kind: str, addresses: int
 ) -> None:

@@ -27,41 +27,45 @@ from .wire import TEXT, Wire, text
     ],
 )
 async def test_heavy_reads_of_one_user_delay_nobody_else(
-    system: System, trial: Trial, attack: str, flood: Flood
+    fresh_system: System, trial: Trial, attack: str, flood: Flood
 ) -> None:
-    fill_room(system, FULL_ROOM, ["eve0"])
-    async with trial.of(attack, system, ONE_CONNECTION) as ground:
+    fill_room(fresh_system, FULL_ROOM, ["eve0"])
+    async with trial.of(attack, fresh_system, ONE_CONNECTION) as ground:
         await ground.attack(flood)
 
 
 async def test_many_who_ask_for_histories_and_never_read_cost_bounded_memory(
-    system: System, trial: Trial
+    fresh_system: System, trial: Trial
 ) -> None:
-    fill_room(system, FULL_ROOM, [f"eve{number}" for number in range(200)])
+    fill_room(fresh_system, FULL_ROOM, [f"eve{number}" for number in range(200)])
     attack = "200 stalled readers, 15 histories each"
-    async with trial.of(attack, system, MANY_CONNECTIONS) as ground:
+    async with trial.of(attack, fresh_system, MANY_CONNECTIONS) as ground:
         await ground.attack(Flood("history", users=200, count=15, joins="", reads=False, addresses=100))
 
 
-async def test_joins_of_one_user_end_at_a_thousand_rooms(system: System, trial: Trial) -> None:
-    async with trial.of("2,000 joins of one user", system, ONE_CONNECTION) as ground:
+async def test_joins_of_one_user_end_at_a_thousand_rooms(fresh_system: System, trial: Trial) -> None:
+    async with trial.of("2,000 joins of one user", fresh_system, ONE_CONNECTION) as ground:
         await ground.attack(Flood("join", seconds=8, count=2_000, joins=""))
-        rooms = rooms_of(system, "eve0")
+        rooms = rooms_of(fresh_system, "eve0")
         ground.note(f"in {rooms:,} rooms in the end")
         ground.expect(rooms <= 1_000, f"one user is in {rooms:,} rooms")
 
 
-async def test_rooms_made_by_one_user_end_at_two_hundred_a_day(system: System, trial: Trial) -> None:
-    async with trial.of("2,000 rooms made by one user", system, ONE_CONNECTION) as ground:
+async def test_rooms_made_by_one_user_end_at_two_hundred_a_day(fresh_system: System, trial: Trial) -> None:
+    async with trial.of("2,000 rooms made by one user", fresh_system, ONE_CONNECTION) as ground:
         await ground.attack(Flood("create", seconds=8, count=2_000, joins=""))
-        rooms = rooms_of(system, "eve0")
+        rooms = rooms_of(fresh_system, "eve0")
         ground.note(f"{rooms:,} rooms made")
         ground.expect(rooms <= 200, f"one user made {rooms:,} rooms")
 
 
-async def test_invitations_of_one_user_to_another_are_one_at_a_time(system: System, trial: Trial) -> None:
-    port = int(system.gateways[0].settings["TOWPATH_PORT"])
-    async with trial.of("200 invitations of one person to one person", system, ONE_CONNECTION) as ground:
+async def test_invitations_of_one_user_to_another_are_one_at_a_time(
+    fresh_system: System, trial: Trial
+) -> None:
+    port = int(fresh_system.gateways[0].settings["TOWPATH_PORT"])
+    async with trial.of(
+        "200 invitations of one person to one person", fresh_system, ONE_CONNECTION
+    ) as ground:
         eve = await Wire.open(port, a_token("eve"))
         victim = await Wire.open(port, a_token("victim"))
         pushed = 0
@@ -88,25 +92,25 @@ async def test_invitations_of_one_user_to_another_are_one_at_a_time(system: Syst
         await asyncio.gather(hearing, reading, return_exceptions=True)
         eve.abort()
         victim.abort()
-        opened = invitations_of(system, "victim")
+        opened = invitations_of(fresh_system, "victim")
         ground.got_in(f"200 rooms and invitations; {opened} open, {pushed} pushes")
         ground.expect(opened <= 1, f"{opened} invitations of one person to one are open")
         ground.expect(pushed <= 1, f"one person was pushed {pushed} invitations of one other")
 
 
-async def test_a_database_grows_with_what_is_sent_and_not_faster(system: System, trial: Trial) -> None:
-    before = size_mib(system)
-    async with trial.of("one user fills a room for 10 s", system, ONE_CONNECTION) as ground:
+async def test_a_database_grows_with_what_is_sent_and_not_faster(fresh_system: System, trial: Trial) -> None:
+    before = size_mib(fresh_system)
+    async with trial.of("one user fills a room for 10 s", fresh_system, ONE_CONNECTION) as ground:
         await ground.attack(Flood("send"))
-        ground.note(f"chat's database grew by {size_mib(system) - before:.1f} MiB")
+        ground.note(f"chat's database grew by {size_mib(fresh_system) - before:.1f} MiB")
 
 
 async def test_a_user_in_more_rooms_than_a_message_can_name_connects_and_chat_goes_on(
-    system: System, trial: Trial
+    fresh_system: System, trial: Trial
 ) -> None:
-    port = int(system.gateways[0].settings["TOWPATH_PORT"])
-    enter_rooms(system, "eve", 150_000)
-    async with trial.of("a user in 150,000 rooms connects", system, ONE_CONNECTION) as ground:
+    port = int(fresh_system.gateways[0].settings["TOWPATH_PORT"])
+    enter_rooms(fresh_system, "eve", 150_000)
+    async with trial.of("a user in 150,000 rooms connects", fresh_system, ONE_CONNECTION) as ground:
         eve = await Wire.open(port, a_token("eve"))
         reading = asyncio.create_task(eve.discard())
         await asyncio.sleep(10)
@@ -115,7 +119,7 @@ async def test_a_user_in_more_rooms_than_a_message_can_name_connects_and_chat_go
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
         eve.abort()
-        async with system.connect("somebody") as somebody:
+        async with fresh_system.connect("somebody") as somebody:
 
             async def is_answered() -> bool:
                 answer = await somebody.request("chat.join", {"room": "elsewhere"}, timeout=20)

@@ -17,7 +17,7 @@ from .program import Program
 from .table import Line, Memory, Table, Waits
 from .watch import Watch, counts
 
-_CONTROL_SECONDS: Final = 4.0
+_CONTROL_SECONDS: Final = 3.5
 #: Of the bound on memory: what a program may hold over its rest and count as back, since allocators keep some.
 _BACK_SHARE: Final = 0.35
 _MIN_AFTER_SECONDS: Final = 1.5
@@ -163,10 +163,10 @@ class Trial:
         if others and len(system.urls) > 1:
             groups[OTHER] = (system.urls[1], others)
         async with (
-            Program.start("honest", {"groups": groups}) as honest,
+            Program.start("honest", {"groups": groups, "name": f"h{len(self._table.lines)}"}) as honest,
             Watch.over(system) as watch,
         ):
-            ground = Ground(system, watch, line, self.seed)
+            ground = Ground(system, watch, line, f"{self.seed} {self._promise}")
             await asyncio.sleep(1.0)  # the first questions find cold caches, not an attack
             started = time.monotonic()
             await asyncio.sleep(_CONTROL_SECONDS)
@@ -193,22 +193,32 @@ class Trial:
         ground: Ground,
         back: float | None,
     ) -> None:
-        def waits(group: str, since: float, until: float) -> list[float]:
+        began, ended = ground.began, ground.ended
+
+        def before(group: str) -> list[float]:
+            """Waits that were over when the attack began."""
             return [
-                waited for who, _, at, waited, _ in found["waits"] if who == group and since <= at < until
+                waited
+                for who, _, at, waited, _ in found["waits"]
+                if who == group and at >= started and at + waited <= began
             ]
 
-        began, ended = ground.began, ground.ended
-        line.control = Waits.of(waits(SAME, started, began))
-        line.others_control = Waits.of(waits(OTHER, started, began))
-        line.during = Waits.of(waits(SAME, began, ended))
-        line.others = Waits.of(waits(OTHER, began, ended))
+        def until(group: str, end: float) -> list[float]:
+            """Waits that were not, of what was asked until ``end``."""
+            return [
+                waited
+                for who, _, at, waited, _ in found["waits"]
+                if who == group and at + waited > began and at < end
+            ]
+
+        line.control, line.others_control = Waits.of(before(SAME)), Waits.of(before(OTHER))
+        line.during, line.others = Waits.of(until(SAME, ended)), Waits.of(until(OTHER, ended))
         line.memory = {
             name: Memory(rest[name], watch.most(name, began), watch.now(name)) for name in watch.programs
         }
         line.live = max(watch.slowest(name, began) for name in watch.programs)
         # Waits that began after the attack may still be due to what it left behind.
-        worst = max(waits(SAME, began, float("inf")), default=0.0)
+        worst = max(until(SAME, float("inf")), default=0.0)
         p99 = max(bounds.p99, 2 * line.control.p99)
         expect = ground.expect
         expect(line.during.count, "no honest user asked anything")
