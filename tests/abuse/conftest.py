@@ -1,5 +1,6 @@
 """The abuse suite: ``make abuse`` runs all of it, plain ``pytest`` the short part (marked ``abuse_short``)."""
 
+import asyncio
 import datetime
 import os
 import platform
@@ -95,6 +96,7 @@ class Stage:
         self._control = control
         self._folder = folder
         self._count = 0
+        self._vhost = ""
         self._processes: Processes | None = None
         self._system: System | None = None
 
@@ -102,34 +104,36 @@ class Stage:
         """The one there is, else a new one."""
         if self._system is None:
             self._count += 1
-            vhost = f"abuse-{secrets.token_hex(4)}"
-            rabbitmq = Rabbit(self._control, vhost, await self._control.add_vhost(vhost))
+            self._vhost = f"abuse-{secrets.token_hex(4)}"
+            rabbitmq = Rabbit(self._control, self._vhost, await self._control.add_vhost(self._vhost))
             folder = self._folder / str(self._count)
             folder.mkdir()
             self._processes = Processes()
-            self._system = System(rabbitmq, self._processes, folder)
-            await self._system.start()
+            system = System(rabbitmq, self._processes, folder)
+            await system.start()
+            self._system = system
         return self._system
 
-    def close(self) -> None:
-        """End it; the next trial gets a new one. Its virtual host goes with the broker."""
+    async def close(self) -> None:
+        """End it; the next trial gets a new one."""
         if self._processes is not None:
             self._processes.__exit__()
-        self._processes = self._system = None
+            self._processes = self._system = None
+            await self._control.delete_vhost(self._vhost)
 
     def output(self) -> str:
         """What its programs printed last."""
         return "\n".join(f"{one.name}: {one.output[-2000:]}" for one in self._processes or ())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stage(rabbitmq_node: RabbitControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """Where trials that leave nothing behind take place."""
+    """Where the trials of a module take place that leave nothing behind."""
     made = Stage(rabbitmq_node, tmp_path_factory.mktemp("stage"))
     try:
         yield made
     finally:
-        made.close()
+        asyncio.run(made.close())
 
 
 @pytest.fixture
@@ -140,7 +144,7 @@ async def system(request: pytest.FixtureRequest, stage: Stage) -> AsyncIterator[
     yield await stage.system()
     if len(lines) == before or any(line.failures for line in lines[before:]):
         print(stage.output())  # noqa: T201  # pytest shows it when the test failed
-        stage.close()
+        await stage.close()
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from tests.faults.resources import resident_mib
 from towpath.testkit.processes import Process
 from towpath.testkit.system import System
 
@@ -65,7 +65,7 @@ class Watch:
     async def _weigh(self) -> None:
         while True:
             for name, process in self.programs.items():
-                with contextlib.suppress(FileNotFoundError, ProcessLookupError, AssertionError):
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError, KeyError):
                     self.memory[name].append((time.monotonic(), resident_mib(process)))
             await asyncio.sleep(_EVERY)
 
@@ -100,10 +100,3 @@ async def counts(process: Process) -> dict[str, float]:
     for name, value in _SAMPLE.findall(await fetch(process, "/metrics")):
         found[name] = found.get(name, 0.0) + float(value)
     return found
-
-
-def resident_mib(process: Process) -> float:
-    """Memory that a process holds."""
-    found = re.search(r"^VmRSS:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
-    assert found is not None, f"{process.name} holds no memory"
-    return int(found[1]) / 1024
