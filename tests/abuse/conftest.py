@@ -6,9 +6,10 @@ import os
 import platform
 import random
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -151,3 +152,9 @@ async def system(request: pytest.FixtureRequest, stage: Stage) -> AsyncIterator[
 async def fresh_system(rabbitmq: Rabbit, start_system: StartSystem) -> System:
     """RabbitMQ, two gateways, chat and orders; for a trial that leaves much behind."""
     return await start_system(rabbitmq)
+
+
+@pytest.fixture
+def rates() -> Mapping[str, Any]:
+    """The rates at which gateways let clients send: the defaults, since it is they that are tried here."""
+    return {}
