@@ -77,7 +77,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.fixture
 def trial(request: pytest.FixtureRequest) -> Trial:
     """This test's trial; its seed is that of the run."""
-    return Trial(request.node.name, request.config.stash[_SEED], request.config.stash[_TABLE])
+    config = request.config
+    busy = config.getoption("abuse", default="short") != "all"
+    return Trial(request.node.name, config.stash[_SEED], config.stash[_TABLE], busy=busy)
 
 
 @pytest.fixture(scope="session", autouse=True)
