@@ -31,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--faults", choices=["short", "all"], default="short", help="how much of the fault suite")
     group.addoption("--seed", help="repeat the load and the moments of an earlier run")
     group.addoption("--page", type=Path, help="write the table of all trials there, of a soak beside it")
+    group.addoption("--storms", type=int, default=20, help="how many reconnect storms there are")
     group.addoption("--soak", help="only random faults, for so long: 90s, 30m, 2h")
 
 

@@ -69,6 +69,22 @@ def a_parked(body: bytes, told: Mapping[str, Any] = NONE) -> Parked:
 # What is parked
 
 
+@pytest.mark.parametrize(
+    "forged", ["chat.commands.3", "towpath.push", "gateway.gw-1", "", "orders.commands.99"]
+)
+def test_no_header_makes_a_replay_reach_a_queue_of_another_service(forged: str) -> None:
+    told = headers(more={"x-queue": forged, "x-first-death-queue": forged})
+    assert a_parked(a_command("m-1"), told).queue == ""
+
+
+def test_what_could_not_be_decoded_is_shown_with_its_reason() -> None:
+    parked = a_parked(b"{}", {"x-undecodable": "timestamp: not a time in seconds"})
+    assert (parked.reason, parked.error) == (
+        "unreadable",
+        "it cannot be decoded: timestamp: not a time in seconds",
+    )
+
+
 def test_a_parked_command_tells_what_it_is_and_whose() -> None:
     parked = a_parked(a_command("m-1"), headers("conflict"))
     assert (parked.id, parked.actions, parked.users, parked.reason) == (
@@ -354,12 +370,12 @@ async def test_two_tools_at_once_play_each_message_once(desk: Desk) -> None:
 
 async def test_what_cannot_be_given_back_stays_parked(desk: Desk) -> None:
     await desk.park(a_command("m-1"))
-    await desk.park(a_command("m-2"), told=headers(more={"x-queue": "orders.gone"}))
+    await desk.park(a_command("m-2"), told=headers(more={"x-queue": "orders.commands.7"}))
     await desk.park(a_command("m-3"), told={"x-reason": "unknown"})
     status, said = await desk.tool("replay", "orders")
     assert status == 1
     assert said.splitlines()[-1].startswith(
-        "towpath: 1 replayed, and then: no queue is bound to 'orders.gone'"
+        "towpath: 1 replayed, and then: no queue is bound to 'orders.commands.7'"
     )
     assert await desk.waiting(DEAD) == ["m-2", "m-3"]
     status, said = await desk.tool("replay", "orders", "m-3")

@@ -16,6 +16,7 @@ from pamqp.base import Frame
 from pamqp.frame import marshal
 from structlog.testing import capture_logs
 
+from towpath.servicekit.broker.deafness import Lost
 from towpath.servicekit.broker.interface import (
     Binding,
     BrokerBlocked,
@@ -30,6 +31,7 @@ from towpath.servicekit.broker.interface import (
     Queue,
     Subscription,
     Topology,
+    Unroutable,
 )
 from towpath.servicekit.broker.rabbitmq import RabbitBroker, connection, link, supervisor
 from towpath.testkit.eventually import eventually
@@ -118,6 +120,13 @@ class Rebuilt:
 
     async def reached(self, count: int) -> None:
         await eventually(lambda: self.count >= count, timeout=PATIENCE)
+
+
+def found_by(broker: RabbitBroker) -> list[Lost]:
+    """What it finds to be lost, from now on."""
+    found: list[Lost] = []
+    broker.on_deaf(lambda what, _: found.append(what))
+    return found
 
 
 async def accepts_more_than(proxy: Proxy, count: int) -> None:
@@ -223,11 +232,27 @@ async def test_silence_in_either_direction_is_noticed_by_heartbeats(
     assert rebuilt.count == 1
 
 
-async def test_a_half_open_connection_is_noticed(proxy: Proxy, broker: RabbitBroker) -> None:
-    rebuilt = Rebuilt(broker)
+async def test_a_half_open_connection_is_found_long_before_the_driver_finds_it(
+    proxy: Proxy, broker: RabbitBroker
+) -> None:
+    rebuilt, found = Rebuilt(broker), found_by(broker)
     proxy.half_open()
+    # A heartbeat's time, and what a busy machine and a new connection may take; the driver takes 3 × (2 + 1) s.
+    await eventually(lambda: not is_ready(broker), timeout=2 + 1.5 + 1)
     await rebuilt.reached(1)
+    assert found == [Lost.CONNECTION]
     await broker.publish("", WORK.name, HELLO)
+
+
+async def test_a_broker_that_pauses_as_a_whole_is_waited_for(proxy: Proxy, broker: RabbitBroker) -> None:
+    rebuilt = Rebuilt(broker)
+    with capture_logs() as logs:
+        proxy.hold()
+        await eventually(lambda: "broker_silent" in [entry["event"] for entry in logs])
+        proxy.heal()
+        await broker.publish("", WORK.name, HELLO)
+    assert rebuilt.count == 0
+    assert proxy.accepted > 2  # it was asked on a new connection
 
 
 # Closing
@@ -474,12 +499,48 @@ async def test_what_is_refused_is_tried_on_a_fresh_channel_and_none_is_left_behi
 async def test_a_queue_deleted_under_its_consumer_is_there_again_and_the_link_stays(
     proxy: Proxy, broker: RabbitBroker, admin: aio_pika.abc.AbstractChannel
 ) -> None:
-    rebuilt = Rebuilt(broker)
+    rebuilt, found = Rebuilt(broker), found_by(broker)
     async with broker.subscribe(WORK, prefetch=10) as subscription:
         await admin.queue_delete(WORK.name)
         await arrives(broker, subscription, "work.again")
     assert rebuilt.count == 1
     assert proxy.accepted == 2
+    assert found == [Lost.QUEUE]
+
+
+async def test_a_proved_binding_that_somebody_removed_is_found(
+    broker: RabbitBroker, admin: aio_pika.abc.AbstractChannel
+) -> None:
+    proved = Binding(TOPICS.name, "proof")
+    await broker.declare(Topology([], [Queue(name="test.proved", bindings=[proved], proved=[proved])]))
+    found = found_by(broker)
+    queue = await admin.get_queue("test.proved", ensure=False)
+    await queue.unbind(TOPICS.name, "proof")
+    await eventually(lambda: found == [Lost.BINDING])
+
+    async def is_bound() -> bool:
+        with contextlib.suppress(Unroutable):
+            await broker.publish(TOPICS.name, "proof", HELLO, mandatory=True)
+            return True
+        return False
+
+    await eventually(is_bound)
+
+
+async def test_a_consumer_that_its_queue_forgot_is_found_and_made_anew(
+    rabbitmq: Rabbit, rabbitmq_node: RabbitControl, broker: RabbitBroker
+) -> None:
+    found = found_by(broker)
+    async with broker.subscribe(WORK, prefetch=10) as subscription:
+        vhost = rabbitmq.url.rpartition("/")[2]
+        await asyncio.to_thread(
+            rabbitmq_node.evaluate,
+            "[ra:process_command(amqqueue:get_pid(Q), "
+            "rabbit_fifo:make_checkout({element(2, C), element(1, C)}, cancel, #{})) "
+            f'|| Q <- rabbit_amqqueue:list(<<"{vhost}">>), C <- rabbit_amqqueue:consumers(Q)]',
+        )
+        await eventually(lambda: Lost.CONSUMER in found)
+        await arrives(broker, subscription, "work.again")
 
 
 async def test_a_binding_that_somebody_removed_is_there_again(

@@ -18,6 +18,7 @@ from towpath.servicekit.broker.interface import (
     PublishUnconfirmed,
     Queue,
     Topology,
+    Unpublishable,
 )
 from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.broker.memory_queue import Consumer, MemoryDelivery, MemoryQueue, Stored
@@ -145,7 +146,7 @@ async def test_closing_gives_up_on_confirms_that_never_come(hub: MemoryHub) -> N
 
 
 async def test_a_routing_key_that_amqp_cannot_carry_is_refused(broker: Broker) -> None:
-    with pytest.raises(ValueError, match="255"):
+    with pytest.raises(Unpublishable, match="255"):
         await broker.publish(TOPICS.name, "ü" * 128, HELLO)
 
 

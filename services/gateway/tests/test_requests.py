@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from websockets.frames import Frame as WireFrame
 from websockets.frames import Opcode
 
-from towpath.protocol.routes import partition
+from towpath.protocol.routes import COMMANDS, partition
+from towpath.servicekit.broker.interface import Binding, Inbox
 from towpath.testkit.client import Frame, WireClient
 from towpath.testkit.eventually import eventually
 from towpath.testkit.gateway import Backend, GatewayUnderTest, RunGateway, a_backend
@@ -330,3 +331,25 @@ async def test_what_was_received_and_who_is_here_is_measured(gateway: GatewayUnd
     assert status == 200
     assert "messages_received_total 2.0" in metrics
     assert "connection_active 1.0" in metrics
+
+
+async def test_a_domain_whose_queue_is_lost_is_unavailable_for_a_while_and_then_unknown(
+    run_gateway: RunGateway,
+) -> None:
+    fleeting = Inbox(name="fleeting", bindings=[Binding(COMMANDS, "fleeting.*")])
+    async with (
+        run_gateway(
+            domain_absence=0.5, rate_per_connection=0, rate_per_user=0, rate_per_address=0
+        ) as gateway,  # it asks as fast as it can
+        gateway.hub.connect(name="fleeting") as broker,
+        broker.subscribe(fleeting, prefetch=10),
+        gateway.connect() as ana,
+    ):
+        await ana.send("fleeting.say", ack=True)
+        await ana.next("accepted")
+        gateway.hub.lose_bindings("fleeting.*")
+        codes: list[str] = []
+        while "unknown_action" not in codes:
+            codes.append((await ana.request("fleeting.say"))["data"]["code"])
+    assert codes[0] == "unavailable"
+    assert set(codes) == {"unavailable", "unknown_action"}

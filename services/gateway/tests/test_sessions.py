@@ -64,7 +64,8 @@ async def test_who_came_while_the_broker_was_blocked_is_announced_later(
         await ana.next("session.resync")
         await eventually(gateway.is_ready)
         async with gateway.connect("ben"):
-            assert (await backend.event())["data"]["user_id"] == "ben"
+            heard = {(await backend.event())["data"]["user_id"] for _ in range(2)}
+            assert heard == {"ana", "ben"}  # ana again: what concerns her may have been lost
 
 
 async def test_a_fresh_token_is_taken_in_place(run_gateway: RunGateway) -> None:

@@ -21,7 +21,7 @@ EVERYONE: Final = "everyone"
 SESSION_STARTED: Final = "session.started"
 SESSION_ENDED: Final = "session.ended"
 SESSION_ALIVE: Final = "session.alive"
-
+#: What a replica of a service publishes on :data:`EVENTS` again and again.
 SERVICE_ALIVE: Final = "service.alive"
 
 #: Waits before another try, longest last. Names are part of queue names; values are milliseconds.

@@ -17,7 +17,7 @@ LOAD_RATES: Final[dict[str, Any]] = {
     f"{what}_per_{whose}": 100_000
     for what in ("rate", "burst")
     for whose in ("connection", "user", "address")
-}
+} | {f"connects_per_{whose}{what}": 100_000 for what in ("", "_burst") for whose in ("user", "address")}
 
 
 class System:

@@ -16,6 +16,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from math import ceil
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -29,15 +30,19 @@ from websockets.http11 import Request, Response
 from websockets.protocol import Event, State
 from websockets.typing import Subprotocol
 
-from towpath.gateway.addresses import address_of
+from towpath.gateway.addresses import Proxies
 from towpath.gateway.admission import SUBPROTOCOL, Admission, Identity, TokenRefused, bearer_token
 from towpath.gateway.backlog import Backlog
+from towpath.gateway.buckets import Buckets, Rate
+from towpath.gateway.entrance import EnteringConnection, Entrance
 from towpath.gateway.limits import Limits
 from towpath.gateway.sessions import Session
 from towpath.gateway.settings import GatewaySettings
 from towpath.gateway.turns import Turns
 from towpath.protocol.close_codes import CloseCode
 from towpath.servicekit.settings import BadSetting
+from towpath.servicekit.tally import Tally
+from towpath.servicekit.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
@@ -65,12 +70,11 @@ def text_frame(text: bytes) -> bytes:
     return Frame(Opcode.TEXT, text).serialize(mask=False)
 
 
-class _Socket(ServerConnection):
+class _Socket(EnteringConnection):
     """A WebSocket as :class:`towpath.gateway.sessions.Socket` wants it.
 
     Attributes:
         turns, backlog: What the connections of this replica share.
-        address: Where the client is, as far as limits are concerned.
     """
 
     identity: Identity
@@ -81,7 +85,6 @@ class _Socket(ServerConnection):
     closing: bool = False
     receiver: "Receiver | None" = None
     charge_frame: Callable[[int], None] | None = None
-    address: str = ""
     whose: str = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -89,8 +92,8 @@ class _Socket(ServerConnection):
         self._unparsed = memoryview(b"")
         self._at_end = False
         self._slice = _SLICE
-        self.address = self.whose = address_of(transport.get_extra_info("peername"))
         super().connection_made(transport)
+        self.whose = self.address
 
     # What comes in
 
@@ -98,6 +101,10 @@ class _Socket(ServerConnection):
         self.last_seen = self.loop.time()
         if self._unparsed:  # read before the transport had paused
             self._unparsed = memoryview(b"".join((self._unparsed, data)))
+            return
+        if len(data) <= _SLICE and (began := self.turns.begin_small()):
+            super().data_received(data)  # nearly every read of an honest client
+            self.turns.end_small(began)
             return
         self._unparsed = memoryview(data)
         if self.turns.take(self):
@@ -282,6 +289,7 @@ class Listener:
     """Accepts connections while it is open; made with :meth:`open`.
 
     Args:
+        entrance: Counts sockets and handshakes.
         refusing: Why new connections are refused with 503 for now; ``None`` while they are welcome.
         reaching: Inside, pushes to a user come here; every connection is inside for as long as it is here.
     """
@@ -289,7 +297,9 @@ class Listener:
     def __init__(
         self,
         admission: Admission,
+        entrance: Entrance,
         settings: GatewaySettings,
+        telemetry: Telemetry,
         *,
         turns: Turns,
         limits: Limits,
@@ -301,7 +311,22 @@ class Listener:
         closed: Callable[[Session, int | None], None],
     ) -> None:
         self._admission = admission
+        self._entrance = entrance
+        self._proxies = Proxies(settings.trusted_proxies)
         self._settings = settings
+        self._by_user: Buckets[str] = Buckets(
+            Rate(settings.connects_per_user, settings.connects_per_user_burst)
+        )
+        self._by_address: Buckets[str] = Buckets(
+            Rate(settings.connects_per_address, settings.connects_per_address_burst)
+        )
+        self._too_many = {
+            by: Tally(
+                "connects_refused",
+                telemetry.counter("connects_refused", "Handshakes refused with 429", {"by": by}),
+            )
+            for by in ("user", "address")
+        }
         self._turns = turns
         self._limits = limits
         self._backlog = backlog
@@ -346,19 +371,24 @@ class Listener:
             yield server
         finally:
             server.close(code=CloseCode.SERVICE_RESTART)
+            self._entrance.abort_unfinished()
             await server.wait_closed()
             if self._closing:
                 await asyncio.wait(self._closing, timeout=settings.close_timeout + 1)
 
     def _socket(self, *args: Any, **options: Any) -> "_Socket":
         """One more connection, which shares what all of them share."""
-        socket = _Socket(*args, **options)
+        socket = _Socket(*args, entrance=self._entrance, proxies=self._proxies, **options)
         socket.turns, socket.backlog = self._turns, self._backlog
         return socket
 
     def _admit(self, socket: ServerConnection, request: Request) -> Response | None:
         """Check one handshake; anything but ``None`` is its refusal."""
         assert isinstance(socket, _Socket)
+        socket.locate(request.headers.get_all("X-Forwarded-For"))
+        # First of all, and before a signature is checked: nobody may make this replica work as fast as they can.
+        if refusal := self._is_too_often(socket, "address", self._by_address, socket.address):
+            return refusal
         if urlsplit(request.path).path != PATH:
             return _refusal(socket, 404, f"nothing here; connect to {PATH}")
         origin = request.headers.get("Origin")
@@ -373,7 +403,20 @@ class Listener:
             socket.identity = self._admission.identify(token)
         except TokenRefused as error:
             return _refusal(socket, 401, str(error), {"WWW-Authenticate": "Bearer"})
+        if refusal := self._is_too_often(socket, "user", self._by_user, socket.identity.user_id):
+            return refusal
+        socket.admitted()
         return None
+
+    def _is_too_often(self, socket: _Socket, by: str, buckets: Buckets[str], key: str) -> Response | None:
+        now = socket.loop.time()
+        wait = buckets.of(key, now).take(1, now)
+        if not wait:
+            return None
+        self._too_many[by].add(by=by, key=key)
+        return _refusal(
+            socket, 429, f"too many connects of this {by}; try again", {"Retry-After": str(ceil(wait))}
+        )
 
     async def _handle(self, connection: ServerConnection) -> None:
         assert isinstance(connection, _Socket)

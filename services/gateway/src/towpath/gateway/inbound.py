@@ -5,6 +5,7 @@ answer: from the service, or from here when the broker did not take it.
 """
 
 import math
+import time
 from functools import partial
 from typing import Final
 
@@ -12,6 +13,7 @@ from towpath.gateway.admission import Admission, TokenRefused
 from towpath.gateway.costs import Costs
 from towpath.gateway.limits import TOKEN_BYTES
 from towpath.gateway.sessions import Session
+from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.envelope import BARE_ACTIONS, PING, PONG, Envelope, make_error, parse
 from towpath.protocol.errors import (
     BadEnvelope,
@@ -44,11 +46,21 @@ _RETRY_AFTER_MS: Final = 1000
 class Inbound:
     """Takes the frames of all sessions. Nothing here waits."""
 
-    def __init__(self, commands: Lanes, admission: Admission, costs: Costs, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        commands: Lanes,
+        admission: Admission,
+        costs: Costs,
+        settings: GatewaySettings,
+        telemetry: Telemetry,
+    ) -> None:
         self._costs = costs
         self._commands = commands
         self._admission = admission
+        self._domain_absence = settings.domain_absence
         self._telemetry = telemetry
+        #: Of each domain that a service has, or had, when the broker took a request last.
+        self._served_at: dict[str, float] = {}
         self._received = telemetry.counter("messages_received", "Frames from clients")
         self._refused = telemetry.counter("requests_refused", "Frames answered with an error by the gateway")
 
@@ -129,12 +141,20 @@ class Inbound:
 
     def _settled(self, session: Session, envelope: Envelope, trace: str, error: BrokerError | None) -> None:
         if error is None:
+            self._served_at[envelope.domain] = time.monotonic()
             if envelope.ack:
                 session.accept(envelope.msg_id)
             return
         session.allowance.end(envelope.msg_id)
         session.awaiting_accepted.discard(envelope.msg_id)
-        self._answer(session, envelope.msg_id, _told(error, envelope.domain), trace)
+        told = _told(error, envelope.domain)
+        if isinstance(error, Unroutable) and self._was_served(envelope.domain):
+            told = Unavailable("The service has lost its queue for a moment.", retry_after_ms=_RETRY_AFTER_MS)
+        self._answer(session, envelope.msg_id, told, trace)
+
+    def _was_served(self, domain: str) -> bool:
+        """Whether the broker took a request for this domain lately."""
+        return time.monotonic() - self._served_at.get(domain, -math.inf) < self._domain_absence
 
     def _answer(
         self, session: Session, msg_id: str | None, error: TowpathError, trace: str | None = None
