@@ -237,3 +237,23 @@ async def test_nothing_is_read_once_a_close_has_begun(run_gateway: RunGateway, h
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
                 await backend.command()
+
+
+async def test_unreadable_frames_use_up_the_rate_of_their_sender(run_gateway: RunGateway) -> None:
+    async with (
+        run_gateway(rate_per_user=0.001, burst_per_user=3.5) as gateway,
+        gateway.connect("ana") as one,
+        gateway.connect("ana") as other,
+    ):
+        for _ in range(3):
+            await one.send_raw("nonsense")
+            assert (await one.next("error"))["data"]["code"] == "bad_envelope"
+        assert (await other.request("ping"))["data"]["code"] == "rate_limited"
+
+
+async def test_connections_that_are_closed_for_abuse_are_measured(gateway: GatewayUnderTest) -> None:
+    async with raw(gateway) as mallory:
+        await mallory.send(frame(b"x") * 1000)
+        assert await mallory.close_code() == 4500
+    _, metrics = await gateway.admin("/metrics")
+    assert re.search(r'connections_abused_total\{[^}]*code="4500"[^}]*\} 1\.0', metrics)

@@ -66,3 +66,14 @@ async def test_a_connection_that_is_gone_is_not_served() -> None:
         await asyncio.sleep(0)
     assert gone.left == left
     assert turns.waiting == 0
+
+
+async def test_a_connection_that_was_admitted_while_it_waited_can_be_forgotten() -> None:
+    turns, large = Turns(), Bytes("192.0.2.1", 100)
+    assert turns.take(large) is True
+    large.whose = "ana"
+    turns.forget(large)
+    left = large.left
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (turns.waiting, large.left) == (0, left)

@@ -63,7 +63,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
         ) as events,
     ):
         costs, limits, backlog = Costs(telemetry), Limits(settings, telemetry), Backlog(settings, telemetry)
-        turns = Turns()
+        turns = Turns(settings.read_turn, settings.read_share)
         inbound = Inbound(commands, admission, costs, settings, telemetry)
         source = inbox(settings.gateway_id)
         routing = Routing(broker, source, settings, telemetry)
@@ -72,6 +72,9 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
         announcer = Announcer(events, settings, telemetry)
         telemetry.gauge("connection_active", "Open connections", lambda: len(members))
         telemetry.gauge("read_waiting", "Connections whose bytes wait to be parsed", lambda: turns.waiting)
+        telemetry.gauge(
+            "read_deferred", "Times that bytes had to wait for a later turn", lambda: turns.deferred
+        )
         opened_total = telemetry.counter("connections_opened", "Connections that were admitted")
         health.add("broker", lambda: broker.state is BrokerState.READY)
         resync = Resync(members, announcer, settings, telemetry)

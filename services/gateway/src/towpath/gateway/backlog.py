@@ -1,7 +1,13 @@
 """The backlog: what waits to be written to clients that do not read, or not fast enough.
 
-Guarantee: one connection never holds more than ``send_buffer_bytes`` (and one message), and all together hold no more
-than ``send_buffer_total_bytes`` for longer than it takes to close the largest with 4001.
+Guarantees:
+
+* One connection never holds more than ``send_buffer_bytes`` (and one message).
+* All together hold no more than ``send_buffer_total_bytes``. Past it, connections that are closing already are
+  aborted and then the others closed with 4001, the largest first, until three quarters of it are left. One that is
+  closed like that and still does not read is aborted at the next message that does not fit.
+* The cost of a message does not depend on how many connections have a backlog: the search for the largest frees so
+  much that the next one is far away.
 """
 
 from typing import Protocol
@@ -21,6 +27,10 @@ class Waiting(Protocol):
 
     def too_slow(self) -> None:
         """Close it with 4001."""
+        ...
+
+    def cut_off(self) -> None:
+        """Abort it, which frees what waits."""
         ...
 
 
@@ -57,10 +67,19 @@ class Backlog:
                 self._closed["connection"].add(1)
                 socket.too_slow()
         elif self._total > self._limit and self._refresh() > self._limit:
-            open_ones = [one for one in self._sizes if not one.closing]
-            if open_ones:  # what the others hold is freed within close_timeout
+            self._free()
+
+    def _free(self) -> None:
+        excess = self._total - self._limit * 3 // 4
+        for one, size in sorted(self._sizes.items(), key=lambda item: (not item[0].closing, -item[1])):
+            if excess <= 0:
+                return
+            excess -= size
+            if one.closing:
+                one.cut_off()
+            else:
                 self._closed["total"].add(1)
-                max(open_ones, key=self._sizes.__getitem__).too_slow()
+                one.too_slow()
 
     def forget(self, socket: Waiting) -> None:
         """The connection is gone."""

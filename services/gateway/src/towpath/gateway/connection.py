@@ -108,6 +108,8 @@ class _Socket(EnteringConnection):
 
     def parse_slice(self) -> bool:
         """Parse a part of what was read: at most some tens of frames, or a piece of a large one."""
+        if not self._unparsed:  # the connection was lost meanwhile
+            return False
         part = self._unparsed[: self._slice]
         self._unparsed = self._unparsed[self._slice :]
         before = self._events
@@ -200,6 +202,10 @@ class _Socket(EnteringConnection):
         log.warning("slow_consumer", user=self.whose)
         self.close_with(CloseCode.SLOW_CONSUMER, "too slow: reconnect and resume")
 
+    def cut_off(self) -> None:
+        """Free what waits to be written, at once."""
+        self.transport.abort()
+
     def backlog_size(self) -> int:
         """Bytes that wait to be written."""
         return 0 if self.transport.is_closing() else self.transport.get_write_buffer_size()
@@ -213,6 +219,10 @@ class _Socket(EnteringConnection):
         if not self.closing:
             self.closing = True
             self.begin_close(self, code, reason)
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        self.closing = True  # websockets closes by itself, too, when its server ends
+        await super().close(code, reason)
 
 
 class Receiver:

@@ -70,17 +70,11 @@ class Inbound:
         try:
             envelope = parse(text)
         except BadEnvelope as error:
-            self._answer(session, error.msg_id, error)
-            session.violated()
+            self._unreadable(session, text, error)
             return
         try:
             weight = self._costs.of(envelope.domain, envelope.action)
-            if wait := session.allowance.charge(weight + len(text) / TOKEN_BYTES):
-                session.struck()
-                raise RateLimited(
-                    "You send more than this service takes from one user: slow down.",
-                    retry_after_ms=math.ceil(wait * 1000),
-                )
+            _charge(session, weight, text)
             if envelope.action in BARE_ACTIONS:
                 self._bare(session, envelope)
             elif envelope.domain == "session":
@@ -89,6 +83,15 @@ class Inbound:
                 self._command(session, envelope, text, weight)
         except TowpathError as error:
             self._answer(session, envelope.msg_id, error)
+
+    def _unreadable(self, session: Session, text: str, error: BadEnvelope) -> None:
+        try:
+            _charge(session, 1.0, text)
+        except RateLimited as limited:
+            self._answer(session, error.msg_id, limited)
+        else:
+            self._answer(session, error.msg_id, error)
+        session.violated()
 
     def _bare(self, session: Session, envelope: Envelope) -> None:
         if envelope.action != PING:
@@ -158,6 +161,16 @@ class Inbound:
     ) -> None:
         self._refused.add(1)
         session.send(make_error(error, correlation_id=msg_id, trace_id=trace_id(trace)))
+
+
+def _charge(session: Session, weight: float, text: str) -> None:
+    size = len(text) if text.isascii() else len(text.encode())
+    if wait := session.allowance.charge(weight + size / TOKEN_BYTES):
+        session.struck()
+        raise RateLimited(
+            "You send more than this service takes from one user: slow down.",
+            retry_after_ms=math.ceil(wait * 1000),
+        )
 
 
 def _told(error: BaseException, domain: str) -> TowpathError:

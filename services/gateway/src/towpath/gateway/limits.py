@@ -15,6 +15,7 @@ from typing import Final
 
 from towpath.gateway.buckets import Bucket, Buckets, Rate
 from towpath.gateway.settings import GatewaySettings
+from towpath.protocol.close_codes import CloseCode
 from towpath.servicekit.telemetry import Telemetry
 
 #: Bytes that cost a token.
@@ -132,6 +133,10 @@ class Allowance:
         if msg_id:
             self.used -= self.in_flight.remove((self._connection_id, msg_id))
 
+    def count_abuse(self, code: CloseCode) -> None:
+        """The connection is about to be closed for going on over a limit."""
+        self._limits.abused[code].add(1)
+
     def close(self) -> None:
         """The connection is gone."""
         self._limits.close(self.user_id, self._connection_id)
@@ -159,6 +164,14 @@ class Limits:
         self.refused = {
             kind: telemetry.counter("rate_limited", "Frames over a rate limit", {"limit": kind})
             for kind in ("connection", "user", "address")
+        }
+        self.abused = {
+            code: telemetry.counter(
+                "connections_abused",
+                "Connections closed for going on over a limit",
+                {"code": str(int(code))},
+            )
+            for code in (CloseCode.RATE_LIMIT_ABUSED, CloseCode.PROTOCOL_VIOLATED)
         }
         self.busy = {
             kind: telemetry.counter("inflight_refused", "Requests over an in-flight limit", {"limit": kind})

@@ -148,12 +148,12 @@ class Session:
     def violated(self) -> None:
         """Count an unreadable frame; too many in a minute end the connection."""
         if self._violations.take(1.0, asyncio.get_running_loop().time()):
-            self.close(CloseCode.PROTOCOL_VIOLATED, "too many unreadable frames")
+            self._end_abuse(CloseCode.PROTOCOL_VIOLATED, "too many unreadable frames")
 
     def struck(self) -> None:
         """Count a frame over a rate limit; too many in a minute end the connection."""
         if self.allowance.strike():
-            self.close(CloseCode.RATE_LIMIT_ABUSED, "too many messages over the rate limit")
+            self._end_abuse(CloseCode.RATE_LIMIT_ABUSED, "too many messages over the rate limit")
 
     def charge_frame(self, size: int) -> None:
         """Charge a frame that is no message: a fragment, a ping or a pong."""
@@ -176,6 +176,11 @@ class Session:
             data["retry_after_ms"] = int(advice * 1000)
         self.tell("session.closing", data)
         self._socket.close_with(code, reason)
+
+    def _end_abuse(self, code: CloseCode, reason: str) -> None:
+        if not self._socket.closing:
+            self.allowance.count_abuse(code)
+            self.close(code, reason)
 
     def ended(self) -> None:
         """The connection is gone."""

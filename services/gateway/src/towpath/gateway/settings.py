@@ -54,6 +54,8 @@ class GatewaySettings(BrokerSettings):
             once; more are refused with 429. 0 for no limit, also below.
         connects_per_address, connects_per_address_burst: The same from one address (IPv6: one /64).
         groups_per_connection: Groups that services may subscribe one connection to; more are left out and logged.
+        read_turn: Seconds of one turn of the event loop that the bytes of all clients may take to be parsed.
+        read_share: The same for one connection; the rest of what it sent waits for a later turn.
         rate_per_connection, burst_per_connection: Messages a second of one connection in the long run, and at once;
             past it they are answered ``rate_limited``. A message counts as much as its action weighs (1, unless its
             service says more), and one more for each 4 KiB. 0 for no limit, also below.
@@ -118,6 +120,8 @@ class GatewaySettings(BrokerSettings):
     connects_per_address: Rate = 200.0
     connects_per_address_burst: Burst = 10_000.0
     groups_per_connection: Annotated[int, Field(ge=1)] = 10_000
+    read_turn: Annotated[float, Field(gt=0, le=1)] = 0.008
+    read_share: Annotated[float, Field(gt=0, le=1)] = 0.001
     rate_per_connection: Rate = 100.0
     burst_per_connection: Burst = 500.0
     rate_per_user: Rate = 100.0

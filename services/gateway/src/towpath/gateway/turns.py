@@ -6,8 +6,8 @@ then slows down its sender.
 
 Guarantees:
 
-* All connections together take at most :data:`TURN` seconds of a loop turn (and one slice), and one of them at most
-  :data:`SHARE`. Nothing is delayed while there is less to do than that.
+* All connections together take at most ``turn`` seconds of a loop turn (and one slice), and one of them at most
+  ``share``. Nothing is delayed while there is less to do than that.
 * What waits is served round robin, first between users and then between the connections of each, so a user with a
   hundred connections gets as much as a user with one.
 * What waits of one connection is what one read brought: it is not read again before that is parsed.
@@ -40,8 +40,11 @@ class Reader(Protocol):
 class Turns:
     """Shares the turns of one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, turn: float = TURN, share: float = SHARE) -> None:
         self._loop = asyncio.get_running_loop()
+        self._turn = turn
+        self._share = share
+        self._filed: dict[Reader, str] = {}  # under whom each reader waits
         self._spent = 0.0
         self._is_scheduled = False
         self._waiting: OrderedDict[str, deque[Reader]] = OrderedDict()
@@ -50,13 +53,13 @@ class Turns:
     @property
     def waiting(self) -> int:
         """How many connections have bytes that wait to be parsed."""
-        return sum(map(len, self._waiting.values()))
+        return len(self._filed)
 
     def take(self, reader: Reader) -> bool:
         """Parse what ``reader`` has, as far as this turn allows; returns whether the rest waits for a later turn."""
         self._schedule()
         began = perf_counter()
-        until = began + min(SHARE, TURN - self._spent)
+        until = began + min(self._share, self._turn - self._spent)
         now = began
         more = True
         while more and now < until:
@@ -70,15 +73,17 @@ class Turns:
 
     def forget(self, reader: Reader) -> None:
         """The connection is gone."""
-        whose = reader.whose
-        readers = self._waiting.get(whose)
-        if readers is not None and reader in readers:
+        # Not under ``reader.whose``: it may have been admitted since, and belong to a user now.
+        whose = self._filed.pop(reader, None)
+        if whose is not None:
+            readers = self._waiting[whose]
             readers.remove(reader)
             if not readers:
                 del self._waiting[whose]
 
     def _queue(self, reader: Reader) -> None:
-        self._waiting.setdefault(reader.whose, deque()).append(reader)
+        whose = self._filed[reader] = reader.whose
+        self._waiting.setdefault(whose, deque()).append(reader)
 
     def _schedule(self) -> None:
         if not self._is_scheduled:
@@ -96,10 +101,11 @@ class Turns:
         while self._waiting:
             whose, readers = self._waiting.popitem(last=False)
             reader = readers.popleft()
+            del self._filed[reader]
             if readers:
                 self._waiting[whose] = readers
             if reader.parse_slice():
                 self._queue(reader)
             self._spent = perf_counter() - began
-            if self._spent >= TURN / 2:  # the rest is for those who did not have to wait so far
+            if self._spent >= self._turn / 2:  # the rest is for those who did not have to wait so far
                 break
