@@ -257,3 +257,17 @@ async def test_connections_that_are_closed_for_abuse_are_measured(gateway: Gatew
         assert await mallory.close_code() == 4500
     _, metrics = await gateway.admin("/metrics")
     assert re.search(r'connections_abused_total\{[^}]*code="4500"[^}]*\} 1\.0', metrics)
+
+
+async def test_a_client_that_goes_on_after_the_close_is_cut_off(run_gateway: RunGateway) -> None:
+    async with (
+        run_gateway(max_violations=2, close_timeout=60.0) as gateway,
+        a_backend(gateway.hub),
+        raw(gateway) as mallory,
+    ):
+        await mallory.send(frame(b"x") * 4)
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(30):  # not the close_timeout
+                while True:
+                    await mallory.send(frame(request()) * 100)
+        assert mallory.writer.transport.is_closing()

@@ -316,7 +316,7 @@ async def test_requests_of_one_key_arrive_in_the_order_they_were_sent(
     gateway: GatewayUnderTest, backend: Backend
 ) -> None:
     async with gateway.connect() as ana:
-        sent = [await ana.send("echo.say", {"n": n}) for n in range(100)]  # below the in-flight window
+        sent = [await ana.send("echo.say", {"n": n}) for n in range(200)]  # below the in-flight window
         got: list[str] = []
         while len(got) < len(sent):
             got += [item["envelope"]["msg_id"] for item in await backend.commands()]
