@@ -59,7 +59,7 @@ _EARLY_FRAMES: Final = 16
 #: Bytes that are parsed at once: some 40 of the smallest frames. Of a large frame more, as long as none ends.
 _SLICE: Final = 256
 _LARGEST_SLICE: Final = 64 * 1024
-#: Bytes that may come after a close has begun, in which its answer is looked for: what an honest client had on the way.
+#: Bytes that may come after a close has begun: what an honest client had on the way. Its close frame is among them.
 _AFTER_CLOSE_BYTES: Final = 128 * 1024
 #: Frames that are no part of a message and cost the gateway an answer, or at least a look.
 _COUNTED: Final = frozenset({Opcode.PING, Opcode.PONG})
