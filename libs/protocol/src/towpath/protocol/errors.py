@@ -135,6 +135,12 @@ class Conflict(TowpathError):
     code = ErrorCode.CONFLICT
 
 
+class RateLimited(TowpathError):
+    """Over a limit of this connection, user or address: try again after ``retry_after_ms``."""
+
+    code = ErrorCode.RATE_LIMITED
+
+
 class Busy(TowpathError):
     """A bound is reached (broker blocked, in-flight window or lane full): try again shortly."""
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,20 +22,27 @@ from towpath.servicekit.timers import Timer
 _LOOK_SECONDS: Final = 0.25
 _FORGET_SECONDS: Final = 60.0
 
+STORAGE: Final = Storage(
+    INBOX, STREAMS, Rooms, Path(__file__).parent / "migrations", may_hear=may_hear, outbox=OUTBOX
+)
 CHAT: Final = Service(
     name="chat",
     domain=DOMAIN,
     commands=COMMANDS,
     events=EVENTS,
-    storage=Storage(
-        INBOX, STREAMS, Rooms, Path(__file__).parent / "migrations", may_hear=may_hear, outbox=OUTBOX
-    ),
+    storage=STORAGE,
 )
 
 
 async def serve(settings: ChatSettings, stop: asyncio.Event, connect: Connect = connect) -> None:
     """Run chat until ``stop`` is set, then let deliveries in hand finish."""
-    await serve_domain(replace(CHAT, timers=timers(settings)), settings, stop, connect)
+    await serve_domain(configured(settings), settings, stop, connect)
+
+
+def configured(settings: ChatSettings) -> Service[Rooms]:
+    """Chat with the limits and timers of ``settings``."""
+    storage = replace(STORAGE, unit=partial(Rooms, limits=settings.limits()))
+    return replace(CHAT, storage=storage, timers=timers(settings))
 
 
 def timers(settings: ChatSettings) -> Sequence[Timer]:

@@ -101,7 +101,7 @@ class Guest:
     """One user who is asked into one room.
 
     Attributes:
-        by: Who asked, the last one if there were several.
+        by: Who asked first.
         is_stored: Whether the database has a row of it.
         has_come: The invitation is used up.
     """
@@ -176,14 +176,27 @@ class Room:
         self.is_there = True
         self.title, self.private, self.created_by = title, private, by
 
-    def invite(self, user_id: str, by: str) -> None:
-        """Ask the user in, until they come.
+    def inviter(self, user_id: str) -> str | None:
+        """Who has invited the user, while the invitation is open."""
+        guest = self.guests.get(user_id)
+        return None if guest is None or guest.has_come else guest.by
+
+    def check_outside(self, user_id: str) -> None:
+        """Whether the user is not in the room.
 
         Raises:
             AlreadyInRoom
         """
         if self.has(user_id):
             raise AlreadyInRoom(self.name, user_id)
+
+    def invite(self, user_id: str, by: str) -> None:
+        """Ask the user in, until they come.
+
+        Raises:
+            AlreadyInRoom
+        """
+        self.check_outside(user_id)
         guest = self.guests.setdefault(user_id, Guest(user_id, by))
         guest.by, guest.has_come, guest.is_changed = by, False, True
 
@@ -193,8 +206,7 @@ class Room:
         Raises:
             NotInvited
         """
-        guest = self.guests.get(user_id)
-        if self.private and (guest is None or guest.has_come) and not self.has(user_id):
+        if self.private and self.inviter(user_id) is None and not self.has(user_id):
             raise NotInvited(self.name)
 
     def admit(self, user_id: str, read_seq: int = 0) -> None:

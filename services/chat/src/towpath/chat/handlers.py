@@ -45,7 +45,10 @@ from towpath.servicekit.requests import Handler, Handlers
 
 def create(request: CreateRoom, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.opened(ordinary(request.room))  # raises NotForDirectRooms
+    if not room.is_there:
+        _check_making(room, session.user_id, rooms)  # raises TooManyRooms, TooManyRoomsMade
     room.make(session.user_id, request.title, private=request.private)  # raises RoomExists
+    rooms.quotas.made(session.user_id)
     return Outcome(
         answer=Created(room=room.name),
         tell=_admitted(room, session.user_id, rooms),
@@ -57,8 +60,12 @@ def create(request: CreateRoom, session: Session, rooms: Rooms) -> Outcome:
 def join(request: JoinRoom, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.opened(ordinary(request.room))  # raises NotForDirectRooms
     room.check_open_to(session.user_id)  # raises NotInvited
+    if not room.has(session.user_id):
+        rooms.quotas.check_entering(session.user_id, room.name, by=session.user_id)  # raises TooManyRooms
     if not room.is_there:
+        _check_making(room, session.user_id, rooms)  # raises TooManyRooms, TooManyRoomsMade
         room.make(session.user_id)
+        rooms.quotas.made(session.user_id)
     tell = [] if room.has(session.user_id) else _admitted(room, session.user_id, rooms)
     seq, stream = rooms.seq(room), stream_of(room.name)
     answer = Joined(room=room.name, seq=seq, members=room.told_members())
@@ -69,6 +76,7 @@ def join(request: JoinRoom, session: Session, rooms: Rooms) -> Outcome:
 def leave(request: LeaveRoom, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, ordinary(request.room))  # raises NotForDirectRooms, NotInRoom
     room.dismiss(session.user_id)
+    rooms.quotas.left(session.user_id, room.name)
     left = rooms.changed("chat.left", room, session.user_id)
     return Outcome(
         answer=Left(room=room.name),
@@ -80,12 +88,16 @@ def leave(request: LeaveRoom, session: Session, rooms: Rooms) -> Outcome:
 
 def invite(request: Invite, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, ordinary(request.room))  # raises NotForDirectRooms, NotInRoom
-    room.invite(request.user, by=session.user_id)  # raises AlreadyInRoom
+    room.check_outside(request.user)  # raises AlreadyInRoom
+    answer = Invited(room=room.name, user=request.user)
+    if room.inviter(request.user) is not None:
+        # An open invitation is pushed once, or members who take turns could push without end.
+        return Outcome(answer=answer)
+    rooms.quotas.check_inviting(session.user_id, request.user)  # raises TooManyInvitations
+    room.invite(request.user, by=session.user_id)
+    rooms.quotas.invited(session.user_id, request.user)
     told = Invitation(room=room.name, title=title(room.name, room.title, request.user), by=session.user_id)
-    return Outcome(
-        answer=Invited(room=room.name, user=request.user),
-        tell=[to_user(request.user, make("chat.invited", told.model_dump()))],
-    )
+    return Outcome(answer=answer, tell=[to_user(request.user, make("chat.invited", told.model_dump()))])
 
 
 def send(request: SendMessage, session: Session, rooms: Rooms) -> Outcome:
@@ -96,9 +108,13 @@ def send(request: SendMessage, session: Session, rooms: Rooms) -> Outcome:
 def direct(request: SendDirect, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.opened(direct_name(session.user_id, request.to))  # raises NamesTooLong
     if not room.is_there:
+        _check_making(room, session.user_id, rooms)  # raises TooManyRooms, TooManyRoomsMade
         room.make(session.user_id)
+        rooms.quotas.made(session.user_id)
     for user in room.pair:
-        room.admit(user)
+        if not room.has(user):
+            room.admit(user)
+            rooms.quotas.entered(user, room.name)
     return _sent(room, session.user_id, request.text, None, rooms)
 
 
@@ -177,9 +193,23 @@ def hear(event: GatewayAlive, rooms: Rooms) -> Outcome:
     return Outcome()
 
 
+def _check_making(room: Room, user_id: str, rooms: Rooms) -> None:
+    """Whether the user may make the room; all who will be in it at once are checked.
+
+    Raises:
+        TooManyRooms, TooManyRoomsMade
+    """
+    for user in room.pair if room.is_direct else [user_id]:
+        rooms.quotas.check_entering(user, room.name, by=user_id)
+    rooms.quotas.check_making(user_id)
+
+
 def _admitted(room: Room, user_id: str, rooms: Rooms) -> list[Tell]:
     """Let the user in; everybody is told, the user included."""
     joined = rooms.changed("chat.joined", room, user_id)
+    if (inviter := room.inviter(user_id)) is not None:
+        rooms.quotas.accepted(inviter, user_id)
+    rooms.quotas.entered(user_id, room.name)
     room.admit(user_id, read_seq=rooms.seq(room))
     return _told(room, joined)
 

@@ -5,11 +5,14 @@ the head of its stream, taken before anything else of the room is read.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from towpath.chat.asking import opens, room_of, users_of
 from towpath.chat.domain import Guest, Member, NotInRoom, Room
+from towpath.chat.limits import Limits, Quotas
 from towpath.chat.messages import Messages
 from towpath.chat.presence import read_online
 from towpath.chat.reading import (
@@ -22,30 +25,28 @@ from towpath.chat.reading import (
 from towpath.chat.signs import Clock, Signs
 from towpath.chat.tables import INVITATIONS, MEMBERS, ROOMS, STREAMS
 from towpath.protocol.chat import (
-    MAX_ROOM,
-    CreateRoom,
     DeleteMessage,
     EditMessage,
     History,
     Invitation,
     Invite,
     JoinRoom,
+    LeaveRoom,
     ListMembers,
     ListRooms,
     MemberChange,
     ReadHistory,
     RoomSummary,
-    SendDirect,
-    direct_room,
-    is_direct,
     stream_of,
 )
 from towpath.protocol.envelope import Envelope, now_ms
-from towpath.protocol.sessions import SessionEvent, SessionStarted
+from towpath.protocol.sessions import SessionStarted
 from towpath.protocol.streams import Resume
 from towpath.servicekit import bulk
 from towpath.servicekit.requests import Request
 from towpath.servicekit.streams import Streams
+
+DEFAULT_LIMITS: Final = Limits()
 
 
 class Rooms:
@@ -54,13 +55,18 @@ class Rooms:
     Attributes:
         messages: What is said in the rooms.
         signs: What gateways tell of their connections.
+        quotas: What the users of the requests have already.
     """
 
-    def __init__(self, connection: AsyncConnection, clock: Clock = now_ms) -> None:
+    def __init__(
+        self, connection: AsyncConnection, clock: Clock = now_ms, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
         self._connection = connection
+        self._clock = clock
         self._streams = Streams(connection, STREAMS)
         self.messages = Messages(connection, self._streams)
         self.signs = Signs(connection, clock)
+        self.quotas = Quotas(connection, limits, clock)
         self._rooms: dict[str, Room] = {}
         self._histories: dict[ReadHistory, History] = {}
         self._summaries: dict[str, list[RoomSummary]] = {}
@@ -69,20 +75,21 @@ class Rooms:
         self._names: dict[str, list[str]] = {}
 
     async def load(self, requests: Sequence[Request]) -> None:
-        named = [(room, request) for request in requests if (room := _room_of(request)) is not None]
-        opened = {room for room, request in named if _opens(request)}
+        named = [(room, request) for request in requests if (room := room_of(request)) is not None]
+        opened = {room for room, request in named if opens(request)}
         changed = {room for room, request in named if request.handler.changes}
         await self._streams.load(map(stream_of, opened), if_there=map(stream_of, changed))
         await self._load_rooms(opened, {room for room, r in named if isinstance(r.payload, Invite)})
-        await self._load_members({(room, user) for room, r in named for user in _users_of(r)})
+        await self._load_members({(room, user) for room, r in named for user in users_of(r)})
         # Of an invitation the last is who is invited.
         await self._load_guests(
-            {(room, _users_of(r)[-1]) for room, r in named if isinstance(r.payload, JoinRoom | Invite)}
+            {(room, users_of(r)[-1]) for room, r in named if isinstance(r.payload, JoinRoom | Invite)}
         )
+        await self._load_quotas(named)
         await self.messages.load(
             {(room, r.payload.seq) for room, r in named if isinstance(r.payload, EditMessage | DeleteMessage)}
         )
-        asked = [(request.payload, _users_of(request)[0]) for request in requests]
+        asked = [(request.payload, users_of(request)[0]) for request in requests]
         listed = [p.room for p, user in asked if isinstance(p, ListMembers) and self._has(p.room, user)]
         await self._load_listed({p.room for p, _ in asked if isinstance(p, JoinRoom)} | set(listed))
         if listed:
@@ -152,7 +159,7 @@ class Rooms:
             [
                 {
                     "room": room.name,
-                    "created_at": now_ms(),
+                    "created_at": self._clock(),
                     "title": room.title,
                     "private": room.private,
                     "created_by": room.created_by,
@@ -194,6 +201,23 @@ class Rooms:
             room = self._room(row.room)
             room.title, room.private, room.created_by = row.title, row.private, row.created_by
             room.is_there = room.is_stored = True
+
+    async def _load_quotas(self, named: Sequence[tuple[str, Request]]) -> None:
+        leaving = {users_of(r)[0] for _, r in named if isinstance(r.payload, LeaveRoom)}
+        opening = [(room, users_of(r)) for room, r in named if opens(r)]
+        making = [(room, users) for room, users in opening if not self._rooms[room].is_there]
+        entering = {
+            (user, room)
+            for room, users in opening
+            for user in users
+            # Most who join, or write to one person, are in the room: their rooms are not counted.
+            if not self._has(room, user) or user in leaving
+        }
+        await self.quotas.load(
+            entering=entering,
+            making={users[0] for _, users in making},
+            inviting={(users_of(r)[0], r.payload.user) for _, r in named if isinstance(r.payload, Invite)},
+        )
 
     async def _load_listed(self, names: set[str]) -> None:
         for name, listed in (await read_listed(self._connection, names & self._rooms.keys())).items():
@@ -246,31 +270,3 @@ class Rooms:
                 if not guest.has_come
             ],
         )
-
-
-def _users_of(request: Request) -> list[str]:
-    """Whose memberships a request is about; first who asks."""
-    if request.session is None:
-        # A gateway that says that it lives speaks of nobody.
-        return [request.payload.user_id if isinstance(request.payload, SessionEvent) else ""]
-    user = request.session.user_id
-    match request.payload:
-        case SendDirect(to=other) | Invite(user=other):
-            return [user, other]
-    return [user]
-
-
-def _room_of(request: Request) -> str | None:
-    """The room a request names; none where the name would not do."""
-    if isinstance(request.payload, SendDirect):
-        name = direct_room(*_users_of(request))
-        return name if len(name) <= MAX_ROOM else None
-    return getattr(request.payload, "room", None)
-
-
-def _opens(request: Request) -> bool:
-    """Whether a request makes its room if it is not there."""
-    payload = request.payload
-    if isinstance(payload, JoinRoom | CreateRoom):
-        return not is_direct(payload.room)
-    return isinstance(payload, SendDirect)

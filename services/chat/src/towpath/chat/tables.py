@@ -22,6 +22,7 @@ ROOMS: Final = sa.Table(
     sa.Column("title", sa.String(MAX_TITLE)),
     sa.Column("private", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("created_by", sa.String(256)),
+    sa.Index("ix_chat_rooms_created_by", "created_by", "created_at"),
 )
 MEMBERS: Final = sa.Table(
     "chat_members",
