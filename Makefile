@@ -13,7 +13,7 @@ MAKEFLAGS += --no-print-directory
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test faults bench check page up docs lock
+.PHONY: help install run test faults abuse bench check page up docs lock
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*##/\1/p' Makefile | while read -r name what; do printf '  make %-9s %s\n' "$$name" "$$what"; done
@@ -30,6 +30,9 @@ test: $(READY) $(PAGE)  ## run all tests
 
 faults: $(READY)  ## break everything, and write docs/reliability.md; ARGS="--soak 30m" goes on for as long
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/faults --faults all --page docs/reliability.md $(ARGS)
+
+abuse: $(READY)  ## flood it, and write docs/abuse.md; ARGS="-k resume" for some
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/abuse --abuse all --abuse-page docs/abuse.md $(ARGS)
 
 bench: $(READY)  ## measure it beside its peers, and write docs/performance.md; ARGS="--quick" for a first look
 	@$(BIN)/python -m bench $(ARGS)

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from bench.systems.interface import Running, Setup, System
 from towpath.testkit.processes import Process, free_port
@@ -12,6 +12,15 @@ from towpath.testkit.tokens import SECRET
 
 #: The service that a work needs; the others need chat.
 _SERVICES: Final = {"request": "echo", "orders": "orders", "push": None}
+
+
+#: A few connections on one address send hundreds of messages a second each, which no honest person does. The limits
+#: stay on, and are checked for each message; they are only never reached.
+_RATES: Final[dict[str, Any]] = {
+    f"{what}_per_{whose}": 1_000_000
+    for what in ("rate", "burst")
+    for whose in ("connection", "user", "address")
+}
 
 
 @asynccontextmanager
@@ -23,6 +32,7 @@ async def start(setup: Setup) -> AsyncIterator[Running]:
             amqp_url=setup.amqp_url,
             port=free_port(),
             auth_secret=SECRET,
+            **_RATES,
         )
         for _ in range(setup.gateways)
     ]
@@ -70,5 +80,9 @@ SYSTEM: Final = System(
         }
     ),
     start=start,
-    differences=["tokens are checked; limits, metrics and traces (1 in 100 requests) are on, as they come"],
+    differences=[
+        "tokens are checked; limits, metrics and traces (1 in 100 requests) are on, as they come; only the rates at "
+        "which a connection, a user and an address may send are raised to 1,000,000/s: the generator is one address, "
+        "and its connections send more than people do",
+    ],
 )

@@ -26,7 +26,7 @@ from towpath.chat.tables import INBOX, MESSAGES, STREAMS
 from towpath.protocol.chat import stream_of
 from towpath.protocol.envelope import parse
 from towpath.servicekit.outcome import Settled
-from towpath.servicekit.streams import replay
+from towpath.servicekit.replays import replay
 
 _SVG = "{http://www.w3.org/2000/svg}"
 
@@ -212,7 +212,7 @@ async def test_a_seeded_message_is_as_if_it_had_been_said(tmp_path: Path) -> Non
         await add_rooms(database, [(room, users)])
         await add_messages(database, room, users[0], 300)
         async with database.reading() as connection:
-            (resumed,) = await replay(connection, STREAMS, [{stream: 200}], limit=1000)
+            (resumed,) = await replay(connection, STREAMS, [{stream: 200}], limit=1000, max_bytes=1 << 20)
             seqs = (await connection.execute(sa.select(MESSAGES.c.seq))).scalars().all()
             outcomes = (await connection.execute(sa.select(INBOX.c.outcome))).scalars().all()
     assert sorted(seqs) == list(range(1, 301))

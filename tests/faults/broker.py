@@ -73,6 +73,32 @@ class Broker:
         )
         return int(removed)
 
+    async def cancel_consumers(self, queue_prefix: str) -> int:
+        """Make queues forget their consumers, who are not told; returns how many there were."""
+        return await self._for_consumers(
+            queue_prefix,
+            # Of a quorum queue the command that a channel would send it, of a classic one the call.
+            "case amqqueue:get_type(Q) of "
+            "rabbit_quorum_queue -> ra:process_command(amqqueue:get_pid(Q), "
+            "rabbit_fifo:make_checkout({Tag, Channel}, cancel, #{})); "
+            '_ -> gen_server2:call(amqqueue:get_pid(Q), {basic_cancel, Channel, Tag, undefined, <<"test">>}) end',
+        )
+
+    async def end_channels(self, queue_prefix: str) -> int:
+        """End the channels of consumers, who are not told; returns how many consumers there were."""
+        return await self._for_consumers(queue_prefix, "rabbit_channel:shutdown(Channel)")
+
+    async def _for_consumers(self, queue_prefix: str, expression: str) -> int:
+        length = len(queue_prefix)
+        return int(
+            await self._evaluate(
+                f"length([begin Channel = element(1, C), Tag = element(2, C), catch {expression} end "
+                f"|| Q <- rabbit_amqqueue:list({self._here}), "
+                f"binary:longest_common_prefix([element(4, amqqueue:get_name(Q)), {_binary(queue_prefix)}]) "
+                f"=:= {length}, C <- rabbit_amqqueue:consumers(Q)])"
+            )
+        )
+
     async def close_connections(self) -> int:
         """Close all connections, as an operator may; returns how many there were."""
         return int(

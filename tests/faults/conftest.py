@@ -3,15 +3,16 @@
 import datetime
 import platform
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from towpath.testkit.processes import Processes
 from towpath.testkit.rabbitmq import Rabbit
-from towpath.testkit.system import System
+from towpath.testkit.system import LOAD_RATES, System
 from towpath.tools.rabbitmq_node import RabbitControl, RabbitNode
 
 from .broker import Broker
@@ -30,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--faults", choices=["short", "all"], default="short", help="how much of the fault suite")
     group.addoption("--seed", help="repeat the load and the moments of an earlier run")
     group.addoption("--page", type=Path, help="write the table of all trials there, of a soak beside it")
+    group.addoption("--storms", type=int, default=20, help="how many reconnect storms there are")
     group.addoption("--soak", help="only random faults, for so long: 90s, 30m, 2h")
 
 
@@ -117,11 +119,17 @@ StartSystem = Callable[..., Awaitable[System]]
 
 
 @pytest.fixture
-def start_system(processes: Processes, tmp_path: Path) -> StartSystem:
+def rates() -> Mapping[str, Any]:
+    """The rates at which gateways let clients send: few clients make all the load of a trial."""
+    return LOAD_RATES
+
+
+@pytest.fixture
+def start_system(processes: Processes, tmp_path: Path, rates: Mapping[str, Any]) -> StartSystem:
     """Starts gateways and services on a broker, with settings for all of them: real processes, all ready."""
 
     async def start(rabbitmq: Rabbit, *, gateways: int = 2, **settings: object) -> System:
-        system = System(rabbitmq, processes, tmp_path, **settings)
+        system = System(rabbitmq, processes, tmp_path, **{**rates, **settings})
         await system.start(gateways=gateways)
         return system
 

@@ -1,6 +1,7 @@
-"""What the programs hold: memory, files, threads and asyncio tasks; the same kind of program counted together."""
+"""What programs hold: memory, files, threads and asyncio tasks; the same kind of program counted together."""
 
 import asyncio
+import contextlib
 import re
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -50,11 +51,29 @@ async def held(system: System) -> Mapping[str, Held]:
     return dict(zip(kinds, counted, strict=True))
 
 
+def resident_mib(process: Process) -> float:
+    """Memory that a process holds."""
+    return int(_status(process)["VmRSS"]) / 1024
+
+
+def open_sockets(process: Process) -> int:
+    """How many sockets it has."""
+    count = 0
+    for entry in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            count += str(entry.readlink()).startswith("socket:")
+    return count
+
+
 def _held_by(process: Process) -> tuple[float, int, int, int]:
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    found = dict(re.findall(r"^(VmRSS|Threads):\s+(\d+)", status, re.MULTILINE))
+    found = _status(process)
     files = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
     with urllib.request.urlopen(f"{process.admin_url}/metrics", timeout=10) as answer:
         tasks = _TASKS.search(answer.read().decode())
     assert tasks is not None, f"{process.name} does not say how many tasks it has"
     return int(found["VmRSS"]) / 1024, files, int(found["Threads"]), int(float(tasks[1]))
+
+
+def _status(process: Process) -> Mapping[str, str]:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return dict(re.findall(r"^(VmRSS|Threads):\s+(\d+)", status, re.MULTILINE))

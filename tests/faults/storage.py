@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from towpath.chat.tables import MESSAGES
+from towpath.chat.tables import CONNECTIONS, GATEWAYS, MESSAGES
 from towpath.chat.tables import STREAMS as CHAT_STREAMS
 from towpath.orders.repository import ORDERS
 from towpath.orders.repository import STREAMS as ORDER_STREAMS
@@ -33,6 +33,20 @@ class Databases:
     def __init__(self, chat: Process, orders: Process) -> None:
         self._chat = _url_of(chat)
         self._orders = _url_of(orders)
+
+    async def open_connections(self) -> set[str]:
+        """The ids of the connections that chat takes for open."""
+        of_gateway = sa.and_(
+            CONNECTIONS.c.gateway_id == GATEWAYS.c.gateway_id,
+            CONNECTIONS.c.incarnation == GATEWAYS.c.incarnation,
+        )
+        found = (
+            sa.select(CONNECTIONS.c.connection_id)
+            .join_from(CONNECTIONS, GATEWAYS, of_gateway)
+            .where(CONNECTIONS.c.ended_at.is_(None), GATEWAYS.c.over_at.is_(None))
+        )
+        async with _reading(self._chat) as chat:
+            return set((await chat.execute(found)).scalars())
 
     async def heads(self) -> dict[str, int]:
         """The last position of each stream."""

@@ -70,7 +70,7 @@ async def test_a_link_to_the_broker_that_is_half_open_is_found_out(
         half = system.launch_gateway(amqp_url=proxy.instead_of(rabbitmq.url))
         await half.ready()
         system.gateways.append(half)
-        async with trial.of("gateway's links to RabbitMQ half-open", system, within=40):
+        async with trial.of("gateway's links to RabbitMQ half-open", system, within=20):
             proxy.half_open()
             trial.strike()
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from typing import Any, Final, NoReturn
 
 import pytest
@@ -87,6 +87,17 @@ class Trial:
             except BaseException as error:
                 line.failure = f"{type(error).__name__}: {error}".partition("\n")[0]
                 raise
+
+    @contextlib.contextmanager
+    def line(self, fault: str) -> Iterator[None]:
+        """A line of the table for what the test itself judges, without load."""
+        line = self._line = Line(promise=self._promise, fault=fault)
+        self._table.add(line)
+        try:
+            yield
+        except BaseException as error:
+            line.failure = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise
 
     @property
     def chance(self) -> random.Random:

@@ -33,6 +33,7 @@ ORIGIN: Final = Queue(name="orders.commands.3")
 DEAD: Final = dead_queue("orders")
 TRACE: Final = f"00-{'ab' * 16}-{'cd' * 8}-00"
 NONE: Final[Mapping[str, HeaderValue]] = {}
+MANY: Final = 600  # messages: at 20 a second they last until a test that watches the tool has seen it at work
 NOW: Final = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
@@ -66,6 +67,22 @@ def a_parked(body: bytes, told: Mapping[str, Any] = NONE) -> Parked:
 
 
 # What is parked
+
+
+@pytest.mark.parametrize(
+    "forged", ["chat.commands.3", "towpath.push", "gateway.gw-1", "", "orders.commands.99"]
+)
+def test_no_header_makes_a_replay_reach_a_queue_of_another_service(forged: str) -> None:
+    told = headers(more={"x-queue": forged, "x-first-death-queue": forged})
+    assert a_parked(a_command("m-1"), told).queue == ""
+
+
+def test_what_could_not_be_decoded_is_shown_with_its_reason() -> None:
+    parked = a_parked(b"{}", {"x-undecodable": "timestamp: not a time in seconds"})
+    assert (parked.reason, parked.error) == (
+        "unreadable",
+        "it cannot be decoded: timestamp: not a time in seconds",
+    )
 
 
 def test_a_parked_command_tells_what_it_is_and_whose() -> None:
@@ -302,32 +319,35 @@ async def test_a_name_that_is_not_there_changes_nothing(desk: Desk) -> None:
 
 
 async def test_replay_is_as_slow_as_one_asks_and_an_interrupt_loses_nothing(desk: Desk) -> None:
-    await desk.park(*(a_command(f"m-{n}") for n in range(20)))
+    await desk.park(*(a_command(f"m-{n}") for n in range(MANY)))
     running = desk.launch("replay", "orders", "--rate", "20")
     began = asyncio.get_running_loop().time()
-    await eventually(lambda: running.output.count("\n") >= 5)
+    await eventually(lambda: running.output.count("\n") >= 5, timeout=30)
     assert asyncio.get_running_loop().time() - began > 4 / 20
     os.kill(running.pid, signal.SIGINT)
     assert await running.ended() == 130
     done = running.output.count("\n") - 1
+    assert 5 <= done < MANY
     assert running.output.splitlines()[-1] == f"towpath: interrupted: {done} replayed; the rest stays parked"
     both = await desk.waiting(ORIGIN.name) + await desk.waiting(DEAD)
-    assert both == [f"m-{n}" for n in range(20)]
+    assert both == [f"m-{n}" for n in range(MANY)]
 
 
 async def test_a_tool_that_is_killed_loses_nothing(desk: Desk) -> None:
-    await desk.park(*(a_command(f"m-{n}") for n in range(20)))
+    everything = {f"m-{n}" for n in range(MANY)}
+    await desk.park(*(a_command(f"m-{n}") for n in range(MANY)))
     running = desk.launch("replay", "orders", "--rate", "20")
-    await eventually(lambda: running.output.count("\n") >= 5)
+    await eventually(lambda: running.output.count("\n") >= 5, timeout=30)
     await running.kill()
 
     async def all_there() -> bool:
         parked, again = await desk.waiting(DEAD), await desk.waiting(ORIGIN.name)
-        return set(parked) | set(again) == {f"m-{n}" for n in range(20)} and len(parked) + len(again) <= 21
+        return set(parked) | set(again) == everything and len(parked) + len(again) <= MANY + 1
 
     await eventually(all_there)
+    assert await desk.waiting(DEAD)  # it was killed in the middle of its work
     assert (await desk.tool("replay", "orders"))[0] == 0
-    assert set(await desk.waiting(ORIGIN.name)) == {f"m-{n}" for n in range(20)}
+    assert set(await desk.waiting(ORIGIN.name)) == everything
     assert await desk.waiting(DEAD) == []
 
 
@@ -350,12 +370,12 @@ async def test_two_tools_at_once_play_each_message_once(desk: Desk) -> None:
 
 async def test_what_cannot_be_given_back_stays_parked(desk: Desk) -> None:
     await desk.park(a_command("m-1"))
-    await desk.park(a_command("m-2"), told=headers(more={"x-queue": "orders.gone"}))
+    await desk.park(a_command("m-2"), told=headers(more={"x-queue": "orders.commands.7"}))
     await desk.park(a_command("m-3"), told={"x-reason": "unknown"})
     status, said = await desk.tool("replay", "orders")
     assert status == 1
     assert said.splitlines()[-1].startswith(
-        "towpath: 1 replayed, and then: no queue is bound to 'orders.gone'"
+        "towpath: 1 replayed, and then: no queue is bound to 'orders.commands.7'"
     )
     assert await desk.waiting(DEAD) == ["m-2", "m-3"]
     status, said = await desk.tool("replay", "orders", "m-3")

@@ -98,7 +98,7 @@ def test_what_is_started_is_the_program_itself_in_another_usr_and_leaves_no_moun
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
         assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
-        said, _ = process.communicate("hello\n", timeout=10)
+        said, _ = process.communicate("hello\n", timeout=60)
     assert said == (
         f"process {process.pid} is /usr/lib/rabbitmq/bin/{program} and read hello\nin another /usr\n"
         + "".join(f"<{argument}>\n" for argument in arguments)

@@ -80,7 +80,7 @@ async def publish(url: str) -> None:
         channel = await connection.channel()
         await channel.declare_queue("q", durable=True)
         message = aio_pika.Message(b"{}", delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
-        await channel.default_exchange.publish(message, "q", timeout=10)
+        await channel.default_exchange.publish(message, "q", timeout=60)
 
 
 async def test_a_node_serves_amqp_on_the_loopback_alone() -> None:
@@ -200,11 +200,11 @@ def test_a_failed_boot_ends_with_what_it_said(tmp_path: Path) -> None:
 
 
 def test_a_boot_that_hangs_is_given_up_and_killed(tmp_path: Path) -> None:
-    node = RabbitNode(program=a_program(tmp_path, 'echo "thinking"; exec sleep 600'), boot_timeout=0.5)
+    node = RabbitNode(program=a_program(tmp_path, 'echo "thinking"; exec sleep 600'), boot_timeout=2.0)
     started = time.monotonic()
-    with pytest.raises(NodeFailed, match=r"did not answer within 0\.5 s\.\nthinking"):
+    with pytest.raises(NodeFailed, match=r"did not answer within 2 s\.\nthinking"):
         node.boot()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
     assert not processes_of(node.folder)
 
 

@@ -11,16 +11,11 @@ from typing import Any, Protocol
 
 import pytest
 import pytest_asyncio
-from hypothesis import settings
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from towpath.testkit.eventually import eventually
-
-# Property tests judge what happens, not how fast: the machine may be busy with something else.
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
 
 
 class Peer:
@@ -144,5 +139,5 @@ async def nothing_is_left() -> AsyncIterator[None]:
     loop.set_exception_handler(lambda _, context: unheard.append(context))
     yield
     me = {asyncio.current_task()}
-    await eventually(lambda: not asyncio.all_tasks() - before - me, timeout=2)
+    await eventually(lambda: not asyncio.all_tasks() - before - me, timeout=10)
     assert unheard == []

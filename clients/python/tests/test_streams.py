@@ -25,7 +25,7 @@ async def serve_pushes(peer: Any) -> None:
 
 
 async def seqs_of(reader: StreamReader, count: int) -> list[int]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return [(await anext(reader))["seq"] for _ in range(count)]
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from towpath.protocol.envelope import make, parse
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.messages import (
+    BODY_MAX_ITEMS,
     NO_JSON,
     Directed,
     Disconnect,
@@ -24,6 +25,7 @@ from towpath.protocol.messages import (
     read_directed,
     read_object,
     split_batch,
+    split_directed,
     wrap_command,
 )
 
@@ -216,3 +218,46 @@ def test_what_is_not_asked_for_is_not_said() -> None:
 def test_what_is_no_directed_item_is_refused(body: bytes) -> None:
     with pytest.raises(BadEnvelope, match="not directed items"):
         read_directed(body)
+
+
+@given(
+    st.lists(st.text(min_size=1, max_size=40), max_size=60),
+    st.lists(st.text(min_size=1, max_size=40), max_size=60),
+    st.booleans(),
+)
+def test_a_split_item_changes_the_same_groups_in_the_same_order(
+    subscribe: list[str], unsubscribe: list[str], closes: bool
+) -> None:
+    item = Directed(
+        "c-1",
+        msgspec.Raw(b'{"a":1}'),
+        subscribe,
+        unsubscribe,
+        Disconnect(4502) if closes else None,
+    )
+    parts = split_directed(item, max_groups=7, max_bytes=100)
+    assert [group for part in parts for group in part.subscribe] == subscribe
+    assert [group for part in parts for group in part.unsubscribe] == unsubscribe
+    # An item subscribes first, then unsubscribes, then delivers, then disconnects: so do its parts together.
+    kinds = [
+        kind
+        for part in parts
+        for kind, there in enumerate(
+            [part.subscribe, part.unsubscribe, bytes(part.envelope), part.disconnect is not None]
+        )
+        if there
+    ]
+    assert kinds == sorted(kinds)
+    assert [bytes(part.envelope) for part in parts if part.envelope] == [b'{"a":1}']
+    assert sum(part.disconnect is not None for part in parts) == closes
+    for part in parts:
+        groups = [*part.subscribe, *part.unsubscribe]
+        assert len(groups) <= 7
+        assert len(groups) <= 1 or sum(len(group.encode()) for group in groups) <= 100
+        assert part.connection_id == "c-1"
+
+
+def test_a_body_of_more_items_than_anybody_sends_is_refused_as_a_whole() -> None:
+    assert len(split_batch(b"[" + b",".join([b"{}"] * BODY_MAX_ITEMS) + b"]")) == BODY_MAX_ITEMS
+    with pytest.raises(BadEnvelope, match="items"):
+        split_batch(b"[" + b",".join([b"{}"] * (BODY_MAX_ITEMS + 1)) + b"]")

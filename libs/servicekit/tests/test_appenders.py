@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 
 from towpath.protocol.envelope import parse
 from towpath.servicekit.database import Database, forget
-from towpath.servicekit.streams import Replay, Streams, StreamTables, read_heads, replay
+from towpath.servicekit.replays import replay
+from towpath.servicekit.streams import Replay, Streams, StreamTables, read_heads
 
 METADATA: Final = sa.MetaData()
 TABLES: Final = StreamTables.define(METADATA, "test")
 NAMES: Final = ["chat:a", "chat:b", "chat:c", "order:ana"]
 PATIENCE: Final = 30.0
+PLENTY: Final = 1024 * 1024
 MIGRATION: Final = """
 import sqlalchemy as sa
 from alembic import op
@@ -111,7 +113,9 @@ async def test_who_reads_meanwhile_sees_a_stream_without_holes(replicas: list[Da
         looks = position = 0
         while not done.is_set():
             async with database.reading() as connection:
-                [found] = await replay(connection, TABLES, [{NAMES[0]: position}], limit=1000)
+                [found] = await replay(
+                    connection, TABLES, [{NAMES[0]: position}], limit=1000, max_bytes=PLENTY
+                )
             stream = found[NAMES[0]]
             assert stream.complete
             assert [parse(entry).seq for entry in stream.entries] == list(range(position + 1, stream.seq + 1))
@@ -139,7 +143,7 @@ steps = st.lists(
 
 
 @given(steps)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 async def test_a_replay_is_what_a_list_of_all_entries_would_give(
     replicas: list[Database], steps: list[Any]
 ) -> None:
@@ -166,7 +170,7 @@ async def test_a_replay_is_what_a_list_of_all_entries_would_give(
         else:
             _, asked, limit = step
             async with database.reading() as connection:
-                given_back = await replay(connection, TABLES, asked, limit=limit)
+                given_back = await replay(connection, TABLES, asked, limit=limit, max_bytes=PLENTY)
             for positions, answer in zip(asked, given_back, strict=True):
                 assert answer.keys() == positions.keys()
                 assert sum(len(stream.entries) for stream in answer.values()) <= limit

@@ -20,7 +20,7 @@ from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.consumer import Consumer, Dispatch
 from towpath.testkit.eventually import eventually
 
-PATIENCE: Final = 5.0
+PATIENCE: Final = 30.0
 WORK: Final = Queue(name="work", delivery_limit=20)
 PLENTY: Final = 1024 * 1024
 
@@ -280,4 +280,43 @@ async def test_it_goes_on_when_the_broker_comes_back(hub: MemoryHub, broker: Bro
         await eventually(lambda: hands.bodies == ["before", "before", "after"])
         hands.settle()
         stop.set()
+    assert await left_in(broker) == []
+
+
+class Readers:
+    """Reads that go on until the test ends them."""
+
+    def __init__(self) -> None:
+        self.done = asyncio.Event()
+        self.cancelled = False
+
+    async def run(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+    async def finished(self, timeout: float) -> bool:
+        await self.done.wait()
+        return True
+
+
+async def test_on_stop_heavy_reads_finish_before_what_is_in_hand_is_given_back(broker: Broker) -> None:
+    readers, stop = Readers(), asyncio.Event()
+    held: list[Delivery] = []
+
+    async def dispatch(deliveries: Sequence[Delivery]) -> None:
+        held.extend(deliveries)
+
+    consumer = Consumer(broker, [WORK], dispatch, prefetch=10, intake_max_bytes=PLENTY, heavy_reads=readers)
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+        consuming = tasks.create_task(consumer.run(stop))
+        await publish(broker, "heavy")
+        await eventually(lambda: len(held) == 1)
+        stop.set()
+        await never(consuming.done)
+        held[0].ack()
+        readers.done.set()
+    assert readers.cancelled
     assert await left_in(broker) == []

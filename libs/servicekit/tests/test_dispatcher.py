@@ -11,7 +11,7 @@ from pydantic import BaseModel, field_validator
 from towpath.protocol.envelope import Envelope, make, parse
 from towpath.protocol.errors import Conflict, ErrorCode
 from towpath.protocol.messages import Session, read_directed
-from towpath.protocol.routes import EVERYONE, PUSH, command_queue, connection_key, dead_queue
+from towpath.protocol.routes import EVENTS, EVERYONE, PUSH, command_queue, connection_key, dead_queue
 from towpath.servicekit.broker.interface import (
     Binding,
     Broker,
@@ -33,7 +33,7 @@ from towpath.servicekit.settings import ServiceSettings
 from towpath.servicekit.telemetry import Telemetry
 from towpath.testkit.dispatching import GATEWAY, Incoming, ServiceUnderTest, a_command, an_event
 
-PATIENCE: Final = 10.0
+PATIENCE: Final = 30.0
 
 
 class Say(BaseModel):
@@ -211,6 +211,44 @@ async def test_an_event_that_cannot_be_read_is_parked_with_its_reason(service: S
     [reason] = service.parked()
     assert "text" in reason
     assert len(service.pushes(EVERYONE)) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" + b",".join([b"{}"] * 10_001) + b"]",
+        b"[" + b",".join([b"{}"] * 5_000) + b"]",
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+        b"",
+        b"\x00",
+        b"\xef\xbb\xbf{}",
+        b"\xff\xfe{",
+        b"null",
+        b'"text"',
+        b"{" + b" " * 1_000_000,
+    ],
+    ids=[
+        "more items than a body may have",
+        "items that are all unreadable",
+        "deep arrays",
+        "deep objects",
+        "empty",
+        "NUL",
+        "byte order mark",
+        "no UTF-8",
+        "null",
+        "text",
+        "a megabyte of blanks",
+    ],
+)
+async def test_an_odd_body_is_parked_as_one_and_the_next_is_handled(
+    service: ServiceUnderTest, body: bytes
+) -> None:
+    odd = Incoming(exchange=EVENTS, routing_key="door.knocked", item=body, app_id="careless")
+    await service.dispatch(odd, an_event("door.knocked", text="a"))
+    assert len(service.parked()) == 1
+    assert [push.data["text"] for push in service.pushes(EVERYONE)] == ["a"]
 
 
 async def test_the_services_own_events_are_not_handled_when_they_come_round(

@@ -66,7 +66,7 @@ def an_outcome(text: str = "done") -> Settled:
 @given(
     st.dictionaries(st.tuples(names, ids), outcomes, max_size=5), st.sets(st.tuples(names, ids), max_size=3)
 )
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 async def test_what_is_stored_is_found_as_it_was_and_nothing_else(
     connection: AsyncConnection, stored: dict[Key, Settled], others: set[Key]
 ) -> None:

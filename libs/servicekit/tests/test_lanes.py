@@ -31,7 +31,7 @@ from towpath.servicekit.settings import BrokerSettings, TelemetrySettings
 from towpath.servicekit.telemetry import Telemetry
 from towpath.testkit.eventually import eventually
 
-PATIENCE: Final = 5.0
+PATIENCE: Final = 30.0
 TOPICS: Final = Exchange("topics")
 EARS: Final = Inbox(name="ears", bindings=[Binding(TOPICS.name, "heard.#")])
 

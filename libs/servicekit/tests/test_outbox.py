@@ -55,7 +55,7 @@ async def waiting(connection: AsyncConnection, limit: int = ANY, max_bytes: int 
 
 
 @given(st.lists(several, max_size=4), st.integers(1, 12), st.integers(1, 600))
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 async def test_what_is_put_comes_in_its_order_as_it_was_and_in_bounded_parts(
     connection: AsyncConnection, puts: list[list[Outgoing]], limit: int, max_bytes: int
 ) -> None:

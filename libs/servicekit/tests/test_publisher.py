@@ -32,7 +32,7 @@ from towpath.servicekit.settings import ServiceSettings
 from towpath.servicekit.telemetry import Telemetry
 from towpath.testkit.eventually import eventually
 
-PATIENCE: Final = 5.0
+PATIENCE: Final = 30.0
 ANA: Final = Session(user_id="ana", connection_id="c-1", gateway_id="gw-1")
 BO: Final = Session(user_id="bo", connection_id="c-2", gateway_id="gw-2")
 EVERYTHING: Final = [Binding(exchange, "#") for exchange in (PUSH, EVENTS)]

@@ -1,6 +1,7 @@
 """Requests: what a delivery holds, whatever it holds."""
 
 import json
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Final
 
@@ -304,3 +305,58 @@ def test_a_unit_is_as_large_as_it_may_be() -> None:
     assert [len(unit) for unit in units(requests, 2)] == [2, 2, 1]
     assert [len(unit) for unit in units(requests, 100)] == [5]
     assert list(units([], 2)) == []
+
+
+def a_request(user: str, number: int, *, verb: str = "put", key: str | None = None) -> Request:
+    session = Session(user_id=user, connection_id=f"c-{user}", gateway_id="g")
+    envelope = make(f"shelf.{verb}", {"name": f"{user}-{number}"}, key=key)
+    [item] = read_all(a_delivery(wrap_command(encode(session), envelope.to_json())))
+    assert isinstance(item, Request)
+    return item
+
+
+def test_one_sender_with_many_requests_delays_the_others_by_one_share() -> None:
+    flood = [a_request("eve", number) for number in range(200)]
+    ana = a_request("ana", 0)
+    made = list(units([*flood, ana], 500, share=50))
+    assert ana in made[0]
+    assert len(made[0]) == 51
+    assert [item for unit in made for item in unit if item is not ana] == flood
+    # Once nobody else waits, it is not held up for their sake.
+    assert [len(unit) for unit in made] == [51, 150]
+
+
+senders = st.lists(
+    st.tuples(
+        st.sampled_from(["ana", "bob", "eve"]),
+        st.sampled_from(["put", "look"]),
+        st.sampled_from([None, "room-1", "room-2"]),
+    ),
+    max_size=40,
+)
+
+
+@given(senders, st.integers(1, 6), st.integers(1, 10))
+def test_fair_units_keep_the_order_of_each_key_and_lose_nothing(
+    steps: list[tuple[str, str, str | None]], share: int, limit: int
+) -> None:
+    items = [a_request(user, n, verb=verb, key=key) for n, (user, verb, key) in enumerate(steps)]
+    made = list(units(items, limit, share=share))
+    flat = [item for unit in made for item in unit]
+    assert sorted(map(id, flat)) == sorted(map(id, items))
+    assert all(0 < len(unit) <= limit for unit in made)
+
+    def by_key(requests: Sequence[Request | Refusal]) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for request in requests:
+            found.setdefault(request.order[1], []).append(id(request))
+        return found
+
+    assert by_key(flat) == by_key(items)
+    for unit in made:
+        asked: set[tuple[str, str]] = set()
+        for item in unit:
+            assert isinstance(item, Request)
+            assert not (item.handler.changes and item.order in asked)
+            if not item.handler.changes:
+                asked.add(item.order)

@@ -85,7 +85,7 @@ SERVE = {
 }
 run("example", SERVE[sys.argv[1]], BrokerSettings)
 """
-SOON: Final = 5.0
+SOON: Final = 20.0  # less than the 30 s that a drain may take
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def launch(processes: Processes, tmp_path: Path) -> Any:
 
 
 async def serving(process: Process) -> Process:
-    await eventually(lambda: "serving" in process.output, timeout=20)
+    await eventually(lambda: "serving" in process.output, timeout=60)
     return process
 
 

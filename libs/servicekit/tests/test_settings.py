@@ -199,7 +199,7 @@ noise = st.text(st.sampled_from("/:@?#[]%. \\"), max_size=4)
 
 
 @given(st.tuples(noise, noise, noise, noise), st.sampled_from(["AMQP_URL", "DATABASE_URL", "OTLP_ENDPOINT"]))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_a_password_is_never_shown_however_the_address_is_broken(
     monkeypatch: pytest.MonkeyPatch, noise: tuple[str, ...], name: str
 ) -> None:

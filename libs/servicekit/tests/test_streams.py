@@ -1,7 +1,8 @@
 """Streams in a database: numbered without a gap, replayed as they were."""
 
-from collections.abc import AsyncIterator
-from typing import Final
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 import pytest_asyncio
 import sqlalchemy as sa
@@ -9,11 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from towpath.servicekit import bulk
 from towpath.servicekit.database import forget
-from towpath.servicekit.streams import Replay, Streams, StreamTables, read_heads, replay
+from towpath.servicekit.replays import replay
+from towpath.servicekit.streams import Replay, Streams, StreamTables, read_heads
 
 METADATA: Final = sa.MetaData()
 TABLES: Final = StreamTables.define(METADATA, "test")
 LIMIT: Final = 10
+PLENTY: Final = 1024 * 1024
 
 
 @pytest_asyncio.fixture
@@ -37,6 +40,24 @@ async def append(connection: AsyncConnection, **counts: int) -> dict[str, list[b
     return appended
 
 
+@contextmanager
+def rows_read(connection: AsyncConnection) -> Iterator[list[int]]:
+    """How many rows each statement was allowed to return, by its ranges of ``seq``."""
+    asked: list[int] = []
+
+    def before(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
+        if "envelope" in statement:
+            values = parameters.values() if isinstance(parameters, dict) else parameters
+            bounds = [value for value in values if isinstance(value, int)]
+            asked.append(sum(bounds[1::2]) - sum(bounds[::2]))
+
+    sa.event.listen(connection.sync_connection, "before_cursor_execute", before)
+    try:
+        yield asked
+    finally:
+        sa.event.remove(connection.sync_connection, "before_cursor_execute", before)
+
+
 async def test_seq_starts_at_one_and_grows_by_one(connection: AsyncConnection) -> None:
     for _ in range(2):
         await append(connection, a=3, b=1)
@@ -56,7 +77,7 @@ async def test_streams_wanted_only_if_there_are_not_made(connection: AsyncConnec
 async def test_each_asker_gets_what_came_after_its_own_position(connection: AsyncConnection) -> None:
     told = await append(connection, a=4, b=2)
     asked = [{"a": 1, "b": 0}, {"a": 3}, {"a": 4}, {"a": 5, "c": 0, "d": 7}, {}]
-    assert await replay(connection, TABLES, asked, limit=LIMIT) == [
+    assert await replay(connection, TABLES, asked, limit=LIMIT, max_bytes=PLENTY) == [
         {"a": Replay(told["a"][1:], 4, True), "b": Replay(told["b"], 2, True)},
         {"a": Replay(told["a"][3:], 4, True)},
         {"a": Replay([], 4, True)},
@@ -68,7 +89,7 @@ async def test_each_asker_gets_what_came_after_its_own_position(connection: Asyn
 async def test_the_limit_holds_for_each_asker_alone(connection: AsyncConnection) -> None:
     told = await append(connection, a=LIMIT - 1, b=2, c=1)
     asked = [{"a": 0, "b": 0, "c": 0}] * 50
-    for answer in await replay(connection, TABLES, asked, limit=LIMIT):
+    for answer in await replay(connection, TABLES, asked, limit=LIMIT, max_bytes=PLENTY):
         assert answer == {
             "a": Replay(told["a"], LIMIT - 1, True),
             "b": Replay([], 2, False),
@@ -76,12 +97,45 @@ async def test_the_limit_holds_for_each_asker_alone(connection: AsyncConnection)
         }
 
 
+async def test_a_replay_of_more_bytes_than_allowed_is_not_complete(connection: AsyncConnection) -> None:
+    told = await append(connection, a=8, b=2)
+    size = sum(map(len, told["b"]))
+    asked = [{"a": 0, "b": 0}, {"b": 0}, {"a": 7}]
+    assert await replay(connection, TABLES, asked, limit=LIMIT, max_bytes=size) == [
+        {"a": Replay([], 8, False), "b": Replay(told["b"], 2, True)},
+        {"b": Replay(told["b"], 2, True)},
+        {"a": Replay(told["a"][7:], 8, True)},
+    ]
+
+
+async def test_of_a_replay_that_is_too_large_only_the_bound_and_a_page_are_read(
+    connection: AsyncConnection,
+) -> None:
+    streams = Streams(connection, TABLES)
+    await streams.load(["a"])
+    for _ in range(1_000):
+        streams.append("a", "test.told", lambda _: {"text": "x" * 4_000})
+    await streams.save()
+    with rows_read(connection) as read:
+        [found] = await replay(connection, TABLES, [{"a": 0}], limit=5_000, max_bytes=400_000)
+    assert found == {"a": Replay([], 1_000, False)}
+    assert sum(read) * 4_000 < 400_000 + 300_000
+
+
+async def test_pages_of_a_replay_make_the_whole(connection: AsyncConnection) -> None:
+    told = await append(connection, a=450, b=3)
+    [found] = await replay(connection, TABLES, [{"a": 10, "b": 1}], limit=5_000, max_bytes=PLENTY)
+    assert found == {"a": Replay(told["a"][10:], 450, True), "b": Replay(told["b"][1:], 3, True)}
+
+
 async def test_what_is_not_kept_any_more_is_not_complete(connection: AsyncConnection) -> None:
     await append(connection, a=2)
     await connection.execute(TABLES.entries.update().values(created_at=1))
     told = await append(connection, a=2)
     assert await forget(connection, TABLES.entries, older_than_ms=1_000, limit=100) == 2
-    (too_late, in_time) = await replay(connection, TABLES, [{"a": 1}, {"a": 2}], limit=LIMIT)
+    (too_late, in_time) = await replay(
+        connection, TABLES, [{"a": 1}, {"a": 2}], limit=LIMIT, max_bytes=PLENTY
+    )
     assert too_late == {"a": Replay([], 4, False)}
     assert in_time == {"a": Replay(told["a"], 4, True)}
 

@@ -39,7 +39,7 @@ THINGS: Final = sa.Table(
     sa.Column("name", sa.String(20), primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
 )
-PATIENCE: Final = 5.0
+PATIENCE: Final = 30.0
 SELDOM: Final = 3600.0
 EARS: Final = Inbox(name="ears", bindings=[Binding(PUSH, "#"), Binding(EVENTS, "#")])
 

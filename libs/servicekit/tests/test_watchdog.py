@@ -16,6 +16,7 @@ from towpath.servicekit.watchdog import EXIT_HUNG, Overdue, Watchdog
 
 LIMIT: Final = 0.3
 PATIENCE: Final = 20.0
+AMPLE: Final = 2.0  # a limit that nothing here meets unless it hangs, on a busy machine either
 
 
 def loops() -> None:
@@ -37,11 +38,11 @@ async def test_what_hangs_is_interrupted_when_its_time_is_over(hang: Callable[[]
 
 
 async def test_what_comes_to_an_end_is_left_alone_however_much_there_is_of_it() -> None:
-    with Watchdog.open(LIMIT) as watchdog:
-        end = time.monotonic() + 3 * LIMIT
+    with Watchdog.open(AMPLE) as watchdog:
+        end = time.monotonic() + 1.5 * AMPLE
         while time.monotonic() < end:
             with watchdog:
-                time.sleep(LIMIT / 20)  # noqa: ASYNC251  # as a handler may
+                time.sleep(AMPLE / 20)  # noqa: ASYNC251  # as a handler may
             await asyncio.sleep(0)
 
 

@@ -11,7 +11,7 @@ import pytest
 from towpath.testkit.eventually import eventually
 from towpath.testkit.network import WINDOW, Proxy
 
-PATIENCE: Final = 10.0
+PATIENCE: Final = 30.0
 QUIET: Final = 0.2  # seconds in which what must not arrive would have arrived
 
 
@@ -121,7 +121,7 @@ async def test_a_delay_delays_and_does_not_slow_down(proxy: Proxy, client: Clien
         client.send(f"{number:03}".encode())
         await asyncio.sleep(0)
     assert await client.receive(60) == b"".join(f"{number:03}".encode() for number in range(20))
-    assert 0.3 <= perf_counter() - started < 2
+    assert 0.3 <= perf_counter() - started < 20 * 0.2  # what one after another would take
 
 
 async def test_jitter_keeps_the_order(proxy: Proxy, client: Client) -> None:

@@ -18,11 +18,11 @@ async def declare(channel: AbstractChannel) -> None:
 
 async def publish(channel: AbstractChannel, text: str) -> None:
     message = aio_pika.Message(text.encode(), delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
-    await channel.default_exchange.publish(message, "q", timeout=10)
+    await channel.default_exchange.publish(message, "q", timeout=60)
 
 
 async def get(channel: AbstractChannel) -> str:
-    message = await (await channel.get_queue("q")).get(timeout=10)
+    message = await (await channel.get_queue("q")).get(timeout=60)
     assert message is not None
     await message.ack()
     return message.body.decode()
@@ -54,7 +54,7 @@ async def test_stop_ends_connections_and_start_brings_back_what_is_durable(rabbi
     await publish(channel, "durable")
 
     await rabbitmq.stop()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await ended.wait()
     with pytest.raises((AMQPConnectionError, ConnectionError)):
         await aio_pika.connect(rabbitmq.url, timeout=5)

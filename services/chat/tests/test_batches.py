@@ -175,9 +175,7 @@ class TestBatches:
                 await chat.dispatch(
                     *[a_command("chat.direct", by=user, to="zoe", text="hm") for user in users]
                 )
-                for action in ("chat.history", "chat.typing", "chat.members"):
-                    await chat.dispatch(*[a_command(action, by=user, room=room(user)) for user in users])
-                await chat.dispatch(*[a_command("chat.rooms", by=user) for user in users])
+                await chat.dispatch(*[a_command("chat.typing", by=user, room=room(user)) for user in users])
                 await chat.dispatch(
                     *[a_command("chat.read", by=user, room=room(user), seq=9) for user in users]
                 )

@@ -132,7 +132,11 @@ rooms = itertools.count()
 
 class TestAnyStory:
     @given(st.lists(st.lists(steps, min_size=1, max_size=6), max_size=4))
-    @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=30,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
     async def test_what_is_unread_is_what_others_said_later_and_did_not_take_back(
         self, chat: ServiceUnderTest, batches: list[list[tuple[str, str, int]]]
     ) -> None:

@@ -120,14 +120,31 @@ class TestHistory:
 
     async def test_hundreds_may_read_at_once(self, chat: ServiceUnderTest) -> None:
         readers = range(450)
+        await chat.dispatch(*[a_command("chat.join", room=ROOM, by=f"user-{number}") for number in readers])
         await chat.dispatch(
             *[
-                a_command("chat.history", room=ROOM, before_seq=number, limit=200, msg_id=f"h-{number}")
+                a_command(
+                    "chat.history",
+                    by=f"user-{number}",
+                    room=ROOM,
+                    before_seq=number,
+                    limit=200,
+                    msg_id=f"h-{number}",
+                )
                 for number in readers
             ]
         )
         for number in readers:
             assert seqs(chat.answer(f"h-{number}").data) == list(range(2, min(number, 12)))
+
+    async def test_more_histories_at_once_than_one_user_may_have_are_answered_busy(
+        self, chat: ServiceUnderTest
+    ) -> None:
+        await chat.dispatch(*[a_command("chat.history", room=ROOM, msg_id=f"h-{n}") for n in range(20)])
+        answers = [chat.answer(f"h-{n}") for n in range(20)]
+        assert [answer.action for answer in answers[:16]] == ["chat.history.ok"] * 16
+        assert [answer.data["code"] for answer in answers[16:]] == ["busy"] * 4
+        assert all(answer.data["retry_after_ms"] > 0 for answer in answers[16:])
 
 
 class TestRooms:
@@ -174,3 +191,58 @@ class TestRooms:
             )
             assert len(await rooms(chat, "bob")) == ROOMS_TOLD
             assert [room["unread"] for room in await rooms(chat)] == [UNREAD_COUNTED]
+
+
+class TestResume:
+    async def test_a_replay_of_more_than_a_mebibyte_is_not_complete_and_sends_nothing(
+        self, chat: ServiceUnderTest
+    ) -> None:
+        await chat.dispatch(a_command("chat.join", room=ROOM), a_command("chat.join", room="quay"))
+        for _ in range(3):
+            await chat.dispatch(*[a_send("x" * 4000) for _ in range(100)])
+        await chat.dispatch(a_command("chat.send", room="quay", text="short"))
+        chat.forget()
+        positions = {f"chat:{ROOM}": 1, "chat:quay": 1}
+        await chat.dispatch(a_command("chat.resume", positions=positions, msg_id="m-1"))
+        assert chat.answer("m-1").data["streams"] == {
+            f"chat:{ROOM}": {"seq": 301, "complete": False},
+            "chat:quay": {"seq": 2, "complete": True},
+        }
+        assert [entry.data["text"] for entry in chat.replayed()] == ["short"]
+
+    async def test_a_replay_within_the_bound_comes_whole_in_its_order_before_the_answer(
+        self, chat: ServiceUnderTest
+    ) -> None:
+        await chat.dispatch(
+            a_command("chat.join", room=ROOM), *[a_send(f"no. {number}") for number in range(450)]
+        )
+        chat.forget()
+        await chat.dispatch(a_command("chat.resume", positions={f"chat:{ROOM}": 1}, msg_id="m-1"))
+        assert chat.answer("m-1").data["streams"] == {f"chat:{ROOM}": {"seq": 451, "complete": True}}
+        assert [entry.data["text"] for entry in chat.replayed()] == [f"no. {number}" for number in range(450)]
+        assert b"chat.resume.ok" in chat.heard[-1].item
+
+    async def test_who_resumes_and_then_leaves_is_answered_in_that_order(
+        self, chat: ServiceUnderTest
+    ) -> None:
+        await chat.dispatch(a_command("chat.join", room=ROOM))
+        chat.forget()
+        await chat.dispatch(
+            a_command("chat.resume", positions={f"chat:{ROOM}": 1}, msg_id="m-1"),
+            a_command("chat.leave", room=ROOM, msg_id="m-2"),
+        )
+        assert chat.answer("m-1").data["streams"][f"chat:{ROOM}"]["complete"]
+        assert chat.groups(user="alice") == set()
+
+    async def test_a_resume_in_hand_does_not_delay_what_others_send(self, chat: ServiceUnderTest) -> None:
+        await chat.dispatch(a_command("chat.join", room=ROOM), a_command("chat.join", room=ROOM, by="bob"))
+        await chat.dispatch(*[a_send(f"no. {number}") for number in range(450)])
+        chat.forget()
+        await chat.dispatch(
+            a_command("chat.resume", positions={f"chat:{ROOM}": 1}, msg_id="m-1"),
+            a_send("meanwhile", by="bob", msg_id="m-2"),
+        )
+        answered = [
+            heard.item for heard in chat.heard if heard.is_directed and b"correlation_id" in heard.item
+        ]
+        assert [b"m-2" in item for item in answered] == [True, False]

@@ -1,5 +1,10 @@
 """Session events: what services hear of this replica, whatever the broker did meanwhile."""
 
+import asyncio
+
+from towpath.protocol.messages import read_object, split_batch
+from towpath.protocol.routes import EVENTS, SESSION_STARTED
+from towpath.servicekit.broker.interface import Binding, Queue, Topology
 from towpath.servicekit.broker.memory import MemoryHub
 from towpath.testkit.eventually import eventually
 from towpath.testkit.gateway import GatewayUnderTest, RunGateway, a_backend
@@ -67,6 +72,35 @@ async def test_what_a_blocked_broker_did_not_take_comes_with_the_next_sign_of_li
         await eventually(lambda: _active(gateway, 0))
         hub.unblock()
         assert (await backend.event())["action"] == "session.ended"
+
+
+async def test_a_start_that_no_queue_was_bound_for_is_published_again_until_there_is_one(
+    run_gateway: RunGateway,
+) -> None:
+    hub = MemoryHub()
+    late = Queue(name="late.events", bindings=[Binding(EVENTS, SESSION_STARTED)])
+    async with (
+        run_gateway(hub, alive_interval=0.05) as gateway,
+        hub.connect(name="late") as broker,
+        gateway.connect("ana") as ana,
+        gateway.connect("ben") as ben,
+    ):
+        await ana.next("session.welcome")
+        await ben.next("session.welcome")
+        await eventually(lambda: _returned(gateway, 5))
+        await broker.declare(Topology([], [late]))
+        heard: set[str] = set()
+        async with broker.subscribe(late, prefetch=10) as events, asyncio.timeout(10):
+            while heard != {"ana", "ben"}:
+                delivery = await anext(events)
+                delivery.ack()
+                heard.update(read_object(item)["data"]["user_id"] for item in split_batch(delivery.body))
+
+
+async def _returned(gateway: GatewayUnderTest, least: int) -> bool:
+    lines = (await gateway.admin("/metrics"))[1].splitlines()
+    counter = 'messages_unpublished_total{exchange="towpath.events"}'
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(counter)) >= least
 
 
 async def _active(gateway: GatewayUnderTest, count: int) -> bool:

@@ -36,14 +36,17 @@ class ProbeUnderTest:
 
     def __init__(self, broker: Broker, telemetry: Telemetry) -> None:
         settings = GatewaySettings(
-            amqp_url="memory://", auth_secret=SECRET, gateway_id="g1", probe_timeout=0.2
+            amqp_url="memory://", auth_secret=SECRET, gateway_id="g1", probe_timeout=1.0
         )
         self.inbox = inbox("g1")
         self.rebuilt = 0
         self.taker: Callable[[Delivery], None] = self.take
         self._telemetry = telemetry
         routing = Routing(broker, self.inbox, settings, telemetry)
-        self._probe = Probe(broker, routing.way, settings, telemetry)
+        self.found: list[str] = []
+        self._probe = Probe(
+            broker, routing.ways, settings, telemetry, lambda what, _: self.found.append(what.value)
+        )
         broker.on_rebuilt(self._on_rebuilt)
 
     def take(self, delivery: Delivery) -> None:
@@ -114,6 +117,7 @@ async def test_an_inbox_that_is_bound_to_nothing_is_made_anew(hub: MemoryHub, pr
     hub.lose_bindings()
     await probe.once()
     assert (probe.rebuilt, probe.count("probes_lost_total")) == (1, 1)
+    assert probe.found == ["binding"]
     await probe.once()
     assert probe.rebuilt == 1
 
@@ -155,23 +159,22 @@ async def test_an_alarm_while_a_probe_is_under_way_is_no_lost_inbox(
     assert probe.rebuilt == 0
 
 
-@pytest.mark.parametrize("lost", ["connection.g1", "user.*", "group.*", "control.*"])
+@pytest.mark.parametrize("lost", ["connection.g1", "user.*", "group.*", "control.*", "everyone"])
 async def test_on_rabbitmq_an_inbox_that_lost_a_binding_is_made_anew(
     rabbitmq: Rabbit, rabbitmq_node: RabbitControl, lost: str
 ) -> None:
     connecting = RabbitBroker.connect(rabbitmq.url, name="gateway", reconnect_max=0.1)
     async with asyncio.timeout(60), a_probe(connecting) as probe:
-        for _ in range(3):  # a round of all catch-alls
-            await probe.once()
-        assert probe.count("probe_round_trip_seconds_count") == 3
+        await probe.once()
+        assert probe.count("probe_round_trip_seconds_count") == 1
         vhost = rabbitmq.url.rpartition("/")[2]
         await asyncio.to_thread(
             rabbitmq_node.evaluate,
             f'[ok = rabbit_binding:remove(Binding, <<"test">>) || Binding <- rabbit_binding:list(<<"{vhost}">>), '
             f'element(3, Binding) =:= <<"{lost}">>]',
         )
-        while probe.count("probes_lost_total") == 0:
-            await probe.once()
+        await probe.once()
+        assert probe.found == ["binding"]
         await eventually(lambda: probe.rebuilt == 1)
         for _ in range(3):
             await probe.once()
@@ -182,6 +185,8 @@ async def test_on_rabbitmq_an_inbox_that_lost_a_binding_is_made_anew(
 
 
 OFTEN: dict[str, Any] = {"probe_interval": 0.02, "probe_timeout": 0.5}
+#: As often, and none is given up because the machine is busy.
+PATIENT: dict[str, Any] = OFTEN | {"probe_timeout": 30.0}
 
 
 async def probes(gateway: GatewayUnderTest) -> int:
@@ -196,7 +201,7 @@ async def welcomed(client: WireClient) -> None:
 
 
 async def test_a_gateway_probes_and_its_clients_see_nothing_of_it(run_gateway: RunGateway) -> None:
-    async with run_gateway(**OFTEN) as gateway, gateway.connect("ana") as ana:
+    async with run_gateway(**PATIENT) as gateway, gateway.connect("ana") as ana:
         await welcomed(ana)
         before = await probes(gateway)
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from websockets.frames import Frame as WireFrame
 from websockets.frames import Opcode
 
-from towpath.protocol.routes import partition
+from towpath.protocol.routes import COMMANDS, partition
+from towpath.servicekit.broker.interface import Binding, Inbox
 from towpath.testkit.client import Frame, WireClient
 from towpath.testkit.eventually import eventually
 from towpath.testkit.gateway import Backend, GatewayUnderTest, RunGateway, a_backend
@@ -104,7 +105,11 @@ async def test_an_error_names_the_request_whenever_its_id_can_be_read(gateway: G
         assert "correlation_id" not in await error_for(ana, changed(msg_id="not an id!"))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(text=st.text(max_size=200) | st.binary(max_size=50).map(repr))
 def test_whatever_text_comes_is_answered(text: str) -> None:
     # Pure: the same function the gateway calls on each frame.
@@ -311,7 +316,7 @@ async def test_requests_of_one_key_arrive_in_the_order_they_were_sent(
     gateway: GatewayUnderTest, backend: Backend
 ) -> None:
     async with gateway.connect() as ana:
-        sent = [await ana.send("echo.say", {"n": n}) for n in range(200)]  # below the in-flight window
+        sent = [await ana.send("echo.say", {"n": n}) for n in range(100)]  # below the in-flight window
         got: list[str] = []
         while len(got) < len(sent):
             got += [item["envelope"]["msg_id"] for item in await backend.commands()]
@@ -326,3 +331,23 @@ async def test_what_was_received_and_who_is_here_is_measured(gateway: GatewayUnd
     assert status == 200
     assert "messages_received_total 2.0" in metrics
     assert "connection_active 1.0" in metrics
+
+
+async def test_a_domain_whose_queue_is_lost_is_unavailable_for_a_while_and_then_unknown(
+    run_gateway: RunGateway,
+) -> None:
+    fleeting = Inbox(name="fleeting", bindings=[Binding(COMMANDS, "fleeting.*")])
+    async with (
+        run_gateway(domain_absence=0.5) as gateway,
+        gateway.hub.connect(name="fleeting") as broker,
+        broker.subscribe(fleeting, prefetch=10),
+        gateway.connect() as ana,
+    ):
+        await ana.send("fleeting.say", ack=True)
+        await ana.next("accepted")
+        gateway.hub.lose_bindings("fleeting.*")
+        codes: list[str] = []
+        while "unknown_action" not in codes:
+            codes.append((await ana.request("fleeting.say"))["data"]["code"])
+    assert codes[0] == "unavailable"
+    assert set(codes) == {"unavailable", "unknown_action"}

@@ -64,7 +64,8 @@ async def test_who_came_while_the_broker_was_blocked_is_announced_later(
         await ana.next("session.resync")
         await eventually(gateway.is_ready)
         async with gateway.connect("ben"):
-            assert (await backend.event())["data"]["user_id"] == "ben"
+            heard = {(await backend.event())["data"]["user_id"] for _ in range(2)}
+            assert heard == {"ana", "ben"}  # ana again: what concerns her may have been lost
 
 
 async def test_a_fresh_token_is_taken_in_place(run_gateway: RunGateway) -> None:
@@ -85,7 +86,7 @@ async def test_an_expiring_token_is_told_and_an_expired_one_closes_with_4003(
 ) -> None:
     async with (
         run_gateway(expiry_notice=60) as gateway,
-        gateway.connect(token=a_token("ana", expires_in=1.5)) as ana,
+        gateway.connect(token=a_token("ana", expires_in=3.0)) as ana,
     ):
         expiring = await ana.next("session.expiring")
         assert expiring["data"]["expires_at"] > expiring["timestamp"]
@@ -94,17 +95,17 @@ async def test_an_expiring_token_is_told_and_an_expired_one_closes_with_4003(
 
 
 async def test_a_refreshed_connection_outlives_its_first_token(run_gateway: RunGateway) -> None:
-    async with run_gateway() as gateway, gateway.connect(token=a_token("ana", expires_in=1.0)) as ana:
-        await ana.request("session.refresh", {"token": a_token("ana", expires_in=2.5)})
+    async with run_gateway() as gateway, gateway.connect(token=a_token("ana", expires_in=2.0)) as ana:
+        await ana.request("session.refresh", {"token": a_token("ana", expires_in=3.5)})
         assert await ana.closed() == 4003
         closing = await ana.next("session.closing")
         welcome = await ana.next("session.welcome")
-        assert closing["timestamp"] - welcome["timestamp"] > 2000
+        assert closing["timestamp"] - welcome["timestamp"] > 3000
 
 
 async def test_a_silent_connection_is_closed_with_4002(run_gateway: RunGateway) -> None:
     async with (
-        run_gateway(heartbeat=0.3, heartbeat_timeout=0.3) as gateway,
+        run_gateway(heartbeat=0.3, heartbeat_timeout=2.0) as gateway,
         gateway.connect("ben") as ben,  # answers pings, as every WebSocket library does
         silent_connection(gateway) as reader,
     ):
@@ -155,7 +156,7 @@ async def test_a_stopping_replica_sends_everybody_elsewhere_with_advice(run_gate
 
 async def test_a_stopping_replica_takes_nobody_in(run_gateway: RunGateway) -> None:
     async with (
-        run_gateway(close_timeout=3) as gateway,
+        run_gateway(close_timeout=30) as gateway,
         silent_connection(gateway),  # keeps the drain waiting for its close frame
     ):
         await eventually(lambda: _active(gateway, 1))

@@ -336,7 +336,6 @@ class TestBatches:
                 await orders.dispatch(
                     *[an_event("order.paid", order_id=f"{name}-{user}") for user in users],
                     *[a_command("order.get", by=user, order_id=f"{name}-{user}") for user in users],
-                    *[a_command("order.list", by=user) for user in users],
                 )
             return len(statements)
 

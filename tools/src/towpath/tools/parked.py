@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.messages import split_batch
-from towpath.servicekit.broker.interface import Delivery, HeaderValue, Message
+from towpath.protocol.routes import PARTITIONS, command_queue, dead_queue, events_queue
+from towpath.servicekit.broker.interface import Delivery, HeaderValue, Message, undecodable
 from towpath.servicekit.failures import (
     ERROR,
     FIRST_FAILED_AT,
@@ -24,7 +25,9 @@ from towpath.servicekit.failures import (
     Attempt,
     attempts,
     history,
+    number,
 )
+from towpath.servicekit.requests import UNREADABLE
 from towpath.servicekit.telemetry import trace_id
 from towpath.tools.trouble import Trouble
 
@@ -116,7 +119,9 @@ class Parked:
         headers: dict[str, HeaderValue] = {REPLAYED: self.replayed + 1, ROUTING_KEY: self.routing_key}
         if self.traceparent:
             headers["traceparent"] = self.traceparent
-        return Message(body=self.body, type="replayed", app_id=self.app_id or None, headers=headers)
+        return Message(
+            body=self.body, type="replayed", app_id=self.app_id or None, headers=headers, as_received=True
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,20 +158,25 @@ def read(delivery: Delivery) -> Parked:
     items = list(_items(body))
     told = history(headers)
     brokers = _text(headers, "x-first-death-reason")
-    count, replayed = attempts(headers), headers.get(REPLAYED)
+    odd = undecodable(delivery)
+    service = delivery.queue.removesuffix(dead_queue(""))
     return Parked(
         id=next((item.msg_id for item in items if item.msg_id), f"@{hashlib.sha256(body).hexdigest()[:12]}"),
         items=items,
-        reason=_text(headers, REASON) or _BROKERS_REASONS.get(brokers, brokers) or "unknown",
-        error=_text(headers, ERROR) or (f"RabbitMQ parked it: {brokers}" if brokers else ""),
-        queue=_text(headers, QUEUE) or _text(headers, "x-first-death-queue"),
+        reason=_text(headers, REASON)
+        or _BROKERS_REASONS.get(brokers, brokers)
+        or (UNREADABLE if odd else "unknown"),
+        error=_text(headers, ERROR)
+        or (f"it cannot be decoded: {odd}" if odd else "")
+        or (f"RabbitMQ parked it: {brokers}" if brokers else ""),
+        queue=_own_queue(service, _text(headers, QUEUE), _text(headers, "x-first-death-queue")),
         routing_key=_text(headers, ROUTING_KEY) or delivery.routing_key,
         app_id=delivery.app_id or "",
         parked_at=told[-1].at if told else _died_at(headers) or _number(headers, FIRST_FAILED_AT),
-        tries=count,
-        replayed=replayed if isinstance(replayed, int) else 0,
+        tries=attempts(headers),
+        replayed=number(headers, REPLAYED),
         history=told,
-        traceparent=_text(headers, "traceparent") or None,
+        traceparent=traceparent if trace_id(traceparent := _text(headers, "traceparent")) else None,
         body=body,
     )
 
@@ -190,6 +200,19 @@ def since(text: str, *, now: datetime | None = None) -> int:
         raise BadTime(
             f"--since {text[:70]!a}: must be like 30m, 2h, 7d or 2026-11-23T10:30 (UTC unless it says otherwise)"
         ) from None
+
+
+def _own_queue(service: str, *told: str) -> str:
+    """The first of the queues that headers tell of that is the service's own.
+
+    A sender may write anything there, and must not reach another queue by way of a person who plays it again.
+    """
+    own = {
+        dead_queue(service),
+        events_queue(service),
+        *(command_queue(service, number) for number in range(PARTITIONS)),
+    }
+    return next((queue for queue in told if queue in own), "")
 
 
 def _items(body: bytes) -> Iterator[Item]:

@@ -335,7 +335,7 @@ class RabbitNode(RabbitControl):
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            timeout=60,
+            timeout=180,
             check=False,
         )
         if ran.returncode != 0:

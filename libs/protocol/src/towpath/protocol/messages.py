@@ -4,7 +4,9 @@ A body is a JSON object or an array of such objects; whoever reads takes both. E
 JSON (:class:`msgspec.Raw`), so a hop that only passes them on neither parses nor builds them again.
 """
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Iterator, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
@@ -65,6 +67,17 @@ class Directed(msgspec.Struct, frozen=True, omit_defaults=True):
     disconnect: Disconnect | None = None
 
 
+#: The largest body that is published, where no setting says otherwise. RabbitMQ 4 takes 16 MiB.
+MESSAGE_MAX_BYTES: Final = 8 * 1024 * 1024
+#: Items that one body may have; a lane puts at most 500 into one.
+BODY_MAX_ITEMS: Final = 10_000
+#: Groups that one directed item names at most, and their bytes.
+DIRECTED_MAX_GROUPS: Final = 500
+DIRECTED_MAX_BYTES: Final = 64 * 1024
+_JSON: Final = json.JSONDecoder()
+_SPACE: Final = re.compile(r"[ \t\r\n]*")
+
+
 def _number(text: str) -> Decimal | float:
     try:
         return Decimal(text)
@@ -92,20 +105,83 @@ def join_batch(items: Sequence[bytes]) -> bytes:
     return items[0] if len(items) == 1 else b"[" + b",".join(items) + b"]"
 
 
-def split_batch(body: bytes) -> list[bytes]:
+def split_batch(body: bytes, *, max_items: int = BODY_MAX_ITEMS) -> list[bytes]:
     """The JSON texts of a body, each as it stands there.
 
     Raises:
-        BadEnvelope: The body is neither a JSON object nor an array.
+        BadEnvelope: The body is neither a JSON object nor an array, or has more than ``max_items``.
     """
     try:
         if body.lstrip()[:1] == b"[":
+            _bound_items(body, max_items)
             return [bytes(raw) for raw in _RAW_LIST.decode(body)]
         if body.lstrip()[:1] == b"{":
             return [bytes(_RAW.decode(body))]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadEnvelope(f"The body is not JSON: {error}.") from None
     raise BadEnvelope("The body is neither a JSON object nor an array of objects.")
+
+
+def _bound_items(body: bytes, max_items: int) -> None:
+    """Refuse an array of too many items before it is decoded: a million empty objects take 100 MiB.
+
+    Raises:
+        BadEnvelope
+    """
+    if len(body) <= max_items or body.count(b",") < max_items:
+        return
+    text = body.decode()
+    at, count = _SPACE.match(text, text.index("[") + 1).end(), 0  # type: ignore[union-attr]
+    while not text.startswith("]", at):
+        try:
+            _, at = _JSON.raw_decode(text, at)
+        except ValueError:
+            return  # the decoder says what is wrong
+        count += 1
+        if count > max_items:
+            raise BadEnvelope(f"The body has more than {max_items} items.")
+        at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
+        if text.startswith(",", at):
+            at = _SPACE.match(text, at + 1).end()  # type: ignore[union-attr]
+        elif not text.startswith("]", at):
+            return
+
+
+def split_directed(
+    item: Directed, *, max_groups: int = DIRECTED_MAX_GROUPS, max_bytes: int = DIRECTED_MAX_BYTES
+) -> list[Directed]:
+    """``item`` as several that have the same effect in their order, where it changes many groups.
+
+    Args:
+        max_groups: Groups that one item names at most.
+        max_bytes: UTF-8 bytes of the groups that one item names; a single group may be longer.
+    """
+    if not item.subscribe and not item.unsubscribe:
+        return [item]
+    who = item.connection_id
+    parts = [Directed(who, subscribe=some) for some in _runs(item.subscribe, max_groups, max_bytes)]
+    parts += [Directed(who, unsubscribe=some) for some in _runs(item.unsubscribe, max_groups, max_bytes)]
+    if item.envelope or item.disconnect is not None:
+        parts.append(Directed(who, item.envelope, disconnect=item.disconnect))
+    few = len(item.subscribe) + len(item.unsubscribe) <= max_groups
+    fits = bool(item.subscribe) + bool(item.unsubscribe) == len(parts) - bool(
+        item.envelope or item.disconnect
+    )
+    return [item] if few and fits else parts
+
+
+def _runs(groups: Sequence[str], max_groups: int, max_bytes: int) -> Iterator[list[str]]:
+    run: list[str] = []
+    size = 0
+    for group in groups:
+        length = len(group.encode("utf-8", "replace"))
+        if run and (len(run) >= max_groups or size + length > max_bytes):
+            yield run
+            run, size = [], 0
+        run.append(group)
+        size += length
+    if run:
+        yield run
 
 
 def wrap_command(session_json: bytes, envelope_json: bytes) -> bytes:
@@ -147,7 +223,10 @@ def read_directed(body: bytes) -> list[Directed]:
         BadEnvelope: Not an item, nor an array of them.
     """
     try:
-        return _DIRECTED_LIST.decode(body) if body.lstrip()[:1] == b"[" else [_DIRECTED.decode(body)]
+        if body.lstrip()[:1] != b"[":
+            return [_DIRECTED.decode(body)]
+        _bound_items(body, BODY_MAX_ITEMS)
+        return _DIRECTED_LIST.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadEnvelope(f"These are not directed items: {error}.") from None
 

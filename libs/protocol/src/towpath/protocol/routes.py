@@ -21,6 +21,8 @@ EVERYONE: Final = "everyone"
 SESSION_STARTED: Final = "session.started"
 SESSION_ENDED: Final = "session.ended"
 SESSION_ALIVE: Final = "session.alive"
+#: What a replica of a service publishes on :data:`EVENTS` again and again.
+SERVICE_ALIVE: Final = "service.alive"
 
 #: Waits before another try, longest last. Names are part of queue names; values are milliseconds.
 RETRY_DELAYS: Final = {"5s": 5_000, "30s": 30_000, "2min": 120_000, "10min": 600_000}

@@ -2,19 +2,34 @@
 
 Guarantees: deliveries of one queue are dispatched in their order; at most ``prefetch`` a queue are in hand; on
 ``stop`` intake ends, what is in hand is finished and settled, and the rest is given back in its order. An error that
-nobody foresaw ends it, and the program with it: what was in hand comes again.
+nobody foresaw ends it, and the program with it: what was in hand comes again. Heavy reads run beside the rest; on
+``stop`` those that are not finished within :data:`_HEAVY_SECONDS` are given back.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from towpath.servicekit.broker.interface import Broker, Delivery, Inbox, Queue, Subscription
 
 _UNSETTLED_UNITS: Final = 4
+#: Seconds that heavy reads may go on after the stop.
+_HEAVY_SECONDS: Final = 5.0
 
 #: Handles deliveries in order; returns what settles them later, or nothing if they are settled.
 Dispatch = Callable[[Sequence[Delivery]], Awaitable[Coroutine[Any, Any, None] | None]]
+
+
+class Apart(Protocol):
+    """What a dispatcher runs beside the rest: :class:`~towpath.servicekit.heavy_reads.HeavyReads`."""
+
+    async def run(self) -> None:
+        """Run what waits, until cancelled."""
+        ...
+
+    async def finished(self, timeout: float) -> bool:
+        """Wait until nothing waits or is run, for so many seconds at most."""
+        ...
 
 
 class Consumer:
@@ -23,6 +38,7 @@ class Consumer:
     Args:
         prefetch: Deliveries (each a batch) in hand at most, a queue.
         intake_max_bytes: Bodies that are dispatched together at most, in bytes (one delivery at least).
+        heavy_reads: What the dispatcher runs apart.
     """
 
     def __init__(
@@ -33,12 +49,14 @@ class Consumer:
         *,
         prefetch: int,
         intake_max_bytes: int,
+        heavy_reads: Apart | None = None,
     ) -> None:
         self._broker = broker
         self._sources = sources
         self._dispatch = dispatch
         self._prefetch = prefetch
         self._intake_max_bytes = intake_max_bytes
+        self._heavy_reads = heavy_reads
 
     async def run(self, stop: asyncio.Event, *, running: Callable[[], None] = lambda: None) -> None:
         """Consume until ``stop``; ``running`` is called once deliveries flow."""
@@ -49,6 +67,9 @@ class Consumer:
                 self._broker.subscribe(*self._sources, prefetch=self._prefetch) as subscription,
                 asyncio.TaskGroup() as tasks,  # waits for what is in hand; ends it when this is cancelled
             ):
+                apart = None
+                if self._heavy_reads is not None:
+                    apart = tasks.create_task(self._heavy_reads.run(), name="consumer: heavy reads")
                 running()
                 while not stop.is_set() and (first := await _next(subscription, stopping)) is not None:
                     # While one unit waits for its confirms the next is worked on.
@@ -60,6 +81,9 @@ class Consumer:
                     task.add_done_callback(settling.discard)
                     while len(settling) >= _UNSETTLED_UNITS:
                         await asyncio.wait(settling, return_when=asyncio.FIRST_COMPLETED)
+                if apart is not None and self._heavy_reads is not None:
+                    await self._heavy_reads.finished(_HEAVY_SECONDS)
+                    apart.cancel()
         finally:
             stopping.cancel()
 

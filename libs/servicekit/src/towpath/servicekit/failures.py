@@ -13,6 +13,7 @@ Headers: ``x-attempt`` (tries so far), ``x-attempts`` (when, why and where the l
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ from towpath.servicekit.broker.interface import (
     Message,
     PublishRefused,
     Queue,
+    Unpublishable,
 )
 from towpath.servicekit.telemetry import Telemetry, trace_id
 
@@ -59,6 +61,10 @@ _HISTORY: Final = 10
 _HISTORY_ERROR_LETTERS: Final = 200
 _ALARM_SECONDS: Final = 60.0
 _COUNT_SECONDS: Final = 15.0
+_REPLAYED_MAX: Final = 1_000_000
+_KEY_BYTES: Final = 255
+#: What is kept of a body that is too large for the broker to be parked.
+KEPT_BYTES: Final = 1024
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -102,18 +108,27 @@ def queues(service: str, max_length: int) -> list[Queue]:
 
 
 def attempts(headers: Mapping[str, Any]) -> int:
-    """How often this has failed already."""
-    count = headers.get(ATTEMPT, 0)
-    return count if isinstance(count, int) else 0
+    """How often this has failed already: a sender may write anything there, so it is between 0 and all delays."""
+    return min(number(headers, ATTEMPT), len(_DELAYS))
+
+
+def number(headers: Mapping[str, Any], name: str) -> int:
+    """A header that counts something; 0 where it is no whole number, or below 0."""
+    count = headers.get(name)
+    return max(count, 0) if isinstance(count, int) and not isinstance(count, bool) else 0
 
 
 def history(headers: Mapping[str, Any]) -> list[Attempt]:
     """The last failures of this, oldest first; none where the header says nothing that can be read."""
     told = headers.get(ATTEMPTS)
     try:
-        return _ATTEMPTS.decode(told) if isinstance(told, str) else []
+        known = _ATTEMPTS.decode(told) if isinstance(told, str) else []
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         return []
+    return [
+        Attempt(one.at, one.error[:_HISTORY_ERROR_LETTERS], one.where[:_HISTORY_ERROR_LETTERS])
+        for one in known[-_HISTORY:]
+    ]
 
 
 class Failures:
@@ -158,7 +173,11 @@ class Failures:
             return True
         delay = _DELAYS[attempt - 1]
         message = self._message(delivery, item, error, traceparent, {ATTEMPT: attempt})
-        await self._publish(retry_queue(self._service, delay), delivery.queue, message)
+        try:
+            await self._publish(retry_queue(self._service, delay), delivery.queue, message)
+        except Unpublishable:
+            await self.park(delivery, item, reason, error, traceparent)
+            return True
         self._retried.add(1)
         log.warning(
             "retry_later",
@@ -182,7 +201,12 @@ class Failures:
         message = self._message(
             delivery, item, error, traceparent, {ATTEMPT: attempts(delivery.headers), REASON: reason}
         )
-        await self._publish(dead_queue(self._service), delivery.queue, message)
+        try:
+            await self._publish(dead_queue(self._service), delivery.queue, message)
+        except Unpublishable:
+            log.error("parked_in_part", queue=delivery.queue, bytes=len(item), kept=KEPT_BYTES)
+            message = replace(message, body=item[:KEPT_BYTES])
+            await self._publish(dead_queue(self._service), delivery.queue, message)
         self._parked.add(1)
         log.error(
             "parked",
@@ -205,7 +229,7 @@ class Failures:
         try:
             async for attempt in tenacity.AsyncRetrying(
                 wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
-                retry=tenacity.retry_if_exception_type(BrokerError),
+                retry=tenacity.retry_if_exception(_passes),
             ):
                 with attempt:
                     try:
@@ -241,22 +265,34 @@ class Failures:
         more: Mapping[str, HeaderValue],
     ) -> Message:
         known = delivery.headers
-        first, replayed = known.get(FIRST_FAILED_AT), known.get(REPLAYED)
+        first, replayed = number(known, FIRST_FAILED_AT), min(number(known, REPLAYED), _REPLAYED_MAX)
         told, now = _told(error), now_ms()
         this = Attempt(now, told[:_HISTORY_ERROR_LETTERS], _where(error.__traceback__))
         headers: dict[str, HeaderValue] = {
-            FIRST_FAILED_AT: first if isinstance(first, int) else now,
+            FIRST_FAILED_AT: first if 0 < first <= now else now,
             ERROR: told[:_ERROR_LETTERS],
             ATTEMPTS: msgspec.json.encode([*history(known), this][-_HISTORY:]).decode(),
             QUEUE: delivery.queue,
-            ROUTING_KEY: str(known.get(ROUTING_KEY) or delivery.routing_key),
+            ROUTING_KEY: _key(known.get(ROUTING_KEY)) or delivery.routing_key,
             **more,
         }
-        if isinstance(replayed, int):
+        if replayed:
             headers[REPLAYED] = replayed
-        if traceparent:
+        if traceparent and trace_id(traceparent):
             headers["traceparent"] = traceparent
-        return Message(body=item, type="failed", app_id=delivery.app_id or "", headers=headers)
+        return Message(
+            body=item, type="failed", app_id=delivery.app_id or "", headers=headers, as_received=True
+        )
+
+
+def _key(told: Any) -> str:
+    """A routing key from a header, if it can be one."""
+    return told if isinstance(told, str) and len(told.encode("utf-8", "replace")) <= _KEY_BYTES else ""
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether a publish that failed so may succeed later."""
+    return isinstance(error, BrokerError) and not isinstance(error, Unpublishable)
 
 
 def _told(error: BaseException) -> str:

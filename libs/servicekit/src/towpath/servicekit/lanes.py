@@ -6,7 +6,7 @@ batch of one without any added wait; loaded, batches grow just as far as the bro
 Guarantees: order within a lane is the order of :meth:`Lanes.post`; whoever posts an item is told once what became of
 it, within the publish timeout of the batch it goes with, and at once when the broker is lost or blocked before its
 turn; a lane that is full, or a broker that is away or blocked, raises at once. A lane that is empty costs nothing: it
-is gone.
+is gone. An item that no broker takes is refused alone, whatever it is batched with.
 """
 
 import asyncio
@@ -28,7 +28,10 @@ from towpath.servicekit.broker.interface import (
     BrokerUnavailable,
     Message,
     PublishUnconfirmed,
+    Unpublishable,
 )
+from towpath.servicekit.broker.limits import too_large
+from towpath.servicekit.loops import keep_running
 from towpath.servicekit.settings import BrokerSettings
 from towpath.servicekit.telemetry import Telemetry
 
@@ -107,7 +110,7 @@ class Lanes:
         lanes = cls(
             broker, exchange, settings, telemetry, persistent=persistent, mandatory=mandatory, app_id=app_id
         )
-        watcher = asyncio.create_task(lanes._watch_broker(), name=f"lanes {exchange}: watch")
+        watcher = asyncio.create_task(lanes._watch(), name=f"lanes {exchange}: watch")
         try:
             try:
                 yield lanes
@@ -126,8 +129,10 @@ class Lanes:
         """Queue one JSON text; ``settle`` is called later, never from here.
 
         Raises:
-            LaneFull, BrokerUnavailable, BrokerBlocked: Nothing was queued.
+            LaneFull, BrokerUnavailable, BrokerBlocked, Unpublishable: Nothing was queued.
         """
+        if len(item) > self._settings.message_max_bytes:
+            raise too_large(len(item), self._settings.message_max_bytes)
         state = self._broker.state
         if state is not BrokerState.READY:
             raise _refusal(state)
@@ -146,7 +151,7 @@ class Lanes:
     def send(self, routing_key: str, item: bytes, traceparent: str | None = None) -> asyncio.Future[None]:
         """:meth:`post` for who waits: the future is done when the broker has it, or failed with a ``BrokerError``."""
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.post(routing_key, item, partial(_settle_future, confirmed), traceparent)
+        self.post(routing_key, item, partial(settle_future, confirmed), traceparent)
         return confirmed
 
     async def flush(self) -> None:
@@ -192,6 +197,12 @@ class Lanes:
         try:
             await self._broker.publish(self._exchange, routing_key, message, mandatory=self._mandatory)
         except BaseException as error:
+            if isinstance(error, Unpublishable) and error.of_content and len(batch) > 1:
+                # By halves, in their order, until only what cannot be published is refused.
+                middle = len(batch) // 2
+                await self._publish(routing_key, batch[:middle])
+                await self._publish(routing_key, batch[middle:])
+                return
             self._failed.add(len(batch))
             cause = (
                 error if isinstance(error, BrokerError) else PublishUnconfirmed(f"not confirmed: {error!r}")
@@ -205,12 +216,13 @@ class Lanes:
             self._batches.add(1)
             _tell(batch, None)
 
-    async def _watch_broker(self) -> None:
+    async def _watch(self) -> None:
+        await keep_running(f"lanes {self._exchange}", self._look_at_broker, pause=_STATE_CHECK)
+
+    async def _look_at_broker(self) -> None:
         # What waits behind a publish that hangs in a blocked broker is told at once.
-        while True:
-            await asyncio.sleep(_STATE_CHECK)
-            if self._lanes and self._broker.state is not BrokerState.READY:
-                self._fail_waiting(_refusal(self._broker.state))
+        if self._lanes and self._broker.state is not BrokerState.READY:
+            self._fail_waiting(_refusal(self._broker.state))
 
     def _fail_waiting(self, error: BrokerError) -> None:
         for lane in self._lanes.values():
@@ -236,7 +248,8 @@ def _tell(items: Iterable[_Waiting], error: BrokerError | None) -> None:
             log.exception("settle_failed")
 
 
-def _settle_future(confirmed: "asyncio.Future[None]", error: BrokerError | None) -> None:
+def settle_future(confirmed: "asyncio.Future[None]", error: BrokerError | None) -> None:
+    """Settle one who waits for a future."""
     if confirmed.done():
         return
     if error is None:

@@ -4,6 +4,8 @@ Guarantees: what is queued leaves in order, and who queued it is told when the b
 An answer whose gateway is away for a moment (it makes a new inbox after each reconnect) is kept and tried again
 until ``answer_patience`` is over; after that its gateway is taken for dead: its people reconnect elsewhere, and ask
 again with the same ``msg_id``.
+What no broker will ever take is parked or dropped (:mod:`towpath.servicekit.unpublishable`), and settled as if the
+broker had it; who asked is answered with an error. A long list of groups goes as several items.
 """
 
 import asyncio
@@ -11,17 +13,23 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
+import msgspec
 import structlog
 
-from towpath.protocol.messages import Directed, Session, encode
+from towpath.protocol.envelope import make_error
+from towpath.protocol.errors import TowpathError
+from towpath.protocol.messages import Directed, Session, encode, read_correlation, split_directed
 from towpath.protocol.routes import EVENTS, PUSH, connection_key, control_key
-from towpath.servicekit.broker.interface import Broker, BrokerError, Unroutable
-from towpath.servicekit.lanes import Lanes, Settle
+from towpath.servicekit.broker.interface import Broker, BrokerError, Unpublishable, Unroutable
+from towpath.servicekit.lanes import Lanes, Settle, settle_future
+from towpath.servicekit.loops import failures_of, keep_running
 from towpath.servicekit.outcome import Outgoing
 from towpath.servicekit.settings import ServiceSettings
 from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.unpublishable import Undertaker
 
 log = structlog.get_logger(__name__)
 
@@ -35,12 +43,21 @@ class Publisher:
     """A service's way out; made with :meth:`open`."""
 
     def __init__(
-        self, answers: Lanes, pushes: Lanes, events: Lanes, patience: float, telemetry: Telemetry
+        self,
+        answers: Lanes,
+        pushes: Lanes,
+        events: Lanes,
+        undertaker: Undertaker,
+        settings: ServiceSettings,
+        telemetry: Telemetry,
     ) -> None:
         self._answers = answers
         self._lanes = {PUSH: pushes, EVENTS: events}
-        self._patience = patience
-        self._late: deque[tuple[float, str, bytes]] = deque(maxlen=_LATE_MAX)
+        self._undertaker = undertaker
+        self._patience = settings.answer_patience
+        self._late: deque[tuple[float, str, bytes]] = deque()
+        self._late_bytes = 0
+        self._late_max_bytes = settings.answer_late_max_bytes
         self._late_arrived = asyncio.Event()
         self._dropped = telemetry.counter("answers_dropped", "Answers whose gateway did not come back")
 
@@ -51,6 +68,7 @@ class Publisher:
     ) -> AsyncIterator["Publisher"]:
         """A publisher that is flushed on exit."""
         async with (
+            Undertaker.open(broker, service, telemetry) as undertaker,
             Lanes.open(
                 broker, PUSH, settings, telemetry, persistent=False, mandatory=True, app_id=service
             ) as answers,
@@ -61,8 +79,14 @@ class Publisher:
                 broker, EVENTS, settings, telemetry, persistent=True, mandatory=False, app_id=service
             ) as events,
         ):
-            publisher = cls(answers, pushes, events, settings.answer_patience, telemetry)
-            late = asyncio.create_task(publisher._deliver_late(), name=f"{service}: late answers")
+            publisher = cls(answers, pushes, events, undertaker, settings, telemetry)
+            running = keep_running(
+                "late answers",
+                publisher._deliver_late,
+                pause=_LATE_PAUSE,
+                failed=failures_of("late answers", telemetry),
+            )
+            late = asyncio.create_task(running, name=f"{service}: late answers")
             try:
                 yield publisher
             finally:
@@ -76,7 +100,9 @@ class Publisher:
         Raises:
             BrokerError: Nothing was queued.
         """
-        return self._lanes[outgoing.exchange].send(outgoing.routing_key, bytes(outgoing.item))
+        confirmed: Sending = asyncio.get_running_loop().create_future()
+        self.post(outgoing, partial(settle_future, confirmed))
+        return confirmed
 
     def post(self, outgoing: Outgoing, settle: Settle) -> None:
         """:meth:`send` for who does not wait for each.
@@ -84,7 +110,7 @@ class Publisher:
         Raises:
             BrokerError: Nothing was queued.
         """
-        self._lanes[outgoing.exchange].post(outgoing.routing_key, bytes(outgoing.item), settle)
+        self._post(outgoing.exchange, outgoing.routing_key, bytes(outgoing.item), settle)
 
     def direct(
         self, session: Session, item: Directed, settle: Settle, traceparent: str | None = None
@@ -94,15 +120,43 @@ class Publisher:
         Raises:
             BrokerError: Nothing was queued.
         """
-        key, body = connection_key(session.gateway_id), encode(item)
+        key = connection_key(session.gateway_id)
+        parts = split_directed(item)
+        each = settle if len(parts) == 1 else _together(settle, len(parts))
+        for part in parts:
+            self._answer(key, part, each, traceparent)
+
+    def _answer(self, key: str, item: Directed, settle: Settle, traceparent: str | None) -> None:
+        body = encode(item)
 
         def settled(error: BrokerError | None) -> None:
             if isinstance(error, Unroutable):
                 self._keep(key, body)
                 error = None
-            settle(error)
+            if isinstance(error, Unpublishable):
+                refuse(error)
+            else:
+                settle(error)
 
-        self._answers.post(key, body, settled, traceparent)
+        def refuse(error: Unpublishable) -> None:
+            self._say_so(key, item, error)
+            self._undertaker.take(PUSH, key, body, error, settle)
+
+        try:
+            self._answers.post(key, body, settled, traceparent)
+        except Unpublishable as error:
+            refuse(error)
+
+    def _say_so(self, key: str, item: Directed, error: Unpublishable) -> None:
+        """Answer who waits for what cannot be published with an error; that may fail like any other answer."""
+        envelope = bytes(item.envelope)
+        if item.connection_id is None or not (asked := read_correlation(envelope)):
+            return
+        log.warning("answer_unpublishable", bytes=len(envelope), error=str(error)[:300])
+        told = make_error(TowpathError("The answer is too large to be sent."), correlation_id=asked)
+        answer = Directed(item.connection_id, msgspec.Raw(told.to_json()))
+        with contextlib.suppress(BrokerError):
+            self._answers.post(key, encode(answer), lambda _: None)
 
     def control(self, user_id: str, item: Directed, settle: Settle) -> None:
         """Queue an item for all connections of a user, on all replicas.
@@ -110,12 +164,32 @@ class Publisher:
         Raises:
             BrokerError: Nothing was queued.
         """
-        self._lanes[PUSH].post(control_key(user_id), encode(item), settle)
+        key, parts = control_key(user_id), split_directed(item)
+        each = settle if len(parts) == 1 else _together(settle, len(parts))
+        for part in parts:
+            self._post(PUSH, key, encode(part), each)
+
+    def _post(self, exchange: str, key: str, body: bytes, settle: Settle) -> None:
+        def settled(error: BrokerError | None) -> None:
+            if isinstance(error, Unpublishable):
+                self._undertaker.take(exchange, key, body, error, settle)
+            else:
+                settle(error)
+
+        try:
+            self._lanes[exchange].post(key, body, settled)
+        except Unpublishable as error:
+            self._undertaker.take(exchange, key, body, error, settle)
 
     def _keep(self, key: str, body: bytes) -> None:
-        if len(self._late) == _LATE_MAX:
+        self._keep_until(asyncio.get_running_loop().time() + self._patience, key, body)
+
+    def _keep_until(self, deadline: float, key: str, body: bytes) -> None:
+        self._late.append((deadline, key, body))
+        self._late_bytes += len(body)
+        while len(self._late) > _LATE_MAX or self._late_bytes > self._late_max_bytes:
+            self._late_bytes -= len(self._late.popleft()[2])
             self._dropped.add(1)
-        self._late.append((asyncio.get_running_loop().time() + self._patience, key, body))
         self._late_arrived.set()
 
     async def _deliver_late(self) -> None:
@@ -124,7 +198,9 @@ class Publisher:
             await self._late_arrived.wait()
             self._late_arrived.clear()
             await asyncio.sleep(_LATE_PAUSE)
-            waiting = [self._late.popleft() for _ in range(len(self._late))]
+            waiting = list(self._late)
+            self._late.clear()
+            self._late_bytes = 0
             away: set[str] = set()
             for deadline, key, body in waiting:
                 if loop.time() > deadline:
@@ -135,7 +211,22 @@ class Publisher:
                     if key not in away:  # one attempt a gateway and round
                         await self._answers.send(key, body)
                         continue
+                except Unpublishable:
+                    self._dropped.add(1)
+                    log.warning("answer_dropped", gateway=key, bytes=len(body))
+                    continue
                 except BrokerError:
                     away.add(key)
-                self._late.append((deadline, key, body))
-                self._late_arrived.set()
+                self._keep_until(deadline, key, body)
+
+
+def _together(settle: Settle, count: int) -> Settle:
+    """Settles once for ``count`` items, with the first error."""
+    errors: list[BrokerError | None] = []
+
+    def settled(error: BrokerError | None) -> None:
+        errors.append(error)
+        if len(errors) == count:
+            settle(next((one for one in errors if one is not None), None))
+
+    return settled

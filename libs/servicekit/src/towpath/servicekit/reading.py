@@ -12,10 +12,10 @@ from functools import partial
 from typing import Final
 
 from towpath.protocol.errors import BadEnvelope
-from towpath.protocol.messages import split_batch
+from towpath.protocol.messages import join_batch, split_batch
 from towpath.servicekit import requests
-from towpath.servicekit.broker.interface import Delivery
-from towpath.servicekit.failures import ATTEMPT, Failures
+from towpath.servicekit.broker.interface import Delivery, undecodable
+from towpath.servicekit.failures import ATTEMPT, Failures, number
 from towpath.servicekit.requests import Handlers, Refusal, Request, Unreadable
 from towpath.servicekit.telemetry import Telemetry
 from towpath.servicekit.trial import End, fallen
@@ -25,6 +25,10 @@ _COUNTS: Final = ("x-delivery-count", "x-acquired-count")
 
 class Harmful(Exception):
     """Reading it ends the program, or does not come to an end."""
+
+
+class Undecodable(Exception):
+    """The driver could not decode its properties, headers or routing key."""
 
 
 class DiedInHand(Exception):
@@ -64,6 +68,8 @@ class Reader:
         Args:
             aside: Read nothing of it: put it aside.
         """
+        if (odd := undecodable(delivery)) is not None:
+            return [Unreadable(delivery, delivery.body, Undecodable(odd))]
         try:
             parts = split_batch(delivery.body)
         except BadEnvelope as error:
@@ -74,7 +80,7 @@ class Reader:
         # Back a second time: the trial of the handlers did not help. A validator of a model may be the culprit.
         found = await self._try_reading(delivery, parts) if times > 1 else {}
         items = (found.get(n) or self._read_item(delivery, part) for n, part in enumerate(parts))
-        return [item for item in items if item is not None]
+        return _joined([item for item in items if item is not None])
 
     def _read_item(self, delivery: Delivery, part: bytes) -> Request | Refusal | Unreadable | None:
         return requests.read_item(
@@ -110,13 +116,46 @@ class Reader:
         return refusals
 
 
+def _joined(
+    items: Sequence[Request | Refusal | Unreadable],
+) -> list[Request | Refusal | Unreadable]:
+    """The same, with each run of items that are unreadable for the same reason as one: to be parked as one."""
+    joined: list[Request | Refusal | Unreadable] = []
+    run: list[Unreadable] = []
+    for item in items:
+        if (
+            isinstance(item, Unreadable)
+            and item.refusal is None
+            and (not run or run[0].reason == item.reason)
+        ):
+            run.append(item)
+            continue
+        joined += _as_one(run)
+        run = []
+        if isinstance(item, Unreadable) and item.refusal is None:
+            run.append(item)
+        else:
+            joined.append(item)
+    return joined + _as_one(run)
+
+
+def _as_one(run: Sequence[Unreadable]) -> list[Unreadable]:
+    if len(run) < 2:
+        return list(run)
+    first = run[0]
+    error = BadEnvelope(f"{len(run)} items in a row; the first: {first.error}")
+    return [Unreadable(first.delivery, join_batch([one.item for one in run]), error, first.reason)]
+
+
 def returns(delivery: Delivery) -> int:
     """How often it was handed out before, as far as the broker tells.
 
+    A sender may write these headers as well; RabbitMQ sets them, and the flag, on what it hands out again.
     https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
     """
-    told = [delivery.headers.get(name) for name in _COUNTS]
-    return max((count for count in told if isinstance(count, int)), default=0)
+    if not delivery.redelivered:
+        return 0
+    return max(number(delivery.headers, name) for name in _COUNTS)
 
 
 def is_doubtful(delivery: Delivery) -> bool:

@@ -7,7 +7,7 @@ A delivery is a batch. Each of its items becomes a :class:`Request` to run, a :c
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ValidationError
 
@@ -15,6 +15,7 @@ from towpath.protocol import envelope as envelopes
 from towpath.protocol.envelope import Envelope, field_problems
 from towpath.protocol.errors import BadEnvelope, Forbidden, InvalidData, TowpathError, UnknownAction
 from towpath.protocol.messages import Session, read_command, read_object, split_batch
+from towpath.protocol.services import MAX_COST, MIN_COST
 from towpath.servicekit.broker.interface import Delivery
 from towpath.servicekit.failures import ATTEMPT, REPLAYED
 from towpath.servicekit.outcome import Outcome
@@ -24,6 +25,10 @@ from towpath.servicekit.watchdog import Overdue
 
 #: The word for what nobody can read, in ``x-reason``.
 UNREADABLE: Final = "unreadable"
+#: The cost from which a read is heavy.
+HEAVY_COST: Final = 10.0
+#: What one sender may have in a unit of work while others wait, weighted by cost.
+FAIR_SHARE: Final = 100.0
 _UNWATCHED: Final[AbstractContextManager[None]] = nullcontext()
 
 
@@ -37,12 +42,25 @@ class Handler:
         changes: Whether it changes state; it then has an inbox row. Reads and passing signals have none.
         notes: Whether it takes note of something, which done twice is as done once: it is saved, has no inbox row,
             and sees what the batch changed.
+        cost: What it costs others, where a message that stores one row costs 1; from 1 to 100. Gateways charge it
+            to the sender's rate limit, and services run reads of cost :data:`HEAVY_COST` or more apart, see
+            :mod:`towpath.servicekit.heavy_reads`.
     """
 
     model: type[BaseModel]
     run: Callable[..., Outcome]
     changes: bool = True
     notes: bool = False
+    cost: float = MIN_COST
+
+    def __post_init__(self) -> None:
+        if not MIN_COST <= self.cost <= MAX_COST:
+            raise ValueError(f"cost={self.cost} of {self.model.__name__}: must be {MIN_COST} to {MAX_COST}")
+
+    @property
+    def is_heavy_read(self) -> bool:
+        """Whether it reads so much that it must not hold up others."""
+        return self.cost >= HEAVY_COST and not self.changes and not self.notes
 
 
 Handlers = Mapping[str, Handler]
@@ -63,14 +81,23 @@ class Request:
     @property
     def key(self) -> tuple[str, str]:
         """Who sent it, and its id: the idempotency key."""
-        sender = self.session.user_id if self.session else f"event:{self.delivery.app_id or ''}"
-        return sender, self.envelope.msg_id
+        return self.sender, self.envelope.msg_id
+
+    @property
+    def sender(self) -> str:
+        """Who sent it, told apart by kind: a user, or a program that publishes events."""
+        return self.session.user_id if self.session else f"event:{self.delivery.app_id or ''}"
 
     @property
     def order(self) -> tuple[str, str]:
         """Who sent it, and the ordering key: requests that share both are handled in their order."""
-        sender, _ = self.key
+        sender = self.sender
         return sender, self.envelope.key or sender
+
+    @property
+    def cost(self) -> float:
+        """See :class:`Handler`."""
+        return self.handler.cost
 
     @property
     def is_redelivery(self) -> bool:
@@ -86,6 +113,16 @@ class Refusal:
     envelope: Envelope
     error: TowpathError
     traceparent: str
+    cost: ClassVar[float] = MIN_COST
+
+    @property
+    def sender(self) -> str:
+        return self.session.user_id
+
+    @property
+    def order(self) -> tuple[str, str]:
+        """See :class:`Request`."""
+        return self.sender, self.envelope.key or self.sender
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +141,15 @@ class Unreadable:
 
 
 def comes_again(delivery: Delivery) -> bool:
-    """Whether it was put aside before: it comes from a retry queue, or was parked and is played again."""
-    return ATTEMPT in delivery.headers or REPLAYED in delivery.headers
+    """Whether it was put aside before: it comes from a retry queue, or was parked and is played again.
+
+    Both bring it by the name of its queue; a sender that forges the headers uses another exchange.
+    """
+    return (
+        not delivery.exchange
+        and delivery.routing_key == delivery.queue
+        and (ATTEMPT in delivery.headers or REPLAYED in delivery.headers)
+    )
 
 
 def read(
@@ -170,15 +214,24 @@ def _reason(error: BaseException) -> str:
     return End.HUNG if isinstance(error, Overdue) else UNREADABLE
 
 
-def units(items: Sequence[Request | Refusal], limit: int) -> Iterator[list[Request | Refusal]]:
+def units(
+    items: Sequence[Request | Refusal], limit: int, share: float = FAIR_SHARE
+) -> Iterator[list[Request | Refusal]]:
     """Split a batch into units of work of at most ``limit``, to be handled one after another.
 
     In a unit of work all changes come before all reads. So a change begins a new one when its sender has asked for
     something before it, or the answer would tell of a change that was sent later.
+
+    Where one sender has more than ``share`` in the batch (weighted by cost), and others wait, the rest of it is left
+    to the next units. The order of arrival holds for each ordering key, whoever uses it.
     """
-    unit: list[Request | Refusal] = []
+    waiting = list(items)
+    while len(waiting) > share and _is_crowded_out(waiting, share):
+        unit, waiting = _fair_unit(waiting, limit, share)
+        yield unit
+    unit = []
     asked: set[tuple[str, str]] = set()
-    for item in items:
+    for item in waiting:
         overtakes = isinstance(item, Request) and item.handler.changes and item.order in asked
         if overtakes or len(unit) >= limit:
             yield unit
@@ -188,6 +241,44 @@ def units(items: Sequence[Request | Refusal], limit: int) -> Iterator[list[Reque
             asked.add(item.order)
     if unit:
         yield unit
+
+
+def _is_crowded_out(waiting: Sequence[Request | Refusal], share: float) -> bool:
+    """Whether there are several senders, one of them with more than its share."""
+    weights: dict[str, float] = {}
+    for item in waiting:
+        sender = item.sender
+        weights[sender] = weights.get(sender, 0.0) + item.cost
+    return len(weights) > 1 and max(weights.values()) > share
+
+
+def _fair_unit(
+    waiting: Sequence[Request | Refusal], limit: int, share: float
+) -> tuple[list[Request | Refusal], list[Request | Refusal]]:
+    """The next unit, in which no sender has more than its share, and what is left, in its order."""
+    unit: list[Request | Refusal] = []
+    left: list[Request | Refusal] = []
+    weights: dict[str, float] = {}
+    asked: set[tuple[str, str]] = set()
+    held_back: set[str] = set()  # ordering keys
+    for item in waiting:
+        sender, key = item.order
+        weight = weights.get(sender, 0.0)
+        is_change = isinstance(item, Request) and item.handler.changes
+        if (
+            len(unit) >= limit
+            or key in held_back
+            or (weight and weight + item.cost > share)
+            or (is_change and item.order in asked)
+        ):
+            left.append(item)
+            held_back.add(key)
+            continue
+        unit.append(item)
+        weights[sender] = weight + item.cost
+        if isinstance(item, Request) and not is_change:
+            asked.add(item.order)
+    return unit, left
 
 
 def _command(

@@ -16,7 +16,7 @@ from typing import NoReturn, TypeVar
 import structlog
 import uvloop
 
-from towpath.servicekit import logs
+from towpath.servicekit import descriptors, logs
 from towpath.servicekit.broker.interface import BrokerRefused, TopologyMismatch
 from towpath.servicekit.settings import BadSetting, BrokerSettings, load
 
@@ -36,6 +36,7 @@ def run(service: str, serve: Serve[S], settings_model: type[S]) -> NoReturn:
     try:
         settings = load(settings_model)
         logs.configure(service, settings)
+        _make_room_for_descriptors(settings)
         _collect_rarely()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(until_stopped(serve, settings))
@@ -91,6 +92,17 @@ async def or_stopped(work: Awaitable[object], stop: asyncio.Event) -> bool:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
+
+
+def _make_room_for_descriptors(settings: BrokerSettings) -> None:
+    limit = descriptors.raise_limit(settings.descriptors_reserve)
+    if limit < settings.descriptors_reserve:
+        log.warning(
+            "too_few_descriptors",
+            limit=limit,
+            needed=settings.descriptors_reserve,
+            remedy="raise the hard limit of open files (ulimit -Hn)",
+        )
 
 
 def _collect_rarely() -> None:

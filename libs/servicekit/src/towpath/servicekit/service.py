@@ -5,9 +5,10 @@ consume, dispatch, sweep, keep timers, relay what they tell, and on stop drain i
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Generic
 
@@ -25,14 +26,19 @@ from towpath.protocol.routes import (
     events_queue,
 )
 from towpath.servicekit import failures
+from towpath.servicekit.alive import Announcer
 from towpath.servicekit.broker import Connect, connect
+from towpath.servicekit.broker.deafness import watch_deafness
 from towpath.servicekit.broker.interface import Binding, BrokerState, Exchange, Queue, Topology
 from towpath.servicekit.consumer import Consumer
 from towpath.servicekit.database import Database, forget
+from towpath.servicekit.departures import Departures
 from towpath.servicekit.dispatcher import Dispatcher
 from towpath.servicekit.failures import DELIVERY_LIMIT, Failures
 from towpath.servicekit.groups import MayHear
 from towpath.servicekit.health import Health, serve_admin
+from towpath.servicekit.heavy_reads import Bounds
+from towpath.servicekit.loops import failures_of, keep_running
 from towpath.servicekit.outbox import OutboxTables
 from towpath.servicekit.publisher import Publisher
 from towpath.servicekit.relay import Relay
@@ -103,22 +109,27 @@ def topology(service: Service[Any], max_length: int) -> Topology:
 def work_queues(service: Service[Any], max_length: int) -> list[Queue]:
     """The queues a service consumes: a partition of its commands each, and its events."""
 
-    def queue(name: str, bindings: list[Binding]) -> Queue:
+    def queue(name: str, bindings: list[Binding], proved: Binding) -> Queue:
         return Queue(
             name=name,
             bindings=bindings,
+            proved=[proved],
             single_active=True,
             delivery_limit=DELIVERY_LIMIT,
             max_length=max_length,
             dead_letter_exchange=dead_queue(service.name),
         )
 
-    queues = [
-        queue(command_queue(service.name, number), [Binding(COMMANDS, f"{service.domain}.{number}")])
-        for number in range(PARTITIONS)
-    ]
+    queues = []
+    for number in range(PARTITIONS):
+        commands = Binding(COMMANDS, f"{service.domain}.{number}")
+        queues.append(queue(command_queue(service.name, number), [commands], commands))
     if service.events:
-        queues.append(queue(events_queue(service.name), [Binding(EVENTS, name) for name in service.events]))
+        # Others are bound to the same events, so a key of its own stands for all.
+        own = Binding(EVENTS, f"proof.{service.name}")
+        queues.append(
+            queue(events_queue(service.name), [*(Binding(EVENTS, name) for name in service.events), own], own)
+        )
     return queues
 
 
@@ -141,6 +152,7 @@ async def serve_domain(
         store = await stack.enter_async_context(_open_store(service.storage, settings, name))
         broker = await stack.enter_async_context(connect(settings, name))
         health.add("broker", lambda: broker.state in (BrokerState.READY, BrokerState.BLOCKED))
+        watch_deafness(broker, telemetry)
         if not await or_stopped(broker.declare(topology(service, settings.queue_max_length)), stop):
             return
         publisher = await stack.enter_async_context(Publisher.open(broker, name, settings, telemetry))
@@ -152,6 +164,7 @@ async def serve_domain(
         failing = Failures(broker, name, telemetry)
         health.add("parking", lambda: not failing.blocked)
         watched = stack.enter_context(Watchdog.open(settings.handler_time_limit))
+        departures = Departures()
         dispatcher = Dispatcher(
             service.commands,
             service.events,
@@ -162,10 +175,18 @@ async def serve_domain(
             own=name,
             unit_max=settings.unit_max_items,
             replay_limit=settings.replay_limit,
+            replay_max_bytes=settings.replay_max_bytes,
             handler_time_limit=settings.handler_time_limit,
             unit_time_limit=settings.unit_time_limit,
             crash_limit=settings.crash_limit,
             watched=watched,
+            heavy=Bounds(
+                user_max=settings.heavy_reads_user_max,
+                total_max=settings.heavy_reads_max,
+                round_max_bytes=settings.unit_max_bytes,
+                queue_held_max=max(1, settings.prefetch // 2),
+            ),
+            is_here=departures.is_here,
         )
         consumer = Consumer(
             broker,
@@ -173,14 +194,26 @@ async def serve_domain(
             dispatcher.dispatch,
             prefetch=settings.prefetch,
             intake_max_bytes=settings.batch_max_bytes,
+            heavy_reads=dispatcher.heavy_reads,
         )
-        sweeper = asyncio.create_task(_sweep(store, settings), name=f"{name}: sweep")
-        stack.callback(sweeper.cancel)
-        counting = asyncio.create_task(failing.keep_count(), name=f"{name}: count what is parked")
-        stack.callback(counting.cancel)
+        announcer = Announcer(
+            broker, name, service.domain, service.commands, interval=settings.alive_interval
+        )
+
+        def loop(title: str, work: Callable[[], Awaitable[object]], pause: float = 0.0) -> None:
+            running = keep_running(title, work, pause=pause, failed=failures_of(title, telemetry))
+            task = asyncio.create_task(running, name=f"{name}: {title}")
+            stack.callback(task.cancel)
+
+        if store is not None:
+            loop("sweep", partial(_sweep, store, settings))
+        loop("count dead letters", failing.keep_count)
+        if any(handler.is_heavy_read for handler in service.commands.values()):
+            loop("departures", partial(departures.listen, broker, name), pause=1.0)
 
         def running() -> None:
             consuming.set()
+            loop("alive", announcer.step)
             log.info("serving", domain=service.domain)
 
         async with asyncio.TaskGroup() as tasks:
@@ -207,10 +240,10 @@ async def _open_store(
         yield Store(database, storage.inbox, storage.streams, storage.unit, storage.may_hear)
 
 
-async def _sweep(store: Store[Any] | None, settings: ServiceSettings) -> None:
-    """Forget what is past its retention, in small steps that block nobody."""
+async def _sweep(store: Store[Any], settings: ServiceSettings) -> None:
+    """Forget what is past its retention, in small steps that block nobody; until cancelled."""
     pause = _SWEEP_SECONDS
-    while store is not None:
+    while True:
         await asyncio.sleep(pause)
         pause = _SWEEP_SECONDS
         try:

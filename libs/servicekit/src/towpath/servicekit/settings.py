@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from yarl import URL
 
+from towpath.protocol.messages import BODY_MAX_ITEMS, MESSAGE_MAX_BYTES
 from towpath.servicekit import amqp_url
 
 PREFIX = "TOWPATH_"
@@ -94,7 +95,11 @@ class BrokerSettings(TelemetrySettings):
         lane_max_items: Messages that may wait for one routing key; more are answered ``busy``.
         lane_max_bytes: Bytes that may wait for all routing keys of an exchange together.
         batch_max_items, batch_max_bytes: The largest batch a lane publishes as one message.
+        message_max_bytes: The largest body that is published; what is larger is parked or dropped. It must not be
+            more than the broker's own limit: 16 MiB by default in RabbitMQ 4 (``max_message_size``), 128 MiB in 3.
         drain_timeout: Seconds that a stopping program may take to finish what it has in hand.
+        descriptors_reserve: File descriptors kept for the admin pages, the broker, the database and logs. The limit
+            of open files is raised at start as far as the system allows.
         admin_host, admin_port: Where ``/health/live``, ``/health/ready`` and ``/metrics`` are served.
     """
 
@@ -103,9 +108,11 @@ class BrokerSettings(TelemetrySettings):
     reconnect_max: Seconds = 30.0
     lane_max_items: Annotated[int, Field(ge=1)] = 10_000
     lane_max_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
-    batch_max_items: Annotated[int, Field(ge=1)] = 500
+    batch_max_items: Annotated[int, Field(ge=1, le=BODY_MAX_ITEMS)] = 500
     batch_max_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
+    message_max_bytes: Annotated[int, Field(ge=64 * 1024, le=512 * 1024 * 1024)] = MESSAGE_MAX_BYTES
     drain_timeout: Seconds = 30.0
+    descriptors_reserve: Annotated[int, Field(ge=10)] = 100
     admin_host: str = "127.0.0.1"
     admin_port: Port = 9090
 
@@ -115,6 +122,7 @@ class ServiceSettings(BrokerSettings):
 
     Attributes:
         database_url: SQLAlchemy URL of the service's own database.
+        lane_max_bytes: Bytes that may wait for all routing keys of an exchange together; a service waits for room.
         prefetch: Messages (each a batch) in hand at most, a queue.
         unit_max_items: Requests that are handled in one transaction at most.
         handler_time_limit: Seconds a handler may take; then it is interrupted and its request parked.
@@ -122,13 +130,21 @@ class ServiceSettings(BrokerSettings):
         crash_limit: Times a message may come back unsettled, before its requests are put off, each alone.
         queue_max_length: Messages a queue may hold; further publishes are refused (``busy``).
         answer_patience: Seconds to keep an answer whose gateway is away before it is dropped.
+        answer_late_max_bytes: Bytes of such answers that are kept at most; the oldest are dropped first.
         inbox_retention: Seconds that outcomes are kept, so that a repeated ``msg_id`` gets the same answer.
         stream_retention: Seconds that stream entries are kept for clients to resume from.
         outbox_poll: Seconds between two looks for what another replica, dead by now, was to tell by itself.
         replay_limit: Stream entries that one resume replays at most; past it a client is sent to the history.
+        replay_max_bytes: Bytes of stream entries that one resume replays at most; likewise.
+        heavy_reads_user_max: Heavy reads (histories, resumes, lists) of one user that may wait or run; more are
+            answered `busy`.
+        heavy_reads_max: The same for all users together.
+        unit_max_bytes: Bytes of answers that heavy reads make ready together.
+        alive_interval: Seconds between two `service.alive`, by which gateways learn what actions cost.
     """
 
     database_url: DatabaseUrl = "sqlite+aiosqlite:///towpath.db"
+    lane_max_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     prefetch: Annotated[int, Field(ge=1, le=1000)] = 64
     unit_max_items: Annotated[int, Field(ge=1, le=5000)] = 500
     handler_time_limit: Seconds = 10.0
@@ -136,10 +152,16 @@ class ServiceSettings(BrokerSettings):
     crash_limit: Annotated[int, Field(ge=2, le=19)] = 5
     queue_max_length: Annotated[int, Field(ge=1)] = 100_000
     answer_patience: Seconds = 30.0
+    answer_late_max_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     inbox_retention: Annotated[float, Field(ge=60, allow_inf_nan=False)] = 86_400.0
     stream_retention: Annotated[float, Field(ge=60, allow_inf_nan=False)] = 7 * 86_400.0
     outbox_poll: Seconds = 1.0
     replay_limit: Annotated[int, Field(ge=1, le=100_000)] = 5_000
+    replay_max_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
+    heavy_reads_user_max: Annotated[int, Field(ge=1)] = 16
+    heavy_reads_max: Annotated[int, Field(ge=1)] = 2_000
+    unit_max_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
+    alive_interval: Seconds = 5.0
 
 
 S = TypeVar("S", bound=BaseSettings)

@@ -4,7 +4,6 @@ Guarantees: ``seq`` starts at 1 and grows by exactly 1 per stream, whoever appen
 commit, and ``(stream, seq)`` is unique beneath); an entry is replayed byte for byte as it was first pushed.
 """
 
-import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -20,8 +19,6 @@ T = TypeVar("T")
 
 #: PostgreSQL and SQLite take some 32,000 parameters.
 _NAMES_A_STATEMENT: Final = 10_000
-#: SQLite nests expressions 1,000 deep at most: https://www.sqlite.org/limits.html
-_RANGES_A_STATEMENT: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,65 +166,4 @@ async def read_heads(
             sa.select(heads.c.stream, heads.c.head).where(heads.c.stream.in_(part))
         )
         found |= {row.stream: row.head for row in rows}
-    return found
-
-
-async def replay(
-    connection: AsyncConnection, tables: StreamTables, asked: Sequence[Mapping[str, int]], *, limit: int
-) -> list[dict[str, Replay]]:
-    """For each of ``asked``, all that came after its positions: at most ``limit`` entries for each.
-
-    A stream for which that is not enough is not complete: who is that far behind is better served by the history
-    than by a flood. What several ask for is read once.
-    """
-    heads = await read_heads(connection, tables, {name for positions in asked for name in positions})
-    lowest: dict[str, int] = {}
-    served = [_within(positions, heads, limit) for positions in asked]
-    for within in served:
-        for name, seq in within.items():
-            lowest[name] = min(seq, lowest.get(name, seq))
-    entries = await _read_entries(connection, tables, lowest, heads)
-    answers: list[dict[str, Replay]] = []
-    for positions, within in zip(asked, served, strict=True):
-        answer: dict[str, Replay] = {}
-        for name, seq in positions.items():
-            head = heads.get(name, 0)
-            seqs, envelopes = entries[name] if name in within else ([], [])
-            kept = envelopes[bisect.bisect_right(seqs, seq) :]
-            whole = len(kept) == head - seq
-            answer[name] = Replay(kept if whole else [], head, whole)
-        answers.append(answer)
-    return answers
-
-
-def _within(positions: Mapping[str, int], heads: Mapping[str, int], limit: int) -> dict[str, int]:
-    """Those positions that something came after, as far as ``limit`` entries reach."""
-    within: dict[str, int] = {}
-    for name, seq in positions.items():
-        behind = heads.get(name, 0) - seq
-        if 0 < behind <= limit:
-            within[name] = seq
-            limit -= behind
-    return within
-
-
-async def _read_entries(
-    connection: AsyncConnection, tables: StreamTables, after: Mapping[str, int], heads: Mapping[str, int]
-) -> dict[str, tuple[list[int], list[bytes]]]:
-    entries = tables.entries
-    found: dict[str, tuple[list[int], list[bytes]]] = {name: ([], []) for name in after}
-    for names in batched(sorted(after), _RANGES_A_STATEMENT):
-        ranges = [
-            sa.and_(entries.c.stream == name, entries.c.seq > after[name], entries.c.seq <= heads[name])
-            for name in names
-        ]
-        rows = await connection.execute(
-            sa.select(entries.c.stream, entries.c.seq, entries.c.envelope)
-            .where(sa.or_(*ranges))
-            .order_by(entries.c.stream, entries.c.seq)
-        )
-        for row in rows:
-            seqs, envelopes = found[row.stream]
-            seqs.append(row.seq)
-            envelopes.append(row.envelope.encode())
     return found

@@ -2,11 +2,12 @@
 
 Guarantees: groups are changed first, and only once the gateways have that is it read what to replay, so that
 nothing falls between: what is committed after the read is pushed after the subscription. A delivery is acked only
-when everything that follows from it is confirmed; what the broker does not take is told again.
+when everything that follows from it is confirmed; what the broker does not take is told again. What follows from
+heavy reads goes out in pages: the next one once the broker has confirmed those before.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -25,6 +26,7 @@ from towpath.servicekit.outcome import Outcome, Settled, answer_data
 from towpath.servicekit.pauses import pauses
 from towpath.servicekit.publisher import Publisher
 from towpath.servicekit.receipts import Receipt
+from towpath.servicekit.replays import PAGE_BYTES, PAGE_ENTRIES, Replays
 from towpath.servicekit.requests import Request
 from towpath.servicekit.streams import Replay
 
@@ -33,9 +35,6 @@ log = structlog.get_logger(__name__)
 _LANE_PAUSE: Final = 0.02
 #: The broker is away, or the database is while entries are to be replayed.
 NOT_TOLD: Final = (BrokerError, sa.exc.SQLAlchemyError, OSError)
-
-#: Reads, for each of several clients, what came after its positions.
-Replays = Callable[[Sequence[Mapping[str, int]]], Awaitable[list[dict[str, Replay]]]]
 
 
 @dataclass(slots=True)
@@ -62,6 +61,26 @@ class Result:
     park: TowpathError | None = None
 
 
+class SharedAck:
+    """Acks a delivery once everybody who holds it has released it: its heavy reads are finished apart."""
+
+    __slots__ = ("_delivery", "_holders")
+
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery = delivery
+        self._holders = 1
+
+    def hold(self) -> None:
+        """One more holder."""
+        self._holders += 1
+
+    def release(self) -> None:
+        """One holder has finished."""
+        self._holders -= 1
+        if not self._holders:
+            self._delivery.ack()
+
+
 class Teller:
     """Tells what follows from results.
 
@@ -79,7 +98,11 @@ class Teller:
         Raises:
             NOT_TOLD: Not all of it is queued.
         """
-        replays = await self._subscribe(results)
+        await self._subscribe(results)
+        starts = _starts(results)
+        replays: Sequence[dict[str, Replay]] = [{} for _ in results]
+        if self._replays is not None and any(starts):
+            replays = await self._replays.small(starts)
         publisher = self._publisher
         for result, replayed in zip(results, replays, strict=True):
             if not result.answer_only:
@@ -90,10 +113,35 @@ class Teller:
                     post = partial(publisher.direct, session, directed, receipt.settle, result.traceparent)
                     await _queue(receipt, post)
 
-    async def _subscribe(self, results: Sequence[Result]) -> list[dict[str, Replay]]:
-        """Change groups, wait until the broker has told the gateways, and only then read what to replay to each.
+    async def tell_in_pages(self, results: Sequence[Result], wanted: Callable[[Session], bool]) -> None:
+        """Tell what follows from heavy reads, page by page, until the broker has confirmed all of it.
 
-        In that order nothing falls between: what is committed after the read is pushed after the subscription.
+        Args:
+            wanted: Whether anything is still to be made ready for a session.
+
+        Raises:
+            NOT_TOLD: Not all of it is confirmed.
+        """
+        await self._subscribe(results)
+        starts = [result.settled.replay for result in results]
+        replaying = [n for n, positions in enumerate(starts) if positions and self._replays is not None]
+        pages = _Pages(self._publisher)
+        for n, result in enumerate(results):
+            if n not in replaying:
+                await pages.tell(result, {})
+        if self._replays is not None and replaying:
+            async for part in self._replays.parts([starts[n] for n in replaying]):
+                for n, replayed in part.items():
+                    result = results[replaying[n]]
+                    if result.session is None or wanted(result.session):
+                        await pages.tell(result, replayed)
+        await pages.confirmed()
+
+    async def _subscribe(self, results: Sequence[Result]) -> None:
+        """Change groups, and wait until the broker has told the gateways.
+
+        Only then is it read what to replay. So nothing falls between: what is committed after the read is pushed
+        after the subscription.
         """
         receipt = Receipt()
         for result in results:
@@ -113,15 +161,11 @@ class Teller:
                 user_id = result.session.user_id
                 await _queue(receipt, partial(self._publisher.control, user_id, item, receipt.settle))
         await receipt.confirmed()
-        starts = _starts(results)
-        if self._replays is None or not any(starts):
-            return [{} for _ in results]
-        return await self._replays(starts)
 
     async def settle(
-        self, deliveries: Sequence[Delivery], results: Sequence[Result], receipt: Receipt
+        self, deliveries: Sequence[SharedAck], results: Sequence[Result], receipt: Receipt
     ) -> None:
-        """Wait for the confirms of what :meth:`tell` queued, tell again what has none, and ack ``deliveries``."""
+        """Wait for the confirms of what :meth:`tell` queued, tell again what has none, and release ``deliveries``."""
         # Committed but not told: told again until the broker takes it. If it was away meanwhile, the deliveries
         # are stale; they come again, and the inbox tells once more.
         async for _ in pauses():
@@ -136,7 +180,7 @@ class Teller:
             except NOT_TOLD as error:
                 receipt.fail(error)
         for delivery in deliveries:
-            delivery.ack()
+            delivery.release()
 
 
 def answer_json(request: Request, outcome: Outcome, replays: Mapping[str, Replay], trace: str) -> msgspec.Raw:
@@ -153,20 +197,42 @@ def answer_json(request: Request, outcome: Outcome, replays: Mapping[str, Replay
     )
 
 
-def _directed(result: Result, session: Session, replays: Mapping[str, Replay]) -> list[Directed]:
+class _Pages:
+    """Queues items for connections, and waits for the broker's confirms after each page of them."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._receipt = Receipt()
+        self._items = self._bytes = 0
+
+    async def tell(self, result: Result, replays: Mapping[str, Replay]) -> None:
+        session, receipt = result.session, self._receipt
+        if session is None:
+            return
+        for item in _directed(result, session, replays):
+            post = partial(self._publisher.direct, session, item, receipt.settle, result.traceparent)
+            await _queue(receipt, post)
+            self._items += 1
+            self._bytes += len(item.envelope)
+            if self._items >= PAGE_ENTRIES or self._bytes >= PAGE_BYTES:
+                await self.confirmed()
+
+    async def confirmed(self) -> None:
+        self._items = self._bytes = 0
+        await self._receipt.confirmed()
+
+
+def _directed(result: Result, session: Session, replays: Mapping[str, Replay]) -> Iterator[Directed]:
     """The replayed entries and the answer, for the asking connection."""
     settled = result.settled
-    items = [
-        Directed(connection_id=session.connection_id, envelope=msgspec.Raw(entry))
-        for stream in replays.values()
-        for entry in stream.entries
-    ]
+    for stream in replays.values():
+        for entry in stream.entries:
+            yield Directed(connection_id=session.connection_id, envelope=msgspec.Raw(entry))
     answer = settled.answer
     if not answer and result.request is not None and result.outcome is not None:
         answer = answer_json(result.request, result.outcome, replays, result.traceparent)
     if answer:
-        items.append(Directed(connection_id=session.connection_id, envelope=answer))
-    return items
+        yield Directed(connection_id=session.connection_id, envelope=answer)
 
 
 async def _queue(receipt: Receipt, post: Callable[[], None]) -> None:

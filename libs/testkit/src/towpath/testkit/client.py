@@ -56,7 +56,7 @@ class WireClient:
         token: str | None = None,
         via: Literal["header", "subprotocol"] = "header",
         origin: str | None = None,
-        timeout: float = 10.0,
+        timeout: float = 30.0,
         **options: Any,
     ) -> AsyncIterator["WireClient"]:
         """Open a connection; it is closed at the end.
@@ -125,29 +125,32 @@ class WireClient:
         await self._socket.send(frame)
 
     async def request(
-        self, action: str, data: Frame | None = None, *, timeout: float = 10.0, **fields: Any
+        self, action: str, data: Frame | None = None, *, timeout: float = 30.0, **fields: Any
     ) -> Frame:
         """Send one envelope and return its final answer, ``<action>.ok`` or ``error``."""
         msg_id = await self.send(action, data, **fields)
         return await self.answer(msg_id, timeout=timeout)
 
-    async def answer(self, msg_id: str, *, timeout: float = 10.0) -> Frame:
-        """The final answer to a request that was sent."""
+    async def answer(self, msg_id: str, *, timeout: float = 30.0) -> Frame:
+        """The first final answer to a request that was sent.
+
+        An ``error`` with code ``timeout`` says that the outcome is unknown: another final answer may follow it.
+        """
         return await self.find(
             lambda frame: frame.get("correlation_id") == msg_id and frame["action"] != "accepted",
             timeout=timeout,
             what=f"answer to {msg_id}",
         )
 
-    async def accepted(self, msg_id: str, *, timeout: float = 10.0) -> Frame:
-        """The ``accepted`` for a request that was sent with ``ack=True``."""
+    async def accepted(self, msg_id: str, *, timeout: float = 30.0) -> Frame:
+        """The ``accepted`` for a request that was sent with ``ack=True``; after a ``timeout`` none comes."""
         return await self.find(
             lambda frame: frame.get("correlation_id") == msg_id and frame["action"] == "accepted",
             timeout=timeout,
             what=f"accepted for {msg_id}",
         )
 
-    async def next(self, action: str, *, timeout: float = 10.0) -> Frame:
+    async def next(self, action: str, *, timeout: float = 30.0) -> Frame:
         """The first frame of this action that ``next`` has not given yet."""
         place = await self._find(
             lambda frame: frame["action"] == action, self._next.get(action, 0), timeout, f"further {action}"
@@ -160,7 +163,7 @@ class WireClient:
         return [frame for frame in self.frames if frame["action"] == action and "correlation_id" not in frame]
 
     async def find(
-        self, wanted: Callable[[Frame], bool], *, timeout: float = 10.0, what: str = "such frame"
+        self, wanted: Callable[[Frame], bool], *, timeout: float = 30.0, what: str = "such frame"
     ) -> Frame:
         """The first frame that is ``wanted``, of those that came or will come.
 
@@ -170,7 +173,7 @@ class WireClient:
         """
         return self.frames[await self._find(wanted, 0, timeout, what)]
 
-    async def closed(self, *, timeout: float = 10.0) -> int:
+    async def closed(self, *, timeout: float = 30.0) -> int:
         """Wait for the end of the connection and return the close code; 1006 when there was none."""
         async with asyncio.timeout(timeout):
             await self._socket.wait_closed()

@@ -175,7 +175,7 @@ class ClientProcess:
         """All such events of one request so far; one is right."""
         return self._outcomes.get(handle, [])
 
-    async def accepted(self, handle: str, *, timeout: float = 10.0) -> None:
+    async def accepted(self, handle: str, *, timeout: float = 30.0) -> None:
         """Wait until the SDK told that the broker has a request safely."""
         await self.event("accepted", lambda one: one["id"] == handle, timeout=timeout)
 

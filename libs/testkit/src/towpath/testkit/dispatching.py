@@ -9,6 +9,7 @@ The test chooses what is one batch, and whether the broker brings it for the fir
 """
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -58,6 +59,7 @@ S = TypeVar("S", bound=ServiceSettings)
 GATEWAY: Final = "gw-1"
 _PLENTY: Final = 1_000_000
 _LONG_SECONDS: Final = 3600.0
+_HEAVY_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,19 +181,21 @@ class ServiceUnderTest:
             tables = storage.outbox
             relay = None if tables is None else Relay(database, tables, publisher, settings, telemetry)
             self._relays.append(relay)
-        self._replicas.append(
-            Dispatcher(
-                service.commands,
-                service.events,
-                store,
-                publisher,
-                Failures(broker, service.name, telemetry),
-                telemetry,
-                own=service.name,
-                unit_max=settings.unit_max_items,
-                replay_limit=settings.replay_limit,
-            )
+        dispatcher: Dispatcher[Any] = Dispatcher(
+            service.commands,
+            service.events,
+            store,
+            publisher,
+            Failures(broker, service.name, telemetry),
+            telemetry,
+            own=service.name,
+            unit_max=settings.unit_max_items,
+            replay_limit=settings.replay_limit,
+            replay_max_bytes=settings.replay_max_bytes,
         )
+        self._replicas.append(dispatcher)
+        heavy_reads = asyncio.create_task(dispatcher.heavy_reads.run(), name=f"{service.name}: heavy reads")
+        stack.push_async_callback(_cancel, heavy_reads)
 
     # Doing
 
@@ -208,6 +212,7 @@ class ServiceUnderTest:
             deliveries = await self._deliver(messages, redelivered)
         settled = await self._replicas[replica].dispatch(deliveries)
         await settled
+        assert await self._replicas[replica].heavy_reads.finished(_HEAVY_SECONDS)
         self._listen()
 
     async def turn(
@@ -372,6 +377,12 @@ async def _first_envelope(told: Subscription) -> Envelope:
             if item.envelope:
                 return parse(bytes(item.envelope))
     raise AssertionError("the broker went away")
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 def _ears(service: str) -> Inbox:

@@ -11,12 +11,12 @@ T = TypeVar("T")
 
 @overload
 async def eventually(
-    condition: Callable[[], Awaitable[T]], *, timeout: float = 10.0, every: float = 0.02
+    condition: Callable[[], Awaitable[T]], *, timeout: float = 30.0, every: float = 0.02
 ) -> T: ...
 @overload
-async def eventually(condition: Callable[[], T], *, timeout: float = 10.0, every: float = 0.02) -> T: ...
+async def eventually(condition: Callable[[], T], *, timeout: float = 30.0, every: float = 0.02) -> T: ...
 async def eventually(
-    condition: Callable[[], T | Awaitable[T]], *, timeout: float = 10.0, every: float = 0.02
+    condition: Callable[[], T | Awaitable[T]], *, timeout: float = 30.0, every: float = 0.02
 ) -> T:
     """Ask again and again until ``condition`` holds, and return what it gave.
 

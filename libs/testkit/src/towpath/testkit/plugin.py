@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from towpath.tools.rabbitmq_node import RabbitControl
 
 
+def pytest_configure() -> None:
+    """Let property-based tests take as long as a busy machine needs: Hypothesis' own limit is 0.2 s an example."""
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("unhurried")
+
+
 @pytest.fixture(scope="session")
 def rabbitmq_node() -> Iterator["RabbitControl"]:
     """The RabbitMQ that all tests of this run share."""

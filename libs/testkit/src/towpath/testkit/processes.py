@@ -8,6 +8,7 @@ Guarantees:
 
 import asyncio
 import contextlib
+import fcntl
 import itertools
 import os
 import shutil
@@ -104,7 +105,7 @@ class Process:
     async def kill(self) -> None:
         """End it without a chance to say goodbye (SIGKILL)."""
         self._process.kill()
-        await self.ended(timeout=10.0)
+        await self.ended(timeout=30.0)
 
     def pause(self) -> None:
         """Freeze it (SIGSTOP): its sockets stay open and nothing is read."""
@@ -178,11 +179,22 @@ _PORTS: Iterator[int] = (20_000 + (os.getpid() * 100 + n) % 12_000 for n in iter
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on just now, nor was given before."""
+    """A TCP port of 127.0.0.1 that nobody listens on now, and that no other test run has been given.
+
+    A program that is restarted takes its port again, so a port stays claimed until the test run ends.
+    """
+    folder = Path(tempfile.gettempdir(), f"towpath-ports-{os.getuid()}")
+    folder.mkdir(exist_ok=True)
     for port in _PORTS:
-        with socket.socket() as trial, contextlib.suppress(OSError):
-            trial.bind(("127.0.0.1", port))
-            return port
+        claim = os.open(folder / str(port), os.O_CREAT | os.O_RDWR)  # stays open, and so locked
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as trial:
+                trial.bind(("127.0.0.1", port))
+        except OSError:
+            os.close(claim)
+            continue
+        return port
     raise AssertionError("the ports do not end")
 
 

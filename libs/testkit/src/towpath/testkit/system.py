@@ -3,13 +3,21 @@
 import asyncio
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from towpath.testkit.client import WireClient
 from towpath.testkit.follower import Follower
 from towpath.testkit.processes import Process, Processes, free_port
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.tokens import SECRET, a_token
+
+#: For tests that make load from one address and few connections, faster than people do: the limits of the gateway
+#: stay on, and are never reached.
+LOAD_RATES: Final[dict[str, Any]] = {
+    f"{what}_per_{whose}": 100_000
+    for what in ("rate", "burst")
+    for whose in ("connection", "user", "address")
+} | {f"connects_per_{whose}{what}": 100_000 for what in ("", "_burst") for whose in ("user", "address")}
 
 
 class System:
@@ -39,7 +47,12 @@ class System:
 
     def launch_gateway(self, **settings: Any) -> Process:
         """One more replica."""
-        chosen = {"port": free_port(), "auth_secret": SECRET, "allowed_origins": "*", **settings}
+        chosen = {
+            "port": free_port(),
+            "auth_secret": SECRET,
+            "allowed_origins": "*",
+            **settings,
+        }
         return self._processes.launch("towpath-gateway", **(self._settings | chosen))
 
     def launch_service(self, name: str, **settings: Any) -> Process:

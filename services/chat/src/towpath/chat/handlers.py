@@ -233,20 +233,20 @@ def _groups(names: list[str]) -> list[str]:
 
 
 COMMANDS: Final[Handlers] = {
-    "chat.create": Handler(CreateRoom, create),
-    "chat.join": Handler(JoinRoom, join),
+    "chat.create": Handler(CreateRoom, create, cost=2),
+    "chat.join": Handler(JoinRoom, join, cost=2),
     "chat.leave": Handler(LeaveRoom, leave),
-    "chat.invite": Handler(Invite, invite),
+    "chat.invite": Handler(Invite, invite, cost=2),
     "chat.send": Handler(SendMessage, send),
     "chat.direct": Handler(SendDirect, direct),
     "chat.edit": Handler(EditMessage, edit),
     "chat.delete": Handler(DeleteMessage, delete),
-    "chat.history": Handler(ReadHistory, history, changes=False),
-    "chat.rooms": Handler(ListRooms, list_rooms, changes=False),
-    "chat.members": Handler(ListMembers, list_members, changes=False),
+    "chat.history": Handler(ReadHistory, history, changes=False, cost=20),
+    "chat.rooms": Handler(ListRooms, list_rooms, changes=False, cost=10),
+    "chat.members": Handler(ListMembers, list_members, changes=False, cost=10),
     "chat.read": Handler(MarkRead, mark_read),
     "chat.typing": Handler(Typing, typing, changes=False),
-    "chat.resume": Handler(Resume, resume, changes=False),
+    "chat.resume": Handler(Resume, resume, changes=False, cost=20),
 }
 
 EVENTS: Final[Handlers] = {

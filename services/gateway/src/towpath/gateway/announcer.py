@@ -1,11 +1,13 @@
-"""Session events: tells services who came and who went, and that this replica lives.
+"""Session events: tells services which connections began and ended, and that this replica lives.
 
-Guarantee: what the broker did not take is told again, with the next sign of life at the latest; of one connection
-only the last. So who hears the signs of life knows who is connected here, but for what is on its way. A replica that
-is started anew says so, even under the same id: its ``incarnation`` is another.
+Guarantees: an event that the broker did not take, or that no queue was bound for, is published again with the next
+sign of life at the latest; of one connection only the last event. So a service that hears the signs of life knows
+which connections are open here, but for what is on its way. A replica that restarts says so, even under the same id:
+its ``incarnation`` is another.
 """
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -14,70 +16,116 @@ from towpath.gateway.sessions import Session
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.envelope import make
 from towpath.protocol.routes import SESSION_ALIVE, SESSION_ENDED, SESSION_STARTED
-from towpath.servicekit.broker.interface import BrokerError
+from towpath.servicekit.broker.interface import BrokerError, Unroutable
 from towpath.servicekit.lanes import Lanes
 from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.turns import Turn
 
-#: Connections whose last event may wait to be told again, for each one that may be open.
-_UNTOLD_EACH: Final = 2
+#: Connections whose last event may wait to be published again, for each one that may be open.
+_KEPT_EACH: Final = 2
+
+_Data = Mapping[str, str | int]
 
 
 class Announcer:
-    """Publishes session events. Nothing but :meth:`run` waits."""
+    """Publishes session events. Only :meth:`run` waits.
+
+    Args:
+        events: Mandatory: an event that no queue is bound for must come back.
+    """
 
     def __init__(self, events: Lanes, settings: GatewaySettings, telemetry: Telemetry) -> None:
         self._events = events
         self._replica = {"gateway_id": settings.gateway_id, "incarnation": secrets.token_hex(8)}
         self._interval = settings.alive_interval
-        self._untold: dict[str, tuple[str, Session, int | None]] = {}  # by connection
-        self._untold_max = _UNTOLD_EACH * settings.max_connections
-        self._lost = telemetry.counter("session_events_lost", "Session events that will not be told again")
+        self._kept: dict[str, tuple[str, _Data]] = {}  # by connection: the event's name and data
+        self._kept_max = _KEPT_EACH * settings.max_connections
+        self._unbound: set[str] = set()  # names of events that no queue was bound for, when tried last
+        self._due = asyncio.Event()
+        self._lost = telemetry.counter("session_events_lost", "Session events that are not published again")
 
-    def started(self, session: Session) -> None:
-        """Tell that ``session`` is here."""
-        self._tell(SESSION_STARTED, session, None)
+    def started(self, session: Session) -> "asyncio.Future[None] | None":
+        """Publish that ``session`` is open.
+
+        Returns:
+            Done when the broker has it, or failed; ``None`` if it failed at once. A failed one is published again.
+        """
+        return self._announce(SESSION_STARTED, _data_of(session))
 
     def ended(self, session: Session, code: int | None) -> None:
-        """Tell that ``session`` is gone, and with which close code."""
-        self._tell(SESSION_ENDED, session, code)
+        """Publish that ``session`` is closed, and with which close code."""
+        self._announce(
+            SESSION_ENDED, _data_of(session) if code is None else {**_data_of(session), "code": code}
+        )
 
     def announce(self) -> None:
-        """Tell that this replica lives, after what could not be told before."""
-        untold, self._untold = self._untold, {}
-        for event in untold.values():
-            self._tell(*event)
-        self._publish(SESSION_ALIVE, {}, lambda: None)
+        """Let :meth:`run` publish now that this replica lives, after what could not be published before."""
+        self._due.set()
 
     async def run(self) -> None:
         """Announce at once, and then again and again."""
         while True:
-            self.announce()
-            await asyncio.sleep(self._interval)
+            self._due.clear()
+            await self._publish_kept()
+            self._publish(SESSION_ALIVE, {}, lambda _: None)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._due.wait()
 
-    def _tell(self, name: str, session: Session, code: int | None) -> None:
-        connection = session.connection_id
-        self._untold.pop(connection, None)
+    async def _publish_kept(self) -> None:
+        waiting = self._unbound.copy()
+        self._unbound.clear()
+        turn = Turn()
+        # One round: what fails again goes to the end.
+        for connection in list(self._kept):
+            if turn.is_over():
+                await turn.next()
+            if (event := self._kept.pop(connection, None)) is None:
+                continue  # a later event of this connection was published meanwhile
+            name, data = event
+            if name in self._unbound:
+                self._keep(connection, name, data)
+                continue
+            self._announce(name, data)
+            if name in waiting:
+                # One of this name shows whether a queue is bound by now; the others follow next time.
+                self._unbound.add(name)
 
-        def keep() -> None:
-            if len(self._untold) < self._untold_max:
-                # Unless the end waits there already, and this is the start.
-                self._untold.setdefault(connection, (name, session, code))
-            else:
-                self._lost.add(1)
+    def _announce(self, name: str, data: _Data) -> "asyncio.Future[None] | None":
+        connection = str(data["connection_id"])
+        self._kept.pop(connection, None)
 
-        data: dict[str, str | int] = {"user_id": session.user_id, "connection_id": connection}
-        if code is not None:
-            data["code"] = code
-        self._publish(name, data, keep)
+        def settled(error: BaseException | None) -> None:
+            if isinstance(error, Unroutable):
+                self._unbound.add(name)
+            elif error is None:
+                self._unbound.discard(name)
+            if error is not None:
+                self._keep(connection, name, data)
 
-    def _publish(self, name: str, data: Mapping[str, str | int], failed: Callable[[], None]) -> None:
-        def settled(confirmed: "asyncio.Future[None]") -> None:
-            if confirmed.exception() is not None:
-                failed()
+        return self._publish(name, data, settled)
 
+    def _keep(self, connection: str, name: str, data: _Data) -> None:
+        if connection in self._kept:
+            return  # A later event of the same connection waits there: its end, and this is the start.
+        if len(self._kept) < self._kept_max:
+            self._kept[connection] = (name, data)
+        else:
+            self._lost.add(1)
+
+    def _publish(
+        self, name: str, data: _Data, settled: Callable[[BaseException | None], None]
+    ) -> "asyncio.Future[None] | None":
         try:
             confirmed = self._events.send(name, make(name, {**data, **self._replica}).to_json())
-        except BrokerError:
-            failed()
-        else:
-            confirmed.add_done_callback(settled)
+        except BrokerError as error:
+            settled(error)
+            return None
+        confirmed.add_done_callback(
+            lambda done: settled(asyncio.CancelledError() if done.cancelled() else done.exception())
+        )
+        return confirmed
+
+
+def _data_of(session: Session) -> _Data:
+    return {"user_id": session.user_id, "connection_id": session.connection_id}

@@ -1,28 +1,39 @@
 """The gateway: holds the WebSockets, passes envelopes between them and the broker, knows no business."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 
 from towpath.gateway import heartbeat
 from towpath.gateway.admission import Admission
 from towpath.gateway.announcer import Announcer
+from towpath.gateway.backlog import Backlog
 from towpath.gateway.connection import Listener
+from towpath.gateway.costs import Costs
 from towpath.gateway.drain import drain
+from towpath.gateway.entrance import Entrance, Room, needed, share
 from towpath.gateway.groups import Members
 from towpath.gateway.inbound import Inbound
-from towpath.gateway.outbound import Outbound, resync
+from towpath.gateway.limits import Limits
+from towpath.gateway.outbound import Outbound
 from towpath.gateway.probe import Probe
+from towpath.gateway.resync import Resync
 from towpath.gateway.routing import Routing, inbox
 from towpath.gateway.sessions import Session
 from towpath.gateway.settings import GatewaySettings
+from towpath.gateway.turns import Turns
 from towpath.protocol.close_codes import CloseCode
 from towpath.protocol.routes import COMMANDS, EVENTS, EXCHANGES
+from towpath.servicekit import descriptors
 from towpath.servicekit.broker import Connect, connect
+from towpath.servicekit.broker.deafness import watch_deafness
 from towpath.servicekit.broker.interface import BrokerState, Exchange, Topology
 from towpath.servicekit.consumer import Consumer
 from towpath.servicekit.health import Health, serve_admin
 from towpath.servicekit.lanes import Lanes
+from towpath.servicekit.loops import failures_of, keep_running
 from towpath.servicekit.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
@@ -37,6 +48,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
     admission = Admission(settings)
     if settings.auth_secret and len(settings.auth_secret.encode()) < 32:
         log.warning("weak_secret", remedy="TOWPATH_AUTH_SECRET should have at least 32 bytes (RFC 7518, 3.2)")
+    room = _make_room(settings)
     name, health, members, consuming = "gateway", Health(), Members(), asyncio.Event()
     health.add("consuming", consuming.is_set)
     async with (
@@ -47,26 +59,33 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
             broker, COMMANDS, settings, telemetry, persistent=True, mandatory=True, app_id=name
         ) as commands,
         Lanes.open(
-            broker, EVENTS, settings, telemetry, persistent=True, mandatory=False, app_id=name
+            broker, EVENTS, settings, telemetry, persistent=True, mandatory=True, app_id=name
         ) as events,
     ):
-        inbound = Inbound(commands, admission, settings, telemetry)
+        costs, limits, backlog = Costs(telemetry), Limits(settings, telemetry), Backlog(settings, telemetry)
+        turns = Turns(settings.read_turn, settings.read_share)
+        inbound = Inbound(commands, admission, costs, settings, telemetry)
         source = inbox(settings.gateway_id)
         routing = Routing(broker, source, settings, telemetry)
-        probe = Probe(broker, routing.way, settings, telemetry)
-        outbound = Outbound(members, probe, telemetry)
+        probe = Probe(broker, routing.ways, settings, telemetry, watch_deafness(broker, telemetry))
+        outbound = Outbound(members, probe, costs, settings, telemetry)
         announcer = Announcer(events, settings, telemetry)
         telemetry.gauge("connection_active", "Open connections", lambda: len(members))
+        telemetry.gauge("read_waiting", "Connections whose bytes wait to be parsed", lambda: turns.waiting)
+        telemetry.gauge(
+            "read_deferred", "Times that bytes had to wait for a later turn", lambda: turns.deferred
+        )
         opened_total = telemetry.counter("connections_opened", "Connections that were admitted")
         health.add("broker", lambda: broker.state is BrokerState.READY)
-        broker.on_rebuilt(resync(members))
+        resync = Resync(members, announcer, settings, telemetry)
         broker.on_rebuilt(announcer.announce)
+        broker.on_rebuilt(resync.begin)
 
         def refusing() -> str | None:
             if failing := health.failing():
                 return f"not ready ({', '.join(failing)}); try again"
             here = len(members) + routing.waiting
-            return "full; try again" if here >= settings.max_connections else None
+            return "full; try again" if here >= room.connections else None
 
         def opened(session: Session) -> None:
             members.add(session)
@@ -82,7 +101,12 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
 
         listener = Listener(
             admission,
+            Entrance(room, telemetry),
             settings,
+            telemetry,
+            turns=turns,
+            limits=limits,
+            backlog=backlog,
             refusing=refusing,
             reaching=routing.reaching,
             opened=opened,
@@ -101,29 +125,44 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
             await broker.declare(Topology([Exchange(name) for name in EXCHANGES]))
             await consumer.run(asyncio.Event(), running=consuming.set)
 
-        async def announce() -> None:
-            await consuming.wait()
-            await announcer.run()
-
-        async def route() -> None:
-            await consuming.wait()
-            await routing.run()
-
-        async def watch_inbox() -> None:
-            await consuming.wait()
-            await probe.run()
+        async def outliving(
+            name: str, work: Callable[[], Awaitable[object]], after: asyncio.Event | None = None
+        ) -> None:
+            """Run a loop, which an unexpected error does not end, from the moment that ``after`` is set."""
+            if after is not None:
+                await after.wait()
+            await keep_running(name, work, pause=1.0, failed=failures_of(name, telemetry))
 
         async with listener.open(), asyncio.TaskGroup() as tasks:
             working = [
                 tasks.create_task(consume(), name="gateway: consume"),
-                tasks.create_task(heartbeat.run(members, settings), name="gateway: heartbeat"),
-                tasks.create_task(announce(), name="gateway: announce"),
-                tasks.create_task(route(), name="gateway: routing"),
-                tasks.create_task(watch_inbox(), name="gateway: probe"),
+                tasks.create_task(outliving("heartbeat", partial(heartbeat.run, members, settings))),
+                tasks.create_task(outliving("announce", announcer.run, consuming)),
+                tasks.create_task(outliving("resync", resync.run)),
+                tasks.create_task(outliving("probe", probe.run, consuming)),
+                tasks.create_task(outliving("descriptors", partial(descriptors.watch, telemetry))),
             ]
+            if settings.routing == "selective":
+                working.append(tasks.create_task(outliving("routing", routing.run, consuming)))
             log.info("serving", host=settings.host, port=settings.port, gateway_id=settings.gateway_id)
             await stop.wait()
             health.draining = True
             await drain(members, settings)
             for task in working:
                 task.cancel()
+
+
+def _make_room(settings: GatewaySettings) -> Room:
+    """Raise the limit of open files to what the settings need, and say so if that is not possible."""
+    limit = descriptors.raise_limit(needed(settings))
+    room = share(limit, settings)
+    if room.connections < settings.max_connections or room.handshakes < settings.handshakes_max:
+        log.warning(
+            "too_few_descriptors",
+            limit=limit,
+            needed=needed(settings),
+            max_connections=room.connections,
+            handshakes_max=room.handshakes,
+            remedy="raise the hard limit of open files (ulimit -Hn, LimitNOFILE=, ulimits: nofile)",
+        )
+    return room

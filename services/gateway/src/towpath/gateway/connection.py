@@ -10,12 +10,14 @@ that a queue with a task to read from it would only cost time.
 """
 
 import asyncio
+import contextlib
 import http
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Final
+from math import ceil
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import structlog
@@ -28,11 +30,19 @@ from websockets.http11 import Request, Response
 from websockets.protocol import Event, State
 from websockets.typing import Subprotocol
 
+from towpath.gateway.addresses import Proxies
 from towpath.gateway.admission import SUBPROTOCOL, Admission, Identity, TokenRefused, bearer_token
+from towpath.gateway.backlog import Backlog
+from towpath.gateway.buckets import Buckets, Rate
+from towpath.gateway.entrance import EnteringConnection, Entrance
+from towpath.gateway.limits import Limits
 from towpath.gateway.sessions import Session
 from towpath.gateway.settings import GatewaySettings
+from towpath.gateway.turns import Turns
 from towpath.protocol.close_codes import CloseCode
 from towpath.servicekit.settings import BadSetting
+from towpath.servicekit.tally import Tally
+from towpath.servicekit.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +56,11 @@ _WRITE_LIMIT: Final = 64 * 1024
 _BACKLOG: Final = 4096
 #: Data frames that may come before the session is ready; reading stops there.
 _EARLY_FRAMES: Final = 16
+#: Bytes that are parsed at once: some 40 of the smallest frames. Of a large frame more, as long as none ends.
+_SLICE: Final = 256
+_LARGEST_SLICE: Final = 64 * 1024
+#: Frames that are no part of a message and cost the gateway an answer, or at least a look.
+_COUNTED: Final = frozenset({Opcode.PING, Opcode.PONG})
 #: Frames that one text may come in.
 _FRAGMENTS: Final = 1024
 
@@ -55,26 +70,88 @@ def text_frame(text: bytes) -> bytes:
     return Frame(Opcode.TEXT, text).serialize(mask=False)
 
 
-class _Socket(ServerConnection):
-    """A WebSocket as :class:`towpath.gateway.sessions.Socket` wants it."""
+class _Socket(EnteringConnection):
+    """A WebSocket as :class:`towpath.gateway.sessions.Socket` wants it.
+
+    Attributes:
+        turns, backlog: What the connections of this replica share.
+    """
 
     identity: Identity
-    send_buffer_bytes: int
+    turns: Turns
+    backlog: Backlog
     begin_close: "Callable[[_Socket, int, str], None]"
     last_seen: float = 0.0
     closing: bool = False
     receiver: "Receiver | None" = None
+    charge_frame: Callable[[int], None] | None = None
+    whose: str = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._early: list[Frame] = []
+        self._unparsed = memoryview(b"")
+        self._at_end = False
+        self._slice = _SLICE
         super().connection_made(transport)
+        self.whose = self.address
+
+    # What comes in
 
     def data_received(self, data: bytes) -> None:
         self.last_seen = self.loop.time()
-        super().data_received(data)
+        if self._unparsed:  # read before the transport had paused
+            self._unparsed = memoryview(b"".join((self._unparsed, data)))
+            return
+        self._unparsed = memoryview(data)
+        if self.turns.take(self):
+            self.transport.pause_reading()
+
+    def parse_slice(self) -> bool:
+        """Parse a part of what was read: at most some tens of frames, or a piece of a large one."""
+        if not self._unparsed:  # the connection was lost meanwhile
+            return False
+        part = self._unparsed[: self._slice]
+        self._unparsed = self._unparsed[self._slice :]
+        before = self._events
+        super().data_received(bytes(part))
+        # A slice in which no frame ends is cheap: so larger ones are read in larger slices.
+        self._slice = min(2 * self._slice, _LARGEST_SLICE) if self._events == before else _SLICE
+        if self._unparsed:
+            return True
+        if self._at_end:
+            super().eof_received()
+        elif not self._is_held:
+            self.transport.resume_reading()
+        return False
+
+    def eof_received(self) -> None:
+        if self._unparsed:
+            self._at_end = True  # after what came before it
+        else:
+            super().eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.turns.forget(self)
+        self.backlog.forget(self)
+        self._unparsed = memoryview(b"")
+        super().connection_lost(exc)
+
+    _events = 0
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether early frames wait for the session, and no more are read until then."""
+        return self.receiver is None and len(self._early) >= _EARLY_FRAMES
 
     def process_event(self, event: Event) -> None:
-        if not isinstance(event, Frame) or event.opcode not in DATA_OPCODES:
+        self._events += 1
+        if not isinstance(event, Frame):
+            super().process_event(event)
+        elif self.closing:
+            return  # nothing that comes after a close has begun is read
+        elif event.opcode not in DATA_OPCODES:
+            if event.opcode in _COUNTED and self.charge_frame is not None:
+                self.charge_frame(len(event.data))
             super().process_event(event)
         elif self.receiver is not None:
             self.receiver.take(event)
@@ -85,12 +162,26 @@ class _Socket(ServerConnection):
 
     def begin(self, receiver: "Receiver") -> None:
         """Hand each data frame to ``receiver`` from now on, after those that came before."""
+        was_held = self._is_held
         self.receiver = receiver
         for frame in self._early:
-            receiver.take(frame)
-        if len(self._early) >= _EARLY_FRAMES:
+            if not self.closing:
+                receiver.take(frame)
+        if was_held and not self._unparsed:
             self.transport.resume_reading()
         self._early.clear()
+
+    # What goes out
+
+    def send_data(self) -> None:
+        # Everything that websockets writes by itself, pongs above all, is bounded as well.
+        for data in self.protocol.data_to_send():
+            if not data:
+                with contextlib.suppress(RuntimeError, OSError):
+                    self.transport.write_eof()
+            elif not (self.closing and data[0] & 0x0F == Opcode.PONG):
+                self.transport.write(data)
+        self._check_backlog()
 
     def send_text(self, text: bytes) -> None:
         self.send_frame(text_frame(text))
@@ -99,9 +190,25 @@ class _Socket(ServerConnection):
         if self.closing or self.protocol.state is not State.OPEN:
             return
         self.transport.write(frame)
-        if self.transport.get_write_buffer_size() > self.send_buffer_bytes:
-            log.warning("slow_consumer", user=self.identity.user_id)
-            self.close_with(CloseCode.SLOW_CONSUMER, "too slow: reconnect and resume")
+        self._check_backlog()
+
+    def _check_backlog(self) -> None:
+        waiting = self.transport.get_write_buffer_size()
+        if waiting or self in self.backlog:
+            self.backlog.note(self, waiting)
+
+    def too_slow(self) -> None:
+        """More waits to be written than is kept: the client does not read."""
+        log.warning("slow_consumer", user=self.whose)
+        self.close_with(CloseCode.SLOW_CONSUMER, "too slow: reconnect and resume")
+
+    def cut_off(self) -> None:
+        """Free what waits to be written, at once."""
+        self.transport.abort()
+
+    def backlog_size(self) -> int:
+        """Bytes that wait to be written."""
+        return 0 if self.transport.is_closing() else self.transport.get_write_buffer_size()
 
     def ping_now(self) -> None:
         if not self.closing and self.protocol.state is State.OPEN:
@@ -113,16 +220,27 @@ class _Socket(ServerConnection):
             self.closing = True
             self.begin_close(self, code, reason)
 
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        self.closing = True  # websockets closes by itself, too, when its server ends
+        await super().close(code, reason)
+
 
 class Receiver:
     """Puts the texts of one connection together from frames, which are in the order of RFC 6455 already.
 
     Args:
         received: Told of each text.
+        charge: Called with the size of each fragment but the last.
         refuse: Told once, with a close code and a reason, of what no text can be made of; nothing is read after it.
     """
 
-    def __init__(self, received: Callable[[str], None], refuse: Callable[[int, str], None]) -> None:
+    def __init__(
+        self,
+        received: Callable[[str], None],
+        refuse: Callable[[int, str], None],
+        charge: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._charge = charge
         self._received = received
         self._refuse = refuse
         self._fragments: list[bytes] = []
@@ -142,6 +260,7 @@ class Receiver:
                 self._end(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
                 return
             if not frame.fin:
+                self._charge(len(data))
                 return
             data = b"".join(self._fragments)
             self._fragments.clear()
@@ -166,6 +285,7 @@ class Listener:
     """Accepts connections while it is open; made with :meth:`open`.
 
     Args:
+        entrance: Counts sockets and handshakes.
         refusing: Why new connections are refused with 503 for now; ``None`` while they are welcome.
         reaching: Inside, pushes to a user come here; every connection is inside for as long as it is here.
     """
@@ -173,8 +293,13 @@ class Listener:
     def __init__(
         self,
         admission: Admission,
+        entrance: Entrance,
         settings: GatewaySettings,
+        telemetry: Telemetry,
         *,
+        turns: Turns,
+        limits: Limits,
+        backlog: Backlog,
         refusing: Callable[[], str | None],
         reaching: Callable[[str], AbstractAsyncContextManager[None]],
         opened: Callable[[Session], None],
@@ -182,7 +307,25 @@ class Listener:
         closed: Callable[[Session, int | None], None],
     ) -> None:
         self._admission = admission
+        self._entrance = entrance
+        self._proxies = Proxies(settings.trusted_proxies)
         self._settings = settings
+        self._by_user: Buckets[str] = Buckets(
+            Rate(settings.connects_per_user, settings.connects_per_user_burst)
+        )
+        self._by_address: Buckets[str] = Buckets(
+            Rate(settings.connects_per_address, settings.connects_per_address_burst)
+        )
+        self._too_many = {
+            by: Tally(
+                "connects_refused",
+                telemetry.counter("connects_refused", "Handshakes refused with 429", {"by": by}),
+            )
+            for by in ("user", "address")
+        }
+        self._turns = turns
+        self._limits = limits
+        self._backlog = backlog
         self._refusing = refusing
         self._reaching = reaching
         self._opened = opened
@@ -213,7 +356,7 @@ class Listener:
                 max_size=settings.max_frame_bytes,
                 write_limit=_WRITE_LIMIT,
                 backlog=_BACKLOG,
-                create_connection=_Socket,
+                create_connection=self._socket,  # type: ignore[arg-type]  # documented: a factory will do
                 logger=_QUIET,
             )
         except OSError as error:
@@ -224,13 +367,24 @@ class Listener:
             yield server
         finally:
             server.close(code=CloseCode.SERVICE_RESTART)
+            self._entrance.abort_unfinished()
             await server.wait_closed()
             if self._closing:
                 await asyncio.wait(self._closing, timeout=settings.close_timeout + 1)
 
+    def _socket(self, *args: Any, **options: Any) -> "_Socket":
+        """One more connection, which shares what all of them share."""
+        socket = _Socket(*args, entrance=self._entrance, proxies=self._proxies, **options)
+        socket.turns, socket.backlog = self._turns, self._backlog
+        return socket
+
     def _admit(self, socket: ServerConnection, request: Request) -> Response | None:
         """Check one handshake; anything but ``None`` is its refusal."""
         assert isinstance(socket, _Socket)
+        socket.locate(request.headers.get_all("X-Forwarded-For"))
+        # First of all, and before a signature is checked: nobody may make this replica work as fast as they can.
+        if refusal := self._is_too_often(socket, "address", self._by_address, socket.address):
+            return refusal
         if urlsplit(request.path).path != PATH:
             return _refusal(socket, 404, f"nothing here; connect to {PATH}")
         origin = request.headers.get("Origin")
@@ -245,22 +399,36 @@ class Listener:
             socket.identity = self._admission.identify(token)
         except TokenRefused as error:
             return _refusal(socket, 401, str(error), {"WWW-Authenticate": "Bearer"})
+        if refusal := self._is_too_often(socket, "user", self._by_user, socket.identity.user_id):
+            return refusal
+        socket.admitted()
         return None
+
+    def _is_too_often(self, socket: _Socket, by: str, buckets: Buckets[str], key: str) -> Response | None:
+        now = socket.loop.time()
+        wait = buckets.of(key, now).take(1, now)
+        if not wait:
+            return None
+        self._too_many[by].add(by=by, key=key)
+        return _refusal(
+            socket, 429, f"too many connects of this {by}; try again", {"Retry-After": str(ceil(wait))}
+        )
 
     async def _handle(self, connection: ServerConnection) -> None:
         assert isinstance(connection, _Socket)
         socket = connection
         socket.begin_close = self._begin_close
-        socket.send_buffer_bytes = self._settings.send_buffer_bytes
+        socket.whose = socket.identity.user_id
         async with self._reaching(socket.identity.user_id):
-            session = Session(socket, socket.identity, self._settings)
+            session = Session(socket, socket.identity, self._settings, self._limits)
             session.welcome()
             self._opened(session)
             try:
-                socket.begin(Receiver(partial(self._received, session), session.close))
+                socket.charge_frame = session.charge_frame
+                socket.begin(Receiver(partial(self._received, session), session.close, session.charge_frame))
                 await socket.wait_closed()
             finally:
-                session.forget_timers()
+                session.ended()
                 self._closed(session, socket.close_code)
 
     def _begin_close(self, socket: _Socket, code: int, reason: str) -> None:

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
-from towpath.protocol.routes import control_key, group_key, user_key
+from towpath.protocol.routes import control_key, user_key
 
 if TYPE_CHECKING:
     from towpath.gateway.sessions import Session
@@ -46,21 +46,37 @@ class Members:
         if not self._by_id:
             self.empty.set()
 
-    def subscribe(self, session: "Session", groups: Iterable[str]) -> None:
-        """Put a session into groups; idempotent."""
+    def subscribe(self, session: "Session", keys: Iterable[str], *, most: int) -> int:
+        """Put a session into groups, named by their routing keys; idempotent.
+
+        Args:
+            most: Groups that a session may be in.
+
+        Returns:
+            How many it was not put into because of ``most``.
+        """
         if session.connection_id not in self._by_id:
-            return
-        for group in groups:
-            key = group_key(group)
+            return 0
+        over = 0
+        for key in keys:
+            if key not in session.groups and len(session.groups) >= most:
+                over += 1
+                continue
             session.groups.add(key)
             self._by_key.setdefault(key, {})[session] = None
+        return over
 
-    def unsubscribe(self, session: "Session", groups: Iterable[str]) -> None:
-        """Take a session out of groups; idempotent."""
-        for group in groups:
-            key = group_key(group)
+    def unsubscribe(self, session: "Session", keys: Iterable[str]) -> None:
+        """Take a session out of groups, named by their routing keys; idempotent."""
+        for key in keys:
             session.groups.discard(key)
             self._drop(key, session)
+
+    def forget_groups(self, session: "Session") -> None:
+        """Take a session out of all its groups."""
+        for key in session.groups:
+            self._drop(key, session)
+        session.groups.clear()
 
     def connection(self, connection_id: str | None) -> "Session | None":
         """The session of a connection, if it is here."""

@@ -6,9 +6,10 @@ from typing import Final
 from towpath.gateway.groups import Members
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.close_codes import CloseCode
+from towpath.servicekit.turns import Turn
 
 _SWEEP_STEPS: Final = 10
-_SLICE: Final = 500
+_LOOKS: Final = 64
 
 
 async def run(members: Members, settings: GatewaySettings) -> None:
@@ -17,6 +18,7 @@ async def run(members: Members, settings: GatewaySettings) -> None:
     pause = settings.heartbeat / _SWEEP_STEPS
     while True:
         await asyncio.sleep(pause)
+        turn = Turn()
         now = loop.time()
         for number, session in enumerate(members.all(), 1):
             silent = now - session.last_seen
@@ -24,5 +26,5 @@ async def run(members: Members, settings: GatewaySettings) -> None:
                 session.close(CloseCode.HEARTBEAT_LOST, "no sign of life")
             elif silent >= settings.heartbeat - pause:
                 session.ping()
-            if number % _SLICE == 0:
-                await asyncio.sleep(0)
+            if number % _LOOKS == 0 and turn.is_over():
+                await turn.next()

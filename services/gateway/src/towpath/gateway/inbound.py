@@ -4,10 +4,14 @@ The client's JSON goes on as it came, wrapped with the session that the gateway 
 answer: from the service, or from here when the broker did not take it.
 """
 
+import math
+import time
 from functools import partial
 from typing import Final
 
 from towpath.gateway.admission import Admission, TokenRefused
+from towpath.gateway.costs import Costs
+from towpath.gateway.limits import TOKEN_BYTES
 from towpath.gateway.sessions import Session
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.envelope import BARE_ACTIONS, PING, PONG, Envelope, make_error, parse
@@ -18,6 +22,7 @@ from towpath.protocol.errors import (
     Forbidden,
     InvalidData,
     OutcomeUnknown,
+    RateLimited,
     TowpathError,
     Unavailable,
     UnknownAction,
@@ -42,12 +47,20 @@ class Inbound:
     """Takes the frames of all sessions. Nothing here waits."""
 
     def __init__(
-        self, commands: Lanes, admission: Admission, settings: GatewaySettings, telemetry: Telemetry
+        self,
+        commands: Lanes,
+        admission: Admission,
+        costs: Costs,
+        settings: GatewaySettings,
+        telemetry: Telemetry,
     ) -> None:
+        self._costs = costs
         self._commands = commands
         self._admission = admission
-        self._settings = settings
+        self._domain_absence = settings.domain_absence
         self._telemetry = telemetry
+        #: Of each domain that a service has, or had, when the broker took a request last.
+        self._served_at: dict[str, float] = {}
         self._received = telemetry.counter("messages_received", "Frames from clients")
         self._refused = telemetry.counter("requests_refused", "Frames answered with an error by the gateway")
 
@@ -57,18 +70,28 @@ class Inbound:
         try:
             envelope = parse(text)
         except BadEnvelope as error:
-            self._answer(session, error.msg_id, error)
-            session.violated()
+            self._unreadable(session, text, error)
             return
         try:
+            weight = self._costs.of(envelope.domain, envelope.action)
+            _charge(session, weight, text)
             if envelope.action in BARE_ACTIONS:
                 self._bare(session, envelope)
             elif envelope.domain == "session":
                 self._session(session, envelope)
             else:
-                self._command(session, envelope, text)
+                self._command(session, envelope, text, weight)
         except TowpathError as error:
             self._answer(session, envelope.msg_id, error)
+
+    def _unreadable(self, session: Session, text: str, error: BadEnvelope) -> None:
+        try:
+            _charge(session, 1.0, text)
+        except RateLimited as limited:
+            self._answer(session, error.msg_id, limited)
+        else:
+            self._answer(session, error.msg_id, error)
+        session.violated()
 
     def _bare(self, session: Session, envelope: Envelope) -> None:
         if envelope.action != PING:
@@ -94,14 +117,13 @@ class Inbound:
             correlation_id=envelope.msg_id,
         )
 
-    def _command(self, session: Session, envelope: Envelope, text: str) -> None:
+    def _command(self, session: Session, envelope: Envelope, text: str, weight: float) -> None:
         domain = envelope.domain
         if not session.may_address(domain):
             raise Forbidden(f"Your token's scope does not name the domain {domain!r}.")
-        if session.in_flight >= self._settings.inflight_per_connection:
+        if (whose := session.allowance.begin(envelope.msg_id, weight)) is not None:
             raise Busy(
-                f"{session.in_flight} requests of this connection wait for the broker already.",
-                retry_after_ms=_RETRY_AFTER_MS,
+                f"Too many requests of this {whose} are not answered yet.", retry_after_ms=_RETRY_AFTER_MS
             )
         trace = self._telemetry.trace(envelope.traceparent)
         raw = text.encode()
@@ -112,25 +134,43 @@ class Inbound:
             item = wrap_command(session.command_session, raw)
             self._commands.post(key, item, partial(self._settled, session, envelope, trace), trace)
         except BrokerError as error:
+            session.allowance.end(envelope.msg_id)
             raise _told(error, domain) from None
-        session.in_flight += 1
         if envelope.ack:
             session.awaiting_accepted.add(envelope.msg_id)
 
     def _settled(self, session: Session, envelope: Envelope, trace: str, error: BrokerError | None) -> None:
-        session.in_flight -= 1
         if error is None:
+            self._served_at[envelope.domain] = time.monotonic()
             if envelope.ack:
                 session.accept(envelope.msg_id)
             return
+        session.allowance.end(envelope.msg_id)
         session.awaiting_accepted.discard(envelope.msg_id)
-        self._answer(session, envelope.msg_id, _told(error, envelope.domain), trace)
+        told = _told(error, envelope.domain)
+        if isinstance(error, Unroutable) and self._was_served(envelope.domain):
+            told = Unavailable("The service has lost its queue for a moment.", retry_after_ms=_RETRY_AFTER_MS)
+        self._answer(session, envelope.msg_id, told, trace)
+
+    def _was_served(self, domain: str) -> bool:
+        """Whether the broker took a request for this domain lately."""
+        return time.monotonic() - self._served_at.get(domain, -math.inf) < self._domain_absence
 
     def _answer(
         self, session: Session, msg_id: str | None, error: TowpathError, trace: str | None = None
     ) -> None:
         self._refused.add(1)
         session.send(make_error(error, correlation_id=msg_id, trace_id=trace_id(trace)))
+
+
+def _charge(session: Session, weight: float, text: str) -> None:
+    size = len(text) if text.isascii() else len(text.encode())
+    if wait := session.allowance.charge(weight + size / TOKEN_BYTES):
+        session.struck()
+        raise RateLimited(
+            "You send more than this service takes from one user: slow down.",
+            retry_after_ms=math.ceil(wait * 1000),
+        )
 
 
 def _told(error: BaseException, domain: str) -> TowpathError:

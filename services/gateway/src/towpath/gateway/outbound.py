@@ -1,37 +1,62 @@
 """Outbound: what the broker brings → the connections it is for.
 
 A push arrives once a replica; local tables say whose it is; it is checked and framed once and written to many.
+
+Guarantees: nothing that a service or a backend publishes ends this program, closes a client's connection by its form,
+or reaches a client unless it is an envelope; what cannot be used costs only itself, a log line and a count. Each
+connection gets its pushes in the order in which they arrived. However many connections a push is for, the event loop
+serves others every few milliseconds meanwhile.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import structlog
 
+from towpath.gateway import directed
 from towpath.gateway.connection import text_frame
+from towpath.gateway.costs import Costs
+from towpath.gateway.directed import Item
 from towpath.gateway.groups import Members
 from towpath.gateway.probe import Probe
 from towpath.gateway.sessions import Session
+from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.close_codes import CloseCode
 from towpath.protocol.envelope import parse
 from towpath.protocol.errors import BadEnvelope
-from towpath.protocol.messages import Directed, read_correlation, read_directed, split_batch
-from towpath.protocol.routes import EVERYONE
-from towpath.servicekit.broker.interface import Delivery
+from towpath.protocol.routes import EVERYONE, SERVICE_ALIVE, decode_word, encode_word
+from towpath.servicekit.broker.interface import Delivery, undecodable
+from towpath.servicekit.tally import Tally
 from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.turns import Turn
 
 log = structlog.get_logger(__name__)
 
 _MAX_REASON_BYTES: Final = 120
 _KINDS: Final = ("user", "group", "control", "other")
+#: Connections that are written to between two looks at the clock.
+_WRITES: Final = 32
+#: Letters of a routing key that need no encoding; who uses only these has spelled it right.
+_PLAIN_KEY: Final = re.compile(r"[a-z]+(?:\.[A-Za-z0-9_:-]+)?")
 
 
 class Outbound:
     """Delivers to the connections of this replica."""
 
-    def __init__(self, members: Members, probe: Probe, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        members: Members,
+        probe: Probe,
+        costs: Costs,
+        settings: GatewaySettings,
+        telemetry: Telemetry,
+    ) -> None:
         self._members = members
         self._probe = probe
+        self._costs = costs
+        self._groups_max = settings.groups_per_connection
+        self._turn = Turn()
         self._delivered = telemetry.counter("messages_delivered", "Frames handed to connections")
         self._foreign = {
             kind: telemetry.counter(
@@ -39,82 +64,133 @@ class Outbound:
             )
             for kind in _KINDS
         }
-        self._unreadable = telemetry.counter("pushes_unreadable", "Pushes dropped as no envelopes")
+        self._unreadable = Tally(
+            "push_dropped", telemetry.counter("pushes_unreadable", "Pushes dropped as no envelopes")
+        )
+        self._bad_items = Tally(
+            "directed_item_dropped",
+            telemetry.counter("directed_items_dropped", "Directed items that could not be carried out"),
+        )
+        self._misspelled = Tally(
+            "routing_key_misspelled",
+            telemetry.counter("pushes_misspelled", "Pushes whose routing key is not encoded as it must be"),
+        )
+        self._groups_refused = Tally(
+            "groups_refused",
+            telemetry.counter("groups_refused", "Groups over groups_per_connection, not subscribed to"),
+        )
+        self._failed = telemetry.counter(
+            "pushes_failed", "Pushes that failed in a way nobody expected, and were dropped"
+        )
 
     async def dispatch(self, deliveries: Sequence[Delivery]) -> None:
         """Deliver and ack."""
         self._probe.arrived()
+        self._turn = Turn()
         for delivery in deliveries:
             try:
-                self._deliver(delivery.routing_key, delivery.body)
-            except BadEnvelope as error:
-                self._drop(delivery.routing_key, error)
+                if (odd := undecodable(delivery)) is not None:
+                    self._unreadable.add(routing_key=delivery.routing_key, error=f"cannot be decoded: {odd}")
+                else:
+                    await self._deliver(delivery.routing_key, delivery.body)
+            except Exception:
+                self._failed.add(1)
+                log.exception("push_failed", routing_key=delivery.routing_key[:255])
             delivery.ack()
+            if self._turn.is_over():
+                await self._turn.next()
 
-    def _deliver(self, key: str, body: bytes) -> None:
+    async def _deliver(self, key: str, body: bytes) -> None:
+        if key == SERVICE_ALIVE:
+            for text in directed.split(body):
+                if not isinstance(text, BadEnvelope):
+                    self._costs.take(parse(text))
+            return
         kind = key.partition(".")[0]
         if kind == "connection":
-            for item in read_directed(body):
-                session = self._members.connection(item.connection_id)
-                if session is not None:
+            for item in directed.read(body):
+                if isinstance(item, BadEnvelope):
+                    self._drop_item(key, item)
+                elif item.connection_id is None:
+                    self._drop_item(key, BadEnvelope("The item names no connection_id."))
+                elif (session := self._members.connection(item.connection_id)) is not None:
                     self._direct(session, item)
                 else:
                     self._probe.heard(item.connection_id)
+                if self._turn.is_over():
+                    await self._turn.next()
         elif kind == "control":
             self._probe.heard(key)
             if not (sessions := list(self._members.behind(key))):
-                self._foreign[kind].add()
-            for item in read_directed(body):
+                self._for_nobody(kind, key)
+            for item in directed.read(body):
+                if isinstance(item, BadEnvelope):
+                    self._drop_item(key, item)
+                    continue
                 for session in sessions:
                     self._direct(session, item)
+                    if self._turn.is_over():
+                        await self._turn.next()
+        elif key == EVERYONE:
+            self._probe.heard(key)
+            await self._push(key, body, self._members.all())
         else:
-            self._push(key, body, self._members.all() if key == EVERYONE else self._members.behind(key))
+            await self._push(key, body, self._members.behind(key))
 
-    def _push(self, key: str, body: bytes, receivers: Iterable[Session]) -> None:
+    async def _push(self, key: str, body: bytes, receivers: Iterable[Session]) -> None:
         receivers = list(receivers)
         if not receivers:
-            kind = key.partition(".")[0]
-            self._foreign[kind if kind in _KINDS else "other"].add()
+            self._for_nobody(key.partition(".")[0], key)
             self._probe.heard(key)
             return
-        for text in split_batch(body):
+        for text in directed.split(body):
             try:
+                if isinstance(text, BadEnvelope):
+                    raise text
                 parse(text)
             except BadEnvelope as error:
-                self._drop(key, error)
+                self._unreadable.add(routing_key=key, error=error.message, details=error.details)
                 continue
             frame = text_frame(text)
-            for session in receivers:
-                session.send_frame(frame)
+            for start in range(0, len(receivers), _WRITES):
+                for session in receivers[start : start + _WRITES]:
+                    session.send_frame(frame)
+                if self._turn.is_over():
+                    await self._turn.next()
             self._delivered.add(len(receivers))
 
-    def _direct(self, session: Session, item: Directed) -> None:
+    def _direct(self, session: Session, item: Item) -> None:
         if item.subscribe:
-            self._members.subscribe(session, item.subscribe)
+            over = self._members.subscribe(session, item.subscribe, most=self._groups_max)
+            if over:
+                self._groups_refused.add(over, user=session.user_id, limit=self._groups_max)
         if item.unsubscribe:
             self._members.unsubscribe(session, item.unsubscribe)
-        if (text := bytes(item.envelope)).startswith(b"{"):
-            if session.awaiting_accepted:
+        if item.envelope:
+            if session.waits and item.correlation_id is not None:
                 # Two connections to the broker: the answer may be read before the confirm. Who answers has it.
-                session.accept(read_correlation(text))
-            session.send_text(text)
+                session.answered(item.correlation_id)
+            session.send_text(item.envelope)
             self._delivered.add(1)
         if item.disconnect is not None:
-            code, reason = item.disconnect.code, item.disconnect.reason
-            if not 4000 <= code <= 4999 and code not in set(CloseCode):
+            code, reason = item.disconnect
+            if code < 4000 and code not in set(CloseCode):
                 code = CloseCode.KICKED
             session.close(code, reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore"))
 
-    def _drop(self, key: str, error: BadEnvelope) -> None:
-        self._unreadable.add(1)
-        log.warning("push_dropped", routing_key=key, error=error.message, details=error.details)
+    def _for_nobody(self, kind: str, key: str) -> None:
+        self._foreign[kind if kind in _KINDS else "other"].add()
+        if kind in _KINDS and not _PLAIN_KEY.fullmatch(key) and (right := _right_key(key)) != key:
+            self._misspelled.add(routing_key=key, right=right)
+
+    def _drop_item(self, key: str, error: BadEnvelope) -> None:
+        self._bad_items.add(routing_key=key, error=error.message[:300])
 
 
-def resync(members: Members) -> Callable[[], None]:
-    """What to do when the link to the broker was made anew: pushes may have been missed meanwhile."""
-
-    def tell() -> None:
-        for session in members.all():
-            session.tell("session.resync", {"reason": "the gateway was cut off from the broker"})
-
-    return tell
+def _right_key(key: str) -> str:
+    """The one spelling of a routing key that is delivered; the key itself where no spelling can be right."""
+    kind, _, word = key.partition(".")
+    try:
+        return f"{kind}.{encode_word(decode_word(word))}"
+    except ValueError:
+        return key

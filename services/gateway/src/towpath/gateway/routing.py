@@ -13,7 +13,6 @@ nothing.
 """
 
 import asyncio
-import itertools
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ import structlog
 
 from towpath.gateway.routing_plan import Do, Plan, Step
 from towpath.gateway.settings import GatewaySettings
-from towpath.protocol.routes import EVERYONE, PUSH, connection_key, encode_word
+from towpath.protocol.routes import EVENTS, EVERYONE, PUSH, SERVICE_ALIVE, connection_key, encode_word
 from towpath.servicekit.broker.interface import (
     Binding,
     Bindings,
@@ -49,7 +48,8 @@ _AT_ONCE: Final[AbstractAsyncContextManager[None]] = nullcontext()
 def inbox(gateway_id: str) -> Inbox:
     """The queue of one replica: with catch-alls, so that it is right from the first moment."""
     keys = (connection_key(gateway_id), EVERYONE, "group.*", *_CATCH_ALLS)
-    return Inbox(name=f"gateway.{gateway_id}", bindings=[Binding(PUSH, key) for key in keys])
+    bindings = [*(Binding(PUSH, key) for key in keys), Binding(EVENTS, SERVICE_ALIVE)]
+    return Inbox(name=f"gateway.{gateway_id}", bindings=bindings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,6 @@ class Routing:
         self._bindings: Bindings | None = None
         self._news = asyncio.Event()
         self._reached: dict[str, asyncio.Future[None]] = {}
-        self._kinds = itertools.cycle(("user", "group", "control"))
         self.waiting = 0  #: Connections that wait to be reached
         self._fallbacks = telemetry.counter(
             "routing_fallbacks", "Times that catch-alls had to be bound again"
@@ -102,20 +101,22 @@ class Routing:
         """Inside, pushes to this user come here; entry waits for that."""
         return _Reaching(self, encode_word(user_id)) if self._selective else _AT_ONCE
 
-    def way(self, nobody: str) -> Way:
-        """One of the ways into the inbox, another each time.
+    def ways(self, nobody: str) -> list[Way]:
+        """The ways into the inbox; of the bindings of single users one.
 
         Args:
             nobody: A word that is no user's and no group's.
         """
-        kind = next(self._kinds)
-        if kind != "group" and not self._plan.everything:
-            if (sample := self._plan.sample()) is not None:
-                # What goes to a user reaches the connections. A directed item that says nothing does not.
-                return Way(f"control.{sample[0]}", partial(self._plan.stands, *sample))
-            kind = "group"
-        turns = self._plan.turns
-        return Way(f"{kind}.{nobody}", lambda: kind == "group" or self._plan.turns == turns)
+        ways = [Way(f"group.{nobody}", lambda: True)]
+        if self._plan.everything:
+            turns = self._plan.turns
+            ways += [
+                Way(f"{kind}.{nobody}", lambda: self._plan.turns == turns) for kind in ("user", "control")
+            ]
+        elif (sample := self._plan.sample()) is not None:
+            # What goes to a user reaches the connections. A directed item that says nothing does not.
+            ways.append(Way(f"control.{sample[0]}", partial(self._plan.stands, *sample)))
+        return ways
 
     async def run(self) -> None:
         """Follow who is here, from the moment that the inbox stands on."""
@@ -127,6 +128,10 @@ class Routing:
                     await self._until_news()
                 else:
                     await self._carry_out(step, bindings)
+        except Exception:
+            # The step may have been done or not, and a wrong binding loses pushes: only a fresh inbox is certain.
+            self._broker.rebuild("the routing failed in a way nobody expected")
+            raise
         finally:
             self._forget()  # nobody waits for what will not be done
 

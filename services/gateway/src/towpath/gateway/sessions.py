@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from towpath.gateway.admission import Identity
+from towpath.gateway.buckets import Bucket, Rate
+from towpath.gateway.limits import TOKEN_BYTES, Limits
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol import messages
 from towpath.protocol.close_codes import CloseCode
@@ -23,6 +25,8 @@ class Socket(Protocol):
     """What a session needs of its WebSocket. Nothing here waits."""
 
     last_seen: float  #: loop time of the last bytes from the client
+    address: str  #: where the client is
+    closing: bool  #: a close has begun
 
     def send_text(self, text: bytes) -> None:
         """Send one text frame; closes with 4001 when too much waits to be written."""
@@ -48,24 +52,26 @@ class Session:
         "_settings",
         "_socket",
         "_violations",
+        "allowance",
         "awaiting_accepted",
         "command_session",
         "connection_id",
         "groups",
         "identity",
-        "in_flight",
     )
 
-    def __init__(self, socket: Socket, identity: Identity, settings: GatewaySettings) -> None:
+    def __init__(self, socket: Socket, identity: Identity, settings: GatewaySettings, limits: Limits) -> None:
         self._socket = socket
         self._settings = settings
-        self._violations: list[float] = []
+        self._violations = Bucket(
+            Rate(settings.max_violations / _VIOLATION_WINDOW, settings.max_violations), limits.now()
+        )
         self._notice: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self.connection_id = secrets.token_hex(10)
         self.identity = identity
         self.groups: set[str] = set()
-        self.in_flight = 0
+        self.allowance = limits.open(self.connection_id, identity.user_id, socket.address)
         #: Requests that asked for ``accepted`` and have not had it: the answer must not overtake it.
         self.awaiting_accepted: set[str] = set()
         self.command_session = b""
@@ -74,6 +80,11 @@ class Session:
     @property
     def user_id(self) -> str:
         return self.identity.user_id
+
+    @property
+    def waits(self) -> bool:
+        """Whether a request of this connection is not answered yet."""
+        return self.allowance.used > 0 or bool(self.awaiting_accepted)
 
     @property
     def last_seen(self) -> float:
@@ -136,19 +147,45 @@ class Session:
 
     def violated(self) -> None:
         """Count an unreadable frame; too many in a minute end the connection."""
-        now = time.monotonic()
-        self._violations = [at for at in self._violations if now - at < _VIOLATION_WINDOW] + [now]
-        if len(self._violations) > self._settings.max_violations:
-            self.close(CloseCode.PROTOCOL_VIOLATED, "too many unreadable frames")
+        if self._violations.take(1.0, asyncio.get_running_loop().time()):
+            self._end_abuse(CloseCode.PROTOCOL_VIOLATED, "too many unreadable frames")
+
+    def struck(self) -> None:
+        """Count a frame over a rate limit; too many in a minute end the connection."""
+        if self.allowance.strike():
+            self._end_abuse(CloseCode.RATE_LIMIT_ABUSED, "too many messages over the rate limit")
+
+    def charge_frame(self, size: int) -> None:
+        """Charge a frame that is no message: a fragment, a ping or a pong."""
+        if self.allowance.charge(1.0 + size / TOKEN_BYTES):
+            self.struck()
+
+    def answered(self, msg_id: str) -> None:
+        """An answer to a request is about to be sent: it counts as in flight no more, and is accepted by now."""
+        self.allowance.end(msg_id)
+        if self.awaiting_accepted:
+            self.accept(msg_id)
 
     def close(self, code: int, reason: str, *, retry_after: float | None = None) -> None:
-        """Announce the close with ``session.closing``, then close."""
+        """Announce the close with ``session.closing``, then close; idempotent."""
+        if self._socket.closing:
+            return
         advice = self._settings.retry_after if retry_after is None else retry_after
         data: dict[str, Any] = {"code": int(code), "reason": reason}
         if code < 4500:
             data["retry_after_ms"] = int(advice * 1000)
         self.tell("session.closing", data)
         self._socket.close_with(code, reason)
+
+    def _end_abuse(self, code: CloseCode, reason: str) -> None:
+        if not self._socket.closing:
+            self.allowance.count_abuse(code)
+            self.close(code, reason)
+
+    def ended(self) -> None:
+        """The connection is gone."""
+        self.forget_timers()
+        self.allowance.close()
 
     def forget_timers(self) -> None:
         """Stop watching the token's expiry."""

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from towpath.gateway.addresses import networks
 from towpath.servicekit.settings import BrokerSettings, Port, Seconds
 
 
@@ -16,6 +17,18 @@ def _origins(value: str) -> str:
                 f"{origin!r} is no origin: name them like https://shop.example, separated by commas"
             )
     return value
+
+
+def _networks(value: str) -> str:
+    try:
+        networks(value)
+    except ValueError as error:
+        raise ValueError(f"{error}: name networks like 10.0.0.0/8, separated by commas") from None
+    return value
+
+
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Burst = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 
 class GatewaySettings(BrokerSettings):
@@ -29,23 +42,50 @@ class GatewaySettings(BrokerSettings):
         allowed_origins: Origins of web pages that may connect, separated by commas; ``*`` for any. Clients that
             send no Origin (not browsers) are not concerned.
         max_frame_bytes: The largest frame; past it the connection closes with 1009.
-        max_connections: Connections on this replica; more are refused with 503.
+        trusted_proxies: Addresses or networks of the proxies in front, separated by commas. What they say in
+            ``X-Forwarded-For`` is believed, so that limits count clients' addresses and not the proxies'.
+        max_connections: Connections on this replica; more are refused with 503. Fewer are taken if the limit of open
+            files is lower than ``max_connections`` + ``handshakes_max`` + ``descriptors_reserve``.
         max_connections_per_user: On this replica; past it the oldest is closed with 4503.
-        inflight_per_connection: Requests of one connection that the broker has not confirmed; more are ``busy``.
+        handshakes_max: Opening handshakes at once (a quarter of the descriptors at most); past it the oldest that is
+            not finished is aborted.
+        handshakes_max_per_address: The same from one address. Trusted proxies are counted in ``handshakes_max`` only.
+        connects_per_user, connects_per_user_burst: Connections a second that one user may open, and how many at
+            once; more are refused with 429. 0 for no limit, also below.
+        connects_per_address, connects_per_address_burst: The same from one address (IPv6: one /64).
+        groups_per_connection: Groups that services may subscribe one connection to; more are left out and logged.
+        read_turn: Seconds of one turn of the event loop that the bytes of all clients may take to be parsed.
+        read_share: The same for one connection; the rest of what it sent waits for a later turn.
+        rate_per_connection, burst_per_connection: Messages a second of one connection in the long run, and at once;
+            past it they are answered ``rate_limited``. A message counts as much as its action weighs (1, unless its
+            service says more), and one more for each 4 KiB. 0 for no limit, also below.
+        rate_per_user, burst_per_user: The same for all connections of one user on this replica.
+        rate_per_address, burst_per_address: The same for all connections from one address on this replica.
+        rate_strikes: Refusals of one connection in a minute; past it the connection closes with 4005.
+        inflight_per_connection: Requests of one connection that are not answered yet, by weight; more are ``busy``.
+        inflight_per_user: The same for all connections of one user on this replica.
+        inflight_patience: Seconds after which a request without an answer counts no more.
+        domain_absence: Seconds that a domain whose service has lost its queue is answered `unavailable`; after that
+            there is no such service, and the answer is `unknown_action`.
         send_buffer_bytes: What may wait to be written to one connection; past it the connection closes with 4001.
+        send_buffer_total_bytes: What may wait to be written to all connections together; past it the one that holds
+            most closes with 4001.
         heartbeat: Seconds between pings.
         heartbeat_timeout: Seconds after a ping until a silent connection closes with 4002.
         open_timeout: Seconds for the opening handshake.
         close_timeout: Seconds for the closing handshake.
         expiry_notice: Seconds between ``session.expiring`` and the expiry of the token.
         max_violations: Unreadable frames in a minute; past it the connection closes with 4500.
-        drain_step: Connections that are closed together when the replica stops; steps are 100 to 300 ms apart.
+        drain_step: Connections that are closed together when the replica stops. Steps are 100 to 300 ms apart, or
+            less, so that all are done within ``drain_timeout``.
         retry_after: Advice to those who are refused or closed, in seconds.
         retry_spread: Seconds over which those who are closed when the replica stops are told to come back.
         alive_interval: Seconds between two `session.alive`, by which services know that this replica lives.
         probe_interval: Seconds between two probes: messages that the replica sends itself through the broker.
         probe_timeout: Seconds for a probe to come back; past it the link to the broker is made anew, unless other
-            messages arrive meanwhile.
+            messages arrive meanwhile. Together with the interval it is how long a lost inbox may go unnoticed.
+        resync_step: Sessions that are told to resume and announced again together, after the inbox was made anew;
+            the next ones follow once the broker has confirmed these.
         prefetch: Messages (each a batch) from the broker in hand at most.
         routing: `everything`: all pushes come to every replica. `selective`: pushes to single users only come to the
             replicas where they are, which pays with several replicas and many such pushes.
@@ -70,10 +110,31 @@ class GatewaySettings(BrokerSettings):
     auth_public_key: str | None = None
     allowed_origins: Annotated[str, AfterValidator(_origins)] = ""
     max_frame_bytes: Annotated[int, Field(ge=1024, le=16 * 1024 * 1024)] = 64 * 1024
+    trusted_proxies: Annotated[str, AfterValidator(_networks)] = ""
     max_connections: Annotated[int, Field(ge=1)] = 50_000
     max_connections_per_user: Annotated[int, Field(ge=1)] = 20
-    inflight_per_connection: Annotated[int, Field(ge=1)] = 256
+    handshakes_max: Annotated[int, Field(ge=1)] = 2_000
+    handshakes_max_per_address: Annotated[int, Field(ge=1)] = 1_000
+    connects_per_user: Rate = 1.0
+    connects_per_user_burst: Burst = 60.0
+    connects_per_address: Rate = 200.0
+    connects_per_address_burst: Burst = 10_000.0
+    groups_per_connection: Annotated[int, Field(ge=1)] = 10_000
+    read_turn: Annotated[float, Field(gt=0, le=1)] = 0.008
+    read_share: Annotated[float, Field(gt=0, le=1)] = 0.001
+    rate_per_connection: Rate = 100.0
+    burst_per_connection: Burst = 500.0
+    rate_per_user: Rate = 100.0
+    burst_per_user: Burst = 500.0
+    rate_per_address: Rate = 1_000.0
+    burst_per_address: Burst = 5_000.0
+    rate_strikes: Annotated[int, Field(ge=1)] = 200
+    inflight_per_connection: Annotated[int, Field(ge=1)] = 128
+    inflight_per_user: Annotated[int, Field(ge=1)] = 128
+    inflight_patience: Seconds = 30.0
+    domain_absence: Seconds = 60.0
     send_buffer_bytes: Annotated[int, Field(ge=64 * 1024)] = 4 * 1024 * 1024
+    send_buffer_total_bytes: Annotated[int, Field(ge=1024 * 1024)] = 32 * 1024 * 1024
     heartbeat: Seconds = 25.0
     heartbeat_timeout: Seconds = 20.0
     open_timeout: Seconds = 5.0
@@ -84,8 +145,9 @@ class GatewaySettings(BrokerSettings):
     retry_after: Seconds = 2.0
     retry_spread: Annotated[float, Field(ge=0, le=86_400)] = 2.0
     alive_interval: Seconds = 5.0
-    probe_interval: Seconds = 10.0
+    probe_interval: Seconds = 8.0
     probe_timeout: Seconds = 5.0
+    resync_step: Annotated[int, Field(ge=1, le=10_000)] = 500
     prefetch: Annotated[int, Field(ge=1, le=10_000)] = 256
     routing: Annotated[str, Field(pattern="^(everything|selective)$")] = "everything"
     routing_binds_per_second: Annotated[float, Field(ge=1, le=10_000)] = 500.0

@@ -88,8 +88,8 @@ COMMANDS: Final[Handlers] = {
     "order.submit": Handler(SubmitOrder, submit),
     "order.cancel": Handler(CancelOrder, cancel),
     "order.get": Handler(GetOrder, get, changes=False),
-    "order.list": Handler(ListOrders, list_orders, changes=False),
-    "order.resume": Handler(Resume, resume, changes=False),
+    "order.list": Handler(ListOrders, list_orders, changes=False, cost=20),
+    "order.resume": Handler(Resume, resume, changes=False, cost=20),
 }
 
 EVENTS: Final[Handlers] = {

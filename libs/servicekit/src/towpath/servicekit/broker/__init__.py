@@ -31,4 +31,5 @@ def connect(settings: BrokerSettings, name: str) -> AbstractAsyncContextManager[
         name=name,
         publish_timeout=settings.publish_timeout,
         reconnect_max=settings.reconnect_max,
+        message_max_bytes=settings.message_max_bytes,
     )

@@ -18,9 +18,14 @@ import enum
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+from towpath.servicekit.broker.deafness import OnDeaf
 
 HeaderValue = str | int | bool
+
+#: The header of a delivery whose properties could not be decoded; its value says what is wrong.
+UNDECODABLE: Final = "x-undecodable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +38,7 @@ class Message:
         type: What it holds, for people who look at the broker; informative.
         app_id: The program that sent it.
         headers: AMQP headers, e.g. ``traceparent`` or ``x-attempt``.
+        as_received: The body came from the broker as it is, so it may be larger than ``message_max_bytes``.
     """
 
     body: bytes
@@ -40,6 +46,7 @@ class Message:
     type: str | None = None
     app_id: str | None = None
     headers: Mapping[str, HeaderValue] = field(default_factory=dict)
+    as_received: bool = False
 
 
 class Delivery(Protocol):
@@ -106,6 +113,7 @@ class Queue:
         max_length: Messages after which publishes to it are refused.
         dead_letter_exchange: Where rejected messages go; ``""`` is the default exchange (routes by queue name).
         message_ttl_ms: How long a message stays before it is dead-lettered.
+        proved: Bindings that are proved to stand with an empty batch now and then; nobody else may be bound so.
     """
 
     name: str
@@ -115,6 +123,7 @@ class Queue:
     max_length: int | None = None
     dead_letter_exchange: str | None = None
     message_ttl_ms: int | None = None
+    proved: Sequence[Binding] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +169,18 @@ class Unroutable(BrokerError):
 
 class PublishRefused(BrokerError):
     """The broker would not take it: a queue is full."""
+
+
+class Unpublishable(BrokerError):
+    """The broker will never take this message: trying again is of no use.
+
+    Attributes:
+        of_content: The reason lies in the body, so that other bodies for the same routing key may be taken.
+    """
+
+    def __init__(self, reason: str, *, of_content: bool = False) -> None:
+        super().__init__(reason)
+        self.of_content = of_content
 
 
 class PublishUnconfirmed(BrokerError):
@@ -266,6 +287,10 @@ class Broker(Protocol):
         """
         ...
 
+    def on_deaf(self, callback: OnDeaf) -> None:
+        """Call ``callback`` each time that something is found to be lost, without which no messages come."""
+        ...
+
     def rebuild(self, reason: str) -> None:
         """Give up the connection and make everything anew, with fresh inboxes; for who knows that it serves no more.
 
@@ -300,6 +325,7 @@ class Broker(Protocol):
         Raises:
             Unroutable: ``mandatory`` and no queue is bound.
             PublishRefused: A queue is full (others it was routed to may have it).
+            Unpublishable: The broker will never take it: too large, not encodable, or not permitted.
             PublishUnconfirmed: Outcome unknown.
             BrokerUnavailable, BrokerBlocked: Nothing was sent.
         """
@@ -332,3 +358,9 @@ class Broker(Protocol):
     async def close(self) -> None:
         """Wait a moment for confirms in flight, then disconnect; at most 5 s, whatever the broker does."""
         ...
+
+
+def undecodable(delivery: Delivery) -> str | None:
+    """What is wrong with a delivery that the driver could not decode; ``None`` where nothing is."""
+    reason = delivery.headers.get(UNDECODABLE)
+    return reason if isinstance(reason, str) else None

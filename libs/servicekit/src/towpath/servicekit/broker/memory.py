@@ -15,8 +15,9 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
 
+from towpath.protocol.messages import MESSAGE_MAX_BYTES
+from towpath.servicekit.broker.deafness import OnDeaf
 from towpath.servicekit.broker.interface import (
     BrokerBlocked,
     BrokerError,
@@ -29,11 +30,10 @@ from towpath.servicekit.broker.interface import (
     Queue,
     Topology,
 )
+from towpath.servicekit.broker.limits import check
 from towpath.servicekit.broker.memory_bindings import MemoryBindings
 from towpath.servicekit.broker.memory_queue import Consumer, MemoryDelivery, MemoryQueue, Stored
 from towpath.servicekit.broker.memory_vhost import VirtualHost
-
-MAX_KEY_BYTES: Final = 255  # AMQP 0-9-1 short string
 
 
 class MemoryHub:
@@ -41,14 +41,18 @@ class MemoryHub:
 
     Args:
         max_bytes: What waiting and unsettled messages may take; from there on it is blocked.
+        message_max_bytes: The largest body it takes.
     """
 
-    def __init__(self, *, max_bytes: int = 256 * 1024 * 1024) -> None:
+    def __init__(
+        self, *, max_bytes: int = 256 * 1024 * 1024, message_max_bytes: int = MESSAGE_MAX_BYTES
+    ) -> None:
         self.vhost = VirtualHost()
         self.confirming = True
         self.binding = asyncio.Event()
         self.binding.set()
         self._max_bytes = max_bytes
+        self.message_max_bytes = message_max_bytes
         self._connections: list[MemoryBroker] = []
         self._alarm = False
         self._running = asyncio.Event()
@@ -167,6 +171,9 @@ class MemoryBroker:
     def on_rebuilt(self, callback: Callable[[], None]) -> None:
         self._rebuilt_callbacks.append(callback)
 
+    def on_deaf(self, callback: OnDeaf) -> None:
+        """Nothing of this broker is lost one by one."""
+
     def rebuild(self, reason: str) -> None:
         if not self._closed and self._hub.running:
             self.drop()
@@ -191,8 +198,7 @@ class MemoryBroker:
             raise BrokerBlocked(
                 "the memory broker takes no messages for now: it holds too much, or was blocked"
             )
-        if len(routing_key.encode()) > MAX_KEY_BYTES:
-            raise ValueError(f"the routing key {routing_key[:40]!r}… has more than {MAX_KEY_BYTES} bytes")
+        check(exchange, routing_key, message, self._hub.message_max_bytes)
         drops = self._drops
         problem = self._hub.vhost.publish(
             Stored(

@@ -22,6 +22,7 @@ from towpath.servicekit.broker.interface import (
     Queue,
     Topology,
     TopologyMismatch,
+    Unpublishable,
     Unroutable,
 )
 from towpath.servicekit.broker.memory_queue import Death, MemoryQueue, Stored
@@ -100,7 +101,7 @@ class VirtualHost:
         """Route to the queues that take it; what the publisher is to be told instead of a confirm."""
         targets = self._route(message.exchange, message.routing_key)
         if targets is None:
-            return BrokerError(f"there is no exchange {message.exchange!r}")
+            return Unpublishable(f"there is no exchange {message.exchange!r}")
         if not targets and mandatory:
             return Unroutable(f"no queue is bound to {message.routing_key!r} on {message.exchange!r}")
         refusing: list[str] = []

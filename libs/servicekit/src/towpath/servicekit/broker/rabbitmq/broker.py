@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import random
+import re
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,12 +20,15 @@ from typing import Final
 from aiormq.exceptions import (
     ChannelAccessRefused,
     ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
     DeliveryError,
     PublishError,
 )
 from pamqp.commands import Basic
 
+from towpath.protocol.messages import MESSAGE_MAX_BYTES
 from towpath.servicekit import amqp_url
+from towpath.servicekit.broker.deafness import OnDeaf
 from towpath.servicekit.broker.interface import (
     BrokerBlocked,
     BrokerError,
@@ -36,8 +40,10 @@ from towpath.servicekit.broker.interface import (
     PublishUnconfirmed,
     Queue,
     Topology,
+    Unpublishable,
     Unroutable,
 )
+from towpath.servicekit.broker.limits import check, too_large
 from towpath.servicekit.broker.rabbitmq.bindings import RabbitBindings
 from towpath.servicekit.broker.rabbitmq.browsing import RabbitBrowsing
 from towpath.servicekit.broker.rabbitmq.connection import LOST, leave, reason_of
@@ -46,6 +52,9 @@ from towpath.servicekit.broker.rabbitmq.link import Link
 from towpath.servicekit.broker.rabbitmq.subscription import RabbitSubscription
 from towpath.servicekit.broker.rabbitmq.supervisor import Supervisor
 
+_LIMIT: Final = re.compile(r"larger than (?:configured )?max(?:imum)? size:? (\d+)")
+_TOPIC: Final = re.compile(r"access to topic '(.*)' in exchange", re.DOTALL)
+
 #: How long closing waits for confirms in flight; whoever needs them longer waits before.
 CONFIRMS_TIMEOUT: Final = 1.0
 
@@ -53,11 +62,20 @@ CONFIRMS_TIMEOUT: Final = 1.0
 class RabbitBroker:
     """The :class:`~towpath.servicekit.broker.interface.Broker` over a real RabbitMQ."""
 
-    def __init__(self, url: str, *, name: str, publish_timeout: float, reconnect_max: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        publish_timeout: float,
+        reconnect_max: float,
+        message_max_bytes: int = MESSAGE_MAX_BYTES,
+    ) -> None:
         hosts = Hosts(amqp_url.hosts(url), reconnect_max, random.Random())  # noqa: S311  # jitter
         self._supervisor = Supervisor(hosts, name=name, reconnect_max=reconnect_max)
         self._supervising = asyncio.create_task(self._supervisor.run(), name=f"{name}: broker supervisor")
         self._publish_timeout = publish_timeout
+        self._message_max_bytes = message_max_bytes
         self._closed = False
         self._publishes = 0
         self._idle = asyncio.Event()
@@ -67,7 +85,13 @@ class RabbitBroker:
     @classmethod
     @asynccontextmanager
     async def connect(
-        cls, url: str, *, name: str, publish_timeout: float = 10.0, reconnect_max: float = 30.0
+        cls,
+        url: str,
+        *,
+        name: str,
+        publish_timeout: float = 10.0,
+        reconnect_max: float = 30.0,
+        message_max_bytes: int = MESSAGE_MAX_BYTES,
     ) -> AsyncIterator["RabbitBroker"]:
         """Keep a connection to ``url`` from entry to exit.
 
@@ -78,8 +102,15 @@ class RabbitBroker:
             name: Shown in RabbitMQ's list of connections.
             publish_timeout: Seconds until an unconfirmed publish counts as unknown.
             reconnect_max: Longest wait between two attempts, in seconds.
+            message_max_bytes: The largest body that is published.
         """
-        broker = cls(url, name=name, publish_timeout=publish_timeout, reconnect_max=reconnect_max)
+        broker = cls(
+            url,
+            name=name,
+            publish_timeout=publish_timeout,
+            reconnect_max=reconnect_max,
+            message_max_bytes=message_max_bytes,
+        )
         try:
             yield broker
         finally:
@@ -106,9 +137,11 @@ class RabbitBroker:
     def on_rebuilt(self, callback: Callable[[], None]) -> None:
         self._supervisor.on_rebuilt(callback)
 
+    def on_deaf(self, callback: OnDeaf) -> None:
+        self._supervisor.on_deaf(callback)
+
     def rebuild(self, reason: str) -> None:
-        if self._supervisor.link is not None:
-            self._supervisor.link.fail(reason)
+        self._supervisor.rebuild(reason)
 
     async def declare(self, topology: Topology) -> None:
         topologies = self._supervisor.topologies
@@ -137,6 +170,7 @@ class RabbitBroker:
             raise BrokerUnavailable("there is no connection to RabbitMQ")
         if link.blocked:
             raise BrokerBlocked("RabbitMQ takes no messages for now (memory or disk alarm)")
+        check(exchange, routing_key, message, self._message_max_bytes)
         properties = Basic.Properties(
             content_type="application/json",
             delivery_mode=2 if message.persistent else 1,
@@ -167,9 +201,14 @@ class RabbitBroker:
         except PublishError:
             raise Unroutable(f"no queue is bound to {routing_key!r} on {exchange!r}") from None
         except ChannelNotFoundEntity as error:
-            raise BrokerError(f"there is no exchange {exchange!r}: {error}") from None
+            reason = f"there is no exchange {exchange!r}: {error}"
+            if self._is_ours(exchange):  # somebody deleted it, and it is declared again in a moment
+                raise BrokerError(reason) from None
+            raise Unpublishable(reason) from None
         except ChannelAccessRefused as error:
-            raise BrokerError(f"RabbitMQ does not let us publish to {exchange!r}: {error}") from None
+            raise _refused(exchange, routing_key, str(error)) from None
+        except ChannelPreconditionFailed as error:
+            raise _too_large(len(message.body), str(error)) from None
         except DeliveryError:
             link.refused(exchange)
             raise PublishRefused(f"a queue for {routing_key!r} on {exchange!r} is full") from None
@@ -237,9 +276,33 @@ class RabbitBroker:
         await asyncio.gather(*(subscription.close() for subscription in self._supervisor.subscriptions))
         await self._supervisor.drop()
 
+    def _is_ours(self, exchange: str) -> bool:
+        """Whether this program declares it, now and again."""
+        return any(one.name == exchange for known in self._supervisor.topologies for one in known.exchanges)
+
     async def _live_link(self) -> Link:
         while True:
             await self.until_ready()
             link = self._supervisor.link
             if link is not None and not link.lost.done():
                 return link
+
+
+# RabbitMQ closes the channel of a publish that it refuses, and all that are in flight on it get the same error. Its
+# text tells which of them it was; the others may be published again.
+
+
+def _refused(exchange: str, routing_key: str, text: str) -> BrokerError:
+    """403: write access to the exchange, or to one topic (routing key) of it."""
+    topic = _TOPIC.search(text)
+    if topic is not None and topic[1] != routing_key:
+        return PublishUnconfirmed(f"RabbitMQ closed the channel because of another message: {text}")
+    return Unpublishable(f"RabbitMQ does not let us publish to {exchange!r}: {text}")
+
+
+def _too_large(size: int, text: str) -> BrokerError:
+    """406: most often larger than ``max_message_size``."""
+    limit = _LIMIT.search(text)
+    if limit is None or size <= int(limit[1]):
+        return PublishUnconfirmed(f"RabbitMQ closed the channel because of another message: {text}")
+    return too_large(size, int(limit[1]))

@@ -22,6 +22,8 @@ from aiormq.exceptions import (
 )
 from yarl import URL
 
+from towpath.servicekit.broker.rabbitmq.codec import SafeReader
+
 #: The driver gives a connection up after 3 × (8 + 1) s without a frame, and looks every 4 s: 31 s at most. RabbitMQ
 #: takes two missed heartbeats. https://www.rabbitmq.com/docs/heartbeats recommends 5 to 20.
 HEARTBEAT_SECONDS: Final = 8
@@ -30,6 +32,9 @@ CONNECT_TIMEOUT: Final = 5.0  # for TCP, TLS and the handshake together
 RPC_TIMEOUT: Final = 10.0
 CLOSE_TIMEOUT: Final = 1.0
 _ABORT_TIMEOUT: Final = 0.5
+#: RabbitMQ looks twice in HEARTBEAT_SECONDS, and sends a heartbeat when it has sent nothing since it looked last. So
+#: from a connection that stands something comes at least every HEARTBEAT_SECONDS; this is for a busy machine.
+_SILENCE_SLACK: Final = 1.5
 _ALARM_TIMEOUT: Final = 0.05
 
 #: What aio-pika and aiormq raise when a channel or connection goes.
@@ -71,6 +76,12 @@ class Connection:
             raise
         return cls(connection, socket)
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing has come for so long that RabbitMQ does not speak, or is not heard."""
+        silent_for = asyncio.get_running_loop().time() - self._socket.heard_at
+        return silent_for > HEARTBEAT_SECONDS + _SILENCE_SLACK
+
     def on_closed(self, callback: Callable[[BaseException | None], None]) -> None:
         """Call ``callback`` with the reason when the connection is gone."""
         self._connection.close_callbacks.add(lambda _, error: callback(error))
@@ -108,15 +119,24 @@ class Connection:
 
 
 class _Socket(TransportFactory):
-    """Keeps hold of the socket that aiormq opens, so that it can be cut off."""
+    """Keeps hold of the socket that aiormq opens, so that it can be cut off, and makes what comes decodable."""
 
     def __init__(self, factory: TransportFactory) -> None:
         self._factory = factory
         self._writer: asyncio.StreamWriter | None = None
+        self.heard_at = 0.0  #: loop time of the last bytes from RabbitMQ
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, self._writer = await self._factory.create(url, **kwargs)
-        return reader, self._writer
+        now, feed = asyncio.get_running_loop().time, reader.feed_data
+        self.heard_at = now()
+
+        def heard(data: Any) -> None:
+            self.heard_at = now()
+            feed(data)
+
+        reader.feed_data = heard  # type: ignore[method-assign]  # what the socket calls
+        return cast("asyncio.StreamReader", SafeReader(reader)), self._writer
 
     def abort(self) -> None:
         if self._writer is not None:
@@ -155,6 +175,16 @@ class _LastWord:
             # When there is no room, RabbitMQ goes without: it ignores this channel for ever.
             with contextlib.suppress(asyncio.QueueFull):
                 self._queue.put_nowait(self._close_ok)
+
+
+async def answers(url: URL, name: str, *, timeout: float) -> bool:
+    """Whether a host lets us in right now."""
+    try:
+        connection = await within(timeout, Connection.open(url, name))
+    except LOST:
+        return False
+    await connection.close()
+    return True
 
 
 async def within(seconds: float, work: Awaitable[T]) -> T:

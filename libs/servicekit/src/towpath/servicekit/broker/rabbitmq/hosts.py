@@ -28,6 +28,10 @@ class Hosts:
         self._failures = 0
         self._refusing: set[URL] = set()
 
+    @property
+    def all(self) -> list[URL]:
+        return list(self._urls)
+
     def next(self) -> URL:
         """The host to try now."""
         url = self._urls[self._next]

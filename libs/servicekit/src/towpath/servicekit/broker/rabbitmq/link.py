@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import structlog
 from aiormq.abc import AbstractChannel
-from aiormq.exceptions import ChannelClosed, ChannelPreconditionFailed
+from aiormq.exceptions import ChannelClosed, ChannelPreconditionFailed, DeliveryError, PublishError
 from yarl import URL
 
 from towpath.servicekit.broker.interface import Binding, Queue, Topology, TopologyMismatch
@@ -27,6 +27,7 @@ from towpath.servicekit.broker.rabbitmq.connection import (
 
 log = structlog.get_logger(__name__)
 
+_EMPTY_BATCH: Final = b"[]"
 _ALARM_POLL: Final = 0.2
 #: What is in flight when an alarm is seen may be confirmed for so long; RabbitMQ reads no more, so hope is small.
 _ALARM_PATIENCE: Final = 0.5
@@ -79,6 +80,12 @@ class Link:
             await link.close()
             raise
         return link
+
+    def silent(self) -> str | None:
+        """Which of its connections nothing comes from any more, if any."""
+        if self._publishing.is_silent:
+            return "publishing"
+        return "consuming" if self._consuming.is_silent else None
 
     def fail(self, reason: str) -> None:
         """Declare the link lost; the supervisor makes a new one."""
@@ -165,6 +172,31 @@ class Link:
         finally:
             await close_channel(channel)
         return consumers
+
+    async def unbound(self, topology: Topology) -> list[Binding]:
+        """Bindings that ``topology`` wants proved and that lead nowhere: an empty batch comes back from them.
+
+        Raises:
+            LOST: See :data:`~towpath.servicekit.broker.rabbitmq.connection.LOST`.
+        """
+        lost = []
+        for binding in (binding for queue in topology.queues for binding in queue.proved):
+            driver = await self.publisher(binding.exchange)
+            try:
+                await rpc(
+                    driver.basic_publish(
+                        _EMPTY_BATCH,
+                        exchange=binding.exchange,
+                        routing_key=binding.routing_key,
+                        mandatory=True,
+                        wait=False,
+                    )
+                )
+            except PublishError:
+                lost.append(binding)
+            except DeliveryError:
+                pass  # its queue is full: so it is bound
+        return lost
 
     async def close(self) -> None:
         """Close both connections; takes 1.5 s at most."""

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
+from towpath.servicekit.broker.deafness import Lost
 from towpath.servicekit.broker.interface import Delivery, Inbox, Queue
 from towpath.servicekit.broker.rabbitmq.bindings import RabbitBindings
 from towpath.servicekit.broker.rabbitmq.connection import (
@@ -23,8 +24,8 @@ from towpath.servicekit.broker.rabbitmq.connection import (
 )
 from towpath.servicekit.broker.rabbitmq.link import Link, bind
 
-#: Told when the broker ended a subscription, and why.
-OnEnded = Callable[["RabbitSubscription", str], None]
+#: Called when the broker ended a subscription, with what was lost and how that was found.
+OnEnded = Callable[["RabbitSubscription", Lost, str], None]
 
 
 class RabbitSubscription:
@@ -79,7 +80,7 @@ class RabbitSubscription:
         driver = await driver_of(channel)
         channel.close_callbacks.add(lambda _, error: self._on_channel_closed(channel, error))
         driver.on_consumer_cancel_callbacks.add(
-            lambda _: self._end(channel, "the broker cancelled a consumer: its queue is gone")
+            lambda _: self._end(channel, Lost.QUEUE, "the broker cancelled a consumer: its queue is gone")
         )
         self._channel = channel
         self._starting = True
@@ -156,13 +157,13 @@ class RabbitSubscription:
 
     def _on_channel_closed(self, channel: Channel, error: BaseException | None) -> None:
         if not self._starting:  # else whoever starts it is told
-            self._end(channel, f"its channel closed: {reason_of(error)}")
+            self._end(channel, Lost.CHANNEL, f"its channel closed: {reason_of(error)}")
 
-    def _end(self, channel: Channel, reason: str) -> None:
+    def _end(self, channel: Channel, what: Lost, reason: str) -> None:
         if self._channel is channel and not self._ended:  # not closed by ourselves
             for _, bindings in self._bindings:
                 bindings.end()
-            self._on_ended(self, reason)
+            self._on_ended(self, what, reason)
 
 
 class Settling(Protocol):

@@ -7,8 +7,13 @@ lost; then it forgets all of it and begins again, with the next host. Guarantees
   :mod:`~towpath.servicekit.broker.rabbitmq.hosts`.
 * A subscription that the broker ended (its queue was deleted, its channel closed) is made anew, with what it needs;
   the link and all else on it go on. If that fails, the link is made anew.
-* Every ``CHECK_EVERY`` seconds at most the topology is declared again, which changes nothing where nothing is amiss:
-  a queue or binding that somebody removed is there again.
+* Every ``CHECK_EVERY`` seconds at most bindings are proved and the topology is declared again, which changes nothing
+  where nothing is amiss: a queue or binding that somebody removed is there again, and a subscription whose queue has
+  no consumer is made anew.
+* A connection from which nothing comes (half-open, or cut in one direction) is found within 15 s, and the link given
+  up if a host answers on a new connection. If none does, RabbitMQ as a whole is silent (paused, or out of reach), and
+  giving up would help nobody: that is logged, and left to the driver's heartbeats.
+* What was found lost is passed to ``on_deaf`` callbacks.
 * Whatever goes wrong is logged and tried again. Only at the start, when every host refuses, is that the end.
 """
 
@@ -21,8 +26,9 @@ import structlog
 from yarl import URL
 
 from towpath.servicekit.amqp_url import shown
+from towpath.servicekit.broker.deafness import Lost, OnDeaf
 from towpath.servicekit.broker.interface import BrokerRefused, Topology, TopologyMismatch
-from towpath.servicekit.broker.rabbitmq.connection import REFUSED, leave, reason_of
+from towpath.servicekit.broker.rabbitmq.connection import LOST, REFUSED, answers, leave, reason_of
 from towpath.servicekit.broker.rabbitmq.hosts import Hosts
 from towpath.servicekit.broker.rabbitmq.link import Link
 from towpath.servicekit.broker.rabbitmq.subscription import RabbitSubscription
@@ -30,6 +36,12 @@ from towpath.servicekit.broker.rabbitmq.subscription import RabbitSubscription
 log = structlog.get_logger(__name__)
 
 CHECK_EVERY: Final = 8.0
+
+#: Seconds between two looks whether a connection is silent, and that a host may take to answer on a new one.
+_LISTEN_EVERY: Final = 0.5
+_ANSWER_TIMEOUT: Final = 3.0
+#: Seconds after its start in which a subscription is not missed by its queue.
+_BEGINNING: Final = 2.0
 
 #: Programs that lost the same thing at the same moment come back spread over this many seconds.
 _SPREAD: Final = 1.0
@@ -49,9 +61,11 @@ class Supervisor:
         self._hosts = hosts
         self._name = name
         self._spread = min(_SPREAD, reconnect_max)
-        self._ended: dict[RabbitSubscription, str] = {}
+        self._ended: dict[RabbitSubscription, tuple[Lost, str]] = {}
         self._disturbed = asyncio.Event()
         self._rebuilt_callbacks: list[Callable[[], None]] = []
+        self._deaf_callbacks: list[OnDeaf] = []
+        self._is_given_up = False
         self.link: Link | None = None
         self.settled = asyncio.Event()
         self.refusal: BrokerRefused | None = None
@@ -62,9 +76,19 @@ class Supervisor:
         """See :meth:`towpath.servicekit.broker.interface.Broker.on_rebuilt`."""
         self._rebuilt_callbacks.append(callback)
 
-    def subscription_ended(self, subscription: RabbitSubscription, reason: str) -> None:
+    def on_deaf(self, callback: OnDeaf) -> None:
+        """See :meth:`towpath.servicekit.broker.interface.Broker.on_deaf`."""
+        self._deaf_callbacks.append(callback)
+
+    def rebuild(self, reason: str) -> None:
+        """See :meth:`towpath.servicekit.broker.interface.Broker.rebuild`."""
+        if self.link is not None and not self.link.lost.done():
+            self._is_given_up = True  # whoever gives it up has found what is lost
+            self.link.fail(reason)
+
+    def subscription_ended(self, subscription: RabbitSubscription, what: Lost, reason: str) -> None:
         """Take note that the broker ended a subscription."""
-        self._ended[subscription] = reason
+        self._ended.setdefault(subscription, (what, reason))
         self._disturbed.set()
 
     async def run(self) -> None:
@@ -86,6 +110,9 @@ class Supervisor:
             reason = await self._look_after(link)
             self.settled.clear()
             log.warning("broker_lost", url=shown(url), reason=reason)
+            if not self._is_given_up:
+                self._found(Lost.CONNECTION, reason)
+            self._is_given_up = False
             await self.drop()
             await asyncio.sleep(self._jitter(self._spread))
 
@@ -136,16 +163,38 @@ class Supervisor:
     async def _look_after(self, link: Link) -> str:
         watching = asyncio.create_task(link.watch_alarm(), name=f"{self._name}: alarm")
         tending = asyncio.create_task(self._tend(link), name=f"{self._name}: tend")
+        listening = asyncio.create_task(self._listen(link), name=f"{self._name}: listen")
+        tasks = (watching, tending, listening)
         try:
-            ends: list[asyncio.Future[Any]] = [link.lost, watching, tending]
+            ends: list[asyncio.Future[Any]] = [link.lost, *tasks]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            for task in (watching, tending):
+            for task in tasks:
                 if task.done():
                     link.fail(reason_of(task.exception()))
             return link.lost.result()
         finally:
-            leave(watching)
-            leave(tending)
+            for task in tasks:
+                leave(task)
+
+    async def _listen(self, link: Link) -> None:
+        """Give ``link`` up once one of its connections is silent though RabbitMQ answers on a new one."""
+        told = False
+        while True:
+            await asyncio.sleep(_LISTEN_EVERY)
+            if link.silent() is None:
+                told = False
+                continue
+            asked = (answers(url, f"{self._name} check", timeout=_ANSWER_TIMEOUT) for url in self._hosts.all)
+            is_there = any(await asyncio.gather(*asked))
+            # Looked at again: if it was we who stood still, what came meanwhile is read by now.
+            if (silent := link.silent()) is None:
+                continue
+            if is_there:
+                link.fail(f"nothing comes over the {silent} connection, and RabbitMQ answers on a new one")
+                return
+            if not told:
+                told = True
+                log.warning("broker_silent", connection=silent)
 
     async def _tend(self, link: Link) -> None:
         while True:
@@ -164,7 +213,9 @@ class Supervisor:
         ended, self._ended = self._ended, {}
         wanted = [one for one in ended if one in self.subscriptions]
         for subscription in wanted:
-            log.warning("subscription_ended", queues=subscription.names, reason=ended[subscription])
+            what, reason = ended[subscription]
+            log.warning("subscription_ended", queues=subscription.names, reason=reason)
+            self._found(what, f"{', '.join(subscription.names[:3])}: {reason}")
         if not wanted:
             return
         for topology in self.topologies:
@@ -180,8 +231,10 @@ class Supervisor:
 
     async def _check(self, link: Link) -> None:
         """Declare everything again, and see whether somebody consumes; a link that is slow is no lost one."""
-        consumed = [one for one in self.subscriptions if one.started_before(CHECK_EVERY)]
+        consumed = [one for one in self.subscriptions if one.started_before(_BEGINNING)]
         for topology in self.topologies:
+            if not link.blocked:
+                await self._prove(link, topology)
             try:
                 consumers = await link.declare(topology)
             except Exception as error:
@@ -190,7 +243,23 @@ class Supervisor:
             for subscription in consumed:
                 for name in subscription.names:
                     if consumers.get(name) == 0:
-                        self.subscription_ended(subscription, f"nobody consumes {name}")
+                        self.subscription_ended(subscription, Lost.CONSUMER, f"nobody consumes {name}")
+
+    async def _prove(self, link: Link, topology: Topology) -> None:
+        try:
+            lost = await link.unbound(topology)
+        except LOST as error:
+            log.warning("broker_check_failed", error=reason_of(error))
+            return
+        for binding in lost:
+            self._found(Lost.BINDING, f"no queue is bound to {binding.routing_key} on {binding.exchange}")
+
+    def _found(self, what: Lost, how: str) -> None:
+        for callback in self._deaf_callbacks:
+            try:
+                callback(what, how)
+            except Exception:
+                log.exception("deaf_callback_failed")
 
     def _tell_rebuilt(self) -> None:
         for callback in self._rebuilt_callbacks:

@@ -1,4 +1,4 @@
-"""What strangers and the ill-behaved do to everybody else: nothing."""
+"""Strangers and ill-behaved clients: nothing of what others do is lost. How long others wait: tests/abuse."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,6 @@ import itertools
 import json
 import socket
 from collections.abc import AsyncIterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,7 +15,6 @@ from websockets.frames import Frame, Opcode
 from websockets.typing import Subprotocol
 
 from towpath.testkit.eventually import eventually
-from towpath.testkit.processes import Process
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.system import System
 from towpath.testkit.tokens import a_token
@@ -24,26 +22,10 @@ from towpath.testkit.tokens import a_token
 from .conftest import StartSystem
 from .evidence import Asked, Outcome
 from .oracle import longest_wait
+from .resources import open_sockets, resident_mib
 from .trial import Trial
 
 _UPGRADE = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-
-
-def resident_mib(process: Process) -> float:
-    """Memory that a process holds."""
-    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError("no VmRSS")
-
-
-def open_sockets(process: Process) -> int:
-    """How many sockets it has."""
-    count = 0
-    for entry in Path(f"/proc/{process.pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            count += str(entry.readlink()).startswith("socket:")
-    return count
 
 
 async def close_code(url: str, *frames: Frame) -> int | None:

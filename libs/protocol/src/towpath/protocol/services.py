@@ -1,0 +1,26 @@
+"""Payload model of what services announce about themselves."""
+
+from typing import Annotated, Final
+
+from pydantic import Field, StringConstraints
+
+from towpath.protocol.fields import Payload, Text
+
+#: The least and the most that an action may cost, in tokens of the gateways' rate limits.
+MIN_COST: Final = 1.0
+MAX_COST: Final = 100.0
+
+_Name = Annotated[Text, StringConstraints(min_length=1, max_length=64)]
+
+
+class ServiceAlive(Payload):
+    """``data`` of ``service.alive``: a replica of a service runs.
+
+    Attributes:
+        domain: The first word of the actions it owns.
+        costs: What an action costs, where that is more than 1. Gateways charge it to who asks.
+    """
+
+    service: _Name
+    domain: _Name
+    costs: Annotated[dict[str, float], Field(default_factory=dict, max_length=500)]

@@ -1,0 +1,59 @@
+"""Announcements: a replica of a service says that it runs, and what its actions cost.
+
+Gateways know no action of a service. From these announcements they learn which ones cost others more than a plain
+message, and charge the senders for it.
+
+Guarantees: announced at once, then every ``alive_interval`` seconds, and after the broker link was rebuilt. An
+announcement that the broker does not take is not repeated: the next one says the same.
+"""
+
+import asyncio
+import contextlib
+from typing import Final
+
+from towpath.protocol.envelope import make
+from towpath.protocol.routes import EVENTS, SERVICE_ALIVE
+from towpath.protocol.services import MIN_COST, ServiceAlive
+from towpath.servicekit.broker.interface import Broker, BrokerError, Message
+from towpath.servicekit.requests import Handlers
+
+_TIMEOUT: Final = 5.0
+
+
+class Announcer:
+    """Announces one replica. Run :meth:`step` with :func:`towpath.servicekit.loops.keep_running`.
+
+    Args:
+        interval: Seconds between two announcements.
+    """
+
+    def __init__(
+        self, broker: Broker, service: str, domain: str, commands: Handlers, *, interval: float
+    ) -> None:
+        self._broker = broker
+        self._service = service
+        self._interval = interval
+        self._data = announcement(service, domain, commands).model_dump()
+        self._rebuilt = asyncio.Event()
+        broker.on_rebuilt(self._rebuilt.set)
+
+    async def step(self) -> None:
+        """Announce once, then wait until it is time for the next one."""
+        self._rebuilt.clear()
+        message = Message(
+            body=make(SERVICE_ALIVE, self._data).to_json(),
+            persistent=False,
+            type="envelope",
+            app_id=self._service,
+        )
+        with contextlib.suppress(BrokerError):
+            await self._broker.publish(EVENTS, SERVICE_ALIVE, message, timeout=_TIMEOUT)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._interval):
+                await self._rebuilt.wait()
+
+
+def announcement(service: str, domain: str, commands: Handlers) -> ServiceAlive:
+    """What a service says of itself."""
+    costs = {action: handler.cost for action, handler in commands.items() if handler.cost != MIN_COST}
+    return ServiceAlive(service=service, domain=domain, costs=costs)

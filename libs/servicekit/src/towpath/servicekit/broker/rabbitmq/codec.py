@@ -1,0 +1,360 @@
+"""Frames from RabbitMQ, made decodable before aiormq reads them.
+
+aiormq ends the connection when pamqp cannot decode a frame, e.g. a timestamp in nanoseconds or a ``message_id`` in
+Latin-1. So a :class:`SafeReader` stands between the socket and aiormq: it looks at each frame and replaces what
+cannot be decoded. It needs no private name: it is handed to ``aiormq.Connection`` through its
+``transport_factory``, and reads AMQP 0-9-1, which is fixed.
+
+Guarantees:
+
+* A frame that leaves here can be decoded by pamqp, whatever a sender put into properties, headers or routing key.
+* What can be decoded leaves as it came, byte for byte.
+* Of a content header that cannot be decoded, the properties and headers that can be are kept, and the header
+  :data:`~towpath.servicekit.broker.interface.UNDECODABLE` says what is wrong. The body is not touched.
+* The work is linear in the size of a frame: the depth and number of values in a field table are bounded.
+"""
+
+import asyncio
+import struct
+from typing import Final
+
+from towpath.servicekit.broker.interface import UNDECODABLE
+
+_METHOD: Final = 1
+_HEADER: Final = 2
+_END: Final = b"\xce"
+_HEAD_SIZE: Final = 7
+_MAX_SHORT: Final = 255
+#: Values in all field tables of one message, and how deep they may stand in each other.
+_MAX_VALUES: Final = 1_000
+_MAX_DEPTH: Final = 16
+#: pamqp takes what is larger for milliseconds; the year 9999 is the last that Python knows.
+_LAST_SECOND: Final = 0xFFFFFFFF
+_LAST_MILLISECOND: Final = 253_402_300_799_000
+
+#: Methods that carry text of others: their fields, a number of bytes to pass over or 0 for a short string.
+_TEXTS: Final = {
+    (60, 60): (
+        0,
+        9,
+        0,
+        0,
+    ),  # Basic.Deliver: consumer tag, delivery tag and redelivered, exchange, routing key
+    (60, 71): (9, 0, 0, 4),  # Basic.GetOk
+    (60, 50): (2, 0, 0, 0),  # Basic.Return: code, text, exchange, routing key
+    (60, 30): (0, 1),  # Basic.Cancel
+    (20, 40): (2, 0, 4),  # Channel.Close: RabbitMQ cuts its text after 255 bytes, also within a letter
+    (10, 50): (2, 0, 4),  # Connection.Close
+    (10, 60): (0,),  # Connection.Blocked
+}
+#: Those that a content header follows.
+_CONTENT: Final = ((60, 60), (60, 71), (60, 50))
+
+#: The properties in their order: name, flag, and what they are.
+_PROPERTIES: Final = (
+    ("content_type", 1 << 15, "text"),
+    ("content_encoding", 1 << 14, "text"),
+    ("headers", 1 << 13, "table"),
+    ("delivery_mode", 1 << 12, "octet"),
+    ("priority", 1 << 11, "octet"),
+    ("correlation_id", 1 << 10, "text"),
+    ("reply_to", 1 << 9, "text"),
+    ("expiration", 1 << 8, "text"),
+    ("message_id", 1 << 7, "text"),
+    ("timestamp", 1 << 6, "time"),
+    ("type", 1 << 5, "text"),
+    ("user_id", 1 << 4, "text"),
+    ("app_id", 1 << 3, "text"),
+    ("cluster_id", 1 << 2, "text"),
+)
+_HEADERS_FLAG: Final = 1 << 13
+_FIXED: Final = {
+    code: size
+    for size, codes in ((0, b"V\x00"), (1, b"tbB"), (2, b"su"), (4, b"Iif"), (5, b"D"), (8, b"lLd"))
+    for code in codes
+}
+_TIME: Final = ord("T")
+_LONG: Final = ord("S")
+_BYTES: Final = ord("x")
+_ARRAY: Final = ord("A")
+_TABLE: Final = ord("F")
+
+
+class _Odd(Exception):
+    """A value that cannot be decoded, and what is wrong with it."""
+
+
+class _Broken(_Odd):
+    """Nothing behind it can be read either: a length or a type is wrong."""
+
+
+class SafeReader:
+    """Reads frames from a stream and gives them to aiormq; stands in for its ``asyncio.StreamReader``.
+
+    aiormq asks for ``at_eof``, and for 1 byte, 6 bytes and the rest of each frame with ``readexactly``.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+        self._frame = b""
+        self._at = 0
+        self._odd: dict[int, str] = {}
+
+    def at_eof(self) -> bool:
+        return self._at >= len(self._frame) and self._reader.at_eof()
+
+    async def read(self, n: int = -1) -> bytes:
+        """What is left, as it came; only asked for when the other end does not speak AMQP."""
+        rest, self._frame, self._at = self._frame[self._at :], b"", 0
+        return rest or await self._reader.read(n)
+
+    async def readexactly(self, n: int) -> bytes:
+        if self._at >= len(self._frame):
+            self._frame, self._at = await self._next(), 0
+        start, self._at = self._at, self._at + n
+        piece = self._frame[start : self._at]
+        if len(piece) < n:
+            raise asyncio.IncompleteReadError(piece, n)
+        return piece
+
+    async def _next(self) -> bytes:
+        head = await self._reader.readexactly(_HEAD_SIZE)
+        if head.startswith(b"AMQP"):
+            return head
+        size = int.from_bytes(head[3:], "big")
+        payload = await self._reader.readexactly(size + 1)
+        kind = head[0]
+        if kind == _HEADER:
+            channel = int.from_bytes(head[1:3], "big")
+            safe = safe_header(payload[:-1], self._odd.pop(channel, None) if self._odd else None)
+        elif kind == _METHOD and size >= 4:
+            safe, reason = safe_method(payload[:-1])
+            if reason is not None:
+                self._odd[int.from_bytes(head[1:3], "big")] = reason
+        else:
+            return head + payload
+        return head[:3] + len(safe).to_bytes(4, "big") + safe + payload[-1:]
+
+
+def safe_method(payload: bytes) -> tuple[bytes, str | None]:
+    """A method frame's payload with texts that are UTF-8, and what was wrong if a content header follows it."""
+    method = int.from_bytes(payload[:2], "big"), int.from_bytes(payload[2:4], "big")
+    fields = _TEXTS.get(method)
+    if fields is None:
+        return payload, None
+    parts = [payload[:4]]
+    wrong: str | None = None
+    at = 4
+    for field in fields:
+        end = at + (field or 1 + payload[at])
+        piece = payload[at:end]
+        if not field and not piece[1:].isascii():
+            try:
+                piece[1:].decode()
+            except UnicodeDecodeError:
+                text = piece[1:].decode("utf-8", "backslashreplace").encode()[:_MAX_SHORT]
+                text = text.decode("utf-8", "ignore").encode()
+                piece = bytes([len(text)]) + text
+                wrong = "exchange or routing key: not UTF-8"
+        parts.append(piece)
+        at = end
+    if wrong is None:
+        return payload, None
+    return b"".join(parts) + payload[at:], wrong if method in _CONTENT else None
+
+
+def safe_header(payload: bytes, odd: str | None = None) -> bytes:
+    """A content header's payload that can be decoded.
+
+    Args:
+        odd: What is wrong with the method before it, which makes the message undecodable as well.
+    """
+    try:
+        if odd is None:
+            _check(payload)
+            return payload
+    except (_Odd, IndexError, struct.error):
+        pass
+    return _kept(payload, odd)
+
+
+def _check(payload: bytes) -> None:
+    flags = int.from_bytes(payload[12:14], "big")
+    if flags & 0b11:
+        raise _Broken("flags: not of AMQP 0-9-1")
+    at = 14
+    for _, flag, kind in _PROPERTIES:
+        if flags & flag:
+            at = _property(payload, at, kind)
+
+
+def _property(payload: bytes, at: int, kind: str) -> int:
+    """Where the property that begins at ``at`` ends.
+
+    Raises:
+        _Odd: It cannot be decoded.
+    """
+    if kind == "text":
+        end = at + 1 + payload[at]
+        if end > len(payload):
+            raise _Broken("cut off")
+        text = payload[at + 1 : end]
+        if not text.isascii():
+            _utf8(text)
+        return end
+    if kind == "table":
+        end = at + 4 + int.from_bytes(payload[at : at + 4], "big", signed=True)
+        if not at + 4 <= end <= len(payload):
+            raise _Broken("cut off")
+        _entries(payload, at + 4, end, [0], 0)
+        return end
+    end = at + (8 if kind == "time" else 1)
+    if end > len(payload):
+        raise _Broken("cut off")
+    if kind == "time":
+        _time(payload[at:end])
+    return end
+
+
+def _entries(payload: bytes, at: int, end: int, count: list[int], depth: int) -> None:
+    while at < end:
+        at = _entry(payload, at, end, count, depth)
+
+
+def _entry(payload: bytes, at: int, end: int, count: list[int], depth: int) -> int:
+    """Where the name and value that begin at ``at`` end."""
+    name_end = at + 1 + payload[at]
+    if name_end >= end:
+        raise _Broken("a header's name is cut off")
+    name = payload[at + 1 : name_end]
+    if not name.isascii():
+        _utf8(name)
+    return _value(payload, name_end, end, count, depth)
+
+
+def _value(payload: bytes, at: int, end: int, count: list[int], depth: int) -> int:
+    count[0] += 1
+    if count[0] > _MAX_VALUES:
+        raise _Odd(f"more than {_MAX_VALUES} values")
+    stop = _value_end(payload, at, end)
+    code = payload[at]
+    if code == _TIME:
+        _time(payload[at + 1 : stop])
+    elif code in (_ARRAY, _TABLE):
+        if depth >= _MAX_DEPTH:
+            raise _Odd(f"deeper than {_MAX_DEPTH}")
+        if code == _TABLE:
+            _entries(payload, at + 5, stop, count, depth + 1)
+        else:
+            inner = at + 5
+            while inner < stop:
+                inner = _value(payload, inner, stop, count, depth + 1)
+    return stop
+
+
+def _value_end(payload: bytes, at: int, end: int) -> int:
+    """Where a value ends, whatever is in it."""
+    code = payload[at]
+    size = _FIXED.get(code)
+    if size is not None:
+        stop = at + 1 + size
+    elif code == _TIME:
+        stop = at + 9
+    elif code in (_LONG, _BYTES, _ARRAY, _TABLE):
+        if at + 5 > end:
+            raise _Broken("a header is cut off")
+        stop = at + 5 + int.from_bytes(payload[at + 1 : at + 5], "big", signed=True)
+    else:
+        raise _Broken(f"unknown type {payload[at : at + 1]!r}")
+    if not at < stop <= end:
+        raise _Broken("a header is cut off")
+    return stop
+
+
+def _utf8(text: bytes) -> None:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        raise _Odd("not UTF-8") from None
+
+
+def _time(value: bytes) -> None:
+    seconds = int.from_bytes(value, "big")
+    if seconds > _LAST_SECOND and seconds > _LAST_MILLISECOND:
+        raise _Odd("not a time in seconds")
+
+
+def _kept(payload: bytes, odd: str | None) -> bytes:
+    """What can be decoded of a content header, and the reason why that is not all."""
+    reasons = [odd] if odd else []
+    flags, kept, headers = 0, [], b""
+    present = int.from_bytes(payload[12:14], "big")
+    at = 14
+    if present & 0b11:
+        present, reasons = 0, [*reasons, "flags: not of AMQP 0-9-1"]
+    for name, flag, kind in _PROPERTIES:
+        if not present & flag:
+            continue
+        try:
+            end = _end_of(payload, at, kind)
+        except (_Odd, IndexError) as error:
+            reasons.append(f"{name}: {error}")
+            break  # where the next begins is not known
+        try:
+            if kind == "table":
+                headers, wrong = _kept_headers(payload, at + 4, end)
+                reasons += wrong
+            else:
+                _property(payload, at, kind)
+                flags |= flag
+                kept.append((flag, payload[at:end]))
+        except _Odd as error:
+            reasons.append(f"{name}: {error}")
+        at = end
+    reason = "; ".join(reasons).encode()[:400]
+    headers += _text_entry(UNDECODABLE.encode(), reason.decode("utf-8", "ignore").encode() or b"odd")
+    kept.append((_HEADERS_FLAG, len(headers).to_bytes(4, "big") + headers))
+    values = b"".join(value for _, value in sorted(kept, key=lambda one: -one[0]))
+    return payload[:12] + struct.pack(">H", flags | _HEADERS_FLAG) + values
+
+
+def _end_of(payload: bytes, at: int, kind: str) -> int:
+    if kind == "text":
+        end = at + 1 + payload[at]
+    elif kind == "table":
+        size = int.from_bytes(payload[at : at + 4], "big", signed=True)
+        end = at + 4 + size if size >= 0 else len(payload) + 1
+    else:
+        end = at + (8 if kind == "time" else 1)
+    if end > len(payload):
+        raise _Broken("cut off")
+    return end
+
+
+def _kept_headers(payload: bytes, at: int, end: int) -> tuple[bytes, list[str]]:
+    kept: list[bytes] = []
+    wrong: list[str] = []
+    count = [0]
+    ours = UNDECODABLE.encode()
+    while at < end:
+        name = payload[at + 1 : at + 1 + payload[at]]
+        try:
+            after = _value_end(payload, at + 1 + len(name), end)
+        except (_Odd, IndexError) as error:
+            wrong.append(f"header {name[:40].decode('utf-8', 'backslashreplace')}: {error}")
+            break
+        try:
+            _entry(payload, at, end, count, 0)
+            if name != ours:
+                kept.append(payload[at:after])
+        except (_Odd, IndexError) as error:
+            if len(wrong) < 5:
+                wrong.append(f"header {name[:40].decode('utf-8', 'backslashreplace')}: {error}")
+        if count[0] > _MAX_VALUES:
+            break
+        at = after
+    return b"".join(kept), wrong
+
+
+def _text_entry(name: bytes, text: bytes) -> bytes:
+    return bytes([len(name)]) + name + b"S" + len(text).to_bytes(4, "big") + text

@@ -1,0 +1,157 @@
+"""What RabbitMQ sends is decodable for aiormq, whatever a sender made of it."""
+
+import asyncio
+import importlib.metadata
+import inspect
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+import aiormq.connection
+import hypothesis.strategies as st
+import pamqp.frame
+import pytest
+from hypothesis import example, given, settings
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
+
+from towpath.servicekit.broker.interface import UNDECODABLE
+from towpath.servicekit.broker.rabbitmq.codec import SafeReader, safe_header, safe_method
+from towpath.testkit.odd_messages import OddMessage, odd_messages, properties, short, table, u64
+
+NANOSECONDS: Final = u64(1_764_300_000 * 10**9)
+START: Final = b"\x00\x3c\x00\x00" + (7).to_bytes(8, "big")
+
+
+def header(raw: bytes) -> bytes:
+    return START + raw
+
+
+def frame(kind: int, payload: bytes) -> bytes:
+    return bytes([kind]) + b"\x00\x01" + len(payload).to_bytes(4, "big") + payload + b"\xce"
+
+
+def decoded(payload: bytes, kind: int = 2) -> Any:
+    return pamqp.frame.unmarshal(frame(kind, payload))[2]
+
+
+@pytest.mark.parametrize(
+    ("raw", "what"),
+    [
+        (properties(timestamp=NANOSECONDS), "timestamp"),
+        (properties(headers=table({b"at": b"T" + NANOSECONDS})), "at"),
+        (properties(headers=table({b"at": b"T" + u64(-5)})), "at"),
+        (properties(message_id=short(b"caf\xe9")), "message_id"),
+        (properties(app_id=short(b"caf\xe9")), "app_id"),
+        (properties(headers=table({b"caf\xe9": b"V"})), "caf"),
+        (properties(headers=table({b"odd": b"Z1234"})), "odd"),
+        (properties(headers=table({b"many": b"A\x00\x01\x00\x00" + b"V" * 65_536})), "many"),
+        (properties(headers=b"\xff\xff\xff\xff"), "headers"),
+    ],
+)
+def test_a_header_that_pamqp_cannot_decode_says_what_is_wrong(raw: bytes, what: str) -> None:
+    safe = decoded(safe_header(header(raw)))
+    assert what in safe.properties.headers[UNDECODABLE]
+    assert safe.body_size == 7
+
+
+def test_what_can_be_decoded_is_kept_beside_what_cannot() -> None:
+    good, bad = b"S\x00\x00\x00\x0corders.event", b"T" + NANOSECONDS
+    raw = properties(
+        headers=table({b"x-first-death-queue": good, b"at": bad}),
+        message_id=short(b"m-1"),
+        timestamp=NANOSECONDS,
+        app_id=short(b"shop"),
+    )
+    kept = decoded(safe_header(header(raw))).properties
+    assert (kept.message_id, kept.app_id, kept.timestamp) == ("m-1", "shop", None)
+    assert kept.headers["x-first-death-queue"] == "orders.event"
+
+
+def test_what_can_be_decoded_leaves_as_it_came() -> None:
+    honest = ContentHeader(
+        body_size=7,
+        properties=Basic.Properties(
+            content_type="application/json",
+            message_id="m-1",
+            delivery_mode=2,
+            app_id="é",
+            headers={"traceparent": "00-1", "x-attempt": 3, "x-death": [{"count": 1, "queue": "a"}]},
+        ),
+    ).marshal()
+    assert safe_header(honest) is honest
+
+
+def test_a_routing_key_in_latin_1_makes_its_message_undecodable_and_no_other() -> None:
+    deliver = b"\x00\x3c\x00\x3c" + short(b"tag") + u64(9) + b"\x00" + short(b"towpath.push")
+    safe, wrong = safe_method(deliver + short(b"user.caf\xe9"))
+    assert decoded(safe, 1).routing_key == "user.caf\\xe9"
+    assert decoded(safe, 1).delivery_tag == 9
+    assert wrong is not None
+    assert safe_method(deliver + short(b"user.ann")) == (deliver + short(b"user.ann"), None)
+
+
+def test_a_reason_for_closing_that_is_cut_within_a_letter_can_be_read() -> None:
+    close = b"\x00\x14\x00\x28" + b"\x01\x94" + short(b"no exchange '\xc3") + b"\x00\x3c\x00\x28"
+    safe, wrong = safe_method(close)
+    assert decoded(safe, 1).reply_code == 404
+    assert wrong is None
+
+
+@settings(max_examples=300, deadline=None)
+@given(raw=st.binary(max_size=200), flags=st.integers(0, 0xFFFF))
+@example(raw=b"", flags=0)
+def test_any_bytes_leave_as_a_header_that_pamqp_decodes(raw: bytes, flags: int) -> None:
+    decoded(safe_header(START + flags.to_bytes(2, "big") + raw))
+
+
+@settings(max_examples=300, deadline=None)
+@given(seed=st.integers(0, 10**9), at=st.integers(0, 400), byte=st.integers(0, 255))
+def test_every_odd_header_leaves_as_one_that_pamqp_decodes(seed: int, at: int, byte: int) -> None:
+    odd = one_odd(seed)
+    raw = bytearray(header(odd.properties))
+    decoded(safe_header(bytes(raw)))
+    raw[12 + at % (len(raw) - 12)] = byte
+    decoded(safe_header(bytes(raw)))
+
+
+def one_odd(seed: int) -> OddMessage:
+    (odd,) = odd_messages(seed=seed, count=1, targets=[("a", b"b.c")], bodies=[b"{}"])
+    return odd
+
+
+async def test_frames_come_out_one_by_one_and_an_end_is_an_end() -> None:
+    stream = asyncio.StreamReader()
+    stream.feed_data(frame(2, header(properties(timestamp=NANOSECONDS))) + frame(3, b"a body!"))
+    stream.feed_eof()
+    frames = aiormq.connection.FrameReceiver(SafeReader(stream))  # type: ignore[arg-type]
+    _, _, first = await frames.get_frame()
+    _, _, second = await frames.get_frame()
+    assert isinstance(first, ContentHeader)
+    assert UNDECODABLE in (first.properties.headers or {})
+    assert second.value == b"a body!"  # type: ignore[union-attr]
+    with pytest.raises(StopAsyncIteration):
+        await frames.get_frame()
+
+
+# What is used of aiormq and pamqp. When one of these fails after an upgrade, so does what its comment says.
+
+
+def test_aiormq_takes_a_transport_factory() -> None:
+    # Else no SafeReader is in the way, and one odd frame ends the connection.
+    assert "transport_factory" in inspect.signature(aiormq.connection.Connection.__init__).parameters
+
+
+def test_aiormq_asks_its_reader_for_nothing_that_a_safe_reader_has_not() -> None:
+    # Else connecting fails at the first frame.
+    source = inspect.getsource(aiormq.connection.FrameReceiver)
+    used = {part.split("(")[0].strip() for part in source.split("self.reader.")[1:]}
+    assert used == {"at_eof", "readexactly", "read"}
+
+
+def test_the_packages_beneath_have_upper_bounds_that_hold_here() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    for name, below in (("aio-pika", (10, 3)), ("aiormq", (7, 3)), ("pamqp", (4, 1))):
+        (bound,) = (one for one in project["dependencies"] if one.startswith(name))
+        assert bound.endswith(f"<{below[0]}.{below[1]}")
+        assert tuple(map(int, importlib.metadata.version(name).split(".")[:2])) < below

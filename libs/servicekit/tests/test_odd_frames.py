@@ -1,0 +1,194 @@
+"""Odd messages and refused ones through a real RabbitMQ: each costs itself, and the connection goes on."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from towpath.protocol.messages import Directed, Session
+from towpath.protocol.routes import EVENTS, EVERYONE, EXCHANGES, PUSH, dead_queue, group_key, user_key
+from towpath.servicekit import failures
+from towpath.servicekit.broker.interface import (
+    Binding,
+    Broker,
+    Delivery,
+    Exchange,
+    Inbox,
+    Message,
+    Queue,
+    Topology,
+    Unpublishable,
+    undecodable,
+)
+from towpath.servicekit.broker.rabbitmq import RabbitBroker
+from towpath.servicekit.outcome import Outgoing
+from towpath.servicekit.publisher import Publisher
+from towpath.servicekit.receipts import Receipt
+from towpath.servicekit.settings import ServiceSettings
+from towpath.servicekit.telemetry import Telemetry
+from towpath.testkit.odd_messages import (
+    RawPublisher,
+    message,
+    odd_messages,
+    properties,
+    short,
+    table,
+    u64,
+)
+
+PATIENCE: Final = 40.0
+WORK: Final = Queue(name="odd.work", bindings=[Binding(EVENTS, "#")], delivery_limit=10)
+NANOSECONDS: Final = u64(1_764_300_000 * 10**9)
+END: Final = b'{"end":true}'
+KEY: Final = b"order.paid"
+ODD: Final = [
+    message(EVENTS, KEY, properties(timestamp=NANOSECONDS), b"{}"),
+    message(EVENTS, KEY, properties(headers=table({b"at": b"T" + NANOSECONDS})), b"{}"),
+    message(EVENTS, KEY, properties(headers=table({b"at": b"T" + u64(-5)})), b"{}"),
+    message(EVENTS, KEY, properties(message_id=short(b"caf\xe9")), b"{}"),
+    message(EVENTS, b"order.caf\xe9", properties(), b"{}"),
+]
+
+
+@pytest.fixture
+async def broker(rabbitmq: Any) -> AsyncIterator[Broker]:
+    async with RabbitBroker.connect(rabbitmq.url, name="under test", reconnect_max=0.5) as broker:
+        exchanges = [Exchange(name) for name in EXCHANGES]
+        await broker.declare(
+            Topology([*exchanges, *failures.exchanges("shop")], [WORK, *failures.queues("shop", 1_000)])
+        )
+        yield broker
+
+
+async def test_what_cannot_be_decoded_is_delivered_with_its_reason_and_its_body(
+    broker: Broker, rabbitmq: Any
+) -> None:
+    rebuilt: list[None] = []
+    broker.on_rebuilt(lambda: rebuilt.append(None))
+    await publish_raw(rabbitmq.url, ODD)
+    async with broker.subscribe(WORK, prefetch=10) as work:
+        for _ in ODD:
+            delivery = await one(work)
+            assert undecodable(delivery)
+            assert delivery.body == b"{}"
+        await broker.publish(EVENTS, "order.paid", Message(body=END))
+        assert (await one(work)).body == END
+    assert not rebuilt
+
+
+async def test_what_cannot_be_decoded_can_be_looked_at_and_kept(broker: Broker, rabbitmq: Any) -> None:
+    await publish_raw(rabbitmq.url, ODD)
+    for _ in range(2):
+        async with broker.browse(WORK.name) as waiting:
+            assert [bool(undecodable(delivery)) async for delivery in waiting] == [True] * len(ODD)
+
+
+async def test_hundreds_of_odd_messages_do_not_end_the_connection(broker: Broker, rabbitmq: Any) -> None:
+    rebuilt: list[None] = []
+    broker.on_rebuilt(lambda: rebuilt.append(None))
+    async with broker.subscribe(WORK, prefetch=50) as work:
+        targets = [(EVENTS, KEY)]
+        taken = await publish_raw(
+            rabbitmq.url, odd_messages(seed=11, count=400, targets=targets, bodies=[b"{}"])
+        )
+        await broker.publish(EVENTS, "order.paid", Message(body=END))
+        seen = 0
+        while (await one(work)).body != END:
+            seen += 1
+    assert seen >= 0.8 * taken  # an expiration of its own takes some away
+    assert not rebuilt
+
+
+async def test_a_broker_with_a_smaller_limit_refuses_the_large_one_and_takes_the_rest(
+    broker: Broker,
+) -> None:
+    large = Message(body=b"x" * (160 * 1024 * 1024), as_received=True)
+    small = [broker.publish(EVENTS, "a.b", Message(body=b"%d" % n)) for n in range(20)]
+    results = await asyncio.gather(broker.publish(EVENTS, "a.b", large), *small, return_exceptions=True)
+    assert isinstance(results[0], Unpublishable)
+    assert not any(isinstance(result, Unpublishable) for result in results[1:])
+    await broker.publish(EVENTS, "a.b", Message(body=END))
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        Message(body=b"x" * (9 * 1024 * 1024)),
+        Message(body=b"{}", headers={"x": "\ud800"}),
+        Message(body=b"{}", headers={"x": "y" * 70_000}),
+        Message(body=b"{}", headers={"x": 2**64}),
+        Message(body=b"{}", app_id="a" * 256),
+    ],
+    ids=["9 MiB", "surrogate", "70 KB header", "2**64", "app_id"],
+)
+async def test_what_no_broker_takes_is_refused_before_it_is_sent(broker: Broker, refused: Message) -> None:
+    with pytest.raises(Unpublishable):
+        await broker.publish(EVENTS, "a.b", refused)
+    with pytest.raises(Unpublishable):
+        await broker.publish(EVENTS, "ä" * 128, Message(body=b"{}"))
+    await broker.publish(EVENTS, "a.b", Message(body=END))
+
+
+async def test_an_exchange_that_nobody_here_declares_is_not_waited_for(broker: Broker) -> None:
+    with pytest.raises(Unpublishable):
+        await broker.publish("no.such", "a.b", Message(body=b"{}"))
+
+
+SIZES: Final = (1, 64 * 1024, 1024 * 1024, 9 * 1024 * 1024, 17 * 1024 * 1024)
+
+
+@pytest.mark.timeout(240)
+async def test_whatever_is_sent_at_any_size_what_is_behind_it_arrives(
+    broker: Broker, telemetry: Telemetry
+) -> None:
+    settings = ServiceSettings()
+    ann = Session(user_id="ann", connection_id="c-1", gateway_id="gw-1")
+    ears = Inbox(name="ears", bindings=[Binding(PUSH, "#"), Binding(EVENTS, "#")], max_bytes=2**30)
+    async with (
+        broker.subscribe(ears, prefetch=100) as heard,
+        Publisher.open(broker, "shop", settings, telemetry) as publisher,
+    ):
+        keys = [(PUSH, user_key("ann")), (PUSH, group_key("g")), (PUSH, EVERYONE), (EVENTS, "order.paid")]
+        for size in SIZES:
+            raw = msgspec.Raw(msgspec.json.encode({"correlation_id": "m", "text": "x" * size}))
+            receipt = Receipt()
+            for exchange, key in keys:
+                publisher.post(Outgoing(exchange, key, raw), receipt.settle)
+                receipt.sent()
+            publisher.direct(ann, Directed(connection_id="c-1", envelope=raw), receipt.settle)
+            receipt.sent()
+            publisher.control("ann", Directed(envelope=raw), receipt.settle)
+            receipt.sent()
+            await asyncio.wait_for(receipt.confirmed(), PATIENCE)
+        for count in (1, 500, 150_000):
+            groups = [f"chat:{'room' * 25}-{number}" for number in range(count)]
+            receipt = Receipt()
+            publisher.direct(ann, Directed(connection_id="c-1", subscribe=groups), receipt.settle)
+            receipt.sent()
+            publisher.control("ann", Directed(subscribe=groups), receipt.settle)
+            receipt.sent()
+            await asyncio.wait_for(receipt.confirmed(), PATIENCE)
+        ends = [Outgoing(exchange, key, msgspec.Raw(END)) for exchange, key in keys]
+        await asyncio.wait_for(asyncio.gather(*map(publisher.send, ends)), PATIENCE)
+        left = len(ends)
+        while left:
+            left -= END in (await one(heard)).body
+    async with broker.browse(dead_queue("shop")) as parked:
+        reasons = [delivery.headers["x-reason"] async for delivery in parked]
+    assert reasons == ["unpublishable"] * 12  # six kinds at 9 and 17 MiB
+
+
+async def publish_raw(url: str, odd: Any) -> int:
+    async with RawPublisher.open(url) as publisher:
+        for each in odd:
+            await publisher.publish(each)
+        return publisher.taken
+
+
+async def one(work: Any) -> Delivery:
+    async with asyncio.timeout(PATIENCE):
+        delivery: Delivery = await anext(work)
+    delivery.ack()
+    return delivery

@@ -1,0 +1,93 @@
+"""Token buckets: how much somebody may ask for, at once and in the long run. Pure; the caller passes the time.
+
+A bucket holds ``burst`` tokens and fills with ``rate`` tokens a second
+(https://en.wikipedia.org/wiki/Token_bucket). Guarantees: over any ``t`` seconds a bucket gives at most
+``burst + rate * t`` tokens, and a refusal takes nothing. A family of buckets forgets those that are full again, so
+that its size is bounded by who asked lately.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+#: Buckets of one family that are looked at for being full, each time that one is made.
+_FORGET_STEP: Final = 4
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What a bucket allows.
+
+    Attributes:
+        rate: Tokens a second in the long run; 0 for no limit.
+        burst: Tokens at once.
+    """
+
+    rate: float
+    burst: float
+
+
+class Bucket:
+    """One bucket; full when made."""
+
+    __slots__ = ("_at", "_left", "_rate")
+
+    def __init__(self, rate: Rate, now: float) -> None:
+        self._rate = rate
+        self._left = rate.burst
+        self._at = now
+
+    def take(self, cost: float, now: float) -> float:
+        """Take ``cost`` tokens; returns 0, or, when there are too few, the seconds until there are enough.
+
+        More than the bucket can ever hold is given when the bucket is full, and leaves a debt.
+        """
+        rate = self._rate
+        if not rate.rate:
+            return 0.0
+        left = self._left + (now - self._at) * rate.rate
+        self._left = left = min(left, rate.burst)
+        self._at = now
+        needed = min(cost, rate.burst)
+        if left < needed:
+            return (needed - left) / rate.rate
+        self._left = left - cost
+        return 0.0
+
+    def give_back(self, cost: float) -> None:
+        """Undo a :meth:`take`."""
+        self._left = min(self._left + cost, self._rate.burst)
+
+    def is_full(self, now: float) -> bool:
+        """Whether nothing of what it allows is used."""
+        return self._left + (now - self._at) * self._rate.rate >= self._rate.burst
+
+
+class Buckets(Generic[K]):
+    """A bucket for each key, such as a user or an address."""
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._buckets: dict[K, Bucket] = {}
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def of(self, key: K, now: float) -> Bucket:
+        """The bucket of ``key``."""
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            self._forget(now)
+            bucket = self._buckets[key] = Bucket(self._rate, now)
+        return bucket
+
+    def _forget(self, now: float) -> None:
+        # Round robin: what is not full yet goes to the end. More leave than come, so the family cannot grow
+        # beyond those that are not full.
+        for _ in range(min(_FORGET_STEP, len(self._buckets))):
+            key = next(iter(self._buckets))
+            bucket = self._buckets.pop(key)
+            if not bucket.is_full(now):
+                self._buckets[key] = bucket

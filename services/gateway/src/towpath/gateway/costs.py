@@ -1,0 +1,51 @@
+"""Costs: what each action costs others, as services publish it in ``service.alive``.
+
+The gateway knows no action: it reads a table ``{action: cost}`` of a domain. Guarantees: the tables are bounded, a
+cost lies between 1 and 100, and a service sets only those of the domain it names. A table that cannot be read
+changes nothing.
+"""
+
+from typing import Final
+
+import structlog
+from pydantic import ValidationError
+
+from towpath.protocol.envelope import Envelope
+from towpath.protocol.services import MAX_COST, MIN_COST, ServiceAlive
+from towpath.servicekit.tally import Tally
+from towpath.servicekit.telemetry import Telemetry
+
+log = structlog.get_logger(__name__)
+
+_DOMAINS: Final = 100
+
+
+class Costs:
+    """The costs of all actions."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._domains: dict[str, dict[str, float]] = {}
+        self._refused = Tally(
+            "costs_refused", telemetry.counter("costs_refused", "Tables of costs that cannot be used")
+        )
+
+    def of(self, domain: str, action: str) -> float:
+        """The cost of an action; 1 where no service named another."""
+        table = self._domains.get(domain)
+        return MIN_COST if table is None else table.get(action, MIN_COST)
+
+    def take(self, envelope: Envelope) -> None:
+        """Take over what a service published."""
+        try:
+            alive = ServiceAlive.model_validate(envelope.data)
+        except ValidationError as error:
+            self._refused.add(error=str(error)[:300])
+            return
+        if alive.domain not in self._domains and len(self._domains) >= _DOMAINS:
+            self._refused.add(error=f"more than {_DOMAINS} domains")
+            return
+        self._domains[alive.domain] = {
+            action: min(max(cost, MIN_COST), MAX_COST)
+            for action, cost in alive.costs.items()
+            if action.startswith(f"{alive.domain}.") and cost == cost  # not NaN
+        }

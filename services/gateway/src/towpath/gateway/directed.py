@@ -1,0 +1,150 @@
+"""Directed items, checked one by one: what services may ask for on ``connection.<gateway>`` and ``control.<user>``.
+
+Guarantees: an item that :func:`read` gives can be carried out, and its envelope reaches the client as strict JSON and
+as an envelope; one that cannot costs only itself, as far as the body can be split into items at all.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from json import JSONDecoder
+from typing import Any, Final
+
+import msgspec
+
+from towpath.protocol.envelope import MAX_ACTION_LENGTH, MAX_STREAM_LENGTH
+from towpath.protocol.errors import BadEnvelope
+from towpath.protocol.messages import Directed, read_directed, split_batch
+from towpath.protocol.routes import group_key
+
+#: Close codes that may stand in a close frame (RFC 6455, section 7.4); 1005, 1006 and 1015 may not.
+_CODES: Final = range(1000, 5000)
+_UNSENDABLE: Final = frozenset({1004, 1005, 1006, 1015})
+
+_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_ACTION: Final = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*){0,3}")
+_VERSION: Final = re.compile(r"1\.[0-9]{1,4}")
+
+
+class _Envelope(msgspec.Struct):
+    """An envelope without what only requests have."""
+
+    msg_id: str
+    timestamp: int
+    action: str
+    data: dict[str, Any]
+    version: str
+    correlation_id: str | None = None
+    stream: str | None = None
+    seq: int | None = None
+
+
+# A number that no float can hold is still JSON, and the client's to judge.
+_ENVELOPE: Final = msgspec.json.Decoder(_Envelope, float_hook=str)
+_JSON: Final = JSONDecoder()
+_ARRAY: Final = re.compile(r"[ \t\r\n]*\[[ \t\r\n]*")
+_COMMA: Final = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
+
+
+class Item(msgspec.Struct, frozen=True):
+    """One item that can be carried out.
+
+    Attributes:
+        envelope: What to deliver, as it came; empty when there is nothing.
+        correlation_id: Of the envelope.
+        subscribe, unsubscribe: Routing keys of groups.
+        disconnect: Close code and reason.
+    """
+
+    connection_id: str | None
+    envelope: bytes
+    correlation_id: str | None
+    subscribe: list[str]
+    unsubscribe: list[str]
+    disconnect: tuple[int, str] | None
+
+
+def read(body: bytes) -> Iterator[Item | BadEnvelope]:
+    """The items of a body, in their order; in place of one that cannot be carried out the reason."""
+    try:
+        items: Iterable[Directed | BadEnvelope] = read_directed(body)
+    except BadEnvelope:
+        items = map(_one, split(body))
+    for item in items:
+        try:
+            yield item if isinstance(item, BadEnvelope) else _checked(item)
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            yield BadEnvelope(f"This is not a directed item: {error}.")
+
+
+def split(body: bytes) -> Iterator[bytes | BadEnvelope]:
+    """The JSON texts of a body, as far as it is JSON; what cannot be split further is one :class:`BadEnvelope`."""
+    try:
+        yield from split_batch(body)
+    except BadEnvelope as error:
+        yield from _split_as_far_as_possible(body)
+        yield error
+
+
+def _split_as_far_as_possible(body: bytes) -> Iterator[bytes]:
+    # Latin-1 has one character for each byte, so that places in the text are places in the body.
+    text = body.decode("latin-1")
+    if not (start := _ARRAY.match(text)):
+        return
+    at = start.end()
+    try:
+        while True:
+            _, end = _JSON.raw_decode(text, at)
+            yield body[at:end]
+            if not (comma := _COMMA.match(text, end)):
+                return
+            at = comma.end()
+    except (ValueError, RecursionError):
+        return
+
+
+def _one(text: bytes | BadEnvelope) -> Directed | BadEnvelope:
+    try:
+        return text if isinstance(text, BadEnvelope) else read_directed(text)[0]
+    except (BadEnvelope, IndexError):
+        return BadEnvelope("This is not a directed item.")
+
+
+def _checked(item: Directed) -> Item:
+    envelope = bytes(item.envelope)
+    if envelope == b"null":
+        envelope = b""
+    return Item(
+        item.connection_id,
+        envelope,
+        _correlation_of(envelope) if envelope else None,
+        [group_key(group) for group in item.subscribe] if item.subscribe else [],
+        [group_key(group) for group in item.unsubscribe] if item.unsubscribe else [],
+        None if item.disconnect is None else (_code(item.disconnect.code), item.disconnect.reason),
+    )
+
+
+def _correlation_of(text: bytes) -> str | None:
+    """The ``correlation_id`` of what must be an envelope.
+
+    It does what :func:`towpath.protocol.envelope.parse` does in a fifth of the time: each answer passes here.
+    """
+    text.decode()  # every byte of it: msgspec skips the fields that it does not know
+    envelope = _ENVELOPE.decode(text)
+    if not (
+        _ID.fullmatch(envelope.msg_id)
+        and _VERSION.fullmatch(envelope.version)
+        and _ACTION.fullmatch(envelope.action)
+        and len(envelope.action) <= MAX_ACTION_LENGTH
+        and 0 <= envelope.timestamp < 2**63
+        and (envelope.correlation_id is None or _ID.fullmatch(envelope.correlation_id))
+        and (envelope.stream is None or 0 < len(envelope.stream) <= MAX_STREAM_LENGTH)
+        and (envelope.seq is None or envelope.seq >= 1)
+    ):
+        raise ValueError("the envelope is no envelope")
+    return envelope.correlation_id
+
+
+def _code(code: int) -> int:
+    if code not in _CODES or code in _UNSENDABLE:
+        raise ValueError(f"{code} is not a close code")
+    return code

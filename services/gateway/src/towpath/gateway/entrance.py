@@ -1,0 +1,184 @@
+"""The entrance: how many sockets there may be, and how many of them may still be in their opening handshake.
+
+Guarantees:
+
+* There are never more handshakes than ``handshakes_max`` in total and ``handshakes_max_per_address`` from one address
+  (trusted proxies are counted in total only). A socket counts from its acceptance until it is admitted or gone.
+* There are never more sockets than descriptors are meant for: what is kept in reserve stays free.
+* What is over a limit is aborted at once, without an answer, and counted.
+
+Past a limit the oldest unfinished handshake gives way, and not the newest: a client that means it sends its request
+within a round trip, so the oldest is most likely one that never will. Were the newest aborted, a few thousand silent
+sockets would shut everybody out until ``open_timeout``.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from websockets.asyncio.server import ServerConnection
+
+from towpath.gateway.addresses import UNKNOWN, Proxies, limited_by
+from towpath.gateway.settings import GatewaySettings
+from towpath.servicekit.tally import Tally
+from towpath.servicekit.telemetry import Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What the descriptors of this process allow.
+
+    Attributes:
+        limit: Descriptors there may be.
+        connections, handshakes, handshakes_per_address: The limits that hold.
+    """
+
+    limit: int
+    connections: int
+    handshakes: int
+    handshakes_per_address: int
+
+
+def needed(settings: GatewaySettings) -> int:
+    """The descriptors that the settings ask for."""
+    return settings.max_connections + settings.handshakes_max + settings.descriptors_reserve
+
+
+def share(limit: int, settings: GatewaySettings) -> Room:
+    """Share ``limit`` descriptors out: the reserve first, then handshakes (a quarter at most), then connections."""
+    free = max(4, limit - settings.descriptors_reserve)
+    handshakes = min(settings.handshakes_max, free // 4)
+    per_address = settings.handshakes_max_per_address * handshakes // settings.handshakes_max
+    return Room(
+        limit,
+        min(settings.max_connections, free - handshakes),
+        handshakes,
+        max(1, min(per_address, handshakes)),
+    )
+
+
+class Abortable(Protocol):
+    """A socket, as the entrance sees it."""
+
+    def abort(self) -> None:
+        """Close at once, without an answer."""
+        ...
+
+
+class Entrance:
+    """Counts the sockets of one listener."""
+
+    def __init__(self, room: Room, telemetry: Telemetry) -> None:
+        self._room = room
+        self._sockets_max = room.connections + room.handshakes
+        self._unfinished: dict[Abortable, str] = {}  # to the address; oldest first
+        self._by_address: dict[str, dict[Abortable, None]] = {}
+        self._sockets = 0
+        self._aborted = {
+            limit: Tally(
+                "handshake_aborted",
+                telemetry.counter(
+                    "handshakes_aborted", "Sockets aborted before they were admitted", {"limit": limit}
+                ),
+            )
+            for limit in ("total", "address", "sockets")
+        }
+        telemetry.gauge("handshakes_open", "Unfinished opening handshakes", lambda: len(self._unfinished))
+        telemetry.gauge(
+            "sockets_open", "Sockets of the listener, whatever their state", lambda: self._sockets
+        )
+
+    def enter(self, socket: Abortable, address: str | None) -> bool:
+        """Count a socket that was accepted; ``False`` if it must be aborted, and then it is not counted.
+
+        Args:
+            address: Whose handshake it counts as; ``None`` only in total.
+        """
+        if self._sockets >= self._sockets_max and not self._abort_oldest("sockets", self._unfinished):
+            self._aborted["sockets"].add(limit="sockets", address=address)
+            return False
+        if len(self._unfinished) >= self._room.handshakes:
+            self._abort_oldest("total", self._unfinished)
+        if address is not None:
+            same = self._by_address.setdefault(address, {})
+            if len(same) >= self._room.handshakes_per_address:
+                self._abort_oldest("address", same, address)
+                same = self._by_address.setdefault(address, {})
+            same[socket] = None
+        self._unfinished[socket] = address or ""
+        self._sockets += 1
+        return True
+
+    def admitted(self, socket: Abortable) -> None:
+        """The handshake is done."""
+        address = self._unfinished.pop(socket, None)
+        if address and (same := self._by_address.get(address)) is not None:
+            same.pop(socket, None)
+            if not same:
+                del self._by_address[address]
+
+    def gone(self, socket: Abortable) -> None:
+        """A socket that had entered is closed."""
+        self.admitted(socket)
+        self._sockets -= 1
+
+    def abort_unfinished(self) -> None:
+        """Wait for no handshake any more."""
+        for socket in list(self._unfinished):
+            self.admitted(socket)
+            socket.abort()
+
+    def _abort_oldest(self, limit: str, among: dict[Abortable, Any], address: str | None = None) -> bool:
+        oldest = next(iter(among), None)
+        if oldest is None:
+            return False
+        self.admitted(oldest)
+        oldest.abort()
+        self._aborted[limit].add(limit=limit, address=address)
+        return True
+
+
+class EnteringConnection(ServerConnection):
+    """A connection that goes through an :class:`Entrance`.
+
+    Attributes:
+        peer: The host at the other end of the TCP connection.
+        address: Where the client is, as limits count it; behind a trusted proxy known with the request.
+    """
+
+    def __init__(self, *args: Any, entrance: Entrance, proxies: Proxies, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._entrance = entrance
+        self._proxies = proxies
+        self._turned_away = False
+        self.peer = self.address = UNKNOWN
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        if peer:
+            self.peer, self.address = peer[0], limited_by(peer[0])
+        self._accepted = transport
+        if not self._entrance.enter(self, None if self._proxies.trusts(self.peer) else self.address):
+            # No task, no parser: what is turned away must cost next to nothing.
+            self._turned_away = True
+            self.abort()
+            return
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._turned_away:
+            self._entrance.gone(self)
+            super().connection_lost(exc)
+
+    def abort(self) -> None:
+        """Close at once, without an answer."""
+        # Not checked: uvloop's transports are of no class of asyncio.
+        cast("asyncio.WriteTransport", self._accepted).abort()
+
+    def admitted(self) -> None:
+        """The handshake is done."""
+        self._entrance.admitted(self)
+
+    def locate(self, forwarded: list[str]) -> None:
+        """Set :attr:`address` from ``X-Forwarded-For``."""
+        self.address = self._proxies.client(self.peer, forwarded)

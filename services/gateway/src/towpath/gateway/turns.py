@@ -1,0 +1,111 @@
+"""Turns: how much of the event loop's time the bytes of clients may take, before they are parsed.
+
+The kernel hands over up to 256 KB at once, which may be 36,000 frames. So a connection's bytes are parsed in slices,
+and what is not parsed in one turn of the loop waits for the next, while the socket is not read: the kernel's window
+then slows down its sender.
+
+Guarantees:
+
+* All connections together take at most ``turn`` seconds of a loop turn (and one slice), and one of them at most
+  ``share``. Nothing is delayed while there is less to do than that.
+* What waits is served round robin, first between users and then between the connections of each, so a user with a
+  hundred connections gets as much as a user with one.
+* What waits of one connection is what one read brought: it is not read again before that is parsed.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from time import perf_counter
+from typing import Final, Protocol
+
+#: Seconds. An honest frame takes three turns or so from its socket to the answer: this is a tenth of what a person
+#: notices.
+TURN: Final = 0.008
+SHARE: Final = 0.001
+
+
+class Reader(Protocol):
+    """A connection with bytes to parse."""
+
+    @property
+    def whose(self) -> str:
+        """The user, or the address while there is no user yet."""
+        ...
+
+    def parse_slice(self) -> bool:
+        """Parse some of what waits; returns whether there is more."""
+        ...
+
+
+class Turns:
+    """Shares the turns of one event loop."""
+
+    def __init__(self, turn: float = TURN, share: float = SHARE) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._turn = turn
+        self._share = share
+        self._filed: dict[Reader, str] = {}  # under whom each reader waits
+        self._spent = 0.0
+        self._is_scheduled = False
+        self._waiting: OrderedDict[str, deque[Reader]] = OrderedDict()
+        self.deferred = 0  #: how often a connection had to wait for a later turn
+
+    @property
+    def waiting(self) -> int:
+        """How many connections have bytes that wait to be parsed."""
+        return len(self._filed)
+
+    def take(self, reader: Reader) -> bool:
+        """Parse what ``reader`` has, as far as this turn allows; returns whether the rest waits for a later turn."""
+        self._schedule()
+        began = perf_counter()
+        until = began + min(self._share, self._turn - self._spent)
+        now = began
+        more = True
+        while more and now < until:
+            more = reader.parse_slice()
+            now = perf_counter()
+        self._spent += now - began
+        if more:
+            self.deferred += 1
+            self._queue(reader)
+        return more
+
+    def forget(self, reader: Reader) -> None:
+        """The connection is gone."""
+        # Not under ``reader.whose``: it may have been admitted since, and belong to a user now.
+        whose = self._filed.pop(reader, None)
+        if whose is not None:
+            readers = self._waiting[whose]
+            readers.remove(reader)
+            if not readers:
+                del self._waiting[whose]
+
+    def _queue(self, reader: Reader) -> None:
+        whose = self._filed[reader] = reader.whose
+        self._waiting.setdefault(whose, deque()).append(reader)
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        """A new turn of the loop: serve those who wait."""
+        self._is_scheduled = False
+        self._spent = 0.0
+        if not self._waiting:
+            return
+        self._schedule()
+        began = perf_counter()
+        while self._waiting:
+            whose, readers = self._waiting.popitem(last=False)
+            reader = readers.popleft()
+            del self._filed[reader]
+            if readers:
+                self._waiting[whose] = readers
+            if reader.parse_slice():
+                self._queue(reader)
+            self._spent = perf_counter() - began
+            if self._spent >= self._turn / 2:  # the rest is for those who did not have to wait so far
+                break

@@ -1,0 +1,57 @@
+"""Addresses: whose connection it is, directly and through proxies."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from towpath.gateway.addresses import Proxies, limited_by
+from towpath.gateway.settings import GatewaySettings
+
+
+@pytest.mark.parametrize(
+    ("host", "counted"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", "unknown"),
+    ],
+)
+def test_what_limits_count(host: str, counted: str) -> None:
+    assert limited_by(host) == counted
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        ("192.0.2.1", ["198.51.100.7"], "192.0.2.1"),  # not a proxy: it may say what it likes
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", ["198.51.100.7"], "198.51.100.7"),
+        ("10.0.0.1", ["203.0.113.9, 198.51.100.7"], "198.51.100.7"),  # the left one may be invented
+        ("10.0.0.1", ["203.0.113.9", "198.51.100.7, 10.0.0.2"], "198.51.100.7"),
+        ("10.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+        ("10.0.0.1", ["198.51.100.7, nonsense"], "10.0.0.1"),
+        ("10.0.0.1", ["2001:db8:1:2::5"], "2001:db8:1:2::/64"),
+        ("::ffff:10.0.0.1", ["198.51.100.7"], "198.51.100.7"),
+    ],
+)
+def test_the_client_is_the_first_from_the_right_that_is_no_trusted_proxy(
+    peer: str, forwarded: list[str], client: str
+) -> None:
+    assert Proxies("10.0.0.0/8").client(peer, forwarded) == client
+
+
+def test_without_trusted_proxies_the_header_counts_for_nothing() -> None:
+    assert Proxies("").client("10.0.0.1", ["198.51.100.7"]) == "10.0.0.1"
+
+
+@given(st.lists(st.text()))
+def test_no_header_makes_it_fail(forwarded: list[str]) -> None:
+    assert Proxies("10.0.0.0/8").client("10.0.0.1", forwarded)
+
+
+def test_what_is_no_network_is_a_bad_setting() -> None:
+    with pytest.raises(ValidationError, match="separated by commas"):
+        GatewaySettings(trusted_proxies="10.0.0.0/8, proxy")

@@ -1,0 +1,188 @@
+"""The entrance: handshakes are bounded, and who means it gets in all the same."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import aiohttp
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from towpath.gateway.entrance import Entrance, Room, share
+from towpath.gateway.settings import GatewaySettings
+from towpath.servicekit.telemetry import Telemetry
+from towpath.testkit.client import WireClient
+from towpath.testkit.eventually import eventually
+from towpath.testkit.gateway import GatewayUnderTest, RunGateway
+from towpath.testkit.tokens import a_token
+
+
+async def refused(url: str, token: str) -> tuple[int, str | None]:
+    """The HTTP status of a refused handshake, and its Retry-After."""
+    with pytest.raises(InvalidStatus) as refusal:
+        async with WireClient.connect(url, token=token):
+            pass
+    return refusal.value.response.status_code, refusal.value.response.headers.get("Retry-After")
+
+
+class Line:
+    """A socket, as the entrance sees it."""
+
+    def __init__(self) -> None:
+        self.aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@pytest.fixture
+async def telemetry() -> AsyncIterator[Telemetry]:
+    async with Telemetry.open("gateway", GatewaySettings()) as telemetry:
+        yield telemetry
+
+
+def room(*, connections: int = 100, handshakes: int = 100, per_address: int = 100) -> Room:
+    return Room(1000, connections, handshakes, per_address)
+
+
+def test_with_enough_descriptors_the_settings_hold() -> None:
+    assert share(100_000, GatewaySettings()) == Room(100_000, 50_000, 2_000, 1_000)
+
+
+def test_with_few_descriptors_the_reserve_comes_first_and_a_quarter_is_for_handshakes() -> None:
+    room = share(1024, GatewaySettings(descriptors_reserve=100))
+    assert room == Room(1024, 693, 231, 115)
+    assert room.connections + room.handshakes <= 1024 - 100
+
+
+@pytest.mark.parametrize("limit", [1, 64, 103, 104, 200])
+def test_even_with_next_to_none_there_is_room_for_somebody(limit: int) -> None:
+    room = share(limit, GatewaySettings())
+    assert min(room.connections, room.handshakes, room.handshakes_per_address) >= 1
+
+
+async def test_past_the_limit_the_oldest_unfinished_handshake_gives_way(telemetry: Telemetry) -> None:
+    entrance = Entrance(room(handshakes=2), telemetry)
+    finished, silent, third, fourth = (Line() for _ in range(4))
+    for line in (finished, silent):
+        assert entrance.enter(line, "a")
+    entrance.admitted(finished)
+    for line in (third, fourth):
+        assert entrance.enter(line, "b")
+    assert [line.aborted for line in (finished, silent, third, fourth)] == [False, True, False, False]
+
+
+async def test_an_address_over_its_limit_costs_only_itself(telemetry: Telemetry) -> None:
+    entrance = Entrance(room(per_address=2), telemetry)
+    other = Line()
+    assert entrance.enter(other, "b")
+    crowd = [Line() for _ in range(10)]
+    for line in crowd:
+        assert entrance.enter(line, "a")
+    assert [line.aborted for line in crowd] == [True] * 8 + [False] * 2
+    assert not other.aborted
+
+
+async def test_sockets_are_never_more_than_descriptors_are_meant_for(telemetry: Telemetry) -> None:
+    entrance = Entrance(room(connections=2, handshakes=1), telemetry)
+    lines = [Line() for _ in range(3)]
+    for line in lines:
+        assert entrance.enter(line, None)
+        entrance.admitted(line)
+    assert not entrance.enter(Line(), None)
+    entrance.gone(lines[0])
+    assert entrance.enter(Line(), None)
+
+
+async def test_a_request_that_comes_byte_by_byte_ends_with_the_open_timeout(run_gateway: RunGateway) -> None:
+    async with run_gateway(open_timeout=0.5) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.settings.port)
+
+        async def drip() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    writer.write(b"G")
+                    await writer.drain()
+                    await asyncio.sleep(0.05)
+
+        dripping = asyncio.create_task(drip())
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(10):
+                assert await reader.read() == b""
+        dripping.cancel()
+        writer.close()
+        assert await metric(gateway, "handshakes_open") == 0
+
+
+async def test_silent_sockets_keep_nobody_out(run_gateway: RunGateway) -> None:
+    async with run_gateway(handshakes_max=8, handshakes_max_per_address=4, open_timeout=60.0) as gateway:
+        with silent_sockets(gateway.settings.port, 50):
+            await eventually(lambda: counts(gateway, "sockets_open", 4))
+            async with gateway.connect("ana") as ana:
+                await ana.next("session.welcome")
+                assert (await ana.request("ping"))["action"] == "pong"
+        aborted = await metric(gateway, 'handshakes_aborted_total{limit="address"}')
+        assert aborted >= 46
+
+
+async def test_a_user_who_connects_too_often_gets_429_with_advice(run_gateway: RunGateway) -> None:
+    async with run_gateway(connects_per_user=0.1, connects_per_user_burst=2) as gateway:
+        for _ in range(2):
+            async with gateway.connect("ana") as ana:
+                await ana.next("session.welcome")
+        status, advice = await refused(gateway.url, token=a_token("ana"))
+        assert status == 429
+        assert 1 <= int(advice or 0) <= 10
+        async with gateway.connect("ben") as ben:
+            await ben.next("session.welcome")
+
+
+async def test_an_address_that_connects_too_often_gets_429_before_its_token_is_looked_at(
+    run_gateway: RunGateway,
+) -> None:
+    async with run_gateway(connects_per_address=0.1, connects_per_address_burst=2) as gateway:
+        for _ in range(2):
+            assert (await refused(gateway.url, token="garbage"))[0] == 401
+        assert (await refused(gateway.url, token="garbage"))[0] == 429
+
+
+async def test_clients_behind_a_trusted_proxy_have_each_their_own_limit(run_gateway: RunGateway) -> None:
+    async with run_gateway(
+        connects_per_address=0.1, connects_per_address_burst=1, trusted_proxies="127.0.0.0/8"
+    ) as gateway:
+
+        async def status_from(address: str) -> int:
+            async with (
+                aiohttp.ClientSession() as http,
+                http.get(
+                    gateway.url.replace("ws:", "http:"), headers={"X-Forwarded-For": address}
+                ) as response,
+            ):
+                return response.status
+
+        assert await status_from("192.0.2.1") != 429
+        assert await status_from("192.0.2.1") == 429
+        assert await status_from("192.0.2.2") != 429
+        assert await status_from("192.0.2.9, 192.0.2.1") == 429
+
+
+async def metric(gateway: GatewayUnderTest, name: str) -> float:
+    """One figure of ``/metrics``."""
+    for line in (await gateway.admin("/metrics"))[1].splitlines():
+        if line.startswith((f"{name} ", name + "{")):
+            return float(line.split()[-1])
+    raise AssertionError(f"there is no {name}")
+
+
+async def counts(gateway: GatewayUnderTest, name: str, count: int) -> bool:
+    return await metric(gateway, name) == count
+
+
+@contextlib.contextmanager
+def silent_sockets(port: int, count: int) -> Iterator[None]:
+    """Connections that send nothing."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+        yield

@@ -1,0 +1,69 @@
+"""A program of this suite in a process of its own: it says ``ready``, waits for a line, and prints one of JSON."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final, Self
+
+ROOT: Final = Path(__file__).parent.parent.parent
+_LONGEST_LINE: Final = 2**28
+
+
+class Program:
+    """One of ``tests.abuse.*``; it ends with the test."""
+
+    def __init__(self, process: asyncio.subprocess.Process, name: str) -> None:
+        self._process = process
+        self._name = name
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def start(cls, module: str, plan: dict[str, Any], *, timeout: float = 60.0) -> AsyncIterator[Self]:
+        """A program that is ready."""
+        setpriv = shutil.which("setpriv")
+        process = await asyncio.create_subprocess_exec(
+            *([setpriv, "--pdeathsig", "KILL"] if setpriv else []),
+            sys.executable,
+            "-m",
+            f"tests.abuse.{module}",
+            json.dumps(plan),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            cwd=ROOT,
+            env={name: value for name, value in os.environ.items() if not name.startswith("TOWPATH_")},
+            limit=_LONGEST_LINE,
+        )
+        program = cls(process, module)
+        try:
+            assert await program._line(timeout) == b"ready\n", f"{module} did not start"
+            yield program
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    def go(self) -> None:
+        """Let it begin, or stop: whatever it waits for."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"\n")
+
+    async def result(self, *, timeout: float = 60.0) -> dict[str, Any]:
+        """What it prints in the end.
+
+        Raises:
+            AssertionError: It ended without.
+        """
+        line = await self._line(timeout)
+        assert line, f"{self._name} ended with status {self._process.returncode} and without a result"
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    async def _line(self, timeout: float) -> bytes:
+        assert self._process.stdout is not None
+        async with asyncio.timeout(timeout):
+            return await self._process.stdout.readline()

@@ -1,0 +1,202 @@
+"""The table of all attacks: printed, and written as docs/abuse.md."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from .bounds import Bounds
+
+_HEAD: Final = (
+    "attack", "got in", "control", "under attack", "bound", "other gateway", "gateway MiB", "chat MiB",
+    "orders MiB", "live", "",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """How long some waited, in seconds."""
+
+    count: int = 0
+    median: float = 0.0
+    p99: float = 0.0
+    worst: float = 0.0
+
+    @classmethod
+    def of(cls, waits: Sequence[float]) -> "Waits":
+        """The figures of these waits; the 99th percentile by nearest rank."""
+        if not waits:
+            return cls()
+        found = sorted(waits)
+        rank = math.ceil(0.99 * len(found)) - 1
+        return cls(len(found), found[len(found) // 2], found[rank], found[-1])
+
+    def __str__(self) -> str:
+        if not self.count:
+            return "–"
+        return " / ".join(_milliseconds(wait) for wait in (self.median, self.p99, self.worst))
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """MiB of one program: at rest, at most under attack, and when it was last seen."""
+
+    rest: float = 0.0
+    most: float = 0.0
+    after: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.rest:.0f} → {self.most:.0f} → {self.after:.0f}"
+
+
+@dataclass(slots=True)
+class Line:
+    """One attack.
+
+    Attributes:
+        promise: The name of its test.
+        attack: What is done.
+        got_in: The load: messages and connections.
+        control, during: Waits of honest users on the same gateway.
+        others_control, others: Waits on the other gateway.
+        memory: By program.
+        live: The slowest ``/health/live``, in seconds.
+        notes: Further figures.
+        failures: Promises that did not hold.
+        seed: Repeats what was left to chance.
+    """
+
+    promise: str
+    attack: str
+    seed: str
+    bounds: Bounds | None = None
+    got_in: str = ""
+    control: Waits = field(default_factory=Waits)
+    during: Waits = field(default_factory=Waits)
+    others_control: Waits = field(default_factory=Waits)
+    others: Waits = field(default_factory=Waits)
+    memory: Mapping[str, Memory] = field(default_factory=dict)
+    live: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of the suite, as its page names it."""
+
+    command: str
+    seed: str
+    facts: str
+    day: str
+
+
+class Table:
+    """The lines of one run, in the order they were begun."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+
+    def add(self, line: Line) -> None:
+        self.lines.append(line)
+
+    def text(self) -> str:
+        """For the terminal."""
+        rows = [_HEAD, *(_cells(line) for line in self.lines if line.bounds)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+        shown = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+        ]
+        shown += [f"{_mark(line)} {line.attack}: {line.got_in}" for line in self.lines if not line.bounds]
+        shown += [f"✗ {line.attack}: {failure}" for line in self.lines for failure in line.failures]
+        return "\n".join(row.rstrip() for row in shown)
+
+    def page(self, run: Run) -> str:
+        """All of docs/abuse.md."""
+        held = [line for line in self.lines if not line.failures]
+        measured = [line for line in self.lines if line.bounds]
+        counted = [line for line in self.lines if not line.bounds]
+        parts = [
+            _INTRODUCTION.format(
+                command=run.command, day=run.day, seed=run.seed, facts=run.facts, held=len(held),
+                count=len(self.lines),
+            ),
+            "| " + " | ".join(_HEAD) + " |\n" + "| --- " * len(_HEAD) + "|",
+            *("| " + " | ".join(_cells(line)) + " |" for line in measured),
+            _LEGEND,
+        ]  # fmt: skip
+        if counted:
+            parts += [
+                "## What is counted instead of timed\n",
+                "| attack | outcome | |",
+                "| --- | --- | --- |",
+            ]
+            parts += [f"| {line.attack} | {line.got_in} | {_mark(line)} |" for line in counted]
+            parts += [""]
+        noted = [line for line in self.lines if line.notes]
+        if noted:
+            parts += ["## Further figures\n"]
+            parts += [f"- *{line.attack}*: {'; '.join(line.notes)}." for line in noted] + [""]
+        parts += ["## What each line promises\n"]
+        parts += [f"- *{line.attack}*: {_sentence(line.promise)}." for line in self.lines]
+        if failed := [line for line in self.lines if line.failures]:
+            parts += ["", "## What does not hold\n"]
+            parts += [f"- *{line.attack}*: {'; '.join(line.failures)}." for line in failed]
+        return "\n".join(parts).rstrip() + "\n"
+
+
+_INTRODUCTION: Final = """\
+# What an attacker can do to others
+
+Written by `{command}` on {day}: {held} of {count} attacks stayed within their bounds. {facts}. Seed {seed}; the same
+seed repeats what is left to chance.
+
+Each attack is a test in [tests/abuse](../tests/abuse): real processes (RabbitMQ, two gateways, chat, orders), 20
+honest users on the attacked gateway and 6 on the other one. Each honest user sends to a room, pings, reads, lists and
+submits orders, every 0.25 to 0.5 s, and does not wait for an answer before the next request. Honest users and
+attackers run in processes of their own; the attacker has the lowest share of the processor (`nice 10`). Every row has
+its own control run on the same machine, just before the attack begins. All of it shares two cores.
+"""
+_LEGEND: Final = """
+- *got in*: what the attacker could write, and the share of one core that it used for it. *taken*: what the gateway
+  read of it (its metric `messages_received`, the messages of honest users included).
+- *control*, *under attack*, *other gateway*: how long honest users waited for answers and pushes: median / 99th
+  percentile / longest, in milliseconds. What never came counts with the time until the end of the trial.
+- *bound*: the longest wait, and the 99th percentile; for both twice the control run where that is more: the machine
+  was busy with something else.
+- *MiB*: resident memory at rest → the most → at the end of the trial. Bounds: +64 for a gateway, +128 for a service,
+  and back within 30 s.
+- *live*: the slowest answer of `/health/live` of any program, in milliseconds; the bound is 1,000.
+- ✓ also says: no honest user was refused or disconnected, and no program ended.
+"""
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    bounds = line.bounds or Bounds()
+    p99 = max(bounds.p99, 2 * line.control.p99)
+    return (
+        line.attack,
+        line.got_in,
+        str(line.control),
+        str(line.during),
+        f"{_milliseconds(max(bounds.worst, 2 * line.control.worst))}, {_milliseconds(p99)}",
+        f"{line.others_control} → {line.others}",
+        str(line.memory.get("gateway 1", Memory())),
+        str(line.memory.get("chat", Memory())),
+        str(line.memory.get("orders", Memory())),
+        _milliseconds(line.live),
+        _mark(line),
+    )
+
+
+def _mark(line: Line) -> str:
+    return "✗" if line.failures else "✓"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:,.0f}"
+
+
+def _sentence(promise: str) -> str:
+    words = promise.removeprefix("test_").replace("[", " (").replace("]", ")").replace("_", " ")
+    return words[0].upper() + words[1:]

@@ -1,0 +1,57 @@
+"""The figures of the page are what they say."""
+
+import json
+
+import pytest
+from websockets.frames import Frame, Opcode
+from websockets.streams import StreamReader
+
+from .bounds import ONE_CONNECTION
+from .table import Line, Run, Table, Waits
+from .wire import CONT, PING, TEXT, envelope, frame
+
+pytestmark = pytest.mark.abuse_short
+
+
+def test_a_hundred_waits_have_their_second_longest_as_99th_percentile() -> None:
+    waits = Waits.of([number / 1000 for number in range(1, 101)])
+    assert (waits.count, waits.p99, waits.worst) == (100, 0.099, 0.1)
+    assert str(waits) == "51 / 99 / 100"
+
+
+def test_nobody_waited_is_no_wait_of_nothing() -> None:
+    assert str(Waits.of([])) == "–"
+
+
+def test_the_page_says_what_does_not_hold() -> None:
+    table = Table()
+    table.add(
+        Line("test_others_do_not_wait", "a flood", "5eed", ONE_CONNECTION, failures=["somebody waited"])
+    )
+    table.add(Line("test_nothing_gets_through", "a close", "5eed", got_in="0 got through"))
+    page = table.page(Run("make abuse", "5eed", "2 cores", "2026-11-28"))
+    assert "1 of 2 attacks stayed within their bounds" in page
+    assert "- *a flood*: somebody waited." in page
+    assert "| a close | 0 got through | ✓ |" in page
+
+
+@pytest.mark.parametrize(
+    ("opcode", "size"),
+    [
+        *((opcode, size) for opcode in (TEXT, CONT) for size in (0, 1, 125, 126, 65_535, 65_536, 100_000)),
+        *((PING, size) for size in (0, 1, 125)),  # a control frame has 125 bytes at most
+    ],
+)
+def test_frames_are_those_of_rfc_6455(opcode: int, size: int) -> None:
+    reader = StreamReader()
+    reader.feed_data(frame(opcode, b"x" * size, fin=opcode != CONT))
+    parsing = Frame.parse(reader.read_exact, mask=True)
+    with pytest.raises(StopIteration) as parsed:
+        next(parsing)
+    found: Frame = parsed.value.value
+    assert (found.opcode, bytes(found.data), found.fin) == (Opcode(opcode), b"x" * size, opcode != CONT)
+
+
+def test_an_envelope_is_one_of_the_contract_once_its_place_is_taken() -> None:
+    made = json.loads(envelope("ping").replace(b"@@@@@@@@", b"00000001"))
+    assert made == {"msg_id": "00000001", "timestamp": 1, "action": "ping", "data": {}, "version": "1.0"}
