@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from towpath.chat.crowds import Crowds
 from towpath.chat.handlers import COMMANDS, EVENTS
 from towpath.chat.presence import Presence
 from towpath.chat.reading import may_hear
@@ -46,9 +47,11 @@ def configured(settings: ChatSettings) -> Service[Rooms]:
 
 
 def timers(settings: ChatSettings) -> Sequence[Timer]:
-    """What chat does by itself: it tells who comes online and who goes offline."""
-    presence = Presence(settings)
+    """What chat does by itself: it pushes who comes online and who goes offline, and the numbers of crowds."""
+    presence, crowds = Presence(settings), Crowds()
     return [
         Timer("presence", _LOOK_SECONDS, presence.round),
         Timer("presence: forget", _FORGET_SECONDS, presence.forget),
+        Timer("crowds", _LOOK_SECONDS, crowds.round),
+        Timer("crowds: forget", _FORGET_SECONDS, crowds.forget),
     ]

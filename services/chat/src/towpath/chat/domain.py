@@ -5,13 +5,9 @@ Guarantee: what a method raises it raises before it changes anything.
 
 import bisect
 from dataclasses import dataclass, field
-from typing import Final
 
 from towpath.protocol.chat import MAX_ROOM, direct_room, direct_users, is_direct
 from towpath.protocol.errors import Conflict, Forbidden, InvalidData, NotFound
-
-#: Members that ``chat.join`` and ``chat.members`` tell of, so that their answers pass every hop.
-LISTED: Final = 1000
 
 
 class NotInRoom(Forbidden):
@@ -123,6 +119,7 @@ class Room:
         created_by: Who made it, where that is known.
         is_there: Whether there is such a room. Known where loaded; as is all above.
         is_stored: Whether the database has a row of it.
+        count: How many members it has.
         listed: The first members, sorted. Kept up to date where loaded.
     """
 
@@ -132,6 +129,8 @@ class Room:
     created_by: str | None = None
     is_there: bool = False
     is_stored: bool = False
+    count: int = 0
+    is_count_changed: bool = False
     listed: list[str] = field(default_factory=list)
     members: dict[str, Member] = field(default_factory=dict)
     guests: dict[str, Guest] = field(default_factory=dict)
@@ -145,10 +144,6 @@ class Room:
     def pair(self) -> list[str]:
         """The users of a two-person room, one if they are the same."""
         return list(dict.fromkeys(direct_users(self.name)))
-
-    def told_members(self) -> list[str]:
-        """The users in the room, sorted; the first :data:`LISTED`."""
-        return self.listed[:LISTED]
 
     def has(self, user_id: str) -> bool:
         """Whether the user is in the room."""
@@ -220,6 +215,8 @@ class Room:
         member.is_gone = False
         member.is_changed = True
         member.read_seq = read_seq
+        self.count += 1
+        self.is_count_changed = True
         bisect.insort(self.listed, user_id)
         if guest := self.guests.get(user_id):
             guest.has_come = guest.is_changed = True
@@ -231,6 +228,8 @@ class Room:
             NotInRoom
         """
         self.member(user_id).is_gone = True
+        self.count -= 1
+        self.is_count_changed = True
         if user_id in self.listed:
             self.listed.remove(user_id)
 

@@ -23,6 +23,8 @@ from towpath.protocol.errors import Conflict, RateLimited
 from towpath.servicekit import bulk
 
 DAY_MS: Final = 86_400_000
+#: The highest ``crowd_members`` that can be set: answers that name so many members pass every hop.
+MOST_LISTED: Final = 1000
 #: The highest limit that can be set: a connection is put into the groups of no more rooms than this.
 MOST_ROOMS: Final = 10_000
 
@@ -39,6 +41,7 @@ class Limits:
     rooms_made_per_day: int = 200
     invitations_per_user: int = 200
     invitations_per_pair: int = 1
+    crowd_members: int = 100
 
 
 class TooManyRooms(Conflict):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from towpath.chat.limits import MOST_ROOMS, Limits
+from towpath.chat.limits import MOST_LISTED, MOST_ROOMS, Limits
 from towpath.servicekit.settings import DatabaseUrl, Port, Seconds, ServiceSettings
 
 
@@ -19,8 +19,9 @@ class ChatSettings(ServiceSettings):
         rooms_made_per_day: Rooms that a user may make within 24 hours, by any action.
         invitations_per_user: Open invitations that a user may have.
         invitations_per_pair: Open invitations that a user may have from one other user.
+        crowd_members: Members of a room up to which joins, leaves, read positions, typing and presence are pushed
+            one by one. A larger room is a crowd: `chat.crowd` says how many there are, at most once a second.
         presence_grace: Seconds that who has lost the last connection may take to come back before others are told.
-        presence_members_max: Members of a room up to which presence is told there.
         gateway_silence: Seconds after which a silent gateway is taken for dead, and its people for gone; some three
             times the gateways' `alive_interval`.
     """
@@ -32,8 +33,8 @@ class ChatSettings(ServiceSettings):
     rooms_made_per_day: Annotated[int, Field(ge=1, le=100_000)] = Limits.rooms_made_per_day
     invitations_per_user: Annotated[int, Field(ge=1, le=1000)] = Limits.invitations_per_user
     invitations_per_pair: Annotated[int, Field(ge=1, le=1000)] = Limits.invitations_per_pair
+    crowd_members: Annotated[int, Field(ge=2, le=MOST_LISTED)] = Limits.crowd_members
     presence_grace: Seconds = 10.0
-    presence_members_max: Annotated[int, Field(ge=2)] = 500
     gateway_silence: Seconds = 15.0
 
     def limits(self) -> Limits:
