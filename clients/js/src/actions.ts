@@ -42,6 +42,7 @@ export interface Pushes {
   "chat.typing": TypingTold;
   "chat.read": ReadTold;
   "chat.presence": PresenceTold;
+  "chat.crowd": CrowdCounted;
   "order.updated": OrderState;
 }
 
@@ -66,6 +67,7 @@ export interface Joined {
   room: string;
   seq: number;
   members: string[];
+  count?: number;
 }
 
 export interface LeaveRoom {
@@ -184,10 +186,11 @@ export interface MemberState {
   online: boolean;
 }
 
-/** Answer to `chat.members`, by name; the first 1,000. */
+/** Answer to `chat.members`, by name; of a crowd the first 100. */
 export interface MemberList {
   room: string;
   members: MemberState[];
+  count?: number;
 }
 
 /** `data` of `chat.read`: the user has read all up to `seq`. */
@@ -264,6 +267,14 @@ export interface PresenceTold {
   room: string;
   user: string;
   online: boolean;
+}
+
+/** Push `chat.crowd`, at most once a second, instead of a push for each change in a room of many members. */
+export interface CrowdCounted {
+  room: string;
+  members: number;
+  online: number;
+  seq: number;
 }
 
 export interface Item {

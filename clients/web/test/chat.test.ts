@@ -4,6 +4,7 @@ import { afterEach, describe, test } from "node:test";
 import { signal } from "@preact/signals";
 
 import { en } from "../src/i18n/en.ts";
+import { zh } from "../src/i18n/zh.ts";
 import type { Outbox } from "../src/model/outbox.ts";
 import { Chat } from "../src/state/chat.ts";
 import { Notices } from "../src/state/notices.ts";
@@ -227,6 +228,41 @@ describe("messages that cannot be loaded now", () => {
     const answers = [new Refusal("unavailable", true), { room: "lobby", messages: [message(4)], has_more: false }];
     const { seqs, told } = await inLobby({ "chat.history": () => answers.shift()! });
     assert.deepEqual([seqs(), told().length], [[4], 1]);
+  });
+});
+
+describe("a crowd", () => {
+  const names = ["ana", "bob", "cyd"];
+  const members = names.map((user) => ({ user, online: false }));
+
+  test("is counted, and its first members are listed", async () => {
+    const { service, chat, lobby } = await inLobby({ "chat.members": () => ({ room: "lobby", members, count: 1234 }) });
+    await chat.loadMembers("lobby");
+    assert.deepEqual([lobby().members, lobby().crowd], [names, { members: 1234, online: null }]);
+    service.push("chat.crowd", { room: "lobby", members: 1235, online: 56, seq: 4 });
+    assert.deepEqual(lobby().crowd, { members: 1235, online: 56 });
+    await chat.loadMembers("lobby");
+    assert.deepEqual(lobby().crowd, { members: 1234, online: 56 });
+    assert.deepEqual([en.members.summary(1234, 56), zh.members.summary(1234, 56)], [
+      "1,234 members, 56 online",
+      "1,234 位成员，56 位在线",
+    ]);
+  });
+
+  test("that has shrunk is a room again, with all of its members", async () => {
+    let count: number | undefined = 4;
+    const { service, chat, lobby } = await inLobby({ "chat.members": () => ({ room: "lobby", members, count }) });
+    await chat.loadMembers("lobby");
+    count = undefined;
+    service.push("chat.crowd", { room: "lobby", members: 3, online: 1, seq: 4 });
+    await eventually(() => lobby().crowd === null);
+    assert.deepEqual(lobby().members, names);
+  });
+
+  test("that one joins in another window takes no place among the messages", async () => {
+    const { service, lobby, seqs } = await inLobby();
+    service.push("chat.joined", { room: "lobby", user: "ana", seq: 5 });
+    assert.deepEqual([seqs(), lobby().head], [[1, 2, 3, 4], 4]);
   });
 });
 

@@ -30,7 +30,7 @@ STORY: list[tuple[str, str, dict[str, Any]]] = [
     ("bob", "chat.leave", {"room": ROOM}),
 ]
 #: What connections and gateways bring about.
-BY_SIGNS = {"chat.presence"}
+BY_SIGNS = {"chat.presence", "chat.crowd"}
 
 
 def is_exactly(model: type[Payload] | None, envelope: Envelope) -> bool:

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from towpath.chat.domain import (
-    LISTED,
     AlreadyInRoom,
     Member,
     MessageDeleted,
@@ -68,7 +67,8 @@ def test_the_list_of_members_follows_who_comes_and_goes(story: list[tuple[bool, 
         else:
             with pytest.raises(NotInRoom):
                 room.dismiss(user)
-        assert room.told_members() == sorted(inside)
+        assert room.listed == sorted(inside)
+        assert room.count == len(inside)
         assert {user for user in "abcde" if room.has(user)} == inside
 
 
@@ -85,13 +85,6 @@ def test_a_read_position_only_grows() -> None:
     assert not member.has_read(7)
     assert member.has_read(9)
     assert (member.read_seq, member.is_changed) == (9, True)
-
-
-def test_a_list_of_members_has_an_end() -> None:
-    room = Room("stadium", listed=[f"{number:05}" for number in range(LISTED)])
-    room.admit("00000a")
-    assert len(room.told_members()) == LISTED
-    assert room.told_members()[:2] == ["00000", "00000a"]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["invite", "join", "leave"]), st.sampled_from("abc"))))

@@ -9,7 +9,7 @@ from alembic.config import Config
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from towpath.chat.app import CHAT
-from towpath.chat.tables import OUTBOX
+from towpath.chat.tables import OUTBOX, ROOMS
 from towpath.testkit.dispatching import ServiceUnderTest, a_command
 
 FIRST = [
@@ -55,6 +55,12 @@ async def test_rooms_of_the_first_version_are_public_and_called_by_their_names(d
         assert chat.answer("m-1").data == {"rooms": [summary]}
         await chat.dispatch(a_command("chat.join", by="zoe", room="weavers", msg_id="m-2"))
         assert chat.answer("m-2").data["members"] == ["alice", "bob", "zoe"]
+
+
+async def test_members_of_the_first_version_are_counted(database_url: str) -> None:
+    await an_early_database(database_url)
+    async with ServiceUnderTest.running(CHAT, database_url) as chat:
+        assert [row.members for row in await chat.rows(ROOMS)] == [2]
 
 
 async def test_messages_of_the_first_version_are_read_and_edited(database_url: str) -> None:

@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -50,8 +51,8 @@ class Town:
     async def running(cls, database_url: str, *, replicas: int = 1, **settings: Any) -> AsyncIterator["Town"]:
         clock = Clock()
         assert CHAT.storage is not None
-        storage = replace(CHAT.storage, unit=lambda connection: Rooms(connection, clock))
         chosen = ChatSettings(presence_grace=GRACE, gateway_silence=SILENCE, **settings)
+        storage = replace(CHAT.storage, unit=partial(Rooms, clock=clock, limits=chosen.limits()))
         async with ServiceUnderTest.running(
             replace(CHAT, storage=storage), database_url, replicas=replicas
         ) as chat:
@@ -277,7 +278,7 @@ class TestTold:
         assert town.told() == [("cyd", True)]
 
     async def test_each_of_ones_rooms_is_told_but_no_crowd(self, database_url: str) -> None:
-        async with Town.running(database_url, presence_members_max=3) as town:
+        async with Town.running(database_url, crowd_members=3) as town:
             await town.chat.dispatch(
                 *[a_join("three", by=user) for user in ("ana", "ben", "cyd")],
                 *[a_join("four", by=user) for user in ("ana", "ben", "cyd", "dan")],

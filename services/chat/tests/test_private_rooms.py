@@ -132,12 +132,12 @@ class TestInvite:
         assert await chat.rows(INVITATIONS) == []
 
     async def test_an_invitation_waits_in_the_list_of_rooms(self, chat: ServiceUnderTest) -> None:
-        await chat.dispatch(a_create(), an_invite(), a_create("attic", title="Up there"))
-        await chat.dispatch(an_invite(room="attic"))
+        await chat.dispatch(a_create(), an_invite(), a_create("attic", title="Up there", by="zoe"))
+        await chat.dispatch(an_invite(room="attic", by="zoe"))
         assert await listed(chat, "bob") == {
             "rooms": [],
             "invitations": [
-                {"room": "attic", "title": "Up there", "by": "alice"},
+                {"room": "attic", "title": "Up there", "by": "zoe"},
                 {"room": ROOM, "title": ROOM, "by": "alice"},
             ],
         }
@@ -147,11 +147,13 @@ class TestInvite:
         assert [room["room"] for room in after["rooms"]] == [ROOM]
         assert [invitation["room"] for invitation in after["invitations"]] == ["attic"]
 
-    async def test_whoever_asked_last_is_told_as_who_asked(self, chat: ServiceUnderTest) -> None:
+    async def test_an_open_invitation_stays_with_the_member_who_sent_it_first(
+        self, chat: ServiceUnderTest
+    ) -> None:
         await chat.dispatch(a_create(), an_invite("zoe"), a_join("zoe"), an_invite())
         await chat.dispatch(an_invite(by="zoe"))
-        assert len(chat.pushes("user.bob")) == 2
-        assert (await listed(chat, "bob"))["invitations"][0]["by"] == "zoe"
+        assert len(chat.pushes("user.bob")) == 1
+        assert (await listed(chat, "bob"))["invitations"][0]["by"] == "alice"
 
     async def test_any_member_may_invite_and_nobody_else(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_create(), an_invite(), a_join(), an_invite("zoe", by="bob", msg_id="m-1"))

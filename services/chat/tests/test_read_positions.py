@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from towpath.chat.app import CHAT
-from towpath.chat.domain import LISTED
+from towpath.chat.limits import Limits
 from towpath.chat.tables import INBOX, MEMBERS
 from towpath.testkit.dispatching import Incoming, ServiceUnderTest, a_command
 
@@ -193,14 +193,17 @@ class TestMembers:
         assert [chat.error(msg_id) for msg_id in ("m-2", "m-3")] == ["forbidden", "forbidden"]
 
     async def test_many_ask_for_long_lists_at_once(self, chat: ServiceUnderTest) -> None:
-        await chat.dispatch(*[a_join(f"user-{number:04}") for number in range(LISTED + 1)], a_join())
+        await chat.dispatch(
+            *[a_join(f"user-{number:04}") for number in range(Limits.crowd_members + 1)], a_join()
+        )
         await chat.dispatch(
             *[a_command("chat.members", room=ROOM, by="user-0000", msg_id=f"m-{n}") for n in range(3)]
         )
         for number in range(3):
             members = chat.answer(f"m-{number}").data["members"]
-            assert len(members) == LISTED
+            assert len(members) == Limits.crowd_members
             assert [member["user"] for member in members[:2]] == ["alice", "user-0000"]
+            assert chat.answer(f"m-{number}").data["count"] == Limits.crowd_members + 2
 
     async def test_asking_leaves_no_trace(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join())

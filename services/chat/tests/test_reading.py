@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from towpath.chat.app import configured
 from towpath.chat.reading import HISTORY_BYTES, ROOMS_TOLD, UNREAD_COUNTED
+from towpath.chat.settings import ChatSettings
 from towpath.testkit.dispatching import Incoming, ServiceUnderTest, a_command
 
 ROOM = "weavers"
@@ -177,16 +179,18 @@ class TestRooms:
         await chat.dispatch(a_command("chat.join", room="a"), a_command("chat.leave", room="a"))
         assert await rooms(chat) == []
 
-    async def test_lists_and_counts_have_an_end(self, chat: ServiceUnderTest) -> None:
+    async def test_lists_and_counts_have_an_end(self, database_url: str) -> None:
         many = ROOMS_TOLD + 1
-        await chat.dispatch(
-            *[a_command("chat.join", room=f"room-{number:04}", by="bob") for number in range(many)],
-            a_command("chat.join", room="a"),
-            a_command("chat.join", room="a", by="bob"),
-            *[a_command("chat.send", room="a", text="hm", by="bob") for _ in range(UNREAD_COUNTED + 1)],
-        )
-        assert len(await rooms(chat, "bob")) == ROOMS_TOLD
-        assert [room["unread"] for room in await rooms(chat)] == [UNREAD_COUNTED]
+        settings = ChatSettings(rooms_per_user=2 * many, rooms_made_per_day=2 * many)
+        async with ServiceUnderTest.running(configured(settings), database_url) as chat:
+            await chat.dispatch(
+                *[a_command("chat.join", room=f"room-{number:04}", by="bob") for number in range(many)],
+                a_command("chat.join", room="a"),
+                a_command("chat.join", room="a", by="bob"),
+                *[a_command("chat.send", room="a", text="hm", by="bob") for _ in range(UNREAD_COUNTED + 1)],
+            )
+            assert len(await rooms(chat, "bob")) == ROOMS_TOLD
+            assert [room["unread"] for room in await rooms(chat)] == [UNREAD_COUNTED]
 
 
 class TestResume:

@@ -1,7 +1,8 @@
 /** The words of the page, in English. Its shape is what every other dictionary has to have. */
 
 const plural = new Intl.PluralRules("en");
-const count = (n: number, one: string, other: string) => `${n} ${plural.select(n) === "one" ? one : other}`;
+const number = new Intl.NumberFormat("en");
+const count = (n: number, one: string, other: string) => `${number.format(n)} ${plural.select(n) === "one" ? one : other}`;
 
 export const en = {
   tag: "en",
@@ -92,7 +93,8 @@ export const en = {
     show: "Members",
     title: (room: string) => `In ${room}`,
     summary: (n: number, online: number | null) =>
-      online === null ? count(n, "member", "members") : `${count(n, "member", "members")}, ${online} online`,
+      online === null ? count(n, "member", "members") : `${count(n, "member", "members")}, ${number.format(online)} online`,
+    listed: (n: number, all: number) => `The first ${number.format(n)} of ${number.format(all)} are listed.`,
     invite: "Invite",
     inviteLabel: "Person to invite",
     invited: (name: string) => `${name} is invited.`,

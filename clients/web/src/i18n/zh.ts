@@ -1,6 +1,8 @@
 /** The words of the page, in Chinese. */
 import type { Words } from "./en.ts";
 
+const number = new Intl.NumberFormat("zh-CN");
+
 export const zh: Words = {
   tag: "zh-CN",
   language: "中文",
@@ -88,7 +90,11 @@ export const zh: Words = {
   members: {
     show: "成员",
     title: (room) => `${room} 的成员`,
-    summary: (n, online) => (online === null ? `${n} 位成员` : `${n} 位成员，${online} 位在线`),
+    summary: (n, online) =>
+      online === null
+        ? `${number.format(n)} 位成员`
+        : `${number.format(n)} 位成员，${number.format(online)} 位在线`,
+    listed: (n, all) => `列出 ${number.format(all)} 位成员中的前 ${number.format(n)} 位。`,
     invite: "邀请",
     inviteLabel: "要邀请的人",
     invited: (name) => `已邀请 ${name}。`,

@@ -5,6 +5,7 @@
  * once. What counts as unread is what others said after `readSeq`; pages of history never change the count.
  */
 import type {
+  CrowdCounted,
   History,
   MemberChange,
   MessageDeleted,
@@ -36,6 +37,12 @@ export interface Note {
 
 export type Entry = Message | Note;
 
+export interface Crowd {
+  readonly members: number;
+  /** Null before the first `chat.crowd`. */
+  readonly online: number | null;
+}
+
 export interface Room {
   readonly name: string;
   readonly title: string;
@@ -56,8 +63,10 @@ export interface Room {
   /** `stranger`: the service says that one is not in it. */
   readonly history: "none" | "loaded" | "stranger";
   readonly hasEarlier: boolean;
-  /** Null as long as nobody said. */
+  /** The names that the service gave: of a crowd the first ones. Null before its first answer. */
   readonly members: readonly string[] | null;
+  /** The numbers of a room whose members are counted and not pushed one by one; null for other rooms. */
+  readonly crowd: Crowd | null;
 }
 
 export function newRoom(name: string, me: string, title?: string): Room {
@@ -77,6 +86,7 @@ export function newRoom(name: string, me: string, title?: string): Room {
     history: "none",
     hasEarlier: false,
     members: null,
+    crowd: null,
   };
 }
 
@@ -149,9 +159,21 @@ export function noted(room: Room, kind: Note["kind"], { seq, user }: Pick<Member
     ...room,
     entries,
     members: members ?? null,
+    crowd: null, // in a crowd nobody is told of one by one
     head: Math.max(room.head, seq),
     readSeq: isRead ? Math.max(room.readSeq, seq) : room.readSeq,
   };
+}
+
+/** Takes the names of members, and how many there are if the room is a crowd. */
+export function listed(room: Room, members: readonly string[], count: number | null | undefined): Room {
+  const crowd = count == null ? null : { members: count, online: room.crowd?.online ?? null };
+  return { ...room, members: [...members].sort(), crowd };
+}
+
+/** Takes the numbers of a crowd. */
+export function counted(room: Room, { members, online }: Pick<CrowdCounted, "members" | "online">): Room {
+  return { ...room, crowd: { members, online } };
 }
 
 /** Takes a page of history. */

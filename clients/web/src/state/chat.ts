@@ -7,6 +7,7 @@ import { type ReadonlySignal, type Signal, batch, signal } from "@preact/signals
 import {
   type Actions,
   type Client,
+  type CrowdCounted,
   type Invitation,
   type Message as Told,
   type MemberChange,
@@ -23,9 +24,11 @@ import {
   type Message,
   type Room,
   answered,
+  counted,
   deleted,
   edited,
   emptied,
+  listed,
   noted,
   readUpTo,
   said,
@@ -99,7 +102,7 @@ export class Chat {
         this.#store.update(room, (known) => answered(known, told));
       },
     );
-    this.#presence = new Presence(this.#store, async (room) => (await this.#ask("chat.members", { room })).members);
+    this.#presence = new Presence(this.#store, (room) => this.#ask("chat.members", { room }));
     this.#histories = new Histories(this.#store, (room, range) =>
       this.#ask("chat.history", { room, limit: PAGE, ...range }),
     );
@@ -131,8 +134,7 @@ export class Chat {
     batch(() => {
       this.#store.know(answer.room);
       this.#store.update(answer.room, (room) => ({
-        ...room,
-        members: [...answer.members].sort(),
+        ...listed(room, answer.members, answer.count),
         head: Math.max(room.head, answer.seq),
         readSeq: Math.max(room.readSeq, answer.seq),
         history: room.history === "stranger" ? "none" : room.history,
@@ -242,8 +244,9 @@ export class Chat {
     client.on("chat.message", (told) => this.#message(told));
     client.on("chat.edited", (told, { seq = 0 }) => this.#store.update(told.room, (room) => edited(room, told, seq)));
     client.on("chat.deleted", (told, { seq = 0 }) => this.#store.update(told.room, (room) => deleted(room, told, seq)));
-    client.on("chat.joined", (told) => this.#joined(told));
+    client.on("chat.joined", (told, { stream }) => this.#joined(told, stream !== undefined));
     client.on("chat.left", (told) => this.#left(told));
+    client.on("chat.crowd", (told) => this.#crowd(told));
     client.on("chat.read", ({ room, user, seq }) => this.#store.update(room, (known) => readUpTo(known, user, seq)));
     client.on("chat.presence", (told) => this.#presence.take(told));
     client.on("chat.invited", (invitation) => this.#invited(invitation));
@@ -341,11 +344,12 @@ export class Chat {
     return entry?.kind === "message" ? entry : null;
   }
 
-  #joined(told: MemberChange): void {
+  /** @param inStream Whether the others heard it, too. In a crowd it has no place among the messages. */
+  #joined(told: MemberChange, inStream: boolean): void {
     const isNew = this.#store.get(told.room) === undefined;
     batch(() => {
       this.#store.know(told.room);
-      this.#store.update(told.room, (room) => noted(room, "joined", told));
+      if (inStream) this.#store.update(told.room, (room) => noted(room, "joined", told));
       if (told.user === this.me) this.#uninvited(told.room);
     });
     if (told.user !== this.me) return this.#presence.soon(told.room, () => this.open.peek() === told.room);
@@ -357,6 +361,15 @@ export class Chat {
     if (told.user === this.me) return this.#drop(told.room); // in another window
     this.#typing.stopped(told.room, told.user);
     this.#store.update(told.room, (room) => noted(room, "left", told));
+  }
+
+  #crowd(told: CrowdCounted): void {
+    const known = this.#store.get(told.room);
+    if (known === undefined) return;
+    this.#store.update(told.room, (room) => counted(room, told));
+    // No more members than names: it may be no crowd any more, and the names are not those of all members.
+    if (told.members > (known.members?.length ?? 0)) return;
+    this.#presence.soon(told.room, () => this.open.peek() === told.room);
   }
 
   #invited(invitation: Invitation): void {

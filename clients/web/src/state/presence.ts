@@ -1,7 +1,8 @@
 /** Who is in which room, and who of them is there. A service that cannot say costs no word. */
 import { batch, signal } from "@preact/signals";
-import type { MemberState } from "@towpath/client";
+import type { MemberList, MemberState } from "@towpath/client";
 
+import { listed } from "../model/room.ts";
 import type { RoomStore } from "./room-store.ts";
 
 /** A crowd that joins is asked after once. */
@@ -11,10 +12,10 @@ export class Presence {
   /** By name, as far as the service told. */
   readonly online = signal<ReadonlyMap<string, boolean>>(new Map());
   #store: RoomStore;
-  #ask: (room: string) => Promise<readonly MemberState[]>;
+  #ask: (room: string) => Promise<MemberList>;
   #due: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(store: RoomStore, ask: (room: string) => Promise<readonly MemberState[]>) {
+  constructor(store: RoomStore, ask: (room: string) => Promise<MemberList>) {
     this.#store = store;
     this.#ask = ask;
   }
@@ -26,11 +27,12 @@ export class Presence {
   /** Asks who is in a room. */
   async load(room: string): Promise<void> {
     try {
-      const members = await this.#ask(room);
+      const { members, count } = await this.#ask(room);
       batch(() => {
         const told = members.map(({ user, online }) => [user, online] as const);
         this.online.value = new Map([...this.online.peek(), ...told]);
-        this.#store.update(room, (known) => ({ ...known, members: members.map(({ user }) => user) }));
+        const names = members.map(({ user }) => user);
+        this.#store.update(room, (known) => listed(known, names, count));
       });
     } catch {
       // What is known stays, also when it is nothing.

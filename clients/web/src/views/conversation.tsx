@@ -103,6 +103,7 @@ function RoomHeader({ room }: { room: Room }) {
       const there = online.get(room.partner);
       return there === undefined ? "" : there ? words.rooms.online : words.rooms.offline;
     }
+    if (room.crowd !== null) return words.members.summary(room.crowd.members, room.crowd.online);
     if (room.members === null) return "";
     const here = room.members.filter((user) => online.get(user)).length;
     return words.members.summary(room.members.length, known ? here : null);

@@ -32,6 +32,11 @@ export function Members() {
       testId="members-dialog"
     >
       {room.members === null && <p class="empty">{words.members.unknown}</p>}
+      {room.crowd !== null && members.length < room.crowd.members && (
+        <p class="hint" data-testid="members-listed">
+          {words.members.listed(members.length, room.crowd.members)}
+        </p>
+      )}
       <ul
         class="members"
         data-testid="members"

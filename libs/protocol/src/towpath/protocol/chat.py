@@ -147,11 +147,17 @@ class Created(Payload):
 
 
 class Joined(Payload):
-    """Answer to ``chat.join``: where the room's stream stands, and who is in it."""
+    """Answer to ``chat.join``: where the room's stream stands, and who is in it.
+
+    Attributes:
+        members: By name; of a crowd the first 100.
+        count: How many members there are; there when the room is a crowd.
+    """
 
     room: str
     seq: int
     members: list[str]
+    count: int | None = None
 
 
 class Left(Payload):
@@ -249,10 +255,15 @@ class MemberState(Payload):
 
 
 class MemberList(Payload):
-    """Answer to ``chat.members``, by name; the first 1,000."""
+    """Answer to ``chat.members``, by name; of a crowd the first 100.
+
+    Attributes:
+        count: How many members there are; there when the room is a crowd.
+    """
 
     room: str
     members: list[MemberState]
+    count: int | None = None
 
 
 class ReadPosition(Payload):
@@ -315,6 +326,21 @@ class PresenceTold(Payload):
     online: bool
 
 
+class CrowdCounted(Payload):
+    """Push ``chat.crowd``, at most once a second, instead of a push for each change in a room of many members.
+
+    Attributes:
+        members: How many members there are.
+        online: How many of them have a connection open.
+        seq: Where the room's stream stood when they were counted.
+    """
+
+    room: str
+    members: int
+    online: int
+    seq: int
+
+
 # The domain as tables
 
 #: Action → what ``data`` must be, and what answers it (``None``: an empty object).
@@ -346,4 +372,5 @@ PUSHES: Final[Mapping[str, type[Payload]]] = {
     "chat.typing": TypingTold,
     "chat.read": ReadTold,
     "chat.presence": PresenceTold,
+    "chat.crowd": CrowdCounted,
 }

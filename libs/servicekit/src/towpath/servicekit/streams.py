@@ -58,6 +58,7 @@ class Streams:
         self._heads: dict[str, int] = {}
         self._entries: list[dict[str, Any]] = []
         self._touched: set[str] = set()
+        self._made: set[str] = set()
 
     async def load(self, names: Iterable[str], *, if_there: Iterable[str] = ()) -> None:
         """Lock the heads of ``names`` for appending, in one fixed order; new streams start at 0.
@@ -77,6 +78,7 @@ class Streams:
                 dialect.insert(self._tables.heads).on_conflict_do_nothing(),
                 [{"stream": name, "head": 0} for name in missing],
             )
+            self._made.update(missing)
         if self._connection.dialect.name == "sqlite":  # one writer at a time: nobody else can change them
             self._heads |= dict.fromkeys(needed - there.keys(), 0) | there
         else:
@@ -103,7 +105,17 @@ class Streams:
         return envelope
 
     async def save(self) -> None:
-        """Write what was appended: two statements, whatever the number of entries."""
+        """Write what was appended: two statements, whatever the number of entries.
+
+        A stream that was made and stayed empty is deleted, so that refused requests leave no rows. Its row is locked
+        by this transaction: whoever waits for it makes it again.
+        """
+        if unused := sorted(self._made - self._touched):
+            columns = self._tables.heads.c
+            await self._connection.execute(
+                self._tables.heads.delete().where(columns.stream.in_(unused), columns.head == 0)
+            )
+        self._made = set()
         if not self._entries:
             return
         await bulk.insert(self._connection, self._tables.entries, self._entries)

@@ -46,6 +46,7 @@ class Result:
         outcome: What the handler returned, where it ran just now.
         answer_only: A client's repetition: its pushes left long ago.
         changed: It changed state, which the user's other connections follow.
+        for_now: Refused with an error that may pass: the inbox does not keep it, and a repetition is handled again.
         park: An event that was refused, and why.
     """
 
@@ -56,6 +57,7 @@ class Result:
     outcome: Outcome | None = None
     answer_only: bool = False
     changed: bool = False
+    for_now: bool = False
     park: TowpathError | None = None
 
 

@@ -256,7 +256,7 @@ class Worker(Generic[U]):
             settled = known.get(request.key) or new.get(request.key)
             if settled is None:
                 result = self._handle(request, unit)
-                if result.park is None:
+                if result.park is None and not result.for_now:
                     new[request.key] = result.settled
             else:
                 self._repeated.add(1)
@@ -271,8 +271,9 @@ class Worker(Generic[U]):
                     changed=True,
                 )
             results[request] = result
-        if new:
+        if fresh:
             await unit.save()
+        if new:
             await inbox.store(connection, store.inbox, new)
         if store.may_hear is not None:
             await groups.correct(connection, store.may_hear, results.values())
@@ -315,7 +316,8 @@ class Worker(Generic[U]):
     def _refuse(self, session: Session, msg_id: str, error: TowpathError, trace: str) -> Result:
         self._refused.add(1)
         answer = make_error(error, correlation_id=msg_id, trace_id=trace_id(trace))
-        return Result(session, Settled(answer=msgspec.Raw(answer.to_json())), trace)
+        settled = Settled(answer=msgspec.Raw(answer.to_json()))
+        return Result(session, settled, trace, for_now=error.code.retryable)
 
 
 def _decided(request: Request, unit: Any, trace: str) -> tuple[Outcome, Settled]:

@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from towpath.chat.crowds import Crowds
 from towpath.chat.handlers import COMMANDS, EVENTS
 from towpath.chat.presence import Presence
 from towpath.chat.reading import may_hear
@@ -21,26 +23,35 @@ from towpath.servicekit.timers import Timer
 _LOOK_SECONDS: Final = 0.25
 _FORGET_SECONDS: Final = 60.0
 
+STORAGE: Final = Storage(
+    INBOX, STREAMS, Rooms, Path(__file__).parent / "migrations", may_hear=may_hear, outbox=OUTBOX
+)
 CHAT: Final = Service(
     name="chat",
     domain=DOMAIN,
     commands=COMMANDS,
     events=EVENTS,
-    storage=Storage(
-        INBOX, STREAMS, Rooms, Path(__file__).parent / "migrations", may_hear=may_hear, outbox=OUTBOX
-    ),
+    storage=STORAGE,
 )
 
 
 async def serve(settings: ChatSettings, stop: asyncio.Event, connect: Connect = connect) -> None:
     """Run chat until ``stop`` is set, then let deliveries in hand finish."""
-    await serve_domain(replace(CHAT, timers=timers(settings)), settings, stop, connect)
+    await serve_domain(configured(settings), settings, stop, connect)
+
+
+def configured(settings: ChatSettings) -> Service[Rooms]:
+    """Chat with the limits and timers of ``settings``."""
+    storage = replace(STORAGE, unit=partial(Rooms, limits=settings.limits()))
+    return replace(CHAT, storage=storage, timers=timers(settings))
 
 
 def timers(settings: ChatSettings) -> Sequence[Timer]:
-    """What chat does by itself: it tells who comes online and who goes offline."""
-    presence = Presence(settings)
+    """What chat does by itself: it pushes who comes online and who goes offline, and the numbers of crowds."""
+    presence, crowds = Presence(settings), Crowds()
     return [
         Timer("presence", _LOOK_SECONDS, presence.round),
         Timer("presence: forget", _FORGET_SECONDS, presence.forget),
+        Timer("crowds", _LOOK_SECONDS, crowds.round),
+        Timer("crowds: forget", _FORGET_SECONDS, crowds.forget),
     ]

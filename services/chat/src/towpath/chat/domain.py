@@ -5,13 +5,9 @@ Guarantee: what a method raises it raises before it changes anything.
 
 import bisect
 from dataclasses import dataclass, field
-from typing import Final
 
 from towpath.protocol.chat import MAX_ROOM, direct_room, direct_users, is_direct
 from towpath.protocol.errors import Conflict, Forbidden, InvalidData, NotFound
-
-#: Members that ``chat.join`` and ``chat.members`` tell of, so that their answers pass every hop.
-LISTED: Final = 1000
 
 
 class NotInRoom(Forbidden):
@@ -101,7 +97,7 @@ class Guest:
     """One user who is asked into one room.
 
     Attributes:
-        by: Who asked, the last one if there were several.
+        by: Who asked first.
         is_stored: Whether the database has a row of it.
         has_come: The invitation is used up.
     """
@@ -123,6 +119,7 @@ class Room:
         created_by: Who made it, where that is known.
         is_there: Whether there is such a room. Known where loaded; as is all above.
         is_stored: Whether the database has a row of it.
+        count: How many members it has.
         listed: The first members, sorted. Kept up to date where loaded.
     """
 
@@ -132,6 +129,8 @@ class Room:
     created_by: str | None = None
     is_there: bool = False
     is_stored: bool = False
+    count: int = 0
+    is_count_changed: bool = False
     listed: list[str] = field(default_factory=list)
     members: dict[str, Member] = field(default_factory=dict)
     guests: dict[str, Guest] = field(default_factory=dict)
@@ -145,10 +144,6 @@ class Room:
     def pair(self) -> list[str]:
         """The users of a two-person room, one if they are the same."""
         return list(dict.fromkeys(direct_users(self.name)))
-
-    def told_members(self) -> list[str]:
-        """The users in the room, sorted; the first :data:`LISTED`."""
-        return self.listed[:LISTED]
 
     def has(self, user_id: str) -> bool:
         """Whether the user is in the room."""
@@ -176,14 +171,27 @@ class Room:
         self.is_there = True
         self.title, self.private, self.created_by = title, private, by
 
-    def invite(self, user_id: str, by: str) -> None:
-        """Ask the user in, until they come.
+    def inviter(self, user_id: str) -> str | None:
+        """Who has invited the user, while the invitation is open."""
+        guest = self.guests.get(user_id)
+        return None if guest is None or guest.has_come else guest.by
+
+    def check_outside(self, user_id: str) -> None:
+        """Whether the user is not in the room.
 
         Raises:
             AlreadyInRoom
         """
         if self.has(user_id):
             raise AlreadyInRoom(self.name, user_id)
+
+    def invite(self, user_id: str, by: str) -> None:
+        """Ask the user in, until they come.
+
+        Raises:
+            AlreadyInRoom
+        """
+        self.check_outside(user_id)
         guest = self.guests.setdefault(user_id, Guest(user_id, by))
         guest.by, guest.has_come, guest.is_changed = by, False, True
 
@@ -193,8 +201,7 @@ class Room:
         Raises:
             NotInvited
         """
-        guest = self.guests.get(user_id)
-        if self.private and (guest is None or guest.has_come) and not self.has(user_id):
+        if self.private and self.inviter(user_id) is None and not self.has(user_id):
             raise NotInvited(self.name)
 
     def admit(self, user_id: str, read_seq: int = 0) -> None:
@@ -208,6 +215,8 @@ class Room:
         member.is_gone = False
         member.is_changed = True
         member.read_seq = read_seq
+        self.count += 1
+        self.is_count_changed = True
         bisect.insort(self.listed, user_id)
         if guest := self.guests.get(user_id):
             guest.has_come = guest.is_changed = True
@@ -219,6 +228,8 @@ class Room:
             NotInRoom
         """
         self.member(user_id).is_gone = True
+        self.count -= 1
+        self.is_count_changed = True
         if user_id in self.listed:
             self.listed.remove(user_id)
 

@@ -19,6 +19,7 @@ from towpath.protocol.chat import (
     ListMembers,
     ListRooms,
     MarkRead,
+    MemberChange,
     MemberList,
     MemberState,
     MessageChanged,
@@ -31,7 +32,6 @@ from towpath.protocol.chat import (
     Sent,
     Typing,
     TypingTold,
-    is_direct,
     stream_of,
 )
 from towpath.protocol.envelope import Envelope, make, now_ms
@@ -45,7 +45,10 @@ from towpath.servicekit.requests import Handler, Handlers
 
 def create(request: CreateRoom, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.opened(ordinary(request.room))  # raises NotForDirectRooms
+    if not room.is_there:
+        _check_making(room, session.user_id, rooms)  # raises TooManyRooms, TooManyRoomsMade
     room.make(session.user_id, request.title, private=request.private)  # raises RoomExists
+    rooms.quotas.made(session.user_id)
     return Outcome(
         answer=Created(room=room.name),
         tell=_admitted(room, session.user_id, rooms),
@@ -57,35 +60,49 @@ def create(request: CreateRoom, session: Session, rooms: Rooms) -> Outcome:
 def join(request: JoinRoom, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.opened(ordinary(request.room))  # raises NotForDirectRooms
     room.check_open_to(session.user_id)  # raises NotInvited
+    if not room.has(session.user_id):
+        rooms.quotas.check_entering(session.user_id, room.name, by=session.user_id)  # raises TooManyRooms
     if not room.is_there:
+        _check_making(room, session.user_id, rooms)  # raises TooManyRooms, TooManyRoomsMade
         room.make(session.user_id)
+        rooms.quotas.made(session.user_id)
     tell = [] if room.has(session.user_id) else _admitted(room, session.user_id, rooms)
     seq, stream = rooms.seq(room), stream_of(room.name)
-    answer = Joined(room=room.name, seq=seq, members=room.told_members())
+    answer = Joined(room=room.name, seq=seq, members=rooms.listed(room), count=rooms.crowd_count(room))
     # What is said between the commit and the subscription is replayed.
     return Outcome(answer=answer, tell=tell, subscribe=[stream], replay={stream: seq})
 
 
 def leave(request: LeaveRoom, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, ordinary(request.room))  # raises NotForDirectRooms, NotInRoom
+    was_crowd = rooms.is_crowd(room)
     room.dismiss(session.user_id)
-    left = rooms.changed("chat.left", room, session.user_id)
+    rooms.quotas.left(session.user_id, room.name)
+    if was_crowd:
+        tell = _counted("chat.left", room, session.user_id, rooms)
+    else:
+        left = rooms.changed("chat.left", room, session.user_id)
+        # The user's connections are no longer in the group then.
+        tell = [*_told(room, left), to_user(session.user_id, left)]
     return Outcome(
         answer=Left(room=room.name),
-        # The user's connections are no longer in the group then.
-        tell=[*_told(room, left), to_user(session.user_id, left)],
+        tell=tell,
         unsubscribe=[stream_of(room.name)],
     )
 
 
 def invite(request: Invite, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, ordinary(request.room))  # raises NotForDirectRooms, NotInRoom
-    room.invite(request.user, by=session.user_id)  # raises AlreadyInRoom
+    room.check_outside(request.user)  # raises AlreadyInRoom
+    answer = Invited(room=room.name, user=request.user)
+    if room.inviter(request.user) is not None:
+        # An open invitation is pushed once, or members who take turns could push without end.
+        return Outcome(answer=answer)
+    rooms.quotas.check_inviting(session.user_id, request.user)  # raises TooManyInvitations
+    room.invite(request.user, by=session.user_id)
+    rooms.quotas.invited(session.user_id, request.user)
     told = Invitation(room=room.name, title=title(room.name, room.title, request.user), by=session.user_id)
-    return Outcome(
-        answer=Invited(room=room.name, user=request.user),
-        tell=[to_user(request.user, make("chat.invited", told.model_dump()))],
-    )
+    return Outcome(answer=answer, tell=[to_user(request.user, make("chat.invited", told.model_dump()))])
 
 
 def send(request: SendMessage, session: Session, rooms: Rooms) -> Outcome:
@@ -96,9 +113,13 @@ def send(request: SendMessage, session: Session, rooms: Rooms) -> Outcome:
 def direct(request: SendDirect, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.opened(direct_name(session.user_id, request.to))  # raises NamesTooLong
     if not room.is_there:
+        _check_making(room, session.user_id, rooms)  # raises TooManyRooms, TooManyRoomsMade
         room.make(session.user_id)
+        rooms.quotas.made(session.user_id)
     for user in room.pair:
-        room.admit(user)
+        if not room.has(user):
+            room.admit(user)
+            rooms.quotas.entered(user, room.name)
     return _sent(room, session.user_id, request.text, None, rooms)
 
 
@@ -130,23 +151,27 @@ def list_rooms(_: ListRooms, session: Session, rooms: Rooms) -> Outcome:
 
 def list_members(request: ListMembers, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
-    members = [MemberState(user=user, online=rooms.is_online(user)) for user in room.told_members()]
-    return Outcome(answer=MemberList(room=room.name, members=members))
+    members = [MemberState(user=user, online=rooms.is_online(user)) for user in rooms.listed(room)]
+    return Outcome(answer=MemberList(room=room.name, members=members, count=rooms.crowd_count(room)))
 
 
 def mark_read(request: MarkRead, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
     member = room.member(session.user_id)
     grew = member.has_read(min(request.seq, rooms.seq(room)))
-    told = ReadTold(room=room.name, user=session.user_id, seq=member.read_seq)
-    return Outcome(
-        answer=ReadPosition(room=room.name, seq=member.read_seq),
-        tell=_told(room, make("chat.read", told.model_dump())) if grew else [],
-    )
+    answer = ReadPosition(room=room.name, seq=member.read_seq)
+    if not grew:
+        return Outcome(answer=answer)
+    told = make("chat.read", ReadTold(room=room.name, user=session.user_id, seq=member.read_seq).model_dump())
+    # In a crowd only the reader's own connections need it.
+    tell = [to_user(session.user_id, told)] if rooms.is_crowd(room) else _told(room, told)
+    return Outcome(answer=answer, tell=tell)
 
 
 def typing(request: Typing, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
+    if rooms.is_crowd(room):
+        return Outcome(answer={})
     told = make("chat.typing", TypingTold(room=room.name, user=session.user_id).model_dump())
     if room.is_direct:
         return Outcome(answer={}, tell=[to_user(user, told) for user in room.pair if user != session.user_id])
@@ -154,15 +179,15 @@ def typing(request: Typing, session: Session, rooms: Rooms) -> Outcome:
 
 
 def resume(request: Resume, session: Session, rooms: Rooms) -> Outcome:
-    names = rooms.names(session.user_id)
-    return resumed(request.positions, allowed={stream_of(name) for name in names}, subscribe=_groups(names))
+    allowed = {name for name in request.positions if rooms.may_hear(session.user_id, name)}
+    return resumed(request.positions, allowed=allowed, subscribe=rooms.groups(session.user_id))
 
 
 def greet(event: SessionStarted, rooms: Rooms) -> Outcome:
     """A connection is new: it hears the rooms of its user from now on."""
     rooms.signs.started(event)
     session = Session(event.user_id, event.connection_id, event.gateway_id)
-    return Outcome(connection=session, subscribe=_groups(rooms.names(event.user_id)))
+    return Outcome(connection=session, subscribe=rooms.groups(event.user_id))
 
 
 def part(event: SessionEnded, rooms: Rooms) -> Outcome:
@@ -177,11 +202,35 @@ def hear(event: GatewayAlive, rooms: Rooms) -> Outcome:
     return Outcome()
 
 
+def _check_making(room: Room, user_id: str, rooms: Rooms) -> None:
+    """Whether the user may make the room; all who will be in it at once are checked.
+
+    Raises:
+        TooManyRooms, TooManyRoomsMade
+    """
+    for user in room.pair if room.is_direct else [user_id]:
+        rooms.quotas.check_entering(user, room.name, by=user_id)
+    rooms.quotas.check_making(user_id)
+
+
 def _admitted(room: Room, user_id: str, rooms: Rooms) -> list[Tell]:
-    """Let the user in; everybody is told, the user included."""
+    """Let the user in. Everybody in the room hears of it, the user included; in a crowd only the user."""
+    if (inviter := room.inviter(user_id)) is not None:
+        rooms.quotas.accepted(inviter, user_id)
+    rooms.quotas.entered(user_id, room.name)
+    if rooms.is_crowd(room, more=1):
+        room.admit(user_id, read_seq=rooms.seq(room))
+        return _counted("chat.joined", room, user_id, rooms)
     joined = rooms.changed("chat.joined", room, user_id)
     room.admit(user_id, read_seq=rooms.seq(room))
     return _told(room, joined)
+
+
+def _counted(action: str, room: Room, user_id: str, rooms: Rooms) -> list[Tell]:
+    """Who came or went in a crowd is counted for the others; the user's own connections hear it, without a stream."""
+    rooms.mark_crowd(room)
+    change = MemberChange(room=room.name, seq=rooms.seq(room), user=user_id)
+    return [to_user(user_id, make(action, change.model_dump()))]
 
 
 def _sent(room: Room, user_id: str, text: str, client_ref: str | None, rooms: Rooms) -> Outcome:
@@ -196,10 +245,6 @@ def _told(room: Room, envelope: Envelope) -> list[Tell]:
     if room.is_direct:
         return [to_user(user, envelope) for user in room.pair]
     return [to_group(stream_of(room.name), envelope)]
-
-
-def _groups(names: list[str]) -> list[str]:
-    return [stream_of(name) for name in names if not is_direct(name)]
 
 
 COMMANDS: Final[Handlers] = {

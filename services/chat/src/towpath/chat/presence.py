@@ -24,9 +24,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from towpath.chat.crowds import mark as mark_crowds
 from towpath.chat.settings import ChatSettings
 from towpath.chat.signs import Clock, mark
-from towpath.chat.tables import CONNECTIONS, GATEWAYS, MEMBERS, PEOPLE
+from towpath.chat.tables import CONNECTIONS, GATEWAYS, MEMBERS, PEOPLE, ROOMS
 from towpath.protocol.chat import PresenceTold, direct_users, is_direct, stream_of
 from towpath.protocol.envelope import make, now_ms
 from towpath.servicekit.database import Database
@@ -93,7 +94,7 @@ class Presence:
     def __init__(self, settings: ChatSettings, clock: Clock = now_ms) -> None:
         self._grace_ms = int(settings.presence_grace * 1000)
         self._silence = settings.gateway_silence
-        self._members_max = settings.presence_members_max
+        self._crowd_members = settings.crowd_members
         self._clock = clock
 
     async def round(self, turn: Turn) -> bool:
@@ -146,12 +147,16 @@ class Presence:
                 for user, was in was_online.items()
             }
             changed = {user: online for user, (online, _) in found.items() if online != was_online[user]}
-            rooms = await _read_rooms(connection, list(changed), self._members_max)
+            rooms, crowds = await _read_rooms(connection, list(changed), self._crowd_members)
             await turn.tell(
                 connection,
                 [tell for user, online in changed.items() for tell in _told(user, online, rooms[user])],
             )
             await _save(connection, found)
+        if crowds:
+            # Not in the transaction above: that holds rows of people, which units of work wait for that hold crowds.
+            async with turn.database.transaction() as connection:
+                await mark_crowds(connection, crowds, now)
         return len(was_online) == STEP
 
 
@@ -237,27 +242,28 @@ async def _read_standings(connection: AsyncConnection, users: Sequence[str]) -> 
 
 
 async def _read_rooms(
-    connection: AsyncConnection, users: Sequence[str], members_max: int
-) -> dict[str, list[str]]:
-    """The rooms in which each of ``users`` is told of; presence in a crowd costs more than it tells."""
+    connection: AsyncConnection, users: Sequence[str], crowd_members: int
+) -> tuple[dict[str, list[str]], set[str]]:
+    """The rooms in which each of ``users`` is told of, and the crowds in which they are only counted."""
     rooms: dict[str, list[str]] = {user: [] for user in users}
+    crowds: set[str] = set()
     if users:
         place = sa.func.row_number().over(partition_by=MEMBERS.c.user_id, order_by=MEMBERS.c.room)
         theirs = sa.select(MEMBERS.c.user_id, MEMBERS.c.room, place.label("place")).where(
             MEMBERS.c.user_id.in_(users)
         )
         one = theirs.subquery()
-        among = MEMBERS.alias()
-        # The first member too many, and no more of them, is looked for: nobody counts the members of a crowd.
-        crowded = sa.select(among.c.user_id).where(among.c.room == one.c.room).offset(members_max).limit(1)
         rows = await connection.execute(
-            sa.select(one.c.user_id, one.c.room).where(
-                one.c.place <= ROOMS_TOLD, ~sa.exists(crowded.correlate(one).scalar_subquery())
-            )
+            sa.select(one.c.user_id, one.c.room, ROOMS.c.members)
+            .join(ROOMS, ROOMS.c.room == one.c.room)
+            .where(one.c.place <= ROOMS_TOLD)
         )
         for row in rows:
-            rooms[row.user_id].append(row.room)
-    return rooms
+            if row.members > crowd_members:
+                crowds.add(row.room)
+            else:
+                rooms[row.user_id].append(row.room)
+    return rooms, crowds
 
 
 async def _save(connection: AsyncConnection, found: dict[str, tuple[bool, int | None]]) -> None:

@@ -10,9 +10,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from towpath.chat.domain import LISTED, title
+from towpath.chat.domain import title
+from towpath.chat.limits import MOST_ROOMS
 from towpath.chat.tables import INVITATIONS, MEMBERS, MESSAGES, ROOMS, STREAMS
 from towpath.protocol.chat import (
+    DIRECT_PREFIX,
     STREAM_PREFIX,
     History,
     Invitation,
@@ -92,16 +94,19 @@ async def read_invitations(connection: AsyncConnection, users: Iterable[str]) ->
     return {user: sorted(found, key=lambda told: told.room) for user, found in invitations.items()}
 
 
-async def read_names(connection: AsyncConnection, users: Iterable[str]) -> dict[str, list[str]]:
-    """The names of all rooms of each user, sorted."""
-    names: dict[str, list[str]] = {user: [] for user in sorted(users)}
-    if names:
+async def read_groups(connection: AsyncConnection, users: Iterable[str]) -> dict[str, list[str]]:
+    """The groups that the connections of each user belong in; those of the first :data:`MOST_ROOMS` rooms."""
+    groups: dict[str, list[str]] = {user: [] for user in sorted(users)}
+    if groups:
+        # A room of two has no group: its members hear it as users.
+        has_group = sa.func.substr(MEMBERS.c.room, 1, len(DIRECT_PREFIX)) != DIRECT_PREFIX
+        member = _first_of(MEMBERS, list(groups), has_group)
         rows = await connection.execute(
-            sa.select(MEMBERS.c.user_id, MEMBERS.c.room).where(MEMBERS.c.user_id.in_(list(names)))
+            sa.select(member.c.user_id, member.c.room).where(member.c.place <= MOST_ROOMS)
         )
         for row in rows:
-            names[row.user_id].append(row.room)
-    return {user: sorted(found) for user, found in names.items()}
+            groups[row.user_id].append(stream_of(row.room))
+    return {user: sorted(found) for user, found in groups.items()}
 
 
 async def may_hear(connection: AsyncConnection, wanted: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -114,12 +119,12 @@ async def may_hear(connection: AsyncConnection, wanted: Collection[tuple[str, st
     return {(row.user_id, stream_of(row.room)) for row in rows}
 
 
-async def read_listed(connection: AsyncConnection, rooms: Iterable[str]) -> dict[str, list[str]]:
-    """The members of each room, sorted; the first :data:`~towpath.chat.domain.LISTED`."""
+async def read_listed(connection: AsyncConnection, rooms: Iterable[str], limit: int) -> dict[str, list[str]]:
+    """The members of each room, sorted; the first ``limit``."""
     listed: dict[str, list[str]] = {room: [] for room in sorted(rooms)}
     for row in await _union(
         connection,
-        [(_LISTED.format(number=number, limit=LISTED), room) for number, room in enumerate(listed)],
+        [(_LISTED.format(number=number, limit=limit), room) for number, room in enumerate(listed)],
     ):
         listed[row.room].append(row.user_id)
     return {room: sorted(found) for room, found in listed.items()}
@@ -190,10 +195,10 @@ def _invitations(users: Sequence[str]) -> sa.Select[Any]:
     )
 
 
-def _first_of(table: sa.Table, users: Sequence[str]) -> sa.Subquery:
+def _first_of(table: sa.Table, users: Sequence[str], *where: sa.ColumnElement[bool]) -> sa.Subquery:
     """The rows of ``users`` in ``table``, with a ``place`` by room for each user."""
     place = sa.func.row_number().over(partition_by=table.c.user_id, order_by=table.c.room)
-    return sa.select(table, place.label("place")).where(table.c.user_id.in_(users)).subquery()
+    return sa.select(table, place.label("place")).where(table.c.user_id.in_(users), *where).subquery()
 
 
 def _message(row: Any) -> Message:

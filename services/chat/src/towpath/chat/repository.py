@@ -5,47 +5,53 @@ the head of its stream, taken before anything else of the room is read.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from towpath.chat.asking import opens, room_of, users_of
+from towpath.chat.crowds import mark
 from towpath.chat.domain import Guest, Member, NotInRoom, Room
+from towpath.chat.limits import Limits, Quotas
 from towpath.chat.messages import Messages
 from towpath.chat.presence import read_online
 from towpath.chat.reading import (
+    may_hear,
+    read_groups,
     read_histories,
     read_invitations,
     read_listed,
-    read_names,
     read_summaries,
 )
 from towpath.chat.signs import Clock, Signs
 from towpath.chat.tables import INVITATIONS, MEMBERS, ROOMS, STREAMS
+from towpath.chat.writing import save_guests, save_members, save_rooms
 from towpath.protocol.chat import (
-    MAX_ROOM,
-    CreateRoom,
     DeleteMessage,
     EditMessage,
     History,
     Invitation,
     Invite,
     JoinRoom,
+    LeaveRoom,
     ListMembers,
     ListRooms,
+    MarkRead,
     MemberChange,
     ReadHistory,
     RoomSummary,
-    SendDirect,
-    direct_room,
-    is_direct,
+    Typing,
     stream_of,
 )
 from towpath.protocol.envelope import Envelope, now_ms
-from towpath.protocol.sessions import SessionEvent, SessionStarted
+from towpath.protocol.sessions import SessionStarted
 from towpath.protocol.streams import Resume
 from towpath.servicekit import bulk
 from towpath.servicekit.requests import Request
 from towpath.servicekit.streams import Streams
+
+DEFAULT_LIMITS: Final = Limits()
 
 
 class Rooms:
@@ -54,39 +60,51 @@ class Rooms:
     Attributes:
         messages: What is said in the rooms.
         signs: What gateways tell of their connections.
+        quotas: What the users of the requests have already.
     """
 
-    def __init__(self, connection: AsyncConnection, clock: Clock = now_ms) -> None:
+    def __init__(
+        self, connection: AsyncConnection, clock: Clock = now_ms, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
         self._connection = connection
+        self._clock = clock
         self._streams = Streams(connection, STREAMS)
         self.messages = Messages(connection, self._streams)
         self.signs = Signs(connection, clock)
+        self._limits = limits
+        self.quotas = Quotas(connection, limits, clock)
         self._rooms: dict[str, Room] = {}
         self._histories: dict[ReadHistory, History] = {}
         self._summaries: dict[str, list[RoomSummary]] = {}
         self._invitations: dict[str, list[Invitation]] = {}
         self._online: set[str] = set()
-        self._names: dict[str, list[str]] = {}
+        self._groups: dict[str, list[str]] = {}
+        self._heard: set[tuple[str, str]] = set()
+        self._crowds: set[str] = set()
 
     async def load(self, requests: Sequence[Request]) -> None:
-        named = [(room, request) for request in requests if (room := _room_of(request)) is not None]
-        opened = {room for room, request in named if _opens(request)}
+        named = [(room, request) for request in requests if (room := room_of(request)) is not None]
+        opened = {room for room, request in named if opens(request)}
         changed = {room for room, request in named if request.handler.changes}
         await self._streams.load(map(stream_of, opened), if_there=map(stream_of, changed))
-        await self._load_rooms(opened, {room for room, r in named if isinstance(r.payload, Invite)})
-        await self._load_members({(room, user) for room, r in named for user in _users_of(r)})
+        counted = LeaveRoom | MarkRead | Typing | ListMembers
+        await self._load_rooms(opened, {room for room, r in named if isinstance(r.payload, Invite | counted)})
+        await self._load_members({(room, user) for room, r in named for user in users_of(r)})
         # Of an invitation the last is who is invited.
         await self._load_guests(
-            {(room, _users_of(r)[-1]) for room, r in named if isinstance(r.payload, JoinRoom | Invite)}
+            {(room, users_of(r)[-1]) for room, r in named if isinstance(r.payload, JoinRoom | Invite)}
         )
+        await self._load_quotas(named)
         await self.messages.load(
             {(room, r.payload.seq) for room, r in named if isinstance(r.payload, EditMessage | DeleteMessage)}
         )
-        asked = [(request.payload, _users_of(request)[0]) for request in requests]
+        asked = [(request.payload, users_of(request)[0]) for request in requests]
         listed = [p.room for p, user in asked if isinstance(p, ListMembers) and self._has(p.room, user)]
-        await self._load_listed({p.room for p, _ in asked if isinstance(p, JoinRoom)} | set(listed))
+        joined = {p.room for p, _ in asked if isinstance(p, JoinRoom)}
+        leaving = sum(isinstance(p, LeaveRoom) for p, _ in asked)
+        await self._load_listed(joined | set(listed), leaving)
         if listed:
-            told = {user for room in listed for user in self._rooms[room].told_members()}
+            told = {user for room in listed for user in self.listed(self._rooms[room])}
             self._online = await read_online(self._connection, told)
         self._histories = await read_histories(
             self._connection,
@@ -95,9 +113,11 @@ class Rooms:
         listing = {user for p, user in asked if isinstance(p, ListRooms)}
         self._summaries = await read_summaries(self._connection, listing)
         self._invitations = await read_invitations(self._connection, listing)
-        self._names = await read_names(
+        self._groups = await read_groups(
             self._connection, {user for p, user in asked if isinstance(p, Resume | SessionStarted)}
         )
+        if wanted := {(user, name) for p, user in asked if isinstance(p, Resume) for name in p.positions}:
+            self._heard = await may_hear(self._connection, wanted)
 
     def of_member(self, user_id: str, name: str) -> Room:
         """A room that ``user_id`` is in.
@@ -141,28 +161,37 @@ class Rooms:
         """Whether a user has a connection open; only for rooms whose members are asked for."""
         return user_id in self._online
 
-    def names(self, user_id: str) -> list[str]:
-        """The names of all rooms of a user."""
-        return self._names[user_id]
+    def groups(self, user_id: str) -> list[str]:
+        """The groups that a user's connections belong in."""
+        return self._groups[user_id]
+
+    def may_hear(self, user_id: str, stream: str) -> bool:
+        """Whether a user may read a stream; only for streams that a resume names."""
+        return (user_id, stream) in self._heard
+
+    def is_crowd(self, room: Room, *, more: int = 0) -> bool:
+        """Whether a room is a crowd, or would be with so many ``more`` members."""
+        return room.count + more > self._limits.crowd_members
+
+    def crowd_count(self, room: Room) -> int | None:
+        """How many members a crowd has; ``None`` for other rooms."""
+        return room.count if self.is_crowd(room) else None
+
+    def listed(self, room: Room) -> list[str]:
+        """The members of a room, sorted; of a crowd the first ones."""
+        return room.listed[: self._limits.crowd_members]
+
+    def mark_crowd(self, room: Room) -> None:
+        """Have the numbers of a crowd pushed soon."""
+        self._crowds.add(room.name)
 
     async def save(self) -> None:
-        await bulk.insert(
-            self._connection,
-            ROOMS,
-            [
-                {
-                    "room": room.name,
-                    "created_at": now_ms(),
-                    "title": room.title,
-                    "private": room.private,
-                    "created_by": room.created_by,
-                }
-                for room in self._rooms.values()
-                if room.is_there and not room.is_stored
-            ],
-        )
-        await self._save_members()
-        await self._save_guests()
+        rooms = sorted(self._rooms.values(), key=lambda room: room.name)
+        now = self._clock()
+        await save_rooms(self._connection, rooms, now)
+        await save_members(self._connection, rooms)
+        await save_guests(self._connection, rooms, now)
+        await mark(self._connection, self._crowds, now)
         await self.messages.save()
         await self._streams.save()
         await self.signs.save()
@@ -193,84 +222,28 @@ class Rooms:
         for row in await self._connection.execute(found):
             room = self._room(row.room)
             room.title, room.private, room.created_by = row.title, row.private, row.created_by
+            room.count = row.members
             room.is_there = room.is_stored = True
 
-    async def _load_listed(self, names: set[str]) -> None:
-        for name, listed in (await read_listed(self._connection, names & self._rooms.keys())).items():
+    async def _load_quotas(self, named: Sequence[tuple[str, Request]]) -> None:
+        leaving = {users_of(r)[0] for _, r in named if isinstance(r.payload, LeaveRoom)}
+        opening = [(room, users_of(r)) for room, r in named if opens(r)]
+        making = [(room, users) for room, users in opening if not self._rooms[room].is_there]
+        entering = {
+            (user, room)
+            for room, users in opening
+            for user in users
+            # Most who join, or write to one person, are in the room: their rooms are not counted.
+            if not self._has(room, user) or user in leaving
+        }
+        await self.quotas.load(
+            entering=entering,
+            making={users[0] for _, users in making},
+            inviting={(users_of(r)[0], r.payload.user) for _, r in named if isinstance(r.payload, Invite)},
+        )
+
+    async def _load_listed(self, names: set[str], leaving: int) -> None:
+        # So many more that the first are still known when so many have left.
+        limit = self._limits.crowd_members + leaving
+        for name, listed in (await read_listed(self._connection, names & self._rooms.keys(), limit)).items():
             self._rooms[name].listed = listed
-
-    async def _save_members(self) -> None:
-        members = [
-            (member, {"room": room.name, "user_id": member.user_id, "read_seq": member.read_seq})
-            for room in sorted(self._rooms.values(), key=lambda room: room.name)
-            for member in room.members.values()
-        ]
-        stored = [(member, row) for member, row in members if member.is_stored]
-        await bulk.insert(
-            self._connection,
-            MEMBERS,
-            [row for member, row in members if not member.is_stored and not member.is_gone],
-        )
-        changed = [row for member, row in stored if member.is_changed and not member.is_gone]
-        await bulk.update(self._connection, MEMBERS, changed, key=["room", "user_id"])
-        if gone := [row for member, row in stored if member.is_gone]:
-            here = sa.and_(
-                MEMBERS.c.room == sa.bindparam("which"), MEMBERS.c.user_id == sa.bindparam("whose")
-            )
-            await self._connection.execute(
-                MEMBERS.delete().where(here),
-                [{"which": row["room"], "whose": row["user_id"]} for row in gone],
-            )
-
-    async def _save_guests(self) -> None:
-        changed = [
-            (guest, {"room": room.name, "user_id": guest.user_id})
-            for room in sorted(self._rooms.values(), key=lambda room: room.name)
-            for guest in room.guests.values()
-            if guest.is_changed
-        ]
-        here = sa.and_(
-            INVITATIONS.c.room == sa.bindparam("which"), INVITATIONS.c.user_id == sa.bindparam("whose")
-        )
-        if stored := [row for guest, row in changed if guest.is_stored]:
-            await self._connection.execute(
-                INVITATIONS.delete().where(here),
-                [{"which": row["room"], "whose": row["user_id"]} for row in stored],
-            )
-        await bulk.insert(
-            self._connection,
-            INVITATIONS,
-            [
-                {**row, "invited_by": guest.by, "created_at": now_ms()}
-                for guest, row in changed
-                if not guest.has_come
-            ],
-        )
-
-
-def _users_of(request: Request) -> list[str]:
-    """Whose memberships a request is about; first who asks."""
-    if request.session is None:
-        # A gateway that says that it lives speaks of nobody.
-        return [request.payload.user_id if isinstance(request.payload, SessionEvent) else ""]
-    user = request.session.user_id
-    match request.payload:
-        case SendDirect(to=other) | Invite(user=other):
-            return [user, other]
-    return [user]
-
-
-def _room_of(request: Request) -> str | None:
-    """The room a request names; none where the name would not do."""
-    if isinstance(request.payload, SendDirect):
-        name = direct_room(*_users_of(request))
-        return name if len(name) <= MAX_ROOM else None
-    return getattr(request.payload, "room", None)
-
-
-def _opens(request: Request) -> bool:
-    """Whether a request makes its room if it is not there."""
-    payload = request.payload
-    if isinstance(payload, JoinRoom | CreateRoom):
-        return not is_direct(payload.room)
-    return isinstance(payload, SendDirect)

@@ -1,9 +1,11 @@
 """Settings of the chat service."""
 
+from dataclasses import fields
 from typing import Annotated
 
 from pydantic import Field
 
+from towpath.chat.limits import MOST_LISTED, MOST_ROOMS, Limits
 from towpath.servicekit.settings import DatabaseUrl, Port, Seconds, ServiceSettings
 
 
@@ -11,14 +13,30 @@ class ChatSettings(ServiceSettings):
     """See :class:`~towpath.servicekit.settings.ServiceSettings`.
 
     Attributes:
+        rooms_per_user: Rooms that a user may be in, rooms of two not counted.
+        direct_rooms_per_user: Rooms of two that a user may be in; counted by themselves, so that strangers who write
+            to somebody do not keep them from joining rooms.
+        rooms_made_per_day: Rooms that a user may make within 24 hours, by any action.
+        invitations_per_user: Open invitations that a user may have.
+        invitations_per_pair: Open invitations that a user may have from one other user.
+        crowd_members: Members of a room up to which joins, leaves, read positions, typing and presence are pushed
+            one by one. A larger room is a crowd: `chat.crowd` says how many there are, at most once a second.
         presence_grace: Seconds that who has lost the last connection may take to come back before others are told.
-        presence_members_max: Members of a room up to which presence is told there.
         gateway_silence: Seconds after which a silent gateway is taken for dead, and its people for gone; some three
             times the gateways' `alive_interval`.
     """
 
     database_url: DatabaseUrl = "sqlite+aiosqlite:///towpath-chat.db"
     admin_port: Port = 8082
+    rooms_per_user: Annotated[int, Field(ge=1, le=MOST_ROOMS)] = Limits.rooms_per_user
+    direct_rooms_per_user: Annotated[int, Field(ge=1, le=MOST_ROOMS)] = Limits.direct_rooms_per_user
+    rooms_made_per_day: Annotated[int, Field(ge=1, le=100_000)] = Limits.rooms_made_per_day
+    invitations_per_user: Annotated[int, Field(ge=1, le=1000)] = Limits.invitations_per_user
+    invitations_per_pair: Annotated[int, Field(ge=1, le=1000)] = Limits.invitations_per_pair
+    crowd_members: Annotated[int, Field(ge=2, le=MOST_LISTED)] = Limits.crowd_members
     presence_grace: Seconds = 10.0
-    presence_members_max: Annotated[int, Field(ge=2)] = 500
     gateway_silence: Seconds = 15.0
+
+    def limits(self) -> Limits:
+        """The limits as the unit of work takes them."""
+        return Limits(**{limit.name: getattr(self, limit.name) for limit in fields(Limits)})

@@ -14,6 +14,7 @@ INBOX: Final = inbox_table(METADATA, "chat")
 OUTBOX: Final = OutboxTables.define(METADATA, "chat")
 STREAMS: Final = StreamTables.define(METADATA, "chat")
 #: ``title`` is empty where a room is called by its name, ``created_by`` where nobody took note.
+#: ``members`` is how many rows :data:`MEMBERS` has of the room; it is changed under the lock on the stream's head.
 ROOMS: Final = sa.Table(
     "chat_rooms",
     METADATA,
@@ -22,6 +23,8 @@ ROOMS: Final = sa.Table(
     sa.Column("title", sa.String(MAX_TITLE)),
     sa.Column("private", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("created_by", sa.String(256)),
+    sa.Column("members", sa.Integer, nullable=False, server_default="0"),
+    sa.Index("ix_chat_rooms_created_by", "created_by", "created_at"),
 )
 MEMBERS: Final = sa.Table(
     "chat_members",
@@ -55,6 +58,15 @@ MESSAGES: Final = sa.Table(
     sa.Column("size", sa.Integer, nullable=False),
     sa.Column("edited_at", sa.BigInteger),
     sa.Column("deleted_at", sa.BigInteger),
+)
+#: Rooms of many members. ``changed_at`` is when their numbers changed, empty once these were pushed; ``pushed_at`` is
+#: when that was done last.
+CROWDS: Final = sa.Table(
+    "chat_crowds",
+    METADATA,
+    sa.Column("room", sa.String(MAX_ROOM), primary_key=True),
+    sa.Column("changed_at", sa.BigInteger, index=True),
+    sa.Column("pushed_at", sa.BigInteger, nullable=False),
 )
 #: Connections as gateways tell of them; ``ended_at`` stays for a while, for a start that is heard after the end.
 CONNECTIONS: Final = sa.Table(

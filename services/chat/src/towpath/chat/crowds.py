@@ -1,0 +1,110 @@
+"""Crowds: rooms with more than ``crowd_members`` members. Changes in them are counted, not pushed one by one.
+
+A push for each join to everybody in the room costs the square of the crowd. Here a change marks its room, and a timer
+pushes the numbers of marked rooms.
+
+Guarantees:
+
+* ``chat.crowd`` goes to a room at most once a second, by the clocks of the replicas, and after the last change once
+  more. A replica passes over rooms that another has locked, so that two do not push the same.
+* A turn is bounded: at most :data:`STEP` rooms, and a fixed number of statements.
+* The mark of a join or leave is committed with it. The mark of a change in presence follows in a transaction of its
+  own (see :meth:`towpath.chat.presence.Presence.round`).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towpath.chat.signs import Clock
+from towpath.chat.tables import CROWDS, MEMBERS, PEOPLE, ROOMS, STREAMS
+from towpath.protocol.chat import STREAM_PREFIX, CrowdCounted, stream_of
+from towpath.protocol.envelope import make, now_ms
+from towpath.servicekit.outcome import Tell, to_group
+from towpath.servicekit.timers import Turn
+
+#: Rooms that one turn takes.
+STEP: Final = 50
+#: Milliseconds between two pushes to one room, at least.
+EVERY_MS: Final = 1000
+#: How long a room is kept after its last push, in milliseconds; longer than :data:`EVERY_MS`.
+_KEPT_MS: Final = 600_000
+
+
+async def mark(connection: AsyncConnection, rooms: Iterable[str], at: int) -> None:
+    """Have the numbers of ``rooms`` pushed soon; one statement. Rows are locked in the order of their names."""
+    rows = [{"room": room, "changed_at": at, "pushed_at": 0} for room in sorted(rooms)]
+    if not rows:
+        return
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    marking = dialect.insert(CROWDS)
+    await connection.execute(
+        marking.on_conflict_do_update(
+            index_elements=["room"], set_={"changed_at": marking.excluded.changed_at}
+        ),
+        rows,
+    )
+
+
+class Crowds:
+    """What chat does about crowds by itself, in turns."""
+
+    def __init__(self, clock: Clock = now_ms) -> None:
+        self._clock = clock
+
+    async def round(self, turn: Turn) -> bool:
+        """Push the numbers of some marked rooms; returns whether there may be more to do at once."""
+        now = self._clock()
+        is_due = sa.and_(CROWDS.c.changed_at.is_not(None), CROWDS.c.pushed_at <= now - EVERY_MS)
+        # Without a lock: a quiet turn must not hold up writers.
+        async with turn.database.reading() as connection:
+            if not (await connection.execute(sa.select(sa.exists().where(is_due)))).scalar_one():
+                return False
+        async with turn.transaction() as connection:
+            due = await connection.execute(
+                sa.select(CROWDS.c.room)
+                .where(is_due)
+                .order_by(CROWDS.c.changed_at)
+                .limit(STEP)
+                .with_for_update(skip_locked=True)
+            )
+            rooms = list(due.scalars())
+            if rooms:
+                await turn.tell(connection, await _read_crowds(connection, rooms))
+                pushed = CROWDS.update().where(CROWDS.c.room.in_(rooms))
+                await connection.execute(pushed.values(changed_at=None, pushed_at=now))
+        return len(rooms) == STEP
+
+    async def forget(self, turn: Turn) -> bool:
+        """Delete rows of rooms that have been quiet for long; returns whether there may be more."""
+        is_old = sa.and_(CROWDS.c.changed_at.is_(None), CROWDS.c.pushed_at < self._clock() - _KEPT_MS)
+        old = sa.select(CROWDS.c.room).where(is_old).limit(STEP)
+        async with turn.database.transaction() as connection:
+            # The condition is repeated for a row that was marked while this waited for its lock.
+            gone = await connection.execute(CROWDS.delete().where(CROWDS.c.room.in_(old), is_old))
+        return gone.rowcount >= STEP
+
+
+async def _read_crowds(connection: AsyncConnection, rooms: Sequence[str]) -> list[Tell]:
+    """The pushes that say how many are in each of ``rooms``; none for a room that is gone."""
+    online = await connection.execute(
+        sa.select(MEMBERS.c.room, sa.func.count().label("online"))
+        .join(PEOPLE, PEOPLE.c.user_id == MEMBERS.c.user_id)
+        .where(MEMBERS.c.room.in_(rooms), PEOPLE.c.is_online)
+        .group_by(MEMBERS.c.room)
+    )
+    online_in = {row.room: row.online for row in online}
+    stream = sa.literal(STREAM_PREFIX).concat(ROOMS.c.room)
+    counted = await connection.execute(
+        sa.select(ROOMS.c.room, ROOMS.c.members, STREAMS.heads.c.head)
+        .join(STREAMS.heads, STREAMS.heads.c.stream == stream)
+        .where(ROOMS.c.room.in_(rooms))
+    )
+    found = [
+        CrowdCounted(room=room, members=members, online=min(online_in.get(room, 0), members), seq=head)
+        for room, members, head in counted
+    ]
+    return [to_group(stream_of(crowd.room), make("chat.crowd", crowd.model_dump())) for crowd in found]

@@ -1,0 +1,218 @@
+"""Limits: how many rooms and invitations one user may have, and how many rooms one user may make in a day.
+
+Guarantees:
+
+* The number of statements does not depend on the number of requests, and no count reads more rows than its limit.
+* The counts follow what the same unit of work changes. Every ``check_...`` is a check only.
+* Units of work of one user that run at the same time in other partitions do not see each other: such a user can pass
+  a limit by a few, and is refused from then on.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towpath.chat.signs import Clock
+from towpath.chat.tables import INVITATIONS, MEMBERS, ROOMS
+from towpath.protocol.chat import DIRECT_PREFIX, is_direct
+from towpath.protocol.errors import Conflict, RateLimited
+from towpath.servicekit import bulk
+
+DAY_MS: Final = 86_400_000
+#: The highest ``crowd_members`` that can be set: answers that name so many members pass every hop.
+MOST_LISTED: Final = 1000
+#: The highest limit that can be set: a connection is put into the groups of no more rooms than this.
+MOST_ROOMS: Final = 10_000
+
+_DIRECT: Final = "direct"
+_ORDINARY: Final = "ordinary"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of chat; :class:`~towpath.chat.settings.ChatSettings` describes each."""
+
+    rooms_per_user: int = 1000
+    direct_rooms_per_user: int = 1000
+    rooms_made_per_day: int = 200
+    invitations_per_user: int = 200
+    invitations_per_pair: int = 1
+    crowd_members: int = 100
+
+
+class TooManyRooms(Conflict):
+    """The user is in as many rooms as the limit allows."""
+
+
+class TooManyRoomsMade(RateLimited):
+    """The user has made as many rooms in 24 hours as the limit allows."""
+
+
+class TooManyInvitations(Conflict):
+    """As many invitations of the user are open as the limit allows, from everybody or from one person."""
+
+
+class Quotas:
+    """What the users of one unit of work have: load, check, change."""
+
+    def __init__(self, connection: AsyncConnection, limits: Limits, clock: Clock) -> None:
+        self._connection = connection
+        self._limits = limits
+        self._clock = clock
+        self._rooms: Counter[tuple[str, str]] = Counter()
+        self._made: Counter[str] = Counter()
+        self._oldest: dict[str, int] = {}
+        self._open: Counter[str] = Counter()
+        self._pairs: Counter[tuple[str, str]] = Counter()
+
+    async def load(
+        self,
+        *,
+        entering: Collection[tuple[str, str]],
+        making: Collection[str],
+        inviting: Collection[tuple[str, str]],
+    ) -> None:
+        """Read the counts that the checks below need: three statements at most.
+
+        Args:
+            entering: Users, each with the name of a room that the user may enter.
+            making: Users who may make a room.
+            inviting: Pairs of users, the second of whom the first may invite.
+        """
+        if entering:
+            await self._load_rooms({(user, _kind(room)) for user, room in entering})
+        if making:
+            await self._load_made(set(making))
+        if inviting:
+            await self._load_invitations(set(inviting))
+
+    def check_entering(self, user_id: str, room: str, *, by: str) -> None:
+        """Whether ``user_id`` may be in one more room; ``by`` is the user who asks.
+
+        Raises:
+            TooManyRooms
+        """
+        direct = is_direct(room)
+        limit = self._limits.direct_rooms_per_user if direct else self._limits.rooms_per_user
+        if self._rooms[user_id, _kind(room)] < limit:
+            return
+        subject = "You are" if user_id == by else f"{user_id!r} is"
+        kind = "rooms of two" if direct else "rooms"
+        advice = "" if direct else ": leave one first"
+        raise TooManyRooms(f"{subject} in {limit:,} {kind}, which is the limit{advice}.")
+
+    def check_making(self, user_id: str) -> None:
+        """Whether the user may make one more room today.
+
+        Raises:
+            TooManyRoomsMade
+        """
+        limit = self._limits.rooms_made_per_day
+        if self._made[user_id] < limit:
+            return
+        now = self._clock()
+        wait = max(1000, self._oldest.get(user_id, now) + DAY_MS - now)
+        raise TooManyRoomsMade(
+            f"You have made {limit:,} rooms within 24 hours, which is the limit: try again later.",
+            retry_after_ms=wait,
+        )
+
+    def check_inviting(self, by: str, user_id: str) -> None:
+        """Whether ``by`` may invite ``user_id`` to one more room.
+
+        Raises:
+            TooManyInvitations
+        """
+        if self._pairs[by, user_id] >= self._limits.invitations_per_pair:
+            raise TooManyInvitations(
+                f"{user_id!r} has not answered your last invitation yet: wait until they have joined."
+            )
+        if self._open[user_id] >= self._limits.invitations_per_user:
+            raise TooManyInvitations(
+                f"{user_id!r} has {self._limits.invitations_per_user:,} open invitations, which is the limit."
+            )
+
+    def entered(self, user_id: str, room: str) -> None:
+        """The user is in one more room."""
+        self._rooms[user_id, _kind(room)] += 1
+
+    def left(self, user_id: str, room: str) -> None:
+        """The user is in one room less."""
+        self._rooms[user_id, _kind(room)] -= 1
+
+    def made(self, user_id: str) -> None:
+        """The user has made a room."""
+        self._made[user_id] += 1
+        self._oldest.setdefault(user_id, self._clock())
+
+    def invited(self, by: str, user_id: str) -> None:
+        """One more invitation is open."""
+        self._open[user_id] += 1
+        self._pairs[by, user_id] += 1
+
+    def accepted(self, by: str, user_id: str) -> None:
+        """An invitation is used up."""
+        self._open[user_id] -= 1
+        self._pairs[by, user_id] -= 1
+
+    # Inside
+
+    async def _load_rooms(self, wanted: set[tuple[str, str]]) -> None:
+        asked = bulk.pairs(self._connection, sorted(wanted)).subquery()
+        is_of_two = sa.func.substr(MEMBERS.c.room, 1, len(DIRECT_PREFIX)) == DIRECT_PREFIX
+        kind = sa.case((is_of_two, _DIRECT), else_=_ORDINARY)
+        most = max(self._limits.rooms_per_user, self._limits.direct_rooms_per_user)
+        theirs = (
+            sa.select(sa.literal(1).label("one"))
+            .where(MEMBERS.c.user_id == asked.c[0], kind == asked.c[1])
+            .limit(most)
+        )
+        rows = await self._connection.execute(sa.select(asked.c[0], asked.c[1], _count(theirs, asked)))
+        for user, which, count in rows:
+            self._rooms[user, which] = count
+
+    async def _load_made(self, users: set[str]) -> None:
+        asked = bulk.pairs(self._connection, [(user, "") for user in sorted(users)]).subquery()
+        newest = (
+            sa.select(ROOMS.c.created_at)
+            .where(ROOMS.c.created_by == asked.c[0], ROOMS.c.created_at > self._clock() - DAY_MS)
+            .order_by(ROOMS.c.created_at.desc())
+            .limit(self._limits.rooms_made_per_day)
+            .correlate(asked)
+            .subquery()
+        )
+        oldest = sa.select(sa.func.min(newest.c.created_at)).correlate(asked).scalar_subquery()
+        count = sa.select(sa.func.count()).select_from(newest).correlate(asked).scalar_subquery()
+        for user, made, at in await self._connection.execute(sa.select(asked.c[0], count, oldest)):
+            self._made[user] = made
+            if at is not None:
+                self._oldest[user] = at
+
+    async def _load_invitations(self, wanted: set[tuple[str, str]]) -> None:
+        asked = bulk.pairs(self._connection, sorted(wanted)).subquery()
+        theirs = sa.select(sa.literal(1).label("one")).where(INVITATIONS.c.user_id == asked.c[1])
+        from_one = theirs.where(INVITATIONS.c.invited_by == asked.c[0])
+        rows = await self._connection.execute(
+            sa.select(
+                asked.c[0],
+                asked.c[1],
+                _count(theirs.limit(self._limits.invitations_per_user), asked),
+                _count(from_one.limit(self._limits.invitations_per_pair), asked),
+            )
+        )
+        for by, user, opened, of_pair in rows:
+            self._open[user] = opened
+            self._pairs[by, user] = of_pair
+
+
+def _kind(room: str) -> str:
+    return _DIRECT if is_direct(room) else _ORDINARY
+
+
+def _count(rows: sa.Select[Any], asked: sa.Subquery) -> sa.ScalarSelect[int]:
+    found = rows.correlate(asked).subquery()
+    return sa.select(sa.func.count()).select_from(found).correlate(asked).scalar_subquery()

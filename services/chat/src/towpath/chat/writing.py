@@ -1,0 +1,86 @@
+"""What a unit of work changed in rooms, members and invitations, written in bulk.
+
+Guarantee: the number of statements does not depend on the number of rooms. Rooms are sorted, so that rows are locked
+in one order.
+"""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towpath.chat.domain import Room
+from towpath.chat.tables import INVITATIONS, MEMBERS, ROOMS
+from towpath.servicekit import bulk
+
+
+async def save_rooms(connection: AsyncConnection, rooms: Sequence[Room], now: int) -> None:
+    """Write new rooms, and how many members rooms have."""
+    await bulk.insert(
+        connection,
+        ROOMS,
+        [
+            {
+                "room": room.name,
+                "created_at": now,
+                "title": room.title,
+                "private": room.private,
+                "created_by": room.created_by,
+                "members": room.count,
+            }
+            for room in rooms
+            if room.is_there and not room.is_stored
+        ],
+    )
+    counts = [
+        {"room": room.name, "members": room.count}
+        for room in rooms
+        if room.is_stored and room.is_count_changed
+    ]
+    await bulk.update(connection, ROOMS, counts, key=["room"])
+
+
+async def save_members(connection: AsyncConnection, rooms: Sequence[Room]) -> None:
+    """Write who joined, who left and how far members have read."""
+    members = [
+        (member, {"room": room.name, "user_id": member.user_id, "read_seq": member.read_seq})
+        for room in rooms
+        for member in room.members.values()
+    ]
+    stored = [(member, row) for member, row in members if member.is_stored]
+    await bulk.insert(
+        connection,
+        MEMBERS,
+        [row for member, row in members if not member.is_stored and not member.is_gone],
+    )
+    changed = [row for member, row in stored if member.is_changed and not member.is_gone]
+    await bulk.update(connection, MEMBERS, changed, key=["room", "user_id"])
+    if gone := [row for member, row in stored if member.is_gone]:
+        here = sa.and_(MEMBERS.c.room == sa.bindparam("which"), MEMBERS.c.user_id == sa.bindparam("whose"))
+        await connection.execute(
+            MEMBERS.delete().where(here),
+            [{"which": row["room"], "whose": row["user_id"]} for row in gone],
+        )
+
+
+async def save_guests(connection: AsyncConnection, rooms: Sequence[Room], now: int) -> None:
+    """Write who was invited, and which invitations are used up."""
+    changed = [
+        (guest, {"room": room.name, "user_id": guest.user_id})
+        for room in rooms
+        for guest in room.guests.values()
+        if guest.is_changed
+    ]
+    here = sa.and_(
+        INVITATIONS.c.room == sa.bindparam("which"), INVITATIONS.c.user_id == sa.bindparam("whose")
+    )
+    if stored := [row for guest, row in changed if guest.is_stored]:
+        await connection.execute(
+            INVITATIONS.delete().where(here),
+            [{"which": row["room"], "whose": row["user_id"]} for row in stored],
+        )
+    await bulk.insert(
+        connection,
+        INVITATIONS,
+        [{**row, "invited_by": guest.by, "created_at": now} for guest, row in changed if not guest.has_come],
+    )
