@@ -26,7 +26,8 @@ Read = Request | Refusal | Unreadable
 
 TELEMETRY: Final = Telemetry("test", TelemetrySettings())
 TRACE: Final = f"00-{'ab' * 16}-{'cd' * 8}-00"
-RETRIED: Final[dict[str, Any]] = {"x-attempt": 1}
+#: What comes from a retry queue: by the default exchange, under the queue's name.
+RETRIED: Final[dict[str, Any]] = {"exchange": "", "x-attempt": 1}
 ANA: Final = Session(user_id="ana", connection_id="c-1", gateway_id="gw-1")
 
 
@@ -51,13 +52,14 @@ def a_delivery(
     queue: str = "shelves.commands.3",
     routing_key: str = "shelf.3",
     app_id: str | None = "backend",
+    exchange: str = "exchange",
     **headers: Any,
 ) -> Delivery:
     """What a broker hands over for ``body``."""
     delivered: list[Delivery] = []
     waiting = MemoryQueue(queue, Queue(name=queue), VirtualHost())
     waiting.attach(Consumer(waiting, prefetch=1, deliver=delivered.append))
-    waiting.push(Stored(body, "exchange", routing_key, True, app_id, headers))
+    waiting.push(Stored(body, exchange, routing_key, True, app_id, headers))
     return delivered[0]
 
 
@@ -190,6 +192,16 @@ def test_one_that_comes_back_from_a_retry_queue_comes_under_the_queues_name() ->
     item = read_one(an_event_delivery(body, "shelves.events", **RETRIED))
     assert isinstance(item, Request)
     assert item.is_redelivery
+
+
+def test_a_sender_cannot_forge_that_an_event_comes_from_a_retry_queue() -> None:
+    body = make("shelf.fell", {"name": "cup"}).to_json()
+    forged = an_event_delivery(body, **{"x-attempt": 1, "x-replayed": 5})
+    item = read_one(forged)
+    assert isinstance(item, Request)
+    assert not forged.redelivered or item.is_redelivery
+    elsewhere = an_event_delivery(body, "shelf.broke", **{"x-attempt": 1})
+    assert isinstance(unreadable(elsewhere).error, BadEnvelope)
 
 
 def test_an_event_whose_data_fails_its_model_is_unreadable() -> None:

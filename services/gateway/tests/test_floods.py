@@ -111,8 +111,8 @@ async def test_fragments_are_counted(run_gateway: RunGateway) -> None:
         assert await mallory.close_code() == 4005
 
 
-async def test_protocol_pings_are_counted(gateway: GatewayUnderTest) -> None:
-    async with raw(gateway) as mallory:
+async def test_protocol_pings_are_counted(run_gateway: RunGateway) -> None:
+    async with run_gateway(burst_per_connection=100) as gateway, raw(gateway) as mallory:
         await mallory.send(frame(b"x" * 100, PING) * 2000)
         assert await mallory.close_code() == 4005
 

@@ -21,7 +21,7 @@ import structlog
 
 from towpath.protocol.envelope import make_error
 from towpath.protocol.errors import TowpathError
-from towpath.protocol.messages import Directed, Session, encode, read_correlation, split_directed
+from towpath.protocol.messages import Directed, Session, encode, read_correlation
 from towpath.protocol.routes import EVENTS, PUSH, connection_key, control_key
 from towpath.servicekit.broker.interface import Broker, BrokerError, Unpublishable, Unroutable
 from towpath.servicekit.lanes import Lanes, Settle, settle_future
@@ -120,14 +120,7 @@ class Publisher:
         Raises:
             BrokerError: Nothing was queued.
         """
-        key = connection_key(session.gateway_id)
-        parts = split_directed(item)
-        each = settle if len(parts) == 1 else _together(settle, len(parts))
-        for part in parts:
-            self._answer(key, part, each, traceparent)
-
-    def _answer(self, key: str, item: Directed, settle: Settle, traceparent: str | None) -> None:
-        body = encode(item)
+        key, body = connection_key(session.gateway_id), encode(item)
 
         def settled(error: BrokerError | None) -> None:
             if isinstance(error, Unroutable):
@@ -164,10 +157,7 @@ class Publisher:
         Raises:
             BrokerError: Nothing was queued.
         """
-        key, parts = control_key(user_id), split_directed(item)
-        each = settle if len(parts) == 1 else _together(settle, len(parts))
-        for part in parts:
-            self._post(PUSH, key, encode(part), each)
+        self._post(PUSH, control_key(user_id), encode(item), settle)
 
     def _post(self, exchange: str, key: str, body: bytes, settle: Settle) -> None:
         def settled(error: BrokerError | None) -> None:
@@ -218,15 +208,3 @@ class Publisher:
                 except BrokerError:
                     away.add(key)
                 self._keep_until(deadline, key, body)
-
-
-def _together(settle: Settle, count: int) -> Settle:
-    """Settles once for ``count`` items, with the first error."""
-    errors: list[BrokerError | None] = []
-
-    def settled(error: BrokerError | None) -> None:
-        errors.append(error)
-        if len(errors) == count:
-            settle(next((one for one in errors if one is not None), None))
-
-    return settled

@@ -18,7 +18,7 @@ import structlog
 
 from towpath.protocol.envelope import write
 from towpath.protocol.errors import TowpathError
-from towpath.protocol.messages import NO_JSON, Directed, Session
+from towpath.protocol.messages import NO_JSON, Directed, Session, split_directed
 from towpath.protocol.routes import PUSH
 from towpath.servicekit.broker.interface import BrokerError, Delivery
 from towpath.servicekit.lanes import LaneFull
@@ -155,11 +155,13 @@ class Teller:
                     subscribe=settled.subscribe,
                     unsubscribe=settled.unsubscribe,
                 )
-                await _queue(receipt, partial(self._publisher.direct, target, item, receipt.settle))
+                for part in split_directed(item):
+                    await _queue(receipt, partial(self._publisher.direct, target, part, receipt.settle))
             if result.changed and result.session is not None:
                 item = Directed(subscribe=settled.subscribe, unsubscribe=settled.unsubscribe)
                 user_id = result.session.user_id
-                await _queue(receipt, partial(self._publisher.control, user_id, item, receipt.settle))
+                for part in split_directed(item):
+                    await _queue(receipt, partial(self._publisher.control, user_id, part, receipt.settle))
         await receipt.confirmed()
 
     async def settle(

@@ -74,7 +74,7 @@ class Inbound:
             return
         try:
             weight = self._costs.of(envelope.domain, envelope.action)
-            _charge(session, weight, text)
+            weight = _charge(session, weight, text)
             if envelope.action in BARE_ACTIONS:
                 self._bare(session, envelope)
             elif envelope.domain == "session":
@@ -163,7 +163,12 @@ class Inbound:
         session.send(make_error(error, correlation_id=msg_id, trace_id=trace_id(trace)))
 
 
-def _charge(session: Session, weight: float, text: str) -> None:
+def _charge(session: Session, weight: float, text: str) -> float:
+    """Charge a message; returns what it weighs while it is in flight, which is 1 for a small one.
+
+    Raises:
+        RateLimited
+    """
     size = len(text) if text.isascii() else len(text.encode())
     if wait := session.allowance.charge(weight + size / TOKEN_BYTES):
         session.struck()
@@ -171,6 +176,7 @@ def _charge(session: Session, weight: float, text: str) -> None:
             "You send more than this service takes from one user: slow down.",
             retry_after_ms=math.ceil(wait * 1000),
         )
+    return weight + size // TOKEN_BYTES
 
 
 def _told(error: BaseException, domain: str) -> TowpathError:

@@ -1,6 +1,6 @@
 """Limits: what one connection, one user and one address may ask of this replica.
 
-The cost of a message is the weight of its action and a token for each 4 KiB. A weight says what the action costs
+The cost of a message is the weight of its action and a token for each 16 KiB. A weight says what the action costs
 others: services publish it for their actions (:mod:`towpath.gateway.costs`). Guarantees:
 
 * A connection, a user with all connections, and an address each get what their token bucket gives
@@ -19,7 +19,7 @@ from towpath.protocol.close_codes import CloseCode
 from towpath.servicekit.telemetry import Telemetry
 
 #: Bytes that cost a token.
-TOKEN_BYTES: Final = 4096
+TOKEN_BYTES: Final = 16 * 1024
 _STRIKE_SECONDS: Final = 60.0
 #: What a closed connection had asked for counts for so long: services still work on it.
 _ORPHANED_SECONDS: Final = 5.0

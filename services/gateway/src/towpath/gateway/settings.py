@@ -58,7 +58,7 @@ class GatewaySettings(BrokerSettings):
         read_share: The same for one connection; the rest of what it sent waits for a later turn.
         rate_per_connection, burst_per_connection: Messages a second of one connection in the long run, and at once;
             past it they are answered ``rate_limited``. A message counts as much as its action weighs (1, unless its
-            service says more), and one more for each 4 KiB. 0 for no limit, also below.
+            service says more), and one more for each 16 KiB. 0 for no limit, also below.
         rate_per_user, burst_per_user: The same for all connections of one user on this replica.
         rate_per_address, burst_per_address: The same for all connections from one address on this replica.
         rate_strikes: Refusals of one connection in a minute; past it the connection closes with 4005.
@@ -122,12 +122,12 @@ class GatewaySettings(BrokerSettings):
     groups_per_connection: Annotated[int, Field(ge=1)] = 10_000
     read_turn: Annotated[float, Field(gt=0, le=1)] = 0.008
     read_share: Annotated[float, Field(gt=0, le=1)] = 0.001
-    rate_per_connection: Rate = 100.0
-    burst_per_connection: Burst = 1_000.0
-    rate_per_user: Rate = 100.0
-    burst_per_user: Burst = 1_000.0
-    rate_per_address: Rate = 2_000.0
-    burst_per_address: Burst = 10_000.0
+    rate_per_connection: Rate = 200.0
+    burst_per_connection: Burst = 2_000.0
+    rate_per_user: Rate = 200.0
+    burst_per_user: Burst = 2_000.0
+    rate_per_address: Rate = 4_000.0
+    burst_per_address: Burst = 20_000.0
     rate_strikes: Annotated[int, Field(ge=1)] = 200
     inflight_per_connection: Annotated[int, Field(ge=1)] = 256
     inflight_per_user: Annotated[int, Field(ge=1)] = 256
