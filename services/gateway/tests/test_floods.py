@@ -105,8 +105,8 @@ async def test_a_flood_is_closed_while_others_are_served(
         sending.cancel()
 
 
-async def test_fragments_are_counted(gateway: GatewayUnderTest) -> None:
-    async with raw(gateway) as mallory:
+async def test_fragments_are_counted(run_gateway: RunGateway) -> None:
+    async with run_gateway(burst_per_connection=100) as gateway, raw(gateway) as mallory:
         await mallory.send(frame(b"{", fin=False) + frame(b" ", 0, fin=False) * 1000)
         assert await mallory.close_code() == 4005
 
@@ -211,7 +211,7 @@ async def close_by(how: str, gateway: GatewayUnderTest, backend: Backend, mallor
 async def test_nothing_is_read_once_a_close_has_begun(run_gateway: RunGateway, how: str) -> None:
     token: dict[str, Any] = {"expires_in": 1.0} if how == "expiry" else {}
     async with (
-        run_gateway(max_violations=2) as gateway,
+        run_gateway(max_violations=2, burst_per_connection=100) as gateway,
         a_backend(gateway.hub) as backend,
         raw(gateway, **token) as mallory,
     ):
@@ -257,3 +257,17 @@ async def test_connections_that_are_closed_for_abuse_are_measured(gateway: Gatew
         assert await mallory.close_code() == 4500
     _, metrics = await gateway.admin("/metrics")
     assert re.search(r'connections_abused_total\{[^}]*code="4500"[^}]*\} 1\.0', metrics)
+
+
+async def test_a_client_that_goes_on_after_the_close_is_cut_off(run_gateway: RunGateway) -> None:
+    async with (
+        run_gateway(max_violations=2, close_timeout=60.0) as gateway,
+        a_backend(gateway.hub),
+        raw(gateway) as mallory,
+    ):
+        await mallory.send(frame(b"x") * 4)
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(30):  # not the close_timeout
+                while True:
+                    await mallory.send(frame(request()) * 100)
+        assert mallory.writer.transport.is_closing()

@@ -316,7 +316,7 @@ async def test_requests_of_one_key_arrive_in_the_order_they_were_sent(
     gateway: GatewayUnderTest, backend: Backend
 ) -> None:
     async with gateway.connect() as ana:
-        sent = [await ana.send("echo.say", {"n": n}) for n in range(100)]  # below the in-flight window
+        sent = [await ana.send("echo.say", {"n": n}) for n in range(200)]  # below the in-flight window
         got: list[str] = []
         while len(got) < len(sent):
             got += [item["envelope"]["msg_id"] for item in await backend.commands()]
@@ -338,7 +338,9 @@ async def test_a_domain_whose_queue_is_lost_is_unavailable_for_a_while_and_then_
 ) -> None:
     fleeting = Inbox(name="fleeting", bindings=[Binding(COMMANDS, "fleeting.*")])
     async with (
-        run_gateway(domain_absence=0.5) as gateway,
+        run_gateway(
+            domain_absence=0.5, rate_per_connection=0, rate_per_user=0, rate_per_address=0
+        ) as gateway,  # it asks as fast as it can
         gateway.hub.connect(name="fleeting") as broker,
         broker.subscribe(fleeting, prefetch=10),
         gateway.connect() as ana,

@@ -260,7 +260,8 @@ COMMANDS: Final[Handlers] = {
     "chat.rooms": Handler(ListRooms, list_rooms, changes=False, cost=10),
     "chat.members": Handler(ListMembers, list_members, changes=False, cost=10),
     "chat.read": Handler(MarkRead, mark_read),
-    "chat.typing": Handler(Typing, typing, changes=False),
+    # Pushed to everybody in the room, and nobody types faster than this allows. Below the cost of a heavy read.
+    "chat.typing": Handler(Typing, typing, changes=False, cost=9),
     "chat.resume": Handler(Resume, resume, changes=False, cost=20),
 }
 

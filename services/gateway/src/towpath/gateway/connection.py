@@ -59,6 +59,8 @@ _EARLY_FRAMES: Final = 16
 #: Bytes that are parsed at once: some 40 of the smallest frames. Of a large frame more, as long as none ends.
 _SLICE: Final = 256
 _LARGEST_SLICE: Final = 64 * 1024
+#: Bytes that may come after a close has begun: what an honest client had on the way. Its close frame is among them.
+_AFTER_CLOSE_BYTES: Final = 128 * 1024
 #: Frames that are no part of a message and cost the gateway an answer, or at least a look.
 _COUNTED: Final = frozenset({Opcode.PING, Opcode.PONG})
 #: Frames that one text may come in.
@@ -86,6 +88,7 @@ class _Socket(EnteringConnection):
     receiver: "Receiver | None" = None
     charge_frame: Callable[[int], None] | None = None
     whose: str = ""
+    _since_close: int = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._early: list[Frame] = []
@@ -99,8 +102,17 @@ class _Socket(EnteringConnection):
 
     def data_received(self, data: bytes) -> None:
         self.last_seen = self.loop.time()
+        if self.closing:
+            self._since_close += len(data)
+            if self._since_close > _AFTER_CLOSE_BYTES:
+                self.transport.abort()
+                return
         if self._unparsed:  # read before the transport had paused
             self._unparsed = memoryview(b"".join((self._unparsed, data)))
+            return
+        if len(data) <= _SLICE and (began := self.turns.begin_small()):
+            super().data_received(data)  # nearly every read of an honest client
+            self.turns.end_small(began)
             return
         self._unparsed = memoryview(data)
         if self.turns.take(self):

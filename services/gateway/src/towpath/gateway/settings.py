@@ -123,14 +123,14 @@ class GatewaySettings(BrokerSettings):
     read_turn: Annotated[float, Field(gt=0, le=1)] = 0.008
     read_share: Annotated[float, Field(gt=0, le=1)] = 0.001
     rate_per_connection: Rate = 100.0
-    burst_per_connection: Burst = 500.0
+    burst_per_connection: Burst = 1_000.0
     rate_per_user: Rate = 100.0
-    burst_per_user: Burst = 500.0
-    rate_per_address: Rate = 1_000.0
-    burst_per_address: Burst = 5_000.0
+    burst_per_user: Burst = 1_000.0
+    rate_per_address: Rate = 2_000.0
+    burst_per_address: Burst = 10_000.0
     rate_strikes: Annotated[int, Field(ge=1)] = 200
-    inflight_per_connection: Annotated[int, Field(ge=1)] = 128
-    inflight_per_user: Annotated[int, Field(ge=1)] = 128
+    inflight_per_connection: Annotated[int, Field(ge=1)] = 256
+    inflight_per_user: Annotated[int, Field(ge=1)] = 256
     inflight_patience: Seconds = 30.0
     domain_absence: Seconds = 60.0
     send_buffer_bytes: Annotated[int, Field(ge=64 * 1024)] = 4 * 1024 * 1024

@@ -71,6 +71,18 @@ class Turns:
             self._queue(reader)
         return more
 
+    def begin_small(self) -> float:
+        """Ask for the time to parse one slice without being queued; 0 if this turn has none left."""
+        if self._spent >= self._turn:
+            return 0.0
+        if not self._is_scheduled:
+            self._schedule()
+        return perf_counter()
+
+    def end_small(self, began: float) -> None:
+        """What :meth:`begin_small` gave is used."""
+        self._spent += perf_counter() - began
+
     def forget(self, reader: Reader) -> None:
         """The connection is gone."""
         # Not under ``reader.whose``: it may have been admitted since, and belong to a user now.
