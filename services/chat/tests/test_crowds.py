@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from towpath.chat.app import CHAT, STORAGE
 from towpath.chat.crowds import STEP, Crowds
@@ -17,6 +18,7 @@ from towpath.chat.repository import Rooms
 from towpath.chat.settings import ChatSettings
 from towpath.chat.tables import CROWDS, INBOX, MEMBERS, ROOMS, STREAMS
 from towpath.protocol.chat import CrowdCounted
+from towpath.servicekit.timers import Turn
 from towpath.testkit.dispatching import (
     GATEWAY,
     Incoming,
@@ -54,6 +56,16 @@ class Arena:
         async with ServiceUnderTest.running(service, database_url, replicas=replicas) as chat:
             arena.append(cls(chat, chosen))
             yield arena[0]
+
+    async def execute(self, statement: sa.Executable) -> None:
+        """Change the database as another version would."""
+
+        async def run(turn: Turn) -> bool:
+            async with turn.database.transaction() as connection:
+                await connection.execute(statement)
+            return False
+
+        await self.chat.turn(run)
 
     async def turn(self, replica: int = 0) -> list[dict[str, Any]]:
         """Take the turns there are; returns the data of what crowds were pushed."""
@@ -272,6 +284,13 @@ class TestCost:
             assert crowd <= small
             assert stored < 3000
             assert len(arena.chat.answer(f"in-{ROOM}").data["members"]) == 100
+
+
+async def test_a_join_corrects_the_count_of_a_room_that_is_no_crowd(arena: Arena) -> None:
+    await arena.chat.dispatch(*joins(0, 1, 2))
+    await arena.execute(ROOMS.update().values(members=0))
+    await arena.chat.dispatch(*joins(3))
+    assert [row.members for row in await arena.chat.rows(ROOMS)] == [4]
 
 
 async def test_whatever_happens_the_count_is_right(database_url: str) -> None:

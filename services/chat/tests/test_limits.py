@@ -9,11 +9,20 @@ from typing import Any
 import pytest
 
 from towpath.chat.app import CHAT, STORAGE, configured
-from towpath.chat.limits import DAY_MS, Limits
+from towpath.chat.limits import DAY_MS, MOST_ROOMS, Limits
 from towpath.chat.repository import Rooms
 from towpath.chat.settings import ChatSettings
 from towpath.chat.tables import INVITATIONS, MEMBERS, ROOMS, STREAMS
-from towpath.testkit.dispatching import Incoming, ServiceUnderTest, a_command, counted_statements
+from towpath.servicekit import bulk
+from towpath.servicekit.timers import Turn
+from towpath.testkit.dispatching import (
+    GATEWAY,
+    Incoming,
+    ServiceUnderTest,
+    a_command,
+    an_event,
+    counted_statements,
+)
 
 
 class Clock:
@@ -225,6 +234,39 @@ async def test_the_statements_of_refused_requests_do_not_grow_with_the_batch(dat
         await chat.dispatch(an_invite("zoe", "weavers", by="user-0"))
         assert await a_round(users[:1]) == await a_round(users[1:])
         assert [row.stream for row in await chat.rows(STREAMS.heads)] == ["chat:weavers"]
+
+
+async def test_a_user_in_more_rooms_than_any_limit_starts_and_resumes_with_a_bounded_list(
+    database_url: str,
+) -> None:
+    many = MOST_ROOMS + 5000
+    async with running(database_url) as chat:
+        await chat.dispatch(a_direct("bob"), a_join("zzz"), a_command("chat.send", room="zzz", text="hello"))
+
+        async def fill(turn: Turn) -> bool:
+            rows = [{"room": f"r-{n:06}", "user_id": "alice", "read_seq": 0} for n in range(many)]
+            async with turn.database.transaction() as connection:
+                await bulk.insert(connection, MEMBERS, rows)
+            return False
+
+        await chat.turn(fill)
+        chat.forget()
+        started = an_event("session.started", user_id="alice", connection_id="c-7", gateway_id=GATEWAY)
+        with counted_statements() as statements:
+            await chat.dispatch(started)
+        assert len(chat.groups("c-7")) == MOST_ROOMS
+        assert not any("dm:" in group for group in chat.groups("c-7"))
+        assert len(statements) < 15
+        positions = {"chat:zzz": 1, "chat:dm:alice:bob": 0, "chat:elsewhere": 0}
+        await chat.dispatch(a_command("chat.resume", positions=positions, msg_id="m-1"))
+        answer = chat.answer("m-1").data["streams"]
+        assert {name: told["complete"] for name, told in answer.items()} == {
+            "chat:zzz": True,
+            "chat:dm:alice:bob": True,
+            "chat:elsewhere": False,
+        }
+        await chat.dispatch(a_join("one-more", "m-2"))
+        assert chat.error("m-2") == "conflict"
 
 
 def test_the_settings_are_the_limits_of_the_service() -> None:

@@ -163,11 +163,8 @@ def split_directed(
     parts += [Directed(who, unsubscribe=some) for some in _runs(item.unsubscribe, max_groups, max_bytes)]
     if item.envelope or item.disconnect is not None:
         parts.append(Directed(who, item.envelope, disconnect=item.disconnect))
-    few = len(item.subscribe) + len(item.unsubscribe) <= max_groups
-    fits = bool(item.subscribe) + bool(item.unsubscribe) == len(parts) - bool(
-        item.envelope or item.disconnect
-    )
-    return [item] if few and fits else parts
+    runs = _runs([*item.subscribe, *item.unsubscribe], max_groups, max_bytes)
+    return [item] if len(list(runs)) == 1 else parts
 
 
 def _runs(groups: Sequence[str], max_groups: int, max_bytes: int) -> Iterator[list[str]]:

@@ -29,7 +29,7 @@ from opentelemetry.trace import SpanKind
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.protocol.envelope import make_error
-from towpath.protocol.errors import TowpathError
+from towpath.protocol.errors import ErrorCode, TowpathError
 from towpath.protocol.messages import NO_JSON, Session
 from towpath.servicekit import groups, inbox
 from towpath.servicekit.database import Database
@@ -122,7 +122,12 @@ class Worker(Generic[U]):
         self._watched = watched or nullcontext()
         self._suspected_until: dict[str, float] = {}
         self._repeated = telemetry.counter("messages_repeated", "Requests answered from the inbox")
-        self._refused = telemetry.counter("requests_refused", "Requests answered with an error")
+        self._refused = {
+            code: telemetry.counter(
+                "requests_refused", "Requests answered with an error, by its code", {"code": code.value}
+            )
+            for code in ErrorCode
+        }
         self._unit_seconds = telemetry.histogram("unit_of_work", "Time of one transaction with its handlers")
 
     async def run(self, items: Sequence[Request | Refusal]) -> list[Result]:
@@ -314,7 +319,7 @@ class Worker(Generic[U]):
         return until is not None and monotonic() < until
 
     def _refuse(self, session: Session, msg_id: str, error: TowpathError, trace: str) -> Result:
-        self._refused.add(1)
+        self._refused[error.code].add(1)
         answer = make_error(error, correlation_id=msg_id, trace_id=trace_id(trace))
         settled = Settled(answer=msgspec.Raw(answer.to_json()))
         return Result(session, settled, trace, for_now=error.code.retryable)

@@ -246,4 +246,7 @@ class Rooms:
         # So many more that the first are still known when so many have left.
         limit = self._limits.crowd_members + leaving
         for name, listed in (await read_listed(self._connection, names & self._rooms.keys(), limit)).items():
-            self._rooms[name].listed = listed
+            room = self._rooms[name]
+            room.listed = listed
+            # Right even if a version that does not count members has run beside this one.
+            room.count = len(listed) if len(listed) < limit else max(room.count, limit)
