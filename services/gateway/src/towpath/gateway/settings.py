@@ -115,8 +115,8 @@ class GatewaySettings(BrokerSettings):
     max_connections_per_user: Annotated[int, Field(ge=1)] = 20
     handshakes_max: Annotated[int, Field(ge=1)] = 2_000
     handshakes_max_per_address: Annotated[int, Field(ge=1)] = 1_000
-    connects_per_user: Rate = 1.0
-    connects_per_user_burst: Burst = 60.0
+    connects_per_user: Rate = 5.0
+    connects_per_user_burst: Burst = 200.0
     connects_per_address: Rate = 200.0
     connects_per_address_burst: Burst = 10_000.0
     groups_per_connection: Annotated[int, Field(ge=1)] = 10_000
