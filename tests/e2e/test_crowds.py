@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.async_api import Browser, expect
 
 from towpath.testkit.client import WireClient
 from towpath.testkit.processes import Processes
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.system import System
+from towpath.testkit.visitor import Visitor
 
+ROOT = Path(__file__).parents[2]
 ROOM = "arena"
 
 
@@ -55,3 +58,34 @@ async def test_the_members_of_a_crowd_hear_how_many_they_are(system: System) -> 
         for client in clients[3:]:
             await client.request("chat.leave", {"room": ROOM}, key=ROOM)
         assert (await told(clients[0], members=3, online=3))["seq"] == 4
+
+
+async def test_the_page_shows_the_numbers_of_a_crowd(system: System, browser: Browser, page_url: str) -> None:
+    async with AsyncExitStack() as stack:
+        for number in range(5):
+            client = await stack.enter_async_context(system.connect(f"user-{number}", number % 2))
+            answer = await client.request("chat.join", {"room": ROOM}, key=ROOM)
+            assert answer["action"] == "chat.join.ok", answer
+        zoe = await stack.enter_async_context(Visitor.sign_in(browser, page_url, "zoe"))
+        await zoe.joins(ROOM)
+        await expect(zoe.get("room-members")).to_have_text("6 members, 6 online")
+        sent = await client.request("chat.send", {"room": ROOM, "text": "hello all"}, key=ROOM)
+        assert sent["action"] == "chat.send.ok", sent
+        await expect(zoe.get("message")).to_have_count(1)
+        await zoe.get("show-members").click()
+        await expect(zoe.get("members-counted")).to_have_text("6 members, 6 online")
+        await expect(zoe.get("members-listed")).to_have_text("The first 3 of 6 are listed.")
+        await expect(zoe.get("members").locator("li")).to_have_count(3)
+        await expect(zoe.get("members").locator("[data-online]")).to_have_count(0)
+        folder = ROOT / "test-results"
+        folder.mkdir(exist_ok=True)
+        await zoe.page.screenshot(path=folder / "page-crowd-members.png")
+        await zoe.page.keyboard.press("Escape")
+        await zoe.page.screenshot(path=folder / "page-crowd.png")
+        for number in range(3):
+            async with system.connect(f"user-{number}", 0) as client:
+                await client.request("chat.leave", {"room": ROOM}, key=ROOM)
+        await expect(zoe.get("room-members")).to_have_text("3 members, 3 online")
+        await zoe.get("show-members").click()
+        await expect(zoe.get("members-counted")).to_have_count(0)
+        await expect(zoe.get("members").locator("li[data-online=true]")).to_have_count(3)

@@ -6,6 +6,7 @@ import { signal } from "@preact/signals";
 import { en } from "../src/i18n/en.ts";
 import { zh } from "../src/i18n/zh.ts";
 import type { Outbox } from "../src/model/outbox.ts";
+import { SPREAD_MS, WAIT_MS } from "../src/state/catching-up.ts";
 import { Chat } from "../src/state/chat.ts";
 import { Notices } from "../src/state/notices.ts";
 import { Refusal, Service, eventually } from "./service.ts";
@@ -247,6 +248,23 @@ describe("a crowd", () => {
       "1,234 members, 56 online",
       "1,234 位成员，56 位在线",
     ]);
+  });
+
+  test("whose stream stands further than the client is resumed, if the client does not get there", async (t) => {
+    const { service } = await inLobby();
+    const resumes = () => service.of("chat.resume").length;
+    t.mock.timers.enable({ apis: ["setTimeout"] });
+    const before = resumes();
+    service.push("chat.crowd", { room: "lobby", members: 1234, online: 56, seq: 4 });
+    service.push("chat.crowd", { room: "lobby", members: 1234, online: 56, seq: 5 });
+    service.tell("chat.message", message(5));
+    t.mock.timers.tick(WAIT_MS + SPREAD_MS);
+    assert.equal(resumes(), before);
+    service.push("chat.crowd", { room: "lobby", members: 1234, online: 56, seq: 6 });
+    t.mock.timers.tick(WAIT_MS - 1);
+    assert.equal(resumes(), before);
+    t.mock.timers.tick(SPREAD_MS + 1);
+    assert.equal(resumes(), before + 1);
   });
 
   test("that has shrunk is a room again, with all of its members", async () => {

@@ -38,6 +38,7 @@ import {
 } from "../model/room.ts";
 import type { Typing } from "../model/typing.ts";
 import { Again } from "./again.ts";
+import { CatchingUp } from "./catching-up.ts";
 import { Histories } from "./histories.ts";
 import type { Notices } from "./notices.ts";
 import { Presence } from "./presence.ts";
@@ -81,6 +82,7 @@ export class Chat {
   #reading: Reading;
   #sending: Sending;
   #presence: Presence;
+  #catchingUp: CatchingUp;
   #histories: Histories;
   #toldTyping = 0;
 
@@ -103,6 +105,10 @@ export class Chat {
       },
     );
     this.#presence = new Presence(this.#store, (room) => this.#ask("chat.members", { room }));
+    this.#catchingUp = new CatchingUp(
+      (stream) => this.#client.positions[stream],
+      () => this.#client.resume("chat"),
+    );
     this.#histories = new Histories(this.#store, (room, range) =>
       this.#ask("chat.history", { room, limit: PAGE, ...range }),
     );
@@ -255,6 +261,7 @@ export class Chat {
     });
     client.on("incomplete", ({ stream }) => this.#incomplete(stream));
     client.onState((state) => {
+      this.#catchingUp.stop(); // with a new connection all streams are resumed
       if (state === "open") void this.#refresh();
       if (state !== "closed") return;
       this.#listAgain.done();
@@ -366,6 +373,7 @@ export class Chat {
   #crowd(told: CrowdCounted): void {
     const known = this.#store.get(told.room);
     if (known === undefined) return;
+    this.#catchingUp.expect(streamOf(told.room), told.seq);
     this.#store.update(told.room, (room) => counted(room, told));
     // No more members than names: it may be no crowd any more, and the names are not those of all members.
     if (told.members > (known.members?.length ?? 0)) return;

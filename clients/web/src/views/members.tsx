@@ -10,14 +10,19 @@ import { useApp, useLanguage, useSession, useWords } from "./context.ts";
 import { Dialog } from "./dialog.tsx";
 import { Field } from "./field.tsx";
 
-/** Who is in the open room and who is there now; each is a way to write to them, and others can be invited. */
+const NOBODY: ReadonlyMap<string, boolean> = new Map();
+
+/**
+ * Who is in the open room and who is there now; each is a way to write to them, and others can be invited. In a crowd
+ * nobody is told who comes and goes, so only the numbers say how many are there.
+ */
 export function Members() {
   const app = useApp();
   const { chat, me } = useSession();
   const { words, compare } = useLanguage();
   const room = chat.rooms.value.get(chat.open.value ?? "");
   if (room === undefined) return null;
-  const online = chat.online.value;
+  const online = room.crowd === null ? chat.online.value : NOBODY;
   const rank = (user: string) => (online.get(user) ? 0 : 1);
   const members = [...(room.members ?? [])].sort((one, other) => rank(one) - rank(other) || compare(one, other));
   const write = (user: string) => {
@@ -32,9 +37,15 @@ export function Members() {
       testId="members-dialog"
     >
       {room.members === null && <p class="empty">{words.members.unknown}</p>}
-      {room.crowd !== null && members.length < room.crowd.members && (
-        <p class="hint" data-testid="members-listed">
-          {words.members.listed(members.length, room.crowd.members)}
+      {room.crowd !== null && (
+        <p class="hint">
+          <span data-testid="members-counted">{words.members.summary(room.crowd.members, room.crowd.online)}</span>
+          {members.length < room.crowd.members && (
+            <>
+              <br />
+              <span data-testid="members-listed">{words.members.listed(members.length, room.crowd.members)}</span>
+            </>
+          )}
         </p>
       )}
       <ul
