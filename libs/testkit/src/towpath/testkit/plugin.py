@@ -25,8 +25,8 @@ def pytest_configure() -> None:
     """Make tests independent of how fast the machine is, and of what started them.
 
     Property-based tests may take as long as a busy machine needs: Hypothesis' own limit is 0.2 s an example. And a
-    shell starts what runs in the background with SIGINT ignored, which every program of a test would inherit: one that
-    a test interrupts would go on to its end. https://docs.python.org/3/library/signal.html#signal.default_int_handler
+    shell starts what runs in the background with SIGINT ignored, which every program of a test would inherit: one
+    that a test interrupts would go on to its end.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
