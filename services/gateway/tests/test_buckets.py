@@ -47,7 +47,7 @@ def test_no_rate_is_no_limit() -> None:
 
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=300))
 def test_buckets_that_are_full_again_are_forgotten(keys: list[int]) -> None:
-    buckets: Buckets[int] = Buckets(Rate(1, 1))
+    buckets: Buckets[int] = Buckets(Rate(1, 1), keep=1)
     for place, key in enumerate(keys):
         now = 10.0 * place  # each bucket is full by then
         buckets.of(key, now).take(1, now)
@@ -55,7 +55,7 @@ def test_buckets_that_are_full_again_are_forgotten(keys: list[int]) -> None:
 
 
 def test_a_bucket_that_is_not_full_is_kept() -> None:
-    buckets: Buckets[str] = Buckets(Rate(0.001, 1))
+    buckets: Buckets[str] = Buckets(Rate(0.001, 1), keep=1)
     buckets.of("ana", 0.0).take(1, 0.0)
     for number in range(100):
         buckets.of(f"user-{number}", 1.0)

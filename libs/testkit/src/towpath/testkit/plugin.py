@@ -6,6 +6,7 @@ test fails and says why; it is never skipped.
 """
 
 import contextlib
+import signal
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
 
 
 def pytest_configure() -> None:
-    """Let property-based tests take as long as a busy machine needs: Hypothesis' own limit is 0.2 s an example."""
+    """Make tests independent of how fast the machine is, and of what started them.
+
+    Property-based tests may take as long as a busy machine needs: Hypothesis' own limit is 0.2 s an example. And a
+    shell starts what runs in the background with SIGINT ignored, which every program of a test would inherit: one
+    that a test interrupts would go on to its end.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     from hypothesis import HealthCheck, settings
 
     settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])

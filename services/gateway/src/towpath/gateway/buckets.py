@@ -12,6 +12,7 @@ from typing import Final, Generic, TypeVar
 
 #: Buckets of one family that are looked at for being full, each time that one is made.
 _FORGET_STEP: Final = 4
+_KEPT: Final = 10_000
 
 K = TypeVar("K", bound=Hashable)
 
@@ -44,15 +45,17 @@ class Bucket:
 
         More than the bucket can ever hold is given when the bucket is full, and leaves a debt.
         """
-        rate = self._rate
-        if not rate.rate:
+        rate, burst = self._rate.rate, self._rate.burst
+        if not rate:
             return 0.0
-        left = self._left + (now - self._at) * rate.rate
-        self._left = left = min(left, rate.burst)
+        left = self._left + (now - self._at) * rate
+        if left > burst:
+            left = burst
         self._at = now
-        needed = min(cost, rate.burst)
+        needed = cost if cost < burst else burst
         if left < needed:
-            return (needed - left) / rate.rate
+            self._left = left
+            return (needed - left) / rate
         self._left = left - cost
         return 0.0
 
@@ -66,10 +69,15 @@ class Bucket:
 
 
 class Buckets(Generic[K]):
-    """A bucket for each key, such as a user or an address."""
+    """A bucket for each key, such as a user or an address.
 
-    def __init__(self, rate: Rate) -> None:
+    Args:
+        keep: So many are kept though they are full: to make them again costs more.
+    """
+
+    def __init__(self, rate: Rate, keep: int = _KEPT) -> None:
         self._rate = rate
+        self._keep = keep
         self._buckets: dict[K, Bucket] = {}
 
     def __len__(self) -> int:
@@ -79,7 +87,8 @@ class Buckets(Generic[K]):
         """The bucket of ``key``."""
         bucket = self._buckets.get(key)
         if bucket is None:
-            self._forget(now)
+            if len(self._buckets) >= self._keep:
+                self._forget(now)
             bucket = self._buckets[key] = Bucket(self._rate, now)
         return bucket
 

@@ -56,8 +56,8 @@ _WRITE_LIMIT: Final = 64 * 1024
 _BACKLOG: Final = 4096
 #: Data frames that may come before the session is ready; reading stops there.
 _EARLY_FRAMES: Final = 16
-#: Bytes that are parsed at once: some 40 of the smallest frames. Of a large frame more, as long as none ends.
-_SLICE: Final = 256
+#: Bytes that are parsed at once: some 150 of the smallest frames. Of a large frame more, as long as none ends.
+_SLICE: Final = 1024
 _LARGEST_SLICE: Final = 64 * 1024
 #: Bytes that may come after a close has begun: what an honest client had on the way. Its close frame is among them.
 _AFTER_CLOSE_BYTES: Final = 128 * 1024
@@ -89,6 +89,7 @@ class _Socket(EnteringConnection):
     charge_frame: Callable[[int], None] | None = None
     whose: str = ""
     _since_close: int = 0
+    _is_paused: bool = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._early: list[Frame] = []
@@ -116,6 +117,7 @@ class _Socket(EnteringConnection):
             return
         self._unparsed = memoryview(data)
         if self.turns.take(self):
+            self._is_paused = True
             self.transport.pause_reading()
 
     def parse_slice(self) -> bool:
@@ -132,7 +134,8 @@ class _Socket(EnteringConnection):
             return True
         if self._at_end:
             super().eof_received()
-        elif not self._is_held:
+        elif self._is_paused and not self._is_held:
+            self._is_paused = False
             self.transport.resume_reading()
         return False
 

@@ -120,8 +120,8 @@ class GatewaySettings(BrokerSettings):
     connects_per_address: Rate = 200.0
     connects_per_address_burst: Burst = 10_000.0
     groups_per_connection: Annotated[int, Field(ge=1)] = 10_000
-    read_turn: Annotated[float, Field(gt=0, le=1)] = 0.008
-    read_share: Annotated[float, Field(gt=0, le=1)] = 0.001
+    read_turn: Annotated[float, Field(gt=0, le=1)] = 0.03
+    read_share: Annotated[float, Field(gt=0, le=1)] = 0.002
     rate_per_connection: Rate = 200.0
     burst_per_connection: Burst = 2_000.0
     rate_per_user: Rate = 200.0

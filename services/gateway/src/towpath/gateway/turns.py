@@ -18,10 +18,10 @@ from collections import OrderedDict, deque
 from time import perf_counter
 from typing import Final, Protocol
 
-#: Seconds. An honest frame takes three turns or so from its socket to the answer: this is a tenth of what a person
-#: notices.
-TURN: Final = 0.008
-SHARE: Final = 0.001
+#: Seconds. An honest frame takes three turns or so from its socket to the answer: together a tenth of a second. Less
+#: would cost throughput: a busy gateway has that much to parse in each turn without anybody attacking it.
+TURN: Final = 0.03
+SHARE: Final = 0.002
 
 
 class Reader(Protocol):
