@@ -51,6 +51,14 @@ _LISTED: Final = """
         SELECT room, user_id FROM chat_members WHERE room = :room_{number} ORDER BY user_id LIMIT {limit}
     ) AS listed
 """
+# A room of two has no group: its members hear it as users. Before there were limits a user could be in any number of
+# rooms: a LIMIT stops reading the index there, a window function would read all of them.
+_GROUPED: Final = """
+    SELECT * FROM (
+        SELECT user_id, room FROM chat_members
+        WHERE user_id = :user_{number} AND SUBSTR(room, 1, {length}) <> '{prefix}' ORDER BY room LIMIT {limit}
+    ) AS grouped
+"""
 
 
 async def read_histories(
@@ -97,15 +105,15 @@ async def read_invitations(connection: AsyncConnection, users: Iterable[str]) ->
 async def read_groups(connection: AsyncConnection, users: Iterable[str]) -> dict[str, list[str]]:
     """The groups that the connections of each user belong in; those of the first :data:`MOST_ROOMS` rooms."""
     groups: dict[str, list[str]] = {user: [] for user in sorted(users)}
-    if groups:
-        # A room of two has no group: its members hear it as users.
-        has_group = sa.func.substr(MEMBERS.c.room, 1, len(DIRECT_PREFIX)) != DIRECT_PREFIX
-        member = _first_of(MEMBERS, list(groups), has_group)
-        rows = await connection.execute(
-            sa.select(member.c.user_id, member.c.room).where(member.c.place <= MOST_ROOMS)
+    selects = [
+        (
+            _GROUPED.format(number=number, length=len(DIRECT_PREFIX), prefix=DIRECT_PREFIX, limit=MOST_ROOMS),
+            user,
         )
-        for row in rows:
-            groups[row.user_id].append(stream_of(row.room))
+        for number, user in enumerate(groups)
+    ]
+    for row in await _union(connection, selects, "user"):
+        groups[row.user_id].append(stream_of(row.room))
     return {user: sorted(found) for user, found in groups.items()}
 
 
@@ -130,13 +138,17 @@ async def read_listed(connection: AsyncConnection, rooms: Iterable[str], limit: 
     return {room: sorted(found) for room, found in listed.items()}
 
 
-async def _union(connection: AsyncConnection, selects: Sequence[tuple[str, str]]) -> list[sa.Row[Any]]:
-    """The rows of all ``selects``; the n-th has a parameter ``room_n``, which stands beside it."""
+async def _union(
+    connection: AsyncConnection, selects: Sequence[tuple[str, str]], parameter: str = "room"
+) -> list[sa.Row[Any]]:
+    """The rows of all ``selects``; the n-th has a parameter such as ``room_n``, which stands beside it."""
     found: list[sa.Row[Any]] = []
     for part in batched(list(enumerate(selects)), _SELECTS_A_STATEMENT):
         statement = sa.text(" UNION ALL ".join(select for _, (select, _) in part))
         found += (
-            await connection.execute(statement, {f"room_{number}": room for number, (_, room) in part})
+            await connection.execute(
+                statement, {f"{parameter}_{number}": value for number, (_, value) in part}
+            )
         ).all()
     return found
 
@@ -195,10 +207,10 @@ def _invitations(users: Sequence[str]) -> sa.Select[Any]:
     )
 
 
-def _first_of(table: sa.Table, users: Sequence[str], *where: sa.ColumnElement[bool]) -> sa.Subquery:
+def _first_of(table: sa.Table, users: Sequence[str]) -> sa.Subquery:
     """The rows of ``users`` in ``table``, with a ``place`` by room for each user."""
     place = sa.func.row_number().over(partition_by=table.c.user_id, order_by=table.c.room)
-    return sa.select(table, place.label("place")).where(table.c.user_id.in_(users), *where).subquery()
+    return sa.select(table, place.label("place")).where(table.c.user_id.in_(users)).subquery()
 
 
 def _message(row: Any) -> Message:
