@@ -34,9 +34,9 @@ async def test_what_is_small_is_parsed_at_once() -> None:
 
 
 async def test_what_is_large_is_parsed_over_many_turns_of_the_loop() -> None:
-    turns, large = Turns(), Bytes("ana", 100)
+    turns, large = Turns(), Bytes("ana", 400)
     assert turns.take(large) is True
-    assert large.left > 90
+    assert large.left > 380
     count = 0
     while not large.done.done():
         await asyncio.sleep(0)
