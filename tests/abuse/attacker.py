@@ -190,7 +190,7 @@ def _address(number: int, addresses: int) -> str:
 
 
 async def _main(attacker: Attacker, seconds: float) -> None:
-    print("ready", flush=True)  # noqa: T201
+    print("ready", flush=True)  # noqa: T201  # the parent reads it
     await asyncio.to_thread(sys.stdin.readline)
     began = time.monotonic()
     with contextlib.suppress(TimeoutError):
@@ -201,7 +201,7 @@ async def _main(attacker: Attacker, seconds: float) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
     loot.processor = (used.ru_utime + used.ru_stime) / loot.seconds
     told = {one.name: getattr(loot, one.name) for one in dataclasses.fields(loot)}
-    print(json.dumps(told), flush=True)  # noqa: T201
+    print(json.dumps(told), flush=True)  # noqa: T201  # the parent reads it
 
 
 def main(plan: dict[str, Any]) -> None:

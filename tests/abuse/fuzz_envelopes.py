@@ -138,14 +138,14 @@ def _essence(envelope: Envelope) -> tuple[object, ...]:
 
 
 def _main(plan: dict[str, Any]) -> None:
-    print("ready", flush=True)  # noqa: T201
+    print("ready", flush=True)  # noqa: T201  # the parent reads it
     sys.stdin.readline()
     findings = fuzz(plan["seed"], plan["count"])
     told = {
         "accepted": findings.accepted, "deep": findings.deep, "refused": findings.refused, "wrong": findings.wrong,
         "examples": findings.examples,
     }  # fmt: skip
-    print(json.dumps(told), flush=True)  # noqa: T201
+    print(json.dumps(told), flush=True)  # noqa: T201  # the parent reads it
 
 
 if __name__ == "__main__":

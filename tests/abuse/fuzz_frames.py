@@ -137,12 +137,12 @@ def _some_bytes(chance: random.Random, most: int) -> bytes:
 
 
 async def _main(plan: dict[str, Any]) -> None:
-    print("ready", flush=True)  # noqa: T201
+    print("ready", flush=True)  # noqa: T201  # the parent reads it
     await asyncio.to_thread(sys.stdin.readline)
     fuzz = _Fuzz(plan["seed"], plan["port"], plan["count"])
     await fuzz.run()
     told = {"sent": fuzz.sent, "connections": fuzz.connections, "codes": fuzz.codes}
-    print(json.dumps(told), flush=True)  # noqa: T201
+    print(json.dumps(told), flush=True)  # noqa: T201  # the parent reads it
 
 
 if __name__ == "__main__":

@@ -192,7 +192,7 @@ async def _main(plan: dict[str, Any]) -> None:
         await person.arrive()
     living = [asyncio.create_task(person.live()) for person in people]
     ticking = asyncio.create_task(_tick(book))
-    print("ready", flush=True)  # noqa: T201
+    print("ready", flush=True)  # noqa: T201  # the parent reads it
     await asyncio.to_thread(sys.stdin.readline)
     book.over = True
     await asyncio.gather(*living)

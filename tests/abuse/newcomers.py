@@ -29,13 +29,13 @@ async def _main(plan: dict[str, Any]) -> None:
             waits.append(time.monotonic() - began)
             wire.abort()
 
-    print("ready", flush=True)  # noqa: T201
+    print("ready", flush=True)  # noqa: T201  # the parent reads it
     await asyncio.to_thread(sys.stdin.readline)
     async with asyncio.TaskGroup() as tasks:
         for number in range(int(plan["seconds"] * 2)):
             tasks.create_task(come(number))
             await asyncio.sleep(0.5)
-    print(json.dumps({"waits": waits, "failed": failed}), flush=True)  # noqa: T201
+    print(json.dumps({"waits": waits, "failed": failed}), flush=True)  # noqa: T201  # the parent reads it
 
 
 if __name__ == "__main__":

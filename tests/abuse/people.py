@@ -84,7 +84,7 @@ async def _main(plan: dict[str, Any]) -> None:
     for first in range(0, len(people), _ARRIVING):
         await asyncio.gather(*(person.arrive() for person in people[first : first + _ARRIVING]))
     listening = [asyncio.create_task(person.listen()) for person in people]
-    print("ready", flush=True)  # noqa: T201
+    print("ready", flush=True)  # noqa: T201  # the parent reads it
     await asyncio.to_thread(sys.stdin.readline)
     if room := plan.get("room"):
         pause = plan["within"] / len(people)
@@ -105,7 +105,7 @@ async def _main(plan: dict[str, Any]) -> None:
         "advised": sum(person.advised for person in people),
         "codes": Counter(str(person.code) for person in people),
     }
-    print(json.dumps(told), flush=True)  # noqa: T201
+    print(json.dumps(told), flush=True)  # noqa: T201  # the parent reads it
 
 
 if __name__ == "__main__":

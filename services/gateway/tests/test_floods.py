@@ -141,7 +141,7 @@ async def test_all_clients_together_hold_no_more_than_the_total(run_gateway: Run
         raw(gateway, "two") as two,
     ):
         for client in (one, two):
-            client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+            client.reader._transport.pause_reading()  # type: ignore[attr-defined]  # it never reads
         push = {
             "msg_id": "p",
             "timestamp": 1,

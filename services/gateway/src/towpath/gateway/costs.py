@@ -7,15 +7,12 @@ changes nothing.
 
 from typing import Final
 
-import structlog
 from pydantic import ValidationError
 
 from towpath.protocol.envelope import Envelope
 from towpath.protocol.services import MAX_COST, MIN_COST, ServiceAlive
 from towpath.servicekit.tally import Tally
 from towpath.servicekit.telemetry import Telemetry
-
-log = structlog.get_logger(__name__)
 
 _DOMAINS: Final = 100
 
