@@ -33,11 +33,12 @@ ERROR: Final = "error"
 BARE_ACTIONS: Final = frozenset({PING, PONG, ACCEPTED, ERROR})
 
 _WORD = r"[a-z][a-z0-9_]*"
-_ACTION = rf"^(?:{_WORD}(?:\.{_WORD}){{1,3}}|{'|'.join(sorted(BARE_ACTIONS))})$"
+#: Of an action: two to four words, or one of :data:`BARE_ACTIONS`.
+ACTION_PATTERN: Final = rf"^(?:{_WORD}(?:\.{_WORD}){{1,3}}|{'|'.join(sorted(BARE_ACTIONS))})$"
 
 #: Ids and keys: 1-64 letters that need no quoting in JSON, URLs, AMQP keys or logs.
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
-Action = Annotated[str, StringConstraints(pattern=_ACTION, max_length=MAX_ACTION_LENGTH)]
+Action = Annotated[str, StringConstraints(pattern=ACTION_PATTERN, max_length=MAX_ACTION_LENGTH)]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}\.[0-9]{1,4}$")]
 TraceParent = Annotated[str, StringConstraints(max_length=128)]
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from towpath.protocol.envelope import MAX_ACTION_LENGTH, MAX_STREAM_LENGTH
+from towpath.protocol.envelope import ACTION_PATTERN, MAX_ACTION_LENGTH, MAX_STREAM_LENGTH
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.messages import Directed, read_directed, split_batch
 from towpath.protocol.routes import group_key
@@ -21,7 +21,7 @@ _CODES: Final = range(1000, 5000)
 _UNSENDABLE: Final = frozenset({1004, 1005, 1006, 1015})
 
 _ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-_ACTION: Final = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*){0,3}")
+_ACTION: Final = re.compile(ACTION_PATTERN)
 _VERSION: Final = re.compile(r"1\.[0-9]{1,4}")
 
 
