@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from towpath.chat.crowds import Crowds
+from towpath.chat.fanout import FanOut
 from towpath.chat.handlers import COMMANDS, EVENTS
 from towpath.chat.presence import Presence
 from towpath.chat.reading import may_hear
@@ -42,7 +43,8 @@ async def serve(settings: ChatSettings, stop: asyncio.Event, connect: Connect = 
 
 def configured(settings: ChatSettings) -> Service[Rooms]:
     """Chat with the limits and timers of ``settings``."""
-    storage = replace(STORAGE, unit=partial(Rooms, limits=settings.limits()))
+    limits = settings.limits()
+    storage = replace(STORAGE, unit=partial(Rooms, limits=limits, fanout=FanOut(limits.deliveries)))
     return replace(CHAT, storage=storage, timers=timers(settings))
 
 

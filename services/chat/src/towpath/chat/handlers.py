@@ -64,6 +64,9 @@ def join(request: JoinRoom, session: Session, rooms: Rooms) -> Outcome:
         rooms.quotas.check_entering(session.user_id, room.name, by=session.user_id)  # raises TooManyRooms
     if not room.is_there:
         _check_making(room, session.user_id, rooms)  # raises TooManyRooms, TooManyRoomsMade
+    if not room.has(session.user_id):
+        rooms.pay_for_change(session.user_id, room)  # raises TooManyHear
+    if not room.is_there:
         room.make(session.user_id)
         rooms.quotas.made(session.user_id)
     tell = [] if room.has(session.user_id) else _admitted(room, session.user_id, rooms)
@@ -76,6 +79,7 @@ def join(request: JoinRoom, session: Session, rooms: Rooms) -> Outcome:
 def leave(request: LeaveRoom, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, ordinary(request.room))  # raises NotForDirectRooms, NotInRoom
     was_crowd = rooms.is_crowd(room)
+    rooms.pay_for_change(session.user_id, room)  # raises TooManyHear
     room.dismiss(session.user_id)
     rooms.quotas.left(session.user_id, room.name)
     if was_crowd:
@@ -107,6 +111,7 @@ def invite(request: Invite, session: Session, rooms: Rooms) -> Outcome:
 
 def send(request: SendMessage, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
+    rooms.pay(session.user_id, room)  # raises TooManyHear
     return _sent(room, session.user_id, request.text, request.client_ref, rooms)
 
 
@@ -114,6 +119,8 @@ def direct(request: SendDirect, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.opened(direct_name(session.user_id, request.to))  # raises NamesTooLong
     if not room.is_there:
         _check_making(room, session.user_id, rooms)  # raises TooManyRooms, TooManyRoomsMade
+    rooms.pay(session.user_id, room)  # raises TooManyHear
+    if not room.is_there:
         room.make(session.user_id)
         rooms.quotas.made(session.user_id)
     for user in room.pair:
@@ -126,6 +133,7 @@ def direct(request: SendDirect, session: Session, rooms: Rooms) -> Outcome:
 def edit(request: EditMessage, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
     post = rooms.messages.get(room, request.seq)  # raises NoSuchMessage
+    rooms.pay(session.user_id, room)  # raises TooManyHear
     post.edit(session.user_id, request.text, now_ms())  # raises NotTheAuthor, MessageDeleted
     answer = MessageChanged(room=room.name, seq=post.seq)
     return Outcome(answer=answer, tell=_told(room, rooms.messages.edited(post)))
@@ -134,6 +142,7 @@ def edit(request: EditMessage, session: Session, rooms: Rooms) -> Outcome:
 def delete(request: DeleteMessage, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
     post = rooms.messages.get(room, request.seq)  # raises NoSuchMessage
+    rooms.pay(session.user_id, room)  # raises TooManyHear
     post.delete(session.user_id, now_ms())  # raises NotTheAuthor, MessageDeleted
     answer = MessageChanged(room=room.name, seq=post.seq)
     return Outcome(answer=answer, tell=_told(room, rooms.messages.deleted(post)))
@@ -158,7 +167,10 @@ def list_members(request: ListMembers, session: Session, rooms: Rooms) -> Outcom
 def mark_read(request: MarkRead, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
     member = room.member(session.user_id)
-    grew = member.has_read(min(request.seq, rooms.seq(room)))
+    position = min(request.seq, rooms.seq(room))
+    if position > member.read_seq:
+        rooms.pay_for_change(session.user_id, room)  # raises TooManyHear
+    grew = member.has_read(position)
     answer = ReadPosition(room=room.name, seq=member.read_seq)
     if not grew:
         return Outcome(answer=answer)
@@ -170,7 +182,7 @@ def mark_read(request: MarkRead, session: Session, rooms: Rooms) -> Outcome:
 
 def typing(request: Typing, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
-    if rooms.is_crowd(room):
+    if rooms.is_crowd(room) or not rooms.may_show_typing(session.user_id, room):
         return Outcome(answer={})
     told = make("chat.typing", TypingTold(room=room.name, user=session.user_id).model_dump())
     if room.is_direct:
@@ -260,7 +272,7 @@ COMMANDS: Final[Handlers] = {
     "chat.rooms": Handler(ListRooms, list_rooms, changes=False, cost=10),
     "chat.members": Handler(ListMembers, list_members, changes=False, cost=10),
     "chat.read": Handler(MarkRead, mark_read),
-    # Pushed to everybody in the room, and nobody types faster than this allows. Below the cost of a heavy read.
+    # Nobody types faster than this allows. Below the cost of a heavy read.
     "chat.typing": Handler(Typing, typing, changes=False, cost=9),
     "chat.resume": Handler(Resume, resume, changes=False, cost=20),
 }

@@ -21,6 +21,7 @@ from towpath.chat.tables import INVITATIONS, MEMBERS, ROOMS
 from towpath.protocol.chat import DIRECT_PREFIX, is_direct
 from towpath.protocol.errors import Conflict, RateLimited
 from towpath.servicekit import bulk
+from towpath.servicekit.buckets import Rate
 
 DAY_MS: Final = 86_400_000
 #: The highest ``crowd_members`` that can be set: answers that name so many members pass every hop.
@@ -42,6 +43,13 @@ class Limits:
     invitations_per_user: int = 200
     invitations_per_pair: int = 1
     crowd_members: int = 100
+    deliveries_per_user: float = 2000.0
+    deliveries_burst: float = 10_000.0
+
+    @property
+    def deliveries(self) -> Rate:
+        """What one user may cause."""
+        return Rate(self.deliveries_per_user, self.deliveries_burst)
 
 
 class TooManyRooms(Conflict):

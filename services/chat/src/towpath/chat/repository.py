@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from towpath.chat.asking import opens, room_of, users_of
 from towpath.chat.crowds import mark
 from towpath.chat.domain import Guest, Member, NotInRoom, Room
+from towpath.chat.fanout import FanOut
 from towpath.chat.limits import Limits, Quotas
 from towpath.chat.messages import Messages
 from towpath.chat.presence import read_online
@@ -41,6 +42,8 @@ from towpath.protocol.chat import (
     MemberChange,
     ReadHistory,
     RoomSummary,
+    SendDirect,
+    SendMessage,
     Typing,
     stream_of,
 )
@@ -52,6 +55,10 @@ from towpath.servicekit.requests import Request
 from towpath.servicekit.streams import Streams
 
 DEFAULT_LIMITS: Final = Limits()
+#: Requests that something is pushed to a room for.
+_PUSHED: Final = (
+    JoinRoom | LeaveRoom | SendMessage | SendDirect | EditMessage | DeleteMessage | MarkRead | Typing
+)
 
 
 class Rooms:
@@ -64,7 +71,11 @@ class Rooms:
     """
 
     def __init__(
-        self, connection: AsyncConnection, clock: Clock = now_ms, limits: Limits = DEFAULT_LIMITS
+        self,
+        connection: AsyncConnection,
+        clock: Clock = now_ms,
+        limits: Limits = DEFAULT_LIMITS,
+        fanout: FanOut | None = None,
     ) -> None:
         self._connection = connection
         self._clock = clock
@@ -72,6 +83,7 @@ class Rooms:
         self.messages = Messages(connection, self._streams)
         self.signs = Signs(connection, clock)
         self._limits = limits
+        self._fanout = fanout or FanOut(limits.deliveries)
         self.quotas = Quotas(connection, limits, clock)
         self._rooms: dict[str, Room] = {}
         self._histories: dict[ReadHistory, History] = {}
@@ -95,6 +107,8 @@ class Rooms:
             {(room, users_of(r)[-1]) for room, r in named if isinstance(r.payload, JoinRoom | Invite)}
         )
         await self._load_quotas(named)
+        pushed_to = (room for room, r in named if isinstance(r.payload, _PUSHED))
+        await self._fanout.count(self._connection, self._fanout.uncounted(pushed_to))
         await self.messages.load(
             {(room, r.payload.seq) for room, r in named if isinstance(r.payload, EditMessage | DeleteMessage)}
         )
@@ -176,6 +190,27 @@ class Rooms:
     def crowd_count(self, room: Room) -> int | None:
         """How many members a crowd has; ``None`` for other rooms."""
         return room.count if self.is_crowd(room) else None
+
+    def pay(self, user_id: str, room: Room) -> None:
+        """Charge a user for a push to everybody in a room; a check, so before anything is changed.
+
+        Raises:
+            TooManyHear
+        """
+        self._fanout.pay(user_id, room.name)
+
+    def pay_for_change(self, user_id: str, room: Room) -> None:
+        """Charge a user for coming, going or reading, which in a crowd is not pushed to everybody.
+
+        Raises:
+            TooManyHear
+        """
+        if not self.is_crowd(room):
+            self._fanout.pay(user_id, room.name)
+
+    def may_show_typing(self, user_id: str, room: Room) -> bool:
+        """Whether others are told now that a user types."""
+        return self._fanout.may_show_typing(user_id, room.name)
 
     def listed(self, room: Room) -> list[str]:
         """The members of a room, sorted; of a crowd the first ones."""

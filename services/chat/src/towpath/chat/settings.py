@@ -21,6 +21,9 @@ class ChatSettings(ServiceSettings):
         invitations_per_pair: Open invitations that a user may have from one other user.
         crowd_members: Members of a room up to which joins, leaves, read positions, typing and presence are pushed
             one by one. A larger room is a crowd: `chat.crowd` says how many there are, at most once a second.
+        deliveries_per_user: Deliveries a second that what one user sends may cause in the long run, on each replica:
+            a message in a room that 50 connections hear is 50 deliveries. 0 for no limit.
+        deliveries_burst: The same, at once.
         presence_grace: Seconds that who has lost the last connection may take to come back before others are told.
         gateway_silence: Seconds after which a silent gateway is taken for dead, and its people for gone; some three
             times the gateways' `alive_interval`.
@@ -34,6 +37,8 @@ class ChatSettings(ServiceSettings):
     invitations_per_user: Annotated[int, Field(ge=1, le=1000)] = Limits.invitations_per_user
     invitations_per_pair: Annotated[int, Field(ge=1, le=1000)] = Limits.invitations_per_pair
     crowd_members: Annotated[int, Field(ge=2, le=MOST_LISTED)] = Limits.crowd_members
+    deliveries_per_user: Annotated[float, Field(ge=0)] = Limits.deliveries_per_user
+    deliveries_burst: Annotated[float, Field(ge=1)] = Limits.deliveries_burst
     presence_grace: Seconds = 10.0
     gateway_silence: Seconds = 15.0
 

@@ -33,7 +33,6 @@ from websockets.typing import Subprotocol
 from towpath.gateway.addresses import Proxies
 from towpath.gateway.admission import SUBPROTOCOL, Admission, Identity, TokenRefused, bearer_token
 from towpath.gateway.backlog import Backlog
-from towpath.gateway.buckets import Buckets, Rate
 from towpath.gateway.entrance import EnteringConnection, Entrance
 from towpath.gateway.limits import Limits
 from towpath.gateway.sessions import Session
@@ -41,6 +40,7 @@ from towpath.gateway.settings import GatewaySettings
 from towpath.gateway.turns import Turns
 from towpath.gateway.writes import Writes
 from towpath.protocol.close_codes import CloseCode
+from towpath.servicekit.buckets import Buckets, Rate
 from towpath.servicekit.settings import BadSetting
 from towpath.servicekit.tally import Tally
 from towpath.servicekit.telemetry import Telemetry

@@ -4,7 +4,7 @@ The cost of a message is the weight of its action and a token for each 16 KiB. A
 others: services publish it for their actions (:mod:`towpath.gateway.costs`). Guarantees:
 
 * A connection, a user with all connections, and an address each get what their token bucket gives
-  (:mod:`towpath.gateway.buckets`); a refusal costs none of them anything.
+  (:mod:`towpath.servicekit.buckets`); a refusal costs none of them anything.
 * A connection that goes on after refusals is closed with 4005 after ``rate_strikes`` of them.
 * A request counts as in flight until it is answered, and a user has at most ``inflight_per_user`` of them by weight,
   also over connections that come and go. One request is always allowed.
@@ -14,9 +14,9 @@ import asyncio
 from collections import deque
 from typing import Final
 
-from towpath.gateway.buckets import Bucket, Buckets, Rate
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.close_codes import CloseCode
+from towpath.servicekit.buckets import Bucket, Buckets, Rate
 from towpath.servicekit.telemetry import Telemetry
 
 #: Bytes that cost a token.

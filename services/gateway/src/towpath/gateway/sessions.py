@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from towpath.gateway.admission import Identity
-from towpath.gateway.buckets import Bucket, Rate
 from towpath.gateway.limits import TOKEN_BYTES, Limits
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol import messages
 from towpath.protocol.close_codes import CloseCode
 from towpath.protocol.envelope import ACCEPTED, VERSION, Envelope, make, now_ms
+from towpath.servicekit.buckets import Bucket, Rate
 
 _VIOLATION_WINDOW: Final = 60.0
 
