@@ -49,7 +49,7 @@ async def start(setup: Setup) -> AsyncIterator[Running]:
 
 
 def _launch_service(setup: Setup, name: str | None) -> list[Process]:
-    settings = {
+    settings: dict[str, Any] = {
         "amqp_url": setup.amqp_url,
         "database_url": setup.database or f"sqlite:///{setup.folder}/{name}.db",
     }
@@ -57,6 +57,8 @@ def _launch_service(setup: Setup, name: str | None) -> list[Process]:
         return []
     if name == "echo":
         return [setup.processes.launch(sys.executable, "-m", "bench.echo", name="echo", **settings)]
+    if name == "chat":
+        settings["deliveries_per_user"] = 0  # as with the rates: a few users fill the rooms of thousands
     return [setup.processes.launch(f"towpath-{name}", **settings)]
 
 

@@ -69,8 +69,9 @@ async def test_one_that_never_reads_costs_a_bounded_amount_of_memory(
 
 @pytest.mark.parametrize(
     ("kind", "addresses"),
-    [("unreadable", 1), ("ping", 100), ("typing", 1), ("typing", 100), ("orders", 100), ("big field", 1)],
-)
+    [("unreadable", 1), ("ping", 100), ("typing", 1), ("typing", 100), ("orders", 100), ("big field", 1),
+     ("send", 1), ("read", 100)],
+)  # fmt: skip
 async def test_ten_users_on_ten_connections_each_delay_others_by_a_second_at_most(
     system: System, trial: Trial, kind: str, addresses: int
 ) -> None:
