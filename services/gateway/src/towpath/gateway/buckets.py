@@ -2,8 +2,8 @@
 
 A bucket holds ``burst`` tokens and fills with ``rate`` tokens a second
 (https://en.wikipedia.org/wiki/Token_bucket). Guarantees: over any ``t`` seconds a bucket gives at most
-``burst + rate * t`` tokens, and a refusal takes nothing. A family of buckets forgets those that are full again, so
-that its size is bounded by who asked lately.
+``burst + rate * t`` tokens, and a refusal takes nothing. A family of buckets forgets those that are full again and
+that nobody holds, so that its size is bounded by who is here and who asked lately.
 """
 
 from collections.abc import Hashable
@@ -33,21 +33,24 @@ class Rate:
 class Bucket:
     """One bucket; full when made."""
 
-    __slots__ = ("_at", "_left", "_rate")
+    __slots__ = ("_at", "_burst", "_left", "_rate", "holders")
 
     def __init__(self, rate: Rate, now: float) -> None:
-        self._rate = rate
+        self._rate = rate.rate
+        self._burst = rate.burst
         self._left = rate.burst
         self._at = now
+        self.holders = 0  #: it is not forgotten while there are any
 
     def take(self, cost: float, now: float) -> float:
         """Take ``cost`` tokens; returns 0, or, when there are too few, the seconds until there are enough.
 
         More than the bucket can ever hold is given when the bucket is full, and leaves a debt.
         """
-        rate, burst = self._rate.rate, self._rate.burst
+        rate = self._rate
         if not rate:
             return 0.0
+        burst = self._burst
         left = self._left + (now - self._at) * rate
         if left > burst:
             left = burst
@@ -61,11 +64,15 @@ class Bucket:
 
     def give_back(self, cost: float) -> None:
         """Undo a :meth:`take`."""
-        self._left = min(self._left + cost, self._rate.burst)
+        self._left = min(self._left + cost, self._burst)
+
+    def let_go(self) -> None:
+        """Undo one :meth:`Buckets.hold`."""
+        self.holders -= 1
 
     def is_full(self, now: float) -> bool:
         """Whether nothing of what it allows is used."""
-        return self._left + (now - self._at) * self._rate.rate >= self._rate.burst
+        return self._left + (now - self._at) * self._rate >= self._burst
 
 
 class Buckets(Generic[K]):
@@ -92,11 +99,17 @@ class Buckets(Generic[K]):
             bucket = self._buckets[key] = Bucket(self._rate, now)
         return bucket
 
+    def hold(self, key: K, now: float) -> Bucket:
+        """The bucket of ``key``, which stays the same one until :meth:`Bucket.let_go`."""
+        bucket = self.of(key, now)
+        bucket.holders += 1
+        return bucket
+
     def _forget(self, now: float) -> None:
-        # Round robin: what is not full yet goes to the end. More leave than come, so the family cannot grow
-        # beyond those that are not full.
+        # Round robin: what is still needed goes to the end. More leave than come, so the family cannot grow
+        # beyond those that are held or not full.
         for _ in range(min(_FORGET_STEP, len(self._buckets))):
             key = next(iter(self._buckets))
             bucket = self._buckets.pop(key)
-            if not bucket.is_full(now):
+            if bucket.holders or not bucket.is_full(now):
                 self._buckets[key] = bucket

@@ -39,6 +39,7 @@ from towpath.gateway.limits import Limits
 from towpath.gateway.sessions import Session
 from towpath.gateway.settings import GatewaySettings
 from towpath.gateway.turns import Turns
+from towpath.gateway.writes import Writes
 from towpath.protocol.close_codes import CloseCode
 from towpath.servicekit.settings import BadSetting
 from towpath.servicekit.tally import Tally
@@ -66,22 +67,31 @@ _COUNTED: Final = frozenset({Opcode.PING, Opcode.PONG})
 #: Frames that one text may come in.
 _FRAGMENTS: Final = 1024
 
+#: The first byte of a text frame that is the last of its message.
+_TEXT: Final = b"\x81"
+
 
 def text_frame(text: bytes) -> bytes:
     """One unmasked text frame, ready for any number of connections (RFC 6455, section 5.2)."""
-    return Frame(Opcode.TEXT, text).serialize(mask=False)
+    size = len(text)
+    if size < 126:
+        return _TEXT + size.to_bytes(1, "big") + text
+    if size < 1 << 16:
+        return _TEXT + b"\x7e" + size.to_bytes(2, "big") + text
+    return _TEXT + b"\x7f" + size.to_bytes(8, "big") + text
 
 
 class _Socket(EnteringConnection):
     """A WebSocket as :class:`towpath.gateway.sessions.Socket` wants it.
 
     Attributes:
-        turns, backlog: What the connections of this replica share.
+        turns, backlog, writes: What the connections of this replica share.
     """
 
     identity: Identity
     turns: Turns
     backlog: Backlog
+    writes: Writes
     begin_close: "Callable[[_Socket, int, str], None]"
     last_seen: float = 0.0
     closing: bool = False
@@ -93,6 +103,7 @@ class _Socket(EnteringConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._early: list[Frame] = []
+        self._kept: list[bytes] = []
         self._unparsed = memoryview(b"")
         self._at_end = False
         self._slice = _SLICE
@@ -149,6 +160,7 @@ class _Socket(EnteringConnection):
         self.turns.forget(self)
         self.backlog.forget(self)
         self._unparsed = memoryview(b"")
+        self._kept.clear()
         super().connection_lost(exc)
 
     _events = 0
@@ -190,6 +202,8 @@ class _Socket(EnteringConnection):
 
     def send_data(self) -> None:
         # Everything that websockets writes by itself, pongs above all, is bounded as well.
+        if self._kept:
+            self.write_out()
         for data in self.protocol.data_to_send():
             if not data:
                 with contextlib.suppress(RuntimeError, OSError):
@@ -204,7 +218,19 @@ class _Socket(EnteringConnection):
     def send_frame(self, frame: bytes) -> None:
         if self.closing or self.protocol.state is not State.OPEN:
             return
-        self.transport.write(frame)
+        self._kept.append(frame)
+        if len(self._kept) == 1:
+            self.writes.add(self)
+
+    def write_out(self) -> None:
+        """Write the frames that were kept until the turn's end."""
+        kept, self._kept = self._kept, []
+        if not kept or self.transport.is_closing():
+            return
+        if len(kept) == 1:
+            self.transport.write(kept[0])
+        else:
+            self.transport.writelines(kept)
         self._check_backlog()
 
     def _check_backlog(self) -> None:
@@ -341,6 +367,7 @@ class Listener:
         self._turns = turns
         self._limits = limits
         self._backlog = backlog
+        self._writes = Writes()
         self._refusing = refusing
         self._reaching = reaching
         self._opened = opened
@@ -390,7 +417,7 @@ class Listener:
     def _socket(self, *args: Any, **options: Any) -> "_Socket":
         """One more connection, which shares what all of them share."""
         socket = _Socket(*args, entrance=self._entrance, proxies=self._proxies, **options)
-        socket.turns, socket.backlog = self._turns, self._backlog
+        socket.turns, socket.backlog, socket.writes = self._turns, self._backlog, self._writes
         return socket
 
     def _admit(self, socket: ServerConnection, request: Request) -> Response | None:

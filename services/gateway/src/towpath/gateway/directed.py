@@ -7,11 +7,11 @@ as an envelope; one that cannot costs only itself, as far as the body can be spl
 import re
 from collections.abc import Iterable, Iterator
 from json import JSONDecoder
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from towpath.protocol.envelope import ACTION_PATTERN, MAX_ACTION_LENGTH, MAX_STREAM_LENGTH
+from towpath.protocol.envelope import check
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.messages import Directed, read_directed, split_batch
 from towpath.protocol.routes import group_key
@@ -20,32 +20,12 @@ from towpath.protocol.routes import group_key
 _CODES: Final = range(1000, 5000)
 _UNSENDABLE: Final = frozenset({1004, 1005, 1006, 1015})
 
-_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-_ACTION: Final = re.compile(ACTION_PATTERN)
-_VERSION: Final = re.compile(r"1\.[0-9]{1,4}")
-
-
-class _Envelope(msgspec.Struct):
-    """An envelope without what only requests have."""
-
-    msg_id: str
-    timestamp: int
-    action: str
-    data: dict[str, Any]
-    version: str
-    correlation_id: str | None = None
-    stream: str | None = None
-    seq: int | None = None
-
-
-# A number that no float can hold is still JSON, and the client's to judge.
-_ENVELOPE: Final = msgspec.json.Decoder(_Envelope, float_hook=str)
 _JSON: Final = JSONDecoder()
 _ARRAY: Final = re.compile(r"[ \t\r\n]*\[[ \t\r\n]*")
 _COMMA: Final = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
 
 
-class Item(msgspec.Struct, frozen=True):
+class Item(msgspec.Struct, frozen=True, gc=False):
     """One item that can be carried out.
 
     Attributes:
@@ -72,6 +52,8 @@ def read(body: bytes) -> Iterator[Item | BadEnvelope]:
     for item in items:
         try:
             yield item if isinstance(item, BadEnvelope) else _checked(item)
+        except BadEnvelope as error:
+            yield error
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             yield BadEnvelope(f"This is not a directed item: {error}.")
 
@@ -116,32 +98,11 @@ def _checked(item: Directed) -> Item:
     return Item(
         item.connection_id,
         envelope,
-        _correlation_of(envelope) if envelope else None,
+        check(envelope) if envelope else None,
         [group_key(group) for group in item.subscribe] if item.subscribe else [],
         [group_key(group) for group in item.unsubscribe] if item.unsubscribe else [],
         None if item.disconnect is None else (_code(item.disconnect.code), item.disconnect.reason),
     )
-
-
-def _correlation_of(text: bytes) -> str | None:
-    """The ``correlation_id`` of what must be an envelope.
-
-    It does what :func:`towpath.protocol.envelope.parse` does in a fifth of the time: each answer passes here.
-    """
-    text.decode()  # every byte of it: msgspec skips the fields that it does not know
-    envelope = _ENVELOPE.decode(text)
-    if not (
-        _ID.fullmatch(envelope.msg_id)
-        and _VERSION.fullmatch(envelope.version)
-        and _ACTION.fullmatch(envelope.action)
-        and len(envelope.action) <= MAX_ACTION_LENGTH
-        and 0 <= envelope.timestamp < 2**63
-        and (envelope.correlation_id is None or _ID.fullmatch(envelope.correlation_id))
-        and (envelope.stream is None or 0 < len(envelope.stream) <= MAX_STREAM_LENGTH)
-        and (envelope.seq is None or envelope.seq >= 1)
-    ):
-        raise ValueError("the envelope is no envelope")
-    return envelope.correlation_id
 
 
 def _code(code: int) -> int:

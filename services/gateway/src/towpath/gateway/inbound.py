@@ -73,14 +73,15 @@ class Inbound:
             self._unreadable(session, text, error)
             return
         try:
-            weight = self._costs.of(envelope.domain, envelope.action)
-            weight = _charge(session, weight, text)
-            if envelope.action in BARE_ACTIONS:
+            action = envelope.action
+            domain = envelope.domain
+            weight = _charge(session, self._costs.of(domain, action), text)
+            if action in BARE_ACTIONS:
                 self._bare(session, envelope)
-            elif envelope.domain == "session":
+            elif domain == "session":
                 self._session(session, envelope)
             else:
-                self._command(session, envelope, text, weight)
+                self._command(session, envelope, domain, text, weight)
         except TowpathError as error:
             self._answer(session, envelope.msg_id, error)
 
@@ -117,8 +118,7 @@ class Inbound:
             correlation_id=envelope.msg_id,
         )
 
-    def _command(self, session: Session, envelope: Envelope, text: str, weight: float) -> None:
-        domain = envelope.domain
+    def _command(self, session: Session, envelope: Envelope, domain: str, text: str, weight: float) -> None:
         if not session.may_address(domain):
             raise Forbidden(f"Your token's scope does not name the domain {domain!r}.")
         if (whose := session.allowance.begin(envelope.msg_id, weight)) is not None:
@@ -132,23 +132,25 @@ class Inbound:
         key = command_key(domain, envelope.key or session.user_id)
         try:
             item = wrap_command(session.command_session, raw)
-            self._commands.post(key, item, partial(self._settled, session, envelope, trace), trace)
+            self._commands.post(key, item, partial(self._settled, session, envelope, domain, trace), trace)
         except BrokerError as error:
             session.allowance.end(envelope.msg_id)
             raise _told(error, domain) from None
         if envelope.ack:
             session.awaiting_accepted.add(envelope.msg_id)
 
-    def _settled(self, session: Session, envelope: Envelope, trace: str, error: BrokerError | None) -> None:
+    def _settled(
+        self, session: Session, envelope: Envelope, domain: str, trace: str, error: BrokerError | None
+    ) -> None:
         if error is None:
-            self._served_at[envelope.domain] = time.monotonic()
+            self._served_at[domain] = time.monotonic()
             if envelope.ack:
                 session.accept(envelope.msg_id)
             return
         session.allowance.end(envelope.msg_id)
         session.awaiting_accepted.discard(envelope.msg_id)
-        told = _told(error, envelope.domain)
-        if isinstance(error, Unroutable) and self._was_served(envelope.domain):
+        told = _told(error, domain)
+        if isinstance(error, Unroutable) and self._was_served(domain):
             told = Unavailable("The service has lost its queue for a moment.", retry_after_ms=_RETRY_AFTER_MS)
         self._answer(session, envelope.msg_id, told, trace)
 

@@ -11,6 +11,7 @@ others: services publish it for their actions (:mod:`towpath.gateway.costs`). Gu
 """
 
 import asyncio
+from collections import deque
 from typing import Final
 
 from towpath.gateway.buckets import Bucket, Buckets, Rate
@@ -24,83 +25,70 @@ _STRIKE_SECONDS: Final = 60.0
 #: What a closed connection had asked for counts for so long: services still work on it.
 _ORPHANED_SECONDS: Final = 5.0
 
-Key = tuple[str, str]
+
+class User:
+    """What the connections of one user share.
+
+    Attributes:
+        connections: How many there are.
+        used: What the user waits for, by weight, over all connections and those that went lately.
+    """
+
+    __slots__ = ("_orphans", "bucket", "connections", "used")
+
+    def __init__(self, bucket: Bucket) -> None:
+        self.bucket = bucket
+        self.connections = 0
+        self.used = 0.0
+        self._orphans: deque[tuple[float, float]] = deque()  # when it is given up, weight; the next one first
+
+    def adopt(self, weight: float, deadline: float) -> None:
+        """A connection is gone, and what it waited for counts until ``deadline``."""
+        self._orphans.append((deadline, weight))
+
+    def give_up(self, now: float) -> None:
+        """Forget what waits no longer."""
+        while self._orphans and self._orphans[0][0] <= now:
+            self.used -= self._orphans.popleft()[1]
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of it is needed any more, its bucket aside."""
+        return not self.connections and not self._orphans
 
 
-class InFlight:
-    """What one user waits for, over all connections here.
+class Allowance:
+    """What one connection may still ask for.
 
     Each request is kept with its weight, and when it is given up: an answer may never come.
     """
 
-    __slots__ = ("_requests", "used")
+    __slots__ = ("_address", "_limits", "_own", "_requests", "_strikes", "_user", "_user_id", "used")
 
-    def __init__(self) -> None:
-        self._requests: dict[Key, tuple[float, float]] = {}  # oldest first
-        self.used = 0.0
-
-    def __bool__(self) -> bool:
-        return bool(self._requests)
-
-    def add(self, key: Key, weight: float, deadline: float) -> None:
-        """One more; the same request again counts once."""
-        self.remove(key)
-        self._requests[key] = weight, deadline
-        self.used += weight
-
-    def remove(self, key: Key) -> float:
-        """It is answered; returns what it weighed."""
-        weight, _ = self._requests.pop(key, (0.0, 0.0))
-        self.used = self.used - weight if self._requests else 0.0
-        return weight
-
-    def give_up(self, now: float) -> list[tuple[Key, float]]:
-        """Forget those whose time is over; returns them with their weights."""
-        over: list[tuple[Key, float]] = []
-        for key, (weight, deadline) in self._requests.items():
-            if deadline <= now:
-                over.append((key, weight))
-        for key, _ in over:
-            self.remove(key)
-        return over
-
-    def hurry(self, connection_id: str, deadline: float) -> None:
-        """The connection is gone: give its requests up by ``deadline``."""
-        for key, (weight, until) in self._requests.items():
-            if key[0] == connection_id:
-                self._requests[key] = weight, min(until, deadline)
-
-
-class Allowance:
-    """What one connection may still ask for."""
-
-    __slots__ = ("_address", "_connection_id", "_limits", "_own", "_strikes", "in_flight", "used", "user_id")
-
-    def __init__(self, limits: "Limits", connection_id: str, user_id: str, address: str, now: float) -> None:
+    def __init__(self, limits: "Limits", user_id: str, user: User, address: Bucket, now: float) -> None:
         self._limits = limits
-        self._connection_id = connection_id
-        self.user_id = user_id
+        self._user_id = user_id
+        self._user = user
         self._address = address
         self._own = Bucket(limits.connection, now)
         self._strikes = Bucket(limits.strikes, now)
-        self.in_flight = limits.in_flight_of(user_id)
+        self._requests: dict[str, tuple[float, float]] = {}  # msg_id → weight, deadline; the oldest first
         self.used = 0.0
 
     def charge(self, cost: float) -> float:
         """Take ``cost`` tokens; returns 0, or the seconds after which to try again."""
-        limits, now = self._limits, self._limits.now()
+        limits = self._limits
+        now = limits.now()
         if wait := self._own.take(cost, now):
             limits.refused["connection"].add(1)
             return wait
-        # Looked up each time: a bucket that is full is forgotten, and another made when it is asked for.
-        user = limits.users.of(self.user_id, now)
-        if wait := user.take(cost, now):
+        if wait := self._user.bucket.take(cost, now):
             self._own.give_back(cost)
             limits.refused["user"].add(1)
             return wait
-        if wait := limits.addresses.of(self._address, now).take(cost, now):
+        if wait := self._address.take(cost, now):
             self._own.give_back(cost)
-            user.give_back(cost)
+            self._user.bucket.give_back(cost)
             limits.refused["address"].add(1)
             return wait
         return 0.0
@@ -111,40 +99,48 @@ class Allowance:
 
     def begin(self, msg_id: str, weight: float) -> str | None:
         """Count a request as in flight; returns ``None``, or whose limit it would exceed."""
-        limits, now = self._limits, self._limits.now()
-        for limit, used, whose in (
-            (limits.inflight_per_connection, self.used, "connection"),
-            (limits.inflight_per_user, self.in_flight.used, "user"),
+        limits, user = self._limits, self._user
+        now = limits.now()
+        if (self.used + weight > limits.inflight_per_connection and self.used) or (
+            user.used + weight > limits.inflight_per_user and user.used
         ):
-            if used and used + weight > limit:
-                self._give_up(now)
-                used = self.used if whose == "connection" else self.in_flight.used
-                if used and used + weight > limit:
-                    limits.busy[whose].add(1)
-                    return whose
-        key = self._connection_id, msg_id
-        self.used -= self.in_flight.remove(key)
-        self.in_flight.add(key, weight, now + limits.patience)
+            self._give_up(now)
+            user.give_up(now)
+            if self.used and self.used + weight > limits.inflight_per_connection:
+                limits.busy["connection"].add(1)
+                return "connection"
+            if user.used and user.used + weight > limits.inflight_per_user:
+                limits.busy["user"].add(1)
+                return "user"
+        if msg_id in self._requests:
+            self.end(msg_id)  # the same request again counts once
+        self._requests[msg_id] = weight, now + limits.patience
         self.used += weight
+        user.used += weight
         return None
 
     def end(self, msg_id: str) -> None:
         """The request is answered."""
-        if msg_id:
-            self.used -= self.in_flight.remove((self._connection_id, msg_id))
+        if (request := self._requests.pop(msg_id, None)) is not None:
+            self.used = self.used - request[0] if self._requests else 0.0
+            self._user.used -= request[0]
 
     def count_abuse(self, code: CloseCode) -> None:
         """The connection is about to be closed for going on over a limit."""
         self._limits.abused[code].add(1)
 
     def close(self) -> None:
-        """The connection is gone."""
-        self._limits.close(self.user_id, self._connection_id)
+        """The connection is gone; what it waited for counts a little longer."""
+        self._requests.clear()
+        self._limits.close(self._user_id, self._address, self.used)
+        self.used = 0.0
 
     def _give_up(self, now: float) -> None:
-        for (connection_id, _), weight in self.in_flight.give_up(now):
-            if connection_id == self._connection_id:
-                self.used -= weight
+        while self._requests:
+            msg_id, (_, deadline) = next(iter(self._requests.items()))
+            if deadline > now:
+                return
+            self.end(msg_id)
 
 
 class Limits:
@@ -153,14 +149,13 @@ class Limits:
     def __init__(self, settings: GatewaySettings, telemetry: Telemetry) -> None:
         self.now = asyncio.get_running_loop().time
         self.connection = Rate(settings.rate_per_connection, settings.burst_per_connection)
-        self.users: Buckets[str] = Buckets(Rate(settings.rate_per_user, settings.burst_per_user))
-        self.addresses: Buckets[str] = Buckets(Rate(settings.rate_per_address, settings.burst_per_address))
+        self._user_buckets: Buckets[str] = Buckets(Rate(settings.rate_per_user, settings.burst_per_user))
+        self._addresses: Buckets[str] = Buckets(Rate(settings.rate_per_address, settings.burst_per_address))
         self.strikes = Rate(settings.rate_strikes / _STRIKE_SECONDS, settings.rate_strikes)
         self.inflight_per_connection = settings.inflight_per_connection
         self.inflight_per_user = settings.inflight_per_user
         self.patience = settings.inflight_patience
-        self._in_flight: dict[str, InFlight] = {}
-        self._connections: dict[str, int] = {}
+        self._users: dict[str, User] = {}
         self.refused = {
             kind: telemetry.counter("rate_limited", "Frames over a rate limit", {"limit": kind})
             for kind in ("connection", "user", "address")
@@ -178,28 +173,30 @@ class Limits:
             for kind in ("connection", "user")
         }
 
-    def open(self, connection_id: str, user_id: str, address: str) -> Allowance:
+    def open(self, user_id: str, address: str) -> Allowance:
         """What a new connection may ask for; :meth:`Allowance.close` ends it."""
-        self._connections[user_id] = self._connections.get(user_id, 0) + 1
-        return Allowance(self, connection_id, user_id, address, self.now())
+        now = self.now()
+        user = self._users.get(user_id)
+        if user is None:
+            user = self._users[user_id] = User(self._user_buckets.hold(user_id, now))
+        user.connections += 1
+        return Allowance(self, user_id, user, self._addresses.hold(address, now), now)
 
-    def in_flight_of(self, user_id: str) -> InFlight:
-        """What a user waits for."""
-        return self._in_flight.setdefault(user_id, InFlight())
-
-    def close(self, user_id: str, connection_id: str) -> None:
-        """A connection of a user is gone."""
-        self._connections[user_id] -= 1
-        if not self._connections[user_id]:
-            del self._connections[user_id]
-        self._in_flight[user_id].hurry(connection_id, self.now() + _ORPHANED_SECONDS)
+    def close(self, user_id: str, address: Bucket, waiting: float) -> None:
+        """A connection is gone, with requests that weigh ``waiting`` not answered."""
+        address.let_go()
+        user = self._users[user_id]
+        user.connections -= 1
+        if waiting:
+            user.adopt(waiting, self.now() + _ORPHANED_SECONDS)
         self._forget(user_id)
 
     def _forget(self, user_id: str) -> None:
-        if user_id in self._connections or (in_flight := self._in_flight.get(user_id)) is None:
+        if (user := self._users.get(user_id)) is None or user.connections:
             return
-        in_flight.give_up(self.now())
-        if in_flight:
-            asyncio.get_running_loop().call_later(_ORPHANED_SECONDS, self._forget, user_id)
+        user.give_up(self.now())
+        if user.is_idle:
+            user.bucket.let_go()
+            del self._users[user_id]
         else:
-            del self._in_flight[user_id]
+            asyncio.get_running_loop().call_later(_ORPHANED_SECONDS, self._forget, user_id)

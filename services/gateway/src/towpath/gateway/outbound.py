@@ -23,7 +23,7 @@ from towpath.gateway.probe import Probe
 from towpath.gateway.sessions import Session
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.close_codes import CloseCode
-from towpath.protocol.envelope import parse
+from towpath.protocol.envelope import check, parse
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.routes import EVERYONE, SERVICE_ALIVE, decode_word, encode_word
 from towpath.servicekit.broker.interface import Delivery, undecodable
@@ -147,7 +147,7 @@ class Outbound:
             try:
                 if isinstance(text, BadEnvelope):
                     raise text
-                parse(text)
+                check(text)
             except BadEnvelope as error:
                 self._unreadable.add(routing_key=key, error=error.message, details=error.details)
                 continue

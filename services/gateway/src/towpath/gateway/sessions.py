@@ -71,7 +71,7 @@ class Session:
         self.connection_id = secrets.token_hex(10)
         self.identity = identity
         self.groups: set[str] = set()
-        self.allowance = limits.open(self.connection_id, identity.user_id, socket.address)
+        self.allowance = limits.open(identity.user_id, socket.address)
         #: Requests that asked for ``accepted`` and have not had it: the answer must not overtake it.
         self.awaiting_accepted: set[str] = set()
         self.command_session = b""
