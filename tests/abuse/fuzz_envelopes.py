@@ -8,6 +8,7 @@ msgspec (:func:`read_command`) and checks the value (:func:`read`). Promised:
   spoil the batch that its command travels in.
 * The two readers agree on what is an envelope; only JSON that is nested deeper than 190 levels may be refused by the
   gateway's alone.
+* What the gateway only passes on it reads with :func:`check`, which agrees with :func:`parse` but for that depth.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
-from towpath.protocol.envelope import Envelope, parse, read
+from towpath.protocol.envelope import Envelope, check, parse, read
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.messages import Session, encode, join_batch, read_command, split_batch, wrap_command
 
@@ -74,6 +75,7 @@ def try_one(raw: bytes, findings: Findings) -> None:
         findings.refused += 1
         return
     envelope = _parsed(text, raw, findings)
+    _check_alone(raw, envelope, findings)
     other = _decoded_and_read(raw, findings)
     if envelope is None and other is not None and _depth(raw) > _DEEP:
         findings.deep += 1
@@ -96,6 +98,24 @@ def _parsed(text: str | bytes, raw: bytes, findings: Findings) -> Envelope | Non
     except Exception as error:  # the finding itself
         findings.add(f"parse raised {type(error).__name__}", raw)
         return None
+
+
+def _check_alone(raw: bytes, parsed: Envelope | None, findings: Findings) -> None:
+    """The gateway's check of what it only passes on agrees with its reader."""
+    try:
+        correlation_id = check(raw)
+    except BadEnvelope:
+        if parsed is not None:
+            findings.add("accepted by the reader, not by the check", raw)
+        return
+    except Exception as error:  # the finding itself
+        findings.add(f"check raised {type(error).__name__}", raw)
+        return
+    if parsed is None:
+        if _depth(raw) <= _DEEP:
+            findings.add("accepted by the check, not by the reader", raw)
+    elif correlation_id != parsed.correlation_id:
+        findings.add("checked differently", raw)
 
 
 def _decoded_and_read(raw: bytes, findings: Findings) -> Envelope | None:
