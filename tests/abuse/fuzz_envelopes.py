@@ -8,10 +8,12 @@ msgspec (:func:`read_command`) and checks the value (:func:`read`). Promised:
   spoil the batch that its command travels in.
 * The two readers agree on what is an envelope; only JSON that is nested deeper than 190 levels may be refused by the
   gateway's alone.
+* What the gateway only passes on it reads with :func:`check`, which agrees with :func:`parse` but for that depth.
 """
 
 import contextlib
 import json
+import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
-from towpath.protocol.envelope import Envelope, parse, read
+from towpath.protocol.envelope import Envelope, check, parse, read
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.messages import Session, encode, join_batch, read_command, split_batch, wrap_command
 
@@ -29,6 +31,7 @@ _SESSION: Final = encode(Session("eve", "c1", "gw1"))
 _TRACE: Final = b',"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}'
 _SHOWN: Final = 20
 _DEEP: Final = 190
+_STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 @dataclass(slots=True)
@@ -56,11 +59,12 @@ def fuzz(seed: str, count: int) -> Findings:
     """Try ``count`` envelopes of this seed."""
     mutator, findings = Mutator(seed), Findings()
     for _ in range(count):
-        _try(mutator.next(), findings)
+        try_one(mutator.next(), findings)
     return findings
 
 
-def _try(raw: bytes, findings: Findings) -> None:
+def try_one(raw: bytes, findings: Findings) -> None:
+    """Put one text through both readers, and add what comes of it to ``findings``."""
     try:
         text = raw.decode()
     except (
@@ -71,8 +75,9 @@ def _try(raw: bytes, findings: Findings) -> None:
         findings.refused += 1
         return
     envelope = _parsed(text, raw, findings)
+    _check_alone(raw, envelope, findings)
     other = _decoded_and_read(raw, findings)
-    if envelope is None and other is not None and _depth(msgspec.json.decode(raw)) > _DEEP:
+    if envelope is None and other is not None and _depth(raw) > _DEEP:
         findings.deep += 1
     elif (envelope is None) != (other is None):
         findings.add("accepted by the gateway only" if other is None else "accepted by the service only", raw)
@@ -93,6 +98,24 @@ def _parsed(text: str | bytes, raw: bytes, findings: Findings) -> Envelope | Non
     except Exception as error:  # the finding itself
         findings.add(f"parse raised {type(error).__name__}", raw)
         return None
+
+
+def _check_alone(raw: bytes, parsed: Envelope | None, findings: Findings) -> None:
+    """The gateway's check of what it only passes on agrees with its reader."""
+    try:
+        correlation_id = check(raw)
+    except BadEnvelope:
+        if parsed is not None:
+            findings.add("accepted by the reader, not by the check", raw)
+        return
+    except Exception as error:  # the finding itself
+        findings.add(f"check raised {type(error).__name__}", raw)
+        return
+    if parsed is None:
+        if _depth(raw) <= _DEEP:
+            findings.add("accepted by the check, not by the reader", raw)
+    elif correlation_id != parsed.correlation_id:
+        findings.add("checked differently", raw)
 
 
 def _decoded_and_read(raw: bytes, findings: Findings) -> Envelope | None:
@@ -120,17 +143,16 @@ def _pass_on(envelope: Envelope, raw: bytes, findings: Findings) -> None:
         findings.add("changed on the way", raw)
 
 
-def _depth(value: Any) -> int:
-    depth, level = 0, [value]
-    while level:
-        depth += 1
-        level = [
-            inner
-            for one in level
-            if isinstance(one, dict | list)
-            for inner in (one.values() if isinstance(one, dict) else one)
-        ]
-    return depth
+def _depth(text: bytes) -> int:
+    """How deep JSON that a reader accepted is nested: brackets outside strings, whatever numbers stand between."""
+    depth = deepest = 0
+    for bracket in _STRINGS.sub(b"", text):
+        if bracket in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif bracket in b"]}":
+            depth -= 1
+    return deepest
 
 
 def _essence(envelope: Envelope) -> tuple[object, ...]:

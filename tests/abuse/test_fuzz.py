@@ -10,6 +10,7 @@ import pytest
 from towpath.testkit.system import System
 
 from .bounds import MANY_CONNECTIONS
+from .fuzz_envelopes import Findings, try_one
 from .program import Program
 from .trial import Trial
 
@@ -42,6 +43,16 @@ async def test_both_readers_agree_on_every_envelope(trial: Trial, count: int) ->
             print("\n".join(one["examples"]))  # noqa: T201  # pytest shows it when the test fails
         if not accepted > count / 20 or not refused > count / 20:
             line.failures.append("most of them were of one kind")
+
+
+@pytest.mark.abuse_short
+@pytest.mark.parametrize("innermost", ["1e400", '"]]]"'])
+def test_the_trial_counts_the_nesting_whatever_stands_in_it(innermost: str) -> None:
+    nested = "[" * 200 + innermost + "]" * 200
+    text = f'{{"msg_id":"m","timestamp":1,"action":"chat.send","data":{{"a":{nested}}},"version":"1.0"}}'
+    findings = Findings()
+    try_one(text.encode(), findings)
+    assert (findings.deep, findings.refused, dict(findings.wrong)) == (1, 1, {})
 
 
 @pytest.mark.timeout(900)

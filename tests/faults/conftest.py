@@ -16,6 +16,7 @@ from towpath.testkit.system import LOAD_RATES, System
 from towpath.tools.rabbitmq_node import RabbitControl, RabbitNode
 
 from .broker import Broker
+from .postgres_server import PostgresServer
 from .table import Run, Table
 from .trial import Trial
 
@@ -32,6 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seed", help="repeat the load and the moments of an earlier run")
     group.addoption("--page", type=Path, help="write the table of all trials there, of a soak beside it")
     group.addoption("--storms", type=int, default=20, help="how many reconnect storms there are")
+    group.addoption(
+        "--storms-on-postgresql", type=int, default=3, help="how many of them with chat on PostgreSQL"
+    )
     group.addoption("--soak", help="only random faults, for so long: 90s, 30m, 2h")
 
 
@@ -146,6 +150,13 @@ async def system(rabbitmq: Rabbit, start_system: StartSystem) -> System:
 def broker(rabbitmq_node: RabbitControl, rabbitmq: Rabbit) -> Broker:
     """What a test does to the broker behind everybody's back."""
     return Broker(rabbitmq_node, rabbitmq.url)
+
+
+@pytest.fixture
+def server() -> Iterator[PostgresServer]:
+    """A PostgreSQL that only this test has, on a port of its own."""
+    with PostgresServer.running() as server:
+        yield server
 
 
 @pytest.fixture

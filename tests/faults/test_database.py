@@ -1,10 +1,7 @@
 """A database dies, is full, or does not say whether it has committed."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from towpath.testkit.network import Proxy
 from towpath.testkit.rabbitmq import Rabbit
@@ -14,13 +11,6 @@ from .conftest import StartSystem
 from .disks import SmallDisk
 from .postgres_server import PostgresServer
 from .trial import Trial
-
-
-@pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """A PostgreSQL that only this test has, on a port of its own."""
-    with PostgresServer.running() as server:
-        yield server
 
 
 async def on_postgresql(

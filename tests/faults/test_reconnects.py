@@ -22,6 +22,7 @@ from .broker import Broker
 from .conftest import StartSystem
 from .crowd import Crowd
 from .journal import now
+from .postgres_server import PostgresServer
 from .storage import Databases
 from .trial import Trial
 
@@ -43,6 +44,7 @@ class Storms:
     def __init__(
         self, system: System, rabbitmq: Rabbit, broker: Broker, crowd: Crowd, chance: random.Random
     ) -> None:
+        self._database = system.chat.settings["TOWPATH_DATABASE_URL"]
         self._system = system
         self._rabbitmq = rabbitmq
         self._broker = broker
@@ -131,7 +133,7 @@ class Storms:
 
     async def _kill_chat(self) -> None:
         await self._system.chat.kill()
-        self._system.chat = self._system.launch_service("chat")
+        self._system.chat = self._system.launch_service("chat", database_url=self._database)
 
     async def _close_links(self) -> None:
         await self._broker.close_connections()
@@ -207,6 +209,20 @@ async def test_after_each_of_many_storms_everybody_hears_and_chat_knows_who_is_t
     await _try(await _started(rabbitmq, start_system), rabbitmq, broker, trial, users=200, storms=storms)
 
 
+@pytest.mark.timeout(0)  # each step of a storm has its own time limit
+async def test_after_each_storm_chat_on_postgresql_knows_who_is_there(
+    rabbitmq: Rabbit,
+    broker: Broker,
+    start_system: StartSystem,
+    server: PostgresServer,
+    trial: Trial,
+    request: pytest.FixtureRequest,
+) -> None:
+    storms = int(request.config.getoption("storms_on_postgresql"))
+    system = await _started(rabbitmq, start_system, chat=server.create("chat"))
+    await _try(system, rabbitmq, broker, trial, users=200, storms=storms, on=", chat on PostgreSQL")
+
+
 @pytest.mark.faults_short
 async def test_after_a_storm_everybody_hears_and_chat_knows_who_is_there(
     rabbitmq: Rabbit, broker: Broker, start_system: StartSystem, trial: Trial
@@ -214,18 +230,26 @@ async def test_after_a_storm_everybody_hears_and_chat_knows_who_is_there(
     await _try(await _started(rabbitmq, start_system), rabbitmq, broker, trial, users=40, storms=1)
 
 
-async def _started(rabbitmq: Rabbit, start_system: StartSystem) -> System:
+async def _started(rabbitmq: Rabbit, start_system: StartSystem, *, chat: str | None = None) -> System:
+    """Two gateways and the services.
+
+    Args:
+        chat: The URL of chat's database; the one that every system has if it is ``None``.
+    """
     system = await start_system(rabbitmq, gateways=0)
+    if chat is not None:
+        assert await system.chat.terminate() == 0
+        system.chat = system.launch_service("chat", database_url=chat)
     system.gateways = [system.launch_gateway(gateway_id=f"gw-{number}") for number in range(2)]
-    for gateway in system.gateways:
-        await gateway.ready(timeout=60)
+    for process in (*system.gateways, system.chat):
+        await process.ready(timeout=60)
     return system
 
 
 async def _try(
-    system: System, rabbitmq: Rabbit, broker: Broker, trial: Trial, *, users: int, storms: int
+    system: System, rabbitmq: Rabbit, broker: Broker, trial: Trial, *, users: int, storms: int, on: str = ""
 ) -> None:
-    with trial.line(f"{storms} reconnect storms of {users} users"):
+    with trial.line(f"{storms} reconnect storms of {users} users{on}"):
         async with Crowd.of(users, list(system.urls), trial.seed, rooms=_ROOMS) as crowd:
             weather = Storms(system, rabbitmq, broker, crowd, trial.chance)
             await weather.gather()

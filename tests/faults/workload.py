@@ -28,6 +28,7 @@ from towpath.testkit.tokens import a_token
 
 from .evidence import Asked, Outcome
 from .journal import Device, Journal, now
+from .oracle import STATUS_AFTER
 
 ATTEMPT_SECONDS: Final = 5.0
 #: How long an operation is asked again and again; longer than any fault here lasts.
@@ -159,15 +160,33 @@ class Backend:
 
     An event counts as done when RabbitMQ has confirmed it; without a confirm it is published again with its id.
     A wave is a passing push, published once.
+
+    Attributes:
+        turn: Held while an event is published; nothing is published while somebody else holds it.
+
+    Args:
+        mandatory: Publish events with this flag of AMQP: RabbitMQ returns one that reaches no queue, and it is
+            published again. Without it RabbitMQ confirms it all the same.
     """
 
-    def __init__(self, name: str, url: str, users: Sequence[str], seed: str, journal: Journal) -> None:
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        users: Sequence[str],
+        seed: str,
+        journal: Journal,
+        *,
+        mandatory: bool = False,
+    ) -> None:
         self.name = name
+        self.turn = asyncio.Lock()
         self._urls = [str(host) for host in amqp_url.hosts(url)]
         self._users = list(users)
         self._seed = seed
         self._chance = random.Random(f"{seed} {name}")
         self._journal = journal
+        self._mandatory = mandatory
         self._number = 0
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
@@ -180,7 +199,8 @@ class Backend:
                 for event in _JOURNEY:
                     if over.is_set():
                         return
-                    await self._tell(event, f"{self.name}-{parcel}", user)
+                    async with self.turn:
+                        await self._tell(event, f"{self.name}-{parcel}", user)
                     await self._wave(self._chance.choice(self._users))
                     await _pause(over, self._chance.uniform(0, 2 * pause))
         finally:
@@ -192,7 +212,7 @@ class Backend:
         body = _envelope(f"{self._seed}-{self.name}-{self._number}", action, order_id=order, user_id=user)
         while now() < asked_at + PATIENCE_SECONDS and outcome is Outcome.UNKNOWN:
             attempts += 1
-            if await self._publish("towpath.events", action, body):
+            if await self._publish("towpath.events", action, body, mandatory=self._mandatory):
                 outcome = Outcome.DONE
             else:
                 await asyncio.sleep(0.2)
@@ -218,16 +238,16 @@ class Backend:
             "towpath.push", user_key(user), _envelope(f"wave-{self._number}", "wave.made", token=token)
         )
 
-    async def _publish(self, exchange: str, key: str, body: bytes) -> bool:
-        """Whether RabbitMQ has confirmed it."""
+    async def _publish(self, exchange: str, key: str, body: bytes, *, mandatory: bool = False) -> bool:
+        """Whether RabbitMQ has confirmed it, and where it is mandatory has not returned it."""
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
                 if self._connection is None or self._channel is None:
                     self._urls.append(self._urls.pop(0))  # whoever was tried last is tried last
                     self._connection = await aio_pika.connect(self._urls[-1], timeout=ATTEMPT_SECONDS)
-                    self._channel = await self._connection.channel()
+                    self._channel = await self._connection.channel(on_return_raises=True)
                 target = await self._channel.get_exchange(exchange, ensure=False)
-                await target.publish(aio_pika.Message(body, delivery_mode=2), key, mandatory=False)
+                await target.publish(aio_pika.Message(body, delivery_mode=2), key, mandatory=mandatory)
                 return True
         except asyncio.CancelledError:
             # aiormq fails confirms with it when a channel closes, and nobody cancelled this task.
@@ -261,6 +281,7 @@ class Load:
         token_seconds: How long tokens are good.
         crowd: Further users with ten devices each, who ask nothing and listen in the first room; all of them at the
             first gateway.
+        mandatory: Whether the backend publishes its events with this flag; see :class:`Backend`.
 
     Attributes:
         journal: What they did and saw.
@@ -280,6 +301,7 @@ class Load:
         pause: float = 0.04,
         token_seconds: float = 3600.0,
         crowd: int = 0,
+        mandatory: bool = False,
     ) -> None:
         self.journal = Journal()
         listeners = [f"listener{number}" for number in range(crowd)]
@@ -298,7 +320,7 @@ class Load:
             for number, user in enumerate(users)
         ]  # fmt: skip
         self.crowd = [Person(user, 0, rooms[:1], urls, seed, self.journal, devices=10) for user in listeners]
-        self._backend = Backend("depot", broker, users, seed, self.journal)
+        self._backend = Backend("depot", broker, users, seed, self.journal, mandatory=mandatory)
         self._pause = pause
         self._over = asyncio.Event()
         self._living: asyncio.Task[None] | None = None
@@ -335,6 +357,26 @@ class Load:
         before, started = len(self.journal.asked), now()
         await asyncio.sleep(over)
         return (len(self.journal.asked) - before) / (now() - started)
+
+    def events(self, *, since: float = 0.0) -> set[tuple[str, str]]:
+        """The order and the new status of each event that the backend began to publish after ``since``."""
+        return {
+            (asked.about, STATUS_AFTER[asked.action])
+            for asked in self.journal.asked
+            if asked.who == self._backend.name and asked.asked_at >= since
+        }
+
+    def events_shown(self, *, since: float = 0.0) -> set[tuple[str, str]]:
+        """Those of :meth:`events` that a user has been shown."""
+        shown = {(one.data.get("order_id"), one.data.get("status")) for one in self.journal.shown}
+        return {event for event in self.events(since=since) if event in shown}
+
+    @contextlib.asynccontextmanager
+    async def without_events(self) -> AsyncIterator[None]:
+        """The backend publishes no event in between, and all before have been shown: no queue holds any."""
+        async with self._backend.turn:
+            await eventually(lambda: self.events() == self.events_shown(), timeout=PATIENCE_SECONDS)
+            yield
 
     async def rest(self) -> None:
         """Ask nothing more, and wait for the outcome of what was asked."""

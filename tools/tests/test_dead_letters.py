@@ -267,6 +267,20 @@ async def test_what_strangers_wrote_does_not_touch_the_terminal(desk: Desk) -> N
     assert "[bold]x" in said
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+async def test_a_terminal_that_lacks_a_letter_shows_the_rest(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    await desk.park(a_command("m-1", user="安娜"), told={"x-error": "a\x1bb"})
+    status, said = await desk.tool("list", "orders")
+    assert (status, said.splitlines()[-1]) == (0, "orders.dead: 1 of 1")
+    assert r"\u5b89\u5a1c" in said
+    status, said = await desk.tool("show", "orders", "m-1")
+    assert status == 0
+    assert r"\u5b89\u5a1c" in said
+
+
 async def test_replay_gives_back_to_where_it_came_from_and_says_so(desk: Desk, tmp_path: Path) -> None:
     await desk.park(a_command("m-1"), a_command("m-2", user="ben"), a_command("m-3"))
     audit = tmp_path / "audit.jsonl"

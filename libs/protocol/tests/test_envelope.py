@@ -204,6 +204,18 @@ def test_checking_is_parsing_without_the_envelope(text: bytes, noise: bytes, pla
         assert (caught.value.message, caught.value.msg_id) == (outcome.message, outcome.msg_id)
 
 
+@pytest.mark.parametrize("digits", [4300, 4301])
+@pytest.mark.parametrize("number", ["%s", "-%s", "%s.5", "%se5", "0.%s", '"%s"'])
+def test_checking_takes_the_numbers_that_parsing_takes(number: str, digits: int) -> None:
+    data = number % ("7" * digits)
+    text = f'{{"msg_id":"m","timestamp":1,"action":"a.b","version":"1.0","data":{{"n":{data}}}}}'.encode()
+    if isinstance(parsed(text), Envelope):
+        assert check(text) is None
+    else:
+        with pytest.raises(BadEnvelope):
+            check(text)
+
+
 @given(texts)
 def test_whatever_is_accepted_is_strict_json_that_every_reader_understands_alike(text: str) -> None:
     envelope = parsed(text)

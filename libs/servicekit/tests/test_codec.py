@@ -116,7 +116,7 @@ def test_every_odd_header_leaves_as_one_that_pamqp_decodes(seed: int, at: int, b
 
 
 def one_odd(seed: int) -> OddMessage:
-    (odd,) = odd_messages(seed=seed, count=1, targets=[("a", b"b.c")], bodies=[b"{}"])
+    (odd,) = odd_messages(seed=seed, count=1, targets=[("a", b"b.c")], bodies=[b"{}"], refusable=0.5)
     return odd
 
 

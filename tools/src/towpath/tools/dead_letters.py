@@ -16,10 +16,12 @@ import asyncio
 import contextlib
 import dataclasses
 import getpass
+import io
 import json
 import logging
 import os
 import re
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -502,6 +504,9 @@ def _progress(verb: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 def _console() -> Console:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal without UTF-8 lacks letters: that must not hide the messages they stand in.
+        sys.stdout.reconfigure(errors="backslashreplace")
     console = Console(highlight=False, soft_wrap=True)
     return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=_WIDE)
 

@@ -120,6 +120,11 @@ _is_id = re.compile(_ID_PATTERN[1:-1]).fullmatch
 _is_action = re.compile(ACTION_PATTERN[1:-1]).fullmatch
 _is_version_1 = re.compile(r"1\.[0-9]{1,4}").fullmatch
 
+#: pydantic reads no number with more digits before the point, and Python no integer.
+_MAX_DIGITS = 4300
+_DIGITS_TO_0 = bytes.maketrans(b"123456789", b"0" * 9)
+_LONG_NUMBER = b"0" * (_MAX_DIGITS + 1)
+
 
 def parse(text: str | bytes) -> Envelope:
     """Read one envelope from JSON.
@@ -143,6 +148,8 @@ def parse(text: str | bytes) -> Envelope:
 def check(text: bytes) -> str | None:
     """Check one envelope without building it; returns its ``correlation_id``.
 
+    It takes JSON that is nested deeper than :func:`parse` reads, as long as a reader can pass it on.
+
     Raises:
         UnsupportedVersion, BadEnvelope: As :func:`parse` does.
     """
@@ -162,6 +169,7 @@ def check(text: bytes) -> str | None:
         and (fields.stream is None or 0 < len(fields.stream) <= MAX_STREAM_LENGTH)
         and (fields.key is None or _is_id(fields.key))
         and (fields.traceparent is None or len(fields.traceparent) <= _MAX_TRACE_LENGTH)
+        and not (len(text) > _MAX_DIGITS and _LONG_NUMBER in text.translate(_DIGITS_TO_0))
     ):
         return fields.correlation_id
     return parse(text).correlation_id  # which says what is wrong

@@ -13,9 +13,10 @@ Use::
     targets = [("towpath.push", b"user.ann"), ("towpath.events", b"order.paid")]
     bodies = [b'{"v":1,"action":"order.paid","msg_id":"m-1","data":{}}']
     async with RawPublisher.open(rabbit.url) as publisher:
-        for odd in odd_messages(seed=1, count=10_000, targets=targets, bodies=bodies):
+        for odd in odd_messages(seed=1, targets=targets, bodies=bodies):
             await publisher.publish(odd)
-    assert publisher.taken > 5_000
+            if publisher.taken == 10_000:
+                break
 
 A single message with one chosen oddity: :func:`message` with :func:`properties` and :func:`table`, e.g.
 ``message("towpath.push", b"user.ann", properties(timestamp=u64(1_700_000_000 * 10**9)), b"{}")``.
@@ -23,6 +24,7 @@ A single message with one chosen oddity: :func:`message` with :func:`properties`
 
 import asyncio
 import contextlib
+import itertools
 import random
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -131,16 +133,24 @@ def message(exchange: str, routing_key: bytes, properties: bytes, body: bytes, w
 
 
 def odd_messages(
-    *, seed: int, count: int, targets: Sequence[tuple[str, bytes]], bodies: Sequence[bytes]
+    *,
+    seed: int,
+    targets: Sequence[tuple[str, bytes]],
+    bodies: Sequence[bytes],
+    count: int | None = None,
+    refusable: float = 0.05,
 ) -> Iterator[OddMessage]:
-    """``count`` messages, each with one to three oddities.
+    """``count`` messages, each with one to three oddities; without end if it is ``None``.
 
     Args:
+        refusable: The share of messages in which there may be what RabbitMQ refuses, so that nobody receives it: an
+            unknown type or a wrong length in a header, NaN, a ``user_id`` or an ``expiration`` that is not valid.
         targets: Exchanges and honest routing keys; one message in eight has an odd key instead.
         bodies: Honest bodies; one message in two has an odd one instead.
     """
     chance = random.Random(seed)
-    for number in range(count):
+    for number in itertools.count() if count is None else range(count):
+        oddities = _Oddities(chance, refusable=chance.random() < refusable)
         exchange, key = chance.choice(list(targets))
         values: dict[str, bytes] = {
             "content_type": short(b"application/json"),
@@ -150,11 +160,11 @@ def odd_messages(
         }
         what: list[str] = []
         for _ in range(chance.randint(1, 3)):
-            name = chance.choice(list(_FLAGS))
-            values[name] = _odd_property(chance, name)
+            name = oddities.name()
+            values[name] = oddities.property(name)
             what.append(name)
         if chance.random() < 0.5:
-            values["headers"] = _forged_headers(chance)
+            values["headers"] = oddities.forged_headers()
             what.append("forged headers")
         if chance.random() < 0.125:
             key = key.rpartition(b".")[0] + b"." + _odd_text(chance)[:200]
@@ -190,18 +200,6 @@ def odd_body(chance: random.Random, honest: bytes) -> bytes:
         lambda: b'{"subscribe":["' + b"g" * 300 + b'"],"unsubscribe":{},"disconnect":{"code":1}}',
     )
     return chance.choice(makers)()
-
-
-def _odd_property(chance: random.Random, name: str) -> bytes:
-    if name == "headers":
-        return _odd_headers(chance)
-    if name == "timestamp":
-        return u64(_odd_number(chance))
-    if name in ("delivery_mode", "priority"):
-        return bytes([chance.choice([0, 1, 2, 3, 9, 255])])
-    if name == "expiration":
-        return short(chance.choice([b"60000", b"-1", b"soon", b"\xe9", b"9" * 40]))
-    return short(_odd_text(chance))
 
 
 def _odd_text(chance: random.Random) -> bytes:
@@ -246,39 +244,82 @@ def _odd_number(chance: random.Random) -> int:
     )
 
 
-def _odd_value(chance: random.Random, depth: int = 0) -> bytes:
-    """A field value: its type code and bytes."""
-    makers: list[Callable[[], bytes]] = [
-        lambda: b"t" + bytes([chance.choice([0, 1, 2])]),
-        lambda: b"b" + chance.randbytes(1),
-        lambda: b"B" + chance.randbytes(1),
-        lambda: b"s" + chance.randbytes(2),
-        lambda: b"u" + chance.randbytes(2),
-        lambda: b"I" + struct.pack(">i", chance.choice([0, 1, -1, -5, 2**31 - 1, -(2**31)])),
-        lambda: b"i" + chance.randbytes(4),
-        lambda: b"l" + u64(_odd_number(chance)),
-        lambda: b"f" + chance.choice([chance.randbytes(4), struct.pack(">f", float("nan"))]),
-        lambda: b"d" + chance.choice([chance.randbytes(8), struct.pack(">d", float("inf"))]),
-        lambda: b"D" + bytes([chance.choice([0, 2, 255])]) + chance.randbytes(4),
-        lambda: b"S" + long(_odd_text(chance)),
-        lambda: b"S" + long(chance.randbytes(chance.choice([1, 1_000, 20_000]))),
-        lambda: b"S" + long(b'[{"at":1,"error":"' + b"e" * 5_000 + b'"}]'),
-        lambda: b"T" + u64(_odd_number(chance)),
-        lambda: b"V",
-        lambda: b"x" + long(chance.randbytes(10)),
-        lambda: b"A" + long(b"V" * chance.choice([1, 100, 20_000])),
-        lambda: b"A" + long(b"".join(b"I" + struct.pack(">i", n) for n in range(50))),
-        lambda: _nested(chance.choice([2, 10, 100, 1_000])),
-        # RabbitMQ itself does not know these, or finds their lengths wrong; it closes the connection of the sender.
-        lambda: chance.choice([b"Z", b"\xff", b"Q"]) + chance.randbytes(4),
-        lambda: b"S" + struct.pack(">I", 1_000_000) + b"short",
-    ]
-    if depth < 3:
-        makers += [
-            lambda: b"F" + table({_odd_text(chance): _odd_value(chance, depth + 1) for _ in range(3)}),
-            lambda: b"A" + long(b"".join(_odd_value(chance, depth + 1) for _ in range(3))),
+class _Oddities:
+    """Makes what is odd in one message.
+
+    Args:
+        refusable: Whether it may be what RabbitMQ refuses.
+    """
+
+    def __init__(self, chance: random.Random, *, refusable: bool) -> None:
+        self._chance = chance
+        self._refusable = refusable
+
+    def name(self) -> str:
+        """A property to be odd. RabbitMQ refuses every ``user_id`` but the sender's own."""
+        return self._chance.choice([name for name in _FLAGS if self._refusable or name != "user_id"])
+
+    def property(self, name: str) -> bytes:
+        """An odd value for it."""
+        chance = self._chance
+        if name == "headers":
+            return table({_odd_text(chance): self._value() for _ in range(chance.randint(1, 4))})
+        if name == "timestamp":
+            return u64(_odd_number(chance))
+        if name == "priority":
+            return bytes([chance.choice([0, 1, 2, 3, 9, 255])])
+        if name == "delivery_mode":
+            return bytes([chance.choice([0, 1, 2, 3, 9, 255] if self._refusable else [1, 2])])
+        if name == "expiration":
+            refused = [b"-1", b"soon", b"\xe9", b"9" * 40] if self._refusable else []
+            return short(chance.choice([b"60000", b"00060000", *refused]))
+        return short(_odd_text(chance))
+
+    def forged_headers(self) -> bytes:
+        """Odd values under names that Towpath or RabbitMQ sets."""
+        names = self._chance.sample(FORGED, self._chance.randint(1, 5))
+        return table({name: self._value() for name in names})
+
+    def _value(self, depth: int = 0) -> bytes:
+        """A field value: its type code and bytes."""
+        chance = self._chance
+        makers: list[Callable[[], bytes]] = [
+            lambda: b"t" + bytes([chance.choice([0, 1, 2])]),
+            lambda: b"b" + chance.randbytes(1),
+            lambda: b"B" + chance.randbytes(1),
+            lambda: b"s" + chance.randbytes(2),
+            lambda: b"u" + chance.randbytes(2),
+            lambda: b"I" + struct.pack(">i", chance.choice([0, 1, -1, -5, 2**31 - 1, -(2**31)])),
+            lambda: b"i" + chance.randbytes(4),
+            lambda: b"l" + u64(_odd_number(chance)),
+            lambda: b"f" + struct.pack(">f", chance.choice([0.1, -0.0, 3e38, 1e-45])),
+            lambda: b"d" + struct.pack(">d", chance.choice([0.1, -0.0, 1e308, 5e-324])),
+            lambda: b"D" + bytes([chance.choice([0, 2, 255])]) + chance.randbytes(4),
+            lambda: b"S" + long(_odd_text(chance)),
+            lambda: b"S" + long(chance.randbytes(chance.choice([1, 1_000, 20_000]))),
+            lambda: b"S" + long(b'[{"at":1,"error":"' + b"e" * 5_000 + b'"}]'),
+            lambda: b"T" + u64(_odd_number(chance)),
+            lambda: b"V",
+            lambda: b"x" + long(chance.randbytes(10)),
+            lambda: b"A" + long(b"V" * chance.choice([1, 100, 20_000])),
+            lambda: b"A" + long(b"".join(b"I" + struct.pack(">i", n) for n in range(50))),
+            lambda: _nested(chance.choice([2, 10, 100, 1_000])),
         ]
-    return chance.choice(makers)()
+        if self._refusable:
+            # RabbitMQ does not know these types, or finds the lengths wrong, or cannot hold the number; it closes
+            # the connection of the sender.
+            makers += [
+                lambda: chance.choice([b"Z", b"\xff", b"Q"]) + chance.randbytes(4),
+                lambda: b"S" + struct.pack(">I", 1_000_000) + b"short",
+                lambda: b"f" + chance.choice([chance.randbytes(4), struct.pack(">f", float("nan"))]),
+                lambda: b"d" + chance.choice([chance.randbytes(8), struct.pack(">d", float("inf"))]),
+            ]
+        if depth < 3:
+            makers += [
+                lambda: b"F" + table({_odd_text(chance): self._value(depth + 1) for _ in range(3)}),
+                lambda: b"A" + long(b"".join(self._value(depth + 1) for _ in range(3))),
+            ]
+        return chance.choice(makers)()
 
 
 def _nested(depth: int) -> bytes:
@@ -286,15 +327,6 @@ def _nested(depth: int) -> bytes:
     for _ in range(depth):
         value = b"A" + long(value)
     return value
-
-
-def _odd_headers(chance: random.Random) -> bytes:
-    return table({_odd_text(chance): _odd_value(chance) for _ in range(chance.randint(1, 4))})
-
-
-def _forged_headers(chance: random.Random) -> bytes:
-    names = chance.sample(FORGED, chance.randint(1, 5))
-    return table({name: _odd_value(chance) for name in names})
 
 
 def _flipped(chance: random.Random, honest: bytes) -> bytes:
