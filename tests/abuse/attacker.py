@@ -11,6 +11,7 @@ import json
 import os
 import random
 import resource
+import secrets
 import sys
 import time
 from typing import Any, Final, Protocol
@@ -37,6 +38,11 @@ class Attacker(Protocol):
         ...
 
 
+def _somebody() -> str:
+    """A name that no earlier attack used: its limits are those of a stranger."""
+    return f"eve-{secrets.token_hex(4)}"
+
+
 class _Flooding:
     def __init__(self, flood: Flood, port: int, seed: str) -> None:
         self._flood = flood
@@ -53,7 +59,8 @@ class _Flooding:
     async def run(self) -> None:
         flood = self._flood
         self._until = time.monotonic() + flood.seconds
-        tokens = [a_token(f"eve{number}") for number in range(flood.users)]
+        name = _somebody()
+        tokens = [a_token(f"{name}-{number}") for number in range(flood.users)]
         async with asyncio.TaskGroup() as tasks:
             for number in range(flood.users * flood.connections):
                 source = _address(number, flood.addresses)
@@ -155,7 +162,8 @@ class _Storming:
     async def run(self) -> None:
         plan = self._plan
         self._until = time.monotonic() + plan.seconds
-        tokens = [a_token(f"eve{number}") for number in range(plan.users)]
+        name = _somebody()
+        tokens = [a_token(f"{name}-{number}") for number in range(plan.users)]
         async with asyncio.TaskGroup() as tasks:
             for number in range(plan.parallel):
                 token, source = tokens[number % plan.users], _address(number, plan.addresses)

@@ -40,6 +40,27 @@ def test_a_refusal_takes_nothing() -> None:
     assert bucket.take(1, 0.0) == 0
 
 
+@given(st.lists(st.floats(0.1, 50), max_size=20))
+def test_what_is_spent_is_owed_but_never_more_than_a_full_bucket(costs: list[float]) -> None:
+    bucket = Bucket(Rate(1, 10), 0.0)
+    for cost in costs:
+        bucket.spend(cost, 0.0)
+    wait = bucket.take(1.0, 0.0)
+    assert wait == 0 if sum(costs) <= 9 else wait <= 11 + 1e-6
+
+
+def test_a_bucket_that_is_held_stays_the_same_one() -> None:
+    buckets: Buckets[str] = Buckets(Rate(1, 1), keep=1)
+    held = buckets.hold("ana", 0.0)
+    for number in range(100):
+        buckets.of(f"user-{number}", 10.0 * number)
+    assert buckets.of("ana", 1000.0) is held
+    held.let_go()
+    for number in range(100):
+        buckets.of(f"user-{number}", 2000.0 + 10.0 * number)
+    assert buckets.of("ana", 4000.0) is not held
+
+
 def test_no_rate_is_no_limit() -> None:
     bucket = Bucket(Rate(0, 1), 0.0)
     assert not any(bucket.take(1000, 0.0) for _ in range(100))

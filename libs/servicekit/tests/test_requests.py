@@ -332,10 +332,18 @@ def test_one_sender_with_many_requests_delays_the_others_by_one_share() -> None:
     ana = a_request("ana", 0)
     made = list(units([*flood, ana], 500, share=50))
     assert ana in made[0]
-    assert len(made[0]) == 51
+    assert len(made[0]) == 26
     assert [item for unit in made for item in unit if item is not ana] == flood
     # Once nobody else waits, it is not held up for their sake.
-    assert [len(unit) for unit in made] == [51, 150]
+    assert [len(unit) for unit in made] == [26, 175]
+
+
+def test_many_senders_who_flood_together_delay_another_by_one_small_unit() -> None:
+    floods = [a_request(f"eve{who}", number) for number in range(60) for who in range(10)]
+    ana = a_request("ana", 0)
+    made = list(units([*floods, ana], 500, share=100))
+    assert ana in made[0]
+    assert len(made[0]) <= 100
 
 
 senders = st.lists(

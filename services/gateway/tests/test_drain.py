@@ -41,6 +41,12 @@ class Line:
     def send_frame(self, frame: bytes) -> None:
         raise AssertionError("nothing is pushed here")
 
+    def rest(self, seconds: float) -> bool:
+        raise NotImplementedError
+
+    def go_on(self) -> None:
+        raise NotImplementedError
+
     def ping_now(self) -> None:
         raise AssertionError("nobody is pinged here")
 

@@ -138,6 +138,20 @@ async def test_a_user_who_connects_too_often_gets_429_with_advice(run_gateway: R
             await ben.next("session.welcome")
 
 
+async def test_a_user_who_was_closed_for_abuse_pays_with_connects(run_gateway: RunGateway) -> None:
+    async with run_gateway(
+        connects_per_user=0.1, connects_per_user_burst=10, connects_after_abuse=10, max_violations=1
+    ) as gateway:
+        async with gateway.connect("ana") as ana, gateway.connect("ben") as ben:
+            for _ in range(3):
+                await ana.send_raw("x")
+            assert await ana.closed() == 4500
+            assert (await refused(gateway.url, token=a_token("ana")))[0] == 429
+            assert (await ben.request("ping"))["action"] == "pong"
+        async with gateway.connect("ben") as ben:
+            await ben.next("session.welcome")
+
+
 async def test_an_address_that_connects_too_often_gets_429_before_its_token_is_looked_at(
     run_gateway: RunGateway,
 ) -> None:

@@ -40,6 +40,12 @@ class Line:
             pass
         self.frames += 1
 
+    def rest(self, seconds: float) -> bool:
+        raise NotImplementedError
+
+    def go_on(self) -> None:
+        raise NotImplementedError
+
     def ping_now(self) -> None:
         raise AssertionError("nobody is pinged here")
 

@@ -62,6 +62,11 @@ class Bucket:
         self._left = left - cost
         return 0.0
 
+    def spend(self, cost: float, now: float) -> None:
+        """Take ``cost`` tokens whether they are there or not; the debt is a full bucket at most."""
+        self._left = max(min(self._left + (now - self._at) * self._rate, self._burst) - cost, -self._burst)
+        self._at = now
+
     def give_back(self, cost: float) -> None:
         """Undo a :meth:`take`."""
         self._left = min(self._left + cost, self._burst)

@@ -29,6 +29,8 @@ UNREADABLE: Final = "unreadable"
 HEAVY_COST: Final = 10.0
 #: What one sender may have in a unit of work while others wait, weighted by cost.
 FAIR_SHARE: Final = 100.0
+#: Senders among whom it is divided at most: with more of them, units grow.
+_SHARERS: Final = 20
 _UNWATCHED: Final[AbstractContextManager[None]] = nullcontext()
 
 
@@ -222,12 +224,13 @@ def units(
     In a unit of work all changes come before all reads. So a change begins a new one when its sender has asked for
     something before it, or the answer would tell of a change that was sent later.
 
-    Where one sender has more than ``share`` in the batch (weighted by cost), and others wait, the rest of it is left
-    to the next units. The order of arrival holds for each ordering key, whoever uses it.
+    Where more waits than ``share`` (weighted by cost), and one sender has more of it than its part of ``share``, the
+    rest of that is left to the next units, so that others wait for a small unit only. The order of arrival holds for
+    each ordering key, whoever uses it.
     """
     waiting = list(items)
-    while len(waiting) > share and _is_crowded_out(waiting, share):
-        unit, waiting = _fair_unit(waiting, limit, share)
+    while len(waiting) > share and (part := _part_of_each(waiting, share)):
+        unit, waiting = _fair_unit(waiting, limit, part)
         yield unit
     unit = []
     asked: set[tuple[str, str]] = set()
@@ -243,13 +246,14 @@ def units(
         yield unit
 
 
-def _is_crowded_out(waiting: Sequence[Request | Refusal], share: float) -> bool:
-    """Whether there are several senders, one of them with more than its share."""
+def _part_of_each(waiting: Sequence[Request | Refusal], share: float) -> float:
+    """What each sender may have in the next unit; 0 where nobody crowds out anybody."""
     weights: dict[str, float] = {}
     for item in waiting:
         sender = item.sender
         weights[sender] = weights.get(sender, 0.0) + item.cost
-    return len(weights) > 1 and max(weights.values()) > share
+    part = share / min(len(weights), _SHARERS)
+    return part if len(weights) > 1 and max(weights.values()) > part else 0.0
 
 
 def _fair_unit(

@@ -1,7 +1,8 @@
 """Fan-out: how many deliveries one user may cause.
 
 What a message costs is how many connections hear it: one line in a room of 5,000 is 5,000 frames for the gateways.
-So each user has a bucket of deliveries (:mod:`towpath.servicekit.buckets`), and pays for what is pushed to a room.
+So each user has a bucket of deliveries (:mod:`towpath.servicekit.buckets`), and pays for what is pushed to a room. A
+long text costs more: one delivery for each 2 KiB that are begun.
 Guarantees:
 
 * A user causes at most ``deliveries_burst`` deliveries at once and ``deliveries_per_user`` a second, on each replica.
@@ -26,6 +27,7 @@ from towpath.servicekit.buckets import Buckets, Rate
 
 #: So long the number of connections that hear a room is taken for true.
 COUNTED_SECONDS: Final = 10.0
+_LETTERS: Final = 2048
 _TYPING: Final = Rate(rate=1.0, burst=2.0)
 _ROOMS_KEPT: Final = 10_000
 #: More connections than this are not counted: a push to so many empties every bucket.
@@ -76,14 +78,14 @@ class FanOut:
         while len(self._counted) > _ROOMS_KEPT:
             self._counted.popitem(last=False)
 
-    def pay(self, user_id: str, room: str) -> None:
-        """Take what one push to ``room`` costs from ``user_id``.
+    def pay(self, user_id: str, room: str, letters: int = 0) -> None:
+        """Take what one push with a text of so many ``letters`` to ``room`` costs from ``user_id``.
 
         Raises:
             TooManyHear
         """
         now = self._clock()
-        if wait := self._users.of(user_id, now).take(self._cost(room), now):
+        if wait := self._users.of(user_id, now).take(self._cost(room, letters), now):
             raise TooManyHear(
                 "What you send reaches more people than one user may reach for now: slow down.",
                 retry_after_ms=max(1, round(wait * 1000)),
@@ -96,5 +98,6 @@ class FanOut:
             return False
         return not self._users.of(user_id, now).take(self._cost(room), now)
 
-    def _cost(self, room: str) -> int:
-        return max(1, self._counted[room][1] if room in self._counted else 1)
+    def _cost(self, room: str, letters: int = 0) -> int:
+        connections = self._counted[room][1] if room in self._counted else 1
+        return max(1, connections) * (1 + letters // _LETTERS)

@@ -111,7 +111,7 @@ def invite(request: Invite, session: Session, rooms: Rooms) -> Outcome:
 
 def send(request: SendMessage, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
-    rooms.pay(session.user_id, room)  # raises TooManyHear
+    rooms.pay(session.user_id, room, request.text)  # raises TooManyHear
     return _sent(room, session.user_id, request.text, request.client_ref, rooms)
 
 
@@ -119,7 +119,7 @@ def direct(request: SendDirect, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.opened(direct_name(session.user_id, request.to))  # raises NamesTooLong
     if not room.is_there:
         _check_making(room, session.user_id, rooms)  # raises TooManyRooms, TooManyRoomsMade
-    rooms.pay(session.user_id, room)  # raises TooManyHear
+    rooms.pay(session.user_id, room, request.text)  # raises TooManyHear
     if not room.is_there:
         room.make(session.user_id)
         rooms.quotas.made(session.user_id)
@@ -133,7 +133,7 @@ def direct(request: SendDirect, session: Session, rooms: Rooms) -> Outcome:
 def edit(request: EditMessage, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
     post = rooms.messages.get(room, request.seq)  # raises NoSuchMessage
-    rooms.pay(session.user_id, room)  # raises TooManyHear
+    rooms.pay(session.user_id, room, request.text)  # raises TooManyHear
     post.edit(session.user_id, request.text, now_ms())  # raises NotTheAuthor, MessageDeleted
     answer = MessageChanged(room=room.name, seq=post.seq)
     return Outcome(answer=answer, tell=_told(room, rooms.messages.edited(post)))

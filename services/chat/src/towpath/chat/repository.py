@@ -191,13 +191,13 @@ class Rooms:
         """How many members a crowd has; ``None`` for other rooms."""
         return room.count if self.is_crowd(room) else None
 
-    def pay(self, user_id: str, room: Room) -> None:
-        """Charge a user for a push to everybody in a room; a check, so before anything is changed.
+    def pay(self, user_id: str, room: Room, text: str = "") -> None:
+        """Charge a user for a push of ``text`` to everybody in a room; a check, so before anything is changed.
 
         Raises:
             TooManyHear
         """
-        self._fanout.pay(user_id, room.name)
+        self._fanout.pay(user_id, room.name, len(text))
 
     def pay_for_change(self, user_id: str, room: Room) -> None:
         """Charge a user for coming, going or reading, which in a crowd is not pushed to everybody.

@@ -62,8 +62,13 @@ _SLICE: Final = 1024
 _LARGEST_SLICE: Final = 64 * 1024
 #: Bytes that may come after a close has begun: what an honest client had on the way. Its close frame is among them.
 _AFTER_CLOSE_BYTES: Final = 128 * 1024
+#: The same in frames, which cost more than their bytes where they are small.
+_AFTER_CLOSE_FRAMES: Final = 512
+#: Seconds that are left to who goes on after that.
+_LAST_SECONDS: Final = 1.0
 #: Frames that are no part of a message and cost the gateway an answer, or at least a look.
 _COUNTED: Final = frozenset({Opcode.PING, Opcode.PONG})
+_ABUSE: Final = frozenset({CloseCode.RATE_LIMIT_ABUSED, CloseCode.PROTOCOL_VIOLATED})
 #: Frames that one text may come in.
 _FRAGMENTS: Final = 1024
 
@@ -99,7 +104,10 @@ class _Socket(EnteringConnection):
     charge_frame: Callable[[int], None] | None = None
     whose: str = ""
     _since_close: int = 0
+    _frames_since_close: int = 0
     _is_paused: bool = False
+    _is_cut_off: bool = False
+    _rest: asyncio.Handle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._early: list[Frame] = []
@@ -117,9 +125,9 @@ class _Socket(EnteringConnection):
         if self.closing:
             self._since_close += len(data)
             if self._since_close > _AFTER_CLOSE_BYTES:
-                self.transport.abort()
+                self._stop_reading()
                 return
-        if self._unparsed:  # read before the transport had paused
+        if self._unparsed or self._rest:  # read before the transport had paused
             self._unparsed = memoryview(b"".join((self._unparsed, data)))
             return
         if len(data) <= _SLICE and (began := self.turns.begin_small()):
@@ -128,12 +136,11 @@ class _Socket(EnteringConnection):
             return
         self._unparsed = memoryview(data)
         if self.turns.take(self):
-            self._is_paused = True
-            self.transport.pause_reading()
+            self._pause()
 
     def parse_slice(self) -> bool:
         """Parse a part of what was read: at most some tens of frames, or a piece of a large one."""
-        if not self._unparsed:  # the connection was lost meanwhile
+        if self._rest or not self._unparsed:  # it rests, or the connection was lost meanwhile
             return False
         part = self._unparsed[: self._slice]
         self._unparsed = self._unparsed[self._slice :]
@@ -141,22 +148,67 @@ class _Socket(EnteringConnection):
         super().data_received(bytes(part))
         # A slice in which no frame ends is cheap: so larger ones are read in larger slices.
         self._slice = min(2 * self._slice, _LARGEST_SLICE) if self._events == before else _SLICE
+        if self._rest:
+            return False
         if self._unparsed:
             return True
+        self._parsed_all()
+        return False
+
+    def _parsed_all(self) -> None:
         if self._at_end:
             super().eof_received()
         elif self._is_paused and not self._is_held:
             self._is_paused = False
             self.transport.resume_reading()
-        return False
+
+    def _pause(self) -> None:
+        if not self._is_paused:
+            self._is_paused = True
+            self.transport.pause_reading()
+
+    def rest(self, seconds: float) -> bool:
+        """Neither read nor parse more for a moment: the kernel's window then slows down the sender."""
+        if self._rest is not None or self.closing:
+            return False
+        self._rest = self.loop.call_later(seconds, self._rested)
+        self._pause()
+        return True
+
+    def go_on(self) -> None:
+        """End the rest soon. Not at once: this may be said while an answer is being written."""
+        if self._rest is not None and not self._is_cut_off:
+            self._rest.cancel()
+            self._rest = self.loop.call_soon(self._rested)
+
+    def _stop_reading(self) -> None:
+        """Read nothing ever again. The client has a moment to see the close frame, which a reset may swallow."""
+        if not self._is_cut_off:
+            self._is_cut_off = True
+            if self._rest is not None:
+                self._rest.cancel()
+            self._rest = self.loop.call_later(_LAST_SECONDS, self.transport.abort)
+            self._pause()
+        self._unparsed = memoryview(b"")
+
+    def _rested(self) -> None:
+        self._rest = None
+        if self.transport.is_closing():
+            return
+        if not self._unparsed:
+            self._parsed_all()
+        else:
+            self.turns.take(self)
 
     def eof_received(self) -> None:
-        if self._unparsed:
+        if self._unparsed or self._rest:
             self._at_end = True  # after what came before it
         else:
             super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
         self.turns.forget(self)
         self.backlog.forget(self)
         self._unparsed = memoryview(b"")
@@ -175,7 +227,10 @@ class _Socket(EnteringConnection):
         if not isinstance(event, Frame):
             super().process_event(event)
         elif self.closing:
-            return  # nothing that comes after a close has begun is read
+            # Nothing that comes after a close has begun is read, but for the client's own close.
+            self._frames_since_close += 1
+            if self._frames_since_close > _AFTER_CLOSE_FRAMES:
+                self._stop_reading()
         elif event.opcode not in DATA_OPCODES:
             if event.opcode in _COUNTED and self.charge_frame is not None:
                 self.charge_frame(len(event.data))
@@ -194,7 +249,7 @@ class _Socket(EnteringConnection):
         for frame in self._early:
             if not self.closing:
                 receiver.take(frame)
-        if was_held and not self._unparsed:
+        if was_held and not self._unparsed and not self._rest:
             self.transport.resume_reading()
         self._early.clear()
 
@@ -420,9 +475,16 @@ class Listener:
         socket.turns, socket.backlog, socket.writes = self._turns, self._backlog, self._writes
         return socket
 
-    def _admit(self, socket: ServerConnection, request: Request) -> Response | None:
+    async def _admit(self, socket: ServerConnection, request: Request) -> Response | None:
         """Check one handshake; anything but ``None`` is its refusal."""
         assert isinstance(socket, _Socket)
+        refusal = self._refuse(socket, request)
+        if refusal is not None and refusal.status_code == http.HTTPStatus.TOO_MANY_REQUESTS:
+            # Slows down who comes again at once; what waits here counts as a handshake.
+            await asyncio.sleep(self._settings.refusal_delay)
+        return refusal
+
+    def _refuse(self, socket: _Socket, request: Request) -> Response | None:
         socket.locate(request.headers.get_all("X-Forwarded-For"))
         # First of all, and before a signature is checked: nobody may make this replica work as fast as they can.
         if refusal := self._is_too_often(socket, "address", self._by_address, socket.address):
@@ -474,6 +536,10 @@ class Listener:
                 self._closed(session, socket.close_code)
 
     def _begin_close(self, socket: _Socket, code: int, reason: str) -> None:
+        if code in _ABUSE:
+            # Who comes back at once costs the others as much again.
+            now = socket.loop.time()
+            self._by_user.of(socket.identity.user_id, now).spend(self._settings.connects_after_abuse, now)
         task = asyncio.create_task(self._close(socket, code, reason), name="connection: close")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

@@ -122,6 +122,7 @@ class Inbound:
         if not session.may_address(domain):
             raise Forbidden(f"Your token's scope does not name the domain {domain!r}.")
         if (whose := session.allowance.begin(envelope.msg_id, weight)) is not None:
+            session.rest()
             raise Busy(
                 f"Too many requests of this {whose} are not answered yet.", retry_after_ms=_RETRY_AFTER_MS
             )
@@ -136,6 +137,7 @@ class Inbound:
         except BrokerError as error:
             session.allowance.end(envelope.msg_id)
             raise _told(error, domain) from None
+        session.keep_pace()
         if envelope.ack:
             session.awaiting_accepted.add(envelope.msg_id)
 

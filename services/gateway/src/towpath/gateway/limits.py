@@ -6,12 +6,14 @@ others: services publish it for their actions (:mod:`towpath.gateway.costs`). Gu
 * A connection, a user with all connections, and an address each get what their token bucket gives
   (:mod:`towpath.servicekit.buckets`); a refusal costs none of them anything.
 * A connection that goes on after refusals is closed with 4005 after ``rate_strikes`` of them.
+* Past ``inflight_paced`` unanswered requests of a user, more of them are read only as answers come.
 * A request counts as in flight until it is answered, and a user has at most ``inflight_per_user`` of them by weight,
   also over connections that come and go. One request is always allowed.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from towpath.gateway.settings import GatewaySettings
@@ -32,14 +34,16 @@ class User:
     Attributes:
         connections: How many there are.
         used: What the user waits for, by weight, over all connections and those that went lately.
+        woken: What to call once ``used`` is below ``inflight_paced`` again.
     """
 
-    __slots__ = ("_orphans", "bucket", "connections", "used")
+    __slots__ = ("_orphans", "bucket", "connections", "used", "woken")
 
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
         self.connections = 0
         self.used = 0.0
+        self.woken: list[Callable[[], None]] = []
         self._orphans: deque[tuple[float, float]] = deque()  # when it is given up, weight; the next one first
 
     def adopt(self, weight: float, deadline: float) -> None:
@@ -119,11 +123,25 @@ class Allowance:
         user.used += weight
         return None
 
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the user waits for so much that more should only be read as answers come."""
+        return self._user.used > self._limits.inflight_paced
+
+    def when_not_ahead(self, call: Callable[[], None]) -> None:
+        """Call once, as soon as the user is not ahead any more."""
+        self._user.woken.append(call)
+
     def end(self, msg_id: str) -> None:
         """The request is answered."""
         if (request := self._requests.pop(msg_id, None)) is not None:
+            user = self._user
             self.used = self.used - request[0] if self._requests else 0.0
-            self._user.used -= request[0]
+            user.used -= request[0]
+            if user.woken and user.used <= self._limits.inflight_paced:
+                woken, user.woken = user.woken, []
+                for call in woken:
+                    call()
 
     def count_abuse(self, code: CloseCode) -> None:
         """The connection is about to be closed for going on over a limit."""
@@ -154,6 +172,7 @@ class Limits:
         self.strikes = Rate(settings.rate_strikes / _STRIKE_SECONDS, settings.rate_strikes)
         self.inflight_per_connection = settings.inflight_per_connection
         self.inflight_per_user = settings.inflight_per_user
+        self.inflight_paced = settings.inflight_paced
         self.patience = settings.inflight_patience
         self._users: dict[str, User] = {}
         self.refused = {

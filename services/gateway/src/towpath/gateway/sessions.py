@@ -38,6 +38,14 @@ class Socket(Protocol):
 
     def ping_now(self) -> None: ...
 
+    def rest(self, seconds: float) -> bool:
+        """Read nothing more for so long; returns whether that begins now."""
+        ...
+
+    def go_on(self) -> None:
+        """End the rest early."""
+        ...
+
     def close_with(self, code: int, reason: str) -> None:
         """Begin the closing handshake; idempotent."""
         ...
@@ -154,6 +162,17 @@ class Session:
         """Count a frame over a rate limit; too many in a minute end the connection."""
         if self.allowance.strike():
             self._end_abuse(CloseCode.RATE_LIMIT_ABUSED, "too many messages over the rate limit")
+        else:
+            self.rest()
+
+    def rest(self) -> None:
+        """Read nothing for a moment from a client that was refused."""
+        self._socket.rest(self._settings.rate_rest)
+
+    def keep_pace(self) -> None:
+        """Read nothing while the user is far ahead of the answers."""
+        if self.allowance.is_ahead and self._socket.rest(self._settings.inflight_pause):
+            self.allowance.when_not_ahead(self._socket.go_on)
 
     def charge_frame(self, size: int) -> None:
         """Charge a frame that is no message: a fragment, a ping or a pong."""

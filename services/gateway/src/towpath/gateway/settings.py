@@ -52,6 +52,8 @@ class GatewaySettings(BrokerSettings):
         handshakes_max_per_address: The same from one address. Trusted proxies are counted in ``handshakes_max`` only.
         connects_per_user, connects_per_user_burst: Connections a second that one user may open, and how many at
             once; more are refused with 429. 0 for no limit, also below.
+        refusal_delay: Seconds that a refusal with 429 takes, so that who comes again at once does so less often.
+        connects_after_abuse: Connects of its user that a close with 4005 or 4500 costs.
         connects_per_address, connects_per_address_burst: The same from one address (IPv6: one /64).
         groups_per_connection: Groups that services may subscribe one connection to; more are left out and logged.
         read_turn: Seconds of one turn of the event loop that the bytes of all clients may take to be parsed.
@@ -62,9 +64,14 @@ class GatewaySettings(BrokerSettings):
         rate_per_user, burst_per_user: The same for all connections of one user on this replica.
         rate_per_address, burst_per_address: The same for all connections from one address on this replica.
         rate_strikes: Refusals of one connection in a minute; past it the connection closes with 4005.
+        rate_rest: Seconds that a connection is not read after a refusal, so that its sender is slowed down.
         inflight_per_connection: Requests of one connection that are not answered yet, by weight; more are ``busy``.
         inflight_per_user: The same for all connections of one user on this replica.
-        inflight_patience: Seconds after which a request without an answer counts no more.
+        inflight_paced: Past so much, by weight, the connections of a user are read only as answers come, or each
+            `inflight_pause` seconds.
+        inflight_paced: Annotated[int, Field(ge=1)] = 64
+    inflight_pause: Annotated[float, Field(gt=0, le=10)] = 1.0
+    inflight_patience: Seconds after which a request without an answer counts no more.
         domain_absence: Seconds that a domain whose service has lost its queue is answered `unavailable`; after that
             there is no such service, and the answer is `unknown_action`.
         send_buffer_bytes: What may wait to be written to one connection; past it the connection closes with 4001.
@@ -117,6 +124,8 @@ class GatewaySettings(BrokerSettings):
     handshakes_max_per_address: Annotated[int, Field(ge=1)] = 1_000
     connects_per_user: Rate = 5.0
     connects_per_user_burst: Burst = 200.0
+    refusal_delay: Annotated[float, Field(ge=0, le=4)] = 0.5
+    connects_after_abuse: Annotated[float, Field(ge=0)] = 50.0
     connects_per_address: Rate = 200.0
     connects_per_address_burst: Burst = 10_000.0
     groups_per_connection: Annotated[int, Field(ge=1)] = 10_000
@@ -129,8 +138,11 @@ class GatewaySettings(BrokerSettings):
     rate_per_address: Rate = 4_000.0
     burst_per_address: Burst = 20_000.0
     rate_strikes: Annotated[int, Field(ge=1)] = 200
+    rate_rest: Annotated[float, Field(gt=0, le=10)] = 0.05
     inflight_per_connection: Annotated[int, Field(ge=1)] = 256
     inflight_per_user: Annotated[int, Field(ge=1)] = 256
+    inflight_paced: Annotated[int, Field(ge=1)] = 64
+    inflight_pause: Annotated[float, Field(gt=0, le=10)] = 1.0
     inflight_patience: Seconds = 30.0
     domain_absence: Seconds = 60.0
     send_buffer_bytes: Annotated[int, Field(ge=64 * 1024)] = 4 * 1024 * 1024
