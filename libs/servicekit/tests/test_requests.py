@@ -18,7 +18,7 @@ from towpath.servicekit.broker.interface import Delivery, Queue
 from towpath.servicekit.broker.memory_queue import Consumer, MemoryQueue, Stored
 from towpath.servicekit.broker.memory_vhost import VirtualHost
 from towpath.servicekit.outcome import Outcome
-from towpath.servicekit.requests import Handler, Refusal, Request, Unreadable, read, units
+from towpath.servicekit.requests import FAIR_SHARE, Handler, Refusal, Request, Unreadable, next_unit, read
 from towpath.servicekit.settings import TelemetrySettings
 from towpath.servicekit.telemetry import Telemetry
 
@@ -285,6 +285,19 @@ def test_nothing_that_arrives_makes_reading_fail(body: bytes) -> None:
 
 # Units
 
+
+def units(
+    items: Sequence[Request | Refusal], limit: int, share: float = FAIR_SHARE
+) -> list[list[Request | Refusal]]:
+    """All units that are made of ``items`` when nothing arrives meanwhile."""
+    made: list[list[Request | Refusal]] = []
+    waiting = list(items)
+    while waiting:
+        unit, waiting = next_unit(waiting, limit, share)
+        made.append(unit)
+    return made
+
+
 steps = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["put", "look", "paint"])), max_size=20)
 
 
@@ -299,7 +312,7 @@ def test_units_keep_the_order_and_no_change_overtakes_a_question(
     items = [
         item for body in bodies for item in read_all(a_delivery(body)) if not isinstance(item, Unreadable)
     ]
-    made = list(units(items, limit))
+    made = units(items, limit)
     assert [item for unit in made for item in unit] == items
     assert all(0 < len(unit) <= limit for unit in made)
     for unit in made:
@@ -316,7 +329,7 @@ def test_a_unit_is_as_large_as_it_may_be() -> None:
     requests = [item for item in items if isinstance(item, Request)]
     assert [len(unit) for unit in units(requests, 2)] == [2, 2, 1]
     assert [len(unit) for unit in units(requests, 100)] == [5]
-    assert list(units([], 2)) == []
+    assert units([], 2) == []
 
 
 def a_request(user: str, number: int, *, verb: str = "put", key: str | None = None) -> Request:
@@ -330,7 +343,7 @@ def a_request(user: str, number: int, *, verb: str = "put", key: str | None = No
 def test_one_sender_with_many_requests_delays_the_others_by_one_share() -> None:
     flood = [a_request("eve", number) for number in range(200)]
     ana = a_request("ana", 0)
-    made = list(units([*flood, ana], 500, share=50))
+    made = units([*flood, ana], 500, share=50)
     assert ana in made[0]
     assert len(made[0]) == 26
     assert [item for unit in made for item in unit if item is not ana] == flood
@@ -341,7 +354,7 @@ def test_one_sender_with_many_requests_delays_the_others_by_one_share() -> None:
 def test_many_senders_who_flood_together_delay_another_by_one_small_unit() -> None:
     floods = [a_request(f"eve{who}", number) for number in range(60) for who in range(10)]
     ana = a_request("ana", 0)
-    made = list(units([*floods, ana], 500, share=100))
+    made = units([*floods, ana], 500, share=100)
     assert ana in made[0]
     assert len(made[0]) <= 100
 
@@ -361,7 +374,7 @@ def test_fair_units_keep_the_order_of_each_key_and_lose_nothing(
     steps: list[tuple[str, str, str | None]], share: int, limit: int
 ) -> None:
     items = [a_request(user, n, verb=verb, key=key) for n, (user, verb, key) in enumerate(steps)]
-    made = list(units(items, limit, share=share))
+    made = units(items, limit, share=share)
     flat = [item for unit in made for item in unit]
     assert sorted(map(id, flat)) == sorted(map(id, items))
     assert all(0 < len(unit) <= limit for unit in made)

@@ -32,12 +32,29 @@ class Apart(Protocol):
         ...
 
 
+class Pool(Protocol):
+    """A dispatcher that is given what arrives between its units of work: the dispatcher of services."""
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What it has been given and not handled; 0 when it needs more to go on."""
+        ...
+
+    async def take(self, deliveries: Sequence[Delivery]) -> None:
+        """Take more."""
+        ...
+
+    async def work(self) -> Coroutine[Any, Any, None] | None:
+        """Handle a part of it; returns what settles that later, or nothing if it is settled."""
+        ...
+
+
 class Consumer:
     """One stream of work from several queues.
 
     Args:
         prefetch: Deliveries (each a batch) in hand at most, a queue.
-        intake_max_bytes: Bodies that are dispatched together at most, in bytes (one delivery at least).
+        intake_max_bytes: Bodies that are in the dispatcher's hands at most, in bytes (one delivery at least).
         heavy_reads: What the dispatcher runs apart.
     """
 
@@ -45,7 +62,7 @@ class Consumer:
         self,
         broker: Broker,
         sources: Sequence[Queue | Inbox],
-        dispatch: Dispatch,
+        dispatch: Dispatch | Pool,
         *,
         prefetch: int,
         intake_max_bytes: int,
@@ -53,7 +70,7 @@ class Consumer:
     ) -> None:
         self._broker = broker
         self._sources = sources
-        self._dispatch = dispatch
+        self._pool = _AllAtOnce(dispatch) if callable(dispatch) else dispatch
         self._prefetch = prefetch
         self._intake_max_bytes = intake_max_bytes
         self._heavy_reads = heavy_reads
@@ -71,9 +88,20 @@ class Consumer:
                 if self._heavy_reads is not None:
                     apart = tasks.create_task(self._heavy_reads.run(), name="consumer: heavy reads")
                 running()
-                while not stop.is_set() and (first := await _next(subscription, stopping)) is not None:
+                pool = self._pool
+                while True:
+                    taken: list[Delivery] = []
+                    if not pool.waiting_bytes:
+                        if stop.is_set() or (first := await _next(subscription, stopping)) is None:
+                            break
+                        taken.append(first)
+                    if not stop.is_set():
+                        size = pool.waiting_bytes + sum(len(delivery.body) for delivery in taken)
+                        taken += self._waiting(subscription, size)
+                    if taken:
+                        await pool.take(taken)
                     # While one unit waits for its confirms the next is worked on.
-                    settled = await self._dispatch([first, *self._waiting(subscription, len(first.body))])
+                    settled = await pool.work()
                     if settled is None:
                         continue
                     task = tasks.create_task(settled, name="consumer: settle")
@@ -92,6 +120,23 @@ class Consumer:
         while size < self._intake_max_bytes and (waiting := subscription.take_waiting(1)):
             size += len(waiting[0].body)
             yield waiting[0]
+
+
+class _AllAtOnce:
+    """A plain function as a pool that never has anything left."""
+
+    waiting_bytes = 0
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self._dispatch = dispatch
+        self._taken: Sequence[Delivery] = ()
+
+    async def take(self, deliveries: Sequence[Delivery]) -> None:
+        self._taken = deliveries
+
+    async def work(self) -> Coroutine[Any, Any, None] | None:
+        taken, self._taken = self._taken, ()
+        return await self._dispatch(taken)
 
 
 async def _next(subscription: Subscription, stopping: "asyncio.Future[Literal[True]]") -> Delivery | None:

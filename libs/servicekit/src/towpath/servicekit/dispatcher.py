@@ -14,6 +14,8 @@ Guarantees:
   program with it does so once: what comes again is tried in a copy of the process before it is handled, and parked if
   the copy dies of it (:mod:`towpath.servicekit.trial`).
 * Heavy reads are run apart (:mod:`towpath.servicekit.heavy_reads`); the others never wait for them.
+* What arrives while others wait is taken into account by the next unit of work, which its senders share
+  (:mod:`towpath.servicekit.pool`).
 """
 
 from collections.abc import Callable, Coroutine, Sequence
@@ -25,11 +27,11 @@ import structlog
 
 from towpath.protocol.errors import Busy
 from towpath.protocol.messages import Session
-from towpath.servicekit import requests
 from towpath.servicekit.broker.interface import Delivery
 from towpath.servicekit.failures import Failures
 from towpath.servicekit.heavy_reads import RETRY_AFTER_MS, Bounds, HeavyReads, Taken
 from towpath.servicekit.pauses import pauses
+from towpath.servicekit.pool import Pool
 from towpath.servicekit.publisher import Publisher
 from towpath.servicekit.reading import Reader, is_doubtful, returns, traceparent
 from towpath.servicekit.receipts import Receipt
@@ -101,6 +103,7 @@ class Dispatcher(Generic[U]):
             None if store is None else Replays(store.database, store.streams, replay_limit, replay_max_bytes)
         )
         self._teller = Teller(publisher, replays)
+        self._pool = Pool()
         self._is_here = is_here
         self.heavy_reads = HeavyReads(self._run_heavy, heavy, is_here, telemetry)
         self._failures = failures
@@ -109,60 +112,82 @@ class Dispatcher(Generic[U]):
         self._crash_limit = crash_limit
         self._received = telemetry.counter("messages_received", "Requests and events taken")
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of what was taken and waits for its unit of work; 0 when nothing waits."""
+        return self._pool.bytes
+
     async def dispatch(self, deliveries: Sequence[Delivery]) -> Settling:
-        """Handle ``deliveries`` in order.
+        """Handle ``deliveries`` in order, and all that waits before them.
 
         Returns once the effects are committed and all that follows is queued in order; who awaits what is returned
         waits until the broker has confirmed it, and acks the deliveries.
         """
+        await self.take(deliveries)
+        return _one_by_one([await self.work() for _ in iter(self._pool.has_more, False)])
+
+    async def take(self, deliveries: Sequence[Delivery]) -> None:
+        """Put what ``deliveries`` ask for behind what waits already."""
         doubtful = [delivery for delivery in deliveries if is_doubtful(delivery)]
+        if doubtful:
+            await self._settle_all(self._unit_max)
         limit_reached = False
         for delivery in doubtful:
             # Each is settled before the next has its turn. So what ends the program is always the first of those that
             # come again, and nobody else has to be put aside with it.
             aside = not limit_reached and returns(delivery) >= self._crash_limit
             limit_reached |= aside
-            await (await self._dispatch([delivery], unit_max=1, aside=aside, apart=False))
-        sound = [delivery for delivery in deliveries if delivery not in doubtful] if doubtful else deliveries
-        return await self._dispatch(sound, unit_max=self._unit_max)
-
-    async def _dispatch(
-        self, deliveries: Sequence[Delivery], *, unit_max: int, aside: bool = False, apart: bool = True
-    ) -> Settling:
-        """Handle ``deliveries``; their heavy reads go ``apart``, or are part of the units like everything else."""
-        items: list[Request | Refusal] = []
-        heavy: list[tuple[Request, SharedAck]] = []
-        acks: list[SharedAck] = []
+            await self._take(delivery, aside=aside, apart=False)
+            await self._settle_all(unit_max=1)
         for delivery in deliveries:
-            acks.append(ack := SharedAck(delivery))
-            if delivery.app_id == self._own and ".commands." not in delivery.queue:
-                continue
+            if not doubtful or delivery not in doubtful:
+                await self._take(delivery)
+
+    async def work(self) -> Settling:
+        """Run the next unit of work; what is returned is that of :meth:`dispatch`."""
+        return await self._work(self._unit_max)
+
+    async def _settle_all(self, unit_max: int) -> None:
+        while self._pool.has_more():
+            await (await self._work(unit_max))
+
+    async def _take(self, delivery: Delivery, *, aside: bool = False, apart: bool = True) -> None:
+        """Read one delivery; its heavy reads go ``apart``, or are part of the units like everything else."""
+        ack = SharedAck(delivery)
+        if delivery.app_id != self._own or ".commands." in delivery.queue:
             for item in await self._reader.read(delivery, aside=aside):
                 self._received.add(1)
                 if isinstance(item, Unreadable):
                     refusal = item.refusal
                     trace = refusal.traceparent if refusal else traceparent(delivery)
                     await self._failures.park(delivery, item.item, item.reason, item.error, trace)
-                    items += [refusal] if refusal else []
+                    if refusal:
+                        self._pool.add(refusal, len(item.item), ack)
                 elif apart and isinstance(item, Request) and item.session and self.heavy_reads.wants(item):
                     if self.heavy_reads.admit(item):
-                        heavy.append((item, ack))
+                        self._pool.add_apart(item, ack)
                     else:
-                        items.append(Refusal(item.session, item.envelope, _too_many(), item.traceparent))
+                        refusal = Refusal(item.session, item.envelope, _too_many(), item.traceparent)
+                        self._pool.add(refusal, len(item.item), ack)
                 else:
-                    items.append(item)
+                    size = len(item.item) if isinstance(item, Request) else 0
+                    self._pool.add(item, size, ack)
+        self._pool.settle_empty(ack)
+
+    async def _work(self, unit_max: int) -> Settling:
+        unit, acks = self._pool.next_unit(unit_max)
         results: list[Result] = []
         receipt = Receipt()
-        for unit in requests.units(items, unit_max):
-            settled = await self._worker.run(unit)
-            results += settled
+        if unit:
+            results = await self._worker.run(unit)
             try:
-                await self._teller.tell(settled, receipt)
+                await self._teller.tell(results, receipt)
             except NOT_TOLD as error:
                 receipt.fail(error)
         # Only now: who asks sees what they did just before.
-        for request, ack in heavy:
+        for request, ack in self._pool.free_apart():
             self.heavy_reads.put(request, ack)
+            acks.append(ack)
         return self._teller.settle(acks, results, receipt)
 
     async def _run_heavy(self, reads: Sequence[Request]) -> Taken:
@@ -185,6 +210,11 @@ class Dispatcher(Generic[U]):
             except NOT_TOLD as error:
                 log.warning("not_published", heavy_reads=len(results), error=repr(error)[:300])
         return took
+
+
+async def _one_by_one(settling: Sequence[Settling]) -> None:
+    for settled in settling:
+        await settled
 
 
 def _too_many() -> Busy:

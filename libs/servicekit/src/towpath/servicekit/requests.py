@@ -216,10 +216,10 @@ def _reason(error: BaseException) -> str:
     return End.HUNG if isinstance(error, Overdue) else UNREADABLE
 
 
-def units(
-    items: Sequence[Request | Refusal], limit: int, share: float = FAIR_SHARE
-) -> Iterator[list[Request | Refusal]]:
-    """Split a batch into units of work of at most ``limit``, to be handled one after another.
+def next_unit(
+    waiting: Sequence[Request | Refusal], limit: int, share: float = FAIR_SHARE
+) -> tuple[list[Request | Refusal], list[Request | Refusal]]:
+    """Take the next unit of work of at most ``limit`` from what waits; returns it, and what is left in its order.
 
     In a unit of work all changes come before all reads. So a change begins a new one when its sender has asked for
     something before it, or the answer would tell of a change that was sent later.
@@ -228,38 +228,42 @@ def units(
     rest of that is left to the next units, so that others wait for a small unit only. The order of arrival holds for
     each ordering key, whoever uses it.
     """
-    waiting = list(items)
-    while len(waiting) > share and (part := _part_of_each(waiting, share)):
-        unit, waiting = _fair_unit(waiting, limit, part)
-        yield unit
-    unit = []
+    if len(waiting) > share and (part := _part_of_each(waiting, share)):
+        return _fair_unit(waiting, limit, part, share)
     asked: set[tuple[str, str]] = set()
-    for item in waiting:
-        overtakes = isinstance(item, Request) and item.handler.changes and item.order in asked
-        if overtakes or len(unit) >= limit:
-            yield unit
-            unit, asked = [], set()
-        unit.append(item)
-        if isinstance(item, Request) and not item.handler.changes:
+    for place, item in enumerate(waiting):
+        if place == limit:
+            return list(waiting[:place]), list(waiting[place:])
+        if not isinstance(item, Request):
+            continue
+        if not item.handler.changes:
             asked.add(item.order)
-    if unit:
-        yield unit
+        elif item.order in asked:
+            return list(waiting[:place]), list(waiting[place:])
+    return list(waiting), []
 
 
 def _part_of_each(waiting: Sequence[Request | Refusal], share: float) -> float:
-    """What each sender may have in the next unit; 0 where nobody crowds out anybody."""
-    weights: dict[str, float] = {}
+    """What each user may have in the next unit; 0 where nobody crowds out anybody.
+
+    A backend, which publishes for many, may have all of ``share``.
+    """
+    users: dict[str, float] = {}
+    backends: dict[str, float] = {}
     for item in waiting:
-        sender = item.sender
-        weights[sender] = weights.get(sender, 0.0) + item.cost
-    part = share / min(len(weights), _SHARERS)
-    return part if len(weights) > 1 and max(weights.values()) > part else 0.0
+        weights = backends if item.session is None else users
+        weights[item.sender] = weights.get(item.sender, 0.0) + item.cost
+    if len(users) + len(backends) < 2:
+        return 0.0
+    part = share / min(max(len(users), 1), _SHARERS)
+    crowded_out = max(users.values(), default=0.0) > part or max(backends.values(), default=0.0) > share
+    return part if crowded_out else 0.0
 
 
 def _fair_unit(
-    waiting: Sequence[Request | Refusal], limit: int, share: float
+    waiting: Sequence[Request | Refusal], limit: int, part: float, share: float
 ) -> tuple[list[Request | Refusal], list[Request | Refusal]]:
-    """The next unit, in which no sender has more than its share, and what is left, in its order."""
+    """The next unit, in which no sender has more than its part, and what is left, in its order."""
     unit: list[Request | Refusal] = []
     left: list[Request | Refusal] = []
     weights: dict[str, float] = {}
@@ -272,7 +276,7 @@ def _fair_unit(
         if (
             len(unit) >= limit
             or key in held_back
-            or (weight and weight + item.cost > share)
+            or (weight and weight + item.cost > (share if item.session is None else part))
             or (is_change and item.order in asked)
         ):
             left.append(item)

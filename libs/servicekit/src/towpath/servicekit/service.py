@@ -191,9 +191,9 @@ async def serve_domain(
         consumer = Consumer(
             broker,
             work_queues(service, settings.queue_max_length),
-            dispatcher.dispatch,
+            dispatcher,
             prefetch=settings.prefetch,
-            intake_max_bytes=settings.batch_max_bytes,
+            intake_max_bytes=settings.intake_max_bytes,
             heavy_reads=dispatcher.heavy_reads,
         )
         announcer = Announcer(

@@ -124,6 +124,8 @@ class ServiceSettings(BrokerSettings):
         database_url: SQLAlchemy URL of the service's own database.
         lane_max_bytes: Bytes that may wait for all routing keys of an exchange together; a service waits for room.
         prefetch: Messages (each a batch) in hand at most, a queue.
+        intake_max_bytes: Bytes of requests that a service has taken and not handled at most. The next unit of work is
+            made from all of them, so that nobody waits for the whole of somebody else's flood.
         unit_max_items: Requests that are handled in one transaction at most.
         handler_time_limit: Seconds a handler may take; then it is interrupted and its request parked.
         unit_time_limit: Seconds a transaction may take; then it is rolled back, and tried again later.
@@ -146,6 +148,7 @@ class ServiceSettings(BrokerSettings):
     database_url: DatabaseUrl = "sqlite+aiosqlite:///towpath.db"
     lane_max_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     prefetch: Annotated[int, Field(ge=1, le=1000)] = 64
+    intake_max_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
     unit_max_items: Annotated[int, Field(ge=1, le=5000)] = 500
     handler_time_limit: Seconds = 10.0
     unit_time_limit: Seconds = 30.0

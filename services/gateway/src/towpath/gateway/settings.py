@@ -67,11 +67,10 @@ class GatewaySettings(BrokerSettings):
         rate_rest: Seconds that a connection is not read after a refusal, so that its sender is slowed down.
         inflight_per_connection: Requests of one connection that are not answered yet, by weight; more are ``busy``.
         inflight_per_user: The same for all connections of one user on this replica.
-        inflight_paced: Past so much, by weight, the connections of a user are read only as answers come, or each
-            `inflight_pause` seconds.
-        inflight_paced: Annotated[int, Field(ge=1)] = 64
-    inflight_pause: Annotated[float, Field(gt=0, le=10)] = 1.0
-    inflight_patience: Seconds after which a request without an answer counts no more.
+        inflight_paced: Unanswered requests of a user, by weight, past which its connections are read only as answers
+            come.
+        inflight_pause: Seconds after which such a connection is read on without an answer.
+        inflight_patience: Seconds after which a request without an answer counts no more.
         domain_absence: Seconds that a domain whose service has lost its queue is answered `unavailable`; after that
             there is no such service, and the answer is `unknown_action`.
         send_buffer_bytes: What may wait to be written to one connection; past it the connection closes with 4001.
