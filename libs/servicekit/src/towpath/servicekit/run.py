@@ -18,6 +18,8 @@ import uvloop
 
 from towpath.servicekit import descriptors, logs
 from towpath.servicekit.broker.interface import BrokerRefused, TopologyMismatch
+from towpath.servicekit.loops import keep_running
+from towpath.servicekit.memory import PAUSE, give_back
 from towpath.servicekit.settings import BadSetting, BrokerSettings, load
 
 log = structlog.get_logger(__name__)
@@ -54,6 +56,7 @@ async def until_stopped(serve: Serve[S], settings: S) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(serve(settings, stop))
+    giving_back = asyncio.create_task(keep_running("memory", give_back, pause=PAUSE), name="memory")
 
     def on_signal() -> None:
         if stop.is_set():
@@ -75,6 +78,8 @@ async def until_stopped(serve: Serve[S], settings: S) -> None:
         log.warning("stopped_before_all_was_finished")
     except BaseExceptionGroup as group:
         raise _first(group) from group
+    finally:
+        giving_back.cancel()
 
 
 async def or_stopped(work: Awaitable[object], stop: asyncio.Event) -> bool:
