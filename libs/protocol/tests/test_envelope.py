@@ -15,6 +15,7 @@ from towpath.protocol.envelope import (
     Envelope,
     check,
     field_problems,
+    head,
     make,
     make_error,
     new_msg_id,
@@ -198,9 +199,14 @@ def test_checking_is_parsing_without_the_envelope(text: bytes, noise: bytes, pla
     outcome = parsed(text)
     if isinstance(outcome, Envelope):
         assert check(text) == outcome.correlation_id
+        read_head = head(text)
+        for name in Envelope.model_fields:
+            assert name == "data" or getattr(read_head, name) == getattr(outcome, name)
     else:
         with pytest.raises(type(outcome)) as caught:
             check(text)
+        with pytest.raises(type(outcome)):
+            head(text)
         assert (caught.value.message, caught.value.msg_id) == (outcome.message, outcome.msg_id)
 
 

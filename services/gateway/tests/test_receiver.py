@@ -20,7 +20,9 @@ class Heard:
     def __init__(self) -> None:
         self.texts: list[str] = []
         self.refused: list[int] = []
-        self.receiver = Receiver(self.texts.append, lambda code, _: self.refused.append(code))
+        self.receiver = Receiver(
+            lambda text: self.texts.append(text.decode()), lambda code, _: self.refused.append(code)
+        )
 
     def take(self, *frames: Frame) -> None:
         for frame in frames:
@@ -78,7 +80,7 @@ def test_a_message_without_an_end_is_refused() -> None:
 def test_a_fault_of_our_own_ends_the_connection_and_is_told() -> None:
     refused: list[int] = []
 
-    def fails(text: str) -> None:
+    def fails(text: bytes) -> None:
         raise ValueError(text)
 
     receiver = Receiver(fails, lambda code, _: refused.append(code))

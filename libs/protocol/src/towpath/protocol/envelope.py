@@ -5,7 +5,8 @@ Guarantees:
 * :func:`parse` accepts exactly the JSON texts that are version 1 envelopes, and refuses the rest with an error
   that names the fields. What it accepts is strict JSON (RFC 8259), so the text may be passed on as it came.
 * :meth:`Envelope.to_json` and :func:`parse` are inverse to each other, unknown fields aside.
-* :func:`check` accepts what :func:`parse` accepts, in a fifth of the time, for who only passes the text on.
+* :func:`head` accepts what :func:`parse` accepts in half of the time, and :func:`check` does nearly, for who passes
+  the text on and needs no ``data``.
 """
 
 import os
@@ -99,8 +100,8 @@ _ENCODER = msgspec.json.Encoder(decimal_format="number")
 _STRICT_JSON = msgspec.json.Decoder(msgspec.Raw)
 
 
-class _Fields(msgspec.Struct, gc=False):
-    """The fields of an envelope by their types; ``data`` is strict JSON but for its UTF-8."""
+class Head(msgspec.Struct, gc=False):
+    """An envelope whose ``data`` is not read; see :class:`Envelope`."""
 
     msg_id: str
     timestamp: int
@@ -115,11 +116,13 @@ class _Fields(msgspec.Struct, gc=False):
     traceparent: str | None = None
 
 
-_FIELDS = msgspec.json.Decoder(_Fields)
+_HEAD = msgspec.json.Decoder(Head)
 _is_id = re.compile(_ID_PATTERN[1:-1]).fullmatch
 _is_action = re.compile(ACTION_PATTERN[1:-1]).fullmatch
 _is_version_1 = re.compile(r"1\.[0-9]{1,4}").fullmatch
 
+#: Objects and arrays of which no reader says that they are too deep, however they stand in each other.
+_SHALLOW = 100
 #: pydantic reads no number with more digits before the point, and Python no integer.
 _MAX_DIGITS = 4300
 _DIGITS_TO_0 = bytes.maketrans(b"123456789", b"0" * 9)
@@ -145,6 +148,18 @@ def parse(text: str | bytes) -> Envelope:
     return envelope
 
 
+def head(text: bytes) -> Head:
+    """Read one envelope but for its ``data``.
+
+    Raises:
+        UnsupportedVersion, BadEnvelope: As :func:`parse` does.
+    """
+    if text.count(b"{") + text.count(b"[") <= _SHALLOW and (found := _head(text)) is not None:
+        return found
+    envelope = parse(text)
+    return Head(**{name: value for name, value in envelope.__dict__.items() if name != "data"}, data={})
+
+
 def check(text: bytes) -> str | None:
     """Check one envelope without building it; returns its ``correlation_id``.
 
@@ -153,26 +168,32 @@ def check(text: bytes) -> str | None:
     Raises:
         UnsupportedVersion, BadEnvelope: As :func:`parse` does.
     """
+    found = _head(text)
+    return parse(text).correlation_id if found is None else found.correlation_id
+
+
+def _head(text: bytes) -> Head | None:
+    """The head of an envelope; ``None`` for what :func:`parse` has to look at."""
     try:
         text.decode()  # every byte of it: msgspec does not look into strings that it passes over
-        fields = _FIELDS.decode(text)
+        head = _HEAD.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return parse(text).correlation_id
+        return None
     if (
-        _is_id(fields.msg_id)
-        and 0 <= fields.timestamp < 2**63
-        and len(fields.action) <= MAX_ACTION_LENGTH
-        and _is_action(fields.action)
-        and (fields.version == VERSION or _is_version_1(fields.version))
-        and (fields.correlation_id is None or _is_id(fields.correlation_id))
-        and (fields.seq is None or fields.seq >= 1)
-        and (fields.stream is None or 0 < len(fields.stream) <= MAX_STREAM_LENGTH)
-        and (fields.key is None or _is_id(fields.key))
-        and (fields.traceparent is None or len(fields.traceparent) <= _MAX_TRACE_LENGTH)
+        _is_id(head.msg_id)
+        and 0 <= head.timestamp < 2**63
+        and len(head.action) <= MAX_ACTION_LENGTH
+        and _is_action(head.action)
+        and (head.version == VERSION or _is_version_1(head.version))
+        and (head.correlation_id is None or _is_id(head.correlation_id))
+        and (head.seq is None or head.seq >= 1)
+        and (head.stream is None or 0 < len(head.stream) <= MAX_STREAM_LENGTH)
+        and (head.key is None or _is_id(head.key))
+        and (head.traceparent is None or len(head.traceparent) <= _MAX_TRACE_LENGTH)
         and not (len(text) > _MAX_DIGITS and _LONG_NUMBER in text.translate(_DIGITS_TO_0))
     ):
-        return fields.correlation_id
-    return parse(text).correlation_id  # which says what is wrong
+        return head
+    return None
 
 
 def read(value: Any) -> Envelope:

@@ -332,7 +332,7 @@ class Receiver:
 
     def __init__(
         self,
-        received: Callable[[str], None],
+        received: Callable[[bytes], None],
         refuse: Callable[[int, str], None],
         charge: Callable[[int], None] = lambda _: None,
     ) -> None:
@@ -361,12 +361,12 @@ class Receiver:
             data = b"".join(self._fragments)
             self._fragments.clear()
         try:
-            text = data.decode()
+            data.decode()
         except UnicodeDecodeError as error:
             self._end(StandardCode.INVALID_DATA, f"not UTF-8: {error.reason} at position {error.start}")
             return
         try:
-            self._received(text)
+            self._received(data)
         except Exception:
             log.exception("frame_failed")
             self._end(StandardCode.INTERNAL_ERROR, "something went wrong here")
@@ -399,7 +399,7 @@ class Listener:
         refusing: Callable[[], str | None],
         reaching: Callable[[str], AbstractAsyncContextManager[None]],
         opened: Callable[[Session], None],
-        received: Callable[[Session, str], None],
+        received: Callable[[Session, bytes], None],
         closed: Callable[[Session, int | None], None],
     ) -> None:
         self._admission = admission

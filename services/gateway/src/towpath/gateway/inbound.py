@@ -14,7 +14,7 @@ from towpath.gateway.costs import Costs
 from towpath.gateway.limits import TOKEN_BYTES
 from towpath.gateway.sessions import Session
 from towpath.gateway.settings import GatewaySettings
-from towpath.protocol.envelope import BARE_ACTIONS, PING, PONG, Envelope, make_error, parse
+from towpath.protocol.envelope import BARE_ACTIONS, PING, PONG, Head, head, make_error, parse
 from towpath.protocol.errors import (
     BadEnvelope,
     Busy,
@@ -64,28 +64,28 @@ class Inbound:
         self._received = telemetry.counter("messages_received", "Frames from clients")
         self._refused = telemetry.counter("requests_refused", "Frames answered with an error by the gateway")
 
-    def receive(self, session: Session, text: str) -> None:
+    def receive(self, session: Session, text: bytes) -> None:
         """Handle one text frame."""
         self._received.add(1)
         try:
-            envelope = parse(text)
+            envelope = head(text)
         except BadEnvelope as error:
             self._unreadable(session, text, error)
             return
         try:
             action = envelope.action
-            domain = envelope.domain
+            domain = action.partition(".")[0]
             weight = _charge(session, self._costs.of(domain, action), text)
             if action in BARE_ACTIONS:
                 self._bare(session, envelope)
             elif domain == "session":
-                self._session(session, envelope)
+                self._session(session, envelope, text)
             else:
                 self._command(session, envelope, domain, text, weight)
         except TowpathError as error:
             self._answer(session, envelope.msg_id, error)
 
-    def _unreadable(self, session: Session, text: str, error: BadEnvelope) -> None:
+    def _unreadable(self, session: Session, text: bytes, error: BadEnvelope) -> None:
         try:
             _charge(session, 1.0, text)
         except RateLimited as limited:
@@ -94,15 +94,15 @@ class Inbound:
             self._answer(session, error.msg_id, error)
         session.violated()
 
-    def _bare(self, session: Session, envelope: Envelope) -> None:
+    def _bare(self, session: Session, envelope: Head) -> None:
         if envelope.action != PING:
             raise UnknownAction(f"{envelope.action!r} is the server's to send, not a client's.")
         session.tell(PONG, {}, correlation_id=envelope.msg_id)
 
-    def _session(self, session: Session, envelope: Envelope) -> None:
+    def _session(self, session: Session, envelope: Head, text: bytes) -> None:
         if envelope.action != "session.refresh":
             raise UnknownAction(f"There is no action {envelope.action!r}; the gateway knows session.refresh.")
-        token = envelope.data.get("token")
+        token = parse(text).data.get("token")
         if not isinstance(token, str):
             raise InvalidData("data refused: token: must be a string with the new JWT.")
         try:
@@ -118,7 +118,7 @@ class Inbound:
             correlation_id=envelope.msg_id,
         )
 
-    def _command(self, session: Session, envelope: Envelope, domain: str, text: str, weight: float) -> None:
+    def _command(self, session: Session, envelope: Head, domain: str, text: bytes, weight: float) -> None:
         if not session.may_address(domain):
             raise Forbidden(f"Your token's scope does not name the domain {domain!r}.")
         if (whose := session.allowance.begin(envelope.msg_id, weight)) is not None:
@@ -127,7 +127,7 @@ class Inbound:
                 f"Too many requests of this {whose} are not answered yet.", retry_after_ms=_RETRY_AFTER_MS
             )
         trace = self._telemetry.trace(envelope.traceparent)
-        raw = text.encode()
+        raw = text
         if envelope.traceparent is None:
             raw = raw.rstrip()[:-1] + b',"traceparent":"' + trace.encode() + b'"}'
         key = command_key(domain, envelope.key or session.user_id)
@@ -142,7 +142,7 @@ class Inbound:
             session.awaiting_accepted.add(envelope.msg_id)
 
     def _settled(
-        self, session: Session, envelope: Envelope, domain: str, trace: str, error: BrokerError | None
+        self, session: Session, envelope: Head, domain: str, trace: str, error: BrokerError | None
     ) -> None:
         if error is None:
             self._served_at[domain] = time.monotonic()
@@ -167,13 +167,13 @@ class Inbound:
         session.send(make_error(error, correlation_id=msg_id, trace_id=trace_id(trace)))
 
 
-def _charge(session: Session, weight: float, text: str) -> float:
+def _charge(session: Session, weight: float, text: bytes) -> float:
     """Charge a message; returns what it weighs while it is in flight, which is 1 for a small one.
 
     Raises:
         RateLimited
     """
-    size = len(text) if text.isascii() else len(text.encode())
+    size = len(text)
     if wait := session.allowance.charge(weight + size / TOKEN_BYTES):
         session.struck()
         raise RateLimited(
