@@ -31,6 +31,7 @@ RETRY_DELAYS: Final = {"5s": 5_000, "30s": 30_000, "2min": 120_000, "10min": 600
 _MAX_KEY_BYTES = 255  # AMQP 0-9-1 short string
 
 
+@lru_cache(maxsize=8192)
 def encode_word(word: str) -> str:
     """Percent-encode ``word`` outside ``A-Z a-z 0-9 _ - :``, the dot included.
 
