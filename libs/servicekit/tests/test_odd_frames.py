@@ -14,6 +14,8 @@ from towpath.servicekit import failures
 from towpath.servicekit.broker.interface import (
     Binding,
     Broker,
+    BrokerError,
+    BrokerState,
     Delivery,
     Exchange,
     Inbox,
@@ -137,6 +139,44 @@ async def test_what_no_broker_takes_is_refused_before_it_is_sent(broker: Broker,
 async def test_an_exchange_that_nobody_here_declares_is_not_waited_for(broker: Broker) -> None:
     with pytest.raises(Unpublishable):
         await broker.publish("no.such", "a.b", Message(body=b"{}"))
+
+
+async def test_what_the_broker_forbids_is_parked_and_holds_nobody_up(
+    broker: Broker, rabbitmq: Any, telemetry: Telemetry
+) -> None:
+    await rabbitmq.allow_topics(EVENTS, "^shop\\..*")
+    settings = ServiceSettings(amqp_url=rabbitmq.url)
+    async with (
+        RabbitBroker.connect(rabbitmq.url, name="shop", reconnect_max=0.5) as bound,
+        Publisher.open(bound, "shop", settings, telemetry) as publisher,
+        broker.subscribe(WORK, prefetch=10) as work,
+    ):
+        await eventually(lambda: bound.state is BrokerState.READY)
+        keys = ["shop.opened", "order.paid", "shop.closed"]
+        async with asyncio.timeout(PATIENCE):
+            # RabbitMQ closes the channel, and with it goes what was under way: that is told again, as services do.
+            await asyncio.gather(*(told_until_taken(publisher, key) for key in keys))
+        heard = {(await one(work)).routing_key for _ in range(2)}
+        while heard != {"shop.opened", "shop.closed"}:
+            heard.add((await one(work)).routing_key)
+    async with broker.browse(dead_queue("shop")) as parked:
+        found = [(delivery.body, delivery.headers["x-reason"]) async for delivery in parked]
+    assert set(found) == {(b'{"key":"order.paid"}', "unpublishable")}
+
+
+async def told_until_taken(publisher: Publisher, key: str) -> None:
+    """Publish an event again and again until nothing of it is left to do."""
+    while True:
+        receipt = Receipt()
+        event = msgspec.Raw(b'{"key":"%s"}' % key.encode())
+        try:
+            publisher.post(Outgoing(EVENTS, key, event), receipt.settle)
+            receipt.sent()
+            await receipt.confirmed()
+        except BrokerError:
+            await asyncio.sleep(0.05)
+        else:
+            return
 
 
 SIZES: Final = (1, 64 * 1024, 1024 * 1024, 9 * 1024 * 1024, 17 * 1024 * 1024)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -135,6 +136,29 @@ async def test_an_inbox_in_which_anything_arrives_is_late_and_not_lost(probe: Pr
     probe.taker = probe.arrived
     await probe.once()
     assert probe.rebuilt == 0
+
+
+async def test_a_late_loop_excuses_a_few_probes_and_a_deaf_inbox_is_found_all_the_same(
+    probe: ProbeUnderTest,
+) -> None:
+    probe.taker = lambda _: None
+
+    async def hold_the_loop_up() -> None:
+        while True:
+            until = perf_counter() + 0.3
+            while perf_counter() < until:
+                pass
+            await asyncio.sleep(0)
+
+    holding = asyncio.create_task(hold_the_loop_up())
+    try:
+        for _ in range(3):
+            await probe.once()
+        assert probe.rebuilt == 0
+        await probe.once()
+        assert probe.rebuilt == 1
+    finally:
+        holding.cancel()
 
 
 async def test_a_broker_that_is_blocked_or_away_is_no_lost_inbox(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from websockets.frames import Frame as WireFrame
 from websockets.frames import Opcode
 
+from towpath.protocol.envelope import make
 from towpath.protocol.routes import COMMANDS, partition
 from towpath.servicekit.broker.interface import Binding, Inbox
 from towpath.testkit.client import Frame, WireClient
@@ -310,6 +311,29 @@ async def test_more_requests_than_the_window_are_busy(run_gateway: RunGateway) -
         gateway.hub.release_confirms()
         await ana.accepted(first)
         await ana.accepted(second)
+
+
+async def test_who_is_far_ahead_of_the_answers_is_read_as_they_come(run_gateway: RunGateway) -> None:
+    async with (
+        run_gateway(inflight_paced=4, inflight_pause=10.0) as gateway,
+        a_backend(gateway.hub) as backend,
+        gateway.connect() as ana,
+        gateway.connect("ben") as ben,
+    ):
+        asked = [await ana.send("echo.say", {"text": "x" * 2000}) for _ in range(40)]
+        reached: list[Any] = []
+        while len(reached) < 5:
+            reached += await backend.commands()
+        assert (await ben.request("ping"))["action"] == "pong"
+        assert len(reached) < 10
+        for number in range(40):
+            while len(reached) <= number:
+                reached += await backend.commands()
+            command = reached[number]
+            answer = make("echo.say.ok", {}, correlation_id=command["envelope"]["msg_id"])
+            await backend.direct(command["session"], envelope=answer.model_dump(exclude_none=True))
+        for msg_id in asked:
+            assert (await ana.answer(msg_id))["action"] == "echo.say.ok"
 
 
 async def test_requests_of_one_key_arrive_in_the_order_they_were_sent(

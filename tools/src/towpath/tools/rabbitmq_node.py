@@ -122,6 +122,18 @@ class RabbitControl(ABC):
         )
         return self.url(name)
 
+    async def allow_topics(self, vhost: str, exchange: str, pattern: str) -> None:
+        """Let our user publish to ``exchange`` under routing keys that match ``pattern`` only.
+
+        It holds for connections that are made later: a channel remembers what it was allowed.
+        https://www.rabbitmq.com/docs/access-control#topic-authorisation
+        """
+        user = _binary(self.user)
+        await self._evaluate(
+            f"rabbit_auth_backend_internal:set_topic_permissions({user}, {_binary(vhost)}, {_binary(exchange)}, "
+            f"{_binary(pattern)}, {_binary('.*')}, {user})"
+        )
+
     async def delete_vhost(self, name: str) -> None:
         """Delete a virtual host with all its queues; its connections are closed."""
         await self._evaluate(f"rabbit_vhost:delete({_binary(name)}, {_binary(self.user)})")

@@ -100,6 +100,10 @@ _OBJECT = msgspec.json.Decoder(dict[str, Any], float_hook=_number)
 _ENCODER = msgspec.json.Encoder()
 
 
+class TooManyItems(BadEnvelope):
+    """A body with more items than anybody looks at."""
+
+
 def join_batch(items: Sequence[bytes]) -> bytes:
     """One body of many JSON texts: the object itself when it is one, else an array."""
     return items[0] if len(items) == 1 else b"[" + b",".join(items) + b"]"
@@ -109,7 +113,8 @@ def split_batch(body: bytes, *, max_items: int = BODY_MAX_ITEMS) -> list[bytes]:
     """The JSON texts of a body, each as it stands there.
 
     Raises:
-        BadEnvelope: The body is neither a JSON object nor an array, or has more than ``max_items``.
+        TooManyItems: The body has more than ``max_items``.
+        BadEnvelope: It is neither a JSON object nor an array.
     """
     try:
         if body.lstrip()[:1] == b"[":
@@ -139,7 +144,7 @@ def _bound_items(body: bytes, max_items: int) -> None:
             return  # the decoder says what is wrong
         count += 1
         if count > max_items:
-            raise BadEnvelope(f"The body has more than {max_items} items.")
+            raise TooManyItems(f"The body has more than {max_items} items.")
         at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
         if text.startswith(",", at):
             at = _SPACE.match(text, at + 1).end()  # type: ignore[union-attr]

@@ -91,6 +91,10 @@ class Rabbit:
         await self._control.set_memory_alarm(False)
         self._blocked = False
 
+    async def allow_topics(self, exchange: str, pattern: str) -> None:
+        """Let publish to ``exchange`` under routing keys that match ``pattern`` only; for connections made later."""
+        await self._control.allow_topics(self._vhost, exchange, pattern)
+
     async def _undo(self) -> None:
         if self._stopped:
             await self.start()

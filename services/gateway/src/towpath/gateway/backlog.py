@@ -52,9 +52,6 @@ class Backlog:
         }
         telemetry.gauge("send_backlog_bytes", "Bytes that wait to be written to clients", self._refresh)
 
-    def __contains__(self, socket: Waiting) -> bool:
-        return socket in self._sizes
-
     def note(self, socket: Waiting, size: int) -> None:
         """Take note that ``size`` bytes wait for ``socket``; closes what holds too much."""
         self._total += size - self._sizes.get(socket, 0)

@@ -107,6 +107,7 @@ class _Socket(EnteringConnection):
     _frames_since_close: int = 0
     _is_paused: bool = False
     _is_cut_off: bool = False
+    _is_noted: bool = False  # the backlog knows of something that waits to be written
     _rest: asyncio.Handle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -290,7 +291,8 @@ class _Socket(EnteringConnection):
 
     def _check_backlog(self) -> None:
         waiting = self.transport.get_write_buffer_size()
-        if waiting or self in self.backlog:
+        if waiting or self._is_noted:
+            self._is_noted = waiting > 0
             self.backlog.note(self, waiting)
 
     def too_slow(self) -> None:

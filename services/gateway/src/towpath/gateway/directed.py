@@ -13,7 +13,7 @@ import msgspec
 
 from towpath.protocol.envelope import check
 from towpath.protocol.errors import BadEnvelope
-from towpath.protocol.messages import Directed, read_directed, split_batch
+from towpath.protocol.messages import Directed, TooManyItems, read_directed, split_batch
 from towpath.protocol.routes import group_key
 
 #: Close codes that may stand in a close frame (RFC 6455, section 7.4); 1005, 1006 and 1015 may not.
@@ -47,6 +47,8 @@ def read(body: bytes) -> Iterator[Item | BadEnvelope]:
     """The items of a body, in their order; in place of one that cannot be carried out the reason."""
     try:
         items: Iterable[Directed | BadEnvelope] = read_directed(body)
+    except TooManyItems as error:
+        items = [error]
     except BadEnvelope:
         items = map(_one, split(body))
     for item in items:
@@ -62,6 +64,8 @@ def split(body: bytes) -> Iterator[bytes | BadEnvelope]:
     """The JSON texts of a body, as far as it is JSON; what cannot be split further is one :class:`BadEnvelope`."""
     try:
         yield from split_batch(body)
+    except TooManyItems as error:
+        yield error
     except BadEnvelope as error:
         yield from _split_as_far_as_possible(body)
         yield error

@@ -40,6 +40,9 @@ from towpath.servicekit.broker.interface import (
 from towpath.servicekit.lanes import LaneFull, Lanes
 from towpath.servicekit.telemetry import Telemetry, trace_id
 
+REFRESH: Final = "session.refresh"
+#: A signature is checked; nobody needs this more often than once a minute.
+_REFRESH_COST: Final = 20.0
 _RETRY_AFTER_MS: Final = 1000
 
 
@@ -75,7 +78,8 @@ class Inbound:
         try:
             action = envelope.action
             domain = action.partition(".")[0]
-            weight = _charge(session, self._costs.of(domain, action), text)
+            cost = _REFRESH_COST if action == REFRESH else self._costs.of(domain, action)
+            weight = _charge(session, cost, text)
             if action in BARE_ACTIONS:
                 self._bare(session, envelope)
             elif domain == "session":
@@ -100,8 +104,8 @@ class Inbound:
         session.tell(PONG, {}, correlation_id=envelope.msg_id)
 
     def _session(self, session: Session, envelope: Head, text: bytes) -> None:
-        if envelope.action != "session.refresh":
-            raise UnknownAction(f"There is no action {envelope.action!r}; the gateway knows session.refresh.")
+        if envelope.action != REFRESH:
+            raise UnknownAction(f"There is no action {envelope.action!r}; the gateway knows {REFRESH}.")
         token = parse(text).data.get("token")
         if not isinstance(token, str):
             raise InvalidData("data refused: token: must be a string with the new JWT.")
@@ -113,7 +117,7 @@ class Inbound:
             raise Forbidden("The new token is another user's; open a new connection for it.")
         session.take(identity)
         session.tell(
-            "session.refresh.ok",
+            f"{REFRESH}.ok",
             {"expires_at": int(identity.expires_at * 1000)},
             correlation_id=envelope.msg_id,
         )

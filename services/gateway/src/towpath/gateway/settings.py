@@ -141,7 +141,7 @@ class GatewaySettings(BrokerSettings):
     inflight_per_connection: Annotated[int, Field(ge=1)] = 256
     inflight_per_user: Annotated[int, Field(ge=1)] = 256
     inflight_paced: Annotated[int, Field(ge=1)] = 64
-    inflight_pause: Annotated[float, Field(gt=0, le=10)] = 1.0
+    inflight_pause: Annotated[float, Field(gt=0, le=10)] = 0.1
     inflight_patience: Seconds = 30.0
     domain_absence: Seconds = 60.0
     send_buffer_bytes: Annotated[int, Field(ge=64 * 1024)] = 4 * 1024 * 1024

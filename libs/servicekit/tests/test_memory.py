@@ -1,0 +1,21 @@
+"""Memory that was needed once does not stay for ever."""
+
+from pathlib import Path
+
+from towpath.servicekit.memory import give_back
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+async def test_what_is_freed_between_things_that_stay_is_given_back() -> None:
+    kept = [bytes(4000) for _ in range(40_000)]
+    full = resident()
+    del kept[::100]  # holes of a page, which nobody gives back by themselves
+    rest = kept[::100]
+    kept.clear()
+    await give_back()
+    assert resident() < full - 80 * 1024 * 1024
+    assert len(rest) == 396
