@@ -25,6 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.chat.crowds import mark as mark_crowds
+from towpath.chat.reading import first_rooms
 from towpath.chat.settings import ChatSettings
 from towpath.chat.signs import Clock, mark
 from towpath.chat.tables import CONNECTIONS, GATEWAYS, MEMBERS, PEOPLE, ROOMS
@@ -35,8 +36,6 @@ from towpath.servicekit.outcome import Tell, to_group, to_user
 from towpath.servicekit.streams import batched
 from towpath.servicekit.timers import Turn
 
-#: Rooms in which one person's presence is told.
-ROOMS_TOLD: Final = 1000
 #: Rows that one step takes.
 STEP: Final = 500
 #: How long an ended connection is kept: a start that comes late, out of a retry queue, must find it.
@@ -248,15 +247,9 @@ async def _read_rooms(
     rooms: dict[str, list[str]] = {user: [] for user in users}
     crowds: set[str] = set()
     if users:
-        place = sa.func.row_number().over(partition_by=MEMBERS.c.user_id, order_by=MEMBERS.c.room)
-        theirs = sa.select(MEMBERS.c.user_id, MEMBERS.c.room, place.label("place")).where(
-            MEMBERS.c.user_id.in_(users)
-        )
-        one = theirs.subquery()
+        one = first_rooms(connection, MEMBERS, users)
         rows = await connection.execute(
-            sa.select(one.c.user_id, one.c.room, ROOMS.c.members)
-            .join(ROOMS, ROOMS.c.room == one.c.room)
-            .where(one.c.place <= ROOMS_TOLD)
+            sa.select(one.c.user_id, one.c.room, ROOMS.c.members).join(ROOMS, ROOMS.c.room == one.c.room)
         )
         for row in rows:
             if row.members > crowd_members:

@@ -78,7 +78,7 @@ async def read_summaries(connection: AsyncConnection, users: Iterable[str]) -> d
     """The rooms of each user, by name; the first :data:`ROOMS_TOLD`."""
     summaries: dict[str, list[RoomSummary]] = {user: [] for user in sorted(users)}
     if summaries:
-        for row in await connection.execute(_summaries(list(summaries))):
+        for row in await connection.execute(_summaries(connection, list(summaries))):
             summaries[row.user_id].append(
                 RoomSummary(
                     room=row.room,
@@ -96,7 +96,7 @@ async def read_invitations(connection: AsyncConnection, users: Iterable[str]) ->
     """The invitations of each user, by room; the first :data:`ROOMS_TOLD`."""
     invitations: dict[str, list[Invitation]] = {user: [] for user in sorted(users)}
     if invitations:
-        for row in await connection.execute(_invitations(list(invitations))):
+        for row in await connection.execute(_invitations(connection, list(invitations))):
             told = Invitation(room=row.room, title=title(row.room, row.title, row.user_id), by=row.invited_by)
             invitations[row.user_id].append(told)
     return {user: sorted(found, key=lambda told: told.room) for user, found in invitations.items()}
@@ -174,8 +174,8 @@ def _history(number: int, request: ReadHistory) -> str:
     return _HISTORY.format(number=number, order=order, side=side, limit=request.limit, bytes=HISTORY_BYTES)
 
 
-def _summaries(users: Sequence[str]) -> sa.Select[Any]:
-    member = _first_of(MEMBERS, users)
+def _summaries(connection: AsyncConnection, users: Sequence[str]) -> sa.Select[Any]:
+    member = first_rooms(connection, MEMBERS, users)
     unread = (
         sa.select(sa.literal(1))
         .where(
@@ -194,23 +194,27 @@ def _summaries(users: Sequence[str]) -> sa.Select[Any]:
         sa.select(member, ROOMS.c.title, ROOMS.c.private, STREAMS.heads.c.head, counted.label("unread"))
         .join(ROOMS, ROOMS.c.room == member.c.room)
         .join(STREAMS.heads, STREAMS.heads.c.stream == stream)
-        .where(member.c.place <= ROOMS_TOLD)
     )
 
 
-def _invitations(users: Sequence[str]) -> sa.Select[Any]:
-    guest = _first_of(INVITATIONS, users)
-    return (
-        sa.select(guest, ROOMS.c.title)
-        .join(ROOMS, ROOMS.c.room == guest.c.room)
-        .where(guest.c.place <= ROOMS_TOLD)
-    )
+def _invitations(connection: AsyncConnection, users: Sequence[str]) -> sa.Select[Any]:
+    guest = first_rooms(connection, INVITATIONS, users)
+    return sa.select(guest, ROOMS.c.title).join(ROOMS, ROOMS.c.room == guest.c.room)
 
 
-def _first_of(table: sa.Table, users: Sequence[str]) -> sa.Subquery:
-    """The rows of ``users`` in ``table``, with a ``place`` by room for each user."""
-    place = sa.func.row_number().over(partition_by=table.c.user_id, order_by=table.c.room)
-    return sa.select(table, place.label("place")).where(table.c.user_id.in_(users)).subquery()
+def first_rooms(connection: AsyncConnection, table: sa.Table, users: Sequence[str]) -> sa.Subquery:
+    """The rows of each of ``users`` in ``table``, by room; the first :data:`ROOMS_TOLD`.
+
+    The index is read up to the last of them and no further, in however many rooms a user is.
+    """
+    asked = bulk.pairs(connection, [(user, "") for user in users]).subquery()
+    user = asked.c[0]
+    theirs = sa.select(table.c.room).where(table.c.user_id == user).correlate(asked)
+    last = theirs.order_by(table.c.room).offset(ROOMS_TOLD - 1).limit(1).scalar_subquery()
+    very_last = theirs.with_only_columns(sa.func.max(table.c.room)).scalar_subquery()
+    bounds = sa.select(user.label("user_id"), sa.func.coalesce(last, very_last).label("last")).subquery()
+    within = sa.and_(table.c.user_id == bounds.c.user_id, table.c.room <= bounds.c.last)
+    return sa.select(table).join_from(bounds, table, within).subquery()
 
 
 def _message(row: Any) -> Message:
