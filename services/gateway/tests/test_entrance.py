@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 from collections.abc import AsyncIterator, Iterator
 
@@ -9,7 +10,7 @@ import aiohttp
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from towpath.gateway.entrance import Entrance, Room, share
+from towpath.gateway.entrance import EnteringConnection, Entrance, Room, share
 from towpath.gateway.settings import GatewaySettings
 from towpath.servicekit.telemetry import Telemetry
 from towpath.testkit.client import WireClient
@@ -200,3 +201,36 @@ def silent_sockets(port: int, count: int) -> Iterator[None]:
         for _ in range(count):
             stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
         yield
+
+
+@contextlib.contextmanager
+def without_garbage_collector() -> Iterator[None]:
+    """What is still there was not freed by counting references."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def connections_left() -> int:
+    return sum(issubclass(type(each), EnteringConnection) for each in gc.get_objects())
+
+
+async def test_a_connection_that_is_gone_is_freed_at_once(run_gateway: RunGateway) -> None:
+    with without_garbage_collector():
+        async with run_gateway(open_timeout=0.2) as gateway:
+            for _ in range(5):
+                async with gateway.connect("ana") as ana:
+                    await ana.next("session.welcome")
+                    assert (await ana.request("ping"))["action"] == "pong"
+            assert (await refused(gateway.url, token="garbage"))[0] == 401
+            async with gateway.connect("ana") as ana:
+                for _ in range(200):
+                    await ana.send_raw("x")
+                assert await ana.closed() == 4500
+            with silent_sockets(gateway.settings.port, 5):
+                await eventually(lambda: connections_left() >= 5)
+                await eventually(lambda: counts(gateway, "sockets_open", 0))
+            await eventually(lambda: connections_left() == 0)

@@ -534,6 +534,9 @@ class Listener:
                 socket.begin(Receiver(partial(self._received, session), session.close, session.charge_frame))
                 await socket.wait_closed()
             finally:
+                socket.receiver = socket.charge_frame = (
+                    None  # a ring: they hold the session, which holds the socket
+                )
                 session.ended()
                 self._closed(session, socket.close_code)
 

@@ -151,6 +151,7 @@ class EnteringConnection(ServerConnection):
         self._entrance = entrance
         self._proxies = proxies
         self._turned_away = False
+        self._is_handshake_over = self._is_lost = False
         self.peer = self.address = UNKNOWN
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -165,10 +166,33 @@ class EnteringConnection(ServerConnection):
             return
         super().connection_made(transport)
 
+    async def handshake(self, *args: Any, **options: Any) -> None:
+        try:
+            await super().handshake(*args, **options)
+        finally:
+            self._is_handshake_over = True
+            self._break_rings()
+
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._turned_away:
             self._entrance.gone(self)
             super().connection_lost(exc)
+            self._is_lost = True
+            if self._is_handshake_over:
+                self._break_rings()
+
+    def _break_rings(self) -> None:
+        """Let go of errors: their tracebacks hold this connection, which holds them.
+
+        Such rings wait for the garbage collector, which comes rarely: those of thousands of failed handshakes would
+        take 60 MiB for minutes.
+        """
+        self.protocol.handshake_exc = None
+        if (ended := self.protocol.parser_exc) is not None:
+            ended.with_traceback(None)
+        if self._is_lost:
+            self.protocol.parser.close()
+            vars(self.protocol).pop("select_subprotocol", None)  # a closure over this connection
 
     def abort(self) -> None:
         """Close at once, without an answer."""
