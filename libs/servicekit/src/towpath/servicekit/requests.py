@@ -31,6 +31,8 @@ HEAVY_COST: Final = 10.0
 FAIR_SHARE: Final = 100.0
 #: Senders among whom it is divided at most: with more of them, units grow.
 _SHARERS: Final = 20
+#: So much do requests cost at most, but for heavy reads: fewer of them than this tells cannot be more than a share.
+_USUAL_COST: Final = 4.0
 _UNWATCHED: Final[AbstractContextManager[None]] = nullcontext()
 
 
@@ -228,7 +230,7 @@ def next_unit(
     rest of that is left to the next units, so that others wait for a small unit only. The order of arrival holds for
     each ordering key, whoever uses it.
     """
-    if len(waiting) > share and (part := _part_of_each(waiting, share)):
+    if len(waiting) > share / _USUAL_COST and (part := _part_of_each(waiting, share)):
         return _fair_unit(waiting, limit, part, share)
     asked: set[tuple[str, str]] = set()
     for place, item in enumerate(waiting):
@@ -253,7 +255,7 @@ def _part_of_each(waiting: Sequence[Request | Refusal], share: float) -> float:
     for item in waiting:
         weights = backends if item.session is None else users
         weights[item.sender] = weights.get(item.sender, 0.0) + item.cost
-    if len(users) + len(backends) < 2:
+    if len(users) + len(backends) < 2 or sum(users.values()) + sum(backends.values()) <= share:
         return 0.0
     part = share / min(max(len(users), 1), _SHARERS)
     crowded_out = max(users.values(), default=0.0) > part or max(backends.values(), default=0.0) > share

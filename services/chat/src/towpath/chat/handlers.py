@@ -260,10 +260,10 @@ def _told(room: Room, envelope: Envelope) -> list[Tell]:
 
 
 COMMANDS: Final[Handlers] = {
-    "chat.create": Handler(CreateRoom, create, cost=2),
-    "chat.join": Handler(JoinRoom, join, cost=2),
+    "chat.create": Handler(CreateRoom, create, cost=4),
+    "chat.join": Handler(JoinRoom, join, cost=4),
     "chat.leave": Handler(LeaveRoom, leave),
-    "chat.invite": Handler(Invite, invite, cost=2),
+    "chat.invite": Handler(Invite, invite, cost=4),
     "chat.send": Handler(SendMessage, send),
     "chat.direct": Handler(SendDirect, direct),
     "chat.edit": Handler(EditMessage, edit),
