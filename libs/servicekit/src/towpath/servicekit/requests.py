@@ -31,7 +31,7 @@ HEAVY_COST: Final = 10.0
 FAIR_SHARE: Final = 100.0
 #: Senders among whom it is divided at most: with more of them, units grow.
 _SHARERS: Final = 20
-#: So much do requests cost at most, but for heavy reads: fewer of them than this tells cannot be more than a share.
+#: What a request in a unit of work costs at most, as a rule. It only spares small batches the sums.
 _USUAL_COST: Final = 4.0
 _UNWATCHED: Final[AbstractContextManager[None]] = nullcontext()
 
