@@ -1,7 +1,7 @@
 """What waits in a service is shared by its senders, whenever they came."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from towpath.protocol.envelope import make
 from towpath.protocol.messages import Session, encode, wrap_command
+from towpath.servicekit.broker.interface import Delivery
 from towpath.servicekit.outcome import Outcome
 from towpath.servicekit.pool import Pool
 from towpath.servicekit.requests import FAIR_SHARE, Handler, Refusal, Request, read_item
@@ -49,10 +50,14 @@ class Came:
         self.acks += 1
 
 
+def an_ack(came: Came) -> SharedAck:
+    return SharedAck(cast("Delivery", came))
+
+
 def a_request(user: str, action: str = "shelf.put") -> Request:
     session = Session(user_id=user, connection_id=f"c-{user}", gateway_id="g")
     item = wrap_command(encode(session), make(action, {}).to_json())
-    request = read_item(Came(), item, HANDLERS, {}, TELEMETRY)  # type: ignore[arg-type]
+    request = read_item(cast("Delivery", Came()), item, HANDLERS, {}, TELEMETRY)
     assert isinstance(request, Request)
     return request
 
@@ -74,9 +79,9 @@ def put(pool: Pool, requests: Sequence[Request]) -> list[Came]:
     came = []
     for request in requests:
         came.append(delivery := Came())
-        ack = SharedAck(delivery)  # type: ignore[arg-type]
+        ack = an_ack(delivery)
         pool.add(request, 100, ack)
-        pool.settle_empty(ack)
+        pool.all_added(ack)
     return came
 
 
@@ -94,10 +99,10 @@ def test_who_comes_while_a_flood_is_worked_on_is_in_the_next_unit() -> None:
 
 def test_a_delivery_is_released_with_the_last_of_its_items() -> None:
     pool, came = Pool(), Came()
-    ack = SharedAck(came)  # type: ignore[arg-type]
+    ack = an_ack(came)
     for number in range(250):
         pool.add(a_request(f"eve-{number % 2}"), 10, ack)
-    pool.settle_empty(ack)
+    pool.all_added(ack)
     seen = 0
     while pool.has_more():
         unit, acks = pool.next_unit(LIMIT)
@@ -110,7 +115,7 @@ def test_a_delivery_is_released_with_the_last_of_its_items() -> None:
 
 def test_a_delivery_with_nothing_in_it_is_released_too() -> None:
     pool, came = Pool(), Came()
-    pool.settle_empty(SharedAck(came))  # type: ignore[arg-type]
+    pool.all_added(an_ack(came))
     assert all_units(pool) == [[]]
     assert came.acks == 1
 
@@ -118,7 +123,7 @@ def test_a_delivery_with_nothing_in_it_is_released_too() -> None:
 def test_a_heavy_read_waits_for_what_its_sender_asked_for_before() -> None:
     pool = Pool()
     put(pool, [a_request("eve") for _ in range(150)] + [a_request("ana")])
-    read, ack = a_request("eve", "shelf.list"), SharedAck(Came())  # type: ignore[arg-type]
+    read, ack = a_request("eve", "shelf.list"), an_ack(Came())
     pool.add_apart(read, ack)
     put(pool, [a_request("eve") for _ in range(150)])
     run = 0
@@ -157,12 +162,12 @@ def test_nothing_is_lost_and_each_senders_order_is_kept(steps: list[tuple[str, s
             continue
         sent.append(request := a_request(who, f"shelf.{what}"))
         came.append(delivery := Came())
-        ack = SharedAck(delivery)  # type: ignore[arg-type]
+        ack = an_ack(delivery)
         if what == "list":
             pool.add_apart(request, ack)
         else:
             pool.add(request, 10, ack)
-        pool.settle_empty(ack)
+        pool.all_added(ack)
     while pool.has_more():
         work()
     assert sorted(map(id, done)) == sorted(map(id, sent))

@@ -35,8 +35,8 @@ class Seconds:
 
 
 @asynccontextmanager
-async def running(database_url: str, clock: Seconds, **limits: float) -> AsyncIterator[ServiceUnderTest]:
-    chosen = Limits(**limits)  # type: ignore[arg-type]
+async def running(database_url: str, clock: Seconds, **limits: Any) -> AsyncIterator[ServiceUnderTest]:
+    chosen = Limits(**limits)
     unit = partial(Rooms, limits=chosen, fanout=FanOut(chosen.deliveries, clock))
     service = replace(CHAT, storage=replace(STORAGE, unit=unit))
     async with ServiceUnderTest.running(service, database_url) as chat:

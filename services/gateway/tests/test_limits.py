@@ -84,6 +84,31 @@ async def test_a_request_without_an_answer_counts_no_more_after_a_while() -> Non
     assert allowance.begin("m-2", 1.0) is None
 
 
+async def test_what_one_connection_waits_for_in_vain_does_not_hold_up_another_for_ever() -> None:
+    clock = Clock()
+    limits = some_limits(clock, inflight_per_user=5, inflight_paced=2, inflight_patience=30.0)
+    one, other = limits.open("ana", ""), limits.open("ana", "")
+    for number in range(5):
+        assert one.begin(f"m-{number}", 1.0) is None
+    assert other.begin("m", 1.0) == "user"
+    assert other.is_ahead()
+    clock.time = 30.0
+    assert not other.is_ahead()
+    assert other.begin("m", 1.0) is None
+
+
+async def test_what_a_lost_connection_waited_for_slows_nobody_down_for_ever() -> None:
+    clock = Clock()
+    limits = some_limits(clock, inflight_paced=2)
+    lost, stays = limits.open("ana", ""), limits.open("ana", "")
+    for number in range(5):
+        assert lost.begin(f"m-{number}", 1.0) is None
+    lost.close()
+    assert stays.is_ahead()
+    clock.time = 5.0
+    assert not stays.is_ahead()
+
+
 async def test_a_user_who_reconnects_does_not_get_a_fresh_window() -> None:
     clock = Clock()
     limits = some_limits(clock, inflight_per_user=5)

@@ -172,7 +172,7 @@ class Dispatcher(Generic[U]):
                 else:
                     size = len(item.item) if isinstance(item, Request) else 0
                     self._pool.add(item, size, ack)
-        self._pool.settle_empty(ack)
+        self._pool.all_added(ack)
 
     async def _work(self, unit_max: int) -> Settling:
         unit, acks = self._pool.next_unit(unit_max)

@@ -29,9 +29,8 @@ class Pool:
         self._taken: dict[int, tuple[int, SharedAck]] = {}  # by id of the item: its size, its delivery
         #: Heavy reads, with how much of their sender has to be run before.
         self._apart: list[tuple[Request, SharedAck, int]] = []
-        self._run: Counter[str] = (
-            Counter()
-        )  # of senders with heavy reads: what was run since the first of them came
+        #: How much of each sender was run since the first of the heavy reads came.
+        self._run: Counter[str] = Counter()
         self._idle: list[SharedAck] = []
 
     def has_more(self) -> bool:
@@ -53,7 +52,7 @@ class Pool:
         ahead = sum(item.sender == read.sender for item in self._waiting)
         self._apart.append((read, ack, ahead + self._run[read.sender]))
 
-    def settle_empty(self, ack: SharedAck) -> None:
+    def all_added(self, ack: SharedAck) -> None:
         """The delivery is read; it is released with the next unit, or when the last of its items is settled."""
         self._idle.append(ack)
 

@@ -32,7 +32,7 @@ class User:
     """What the connections of one user share.
 
     Attributes:
-        connections: How many there are.
+        connections: What each of them may ask for.
         used: What the user waits for, by weight, over all connections and those that went lately.
         woken: What to call once ``used`` is below ``inflight_paced`` again.
     """
@@ -41,7 +41,7 @@ class User:
 
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
-        self.connections = 0
+        self.connections: set[Allowance] = set()
         self.used = 0.0
         self.woken: list[Callable[[], None]] = []
         self._orphans: deque[tuple[float, float]] = deque()  # when it is given up, weight; the next one first
@@ -51,7 +51,9 @@ class User:
         self._orphans.append((deadline, weight))
 
     def give_up(self, now: float) -> None:
-        """Forget what waits no longer."""
+        """Forget what waits no longer, on all connections."""
+        for connection in self.connections:
+            connection.give_up(now)
         while self._orphans and self._orphans[0][0] <= now:
             self.used -= self._orphans.popleft()[1]
 
@@ -108,7 +110,6 @@ class Allowance:
         if (self.used + weight > limits.inflight_per_connection and self.used) or (
             user.used + weight > limits.inflight_per_user and user.used
         ):
-            self._give_up(now)
             user.give_up(now)
             if self.used and self.used + weight > limits.inflight_per_connection:
                 limits.busy["connection"].add(1)
@@ -123,10 +124,12 @@ class Allowance:
         user.used += weight
         return None
 
-    @property
     def is_ahead(self) -> bool:
         """Whether the user waits for so much that more should only be read as answers come."""
-        return self._user.used > self._limits.inflight_paced
+        limits, user = self._limits, self._user
+        if user.used > limits.inflight_paced:
+            user.give_up(limits.now())
+        return user.used > limits.inflight_paced
 
     def when_not_ahead(self, call: Callable[[], None]) -> None:
         """Call once, as soon as the user is not ahead any more."""
@@ -150,10 +153,12 @@ class Allowance:
     def close(self) -> None:
         """The connection is gone; what it waited for counts a little longer."""
         self._requests.clear()
+        self._user.connections.discard(self)
         self._limits.close(self._user_id, self._address, self.used)
         self.used = 0.0
 
-    def _give_up(self, now: float) -> None:
+    def give_up(self, now: float) -> None:
+        """Forget requests that are not answered any more."""
         while self._requests:
             msg_id, (_, deadline) = next(iter(self._requests.items()))
             if deadline > now:
@@ -198,14 +203,14 @@ class Limits:
         user = self._users.get(user_id)
         if user is None:
             user = self._users[user_id] = User(self._user_buckets.hold(user_id, now))
-        user.connections += 1
-        return Allowance(self, user_id, user, self._addresses.hold(address, now), now)
+        allowance = Allowance(self, user_id, user, self._addresses.hold(address, now), now)
+        user.connections.add(allowance)
+        return allowance
 
     def close(self, user_id: str, address: Bucket, waiting: float) -> None:
         """A connection is gone, with requests that weigh ``waiting`` not answered."""
         address.let_go()
         user = self._users[user_id]
-        user.connections -= 1
         if waiting:
             user.adopt(waiting, self.now() + _ORPHANED_SECONDS)
         self._forget(user_id)

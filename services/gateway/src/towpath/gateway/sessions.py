@@ -171,7 +171,7 @@ class Session:
 
     def keep_pace(self) -> None:
         """Read nothing while the user is far ahead of the answers."""
-        if self.allowance.is_ahead and self._socket.rest(self._settings.inflight_pause):
+        if self.allowance.is_ahead() and self._socket.rest(self._settings.inflight_pause):
             self.allowance.when_not_ahead(self._socket.go_on)
 
     def charge_frame(self, size: int) -> None:
