@@ -228,7 +228,7 @@ def next_unit(
 
     Where more waits than ``share`` (weighted by cost), and one sender has more of it than its part of ``share``, the
     rest of that is left to the next units, so that others wait for a small unit only. The order of arrival holds for
-    each ordering key, whoever uses it.
+    each ordering key, for all its senders.
     """
     if len(waiting) > share / _USUAL_COST and (part := _part_of_each(waiting, share)):
         return _fair_unit(waiting, limit, part, share)

@@ -92,7 +92,7 @@ class FanOut:
             )
 
     def may_show_typing(self, user_id: str, room: str) -> bool:
-        """Whether others are told now that ``user_id`` types; if so, it is paid for."""
+        """Whether others may see now that ``user_id`` types; if so, it is paid for."""
         now = self._clock()
         if self._typing.of((user_id, room), now).take(1.0, now):
             return False

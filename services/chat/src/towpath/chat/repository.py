@@ -209,7 +209,7 @@ class Rooms:
             self._fanout.pay(user_id, room.name)
 
     def may_show_typing(self, user_id: str, room: Room) -> bool:
-        """Whether others are told now that a user types."""
+        """Whether others may see now that a user types."""
         return self._fanout.may_show_typing(user_id, room.name)
 
     def listed(self, room: Room) -> list[str]:

@@ -31,7 +31,7 @@ class Writes:
         self._is_scheduled = False
 
     def add(self, writer: Writer) -> None:
-        """``writer`` keeps its first frame; it is told when to write."""
+        """``writer`` keeps its first frame; its ``write_out`` is called at the end of the turn at the latest."""
         self._writers.append(writer)
         if len(self._writers) >= MOST:
             self._write_out()
