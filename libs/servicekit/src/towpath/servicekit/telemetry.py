@@ -36,6 +36,8 @@ Labels = Mapping[str, str]
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 _SAMPLED: Final = tuple("13579bdf")  # the last hexadecimal digit of the flags
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
+#: Values, which take OpenTelemetry half a millisecond.
+_RECORDED_AT_ONCE: Final = 64
 #: Seconds.
 _BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -53,16 +55,28 @@ class Counter:
 
 
 class Distribution:
-    """Durations, in seconds; recorded a batch at a time, not a message at a time."""
+    """Durations, in seconds; recorded a batch at a time, not a message at a time.
 
-    __slots__ = ("_histogram", "_labels")
+    OpenTelemetry is given many at once, which costs it a third of what it costs to be given one now and then.
+    """
+
+    __slots__ = ("_histogram", "_kept", "_labels")
 
     def __init__(self, histogram: Histogram, labels: Labels) -> None:
         self._histogram = histogram
         self._labels = dict(labels)
+        self._kept: list[float] = []
 
     def record(self, seconds: float) -> None:
-        self._histogram.record(seconds, self._labels)
+        self._kept.append(seconds)
+        if len(self._kept) >= _RECORDED_AT_ONCE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand over what is kept."""
+        kept, self._kept = self._kept, []
+        for seconds in kept:
+            self._histogram.record(seconds, self._labels)
 
 
 class Telemetry:
@@ -76,6 +90,7 @@ class Telemetry:
         self._meter = self._metrics.get_meter("towpath")
         self._counters: dict[str, list[tuple[Labels, Counter]]] = {}
         self._histograms: dict[str, Histogram] = {}
+        self._distributions: list[Distribution] = []
         self._ratio = settings.trace_ratio if settings.otlp_endpoint else 0.0
         self._traces = _tracer_provider(settings.otlp_endpoint, resource) if settings.otlp_endpoint else None
         self._tracer = self._traces.get_tracer("towpath") if self._traces else None
@@ -118,7 +133,9 @@ class Telemetry:
             self._histograms[name] = self._meter.create_histogram(
                 name, unit="s", description=description, explicit_bucket_boundaries_advisory=_BUCKETS
             )
-        return Distribution(self._histograms[name], labels or {})
+        distribution = Distribution(self._histograms[name], labels or {})
+        self._distributions.append(distribution)
+        return distribution
 
     def _observe(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
@@ -128,6 +145,8 @@ class Telemetry:
 
     def exposition(self) -> bytes:
         """All metrics in the Prometheus text format."""
+        for distribution in self._distributions:
+            distribution.flush()
         return generate_latest(self._registry)
 
     # Traces

@@ -258,9 +258,11 @@ class _Socket(EnteringConnection):
 
     def send_data(self) -> None:
         # Everything that websockets writes by itself, pongs above all, is bounded as well.
+        if not (waiting := self.protocol.data_to_send()):
+            return
         if self._kept:
             self.write_out()
-        for data in self.protocol.data_to_send():
+        for data in waiting:
             if not data:
                 with contextlib.suppress(RuntimeError, OSError):
                     self.transport.write_eof()

@@ -80,7 +80,7 @@ class RabbitBroker:
         self._publishes = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._message_ids = (f"{secrets.token_hex(6)}-{n}" for n in itertools.count(1))
+        self._message_ids = map(f"{secrets.token_hex(6)}-%d".__mod__, itertools.count(1))
 
     @classmethod
     @asynccontextmanager

@@ -24,6 +24,8 @@ _METHOD: Final = 1
 _HEADER: Final = 2
 _END: Final = b"\xce"
 _HEAD_SIZE: Final = 7
+#: Bytes that are taken from the socket at once.
+_READ: Final = 256 * 1024
 _MAX_SHORT: Final = 255
 #: Values in all field tables of one message, and how deep they may stand in each other.
 _MAX_VALUES: Final = 1_000
@@ -47,8 +49,9 @@ _TEXTS: Final = {
     (10, 50): (2, 0, 4),  # Connection.Close
     (10, 60): (0,),  # Connection.Blocked
 }
+_METHODS: Final = {struct.pack(">HH", *method): fields for method, fields in _TEXTS.items()}
 #: Those that a content header follows.
-_CONTENT: Final = ((60, 60), (60, 71), (60, 50))
+_CONTENT: Final = tuple(struct.pack(">HH", *method) for method in ((60, 60), (60, 71), (60, 50)))
 
 #: The properties in their order: name, flag, and what they are.
 _PROPERTIES: Final = (
@@ -96,16 +99,20 @@ class SafeReader:
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
-        self._frame = b""
+        self._read = b""  # what came at once, which may be many frames
+        self._begin = 0  # where in it the next frame begins
+        self._frame = b""  # the one that aiormq is being given
         self._at = 0
         self._odd: dict[int, str] = {}
 
     def at_eof(self) -> bool:
-        return self._at >= len(self._frame) and self._reader.at_eof()
+        return self._at >= len(self._frame) and self._begin >= len(self._read) and self._reader.at_eof()
 
     async def read(self, n: int = -1) -> bytes:
         """What is left, as it came; only asked for when the other end does not speak AMQP."""
-        rest, self._frame, self._at = self._frame[self._at :], b"", 0
+        rest = self._frame[self._at :] + self._read[self._begin :]
+        self._frame = self._read = b""
+        self._at = self._begin = 0
         return rest or await self._reader.read(n)
 
     async def readexactly(self, n: int) -> bytes:
@@ -118,28 +125,40 @@ class SafeReader:
         return piece
 
     async def _next(self) -> bytes:
-        head = await self._reader.readexactly(_HEAD_SIZE)
+        await self._have(_HEAD_SIZE)
+        head = self._read[self._begin : self._begin + _HEAD_SIZE]
         if head.startswith(b"AMQP"):
+            self._begin += _HEAD_SIZE
             return head
         size = int.from_bytes(head[3:], "big")
-        payload = await self._reader.readexactly(size + 1)
-        kind = head[0]
+        end = _HEAD_SIZE + size + 1
+        await self._have(end)
+        frame = self._read[self._begin : self._begin + end]
+        self._begin += end
+        kind, payload = frame[0], frame[_HEAD_SIZE:-1]
         if kind == _HEADER:
             channel = int.from_bytes(head[1:3], "big")
-            safe = safe_header(payload[:-1], self._odd.pop(channel, None) if self._odd else None)
-        elif kind == _METHOD and size >= 4:
-            safe, reason = safe_method(payload[:-1])
+            safe = safe_header(payload, self._odd.pop(channel, None) if self._odd else None)
+        elif kind == _METHOD:
+            safe, reason = safe_method(payload)
             if reason is not None:
                 self._odd[int.from_bytes(head[1:3], "big")] = reason
         else:
-            return head + payload
-        return head[:3] + len(safe).to_bytes(4, "big") + safe + payload[-1:]
+            return frame
+        return frame if safe is payload else head[:3] + len(safe).to_bytes(4, "big") + safe + frame[-1:]
+
+    async def _have(self, size: int) -> None:
+        """Wait until ``size`` bytes of the next frame are here."""
+        while len(self._read) - self._begin < size:
+            part = await self._reader.read(_READ)
+            self._read, self._begin = self._read[self._begin :] + part, 0
+            if not part:
+                raise asyncio.IncompleteReadError(self._read, size)
 
 
 def safe_method(payload: bytes) -> tuple[bytes, str | None]:
     """A method frame's payload with texts that are UTF-8, and what was wrong if a content header follows it."""
-    method = int.from_bytes(payload[:2], "big"), int.from_bytes(payload[2:4], "big")
-    fields = _TEXTS.get(method)
+    fields = _METHODS.get(payload[:4])
     if fields is None:
         return payload, None
     parts = [payload[:4]]
@@ -160,7 +179,7 @@ def safe_method(payload: bytes) -> tuple[bytes, str | None]:
         at = end
     if wrong is None:
         return payload, None
-    return b"".join(parts) + payload[at:], wrong if method in _CONTENT else None
+    return b"".join(parts) + payload[at:], wrong if payload[:4] in _CONTENT else None
 
 
 def safe_header(payload: bytes, odd: str | None = None) -> bytes:
