@@ -14,6 +14,7 @@ import random
 import re
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -26,6 +27,7 @@ VERSION: Final = "1.0"
 MAX_ACTION_LENGTH: Final = 64
 MAX_STREAM_LENGTH: Final = 512
 _MAX_TRACE_LENGTH = 128
+_MAX_ID_LENGTH = 64
 
 PING: Final = "ping"
 PONG: Final = "pong"
@@ -117,8 +119,8 @@ class Head(msgspec.Struct, gc=False):
 
 
 _HEAD = msgspec.json.Decoder(Head)
-_is_id = re.compile(_ID_PATTERN[1:-1]).fullmatch
-_is_action = re.compile(ACTION_PATTERN[1:-1]).fullmatch
+_matches_id = re.compile(_ID_PATTERN[1:-1]).fullmatch
+_matches_action = re.compile(ACTION_PATTERN[1:-1]).fullmatch
 _is_version_1 = re.compile(r"1\.[0-9]{1,4}").fullmatch
 
 #: Objects and arrays of which no reader says that they are too deep, however they stand in each other.
@@ -182,7 +184,7 @@ def _head(text: bytes) -> Head | None:
     if (
         _is_id(head.msg_id)
         and 0 <= head.timestamp < 2**63
-        and len(head.action) <= MAX_ACTION_LENGTH
+        and len(head.action) <= MAX_ACTION_LENGTH  # before it may be cached
         and _is_action(head.action)
         and (head.version == VERSION or _is_version_1(head.version))
         and (head.correlation_id is None or _is_id(head.correlation_id))
@@ -194,6 +196,16 @@ def _head(text: bytes) -> Head | None:
     ):
         return head
     return None
+
+
+def _is_id(text: str) -> object:
+    # Most ids are letters and digits, which takes no regular expression to see.
+    return (text.isalnum() and text.isascii() and len(text) <= _MAX_ID_LENGTH) or _matches_id(text)
+
+
+@lru_cache(maxsize=1024)
+def _is_action(text: str) -> bool:
+    return _matches_action(text) is not None
 
 
 def read(value: Any) -> Envelope:

@@ -117,9 +117,10 @@ class Allowance:
             if user.used and user.used + weight > limits.inflight_per_user:
                 limits.busy["user"].add(1)
                 return "user"
-        if msg_id in self._requests:
+        requests = self._requests
+        if msg_id in requests:
             self.end(msg_id)  # the same request again counts once
-        self._requests[msg_id] = weight, now + limits.patience
+        requests[msg_id] = weight, now + limits.patience
         self.used += weight
         user.used += weight
         return None
@@ -127,8 +128,9 @@ class Allowance:
     def is_ahead(self) -> bool:
         """Whether the user waits for so much that more should only be read as answers come."""
         limits, user = self._limits, self._user
-        if user.used > limits.inflight_paced:
-            user.give_up(limits.now())
+        if user.used <= limits.inflight_paced:
+            return False
+        user.give_up(limits.now())
         return user.used > limits.inflight_paced
 
     def when_not_ahead(self, call: Callable[[], None]) -> None:
