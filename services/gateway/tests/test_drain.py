@@ -38,7 +38,10 @@ class Line:
     def send_text(self, text: bytes) -> None:
         self.advice.append(msgspec.json.decode(text)["data"]["retry_after_ms"] / 1000)
 
-    def send_frame(self, frame: bytes) -> None:
+    def send_frames(self, frames: bytes) -> None:
+        raise AssertionError("nothing is pushed here")
+
+    def write_frames(self, frames: bytes) -> None:
         raise AssertionError("nothing is pushed here")
 
     def rest(self, seconds: float) -> bool:

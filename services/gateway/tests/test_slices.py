@@ -32,13 +32,16 @@ class Line:
         self.frames = 0
 
     def send_text(self, text: bytes) -> None:
-        self.send_frame(text)
+        self.send_frames(text)
 
-    def send_frame(self, frame: bytes) -> None:
+    def send_frames(self, frames: bytes) -> None:
         until = perf_counter() + WRITE_SECONDS
         while perf_counter() < until:
             pass
         self.frames += 1
+
+    def write_frames(self, frames: bytes) -> None:
+        self.send_frames(frames)
 
     def rest(self, seconds: float) -> bool:
         raise NotImplementedError

@@ -271,12 +271,20 @@ class _Socket(EnteringConnection):
         self._check_backlog()
 
     def send_text(self, text: bytes) -> None:
-        self.send_frame(text_frame(text))
+        self.send_frames(text_frame(text))
 
-    def send_frame(self, frame: bytes) -> None:
+    def write_frames(self, frames: bytes) -> None:
+        if self.closing or self._kept or self.protocol.state is not State.OPEN:
+            self.send_frames(frames)
+        elif not (transport := self.transport).is_closing():
+            transport.write(frames)
+            if (waiting := transport.get_write_buffer_size()) or self._is_noted:
+                self._note(waiting)
+
+    def send_frames(self, frames: bytes) -> None:
         if self.closing or self.protocol.state is not State.OPEN:
             return
-        self._kept.append(frame)
+        self._kept.append(frames)
         if len(self._kept) == 1:
             self.writes.add(self)
 
@@ -292,10 +300,12 @@ class _Socket(EnteringConnection):
         self._check_backlog()
 
     def _check_backlog(self) -> None:
-        waiting = self.transport.get_write_buffer_size()
-        if waiting or self._is_noted:
-            self._is_noted = waiting > 0
-            self.backlog.note(self, waiting)
+        if (waiting := self.transport.get_write_buffer_size()) or self._is_noted:
+            self._note(waiting)
+
+    def _note(self, waiting: int) -> None:
+        self._is_noted = waiting > 0
+        self.backlog.note(self, waiting)
 
     def too_slow(self) -> None:
         """More waits to be written than is kept: the client does not read."""

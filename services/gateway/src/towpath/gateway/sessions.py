@@ -32,8 +32,12 @@ class Socket(Protocol):
         """Send one text frame; closes with 4001 when too much waits to be written."""
         ...
 
-    def send_frame(self, frame: bytes) -> None:
-        """Send a frame that :func:`towpath.gateway.connection.text_frame` built once for many."""
+    def send_frames(self, frames: bytes) -> None:
+        """Send one or more frames that :func:`towpath.gateway.connection.text_frame` built."""
+        ...
+
+    def write_frames(self, frames: bytes) -> None:
+        """The same, at once and not at the end of the turn, for what goes to many."""
         ...
 
     def ping_now(self) -> None: ...
@@ -66,10 +70,14 @@ class Session:
         "connection_id",
         "groups",
         "identity",
+        "write_frames",
     )
 
     def __init__(self, socket: Socket, identity: Identity, settings: GatewaySettings, limits: Limits) -> None:
         self._socket = socket
+        self.write_frames = (
+            socket.write_frames
+        )  #: see there; not a method, as a push to many is the hottest loop
         self._settings = settings
         self._violations = Bucket(
             Rate(settings.max_violations / _VIOLATION_WINDOW, settings.max_violations), limits.now()
@@ -141,8 +149,9 @@ class Session:
     def send_text(self, text: bytes) -> None:
         self._socket.send_text(text)
 
-    def send_frame(self, frame: bytes) -> None:
-        self._socket.send_frame(frame)
+    def send_frames(self, frames: bytes) -> None:
+        """Send frames as they are."""
+        self._socket.send_frames(frames)
 
     def accept(self, msg_id: str) -> None:
         """Tell that the broker has a request safely, if that was asked for and is not told yet."""

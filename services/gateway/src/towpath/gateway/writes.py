@@ -4,7 +4,9 @@ uvloop writes at once, and a write to a socket costs as much as all other work o
 until the turn ends. Guarantees:
 
 * Frames leave in the order in which they were sent, and before whatever the connection writes in another way.
-* Nothing waits longer than the turn, nor than :data:`MOST` connections: a push to many is written as it is made.
+* Nothing waits longer than the turn, nor than :data:`MOST` connections.
+
+A push to many connections is written at once: more for one of them hardly comes within the turn.
 """
 
 import asyncio
