@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -78,7 +79,9 @@ def a_consumer(
     prefetch: int = 100,
     intake_max_bytes: int = PLENTY,
 ) -> Consumer:
-    return Consumer(broker, [WORK], dispatch, prefetch=prefetch, intake_max_bytes=intake_max_bytes)
+    return Consumer(
+        partial(broker.subscribe, WORK, prefetch=prefetch), dispatch, intake_max_bytes=intake_max_bytes
+    )
 
 
 async def never(condition: Callable[[], bool]) -> None:
@@ -143,7 +146,9 @@ async def test_inboxes_are_consumed_like_queues(broker: Broker) -> None:
     topics = Exchange("topics")
     await broker.declare(Topology([topics]))
     inbox = Inbox(name="inbox", bindings=[Binding(topics.name, "#")])
-    consumer = Consumer(broker, [WORK, inbox], hands.dispatch, prefetch=10, intake_max_bytes=PLENTY)
+    consumer = Consumer(
+        partial(broker.subscribe, WORK, inbox, prefetch=10), hands.dispatch, intake_max_bytes=PLENTY
+    )
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
         tasks.create_task(consumer.run(stop, running=running.set))
         await running.wait()
@@ -309,7 +314,9 @@ async def test_on_stop_heavy_reads_finish_before_what_is_in_hand_is_given_back(b
     async def dispatch(deliveries: Sequence[Delivery]) -> None:
         held.extend(deliveries)
 
-    consumer = Consumer(broker, [WORK], dispatch, prefetch=10, intake_max_bytes=PLENTY, heavy_reads=readers)
+    consumer = Consumer(
+        partial(broker.subscribe, WORK, prefetch=10), dispatch, intake_max_bytes=PLENTY, heavy_reads=readers
+    )
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
         consuming = tasks.create_task(consumer.run(stop))
         await publish(broker, "heavy")

@@ -24,6 +24,8 @@ SESSION_ENDED: Final = "session.ended"
 SESSION_ALIVE: Final = "session.alive"
 #: What a replica of a service publishes on :data:`EVENTS` again and again.
 SERVICE_ALIVE: Final = "service.alive"
+#: Replicas of a service to each other: which of its queues each of them consumes.
+SERVICE_REPLICA: Final = "service.replica"
 
 #: Waits before another try, longest last. Names are part of queue names; values are milliseconds.
 RETRY_DELAYS: Final = {"5s": 5_000, "30s": 30_000, "2min": 120_000, "10min": 600_000}

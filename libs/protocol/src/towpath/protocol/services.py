@@ -24,3 +24,20 @@ class ServiceAlive(Payload):
     service: _Name
     domain: _Name
     costs: Annotated[dict[str, float], Field(default_factory=dict, max_length=500)]
+
+
+class ServiceReplica(Payload):
+    """``data`` of ``service.replica``: what one replica of a service consumes.
+
+    Attributes:
+        replica: Its id, unique for each start of a program.
+        queues: The queues that it consumes.
+        leaves: It stops; others may take its queues.
+    """
+
+    service: _Name
+    replica: _Name
+    queues: Annotated[
+        list[Annotated[Text, StringConstraints(min_length=1, max_length=255)]], Field(max_length=1000)
+    ]
+    leaves: bool = False

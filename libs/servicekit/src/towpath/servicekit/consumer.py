@@ -8,9 +8,10 @@ nobody foresaw ends it, and the program with it: what was in hand comes again. H
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Literal, Protocol
 
-from towpath.servicekit.broker.interface import Broker, Delivery, Inbox, Queue, Subscription
+from towpath.servicekit.broker.interface import Delivery, Subscription
 
 _UNSETTLED_UNITS: Final = 4
 #: Seconds that heavy reads may go on after the stop.
@@ -18,6 +19,8 @@ _HEAVY_SECONDS: Final = 5.0
 
 #: Handles deliveries in order; returns what settles them later, or nothing if they are settled.
 Dispatch = Callable[[Sequence[Delivery]], Awaitable[Coroutine[Any, Any, None] | None]]
+
+Subscribe = Callable[[], AbstractAsyncContextManager[Subscription]]
 
 
 class Apart(Protocol):
@@ -53,25 +56,21 @@ class Consumer:
     """One stream of work from several queues.
 
     Args:
-        prefetch: Deliveries (each a batch) in hand at most, a queue.
+        subscribe: What is consumed, from entry to exit.
         intake_max_bytes: Bodies that are in the dispatcher's hands at most, in bytes (one delivery at least).
         heavy_reads: What the dispatcher runs apart.
     """
 
     def __init__(
         self,
-        broker: Broker,
-        sources: Sequence[Queue | Inbox],
+        subscribe: Subscribe,
         dispatch: Dispatch | Pool,
         *,
-        prefetch: int,
         intake_max_bytes: int,
         heavy_reads: Apart | None = None,
     ) -> None:
-        self._broker = broker
-        self._sources = sources
+        self._subscribe = subscribe
         self._pool = _AllAtOnce(dispatch) if callable(dispatch) else dispatch
-        self._prefetch = prefetch
         self._intake_max_bytes = intake_max_bytes
         self._heavy_reads = heavy_reads
 
@@ -81,7 +80,7 @@ class Consumer:
         stopping = asyncio.ensure_future(stop.wait())
         try:
             async with (
-                self._broker.subscribe(*self._sources, prefetch=self._prefetch) as subscription,
+                self._subscribe() as subscription,
                 asyncio.TaskGroup() as tasks,  # waits for what is in hand; ends it when this is cancelled
             ):
                 apart = None

@@ -42,6 +42,7 @@ from towpath.servicekit.loops import failures_of, keep_running
 from towpath.servicekit.outbox import OutboxTables
 from towpath.servicekit.publisher import Publisher
 from towpath.servicekit.relay import Relay
+from towpath.servicekit.replica import Replica
 from towpath.servicekit.requests import Handlers
 from towpath.servicekit.run import or_stopped
 from towpath.servicekit.settings import ServiceSettings
@@ -108,29 +109,40 @@ def topology(service: Service[Any], max_length: int) -> Topology:
 
 def work_queues(service: Service[Any], max_length: int) -> list[Queue]:
     """The queues a service consumes: a partition of its commands each, and its events."""
+    return command_queues(service, max_length) + event_queues(service, max_length)
 
-    def queue(name: str, bindings: list[Binding], proved: Binding) -> Queue:
-        return Queue(
-            name=name,
-            bindings=bindings,
-            proved=[proved],
-            single_active=True,
-            delivery_limit=DELIVERY_LIMIT,
-            max_length=max_length,
-            dead_letter_exchange=dead_queue(service.name),
-        )
 
+def command_queues(service: Service[Any], max_length: int) -> list[Queue]:
+    """A queue for each partition of a service's commands."""
     queues = []
     for number in range(PARTITIONS):
         commands = Binding(COMMANDS, f"{service.domain}.{number}")
-        queues.append(queue(command_queue(service.name, number), [commands], commands))
-    if service.events:
-        # Others are bound to the same events, so a key of its own stands for all.
-        own = Binding(EVENTS, f"proof.{service.name}")
-        queues.append(
-            queue(events_queue(service.name), [*(Binding(EVENTS, name) for name in service.events), own], own)
-        )
+        queues.append(_queue(service, command_queue(service.name, number), max_length, [commands], commands))
     return queues
+
+
+def event_queues(service: Service[Any], max_length: int) -> list[Queue]:
+    """The queue of the events that a service hears, if there are any."""
+    if not service.events:
+        return []
+    # Others are bound to the same events, so a key of its own stands for all.
+    own = Binding(EVENTS, f"proof.{service.name}")
+    bindings = [*(Binding(EVENTS, name) for name in service.events), own]
+    return [_queue(service, events_queue(service.name), max_length, bindings, own)]
+
+
+def _queue(
+    service: Service[Any], name: str, max_length: int, bindings: list[Binding], proved: Binding
+) -> Queue:
+    return Queue(
+        name=name,
+        bindings=bindings,
+        proved=[proved],
+        single_active=True,
+        delivery_limit=DELIVERY_LIMIT,
+        max_length=max_length,
+        dead_letter_exchange=dead_queue(service.name),
+    )
 
 
 async def serve_domain(
@@ -188,11 +200,19 @@ async def serve_domain(
             ),
             is_here=departures.is_here,
         )
-        consumer = Consumer(
+        replica = Replica(
             broker,
-            work_queues(service, settings.queue_max_length),
-            dispatcher,
+            name,
+            [
+                command_queues(service, settings.queue_max_length),
+                event_queues(service, settings.queue_max_length),
+            ],
+            telemetry,
             prefetch=settings.prefetch,
+        )
+        consumer = Consumer(
+            replica.subscribe,
+            dispatcher,
             intake_max_bytes=settings.intake_max_bytes,
             heavy_reads=dispatcher.heavy_reads,
         )

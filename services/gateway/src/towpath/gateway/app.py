@@ -114,10 +114,8 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
             closed=closed,
         )
         consumer = Consumer(
-            broker,
-            [source],
+            partial(broker.subscribe, source, prefetch=settings.prefetch),
             outbound.dispatch,
-            prefetch=settings.prefetch,
             intake_max_bytes=settings.batch_max_bytes,
         )
 

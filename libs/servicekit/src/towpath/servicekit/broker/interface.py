@@ -14,6 +14,7 @@ Guarantees of both:
 * Nothing waits for ever: each call has a time limit but those that wait for a connection, and says so.
 """
 
+import asyncio
 import enum
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -216,6 +217,16 @@ class Subscription(Protocol):
         """Deliveries that have arrived already, at most ``limit``, without waiting."""
         ...
 
+    async def cancel(self) -> None:
+        """Stop intake for good. What has arrived can still be taken and settled, until the context is left.
+
+        The next consumer of a queue with a single active one starts at once, beside what is unsettled here.
+
+        Raises:
+            BrokerError: The broker did not answer; deliveries may still arrive.
+        """
+        ...
+
 
 class Bindings(Protocol):
     """What leads into one inbox, which may change for as long as that stands.
@@ -331,11 +342,22 @@ class Broker(Protocol):
         """
         ...
 
-    def subscribe(self, *sources: Queue | Inbox, prefetch: int) -> AbstractAsyncContextManager[Subscription]:
+    def subscribe(
+        self, *sources: Queue | Inbox, prefetch: int, arrived: asyncio.Event | None = None
+    ) -> AbstractAsyncContextManager[Subscription]:
         """Consume from all ``sources`` (declared queues, or inboxes made on entry).
 
         Args:
             prefetch: Unsettled deliveries at most, a queue.
+            arrived: Set with each delivery, for a caller that takes from several subscriptions.
+        """
+        ...
+
+    async def consumers(self, *queues: str) -> dict[str, int]:
+        """How many consumers each of these declared queues has, the waiting ones of a single active one included.
+
+        Raises:
+            BrokerError: There is no such queue, no connection, or no answer in time.
         """
         ...
 

@@ -221,11 +221,13 @@ class MemoryBroker:
             raise problem
 
     @asynccontextmanager
-    async def subscribe(self, *sources: Queue | Inbox, prefetch: int) -> AsyncIterator["MemorySubscription"]:
+    async def subscribe(
+        self, *sources: Queue | Inbox, prefetch: int, arrived: asyncio.Event | None = None
+    ) -> AsyncIterator["MemorySubscription"]:
         if not sources or prefetch < 1:
             raise ValueError(f"a subscription needs a source and a prefetch of 1 or more, not {prefetch}")
         await self.until_ready()
-        subscription = MemorySubscription(self._hub.vhost, sources, prefetch)
+        subscription = MemorySubscription(self._hub.vhost, sources, prefetch, arrived)
         subscription.start()
         self.subscriptions.append(subscription)
         try:
@@ -233,6 +235,10 @@ class MemoryBroker:
         finally:
             self.subscriptions.remove(subscription)
             subscription.end()
+
+    async def consumers(self, *queues: str) -> dict[str, int]:
+        await self.until_ready()
+        return {name: self._hub.vhost.queue(name).consumers for name in queues}
 
     def bindings(self, inbox: Inbox) -> MemoryBindings:
         for subscription in self.subscriptions:
@@ -306,14 +312,21 @@ class MemoryBroker:
 class MemorySubscription:
     """See :class:`~towpath.servicekit.broker.interface.Subscription`."""
 
-    def __init__(self, vhost: VirtualHost, sources: Sequence[Queue | Inbox], prefetch: int) -> None:
+    def __init__(
+        self,
+        vhost: VirtualHost,
+        sources: Sequence[Queue | Inbox],
+        prefetch: int,
+        arrived: asyncio.Event | None = None,
+    ) -> None:
         self._vhost = vhost
         self._sources = sources
         self._prefetch = prefetch
         self._waiting: deque[MemoryDelivery] = deque()
-        self._changed = asyncio.Event()
+        self._changed = arrived or asyncio.Event()
         self._consumers: list[Consumer] = []
         self._ended = False
+        self._cancelled = False
 
     def __aiter__(self) -> "MemorySubscription":
         return self
@@ -331,6 +344,8 @@ class MemorySubscription:
 
     def start(self) -> None:
         """Consume, from queues that stand and inboxes made anew."""
+        if self._cancelled:
+            return
         try:
             for source in self._sources:
                 queue = (
@@ -344,6 +359,13 @@ class MemorySubscription:
         except BrokerError:
             self.end()
             raise
+        for consumer in self._consumers:
+            consumer.queue.pump()
+
+    async def cancel(self) -> None:
+        self._cancelled = True
+        for consumer in self._consumers:
+            consumer.queue.cancel(consumer)
         for consumer in self._consumers:
             consumer.queue.pump()
 

@@ -98,6 +98,11 @@ class MemoryQueue:
         return len(self._fresh) + len(self._returned)
 
     @property
+    def consumers(self) -> int:
+        """How many take part."""
+        return len(self._consumers)
+
+    @property
     def full(self) -> bool:
         """Whether it takes no more. An inbox always does: it drops its oldest."""
         return isinstance(self.source, Queue) and len(self) >= self._max_length
@@ -126,9 +131,14 @@ class MemoryQueue:
         """Let ``consumer`` take part from the next :meth:`pump` on."""
         self._consumers.append(consumer)
 
+    def cancel(self, consumer: "Consumer") -> None:
+        """Hand nothing more to ``consumer``, which keeps what it has in hand."""
+        if consumer in self._consumers:
+            self._consumers.remove(consumer)
+
     def detach(self, consumer: "Consumer") -> None:
         """Give back all that ``consumer`` has in hand. The caller pumps once everyone who leaves has left."""
-        self._consumers.remove(consumer)
+        self.cancel(consumer)
         self.take_back(consumer)
 
     def hand_to(self, consumer: "Consumer") -> bool:

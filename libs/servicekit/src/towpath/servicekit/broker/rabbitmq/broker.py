@@ -227,9 +227,11 @@ class RabbitBroker:
                 self._idle.set()
 
     @asynccontextmanager
-    async def subscribe(self, *sources: Queue | Inbox, prefetch: int) -> AsyncIterator["RabbitSubscription"]:
+    async def subscribe(
+        self, *sources: Queue | Inbox, prefetch: int, arrived: asyncio.Event | None = None
+    ) -> AsyncIterator["RabbitSubscription"]:
         subscriptions = self._supervisor.subscriptions
-        subscription = RabbitSubscription(sources, prefetch, self._supervisor.subscription_ended)
+        subscription = RabbitSubscription(sources, prefetch, self._supervisor.subscription_ended, arrived)
         try:
             while subscription not in subscriptions:
                 link = await self._live_link()
@@ -246,6 +248,15 @@ class RabbitBroker:
             if subscription in subscriptions:
                 subscriptions.remove(subscription)
             await subscription.close()
+
+    async def consumers(self, *queues: str) -> dict[str, int]:
+        link = self._supervisor.link
+        if link is None or link.lost.done() or self._closed:
+            raise BrokerUnavailable("there is no connection to RabbitMQ")
+        try:
+            return await link.consumers(queues)
+        except LOST as error:
+            raise BrokerError(f"RabbitMQ did not count consumers: {reason_of(error)}") from error
 
     def bindings(self, inbox: Inbox) -> RabbitBindings:
         for subscription in self._supervisor.subscriptions:

@@ -173,6 +173,22 @@ class Link:
             await close_channel(channel)
         return consumers
 
+    async def consumers(self, queues: Sequence[str]) -> dict[str, int]:
+        """How many consumers each of these queues has.
+
+        Raises:
+            LOST: See :data:`~towpath.servicekit.broker.rabbitmq.connection.LOST`.
+        """
+        channel = await self.consumer_channel()
+        try:
+            driver = await driver_of(channel)
+            return {
+                name: (await rpc(driver.queue_declare(name, passive=True))).consumer_count or 0
+                for name in queues
+            }
+        finally:
+            await close_channel(channel)
+
     async def unbound(self, topology: Topology) -> list[Binding]:
         """Bindings that ``topology`` wants proved and that lead nowhere: an empty batch comes back from them.
 

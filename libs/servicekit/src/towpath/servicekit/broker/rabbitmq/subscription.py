@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from towpath.servicekit.broker.deafness import Lost
-from towpath.servicekit.broker.interface import Delivery, Inbox, Queue
+from towpath.servicekit.broker.interface import BrokerUnavailable, Delivery, Inbox, Queue
 from towpath.servicekit.broker.rabbitmq.bindings import RabbitBindings
 from towpath.servicekit.broker.rabbitmq.connection import (
     CLOSE_TIMEOUT,
@@ -31,7 +31,13 @@ OnEnded = Callable[["RabbitSubscription", Lost, str], None]
 class RabbitSubscription:
     """See :class:`~towpath.servicekit.broker.interface.Subscription`."""
 
-    def __init__(self, sources: tuple[Queue | Inbox, ...], prefetch: int, on_ended: OnEnded) -> None:
+    def __init__(
+        self,
+        sources: tuple[Queue | Inbox, ...],
+        prefetch: int,
+        on_ended: OnEnded,
+        arrived: asyncio.Event | None = None,
+    ) -> None:
         self._sources = sources
         self._prefetch = prefetch
         self._on_ended = on_ended
@@ -39,7 +45,9 @@ class RabbitSubscription:
         self._channel: Channel | None = None
         self._bindings: list[tuple[Inbox, RabbitBindings]] = []
         self._waiting: deque[RabbitDelivery] = deque()
-        self._arrived = asyncio.Event()
+        self._arrived = arrived or asyncio.Event()
+        self._tags: list[str] = []
+        self._cancelled = False
         self._settlements: deque[tuple[int, str]] = deque()
         self._to_settle = asyncio.Event()
         self._settler: asyncio.Task[None] | None = None
@@ -64,7 +72,12 @@ class RabbitSubscription:
 
     def started_before(self, seconds: float) -> bool:
         """Whether it has consumed for so long."""
-        return self._channel is not None and _now() - self._started_at > seconds
+        return self.is_taking and _now() - self._started_at > seconds
+
+    @property
+    def is_taking(self) -> bool:
+        """Whether it consumes, and is meant to."""
+        return self._channel is not None and not self._cancelled
 
     def bindings(self, inbox: Inbox) -> RabbitBindings | None:
         """What leads into one of its inboxes, if that stands."""
@@ -76,6 +89,8 @@ class RabbitSubscription:
     async def start(self, link: Link) -> None:
         """Consume over a new channel; what was in hand from an older one is forgotten (it comes again)."""
         await self.stop()
+        if self._cancelled:  # what it had in hand went back with the old channel
+            return
         channel = await link.consumer_channel()
         driver = await driver_of(channel)
         channel.close_callbacks.add(lambda _, error: self._on_channel_closed(channel, error))
@@ -89,7 +104,8 @@ class RabbitSubscription:
             await rpc(driver.basic_qos(prefetch_count=self._prefetch))
             for source in self._sources:
                 queue = source.name if isinstance(source, Queue) else await make_inbox(driver, source)
-                await rpc(driver.basic_consume(queue, self._receiver(source.name, driver)))
+                consuming = await rpc(driver.basic_consume(queue, self._receiver(source.name, driver)))
+                self._tags.append(str(consuming.consumer_tag))
                 if isinstance(source, Inbox):
                     self._bindings.append((source, RabbitBindings(link, queue)))
         except BaseException:
@@ -103,6 +119,7 @@ class RabbitSubscription:
         """Forget the channel and all that came over it."""
         channel, self._channel = self._channel, None
         self._waiting.clear()
+        self._tags.clear()
         settler, self._settler = self._settler, None
         if settler is not None:
             settler.cancel()
@@ -114,6 +131,18 @@ class RabbitSubscription:
             await one.close()
         if channel is not None:
             await close_channel(channel)
+
+    async def cancel(self) -> None:
+        self._cancelled = True
+        channel = self._channel
+        if channel is None:
+            return
+        try:
+            driver = await driver_of(channel)
+            for tag in list(self._tags):
+                await rpc(driver.basic_cancel(tag))
+        except LOST as error:
+            raise BrokerUnavailable(f"RabbitMQ did not end the subscription: {reason_of(error)}") from error
 
     async def close(self) -> None:
         """Stop intake, send what was settled, give the rest back."""

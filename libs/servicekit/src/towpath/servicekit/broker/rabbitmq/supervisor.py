@@ -240,7 +240,7 @@ class Supervisor:
             except Exception as error:
                 log.warning("broker_check_failed", error=reason_of(error))
                 return
-            for subscription in consumed:
+            for subscription in (one for one in consumed if one.is_taking):
                 for name in subscription.names:
                     if consumers.get(name) == 0:
                         self.subscription_ended(subscription, Lost.CONSUMER, f"nobody consumes {name}")

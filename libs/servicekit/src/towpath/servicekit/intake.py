@@ -1,0 +1,223 @@
+"""The intake: deliveries from queues that are taken and released one by one, as one subscription.
+
+Guarantees:
+
+* A queue is released once all that was handed out of it is settled, so that its next consumer starts behind that.
+* What has arrived and was not handed out goes back in its order. As a rule there is none of it: where nobody else
+  waits for the queue, the broker is asked to send no more, and what has arrived is handed out first.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import structlog
+
+from towpath.servicekit.broker.interface import Broker, BrokerError, Delivery, Queue, Subscription
+
+log = structlog.get_logger(__name__)
+
+#: Seconds that a queue which is being released is waited for. What is not settled by then goes back.
+_DRAIN_SECONDS: Final = 30.0
+
+
+class Intake:
+    """See :class:`~towpath.servicekit.broker.interface.Subscription`; made with :meth:`open`."""
+
+    def __init__(self, broker: Broker, prefetch: int) -> None:
+        self._broker = broker
+        self._prefetch = prefetch
+        self._arrived = asyncio.Event()
+        self._parts: dict[str, _Part] = {}
+        self._turns: deque[_Part] = deque()
+        self._closed = False
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, broker: Broker, prefetch: int) -> AsyncIterator["Intake"]:
+        """An intake without queues; what it has by the end is given back on exit."""
+        intake = cls(broker, prefetch)
+        try:
+            yield intake
+        finally:
+            intake._closed = True
+            intake._arrived.set()
+            parts = list(intake._parts.values())
+            intake._parts.clear()
+            intake._turns.clear()
+            await asyncio.gather(*(part.stack.aclose() for part in parts))
+
+    @property
+    def queues(self) -> set[str]:
+        """The names of the queues that it consumes, those included that are being released."""
+        return set(self._parts)
+
+    async def take(self, queue: Queue) -> None:
+        """Consume ``queue`` as well.
+
+        Raises:
+            BrokerError: The broker refused.
+        """
+        async with AsyncExitStack() as stack:
+            subscription = await stack.enter_async_context(
+                self._broker.subscribe(queue, prefetch=self._prefetch, arrived=self._arrived)
+            )
+            if self._closed:
+                return
+            part = _Part(subscription, stack.pop_all())
+        self._parts[queue.name] = part
+        self._turns = deque(self._parts.values())
+        self._arrived.set()
+
+    async def release(self, name: str) -> None:
+        """Consume a queue no more: see the guarantees. Returns once another consumer may start."""
+        part = self._parts[name]
+        try:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                if await self._is_alone(name):
+                    await part.subscription.cancel()
+                    await part.emptied(self._arrived)
+                else:
+                    part.is_held = (
+                        True  # the broker would start the next consumer beside what is in hand here
+                    )
+                await part.settled()
+        except (BrokerError, TimeoutError) as error:
+            log.warning("released_unsettled", queue=name, in_hand=part.in_hand, error=repr(error)[:300])
+        if self._parts.pop(name, None) is not None:
+            self._turns = deque(self._parts.values())
+            await part.stack.aclose()
+
+    async def _is_alone(self, name: str) -> bool:
+        return (await self._broker.consumers(name))[name] <= 1
+
+    # What the consumer uses
+
+    def __aiter__(self) -> "Intake":
+        return self
+
+    async def __anext__(self) -> Delivery:
+        while not (waiting := self.take_waiting(1)):
+            if self._closed:
+                raise StopAsyncIteration
+            self._arrived.clear()
+            await self._arrived.wait()
+        return waiting[0]
+
+    def take_waiting(self, limit: int) -> list[Delivery]:
+        taken: list[Delivery] = []
+        turns = self._turns
+        for _ in range(len(turns)):
+            part = turns.popleft()
+            turns.append(part)  # the next call begins with another queue
+            taken += part.take(limit - len(taken))
+            if len(taken) >= limit:
+                break
+        return taken
+
+    async def cancel(self) -> None:
+        for part in self._turns:
+            await part.subscription.cancel()
+
+
+class _Part:
+    """One queue.
+
+    Attributes:
+        in_hand: How many deliveries are handed out and not settled.
+        is_held: No more are handed out.
+    """
+
+    def __init__(self, subscription: Subscription, stack: AsyncExitStack) -> None:
+        self.subscription = subscription
+        self.stack = stack
+        self.in_hand = 0
+        self.is_held = False
+        self._is_empty = asyncio.Event()
+        self._is_settled = asyncio.Event()
+        self._is_settled.set()
+
+    def take(self, limit: int) -> list["_Held"]:
+        if self.is_held:
+            return []
+        taken = [_Held(one, self) for one in self.subscription.take_waiting(limit)]
+        if taken:
+            self.in_hand += len(taken)
+            self._is_settled.clear()
+        if len(taken) < limit:
+            self._is_empty.set()
+        else:
+            self._is_empty.clear()
+        return taken
+
+    def gone(self) -> None:
+        """One delivery is settled."""
+        self.in_hand -= 1
+        if not self.in_hand:
+            self._is_settled.set()
+
+    async def emptied(self, arrived: asyncio.Event) -> None:
+        """Wait until all that has arrived is handed out; ``arrived`` makes the consumer look."""
+        self._is_empty.clear()
+        arrived.set()
+        await self._is_empty.wait()
+
+    async def settled(self) -> None:
+        """Wait until all that was handed out is settled."""
+        await self._is_settled.wait()
+
+
+class _Held:
+    """A delivery that is counted until it is settled."""
+
+    __slots__ = ("_delivery", "_gone")
+
+    def __init__(self, delivery: Delivery, part: _Part) -> None:
+        self._delivery = delivery
+        self._gone: Callable[[], None] | None = part.gone
+
+    @property
+    def body(self) -> bytes:
+        return self._delivery.body
+
+    @property
+    def queue(self) -> str:
+        return self._delivery.queue
+
+    @property
+    def exchange(self) -> str:
+        return self._delivery.exchange
+
+    @property
+    def routing_key(self) -> str:
+        return self._delivery.routing_key
+
+    @property
+    def redelivered(self) -> bool:
+        return self._delivery.redelivered
+
+    @property
+    def app_id(self) -> str | None:
+        return self._delivery.app_id
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        return self._delivery.headers
+
+    def ack(self) -> None:
+        self._settle(self._delivery.ack)
+
+    def reject(self) -> None:
+        self._settle(self._delivery.reject)
+
+    def requeue(self) -> None:
+        self._settle(self._delivery.requeue)
+
+    def _settle(self, settle: Callable[[], None]) -> None:
+        settle()
+        if (gone := self._gone) is not None:
+            self._gone = None
+            gone()

@@ -1,0 +1,280 @@
+"""A replica among others of its service: they agree on who consumes which queue, with nothing but the broker.
+
+Each replica announces what it consumes (``service.replica``), and takes and releases queues until all of them have
+their share (:mod:`towpath.servicekit.sharing`). A queue is taken when nobody claims it. Guarantees:
+
+* While nothing changes, no queue moves. Every queue has one consumer then.
+* A replica that stops, is killed or hangs is noticed: it says so, or its queues have no consumer for
+  ``_VACANT_SECONDS``, or it is silent for ``_SILENT_SECONDS``. Others take its queues.
+* What the replicas believe decides who consumes, but never that two do: each queue has a single active consumer
+  (https://www.rabbitmq.com/docs/consumers#single-active-consumer), and a queue is released as
+  :mod:`towpath.servicekit.intake` says.
+* The first replica does not wait for others; a further one waits for their announcements for ``_HEARING_SECONDS``.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import Any, Final
+
+import structlog
+from pydantic import ValidationError
+
+from towpath.protocol.envelope import make, parse
+from towpath.protocol.errors import BadEnvelope
+from towpath.protocol.messages import split_batch
+from towpath.protocol.routes import EVENTS, SERVICE_REPLICA
+from towpath.protocol.services import ServiceReplica
+from towpath.servicekit.broker.interface import (
+    Binding,
+    Broker,
+    BrokerError,
+    Inbox,
+    Message,
+    Queue,
+    Subscription,
+)
+from towpath.servicekit.intake import Intake
+from towpath.servicekit.loops import keep_running
+from towpath.servicekit.sharing import share
+from towpath.servicekit.telemetry import Telemetry
+
+log = structlog.get_logger(__name__)
+
+_ANNOUNCE_SECONDS: Final = 2.0
+#: A replica that has announced nothing for so long is counted no more.
+_SILENT_SECONDS: Final = 6.5
+#: One of whose queues none has a consumer for so long is gone; it may also be one that connects again.
+_VACANT_SECONDS: Final = 1.5
+_LOOK_SECONDS: Final = 0.5
+#: Seconds between two looks at the consumers of the others' queues.
+_COUNT_SECONDS: Final = 0.7
+_HEARING_SECONDS: Final = 1.0
+_TIMEOUT: Final = 5.0
+_PREFETCH: Final = 100
+#: Replicas that are heard of at most.
+_MOST: Final = 1_000
+
+
+class Replica:
+    """One replica.
+
+    Args:
+        kinds: The queues, those of one kind together: each kind is shared evenly.
+        prefetch: Unsettled deliveries at most, a queue.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        service: str,
+        kinds: Sequence[Sequence[Queue]],
+        telemetry: Telemetry,
+        *,
+        prefetch: int,
+    ) -> None:
+        self._broker = broker
+        self._service = service
+        self._kinds = kinds
+        self._queues = {queue.name: queue for kind in kinds for queue in kind}
+        self._prefetch = prefetch
+        self.id = secrets.token_hex(8)
+        self._others: dict[str, _Other] = {}
+        self._news = asyncio.Event()
+        self._announced: set[str] | None = None
+        self._announced_at = self._counted_at = 0.0
+        self._releasing: dict[str, asyncio.Task[None]] = {}
+        self._intake: Intake | None = None
+        self._moves = telemetry.counter(
+            "queues_moved", "Queues that this replica took from or left to another"
+        )
+        telemetry.gauge("queues_consumed", "Queues that this replica consumes", lambda: len(self.queues))
+        telemetry.gauge(
+            "replicas", "Replicas of this service, this one included", lambda: 1 + len(self._others)
+        )
+        broker.on_rebuilt(self._grant_time)
+
+    @property
+    def queues(self) -> set[str]:
+        """The names of the queues that it consumes."""
+        return set() if self._intake is None else self._intake.queues
+
+    @contextlib.asynccontextmanager
+    async def subscribe(self) -> AsyncIterator[Intake]:
+        """Consume this replica's share of the queues from entry to exit.
+
+        Raises:
+            BrokerError: The broker refused at the start.
+        """
+        inbox = Inbox(name=f"{self._service}.replicas", bindings=[Binding(EVENTS, SERVICE_REPLICA)])
+        async with contextlib.AsyncExitStack() as stack:
+            hearing = await stack.enter_async_context(self._broker.subscribe(inbox, prefetch=_PREFETCH))
+            stack.push_async_callback(self._announce, leaves=True)
+            self._intake = await stack.enter_async_context(Intake.open(self._broker, self._prefetch))
+            loops: list[asyncio.Task[Any]] = [
+                asyncio.create_task(keep_running("hear replicas", partial(self._hear, hearing), pause=1.0))
+            ]
+            try:
+                await self._begin()
+                loops.append(asyncio.create_task(keep_running("share queues", self._step, pause=0.0)))
+                yield self._intake
+            finally:
+                loops += self._releasing.values()
+                for loop in loops:
+                    loop.cancel()
+                await asyncio.gather(*loops, return_exceptions=True)
+
+    # Others
+
+    async def _hear(self, hearing: Subscription) -> None:
+        async for delivery in hearing:
+            try:
+                for item in split_batch(delivery.body):
+                    self._note(ServiceReplica.model_validate(parse(item).data))
+            except (BadEnvelope, ValidationError) as error:
+                log.warning("replica_unreadable", error=str(error)[:300])
+            finally:
+                delivery.ack()
+
+    def _note(self, said: ServiceReplica) -> None:
+        if said.service != self._service or said.replica == self.id:
+            return
+        if said.leaves:
+            self._others.pop(said.replica, None)
+            log.info("replica_left", replica=said.replica)
+        else:
+            known = self._others.get(said.replica)
+            if known is None:
+                if len(self._others) >= _MOST:
+                    return
+                known = self._others[said.replica] = _Other()
+                self._announced = None  # the newcomer has not heard what is consumed here
+                log.info("replica_heard", replica=said.replica)
+            known.queues = {name for name in said.queues if name in self._queues}
+            known.heard_at = _now()
+        self._news.set()
+
+    def _grant_time(self) -> None:
+        """The link was away: nothing was heard meanwhile, which says nothing about the others."""
+        now = _now()
+        for other in self._others.values():
+            other.heard_at, other.vacant_since = now, None
+
+    async def _forget_gone(self) -> None:
+        now = _now()
+        if not self._others or now - self._counted_at < _COUNT_SECONDS:
+            return
+        self._counted_at = now
+        claimed = sorted({name for other in self._others.values() for name in other.queues})
+        counts: dict[str, int] = {}
+        with contextlib.suppress(BrokerError):
+            counts = await self._broker.consumers(*claimed)
+        for replica, other in list(self._others.items()):
+            is_vacant = bool(other.queues) and not any(counts.get(name, 1) for name in other.queues)
+            if not is_vacant:
+                other.vacant_since = None
+            elif other.vacant_since is None:
+                other.vacant_since = now
+            vacant_for = 0.0 if other.vacant_since is None else now - other.vacant_since
+            if now - other.heard_at > _SILENT_SECONDS or vacant_for >= _VACANT_SECONDS:
+                del self._others[replica]
+                log.warning("replica_gone", replica=replica, queues=len(other.queues))
+
+    # This one
+
+    async def _begin(self) -> None:
+        await self._announce()
+        if any((await self._broker.consumers(*self._queues)).values()):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HEARING_SECONDS):
+                    while not self._all_claimed():
+                        self._news.clear()
+                        await self._news.wait()
+        await self._share()
+
+    def _all_claimed(self) -> bool:
+        claimed = set().union(*(other.queues for other in self._others.values()))
+        return claimed >= self._queues.keys()
+
+    async def _step(self) -> None:
+        """Wait for news, or a moment, and do what follows."""
+        self._news.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_SECONDS):
+                await self._news.wait()
+        await self._forget_gone()
+        await self._share()
+
+    async def _share(self) -> None:
+        """Release what is another's, take what is this one's, and announce what changed."""
+        intake = self._intake
+        assert intake is not None
+        mine = self._mine()
+        for name in sorted(intake.queues - mine - self._releasing.keys()):
+            self._releasing[name] = asyncio.create_task(self._release(intake, name), name=f"release {name}")
+        claimed = set().union(*(other.queues for other in self._others.values()))
+        for name in sorted(mine - intake.queues - claimed):
+            try:
+                async with asyncio.timeout(_TIMEOUT):
+                    await intake.take(self._queues[name])
+            except (BrokerError, TimeoutError) as error:
+                log.warning("queue_not_taken", queue=name, error=repr(error)[:300])
+                break
+            self._moves.add(1)
+        if intake.queues != self._announced or _now() - self._announced_at >= _ANNOUNCE_SECONDS:
+            await self._announce()
+
+    async def _release(self, intake: Intake, name: str) -> None:
+        try:
+            await intake.release(name)
+            self._moves.add(1)
+        finally:
+            del self._releasing[name]
+            self._news.set()
+
+    def _mine(self) -> set[str]:
+        claims = {replica: other.queues for replica, other in self._others.items()}
+        claims[self.id] = self.queues
+        mine: set[str] = set()
+        for place, kind in enumerate(self._kinds):
+            shares = share([queue.name for queue in kind], claims, surplus_last=place % 2 == 1)
+            mine |= {name for name, replica in shares.items() if replica == self.id}
+        return mine
+
+    async def _announce(self, *, leaves: bool = False) -> None:
+        queues = set() if leaves else self.queues
+        data = ServiceReplica(
+            service=self._service, replica=self.id, queues=sorted(queues), leaves=leaves
+        ).model_dump()
+        message = Message(
+            body=make(SERVICE_REPLICA, data).to_json(),
+            persistent=False,
+            type="envelope",
+            app_id=self._service,
+        )
+        try:
+            await self._broker.publish(EVENTS, SERVICE_REPLICA, message, timeout=_TIMEOUT)
+        except BrokerError:
+            return  # the next one says the same; who leaves is noticed without
+        self._announced, self._announced_at = queues, _now()
+
+
+class _Other:
+    """Another replica, as far as it is known.
+
+    Attributes:
+        queues: What it says that it consumes.
+        heard_at: Loop time.
+        vacant_since: From when on none of its queues had a consumer; ``None`` while one has.
+    """
+
+    def __init__(self) -> None:
+        self.queues: set[str] = set()
+        self.heard_at = _now()
+        self.vacant_since: float | None = None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
