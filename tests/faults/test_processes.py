@@ -1,14 +1,67 @@
 """A process dies, stops answering, or is replaced."""
 
 import asyncio
+import re
+from typing import Final
 
+import aiohttp
 import pytest
 
+from towpath.testkit.eventually import eventually
+from towpath.testkit.processes import Process
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.system import System
 
 from .conftest import StartSystem
 from .trial import Trial
+
+#: Seconds until replicas share again, whatever happened to one of them.
+_SHARED: Final = 15.0
+_PARTITIONS: Final = 8
+
+
+class Replicas:
+    """Replicas of one service on one PostgreSQL, in place of the system's single one."""
+
+    def __init__(self, system: System, service: str, postgres_url: str) -> None:
+        self._system = system
+        self._service = service
+        self._url = postgres_url.replace("+asyncpg", "")
+        self.running: list[Process] = []
+
+    async def start(self, count: int) -> None:
+        """Stop the single one, and start ``count`` that share."""
+        await getattr(self._system, self._service).terminate()
+        for _ in range(count):
+            await self.come()
+        setattr(self._system, self._service, self.running[0])
+        await self.share(within=_SHARED)
+
+    async def come(self) -> None:
+        """Start one more."""
+        replica = self._system.launch_service(self._service, database_url=self._url)
+        self.running.append(replica)
+        await replica.ready()
+
+    async def share(self, *, within: float) -> None:
+        """Wait until each command queue has a consumer, and each replica its share of them."""
+        least, rest = divmod(_PARTITIONS, len(self.running))
+        fair = [least] * (len(self.running) - rest) + [least + 1] * rest
+        events = 1  # the queue of events, which one of them has besides
+
+        async def is_shared() -> bool:
+            counts = [await _queues_of(replica) for replica in self.running]
+            return sum(counts) == _PARTITIONS + events and all(
+                count - part in (0, events) for count, part in zip(sorted(counts), fair, strict=True)
+            )
+
+        await eventually(is_shared, timeout=within, every=0.2)
+
+
+async def _queues_of(replica: Process) -> int:
+    async with aiohttp.ClientSession() as http, http.get(f"{replica.admin_url}/metrics") as response:
+        found = re.search(r"^queues_consumed(?:\{.*\})? (\d+)", await response.text(), re.MULTILINE)
+        return int(float(found[1])) if found else 0
 
 
 @pytest.mark.faults_short
@@ -50,24 +103,51 @@ async def test_a_service_that_is_killed_again_and_again_does_everything_once(
 async def test_a_second_replica_takes_over_and_what_the_first_did_counts_once(
     system: System, postgres_url: str, trial: Trial, end: str
 ) -> None:
-    url = postgres_url.replace("+asyncpg", "")
-    await system.chat.terminate()
-    system.chat = system.launch_service("chat", database_url=url)
-    await system.chat.ready()
-    second = system.launch_service("chat", database_url=url)
-    await second.ready()
-    # RabbitMQ gives up who is silent after two heartbeats of 10 s, and looks every 5 s.
-    within = {"killed": 5, "frozen": 35}[end]
-    async with trial.of(f"active one of two chat replicas {end}", system, within=within) as load:
+    replicas = Replicas(system, "chat", postgres_url)
+    await replicas.start(2)
+    # RabbitMQ closes the connection of a frozen replica after two to three heartbeats of 4 s.
+    within = {"killed": 5, "frozen": 15}[end]
+    async with trial.of(f"one of two chat replicas {end}", system, within=within) as load:
         if end == "killed":
-            await system.chat.kill()
+            await replicas.running[0].kill()
             trial.strike()
         else:
-            system.chat.pause()
+            replicas.running[0].pause()
             trial.strike()
             await trial.recovers()
-            system.chat.resume()  # it finds its link gone, and what it had in hand done by the other
+            replicas.running[0].resume()  # it finds its link gone, and what it had in hand done by the other
+            await replicas.share(within=_SHARED)
             await load.flows(60)
+
+
+@pytest.mark.parametrize("service", ["chat", "orders"])
+async def test_replicas_that_come_go_die_and_freeze_share_the_work_and_do_everything_once_and_in_order(
+    system: System, postgres_url: str, trial: Trial, service: str
+) -> None:
+    replicas = Replicas(system, service, postgres_url)
+    await replicas.start(2)
+    chance, changes = trial.chance, 20
+    async with trial.of(
+        f"{service} replicas come, go, die and freeze, {changes} times", system, within=30
+    ) as load:
+        for change in range(changes):
+            await load.flows(chance.randrange(5, 25))
+            trial.strike()
+            most = len(replicas.running) >= 4
+            match "come" if len(replicas.running) < 2 else ("go", "die", "freeze", "come")[change % 4]:
+                case "come" if not most:
+                    await replicas.come()
+                case "go":
+                    await replicas.running.pop(0).terminate()
+                case "freeze":
+                    frozen = replicas.running.pop(0)
+                    frozen.pause()
+                    await replicas.share(within=_SHARED)
+                    frozen.resume()
+                    replicas.running.append(frozen)
+                case _:
+                    await replicas.running.pop(0).kill()
+            await replicas.share(within=_SHARED)
 
 
 async def test_what_is_asked_while_a_service_is_away_is_answered_when_it_is_back(

@@ -32,8 +32,8 @@ CONNECT_TIMEOUT: Final = 5.0  # for TCP, TLS and the handshake together
 RPC_TIMEOUT: Final = 10.0
 CLOSE_TIMEOUT: Final = 1.0
 _ABORT_TIMEOUT: Final = 0.5
-#: RabbitMQ looks twice in HEARTBEAT_SECONDS, and sends a heartbeat when it has sent nothing since it looked last. So
-#: from a connection that stands something comes at least every HEARTBEAT_SECONDS; this is for a busy machine.
+#: RabbitMQ looks twice in an interval, and sends a heartbeat when it has sent nothing since it looked last. So from a
+#: connection that stands something comes at least every interval; this is for a busy machine.
 _SILENCE_SLACK: Final = 1.5
 _ALARM_TIMEOUT: Final = 0.05
 
@@ -50,23 +50,27 @@ T = TypeVar("T")
 class Connection:
     """A connection that is open; made with :meth:`open`."""
 
-    def __init__(self, connection: aio_pika.Connection, socket: "_Socket") -> None:
+    def __init__(self, connection: aio_pika.Connection, socket: "_Socket", heartbeat: int) -> None:
         self._connection = connection
         self._socket = socket
+        self._heartbeat = heartbeat
 
     @classmethod
-    async def open(cls, url: URL, name: str) -> "Connection":
+    async def open(cls, url: URL, name: str, *, consumes: bool = False) -> "Connection":
         """Connect to one host.
 
         Args:
             name: Shown in RabbitMQ's list of connections.
+            consumes: Heartbeats are twice as frequent. RabbitMQ closes a connection after two to three intervals
+                without a byte, and only then does another replica get the messages of one that hangs.
 
         Raises:
             OSError, AMQPError: It cannot be reached, or does not finish the handshake in time, or refuses.
         """
+        heartbeat = HEARTBEAT_SECONDS // 2 if consumes else HEARTBEAT_SECONDS
         socket = _Socket(TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory())
         connection = aio_pika.Connection(
-            url.update_query(heartbeat=str(HEARTBEAT_SECONDS)), client_properties={"connection_name": name}
+            url.update_query(heartbeat=str(heartbeat)), client_properties={"connection_name": name}
         )
         connection.kwargs["transport_factory"] = socket  # goes to aiormq.Connection as it is
         try:
@@ -74,13 +78,13 @@ class Connection:
         except BaseException:
             socket.abort()
             raise
-        return cls(connection, socket)
+        return cls(connection, socket, heartbeat)
 
     @property
     def is_silent(self) -> bool:
         """Whether nothing has come for so long that RabbitMQ does not speak, or is not heard."""
         silent_for = asyncio.get_running_loop().time() - self._socket.heard_at
-        return silent_for > HEARTBEAT_SECONDS + _SILENCE_SLACK
+        return silent_for > self._heartbeat + _SILENCE_SLACK
 
     def on_closed(self, callback: Callable[[BaseException | None], None]) -> None:
         """Call ``callback`` with the reason when the connection is gone."""

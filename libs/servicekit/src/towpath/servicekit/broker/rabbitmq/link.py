@@ -62,7 +62,7 @@ class Link:
     async def open(cls, url: URL, name: str) -> "Link":
         """Connect twice to one host; raises what :meth:`Connection.open` does."""
         opening = [
-            asyncio.ensure_future(Connection.open(url, f"{name} {purpose}"))
+            asyncio.ensure_future(Connection.open(url, f"{name} {purpose}", consumes=purpose == "consume"))
             for purpose in ("publish", "consume")
         ]
         try:
