@@ -254,7 +254,7 @@ async def test_an_odd_body_is_parked_as_one_and_the_next_is_handled(
 async def test_the_services_own_events_are_not_handled_when_they_come_round(
     service: ServiceUnderTest,
 ) -> None:
-    await service.dispatch(an_event("door.knocked", sender="echo", text="a"))
+    await service.dispatch(an_event("door.knocked", service="echo", text="a"))
     assert service.pushes() == []
 
 

@@ -100,7 +100,7 @@ def test_a_command_becomes_a_request_of_its_sender() -> None:
     assert isinstance(item, Request)
     assert item.handler is COMMANDS["shelf.put"]
     assert item.payload == Put(name="cup", value=[1])
-    assert (item.session, item.key, item.order) == (ANA, ("ana", "m-1"), ("ana", "ana"))
+    assert (item.session, item.key, item.order) == (ANA, ("user:ana", "m-1"), ("user:ana", "user:ana"))
     assert not item.is_redelivery
 
 
@@ -108,7 +108,7 @@ def test_the_ordering_key_is_the_clients_where_it_gave_one() -> None:
     envelope = make("shelf.put", {"name": "cup"}, key="kitchen")
     item = read_one(a_delivery(wrap_command(encode(ANA), envelope.to_json())))
     assert isinstance(item, Request)
-    assert item.order == ("ana", "kitchen")
+    assert item.order == ("user:ana", "kitchen")
 
 
 def test_a_batch_is_read_item_by_item_in_its_order() -> None:
@@ -165,14 +165,14 @@ def test_what_is_no_command_is_unreadable(body: bytes, error: type[BadEnvelope])
 def test_an_event_becomes_a_request_of_its_sender() -> None:
     item = read_one(an_event_delivery(make("shelf.fell", {"name": "cup"}, msg_id="m-1").to_json()))
     assert isinstance(item, Request)
-    assert (item.session, item.key) == (None, ("event:backend", "m-1"))
+    assert (item.session, item.key) == (None, ("backend:backend", "m-1"))
 
 
 def test_an_event_of_nobody_in_particular_is_keyed_as_such() -> None:
     body = make("shelf.fell", {"name": "cup"}, msg_id="m-1").to_json()
     item = read_one(an_event_delivery(body, app_id=None))
     assert isinstance(item, Request)
-    assert item.key == ("event:", "m-1")
+    assert item.key == ("anonymous:exchange/shelf.fell/", "m-1")
 
 
 def test_an_event_that_no_handler_is_named_for_is_left_out() -> None:

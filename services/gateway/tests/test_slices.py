@@ -62,7 +62,7 @@ class Came:
     exchange = PUSH
     queue = "inbox"
     redelivered = False
-    app_id = None
+    app_id = user_id = None
     headers: dict[str, Any] = {}  # noqa: RUF012  # nobody writes to it
 
     def __init__(self, routing_key: str, body: bytes) -> None:

@@ -319,7 +319,7 @@ class TestEvents:
         assert [push.data["status"] for push in orders.pushes()] == ["packed"]
 
     async def test_its_own_events_are_ignored(self, orders: ServiceUnderTest) -> None:
-        await orders.dispatch(an_event("order.created", sender="orders", order_id="O-1", user_id="bob"))
+        await orders.dispatch(an_event("order.created", service="orders", order_id="O-1", user_id="bob"))
         assert await orders.rows(TABLE) == []
         assert orders.pushes() == []
 

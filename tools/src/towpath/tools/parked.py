@@ -16,6 +16,7 @@ from towpath.protocol.messages import split_batch
 from towpath.protocol.routes import PARTITIONS, command_queue, dead_queue, events_queue
 from towpath.servicekit.broker.interface import Delivery, HeaderValue, Message, undecodable
 from towpath.servicekit.failures import (
+    EFFECT,
     ERROR,
     FIRST_FAILED_AT,
     QUEUE,
@@ -28,6 +29,7 @@ from towpath.servicekit.failures import (
     number,
 )
 from towpath.servicekit.requests import UNREADABLE
+from towpath.servicekit.senders import SENDER
 from towpath.servicekit.telemetry import trace_id
 from towpath.tools.trouble import Trouble
 
@@ -68,6 +70,8 @@ class Parked:
         parked_at: Unix milliseconds; ``None`` if nothing tells.
         tries: How often it was tried again.
         replayed: How often it was played again from here.
+        sender: Of an event: who published it, as the service knows that.
+        effect: ``none`` where its sender was answered that it had none.
     """
 
     id: str
@@ -80,6 +84,8 @@ class Parked:
     parked_at: int | None
     tries: int
     replayed: int
+    sender: str
+    effect: str
     history: Sequence[Attempt]
     traceparent: str | None
     body: bytes
@@ -110,6 +116,8 @@ class Parked:
             "parked_at": self.parked_at,
             "tries": self.tries,
             "replayed": self.replayed,
+            "sender": self.sender,
+            "effect": self.effect,
             "attempts": [{"at": a.at, "error": a.error, "where": a.where} for a in self.history],
             "trace_id": trace_id(self.traceparent),
         }
@@ -119,6 +127,8 @@ class Parked:
         headers: dict[str, HeaderValue] = {REPLAYED: self.replayed + 1, ROUTING_KEY: self.routing_key}
         if self.traceparent:
             headers["traceparent"] = self.traceparent
+        if self.sender:
+            headers[SENDER] = self.sender
         return Message(
             body=self.body, type="replayed", app_id=self.app_id or None, headers=headers, as_received=True
         )
@@ -175,6 +185,8 @@ def read(delivery: Delivery) -> Parked:
         parked_at=told[-1].at if told else _died_at(headers) or _number(headers, FIRST_FAILED_AT),
         tries=attempts(headers),
         replayed=number(headers, REPLAYED),
+        sender=_text(headers, SENDER),
+        effect=_text(headers, EFFECT),
         history=told,
         traceparent=traceparent if trace_id(traceparent := _text(headers, "traceparent")) else None,
         body=body,

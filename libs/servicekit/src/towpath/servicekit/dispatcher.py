@@ -27,6 +27,7 @@ import structlog
 
 from towpath.protocol.errors import Busy
 from towpath.protocol.messages import Session
+from towpath.servicekit import senders
 from towpath.servicekit.broker.interface import Delivery
 from towpath.servicekit.failures import Failures
 from towpath.servicekit.heavy_reads import RETRY_AFTER_MS, Bounds, HeavyReads, Taken
@@ -54,7 +55,7 @@ class Dispatcher(Generic[U]):
         store: Where the service keeps things; without one its handlers get ``None`` as their unit of work.
         commands: The service's table of actions.
         events: Its table of events on ``towpath.events``.
-        own: The service's ``app_id``: its own events coming round are acked unread.
+        own: The service's name: its own events that come round are acked unread.
         unit_max: Requests that are handled in one unit of work at most.
         replay_limit, replay_max_bytes: Stream entries that one request replays at most.
         handler_time_limit: Seconds that a handler may take in a trial.
@@ -154,7 +155,7 @@ class Dispatcher(Generic[U]):
     async def _take(self, delivery: Delivery, *, aside: bool = False, apart: bool = True) -> None:
         """Read one delivery; its heavy reads go ``apart``, or are part of the units like everything else."""
         ack = SharedAck(delivery)
-        if delivery.app_id != self._own or ".commands." in delivery.queue:
+        if senders.service_of(delivery) != self._own or ".commands." in delivery.queue:
             for item in await self._reader.read(delivery, aside=aside):
                 self._received.add(1)
                 if isinstance(item, Unreadable):

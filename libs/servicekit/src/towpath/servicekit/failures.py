@@ -6,8 +6,8 @@ is acked only after that confirm, so a crash in between repeats, and loses nothi
 its service up, for anything else would lose messages; that is logged once a minute, and to be seen from outside.
 
 Headers: ``x-attempt`` (tries so far), ``x-attempts`` (when, why and where the last ones failed),
-``x-first-failed-at`` (Unix ms), ``x-error``, ``x-reason``, ``x-queue``, ``x-routing-key``, ``x-replayed``,
-``traceparent``.
+``x-first-failed-at`` (Unix ms), ``x-error``, ``x-reason``, ``x-effect``, ``x-sender``, ``x-queue``,
+``x-routing-key``, ``x-replayed``, ``traceparent``.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ import tenacity
 
 from towpath.protocol.envelope import now_ms
 from towpath.protocol.routes import RETRY_DELAYS, dead_queue, retry_queue
+from towpath.servicekit import senders
 from towpath.servicekit.broker.interface import (
     Binding,
     Broker,
@@ -51,6 +52,9 @@ REASON: Final = "x-reason"
 QUEUE: Final = "x-queue"
 ROUTING_KEY: Final = "x-routing-key"
 REPLAYED: Final = "x-replayed"
+#: ``none`` on a command whose sender was answered that it had no effect.
+EFFECT: Final = "x-effect"
+NO_EFFECT: Final = "none"
 
 #: The word for what failed each time, in ``x-reason``.
 FAILED: Final = "failed"
@@ -162,6 +166,7 @@ class Failures:
         traceparent: str | None,
         *,
         reason: str = FAILED,
+        sender: str | None = None,
     ) -> bool:
         """Let ``item`` come back later, or park it after the last delay; true if it was parked.
 
@@ -169,14 +174,14 @@ class Failures:
         """
         attempt = attempts(delivery.headers) + 1
         if attempt > len(_DELAYS):
-            await self.park(delivery, item, reason, error, traceparent)
+            await self.park(delivery, item, reason, error, traceparent, sender=sender)
             return True
         delay = _DELAYS[attempt - 1]
-        message = self._message(delivery, item, error, traceparent, {ATTEMPT: attempt})
+        message = self._message(delivery, item, error, traceparent, sender, {ATTEMPT: attempt})
         try:
             await self._publish(retry_queue(self._service, delay), delivery.queue, message)
         except Unpublishable:
-            await self.park(delivery, item, reason, error, traceparent)
+            await self.park(delivery, item, reason, error, traceparent, sender=sender)
             return True
         self._retried.add(1)
         log.warning(
@@ -196,11 +201,15 @@ class Failures:
         reason: str,
         error: BaseException,
         traceparent: str | None = None,
+        *,
+        sender: str | None = None,
+        without_effect: bool = False,
     ) -> None:
         """Put ``item`` aside for a person to look at; returns once the broker has it there."""
-        message = self._message(
-            delivery, item, error, traceparent, {ATTEMPT: attempts(delivery.headers), REASON: reason}
-        )
+        more: dict[str, HeaderValue] = {ATTEMPT: attempts(delivery.headers), REASON: reason}
+        if without_effect:
+            more[EFFECT] = NO_EFFECT
+        message = self._message(delivery, item, error, traceparent, sender, more)
         try:
             await self._publish(dead_queue(self._service), delivery.queue, message)
         except Unpublishable:
@@ -262,6 +271,7 @@ class Failures:
         item: bytes,
         error: BaseException,
         traceparent: str | None,
+        sender: str | None,
         more: Mapping[str, HeaderValue],
     ) -> Message:
         known = delivery.headers
@@ -278,6 +288,8 @@ class Failures:
         }
         if replayed:
             headers[REPLAYED] = replayed
+        if sender:
+            headers[senders.SENDER] = sender
         if traceparent and trace_id(traceparent):
             headers["traceparent"] = traceparent
         return Message(

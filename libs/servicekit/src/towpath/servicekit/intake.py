@@ -204,6 +204,10 @@ class _Held:
         return self._delivery.app_id
 
     @property
+    def user_id(self) -> str | None:
+        return self._delivery.user_id
+
+    @property
     def headers(self) -> Mapping[str, Any]:
         return self._delivery.headers
 

@@ -11,7 +11,7 @@ is gone. An item that no broker takes is refused alone, whatever it is batched w
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from time import perf_counter
@@ -38,6 +38,7 @@ from towpath.servicekit.telemetry import Telemetry
 log = structlog.get_logger(__name__)
 
 _STATE_CHECK: Final = 0.25
+_NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 class LaneFull(BrokerError):
@@ -64,6 +65,7 @@ class Lanes:
         persistent: Whether messages must survive a restart of the broker.
         mandatory: Whether an item no queue is bound for fails with ``Unroutable``.
         app_id: Stands on every message.
+        headers: The same.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Lanes:
         persistent: bool,
         mandatory: bool,
         app_id: str,
+        headers: Mapping[str, str] = _NO_HEADERS,
     ) -> None:
         self._broker = broker
         self._exchange = exchange
@@ -83,6 +86,7 @@ class Lanes:
         self._persistent = persistent
         self._mandatory = mandatory
         self._app_id = app_id
+        self._headers = headers
         self._lanes: dict[str, _Lane] = {}
         self._bytes = 0
         self._idle = asyncio.Event()
@@ -105,10 +109,18 @@ class Lanes:
         persistent: bool,
         mandatory: bool,
         app_id: str,
+        headers: Mapping[str, str] = _NO_HEADERS,
     ) -> AsyncIterator["Lanes"]:
         """Lanes that are flushed on exit, within twice the publish timeout; not flushed when cancelled."""
         lanes = cls(
-            broker, exchange, settings, telemetry, persistent=persistent, mandatory=mandatory, app_id=app_id
+            broker,
+            exchange,
+            settings,
+            telemetry,
+            persistent=persistent,
+            mandatory=mandatory,
+            app_id=app_id,
+            headers=headers,
         )
         watcher = asyncio.create_task(lanes._watch(), name=f"lanes {exchange}: watch")
         try:
@@ -191,7 +203,7 @@ class Lanes:
             persistent=self._persistent,
             type="batch" if len(batch) > 1 else "envelope",
             app_id=self._app_id,
-            headers={"traceparent": traceparent} if traceparent else {},
+            headers={**self._headers, "traceparent": traceparent} if traceparent else self._headers,
         )
         started = perf_counter()
         try:

@@ -4,7 +4,8 @@ Migrations run inside the transaction of :meth:`towpath.servicekit.database.Data
 leaves nothing behind.
 """
 
-from alembic import context
+import sqlalchemy as sa
+from alembic import context, op
 from sqlalchemy import MetaData
 
 
@@ -19,3 +20,18 @@ def run_migrations(metadata: MetaData) -> None:
         render_as_batch=True,
     )
     context.run_migrations()
+
+
+def name_kinds_of_senders(inbox: str) -> None:
+    """Senders get their kind in front: ``ana`` → ``user:ana``, ``event:billing`` → ``backend:billing``.
+
+    Args:
+        inbox: The table, as :func:`towpath.servicekit.inbox.inbox_table` declares it.
+    """
+    table = sa.table(inbox, sa.column("sender", sa.String))
+    is_event = table.c.sender.like("event:%")
+    named = sa.case(
+        (is_event, sa.literal("backend:").concat(sa.func.substr(table.c.sender, len("event:") + 1))),
+        else_=sa.literal("user:").concat(table.c.sender),
+    )
+    op.execute(table.update().values(sender=named))

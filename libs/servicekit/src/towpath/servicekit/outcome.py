@@ -94,6 +94,7 @@ class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         answer: Raw JSON of the answering envelope; empty when there is none (yet).
+        asked: The fingerprint of the request, as the inbox keeps it.
     """
 
     answer: msgspec.Raw = NO_JSON
@@ -101,6 +102,7 @@ class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
     subscribe: list[str] = []
     unsubscribe: list[str] = []
     replay: dict[str, int] = {}
+    asked: str = ""
 
     @property
     def heard(self) -> set[str]:

@@ -23,6 +23,7 @@ from towpath.protocol.envelope import make_error
 from towpath.protocol.errors import TowpathError
 from towpath.protocol.messages import Directed, Session, encode, read_correlation
 from towpath.protocol.routes import EVENTS, PUSH, connection_key, control_key
+from towpath.servicekit import senders
 from towpath.servicekit.broker.interface import Broker, BrokerError, Unpublishable, Unroutable
 from towpath.servicekit.lanes import Lanes, Settle, settle_future
 from towpath.servicekit.loops import failures_of, keep_running
@@ -76,7 +77,14 @@ class Publisher:
                 broker, PUSH, settings, telemetry, persistent=False, mandatory=False, app_id=service
             ) as pushes,
             Lanes.open(
-                broker, EVENTS, settings, telemetry, persistent=True, mandatory=False, app_id=service
+                broker,
+                EVENTS,
+                settings,
+                telemetry,
+                persistent=True,
+                mandatory=False,
+                app_id=service,
+                headers={senders.SERVICE: service},
             ) as events,
         ):
             publisher = cls(answers, pushes, events, undertaker, settings, telemetry)

@@ -4,11 +4,13 @@ A delivery is a batch. Each of its items becomes a :class:`Request` to run, a :c
 :class:`Unreadable` to park; none of them keeps the others from being handled.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
+import msgspec
 from pydantic import BaseModel, ValidationError
 
 from towpath.protocol import envelope as envelopes
@@ -16,6 +18,7 @@ from towpath.protocol.envelope import Envelope, field_problems
 from towpath.protocol.errors import BadEnvelope, Forbidden, InvalidData, TowpathError, UnknownAction
 from towpath.protocol.messages import Session, read_command, read_object, split_batch
 from towpath.protocol.services import MAX_COST, MIN_COST
+from towpath.servicekit import senders
 from towpath.servicekit.broker.interface import Delivery
 from towpath.servicekit.failures import ATTEMPT, REPLAYED
 from towpath.servicekit.outcome import Outcome
@@ -33,7 +36,13 @@ FAIR_SHARE: Final = 100.0
 _SHARERS: Final = 20
 #: What a request in a unit of work costs at most, as a rule. It only spares small batches the sums.
 _USUAL_COST: Final = 4.0
+#: The same value has the same text, whatever the order of its keys.
+_CANONICAL: Final = msgspec.json.Encoder(decimal_format="number", order="deterministic")
 _UNWATCHED: Final[AbstractContextManager[None]] = nullcontext()
+
+
+def _no_subject(_: Any) -> str:
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,7 @@ class Handler:
         cost: What it costs others, where a message that stores one row costs 1; from 1 to 100. Gateways charge it
             to the sender's rate limit, and services run reads of cost :data:`HEAVY_COST` or more apart, see
             :mod:`towpath.servicekit.heavy_reads`.
+        subject: What an event is about, from its payload, such as an order: see :mod:`towpath.servicekit.senders`.
     """
 
     model: type[BaseModel]
@@ -56,6 +66,7 @@ class Handler:
     changes: bool = True
     notes: bool = False
     cost: float = MIN_COST
+    subject: Callable[[Any], str] = _no_subject
 
     def __post_init__(self) -> None:
         if not MIN_COST <= self.cost <= MAX_COST:
@@ -72,7 +83,11 @@ Handlers = Mapping[str, Handler]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """One thing to handle: a client's command, or an event when there is no ``session``."""
+    """One thing to handle: a client's command, or an event when there is no ``session``.
+
+    Attributes:
+        sender: Who sent it; see :mod:`towpath.servicekit.senders`.
+    """
 
     delivery: Delivery
     item: bytes
@@ -81,6 +96,7 @@ class Request:
     handler: Handler
     session: Session | None
     traceparent: str
+    sender: str
 
     @property
     def key(self) -> tuple[str, str]:
@@ -88,9 +104,10 @@ class Request:
         return self.sender, self.envelope.msg_id
 
     @property
-    def sender(self) -> str:
-        """Who sent it, told apart by kind: a user, or a program that publishes events."""
-        return self.session.user_id if self.session else f"event:{self.delivery.app_id or ''}"
+    def asked(self) -> str:
+        """A fingerprint of what is asked: the same id with another action or data is another request."""
+        asked = _CANONICAL.encode([self.envelope.action, self.envelope.data])
+        return hashlib.blake2b(asked, digest_size=12).hexdigest()
 
     @property
     def order(self) -> tuple[str, str]:
@@ -121,7 +138,7 @@ class Refusal:
 
     @property
     def sender(self) -> str:
-        return self.session.user_id
+        return senders.user(self.session.user_id)
 
     @property
     def order(self) -> tuple[str, str]:
@@ -311,7 +328,7 @@ def _command(
         return Unreadable(
             delivery, item, error, _reason(error), Refusal(session, envelope, went_wrong(), trace)
         )
-    return Request(delivery, item, envelope, payload, handler, session, trace)
+    return Request(delivery, item, envelope, payload, handler, session, trace, senders.user(session.user_id))
 
 
 def _event(
@@ -332,7 +349,10 @@ def _event(
         return Unreadable(delivery, item, error)
     header = delivery.headers.get("traceparent")
     trace = telemetry.trace(envelope.traceparent or (header if isinstance(header, str) else None))
-    return Request(delivery, item, envelope, payload, handler, None, trace)
+    sender = senders.publisher(
+        delivery, envelope.action, handler.subject(payload), comes_again=comes_again(delivery)
+    )
+    return Request(delivery, item, envelope, payload, handler, None, trace, sender)
 
 
 def validated(model: type[BaseModel], data: Mapping[str, Any]) -> BaseModel:

@@ -29,7 +29,7 @@ from opentelemetry.trace import SpanKind
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.protocol.envelope import make_error
-from towpath.protocol.errors import ErrorCode, TowpathError
+from towpath.protocol.errors import Conflict, ErrorCode, TowpathError
 from towpath.protocol.messages import NO_JSON, Session
 from towpath.servicekit import groups, inbox
 from towpath.servicekit.database import Database
@@ -157,7 +157,12 @@ class Worker(Generic[U]):
             if result.park is not None and result.request is not None:
                 request = result.request
                 await self._failures.park(
-                    request.delivery, request.item, result.park.code.value, result.park, request.traceparent
+                    request.delivery,
+                    request.item,
+                    result.park.code.value,
+                    result.park,
+                    request.traceparent,
+                    sender=request.sender if request.session is None else None,
                 )
         return ordered
 
@@ -262,7 +267,9 @@ class Worker(Generic[U]):
             if settled is None:
                 result = self._handle(request, unit)
                 if result.park is None and not result.for_now:
-                    new[request.key] = result.settled
+                    new[request.key] = msgspec.structs.replace(result.settled, asked=request.asked)
+            elif settled.asked not in ("", request.asked):
+                result = self._conflicts(request)
             else:
                 self._repeated.add(1)
                 tells = request.is_redelivery or request.key in committed
@@ -317,6 +324,14 @@ class Worker(Generic[U]):
             return True
         until = self._suspected_until.get(request.envelope.action)
         return until is not None and monotonic() < until
+
+    def _conflicts(self, request: Request) -> Result:
+        error = Conflict(
+            f"The msg_id {request.envelope.msg_id!r} was used for another request; choose a new one."
+        )
+        if request.session is None:
+            return Result(None, Settled(), request.traceparent, request, park=error)
+        return self._refuse(request.session, request.envelope.msg_id, error, request.traceparent)
 
     def _refuse(self, session: Session, msg_id: str, error: TowpathError, trace: str) -> Result:
         self._refused[error.code].add(1)

@@ -47,6 +47,7 @@ from towpath.servicekit.dispatcher import Dispatcher
 from towpath.servicekit.failures import Failures
 from towpath.servicekit.publisher import Publisher
 from towpath.servicekit.relay import Relay
+from towpath.servicekit.senders import SERVICE
 from towpath.servicekit.service import Service, topology, work_queues
 from towpath.servicekit.settings import ServiceSettings
 from towpath.servicekit.telemetry import Telemetry
@@ -64,12 +65,17 @@ _HEAVY_SECONDS: Final = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Incoming:
-    """One message for the service, as another program publishes it."""
+    """One message for the service, as another program publishes it.
+
+    Attributes:
+        service: The service that publishes it, if one does.
+    """
 
     exchange: str
     routing_key: str
     item: bytes
-    app_id: str
+    app_id: str | None
+    service: str | None = None
 
 
 def a_command(
@@ -98,10 +104,22 @@ def a_command(
     )
 
 
-def an_event(action: str, *, msg_id: str | None = None, sender: str = "backend", **data: Any) -> Incoming:
-    """An event on ``towpath.events``, from the program ``sender``."""
+def an_event(
+    action: str,
+    *,
+    msg_id: str | None = None,
+    sender: str | None = "backend",
+    service: str | None = None,
+    **data: Any,
+) -> Incoming:
+    """An event on ``towpath.events``.
+
+    Args:
+        sender: The ``app_id`` of the backend that publishes it.
+        service: The service that publishes it, if one does.
+    """
     item = make(action, data, msg_id=msg_id).to_json()
-    return Incoming(exchange=EVENTS, routing_key=action, item=item, app_id=sender)
+    return Incoming(exchange=EVENTS, routing_key=action, item=item, app_id=sender, service=service)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,11 +321,14 @@ class ServiceUnderTest:
     # Inside
 
     async def _deliver(self, messages: Sequence[Incoming], redelivered: bool) -> list[Delivery]:
-        for (exchange, key, app_id), part in itertools.groupby(
-            messages, key=lambda message: (message.exchange, message.routing_key, message.app_id)
+        for (exchange, key, app_id, service), part in itertools.groupby(
+            messages,
+            key=lambda message: (message.exchange, message.routing_key, message.app_id, message.service),
         ):
             body = join_batch([message.item for message in part])
-            await self._broker.publish(exchange, key, Message(body=body, app_id=app_id), mandatory=True)
+            headers = {SERVICE: service} if service else {}
+            message = Message(body=body, app_id=app_id, headers=headers)
+            await self._broker.publish(exchange, key, message, mandatory=True)
         deliveries = self._work.take_waiting(_PLENTY)
         if not redelivered:
             return deliveries

@@ -26,7 +26,7 @@ from towpath.gateway.settings import GatewaySettings
 from towpath.gateway.turns import Turns
 from towpath.protocol.close_codes import CloseCode
 from towpath.protocol.routes import COMMANDS, EVENTS, EXCHANGES
-from towpath.servicekit import descriptors
+from towpath.servicekit import descriptors, senders
 from towpath.servicekit.broker import Connect, connect
 from towpath.servicekit.broker.deafness import watch_deafness
 from towpath.servicekit.broker.interface import BrokerState, Exchange, Topology
@@ -59,7 +59,14 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
             broker, COMMANDS, settings, telemetry, persistent=True, mandatory=True, app_id=name
         ) as commands,
         Lanes.open(
-            broker, EVENTS, settings, telemetry, persistent=True, mandatory=True, app_id=name
+            broker,
+            EVENTS,
+            settings,
+            telemetry,
+            persistent=True,
+            mandatory=True,
+            app_id=name,
+            headers={senders.SERVICE: "gateway"},
         ) as events,
     ):
         costs, limits, backlog = Costs(telemetry), Limits(settings, telemetry), Backlog(settings, telemetry)

@@ -69,6 +69,11 @@ class Delivery(Protocol):
     @property
     def app_id(self) -> str | None: ...
     @property
+    def user_id(self) -> str | None:
+        """The account that published it, where the publisher named it and the broker validated that."""
+        ...
+
+    @property
     def headers(self) -> Mapping[str, Any]: ...
 
     def ack(self) -> None:

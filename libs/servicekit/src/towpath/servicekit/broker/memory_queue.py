@@ -298,6 +298,10 @@ class MemoryDelivery:
         return self.entry.message.app_id
 
     @property
+    def user_id(self) -> str | None:
+        return None  # there are no accounts
+
+    @property
     def headers(self) -> Mapping[str, Any]:
         headers = self.entry.message.headers
         if self._returns and isinstance(self._consumer.queue.source, Queue):

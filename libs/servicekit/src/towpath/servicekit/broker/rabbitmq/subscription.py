@@ -239,6 +239,10 @@ class RabbitDelivery:
         return self._message.header.properties.app_id
 
     @property
+    def user_id(self) -> str | None:
+        return self._message.header.properties.user_id
+
+    @property
     def headers(self) -> Mapping[str, Any]:
         return self._message.header.properties.headers or {}
 

@@ -1,0 +1,84 @@
+"""Senders: who sent a request, so that the ids of one never meet those of another.
+
+Guarantees:
+
+* Users, backends and services are different kinds: whatever names they have, their ids do not collide.
+* A backend is known by the account that RabbitMQ validated (``user_id``,
+  https://www.rabbitmq.com/docs/validated-user-id), where it is set, and its ``app_id``. Where it says neither, its
+  events are told apart by exchange, action and what they are about, and a warning says so once for each exchange and
+  action.
+* An event that comes back from a retry queue, or is replayed, has the sender that it had.
+* A sender has at most :data:`MAX_LENGTH` letters.
+"""
+
+import hashlib
+from typing import Final
+from urllib.parse import quote
+
+import structlog
+
+from towpath.servicekit.broker.interface import Delivery
+
+log = structlog.get_logger(__name__)
+
+#: The header that services set on what they publish: their name.
+SERVICE: Final = "x-service"
+#: The header that keeps the sender of an event while it waits in a retry queue or is parked.
+SENDER: Final = "x-sender"
+
+MAX_LENGTH: Final = 300
+_WARNED_MOST: Final = 1_000
+_warned: set[tuple[str, str]] = set()
+
+
+def user(user_id: str) -> str:
+    """A user, known by the token."""
+    return f"user:{user_id}"
+
+
+def publisher(delivery: Delivery, action: str, subject: str, *, comes_again: bool) -> str:
+    """Who published an event.
+
+    Args:
+        subject: What the event is about, in the words of its service; only matters where the sender is not known.
+        comes_again: The service itself put it aside before.
+    """
+    if comes_again and isinstance(known := delivery.headers.get(SENDER), str) and known:
+        return _bounded(known)
+    if service := service_of(delivery):
+        return _bounded(f"service:{_word(service)}")
+    account, app_id = delivery.user_id, delivery.app_id
+    if account or app_id:
+        name = _word(app_id) if app_id else ""
+        return _bounded(f"backend:{name}@{_word(account)}" if account else f"backend:{name}")
+    _warn(delivery.exchange, action)
+    return _bounded(f"anonymous:{_word(delivery.exchange)}/{action}/{subject}")
+
+
+def service_of(delivery: Delivery) -> str | None:
+    """The service that published it, if one did."""
+    name = delivery.headers.get(SERVICE)
+    return name if isinstance(name, str) and name else None
+
+
+def _word(name: str) -> str:
+    return quote(name, safe="", errors="surrogatepass")
+
+
+def _bounded(sender: str) -> str:
+    if len(sender) <= MAX_LENGTH:
+        return sender
+    kind = sender.partition(":")[0]
+    return f"{kind}:~{hashlib.sha256(sender.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+def _warn(exchange: str, action: str) -> None:
+    kind = exchange, action
+    if kind not in _warned and len(_warned) < _WARNED_MOST:
+        _warned.add(kind)
+        log.warning(
+            "sender_unknown",
+            exchange=exchange,
+            action=action,
+            remedy="set the AMQP property app_id: else equal ids of two backends may be taken for one",
+        )

@@ -1,0 +1,82 @@
+"""Senders: ids of different kinds never meet, whatever names somebody chooses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from towpath.servicekit import senders
+from towpath.servicekit.senders import MAX_LENGTH, SENDER, SERVICE
+
+
+@dataclass(frozen=True)
+class Published:
+    """A delivery, as far as it says who sent it."""
+
+    app_id: str | None = None
+    user_id: str | None = None
+    exchange: str = "towpath.events"
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    body: bytes = b""
+    routing_key: str = ""
+    queue: str = "orders.events"
+    redelivered: bool = False
+
+    def ack(self) -> None: ...
+    def reject(self) -> None: ...
+    def requeue(self) -> None: ...
+
+
+def sender(delivery: Published, subject: str = "", *, comes_again: bool = False) -> str:
+    return senders.publisher(delivery, "order.paid", subject, comes_again=comes_again)
+
+
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=255)
+
+
+@settings(deadline=None)
+@given(names, names)
+def test_no_name_makes_one_kind_of_sender_another(one: str, other: str) -> None:
+    kinds = [
+        senders.user(one[:128]),
+        sender(Published(app_id=other)),
+        sender(Published(app_id=other, user_id=one)),
+        sender(Published(headers={SERVICE: other})),
+        sender(Published(), one),
+    ]
+    assert len(set(kinds)) == len(kinds)
+    assert all(len(kind) <= MAX_LENGTH for kind in kinds)
+
+
+@settings(deadline=None)
+@given(names, names)
+def test_two_names_are_two_senders(one: str, other: str) -> None:
+    for make in (
+        lambda name: Published(app_id=name),
+        lambda name: Published(user_id=name),
+        lambda name: Published(app_id="billing", user_id=name),
+        lambda name: Published(headers={SERVICE: name}),
+    ):
+        assert (sender(make(one)) == sender(make(other))) == (one == other)
+
+
+def test_a_user_who_is_called_like_a_backend_is_another_sender() -> None:
+    assert senders.user("event:billing") != sender(Published(app_id="billing"))
+    assert senders.user("backend:billing") != sender(Published(app_id="billing"))
+    assert senders.user("service:orders") != sender(Published(headers={SERVICE: "orders"}))
+
+
+def test_without_a_name_events_are_told_apart_by_what_they_are_about() -> None:
+    assert sender(Published(), "ana/O-1") != sender(Published(), "ana/O-2")
+    assert sender(Published(exchange="a"), "O-1") != sender(Published(exchange="b"), "O-1")
+
+
+def test_what_comes_back_from_a_retry_queue_keeps_its_sender() -> None:
+    back = Published(exchange="", headers={SENDER: "backend:billing"})
+    assert sender(back, comes_again=True) == "backend:billing"
+
+
+def test_nobody_can_choose_a_sender_by_a_header() -> None:
+    assert sender(Published(app_id="crook", headers={SENDER: "backend:billing"})) == "backend:crook"
