@@ -315,7 +315,7 @@ async def test_on_stop_heavy_reads_finish_before_what_is_in_hand_is_given_back(b
         held.extend(deliveries)
 
     consumer = Consumer(
-        partial(broker.subscribe, WORK, prefetch=10), dispatch, intake_max_bytes=PLENTY, heavy_reads=readers
+        partial(broker.subscribe, WORK, prefetch=10), dispatch, intake_max_bytes=PLENTY, apart=[readers]
     )
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
         consuming = tasks.create_task(consumer.run(stop))

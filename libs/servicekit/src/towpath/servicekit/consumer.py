@@ -24,7 +24,7 @@ Subscribe = Callable[[], AbstractAsyncContextManager[Subscription]]
 
 
 class Apart(Protocol):
-    """What a dispatcher runs beside the rest: :class:`~towpath.servicekit.heavy_reads.HeavyReads`."""
+    """What a dispatcher runs beside the rest, such as :class:`~towpath.servicekit.heavy_reads.HeavyReads`."""
 
     async def run(self) -> None:
         """Run what waits, until cancelled."""
@@ -58,7 +58,7 @@ class Consumer:
     Args:
         subscribe: What is consumed, from entry to exit.
         intake_max_bytes: Bodies that are in the dispatcher's hands at most, in bytes (one delivery at least).
-        heavy_reads: What the dispatcher runs apart.
+        apart: What the dispatcher runs beside the rest.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class Consumer:
         dispatch: Dispatch | Pool,
         *,
         intake_max_bytes: int,
-        heavy_reads: Apart | None = None,
+        apart: Sequence[Apart] = (),
     ) -> None:
         self._subscribe = subscribe
         self._pool = _AllAtOnce(dispatch) if callable(dispatch) else dispatch
         self._intake_max_bytes = intake_max_bytes
-        self._heavy_reads = heavy_reads
+        self._apart = apart
 
     async def run(self, stop: asyncio.Event, *, running: Callable[[], None] = lambda: None) -> None:
         """Consume until ``stop``; ``running`` is called once deliveries flow."""
@@ -83,9 +83,10 @@ class Consumer:
                 self._subscribe() as subscription,
                 asyncio.TaskGroup() as tasks,  # waits for what is in hand; ends it when this is cancelled
             ):
-                apart = None
-                if self._heavy_reads is not None:
-                    apart = tasks.create_task(self._heavy_reads.run(), name="consumer: heavy reads")
+                running_apart = [
+                    tasks.create_task(one.run(), name=f"consumer: {type(one).__name__}")
+                    for one in self._apart
+                ]
                 running()
                 pool = self._pool
                 while True:
@@ -108,9 +109,9 @@ class Consumer:
                     task.add_done_callback(settling.discard)
                     while len(settling) >= _UNSETTLED_UNITS:
                         await asyncio.wait(settling, return_when=asyncio.FIRST_COMPLETED)
-                if apart is not None and self._heavy_reads is not None:
-                    await self._heavy_reads.finished(_HEAVY_SECONDS)
-                    apart.cancel()
+                for one, task in zip(self._apart, running_apart, strict=True):
+                    await one.finished(_HEAVY_SECONDS)
+                    task.cancel()
         finally:
             stopping.cancel()
 

@@ -9,7 +9,8 @@ Guarantees:
 
 * A delivery is acked only after its effects are committed and the broker has confirmed all that follows from it.
 * Three kinds of failure: what cannot be read is parked; a :class:`~towpath.protocol.errors.TowpathError` is an
-  ``error`` answer (for an event: parked); anything else is retried and at last parked.
+  ``error`` answer (for an event: parked); anything else is tried again, a command where it stands
+  (:mod:`towpath.servicekit.troubles`), an event later.
 * A handler that hangs is interrupted and its request parked (:mod:`towpath.servicekit.watchdog`). One that takes the
   program with it does so once: what comes again is tried in a copy of the process before it is handled, and parked if
   the copy dies of it (:mod:`towpath.servicekit.trial`).
@@ -40,12 +41,15 @@ from towpath.servicekit.replays import Replays
 from towpath.servicekit.requests import Handlers, Refusal, Request, Unreadable
 from towpath.servicekit.telemetry import Telemetry
 from towpath.servicekit.telling import NOT_TOLD, Result, SharedAck, Teller
-from towpath.servicekit.working import Store, U, Worker
+from towpath.servicekit.troubles import Troubles
+from towpath.servicekit.working import Ran, Store, U, Worker
 
 log = structlog.get_logger(__name__)
 
 Settling = Coroutine[Any, Any, None]
 _DEFAULT_BOUNDS: Final = Bounds()
+#: Seconds that what comes again in doubt waits for another such one to be settled.
+_TROUBLE_SECONDS: Final = 60.0
 
 
 class Dispatcher(Generic[U]):
@@ -60,13 +64,14 @@ class Dispatcher(Generic[U]):
         replay_limit, replay_max_bytes: Stream entries that one request replays at most.
         handler_time_limit: Seconds that a handler may take in a trial.
         unit_time_limit: Seconds that a unit of work may take; then it is rolled back and tried again.
+        try_seconds: Seconds that a command which fails is tried again.
         crash_limit: What came back as often, and is the first to do so, is not handled as it is.
         watched: Entered around each handler; it may raise :class:`~towpath.servicekit.watchdog.Overdue` inside.
         heavy: Bounds of the heavy reads.
         is_here: Whether a session's connection may still be there.
 
     Attributes:
-        heavy_reads: To be run beside the consumer.
+        heavy_reads, troubles: To be run beside the consumer.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class Dispatcher(Generic[U]):
         replay_max_bytes: int = 1024 * 1024,
         handler_time_limit: float = 10.0,
         unit_time_limit: float = 30.0,
+        try_seconds: float = 2.5,
         crash_limit: int = 5,
         watched: AbstractContextManager[None] | None = None,
         heavy: Bounds = _DEFAULT_BOUNDS,
@@ -98,6 +104,7 @@ class Dispatcher(Generic[U]):
             telemetry,
             handler_time_limit=handler_time_limit,
             unit_time_limit=unit_time_limit,
+            try_seconds=try_seconds,
             watched=watched,
         )
         replays = (
@@ -105,6 +112,7 @@ class Dispatcher(Generic[U]):
         )
         self._teller = Teller(publisher, replays)
         self._pool = Pool()
+        self.troubles = Troubles(self._run_to_end, telemetry)
         self._is_here = is_here
         self.heavy_reads = HeavyReads(self._run_heavy, heavy, is_here, telemetry)
         self._failures = failures
@@ -125,7 +133,9 @@ class Dispatcher(Generic[U]):
         waits until the broker has confirmed it, and acks the deliveries.
         """
         await self.take(deliveries)
-        return _one_by_one([await self.work() for _ in iter(self._pool.has_more, False)])
+        settling = [await self.work() for _ in iter(self._pool.has_more, False)]
+        await self.troubles.end_all()
+        return _one_by_one(settling)
 
     async def take(self, deliveries: Sequence[Delivery]) -> None:
         """Put what ``deliveries`` ask for behind what waits already."""
@@ -151,6 +161,8 @@ class Dispatcher(Generic[U]):
     async def _settle_all(self, unit_max: int) -> None:
         while self._pool.has_more():
             await (await self._work(unit_max))
+            await self.troubles.end_all()
+            await self.troubles.finished(_TROUBLE_SECONDS)
 
     async def _take(self, delivery: Delivery, *, aside: bool = False, apart: bool = True) -> None:
         """Read one delivery; its heavy reads go ``apart``, or are part of the units like everything else."""
@@ -164,6 +176,9 @@ class Dispatcher(Generic[U]):
                     await self._failures.park(delivery, item.item, item.reason, item.error, trace)
                     if refusal:
                         self._pool.add(refusal, len(item.item), ack)
+                elif self.troubles.holds(item):
+                    ack.hold()
+                    self.troubles.put(item, ack)
                 elif apart and isinstance(item, Request) and item.session and self.heavy_reads.wants(item):
                     if self.heavy_reads.admit(item):
                         self._pool.add_apart(item, ack)
@@ -176,11 +191,14 @@ class Dispatcher(Generic[U]):
         self._pool.all_added(ack)
 
     async def _work(self, unit_max: int) -> Settling:
-        unit, acks = self._pool.next_unit(unit_max)
+        unit, acks = self._next_unit(unit_max)
         results: list[Result] = []
         receipt = Receipt()
         if unit:
-            results = await self._worker.run(unit)
+            ran = await self._worker.run(unit)
+            results = ran.results
+            if ran.failed:
+                acks = self._put_in_trouble(ran, unit, acks)
             try:
                 await self._teller.tell(results, receipt)
             except NOT_TOLD as error:
@@ -191,26 +209,86 @@ class Dispatcher(Generic[U]):
             acks.append(ack)
         return self._teller.settle(acks, results, receipt)
 
+    def _next_unit(self, unit_max: int) -> tuple[list[Request | Refusal], list[SharedAck]]:
+        unit, acks = self._pool.next_unit(unit_max)
+        if not any(map(self.troubles.holds, unit)):
+            return unit, acks
+        idle = acks[: len(acks) - len(unit)]
+        free: list[Request | Refusal] = []
+        for item, ack in zip(unit, acks[len(idle) :], strict=True):
+            if self.troubles.holds(item):
+                self.troubles.put(item, ack)
+            else:
+                free.append(item)
+                idle.append(ack)
+        return free, idle
+
+    def _put_in_trouble(
+        self, ran: Ran, unit: Sequence[Request | Refusal], acks: Sequence[SharedAck]
+    ) -> list[SharedAck]:
+        """Let what failed, and what is behind it, wait for its end; returns the acks of the others."""
+        idle = list(acks[: len(acks) - len(unit)])
+        behind = {id(item) for item in ran.behind}
+        for item, ack in zip(unit, acks[len(idle) :], strict=True):
+            if isinstance(item, Request) and item in ran.failed:
+                self.troubles.begin(item, ack, ran.failed[item])
+            elif id(item) in behind:
+                self.troubles.put(item, ack)
+            else:
+                idle.append(ack)
+        return idle
+
+    async def _run_to_end(
+        self, items: Sequence[Request | Refusal], error: BaseException | None = None
+    ) -> list[Result]:
+        """Run requests until each has its result, and wait until all that follows is confirmed.
+
+        Args:
+            error: With which the first, a command, has failed already.
+        """
+        waiting = list(items)
+        results: list[Result] = []
+        while waiting:
+            if error is not None and isinstance(first := waiting[0], Request):
+                new, waiting, error = await self._worker.try_again(first, error), waiting[1:], None
+            else:
+                ran = await self._worker.run(waiting)
+                new, waiting = ran.results, ran.behind
+                for request, why in ran.failed.items():
+                    new += await self._worker.try_again(request, why)
+            receipt = Receipt()
+            try:
+                await self._teller.tell(new, receipt)
+            except NOT_TOLD as untold:
+                receipt.fail(untold)
+            await self._teller.settle((), new, receipt)
+            results += new
+        return results
+
     async def _run_heavy(self, reads: Sequence[Request]) -> Taken:
         """Run heavy reads, or what waited behind them, as one unit of work; returns once all is confirmed."""
         started = thread_time()
-        results = await self._worker.run(reads)
-        took = Taken(thread_time() - started, sum(len(result.settled.answer) for result in results))
         if not any(read.handler.is_heavy_read for read in reads):
-            receipt = Receipt()
-            try:
-                await self._teller.tell(results, receipt)
-            except NOT_TOLD as error:
-                receipt.fail(error)
-            await self._teller.settle((), results, receipt)
-            return took
+            results = await self._run_to_end(reads)
+            return _taken(started, results)
+        ran = await self._worker.run(reads)
+        results = ran.results
+        for request, error in ran.failed.items():
+            results += await self._worker.try_again(request, error)
+        took = _taken(started, results)
         async for _ in pauses():
             try:
                 await self._teller.tell_in_pages(results, self._is_here)
                 break
             except NOT_TOLD as error:
                 log.warning("not_published", heavy_reads=len(results), error=repr(error)[:300])
+        if ran.behind:
+            await self._run_to_end(ran.behind)
         return took
+
+
+def _taken(started: float, results: Sequence[Result]) -> Taken:
+    return Taken(thread_time() - started, sum(len(result.settled.answer) for result in results))
 
 
 async def _one_by_one(settling: Sequence[Settling]) -> None:

@@ -204,8 +204,15 @@ class Failures:
         *,
         sender: str | None = None,
         without_effect: bool = False,
+        quiet: bool = False,
     ) -> None:
-        """Put ``item`` aside for a person to look at; returns once the broker has it there."""
+        """Put ``item`` aside for a person to look at; returns once the broker has it there.
+
+        Args:
+            sender: Who published it, where it is an event that is known to be one's.
+            without_effect: A command whose sender is answered that it has none.
+            quiet: The caller logs it.
+        """
         more: dict[str, HeaderValue] = {ATTEMPT: attempts(delivery.headers), REASON: reason}
         if without_effect:
             more[EFFECT] = NO_EFFECT
@@ -217,6 +224,8 @@ class Failures:
             message = replace(message, body=item[:KEPT_BYTES])
             await self._publish(dead_queue(self._service), delivery.queue, message)
         self._parked.add(1)
+        if quiet:
+            return
         log.error(
             "parked",
             queue=delivery.queue,

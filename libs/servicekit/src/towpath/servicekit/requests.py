@@ -126,14 +126,19 @@ class Request:
         return self.delivery.redelivered or comes_again(self.delivery)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Refusal:
-    """A command that gets an ``error`` answer without being run."""
+    """A command that gets an ``error`` answer without being run.
+
+    Attributes:
+        unless_done: It may have had its effect before; it is answered as it was then.
+    """
 
     session: Session
     envelope: Envelope
     error: TowpathError
     traceparent: str
+    unless_done: bool = False
     cost: ClassVar[float] = MIN_COST
 
     @property

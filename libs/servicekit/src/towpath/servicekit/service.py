@@ -190,6 +190,7 @@ async def serve_domain(
             replay_max_bytes=settings.replay_max_bytes,
             handler_time_limit=settings.handler_time_limit,
             unit_time_limit=settings.unit_time_limit,
+            try_seconds=settings.try_seconds,
             crash_limit=settings.crash_limit,
             watched=watched,
             heavy=Bounds(
@@ -214,7 +215,7 @@ async def serve_domain(
             replica.subscribe,
             dispatcher,
             intake_max_bytes=settings.intake_max_bytes,
-            heavy_reads=dispatcher.heavy_reads,
+            apart=[dispatcher.troubles, dispatcher.heavy_reads],
         )
         announcer = Announcer(
             broker, name, service.domain, service.commands, interval=settings.alive_interval

@@ -129,6 +129,7 @@ class ServiceSettings(BrokerSettings):
         unit_max_items: Requests that are handled in one transaction at most.
         handler_time_limit: Seconds a handler may take; then it is interrupted and its request parked.
         unit_time_limit: Seconds a transaction may take; then it is rolled back, and tried again later.
+        try_seconds: Seconds that a command which fails is tried again before its sender is answered `internal`.
         crash_limit: Times a message may come back unsettled, before its requests are put off, each alone.
         queue_max_length: Messages a queue may hold; further publishes are refused (``busy``).
         answer_patience: Seconds to keep an answer whose gateway is away before it is dropped.
@@ -152,6 +153,7 @@ class ServiceSettings(BrokerSettings):
     unit_max_items: Annotated[int, Field(ge=1, le=5000)] = 500
     handler_time_limit: Seconds = 10.0
     unit_time_limit: Seconds = 30.0
+    try_seconds: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)] = 2.5
     crash_limit: Annotated[int, Field(ge=2, le=19)] = 5
     queue_max_length: Annotated[int, Field(ge=1)] = 100_000
     answer_patience: Seconds = 30.0

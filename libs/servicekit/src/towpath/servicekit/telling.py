@@ -187,12 +187,12 @@ class Teller:
 
 def answer_json(request: Request, outcome: Outcome, replays: Mapping[str, Replay], trace: str) -> msgspec.Raw:
     answer = outcome.answer(replays) if callable(outcome.answer) else outcome.answer
-    if answer is None or request.session is None:
+    if request.session is None:
         return NO_JSON
     return msgspec.Raw(
         write(
             f"{request.envelope.action}.ok",
-            answer_data(answer),
+            {} if answer is None else answer_data(answer),  # every command gets its answer
             correlation_id=request.envelope.msg_id,
             traceparent=trace,
         )

@@ -8,12 +8,15 @@ Guarantees:
 * A request that changes state has its effect once, and the same outcome each time it is delivered or repeated. Only
   groups are changed to what is right by then: a repetition brings nobody back to one that they have left since, nor
   takes them from one that they have joined since (:mod:`towpath.servicekit.groups`).
-* When a batch fails as a whole its members are run one by one, so that one poison message harms nobody else. When
-  the database is away the batch waits for it instead.
+* When a batch fails as a whole its members are run one by one, so that one poison message harms nobody else. A
+  command that fails then is tried again for a while, and answered ``internal`` at last; an event comes again later.
+  When the database is away the batch waits for it instead.
 * What may end or hang the program is tried in a copy of it first (:mod:`towpath.servicekit.trial`).
 """
 
 import asyncio
+import inspect
+import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -24,7 +27,6 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import msgspec
 import sqlalchemy as sa
 import structlog
-import tenacity
 from opentelemetry.trace import SpanKind
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -33,7 +35,7 @@ from towpath.protocol.errors import Conflict, ErrorCode, TowpathError
 from towpath.protocol.messages import NO_JSON, Session
 from towpath.servicekit import groups, inbox
 from towpath.servicekit.database import Database
-from towpath.servicekit.failures import Failures
+from towpath.servicekit.failures import FAILED, Failures
 from towpath.servicekit.outcome import Outcome, Settled, outgoing
 from towpath.servicekit.pauses import pauses
 from towpath.servicekit.requests import Refusal, Request, went_wrong
@@ -45,7 +47,10 @@ from towpath.servicekit.watchdog import Overdue
 
 log = structlog.get_logger(__name__)
 
-TRIES_IN_PLACE: Final = 3
+#: Seconds that an action counts as failing after one of its commands was given up.
+FAILING_SECONDS: Final = 10.0
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 1.0
 #: Seconds that an action is tried first after one of its requests was found to crash or hang.
 SUSPICION: Final = 600.0
 
@@ -94,6 +99,21 @@ class Store(Generic[U]):
     may_hear: groups.MayHear | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What became of a unit of work.
+
+    Attributes:
+        results: What is to be told, in the order of the requests.
+        failed: Commands that failed, the first of each order, and with what.
+        behind: What stands behind one of those in its order, and was not run.
+    """
+
+    results: list[Result]
+    failed: dict[Request, Exception]
+    behind: list[Request | Refusal]
+
+
 class Worker(Generic[U]):
     """Runs units of work.
 
@@ -101,6 +121,7 @@ class Worker(Generic[U]):
         store: Where the service keeps things; without one its handlers get ``None`` as their unit of work.
         handler_time_limit: Seconds that a handler may take in a trial.
         unit_time_limit: Seconds that a unit of work may take; then it is rolled back and tried again.
+        try_seconds: Seconds that a command which fails is tried again.
         watched: Entered around each handler; it may raise :class:`~towpath.servicekit.watchdog.Overdue` inside.
     """
 
@@ -112,6 +133,7 @@ class Worker(Generic[U]):
         *,
         handler_time_limit: float,
         unit_time_limit: float,
+        try_seconds: float,
         watched: AbstractContextManager[None] | None = None,
     ) -> None:
         self._store = store
@@ -120,7 +142,12 @@ class Worker(Generic[U]):
         self._handler_time_limit = handler_time_limit
         self._unit_time_limit = unit_time_limit
         self._watched = watched or nullcontext()
+        self._try_seconds = try_seconds
         self._suspected_until: dict[str, float] = {}
+        self._failing_until: dict[str, float] = {}
+        self._batches_failed = telemetry.counter(
+            "batches_failed", "Units of work that failed and were run again one request at a time"
+        )
         self._repeated = telemetry.counter("messages_repeated", "Requests answered from the inbox")
         self._refused = {
             code: telemetry.counter(
@@ -130,27 +157,132 @@ class Worker(Generic[U]):
         }
         self._unit_seconds = telemetry.histogram("unit_of_work", "Time of one transaction with its handlers")
 
-    async def run(self, items: Sequence[Request | Refusal]) -> list[Result]:
-        """Run one unit of work; what fails in it is put aside or parked, and has no result, or a refusal."""
+    async def run(self, items: Sequence[Request | Refusal]) -> "Ran":
+        """Run one unit of work; what fails in it has no result."""
         batch = [item for item in items if isinstance(item, Request)]
         results: dict[Request, Result] = {}
         untold: set[inbox.Key] = set()
+        failed: dict[Request, Exception] = {}
         while batch:
             try:
                 results |= await self._run_when_database_answers(batch, untold)
                 break
-            except Poison as poison:
+            except Poison as caught:
+                poison: Poison | None = caught
+            except Exception as error:
+                poison = None
+                failed = {batch[0]: error}
+            if poison is not None:
                 results |= await self._park_poison(poison)
                 batch = [request for request in batch if request is not poison.request]
+                continue
+            if len(batch) > 1:
+                self._batches_failed.add(1)
+                failed, ran = await self._run_one_by_one(batch, untold)
+                results |= ran
+            break
+        events = [request for request in failed if request.session is None]
+        for request in events:
+            await self._put_off(request, failed.pop(request))
+        troubled = {request.order for request in failed}
+        behind: list[Request | Refusal] = []
+        done: list[Request | Refusal] = []
+        seen: set[tuple[str, str]] = set()
+        for item in items:
+            if item in failed:
+                seen.add(item.order)
+            elif item.order in troubled and item.order in seen:
+                behind.append(item)
+            else:
+                done.append(item)
+        return Ran(await self._in_order(done, results), failed, behind)
+
+    async def _run_one_by_one(
+        self, batch: Sequence[Request], untold: set[inbox.Key]
+    ) -> tuple[dict[Request, Exception], dict[Request, Result]]:
+        """Find out which members of a batch fail; those behind them, of the same order, are not run."""
+        failed: dict[Request, Exception] = {}
+        results: dict[Request, Result] = {}
+        troubled: set[tuple[str, str]] = set()
+        for request in batch:
+            if request.order in troubled:
+                continue
+            try:
+                results |= await self._run_when_database_answers([request], untold)
+            except Poison as poison:
+                results |= await self._park_poison(poison)
             except Exception as error:
-                log.warning("batch_failed", requests=len(batch), error=repr(error)[:500])
-                for request in batch:
-                    results |= await self._run_alone(request, untold)
+                failed[request] = error
+                if request.session is not None:
+                    troubled.add(request.order)
+        return failed, results
+
+    async def try_again(self, request: Request, error: BaseException) -> list[Result]:
+        """Try a command that failed again for a while; it has its effect then, or is answered ``internal``."""
+        action = request.envelope.action
+        untold = {request.key}  # an earlier try may have been committed though nobody said so
+        last = error
+        until = monotonic() + self._try_seconds
+        pause = _FIRST_PAUSE
+        # What takes all of its time costs the others as much each time.
+        while not isinstance(last, TimeoutError) and not self._fails_for_good(action):
+            wait = pause * random.uniform(0.5, 1.0)  # noqa: S311  # jitter
+            if monotonic() + wait > until:
                 break
+            await asyncio.sleep(wait)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            try:
+                done = await self._run_when_database_answers([request], untold)
+                return await self._in_order([request], done)
+            except Poison as poison:
+                return await self._in_order([request], await self._park_poison(poison))
+            except Exception as again:
+                last = again
+        return [await self._give_up(request, last)]
+
+    def _fails_for_good(self, action: str) -> bool:
+        return monotonic() < self._failing_until.get(action, 0.0)
+
+    async def _give_up(self, request: Request, error: BaseException) -> Result:
+        """Answer ``internal``, and park the command for people to look at: it has no effect, then or later."""
+        assert request.session is not None
+        envelope, trace = request.envelope, request.traceparent
+        self._failing_until[envelope.action] = monotonic() + FAILING_SECONDS
+        await self._failures.park(
+            request.delivery, request.item, FAILED, error, trace, without_effect=True, quiet=True
+        )
+        log.error(
+            "handler_failed",
+            action=envelope.action,
+            msg_id=envelope.msg_id,
+            trace_id=trace_id(trace),
+            exc_info=error,
+        )
+        return self._refuse(request.session, envelope.msg_id, went_wrong(), trace)
+
+    async def _put_off(self, event: Request, error: Exception) -> None:
+        """Let an event come again later."""
+        envelope, trace = event.envelope, event.traceparent
+        log.error(
+            "event_failed",
+            action=envelope.action,
+            msg_id=envelope.msg_id,
+            trace_id=trace_id(trace),
+            exc_info=error,
+        )
+        await self._failures.retry(event.delivery, event.item, error, trace, sender=event.sender)
+
+    async def _in_order(
+        self, items: Sequence[Request | Refusal], results: dict[Request, Result]
+    ) -> list[Result]:
+        done = await self._done_before([item for item in items if isinstance(item, Refusal)])
         ordered: list[Result] = []
         for item in items:
             if isinstance(item, Refusal):
-                ordered.append(self._refuse(item.session, item.envelope.msg_id, item.error, item.traceparent))
+                ordered.append(
+                    done.get(id(item))
+                    or self._refuse(item.session, item.envelope.msg_id, item.error, item.traceparent)
+                )
             elif item in results:
                 ordered.append(results[item])
         for result in ordered:
@@ -166,36 +298,18 @@ class Worker(Generic[U]):
                 )
         return ordered
 
-    async def _run_alone(self, request: Request, untold: set[inbox.Key]) -> dict[Request, Result]:
-        try:
-            async for attempt in tenacity.AsyncRetrying(
-                stop=tenacity.stop_after_attempt(TRIES_IN_PLACE),
-                wait=tenacity.wait_random_exponential(multiplier=0.05, max=0.5),
-                # Each try of what takes all of its time costs the others as much.
-                retry=tenacity.retry_if_not_exception_type((Poison, TimeoutError)),
-                reraise=True,
-            ):
-                with attempt:
-                    return await self._run_when_database_answers([request], untold)
-        except Poison as poison:
-            return await self._park_poison(poison)
-        except Exception as error:
-            envelope, trace = request.envelope, request.traceparent
-            log.exception(
-                "handler_failed", action=envelope.action, msg_id=envelope.msg_id, trace_id=trace_id(trace)
-            )
-            parked = await self._failures.retry(request.delivery, request.item, error, trace)
-            if parked and request.session is not None:
-                return {request: self._refuse(request.session, envelope.msg_id, went_wrong(), trace)}
-        return {}
-
     async def _park_poison(self, poison: Poison) -> dict[Request, Result]:
         request = poison.request
         envelope, trace = request.envelope, request.traceparent
         self._suspected_until[envelope.action] = monotonic() + SUSPICION
-        await self._failures.park(request.delivery, request.item, poison.reason, poison, trace)
         if request.session is None:
+            await self._failures.park(
+                request.delivery, request.item, poison.reason, poison, trace, sender=request.sender
+            )
             return {}
+        await self._failures.park(
+            request.delivery, request.item, poison.reason, poison, trace, without_effect=True
+        )
         return {request: self._refuse(request.session, envelope.msg_id, went_wrong(), trace)}
 
     async def _run_when_database_answers(
@@ -325,6 +439,25 @@ class Worker(Generic[U]):
         until = self._suspected_until.get(request.envelope.action)
         return until is not None and monotonic() < until
 
+    async def _done_before(self, refusals: Sequence[Refusal]) -> dict[int, Result]:
+        """The results of those that are only refused if they have no effect yet, and that have one."""
+        doubtful = [one for one in refusals if one.unless_done]
+        if not doubtful or self._store is None:
+            return {}
+        keys = {id(one): (one.sender, one.envelope.msg_id) for one in doubtful}
+        async for _ in pauses():
+            try:
+                async with self._store.database.reading() as connection:
+                    known = await inbox.find(connection, self._store.inbox, keys.values())
+                break
+            except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
+                log.error("database_away", error=repr(error)[:300])
+        return {
+            id(one): Result(one.session, known[keys[id(one)]], one.traceparent, changed=True)
+            for one in doubtful
+            if keys[id(one)] in known
+        }
+
     def _conflicts(self, request: Request) -> Result:
         error = Conflict(
             f"The msg_id {request.envelope.msg_id!r} was used for another request; choose a new one."
@@ -342,10 +475,17 @@ class Worker(Generic[U]):
 
 def _decided(request: Request, unit: Any, trace: str) -> tuple[Outcome, Settled]:
     """What the handler makes of it, and all of that which is known before anything is replayed."""
+    outcome: Any
     if request.session is None:
         outcome = request.handler.run(request.payload, unit)
     else:
         outcome = request.handler.run(request.payload, request.session, unit)
+    if not isinstance(outcome, Outcome):
+        if inspect.iscoroutine(outcome):
+            outcome.close()
+        raise TypeError(
+            f"the handler of {request.envelope.action} returned {type(outcome).__name__}, and not an Outcome"
+        )
     waits_for_replay = callable(outcome.answer) and bool(outcome.replay)
     settled = Settled(
         answer=NO_JSON if waits_for_replay else answer_json(request, outcome, {}, trace),

@@ -1,0 +1,112 @@
+"""Troubles: commands that failed, which are tried again where they stand, and what waits behind each of them.
+
+A command is never put aside and done later (docs/reference/protocol.md): it takes effect, or is answered ``internal``
+and has none. Guarantees:
+
+* Requests that share sender and ordering key with one in trouble wait for its end, in their order. All others go on.
+* A command is tried again for ``try_seconds``, with growing, jittered pauses. Once an action has failed for good, the
+  next of its commands that fail within :data:`FAILING_SECONDS` are not tried again: each would hold up its sender for
+  nothing.
+* The delivery of each is released once the broker has confirmed what follows from it.
+* At most :data:`_AT_ONCE` are tried at a time.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import structlog
+
+from towpath.servicekit.requests import Refusal, Request
+from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.telling import SharedAck
+
+log = structlog.get_logger(__name__)
+
+_AT_ONCE: Final = 8
+
+Order = tuple[str, str]
+Item = Request | Refusal
+
+
+class Troubles:
+    """What is in trouble; run :meth:`run` beside the consumer.
+
+    Args:
+        settle: Runs requests of one order to their end, from the first, which has failed with an error.
+            Returns once all that follows from them is confirmed.
+    """
+
+    def __init__(
+        self,
+        settle: Callable[[Sequence[Item], BaseException | None], Awaitable[object]],
+        telemetry: Telemetry,
+    ) -> None:
+        self._settle = settle
+        self._waiting: dict[Order, deque[tuple[Item, SharedAck]]] = {}
+        self._errors: dict[Order, BaseException] = {}
+        self._news = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._at_once = asyncio.Semaphore(_AT_ONCE)
+        telemetry.gauge(
+            "requests_in_trouble",
+            "Failed commands that are tried again, and requests that wait behind them",
+            lambda: sum(len(waiting) for waiting in self._waiting.values()),
+        )
+
+    def holds(self, item: Item) -> bool:
+        """Whether ``item`` has to wait behind one in trouble."""
+        return bool(self._waiting) and item.order in self._waiting
+
+    def begin(self, request: Request, ack: SharedAck, error: BaseException) -> None:
+        """``request`` has failed."""
+        self._waiting[request.order] = deque([(request, ack)])
+        self._errors[request.order] = error
+        self._idle.clear()
+        self._news.set()
+
+    def put(self, item: Item, ack: SharedAck) -> None:
+        """Let ``item`` wait behind what is in trouble."""
+        self._waiting[item.order].append((item, ack))
+
+    async def run(self) -> None:
+        """Try again what fails, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                for order in list(self._errors):
+                    error = self._errors.pop(order)
+                    tasks.create_task(self._end(order, error), name="trouble")
+
+    async def finished(self, timeout: float) -> bool:
+        """Wait until nothing is in trouble, for so many seconds at most."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def end_all(self) -> None:
+        """The same without :meth:`run`, one after another."""
+        while self._errors:
+            order, error = next(iter(self._errors.items()))
+            del self._errors[order]
+            await self._end(order, error)
+
+    async def _end(self, order: Order, error: BaseException | None) -> None:
+        waiting = self._waiting[order]
+        async with self._at_once:
+            # One after another: what arrives meanwhile waits behind them.
+            while waiting:
+                item, ack = waiting[0]
+                await self._settle([item], error)
+                error = None
+                waiting.popleft()
+                ack.release()
+        del self._waiting[order]
+        if not self._waiting:
+            self._idle.set()
