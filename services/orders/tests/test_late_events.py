@@ -62,7 +62,8 @@ class TestCreatedLate:
         await orders.dispatch(told("created", **CREATED), told("paid", detail="by card"))
         before = await shown(orders)
         await orders.dispatch(told("created", sender=sender, amount="1.00", currency="USD", detail="again"))
-        assert orders.pushes() == orders.parked() == []
+        assert orders.pushes() == []
+        assert orders.parked() == []
         assert await shown(orders) == before
 
     async def test_created_elsewhere_changes_nothing_of_what_was_submitted(
@@ -95,7 +96,7 @@ class TestCreatedLate:
     async def test_in_whatever_order_events_come_the_order_is_the_same(
         self, orders: ServiceUnderTest, together: bool
     ) -> None:
-        events = {
+        events: dict[str, dict[str, Any]] = {
             "created": CREATED,
             "paid": {},
             "shipped": {"sender": "warehouse", "revision": 2},

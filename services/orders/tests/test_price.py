@@ -55,7 +55,9 @@ def test_refunds_come_to_the_same_whether_the_amount_is_known_before_or_after_th
 ) -> None:
     def story(creation_at: int) -> Price:
         price = Price()
-        events = [("refund", amount, None) for amount in refunds] + [("refund", None, None)] * rest
+        events: list[tuple[str, Decimal | None, str | None]] = [
+            ("refund", amount, None) for amount in refunds
+        ] + [("refund", None, None)] * rest
         events.insert(creation_at, ("creation", Decimal(200), "EUR"))
         for kind, amount, currency in events:
             price = after(price, kind, amount, currency)
@@ -72,7 +74,7 @@ def test_refunds_come_to_the_same_whether_the_amount_is_known_before_or_after_th
 def test_a_price_that_is_known_stays(amount: str | None, currency: str | None) -> None:
     price = Price.of(Decimal("9.90"), "USD")
     for of_creation in (True, False):
-        assert price.learning(amount and Decimal(amount), currency, of_creation=of_creation) == price
+        assert price.learning(Decimal(amount) if amount else None, currency, of_creation=of_creation) == price
 
 
 def test_a_currency_alone_says_nothing_unless_the_order_is_created_with_it() -> None:

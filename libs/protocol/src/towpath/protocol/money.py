@@ -20,7 +20,9 @@ MAX_DECIMALS: Final = 4
 _DECIMALS: Final[dict[str, int]] = {
     currency.code: currency.exponent for currency in iso4217.Currency if currency.exponent is not None
 }
-_SMALLEST: Final = Decimal(1).scaleb(-MAX_DECIMALS)
+#: 1, 0.1, 0.01 …: the smallest amount with so many decimals.
+_SMALLEST: Final = tuple(Decimal(1).scaleb(-decimals) for decimals in range(MAX_DECIMALS + 1))
+_ZERO: Final = Decimal(0)
 _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
@@ -48,7 +50,7 @@ def written_with(amount: Decimal, decimals: int) -> Decimal:
     Raises:
         TooManyDecimals: It has more of them that are not 0.
     """
-    exact = amount.quantize(Decimal(1).scaleb(-decimals))
+    exact = amount.quantize(_SMALLEST[decimals])
     if exact != amount:
         raise TooManyDecimals(f"must have at most {decimals} decimals, but is {amount:f}")
     return exact
@@ -78,10 +80,13 @@ def _exact_decimal(value: Any) -> Decimal:
         raise ValueError(f"must lie between 0 and {MAX_AMOUNT}") from None
     if not amount.is_finite() or amount < 0 or amount > MAX_AMOUNT:
         raise ValueError(f"must lie between 0 and {MAX_AMOUNT}")
-    if amount != (rounded := amount.quantize(_SMALLEST)):
-        raise ValueError(f"must have at most {MAX_DECIMALS} decimals")
     # Adding 0 takes away the sign of -0 and the exponent of 1e2.
-    return (amount if decimals_in(amount) <= MAX_DECIMALS else rounded) + Decimal(0)
+    plain = amount + _ZERO
+    if any(map(plain.same_quantum, _SMALLEST)):
+        return plain
+    if amount != (rounded := amount.quantize(_SMALLEST[MAX_DECIMALS])):
+        raise ValueError(f"must have at most {MAX_DECIMALS} decimals")
+    return rounded
 
 
 def _known_currency(code: str) -> str:

@@ -68,12 +68,15 @@ class SubmitOrder(Payload):
     def _items_and_amount_agree(self) -> Self:
         if self.items is None and self.amount is None:
             raise ValueError("give items, amount, or both")
-        prices = [(("items", at, "unit_price"), item.unit_price) for at, item in enumerate(self.items or ())]
+        if self.items is None:
+            _check_decimals(self, [(("amount",), self.amount)], self.currency)
+            return self
+        prices = [(("items", at, "unit_price"), item.unit_price) for at, item in enumerate(self.items)]
         _check_decimals(self, [*prices, (("amount",), self.amount)], self.currency)
         total = self._items_total()
         if total > MAX_AMOUNT:
             raise ValueError(f"the items come to {format_money(total)}, more than {MAX_AMOUNT}")
-        if self.items is not None and self.amount is not None and self.amount != total:
+        if self.amount is not None and self.amount != total:
             amount, total = (written_with(one, decimals_of(self.currency)) for one in (self.amount, total))
             raise ValueError(f"amount is {format_money(amount)}, but the items come to {format_money(total)}")
         return self

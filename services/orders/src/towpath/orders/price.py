@@ -57,8 +57,13 @@ class Price:
 
     @classmethod
     def of(cls, amount: Decimal, currency: str) -> "Price":
-        """The price of an order whose amount and currency are known."""
-        return cls()._with(amount, currency, None)
+        """The price of an order whose amount and currency are known.
+
+        Raises:
+            TooManyDecimals
+        """
+        decimals = decimals_of(currency)
+        return cls(written_with(amount, decimals), currency, decimals)
 
     def learning(self, amount: Decimal | None, currency: str | None, *, of_creation: bool) -> "Price":
         """This price and what an event says of it, as far as that was not known.
