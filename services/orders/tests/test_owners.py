@@ -1,10 +1,12 @@
 """An order is known by its owner and its id: two users may use the same id and never learn of each other's."""
 
+import asyncio
 import random
 from typing import Any, Final
 
 import pytest
 
+from towpath.orders.app import ORDERS as SERVICE
 from towpath.orders.handlers import COMMANDS
 from towpath.orders.tables import ORDERS
 from towpath.testkit.dispatching import Incoming, ServiceUnderTest, a_command, an_event
@@ -135,6 +137,22 @@ async def listed(orders: ServiceUnderTest, user: str, *, between: list[Incoming]
             return sorted(found)
         cursor = {"cursor": answer["cursor"]}
     raise AssertionError("the list has no end")
+
+
+async def test_an_order_that_two_replicas_hear_of_at_once_is_one_order(database_url: str) -> None:
+    async with ServiceUnderTest.running(SERVICE, database_url, replicas=2) as orders:
+        for number in range(10):
+            order_id = f"O-{number}"
+            paid = an_event("order.paid", order_id=order_id, user_id="ana", amount="9.00", currency="USD")
+            submit = a_submit("ana", order_id=order_id, msg_id=f"m-{number}")
+            await asyncio.gather(orders.dispatch(submit), orders.dispatch(paid, replica=1))
+        rows = await orders.rows(ORDERS)
+        assert {(row.order_id, row.status, row.amount) for row in rows} == {
+            (f"O-{number}", "paid", 900) for number in range(10)
+        }
+        codes = [orders.answer(f"m-{number}").data.get("code") for number in range(10)]
+        assert set(codes) <= {None, "conflict"}
+        assert orders.parked() == orders.retried() == []
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,10 +1,12 @@
 """Refunds are entries with their own amounts, which add up to at most the order's amount."""
 
+import asyncio
 import random
 from typing import Any
 
 import pytest
 
+from towpath.orders.app import ORDERS as ORDERS_SERVICE
 from towpath.orders.tables import ORDERS, REFUNDS
 from towpath.testkit.dispatching import Incoming, ServiceUnderTest, a_command, an_event
 
@@ -184,3 +186,16 @@ async def test_what_is_stored_adds_up_whatever_refunds_come(orders: ServiceUnder
     (order,), entries = await orders.rows(ORDERS), await orders.rows(REFUNDS)
     assert sum(entry.amount for entry in entries) == order.refunded <= order.amount == 10_000
     assert sorted(entry.number for entry in entries) == list(range(1, order.refund_count + 1))
+
+
+async def test_refunds_that_two_replicas_book_at_once_never_pass_the_amount(database_url: str) -> None:
+    async with ServiceUnderTest.running(ORDERS_SERVICE, database_url, replicas=2) as orders:
+        await an_order(orders)
+        for _ in range(10):
+            await asyncio.gather(
+                *(orders.dispatch(a_refund(amount="9.00"), replica=replica) for replica in (0, 1))
+            )
+        (order,), entries = await orders.rows(ORDERS), await orders.rows(REFUNDS)
+        assert sum(entry.amount for entry in entries) == order.refunded == 9_900
+        assert len(orders.parked()) == 9
+        assert [push.seq for push in orders.pushes("user.ana")] == list(range(2, 13))
