@@ -3,6 +3,7 @@
 from copy import deepcopy
 from dataclasses import replace
 from decimal import Decimal
+from random import Random
 from typing import Final
 
 from hypothesis import assume, given
@@ -108,6 +109,43 @@ def test_cancelling_stops_an_order_or_changes_nothing(story: list[tuple[Status, 
         assert order.status is Status.CANCELLED
         assert order.revision == before.revision + 1
         assert PLACE[before.status] < PLACE[Status.SHIPPED]
+
+
+steps = st.lists(
+    st.sampled_from([Status.CONFIRMED, Status.PAID, Status.PACKED, Status.SHIPPED, Status.DELIVERED]),
+    max_size=4,
+)
+refunds = st.lists(st.none() | st.decimals("0.01", 9, places=2), max_size=3)
+
+
+@given(steps, refunds, st.randoms(use_true_random=False))
+def test_an_order_ends_the_same_in_whatever_order_its_events_come(
+    moves: list[Status], repaid: list[Decimal | None], chance: Random
+) -> None:
+    # All that is left is what is left after the others: such a refund stays behind them.
+    repaid.sort(key=lambda amount: amount is None)
+    events = [(status, an_event()) for status in moves]
+    events.append((Status.SUBMITTED, an_event(amount=Decimal(100), currency="EUR")))
+    back = [(Status.REFUNDED, an_event(amount=amount)) for amount in repaid]
+
+    def told(story: list[tuple[Status, OrderEvent]]) -> Order:
+        (status, event), *more = story
+        order = Order.born_elsewhere(event, status, BILLING, now_ms=1_000)
+        for status, event in more:
+            followed(order, status, event)
+        return order
+
+    first = told([events[-1], *events[:-1], *back])
+    chance.shuffle(events)
+    for refund in back:
+        at = chance.randrange(len(events) + 1)
+        at = max([at, *(place + 1 for place, one in enumerate(events) if one in back)])
+        events.insert(at, refund)
+    order = told(events)
+    assert (order.status, order.price) == (first.status, first.price)
+    assert order.price.refunded == (
+        None if not repaid else Decimal(100) if None in repaid else sum(filter(None, repaid))
+    )
 
 
 def test_an_order_born_elsewhere_is_as_its_first_event_says() -> None:
