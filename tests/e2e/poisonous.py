@@ -17,7 +17,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from pydantic import model_validator
 
-from towpath.orders import handlers, repository
+from towpath.orders import handlers, tables
 from towpath.orders.app import ORDERS
 from towpath.orders.repository import OrderBook
 from towpath.orders.settings import OrdersSettings
@@ -86,11 +86,11 @@ class Book(OrderBook):
     """A unit of work that breaks when it is saved."""
 
     async def save(self) -> None:
-        for order_id, order in self._orders.items():
+        for (_, order_id), order in self._orders.items():
             kind = kind_of(order_id) if order.is_new else ""
             if kind == "constraint":
-                row = {column.name: None for column in repository.ORDERS.columns}
-                await self._connection.execute(sa.insert(repository.ORDERS), row)
+                row = {column.name: None for column in tables.ORDERS.columns}
+                await self._connection.execute(sa.insert(tables.ORDERS), row)
             elif kind == "database":
                 await asyncio.sleep(3600)
             elif kind == "save":

@@ -75,7 +75,7 @@ async def test_an_event_of_another_backend_reaches_only_its_user_on_all_connecti
         system.connect("ben", 0) as ben,
     ):
         await phone.request("order.submit", {"order_id": "O1", "amount": "12.50"})
-        await publish_as_another_backend(system.rabbitmq.url, "order.paid", order_id="O1")
+        await publish_as_another_backend(system.rabbitmq.url, "order.paid", order_id="O1", user_id="ana")
         await publish_as_another_backend(
             system.rabbitmq.url, "order.shipped", order_id="O1", user_id="ana", detail="parcel 7"
         )
@@ -85,9 +85,49 @@ async def test_an_event_of_another_backend_reaches_only_its_user_on_all_connecti
         assert (order["status"], order["revision"], order["detail"]) == ("shipped", 3, "parcel 7")
         await ben.request("order.list")
         assert ben.pushes("order.updated") == []
-        assert (await ben.request("order.get", {"order_id": "O1"}))["data"]["code"] == "forbidden"
+        assert (await ben.request("order.get", {"order_id": "O1"}))["data"]["code"] == "not_found"
         refused = await phone.request("order.cancel", {"order_id": "O1"})
         assert refused["data"]["code"] == "conflict"
+
+
+async def test_two_users_with_the_same_order_id_hear_of_their_own_only(system: System) -> None:
+    async with system.connect("eve", 0) as eve, system.connect("ana", 1) as ana:
+        await eve.request("order.submit", {"order_id": "O1", "amount": "1.00"})
+        answer = await ana.request("order.submit", {"order_id": "O1", "amount": "500", "currency": "JPY"})
+        assert (answer["action"], answer["data"]["amount"]) == ("order.submit.ok", "500")
+        for amount, currency in (("100", "JPY"), (150, "JPY")):
+            await publish_as_another_backend(
+                system.rabbitmq.url,
+                "order.refunded",
+                order_id="O1",
+                user_id="ana",
+                amount=amount,
+                currency=currency,
+            )
+        push = await ana.find(lambda f: f["data"].get("refunded") == "250")
+        assert (push["data"]["amount"], push["data"]["status"]) == ("500", "refunded")
+        assert (await eve.request("order.get", {"order_id": "O1"}))["data"]["status"] == "submitted"
+        assert len(eve.pushes("order.updated")) == 1
+
+
+async def test_an_order_that_is_paid_before_it_is_created_is_whole_in_the_end(system: System) -> None:
+    async with system.connect("ana") as ana:
+        await publish_as_another_backend(
+            system.rabbitmq.url, "order.paid", order_id="O1", user_id="ana", revision=7
+        )
+        paid = (await ana.next("order.updated"))["data"]
+        assert (paid["status"], paid.keys() & {"amount", "currency"}) == ("paid", set())
+        await publish_as_another_backend(
+            system.rabbitmq.url,
+            "order.created",
+            order_id="O1",
+            user_id="ana",
+            revision=1,
+            amount="1.234",
+            currency="KWD",
+        )
+        created = (await ana.next("order.updated"))["data"]
+        assert (created["status"], created["amount"], created["currency"]) == ("paid", "1.234", "KWD")
 
 
 async def test_a_backend_in_node_reaches_the_user_with_amqplib_alone(
@@ -131,8 +171,8 @@ async def test_the_same_id_twice_is_one_order_and_the_same_answer(system: System
 async def test_an_event_that_cannot_be_read_is_parked_and_the_next_are_applied(system: System) -> None:
     async with system.connect("ana") as ana:
         await ana.request("order.submit", {"order_id": "O1", "amount": 5})
-        await publish_as_another_backend(system.rabbitmq.url, "order.paid", order="O1")
-        await publish_as_another_backend(system.rabbitmq.url, "order.packed", order_id="O1")
+        await publish_as_another_backend(system.rabbitmq.url, "order.paid", order="O1", user_id="ana")
+        await publish_as_another_backend(system.rabbitmq.url, "order.packed", order_id="O1", user_id="ana")
         assert await statuses(ana, "packed") == ["submitted", "packed"]
     connection = await aio_pika.connect(system.rabbitmq.url)
     async with connection:

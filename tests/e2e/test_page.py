@@ -61,6 +61,22 @@ async def test_an_order_moves_when_another_backend_publishes_that_it_is_shipped(
         await expect(fay.page.locator("[data-testid^='order-O']")).to_have_count(0)
 
 
+async def test_an_order_in_yen_has_no_decimals_and_shows_what_of_it_is_refunded(
+    browser: Browser, page_url: str
+) -> None:
+    async with Visitor.sign_in(browser, page_url, "yui", gateway=0) as yui:
+        await yui.get("order-currency").select_option("JPY")
+        await yui.get("order-amount").fill("99.90")
+        await yui.get("submit-order").click()
+        await expect(yui.get("order-problem")).to_contain_text("such as 9990")
+        order_id = await submits(yui, "500")
+        await publishes(yui, order_id, "yui", "order.refunded", amount="120")
+        await publishes(yui, order_id, "yui", "order.refunded", amount="80")
+        order = yui.get(f"order-{order_id}")
+        await expect(order.get_by_test_id("order-refunded")).to_have_text("¥200 refunded")
+        await expect(order.locator(".sum")).to_have_text("¥500")
+
+
 async def test_nothing_on_the_page_keeps_people_out_who_see_or_handle_it_differently(
     browser: Browser, page_url: str
 ) -> None:

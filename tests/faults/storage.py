@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from towpath.chat.tables import CONNECTIONS, GATEWAYS, MESSAGES
 from towpath.chat.tables import STREAMS as CHAT_STREAMS
-from towpath.orders.repository import ORDERS
-from towpath.orders.repository import STREAMS as ORDER_STREAMS
+from towpath.orders.tables import ORDERS
+from towpath.orders.tables import STREAMS as ORDER_STREAMS
 from towpath.servicekit.streams import StreamTables
 from towpath.testkit.processes import Process
 

@@ -86,7 +86,9 @@ async def test_a_published_event_is_a_plain_envelope_on_the_broker(
 async def test_an_event_that_nobody_listens_to_is_not_published(
     rabbitmq: Rabbit, processes: Processes
 ) -> None:
-    publishing = processes.launch("towpath", "publish", "order.paid", "--order", "O1", amqp_url=rabbitmq.url)
+    publishing = processes.launch(
+        "towpath", "publish", "order.paid", "--order", "O1", "--user", "ana", amqp_url=rabbitmq.url
+    )
     assert await publishing.ended() == 1
     assert publishing.output == "towpath: nobody listens to order.paid: start the orders service once\n"
 
@@ -126,20 +128,35 @@ def test_the_known_events_are_those_the_orders_service_takes() -> None:
             "user 'a\\tb' cannot be used: take 1 to 64 characters",
         ),
         (
-            "publish order.shiped --order O1",
+            "publish order.shiped --order O1 --user ana",
             {},
             "'order.shiped' is no order event, did you mean order.shipped?",
         ),
         ("publish order.paid", {}, "Missing option '--order'"),
-        ("publish order.paid --order O1 --amount 9,90", {}, "amount '9,90': must be a decimal number"),
-        ("publish order.paid --order O1 --msg-id a/b", {}, "msg_id 'a/b': must be 1 to 64 of"),
+        ("publish order.paid --order O1", {}, "Missing option '--user'"),
         (
-            "publish order.paid --order O1 --data /nowhere",
+            "publish order.paid --order O1 --user ana --amount 9,90",
+            {},
+            "amount '9,90': must be a decimal number",
+        ),
+        (
+            "publish order.paid --order O1 --user ana --amount 9.90 --currency JPY",
+            {},
+            "amount '9.90': must have at most 0 decimals",
+        ),
+        (
+            "publish order.paid --order O1 --user ana --amount 9.90 --currency ZZZ",
+            {},
+            "currency 'ZZZ': there is no currency ZZZ in ISO 4217",
+        ),
+        ("publish order.paid --order O1 --user ana --msg-id a/b", {}, "msg_id 'a/b': must be 1 to 64 of"),
+        (
+            "publish order.paid --order O1 --user ana --data /nowhere",
             {},
             "there is no broker to publish to: set TOWPATH_AMQP",
         ),
         (
-            "publish order.paid --order O1",
+            "publish order.paid --order O1 --user ana",
             {"amqp_url": "amqp://127.0.0.1:1"},
             "TOWPATH_AMQP_URL='amqp://127.0.0.1:1'",
         ),

@@ -97,12 +97,14 @@ async def test_the_whole_story(broker: str, processes: Processes, folder: Path) 
     ) as ana:
         order = (await ana.request("order.submit", {"amount": "9.90"}))["data"]
         assert order["status"] == "submitted"
-        await dev.post("/demo/events", {"action": "order.shipped", "data": {"order_id": order["order_id"]}})
+        data = {"order_id": order["order_id"], "user_id": "ana"}
+        await dev.post("/demo/events", {"action": "order.shipped", "data": data})
         shipped = await ana.find(lambda frame: frame["data"].get("status") == "shipped")
         assert shipped["action"] == "order.updated"
 
         publishing = processes.launch(
-            "towpath", "publish", "order.delivered", "--order", order["order_id"], "--data", str(folder)
+            *("towpath", "publish", "order.delivered", "--order", order["order_id"], "--user", "ana"),
+            *("--data", str(folder)),
         )
         assert await publishing.ended() == 0, publishing.output
         await ana.find(lambda frame: frame["data"].get("status") == "delivered")

@@ -129,10 +129,11 @@ async def test_an_event_is_published_as_it_is(page: Page, broker: MemoryBroker) 
     "body",
     [
         {"action": "order.paid"},
-        {"action": "order.paid", "data": {}},
+        {"action": "order.paid", "data": {"user_id": "ana"}},
+        {"action": "order.paid", "data": {"order_id": "O1"}},
         {"action": "order.eaten", "data": {"order_id": "O1"}},
         {"action": "chat.message", "data": {"order_id": "O1"}},
-        {"action": "order.paid", "data": {"order_id": "O1"}, "msg_id": "a/b"},
+        {"action": "order.paid", "data": {"order_id": "O1", "user_id": "ana"}, "msg_id": "a/b"},
         [],
     ],
 )
@@ -148,7 +149,7 @@ async def test_without_a_broker_events_are_unavailable() -> None:
         hub.stop()
         async with a_page(Demo(sign_here, partial(publish, broker))) as page:
             status, answer = await page.post(
-                "/demo/events", {"action": "order.paid", "data": {"order_id": "O1"}}
+                "/demo/events", {"action": "order.paid", "data": {"order_id": "O1", "user_id": "ana"}}
             )
     assert (status, list(answer)) == (503, ["error"])
 
@@ -211,6 +212,6 @@ async def test_the_page_is_a_program_of_its_own(processes: Processes) -> None:
             "demo": True,
         }
         assert (await page.post("/demo/token", {"user": "ana"}))[0] == 200
-        event = {"action": "order.paid", "data": {"order_id": "O1"}}
+        event = {"action": "order.paid", "data": {"order_id": "O1", "user_id": "ana"}}
         assert (await page.post("/demo/events", event))[0] == 503
     assert await process.terminate() == 0

@@ -330,8 +330,9 @@ export interface OrderView {
   order_id: string;
   status: Status;
   revision: number;
-  amount: string;
-  currency: string;
+  amount?: string;
+  currency?: string;
+  refunded?: string;
   updated_at: number;
   detail?: unknown;
   created_at: number;
@@ -355,8 +356,9 @@ export interface OrderState {
   order_id: string;
   status: Status;
   revision: number;
-  amount: string;
-  currency: string;
+  amount?: string;
+  currency?: string;
+  refunded?: string;
   updated_at: number;
   detail?: unknown;
 }

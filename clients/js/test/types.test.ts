@@ -31,6 +31,12 @@ async function use(client: Client): Promise<void> {
   // @ts-expect-error: misspelt
   await client.request("chat.join", { rom: "lobby" });
 
+  const submitted = await client.request("order.submit", { amount: "9.90", currency: "EUR" });
+  same<typeof submitted.amount, string>(true);
+  const order = await client.request("order.get", { order_id: "O1" });
+  same<typeof order.amount, string | undefined>(true); // another backend may have told of it first
+  same<typeof order.refunded, string | undefined>(true);
+
   const unknown = await client.request("shop.buy", { sku: "A" });
   same<typeof unknown, Record<string, any>>(true);
   await client.request("shop.list");

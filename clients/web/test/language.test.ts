@@ -21,6 +21,9 @@ describe("a language", () => {
     const english = languageOf("en", ["en-US"]);
     assert.equal(english.money("9999999999999.99", "USD"), "$9,999,999,999,999.99");
     assert.equal(languageOf("zh").money("99.90", "CNY"), "¥99.90");
+    assert.equal(english.money("500", "JPY"), "¥500");
+    assert.equal(english.money("500.00", "JPY"), "¥500.00");
+    assert.equal(english.money("1.234", "KWD"), "KWD\u00a01.234");
     assert.equal(english.money("1.00", "no such"), "1.00 no such");
   });
 

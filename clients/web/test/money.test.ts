@@ -1,19 +1,30 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
-import { formatCents, isWhole, parseCents, totalOf } from "../src/model/money.ts";
+import { decimalsIn, decimalsOf, formatMoney, isWhole, parseMoney, totalOf } from "../src/model/money.ts";
 
 describe("money", () => {
-  test("is read as people type it and written with two decimals", () => {
+  test("is read as people type it and written with the decimals of its currency", () => {
     const typed = ["99.9", "99,90", " 12 ", "0.05", "9999999999999.99"];
     assert.deepEqual(
-      typed.map((text) => formatCents(parseCents(text)!)),
+      typed.map((text) => formatMoney(parseMoney(text, 2)!, 2)),
       ["99.90", "99.90", "12.00", "0.05", "9999999999999.99"],
     );
+    assert.equal(formatMoney(parseMoney("500", 0)!, 0), "500");
+    assert.equal(formatMoney(parseMoney("0", 0)!, 0), "0");
+    assert.equal(formatMoney(parseMoney("1.2", 3)!, 3), "1.200");
+    assert.equal(formatMoney(parseMoney("0,004", 3)!, 3), "0.004");
   });
 
-  test("is refused when it is no amount", () => {
-    for (const text of ["", "abc", "-1", "1.234", "1e3", ".5", "1.", "1 000"]) assert.equal(parseCents(text), null);
+  test("is refused when it is no amount, or has more decimals than its currency", () => {
+    for (const text of ["", "abc", "-1", "1.234", "1e3", ".5", "1.", "1 000"]) assert.equal(parseMoney(text, 2), null);
+    assert.equal(parseMoney("99.90", 0), null);
+    assert.equal(parseMoney("1.2345", 3), null);
+  });
+
+  test("has the decimals of ISO 4217", () => {
+    assert.deepEqual(["EUR", "JPY", "KWD", "CLF"].map(decimalsOf), [2, 0, 3, 4]);
+    assert.deepEqual(["99.90", "500", "1.234"].map(decimalsIn), [2, 0, 3]);
   });
 
   test("adds up exactly", () => {
@@ -21,14 +32,15 @@ describe("money", () => {
       { sku: "rope", quantity: "3", unitPrice: "0.10" },
       { sku: "lamp", quantity: " 1 ", unitPrice: "7,15" },
     ];
-    assert.equal(formatCents(totalOf(lines)!), "7.45");
+    assert.equal(formatMoney(totalOf(lines, 2)!, 2), "7.45");
+    assert.equal(totalOf(lines, 0), null);
   });
 
   test("has no total while a line is not whole", () => {
     const rope = { sku: "rope", quantity: "1", unitPrice: "2.00" };
     for (const wrong of [{ sku: " " }, { quantity: "0" }, { quantity: "1.5" }, { quantity: "" }, { unitPrice: "x" }]) {
-      assert.equal(isWhole({ ...rope, ...wrong }), false);
-      assert.equal(totalOf([rope, { ...rope, ...wrong }]), null);
+      assert.equal(isWhole({ ...rope, ...wrong }, 2), false);
+      assert.equal(totalOf([rope, { ...rope, ...wrong }], 2), null);
     }
   });
 });

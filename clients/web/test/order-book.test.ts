@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
-import { OrderBook, type OrderTold, isCancellable } from "../src/model/order-book.ts";
+import { OrderBook, type OrderTold, isCancellable, withoutRepeats } from "../src/model/order-book.ts";
 
 const order = (order_id: string, revision = 1, more: Partial<OrderTold> = {}): OrderTold => ({
   order_id,
@@ -86,6 +86,17 @@ describe("the way of an order", () => {
     const book = new OrderBook().takePage([listed], { older: false });
     assert.deepEqual(way(book), [[null, 5], ["paid", 30]]);
     assert.deepEqual(way(book.take(order("O1", 1, { updated_at: 5 }))), [["submitted", 5], ["paid", 30]]);
+  });
+
+  test("shows each refund, and not the moment at which the amount became known", () => {
+    const book = new OrderBook()
+      .take(order("O1", 1, { status: "paid", updated_at: 10 }))
+      .take(order("O1", 2, { status: "paid", updated_at: 20, amount: "9.90", currency: "EUR" }))
+      .take(order("O1", 3, { status: "refunded", updated_at: 30, refunded: "1.00" }))
+      .take(order("O1", 4, { status: "refunded", updated_at: 40, refunded: "2.00" }));
+    const shown = withoutRepeats(book.orders[0]!.timeline);
+    assert.deepEqual(shown.map(({ at, refunded }) => [at, refunded]), [[10, undefined], [30, "1.00"], [40, "2.00"]]);
+    assert.deepEqual([book.orders[0]!.amount, book.orders[0]!.refunded], ["9.90", "2.00"]);
   });
 
   test("of an order that was born elsewhere begins in the state it came with", () => {

@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.orders.app import ORDERS
 from towpath.orders.handlers import COMMANDS
-from towpath.orders.repository import ORDERS as TABLE
 from towpath.orders.repository import OrderBook
+from towpath.orders.tables import ORDERS as TABLE
 from towpath.protocol.messages import Session
 from towpath.protocol.orders import GetOrder
 from towpath.servicekit.database import Database
@@ -78,12 +78,12 @@ class TestSubmit:
 
     @pytest.mark.parametrize("together", [True, False])
     async def test_an_id_that_is_taken_is_a_conflict(self, orders: ServiceUnderTest, together: bool) -> None:
-        first, second = a_submit(msg_id="m-1"), a_submit(by="bob", msg_id="m-2")
+        first, second = a_submit(msg_id="m-1"), a_submit(amount="1.00", msg_id="m-2")
         for batch in [(first, second)] if together else [(first,), (second,)]:
             await orders.dispatch(*batch)
         assert orders.answer("m-1").action == "order.submit.ok"
         assert orders.error("m-2") == "conflict"
-        assert [row.user_id for row in await orders.rows(TABLE)] == ["alice"]
+        assert [row.amount for row in await orders.rows(TABLE)] == [900]
 
 
 class TestOnce:
@@ -169,7 +169,7 @@ class TestCancel:
         assert [event.action for event in orders.events()] == ["order.created", "order.cancelled"]
 
     async def test_what_is_shipped_is_not_cancelled(self, orders: ServiceUnderTest) -> None:
-        await orders.dispatch(a_submit(), an_event("order.shipped", order_id="O-1"))
+        await orders.dispatch(a_submit(), an_event("order.shipped", order_id="O-1", user_id="alice"))
         orders.forget()
         await orders.dispatch(a_command("order.cancel", order_id="O-1", msg_id="m-1"))
         assert orders.error("m-1") == "conflict"
@@ -183,8 +183,8 @@ class TestCancel:
             a_command("order.cancel", order_id="O-2", msg_id="m-3"),
         )
         assert [orders.error(msg_id) for msg_id in ("m-1", "m-2", "m-3")] == [
-            "forbidden",
-            "forbidden",
+            "not_found",
+            "not_found",
             "not_found",
         ]
 
@@ -263,8 +263,8 @@ class TestEvents:
         await orders.dispatch(a_submit())
         orders.forget()
         await orders.dispatch(
-            an_event("order.paid", order_id="O-1", detail={"by": "card", "fee": 0.25}),
-            an_event("order.shipped", order_id="O-1", amount=8.5),
+            an_event("order.paid", order_id="O-1", user_id="alice", detail={"by": "card", "fee": 0.25}),
+            an_event("order.shipped", order_id="O-1", user_id="alice", amount=8.5),
         )
         paid, shipped = orders.pushes("user.alice")
         assert (paid.seq, paid.data["status"], paid.data["detail"]) == (
@@ -272,13 +272,13 @@ class TestEvents:
             "paid",
             {"by": "card", "fee": 0.25},
         )
-        assert (shipped.seq, shipped.data["status"], shipped.data["amount"]) == (3, "shipped", "8.50")
+        assert (shipped.seq, shipped.data["status"], shipped.data["amount"]) == (3, "shipped", "9.00")
         assert orders.events() == []
 
     async def test_a_late_event_is_taken_and_told_to_nobody(self, orders: ServiceUnderTest) -> None:
-        await orders.dispatch(a_submit(), an_event("order.shipped", order_id="O-1"))
+        await orders.dispatch(a_submit(), an_event("order.shipped", order_id="O-1", user_id="alice"))
         orders.forget()
-        await orders.dispatch(an_event("order.paid", order_id="O-1"))
+        await orders.dispatch(an_event("order.paid", order_id="O-1", user_id="alice"))
         assert orders.heard == []
 
     async def test_an_event_is_applied_once_by_its_msg_id(self, orders: ServiceUnderTest) -> None:
@@ -294,7 +294,7 @@ class TestEvents:
         born = an_event(
             "order.created", order_id="X-1", user_id="bob", amount="5", currency="SEK", revision=3
         )
-        await orders.dispatch(born, an_event("order.paid", order_id="X-1", revision=4))
+        await orders.dispatch(born, an_event("order.paid", order_id="X-1", user_id="bob", revision=4))
         await orders.dispatch(a_command("order.get", by="bob", order_id="X-1", msg_id="m-1"))
         shown = orders.answer("m-1").data
         assert (shown["status"], shown["amount"], shown["currency"]) == ("paid", "5.00", "SEK")
@@ -302,10 +302,13 @@ class TestEvents:
     @pytest.mark.parametrize(
         ("data", "reason"),
         [
-            ({"order_id": "O-9"}, "OwnerUnknown"),
-            ({"order_id": "O-1", "user_id": "mallory"}, "OwnerDiffers"),
-            ({"user_id": "alice"}, "InvalidData"),
-            ({"order_id": "O-1", "amount": "much"}, "InvalidData"),
+            ({"order_id": "O-9"}, "InvalidData: data refused: user_id"),
+            ({"order_id": "O-1"}, "InvalidData: data refused: user_id"),
+            ({"user_id": "alice"}, "InvalidData: data refused: order_id"),
+            ({"order_id": "O-1", "user_id": "alice", "amount": "much"}, "InvalidData: data refused: amount"),
+            ({"order_id": "O-1", "user_id": "alice", "amount": "1", "currency": "ZZZ"}, "InvalidData"),
+            ({"order_id": "O-1", "user_id": "alice", "amount": "1.5", "currency": "JPY"}, "InvalidData"),
+            ({"order_id": "O-1", "user_id": "alice", "amount": "1.234"}, "WrongDecimals: amount"),
         ],
     )
     async def test_what_cannot_be_applied_is_parked_with_its_reason(
@@ -313,7 +316,8 @@ class TestEvents:
     ) -> None:
         await orders.dispatch(a_submit())
         orders.forget()
-        await orders.dispatch(an_event("order.paid", **data), an_event("order.packed", order_id="O-1"))
+        packed = an_event("order.packed", order_id="O-1", user_id="alice")
+        await orders.dispatch(an_event("order.paid", **data), packed)
         (parked,) = orders.parked()
         assert parked.startswith(reason)
         assert [push.data["status"] for push in orders.pushes()] == ["packed"]
@@ -334,9 +338,20 @@ class TestBatches:
             with counted_statements() as statements:
                 await orders.dispatch(*[a_submit(f"{name}-{user}", by=user) for user in users])
                 await orders.dispatch(
-                    *[an_event("order.paid", order_id=f"{name}-{user}") for user in users],
+                    *[
+                        an_event("order.paid", order_id=f"{name}-{user}", user_id=user, revision=1)
+                        for user in users
+                    ],
                     *[a_command("order.get", by=user, order_id=f"{name}-{user}") for user in users],
                 )
+                for amount in ({"amount": "1.00"}, {}):
+                    refunds = [
+                        an_event(
+                            "order.refunded", order_id=f"{name}-{user}", user_id=user, revision=9, **amount
+                        )
+                        for user in users
+                    ]
+                    await orders.dispatch(*refunds)
             return len(statements)
 
         await a_round("warm", users)

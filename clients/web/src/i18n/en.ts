@@ -172,8 +172,10 @@ export const en = {
     history: "What happened",
     items: "Items",
     created: "created",
-    amountMissing: "Give an amount such as 99.90, or add items.",
-    itemWrong: (n: number) => `Item ${n} needs an article, a count of 1 or more, and a price such as 9.90.`,
+    refunded: (sum: string) => `${sum} refunded`,
+    amountMissing: (example: string) => `Give an amount such as ${example}, or add items.`,
+    itemWrong: (n: number, example: string) =>
+      `Item ${n} needs an article, a count of 1 or more, and a price such as ${example}.`,
     changed: (id: string, status: string) => `Order ${id} is ${status}.`,
     statuses: {
       submitted: "submitted",
@@ -201,8 +203,8 @@ export const en = {
     publish: "Publish event",
     published: (event: string, order: string) => `Published ${event} for ${order}`,
     orderMissing: "Which order? Submit one above or give its id.",
-    userMissing: "Whose order is it? An order that is new needs a name.",
-    amountWrong: "Give an amount such as 99.90.",
+    userMissing: "Whose order is it?",
+    amountWrong: (example: string) => `Give an amount such as ${example}.`,
   },
 
   switcher: {

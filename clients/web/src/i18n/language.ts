@@ -1,4 +1,5 @@
 /** A language: its words, and how it writes times, numbers and money. */
+import { decimalsIn } from "../model/money.ts";
 import { en, type Words } from "./en.ts";
 import { zh } from "./zh.ts";
 
@@ -46,7 +47,7 @@ export function languageOf(name: LanguageName, regions: readonly string[] = []):
     hour: "2-digit",
     minute: "2-digit",
   });
-  const currencies = new Map<string, Intl.NumberFormat | null>();
+  const formats = new Map<string, Intl.NumberFormat | null>();
   const { compare } = new Intl.Collator(tag, { numeric: true });
 
   const day = (at: number, now: number) => {
@@ -64,16 +65,19 @@ export function languageOf(name: LanguageName, regions: readonly string[] = []):
     day,
     moment: (at, now) => (daysBetween(at, now) === 0 ? time : dateAndTime).format(at),
     money: (amount, currency) => {
-      if (!currencies.has(currency)) currencies.set(currency, formatOf(tag, currency));
-      return currencies.get(currency)?.format(amount as `${number}`) ?? `${amount} ${currency}`;
+      const decimals = decimalsIn(amount);
+      const key = `${currency} ${decimals}`;
+      if (!formats.has(key)) formats.set(key, formatOf(tag, currency, decimals));
+      return formats.get(key)?.format(amount as `${number}`) ?? `${amount} ${currency}`;
     },
   };
 }
 
-function formatOf(tag: string, currency: string): Intl.NumberFormat | null {
+function formatOf(tag: string, currency: string, decimals: number): Intl.NumberFormat | null {
   try {
-    // The wire has two decimals for every currency.
-    return new Intl.NumberFormat(tag, { style: "currency", currency, minimumFractionDigits: 2 });
+    // What the wire says is shown, even where the browser knows another number of decimals.
+    const fraction = { minimumFractionDigits: decimals, maximumFractionDigits: decimals };
+    return new Intl.NumberFormat(tag, { style: "currency", currency, ...fraction });
   } catch {
     return null; // no currency that is known
   }

@@ -169,8 +169,9 @@ export const zh: Words = {
     history: "经过",
     items: "商品",
     created: "已创建",
-    amountMissing: "请填写金额，例如 99.90，或添加商品。",
-    itemWrong: (n) => `第 ${n} 项需要商品、不小于 1 的数量和单价，例如 9.90。`,
+    refunded: (sum) => `已退 ${sum}`,
+    amountMissing: (example) => `请填写金额，例如 ${example}，或添加商品。`,
+    itemWrong: (n, example) => `第 ${n} 项需要商品、不小于 1 的数量和单价，例如 ${example}。`,
     changed: (id, status) => `订单 ${id}${status}。`,
     statuses: {
       submitted: "已提交",
@@ -198,8 +199,8 @@ export const zh: Words = {
     publish: "发布事件",
     published: (event, order) => `已发布 ${order} 的 ${event}`,
     orderMissing: "哪个订单？请在上面提交一个，或填写订单号。",
-    userMissing: "订单属于谁？新订单需要名字。",
-    amountWrong: "请填写金额，例如 99.90。",
+    userMissing: "订单属于谁？",
+    amountWrong: (example) => `请填写金额，例如 ${example}。`,
   },
 
   switcher: {

@@ -1,17 +1,34 @@
-/** Amounts as people type them and as the wire wants them: texts with two decimals, counted in cents, no floats. */
+/**
+ * Amounts as people type them and as the wire wants them: texts with as many decimals as the currency has, counted in
+ * minor units (cents, where there are cents), no floats.
+ */
 
-const AMOUNT = /^(\d{1,13})(?:[.,](\d{1,2}))?$/;
-
-/** Cents, or `null` when the text is no amount; takes `99.9`, `99,90` and `1200`. */
-export function parseCents(text: string): bigint | null {
-  const match = AMOUNT.exec(text.trim());
-  return match && BigInt(match[1]!) * 100n + BigInt((match[2] ?? "").padEnd(2, "0"));
+/** How many decimals a currency has, by ISO 4217: 2 for EUR, 0 for JPY, 3 for KWD. */
+export function decimalsOf(currency: string): number {
+  const format = new Intl.NumberFormat("en", { style: "currency", currency });
+  return format.resolvedOptions().maximumFractionDigits ?? 2;
 }
 
-/** Cents as the wire has them, such as `"99.90"`. */
-export function formatCents(cents: bigint): string {
-  const digits = String(cents).padStart(3, "0");
-  return `${digits.slice(0, -2)}.${digits.slice(-2)}`;
+/** How many decimals an amount of the wire is written with. */
+export function decimalsIn(amount: string): number {
+  const point = amount.indexOf(".");
+  return point < 0 ? 0 : amount.length - point - 1;
+}
+
+/**
+ * Minor units, or `null` when the text is no amount of so many decimals; with two it takes `99.9`, `99,90` and `1200`.
+ */
+export function parseMoney(text: string, decimals: number): bigint | null {
+  const match = /^(\d{1,13})(?:[.,](\d+))?$/.exec(text.trim());
+  const fraction = match?.[2] ?? "";
+  if (match === null || fraction.length > decimals) return null;
+  return BigInt(match[1]! + fraction.padEnd(decimals, "0"));
+}
+
+/** Minor units as the wire has them, such as `"99.90"`, or `"500"` without decimals. */
+export function formatMoney(minor: bigint, decimals: number): string {
+  const digits = String(minor).padStart(decimals + 1, "0");
+  return decimals === 0 ? digits : `${digits.slice(0, -decimals)}.${digits.slice(-decimals)}`;
 }
 
 /** One line of an order as it is typed. */
@@ -21,13 +38,16 @@ export interface Line {
   unitPrice: string;
 }
 
-/** Whether a line can be submitted. */
-export function isWhole({ sku, quantity, unitPrice }: Line): boolean {
-  return sku.trim() !== "" && /^[1-9]\d{0,5}$/.test(quantity.trim()) && parseCents(unitPrice) !== null;
+/** Whether a line can be submitted in a currency of so many decimals. */
+export function isWhole({ sku, quantity, unitPrice }: Line, decimals: number): boolean {
+  return sku.trim() !== "" && /^[1-9]\d{0,5}$/.test(quantity.trim()) && parseMoney(unitPrice, decimals) !== null;
 }
 
-/** What the lines come to; `null` while one of them is not whole. */
-export function totalOf(lines: readonly Line[]): bigint | null {
-  if (!lines.every(isWhole)) return null;
-  return lines.reduce((sum, line) => sum + BigInt(line.quantity.trim()) * parseCents(line.unitPrice)!, 0n);
+/** What the lines come to, in minor units; `null` while one of them is not whole. */
+export function totalOf(lines: readonly Line[], decimals: number): bigint | null {
+  if (!lines.every((line) => isWhole(line, decimals))) return null;
+  return lines.reduce(
+    (sum, line) => sum + BigInt(line.quantity.trim()) * parseMoney(line.unitPrice, decimals)!,
+    0n,
+  );
 }

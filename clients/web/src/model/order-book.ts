@@ -16,6 +16,7 @@ export interface Moment {
   readonly status: Status | null;
   readonly at?: number;
   readonly detail?: unknown;
+  readonly refunded?: string;
 }
 
 export interface Order extends Readonly<OrderTold> {
@@ -69,14 +70,23 @@ function merged(known: Order | undefined, told: OrderTold): Order {
 
 function withMoments(timeline: readonly Moment[], told: OrderTold): readonly Moment[] {
   const moments = new Map(timeline.map((moment) => [moment.revision, moment]));
-  const { revision, status, updated_at, detail, created_at } = told;
-  moments.set(revision, { ...moments.get(revision), ...withoutNothing({ revision, status, at: updated_at, detail }) });
+  const { revision, status, updated_at, detail, refunded, created_at } = told;
+  const moment = withoutNothing({ revision, status, at: updated_at, detail, refunded });
+  moments.set(revision, { ...moments.get(revision), ...moment });
   const isFirst = created_at === updated_at || revision <= 1;
   if (created_at !== undefined && !isFirst && !moments.has(0)) {
     moments.set(0, { revision: 0, status: null, at: created_at });
   }
   if (moments.has(1)) moments.delete(0);
   return [...moments.values()].sort((one, other) => one.revision - other.revision);
+}
+
+/**
+ * The moments that tell something new: an order changes without a new state, too, as when its amount becomes known.
+ */
+export function withoutRepeats(timeline: readonly Moment[]): readonly Moment[] {
+  const said = ({ status, detail, refunded }: Moment) => JSON.stringify([status, detail, refunded]);
+  return timeline.filter((moment, at) => at === 0 || said(moment) !== said(timeline[at - 1]!));
 }
 
 function detailAt(timeline: readonly Moment[], revision: number): unknown {

@@ -4,11 +4,14 @@ import { useId, useRef } from "preact/hooks";
 import { publishEvent } from "../demo.ts";
 import type { Words } from "../i18n/en.ts";
 import { describe } from "../i18n/errors.ts";
-import { formatCents, parseCents } from "../model/money.ts";
+import { decimalsIn, decimalsOf, formatMoney, parseMoney } from "../model/money.ts";
 import { useSession, useWords } from "./context.ts";
 
 const EVENTS = ["confirmed", "paid", "packed", "shipped", "delivered", "rejected", "refunded", "cancelled"];
 const CREATED = "order.created";
+const REFUNDED = "order.refunded";
+/** Of an order that is not known here, which is in USD. */
+const USUAL_DECIMALS = 2;
 const KEPT = 3;
 
 interface BackendProps {
@@ -38,28 +41,37 @@ export function Backend({ suggestion }: BackendProps) {
     eventField.current?.focus();
   });
 
+  const hasAmount = event.value === CREATED || event.value === REFUNDED;
+  const known = orders.book.value.orders.find(({ order_id }) => order_id === order.value.trim());
+  const decimals =
+    known?.amount !== undefined
+      ? decimalsIn(known.amount)
+      : known?.currency !== undefined
+        ? decimalsOf(known.currency)
+        : USUAL_DECIMALS;
+
   const wrong = (): ((words: Words) => string) | null => {
     if (order.value.trim() === "") return (now) => now.backend.orderMissing;
-    if (event.value !== CREATED) return null;
     if (user.value.trim() === "") return (now) => now.backend.userMissing;
-    return amount.value.trim() !== "" && parseCents(amount.value) === null ? (now) => now.backend.amountWrong : null;
+    const isWrong = hasAmount && amount.value.trim() !== "" && parseMoney(amount.value, decimals) === null;
+    return isWrong ? (now) => now.backend.amountWrong(formatMoney(9990n, decimals)) : null;
   };
   const publish = async () => {
     problem.value = wrong();
     if (problem.value !== null) return orderField.current?.focus();
     const [orderId, userId, note] = [order.value.trim(), user.value.trim(), detail.value.trim()];
-    const cents = event.value === CREATED ? parseCents(amount.value) : null;
+    const minor = hasAmount ? parseMoney(amount.value, decimals) : null;
     const data = {
       order_id: orderId,
-      ...(userId && { user_id: userId }),
+      user_id: userId,
       ...(note && { detail: note }),
-      ...(cents !== null && { amount: formatCents(cents) }),
+      ...(minor !== null && { amount: formatMoney(minor, decimals) }),
     };
     isBusy.value = true;
     try {
       const msgId = await publishEvent(event.value, data);
       published.value = [{ msgId, event: event.value, order: orderId }, ...published.value].slice(0, KEPT);
-      detail.value = "";
+      detail.value = amount.value = "";
     } catch (error) {
       problem.value = (now) => describe(error, now);
     } finally {
@@ -143,14 +155,14 @@ export function Backend({ suggestion }: BackendProps) {
             {...text(detail)}
           />
         </div>
-        {event.value === CREATED && (
+        {hasAmount && (
           <div>
             <label for={`${id}-amount`}>{words.backend.amount}</label>
             <input
               id={`${id}-amount`}
               data-testid="backend-amount"
               inputMode="decimal"
-              placeholder="0.00"
+              placeholder={event.value === REFUNDED ? words.optional : formatMoney(0n, decimals)}
               {...text(amount)}
             />
           </div>

@@ -3,7 +3,7 @@ import { useId, useRef } from "preact/hooks";
 
 import type { Words } from "../i18n/en.ts";
 import { describe } from "../i18n/errors.ts";
-import { type Line, formatCents, isWhole, parseCents, totalOf } from "../model/money.ts";
+import { type Line, decimalsOf, formatMoney, isWhole, parseMoney, totalOf } from "../model/money.ts";
 import { useSession, useWords } from "./context.ts";
 import { Icon } from "./icons.tsx";
 
@@ -24,8 +24,9 @@ export function OrderForm({ onSubmitted }: { onSubmitted: (orderId: string) => v
   const progress = useSignal<"idle" | "sent" | "accepted">("idle");
 
   const hasLines = lines.value.length > 0;
-  const total = hasLines ? totalOf(lines.value) : parseCents(amount.value);
-  const shownAmount = hasLines ? (total === null ? "" : formatCents(total)) : amount.value;
+  const decimals = decimalsOf(currency.value);
+  const total = hasLines ? totalOf(lines.value, decimals) : parseMoney(amount.value, decimals);
+  const shownAmount = hasLines ? (total === null ? "" : formatMoney(total, decimals)) : amount.value;
 
   const setLines = (changed: readonly (Line & { id: number })[]) => {
     lines.value = changed;
@@ -36,9 +37,10 @@ export function OrderForm({ onSubmitted }: { onSubmitted: (orderId: string) => v
     setLines(lines.value.map((line) => (line.id === id ? { ...line, ...changes } : line)));
 
   const wrong = (): ((words: Words) => string) | null => {
-    const bad = lines.value.findIndex((line) => !isWhole(line));
-    if (bad >= 0) return (now) => now.orders.itemWrong(bad + 1);
-    return total === null ? (now) => now.orders.amountMissing : null;
+    const bad = lines.value.findIndex((line) => !isWhole(line, decimals));
+    const example = formatMoney(9990n, decimals);
+    if (bad >= 0) return (now) => now.orders.itemWrong(bad + 1, example);
+    return total === null ? (now) => now.orders.amountMissing(example) : null;
   };
   const submit = async () => {
     problem.value = wrong();
@@ -47,9 +49,10 @@ export function OrderForm({ onSubmitted }: { onSubmitted: (orderId: string) => v
     const items = lines.value.map(({ sku, quantity, unitPrice }) => ({
       sku: sku.trim(),
       quantity: Number(quantity),
-      unit_price: formatCents(parseCents(unitPrice)!),
+      unit_price: formatMoney(parseMoney(unitPrice, decimals)!, decimals),
     }));
-    const order = { currency: currency.value, ...(hasLines ? { items } : { amount: formatCents(total!) }) };
+    const price = hasLines ? { items } : { amount: formatMoney(total!, decimals) };
+    const order = { currency: currency.value, ...price };
     try {
       onSubmitted(await orders.submit(order, () => (progress.value = "accepted")));
       setLines([]);
@@ -77,7 +80,7 @@ export function OrderForm({ onSubmitted }: { onSubmitted: (orderId: string) => v
           id={amountId}
           data-testid="order-amount"
           inputMode="decimal"
-          placeholder="0.00"
+          placeholder={formatMoney(0n, decimals)}
           autocomplete="off"
           aria-describedby={`${amountId}-problem`}
           aria-invalid={problem.value !== null}
@@ -92,7 +95,10 @@ export function OrderForm({ onSubmitted }: { onSubmitted: (orderId: string) => v
           aria-label={words.orders.currency}
           data-testid="order-currency"
           value={currency.value}
-          onChange={(event) => (currency.value = event.currentTarget.value)}
+          onChange={(event) => {
+            currency.value = event.currentTarget.value;
+            problem.value = null;
+          }}
         >
           {CURRENCIES.map((name) => (
             <option key={name}>{name}</option>
@@ -113,6 +119,7 @@ export function OrderForm({ onSubmitted }: { onSubmitted: (orderId: string) => v
               key={line.id}
               line={line}
               number={index + 1}
+              decimals={decimals}
               onChange={(changes) => change(line.id, changes)}
               onRemove={() => setLines(lines.value.filter((other) => other.id !== line.id))}
             />
@@ -129,11 +136,12 @@ export function OrderForm({ onSubmitted }: { onSubmitted: (orderId: string) => v
 interface ItemLineProps {
   line: Line;
   number: number;
+  decimals: number;
   onChange: (changes: Partial<Line>) => void;
   onRemove: () => void;
 }
 
-function ItemLine({ line, number, onChange, onRemove }: ItemLineProps) {
+function ItemLine({ line, number, decimals, onChange, onRemove }: ItemLineProps) {
   const words = useWords().orders;
   const moveIn = (input: HTMLInputElement | null) => {
     if (input !== null && line.sku === "") input.focus(); // a new line is there to be filled in
@@ -168,7 +176,7 @@ function ItemLine({ line, number, onChange, onRemove }: ItemLineProps) {
           data-testid="item-price"
           inputMode="decimal"
           autocomplete="off"
-          placeholder="0.00"
+          placeholder={formatMoney(0n, decimals)}
           value={line.unitPrice}
           onInput={(event) => onChange({ unitPrice: event.currentTarget.value })}
         />

@@ -1,7 +1,7 @@
 import { useSignal } from "@preact/signals";
 import type { Status } from "@towpath/client";
 
-import { type Moment, type Order, STEPS, isCancellable } from "../model/order-book.ts";
+import { type Moment, type Order, STEPS, isCancellable, withoutRepeats } from "../model/order-book.ts";
 import { useApp, useLanguage, useSession, useWords } from "./context.ts";
 
 interface OrderListProps {
@@ -45,7 +45,8 @@ function OrderEntry({ order, isFirst, onPick }: OrderEntryProps) {
   const { orders } = useSession();
   const { words, money, number } = useLanguage();
   const isCancelling = useSignal(false);
-  const { order_id: id, status, amount, currency, detail, items } = order;
+  const { order_id: id, status, amount, currency, refunded, detail, items } = order;
+  const sum = (of: string) => (currency === undefined ? of : money(of, currency));
   const cancel = async () => {
     isCancelling.value = true;
     try {
@@ -60,12 +61,17 @@ function OrderEntry({ order, isFirst, onPick }: OrderEntryProps) {
     <li class="order" data-testid={`order-${id}`} data-status={status}>
       <div class="head">
         <strong class="id">{id}</strong>
-        <span class="sum">{amount !== undefined && currency !== undefined && money(amount, currency)}</span>
+        <span class="sum">{amount !== undefined && sum(amount)}</span>
         <span class="status" data-testid="order-status">
           {words.orders.statuses[status] ?? status}
         </span>
       </div>
       <Steps status={status} />
+      {refunded !== undefined && (
+        <p class="detail" data-testid="order-refunded">
+          {words.orders.refunded(sum(refunded))}
+        </p>
+      )}
       {hasText(detail) && (
         <p class="detail" data-testid="order-detail">
           {textOf(detail)}
@@ -73,13 +79,13 @@ function OrderEntry({ order, isFirst, onPick }: OrderEntryProps) {
       )}
       <details open={isFirst}>
         <summary>{words.orders.history}</summary>
-        <Timeline moments={order.timeline} />
+        <Timeline moments={withoutRepeats(order.timeline)} sum={sum} />
         {items && items.length > 0 && (
           <ul class="bought" aria-label={words.orders.items}>
             {items.map((item, at) => (
               <li key={at}>
                 {number(item.quantity)} × {item.sku}
-                {currency !== undefined && <span>{money(item.unit_price, currency)}</span>}
+                <span>{sum(item.unit_price)}</span>
               </li>
             ))}
           </ul>
@@ -126,16 +132,17 @@ function Steps({ status }: { status: Status }) {
   );
 }
 
-function Timeline({ moments }: { moments: readonly Moment[] }) {
+function Timeline({ moments, sum }: { moments: readonly Moment[]; sum: (amount: string) => string }) {
   const { words, moment: when } = useLanguage();
   return (
     <ol class="timeline" data-testid="timeline">
-      {moments.map(({ revision, status, at, detail }) => (
+      {moments.map(({ revision, status, at, detail, refunded }) => (
         <li key={revision} data-status={status ?? "created"}>
           <span class="state">
             {status === null ? words.orders.created : (words.orders.statuses[status] ?? status)}
           </span>
           {at !== undefined && <time datetime={new Date(at).toISOString()}>{when(at, Date.now())}</time>}
+          {refunded !== undefined && <span class="why">{words.orders.refunded(sum(refunded))}</span>}
           {hasText(detail) && <span class="why">{textOf(detail)}</span>}
         </li>
       ))}

@@ -131,13 +131,14 @@ def token(
 def publish(
     event: Annotated[str, typer.Argument(help="For example order.paid.", show_default=False)],
     order: Annotated[str, typer.Option(help="The order's id.", show_default=False)],
-    user: Annotated[
-        str | None, typer.Option(help="Whose order it is; needed when it is new to the orders service.")
+    user: Annotated[str, typer.Option(help="Whose order it is.", show_default=False)],
+    amount: Annotated[
+        str | None,
+        typer.Option(help="What it costs, for example 9.90; of order.refunded: what is paid back."),
     ] = None,
-    amount: Annotated[str | None, typer.Option(help="What it costs, for example 9.90.")] = None,
-    currency: Annotated[str | None, typer.Option(help="For example USD.")] = None,
+    currency: Annotated[str | None, typer.Option(help="Of the amount, for example EUR.")] = None,
     revision: Annotated[
-        int | None, typer.Option(help="The sender's count of changes; older ones are ignored.")
+        int | None, typer.Option(help="The sender's own count of changes; older ones move nothing.")
     ] = None,
     detail: Annotated[str | None, typer.Option(help="A note for the user.")] = None,
     msg_id: Annotated[

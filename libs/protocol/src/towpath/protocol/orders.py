@@ -1,17 +1,27 @@
 """Payload models of the ``order`` domain: requests, answers, pushes and events.
 
-Money is exact: decimal in, a string with two decimals out.
+Money is exact: decimal in, a string with as many decimals as the currency has out (ISO 4217).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Final, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from towpath.protocol.envelope import Id
-from towpath.protocol.fields import MAX_AMOUNT, Currency, Json, Money, Name, Payload, Text
+from towpath.protocol.fields import Json, Name, Payload, Text
+from towpath.protocol.money import (
+    MAX_AMOUNT,
+    Currency,
+    Money,
+    TooManyDecimals,
+    decimals_of,
+    format_money,
+    written_with,
+)
 from towpath.protocol.streams import Resume, ResumeAnswer
 
 DOMAIN: Final = "order"
@@ -58,19 +68,61 @@ class SubmitOrder(Payload):
     def _items_and_amount_agree(self) -> Self:
         if self.items is None and self.amount is None:
             raise ValueError("give items, amount, or both")
-        if self._items_total() > MAX_AMOUNT:
-            raise ValueError(f"the items come to {self._items_total()}, more than {MAX_AMOUNT}")
-        if self.items is not None and self.amount is not None and self.amount != self._items_total():
-            raise ValueError(f"amount is {self.amount}, but the items come to {self._items_total()}")
+        if self.items is None:
+            _check_decimals(self, [(("amount",), self.amount)], self.currency)
+            return self
+        prices = [(("items", at, "unit_price"), item.unit_price) for at, item in enumerate(self.items)]
+        _check_decimals(self, [*prices, (("amount",), self.amount)], self.currency)
+        total = self._items_total()
+        if total > MAX_AMOUNT:
+            raise ValueError(f"the items come to {format_money(total)}, more than {MAX_AMOUNT}")
+        if self.amount is not None and self.amount != total:
+            amount, total = (written_with(one, decimals_of(self.currency)) for one in (self.amount, total))
+            raise ValueError(f"amount is {format_money(amount)}, but the items come to {format_money(total)}")
         return self
 
     @property
     def total(self) -> Decimal:
-        """What the order costs."""
-        return self.amount if self.amount is not None else self._items_total()
+        """What the order costs, with the decimals of its currency."""
+        amount = self.amount if self.amount is not None else self._items_total()
+        return written_with(amount, decimals_of(self.currency))
+
+    @property
+    def priced_items(self) -> list[Item] | None:
+        """The items, their prices with the decimals of the currency."""
+        if self.items is None:
+            return None
+        decimals = decimals_of(self.currency)
+        return [
+            item.model_copy(update={"unit_price": written_with(item.unit_price, decimals)})
+            for item in self.items
+        ]
 
     def _items_total(self) -> Decimal:
-        return sum((item.total for item in self.items or ()), Decimal("0.00"))
+        return sum((item.total for item in self.items or ()), Decimal(0))
+
+
+def _check_decimals(
+    model: Payload, amounts: Iterable[tuple[tuple[str | int, ...], Decimal | None]], currency: str
+) -> None:
+    """Check that each amount has as many decimals as ``currency`` at most.
+
+    Raises:
+        ValidationError: It names each field that has more.
+    """
+    decimals = decimals_of(currency)
+    wrong: list[InitErrorDetails] = []
+    for place, amount in amounts:
+        try:
+            if amount is not None:
+                written_with(amount, decimals)
+        except TooManyDecimals as error:
+            problem = PydanticCustomError(
+                "too_many_decimals", "{problem}", {"problem": f"{error} {currency}"}
+            )
+            wrong.append(InitErrorDetails(type=problem, loc=place, input=amount))
+    if wrong:
+        raise ValidationError.from_exception_data(type(model).__name__, wrong)
 
 
 class CancelOrder(Payload):
@@ -97,16 +149,25 @@ class OrderEvent(Payload):
     """``data`` of an order event from another backend.
 
     Attributes:
-        user_id: Whose order it is; needed when the order is new here.
-        revision: The sender's count of changes, if it keeps one; older ones are ignored.
+        user_id: Whose order it is.
+        revision: The sender's own count of changes, if it keeps one: what is older than its newest is late.
+        amount: What the order costs, if that is not known yet; of ``order.refunded``: what is paid back, by default
+            all that is left.
+        currency: Of ``amount``.
     """
 
     order_id: Id
-    user_id: Name | None = None
+    user_id: Name
     revision: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     amount: Money | None = None
     currency: Currency | None = None
     detail: Json = None
+
+    @model_validator(mode="after")
+    def _amount_fits_currency(self) -> Self:
+        if self.currency is not None:
+            _check_decimals(self, [(("amount",), self.amount)], self.currency)
+        return self
 
 
 class OrderAnswer(Payload):
@@ -127,9 +188,20 @@ class CancelAnswer(Payload):
     revision: int
 
 
-class OrderState(OrderAnswer):
-    """Push ``order.updated``. ``updated_at`` is Unix milliseconds."""
+class OrderState(Payload):
+    """Push ``order.updated``. ``updated_at`` is Unix milliseconds.
 
+    Attributes:
+        amount, currency: Left out until they are known: another backend may have told of the order first.
+        refunded: What was paid back so far; left out where nothing was.
+    """
+
+    order_id: str
+    status: Status
+    revision: int
+    amount: Money | None = None
+    currency: str | None = None
+    refunded: Money | None = None
     updated_at: int
     detail: Json = None
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Final
 
 from towpath.orders.handlers import COMMANDS, EVENTS
-from towpath.orders.repository import INBOX, STREAMS, OrderBook
+from towpath.orders.repository import OrderBook
 from towpath.orders.settings import OrdersSettings
+from towpath.orders.tables import INBOX, STREAMS
 from towpath.protocol.orders import DOMAIN
 from towpath.servicekit.broker import Connect, connect
 from towpath.servicekit.service import Service, Storage, serve_domain

@@ -1,6 +1,10 @@
 """Orders: what states there are, and which change is allowed when. No I/O.
 
-Guarantee: an order only ever moves forward. A late or repeated event changes nothing.
+Guarantees:
+
+* An order only ever moves forward; a late or repeated event changes no state.
+* What is only added takes effect whenever it comes: what an order costs and when it was made, and refunds.
+* What is refused changes nothing.
 """
 
 import secrets
@@ -11,7 +15,8 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from towpath.protocol.errors import Conflict, Forbidden, InvalidData, NotFound
+from towpath.orders.price import Price
+from towpath.protocol.errors import Conflict, NotFound
 from towpath.protocol.orders import Item, OrderEvent, Status, SubmitOrder
 
 #: How far along an order is; an event moves it only to a higher step.
@@ -29,27 +34,15 @@ _STOPPABLE: Final = frozenset(status for status, step in _STEPS.items() if step 
 
 
 class OrderNotFound(NotFound):
-    """There is no such order."""
-
-
-class NotYourOrder(Forbidden):
-    """The order is somebody else's."""
+    """The user has no such order; whether another has one is not said."""
 
 
 class OrderIdTaken(Conflict):
-    """There is an order of this id already."""
+    """The user has an order of this id already."""
 
 
 class NotCancellable(Conflict):
     """The order is past the point where it could be cancelled."""
-
-
-class OwnerUnknown(InvalidData):
-    """An event tells of an order that is new here, and not whose it is."""
-
-
-class OwnerDiffers(Conflict):
-    """An event names another owner than the order has."""
 
 
 def new_order_id(now_ms: int) -> str:
@@ -58,27 +51,70 @@ def new_order_id(now_ms: int) -> str:
     return f"O{day}-{secrets.token_hex(5).upper()}"
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an event comes from.
+
+    Attributes:
+        sender: Tells senders apart; opaque.
+        made_at: When the sender made the event, by its own clock; Unix milliseconds.
+    """
+
+    sender: str
+    made_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """What was paid back at one time.
+
+    Attributes:
+        number: Counts the refunds of the order, from 1.
+        amount: ``None`` for the rest of an amount that is not known yet.
+        revision: The sender's, if it keeps one.
+        refunded_at: Unix milliseconds.
+    """
+
+    number: int
+    amount: Decimal | None
+    sender: str
+    revision: int | None
+    refunded_at: int
+    detail: JsonValue = None
+
+
 @dataclass(slots=True)
 class Order:
     """One order.
 
     Attributes:
         revision: Grows with every change.
-        seen_revision: The highest ``revision`` that an event of another backend carried.
-        created_at, updated_at: Unix milliseconds.
+        created_at: Unix milliseconds; until ``is_creation_known`` the time at which it was first heard of.
+        listed_at: Its place in the list, Unix milliseconds; never changes, so that pages hold each order once.
+        updated_at: Unix milliseconds.
+        refund_count: How many refunds it has.
+        newest: The newest revision of each sender of events, as far as it is loaded.
+        booked: Sender and revision of each refund that has one, as far as they are loaded.
+        new_refunds: The refunds of this unit of work.
+        resolved_rest: What the last refund came to, which refunded the rest of an amount that is known only now.
     """
 
     order_id: str
     user_id: str
-    amount: Decimal
-    currency: str
+    price: Price
     created_at: int
+    listed_at: int
     updated_at: int
     status: Status = Status.SUBMITTED
     revision: int = 1
-    seen_revision: int = 0
+    is_creation_known: bool = True
     items: list[Item] | None = None
     detail: JsonValue = None
+    refund_count: int = 0
+    newest: dict[str, int] = field(default_factory=dict)
+    booked: set[tuple[str, int]] = field(default_factory=set)
+    new_refunds: list[Refund] = field(default_factory=list)
+    resolved_rest: Decimal | None = None
     is_new: bool = field(default=False, compare=False)
     is_changed: bool = field(default=False, compare=False)
 
@@ -88,36 +124,34 @@ class Order:
         return cls(
             order_id=request.order_id or new_order_id(now_ms),
             user_id=user_id,
-            amount=request.total,
-            currency=request.currency,
+            price=Price.of(request.total, request.currency),
             created_at=now_ms,
+            listed_at=now_ms,
             updated_at=now_ms,
-            items=request.items,
+            items=request.priced_items,
             is_new=True,
         )
 
     @classmethod
-    def born_elsewhere(cls, event: OrderEvent, status: Status, default_currency: str, now_ms: int) -> "Order":
-        """An order that another backend told of first.
+    def born_elsewhere(cls, event: OrderEvent, status: Status, source: Source, now_ms: int) -> "Order":
+        """An order of which another backend tells first, by whichever event.
 
         Raises:
-            OwnerUnknown: The event has no ``user_id``.
+            InvalidData, Conflict: The event's amount cannot be.
         """
-        if event.user_id is None:
-            raise OwnerUnknown(f"Order {event.order_id!r} is new here: the event must carry its user_id.")
-        return cls(
+        order = cls(
             order_id=event.order_id,
             user_id=event.user_id,
-            amount=event.amount if event.amount is not None else Decimal("0.00"),
-            currency=event.currency or default_currency,
+            price=Price(),
             created_at=now_ms,
+            listed_at=now_ms,
             updated_at=now_ms,
-            status=status,
-            revision=event.revision or 1,
-            seen_revision=event.revision or 0,
-            detail=event.detail,
+            revision=0,
+            is_creation_known=status is Status.SUBMITTED,
             is_new=True,
         )
+        order._apply(event, status, source, now_ms, moves=True)
+        return order
 
     def cancel(self, reason: str | None, now_ms: int) -> None:
         """Cancel on behalf of the owner.
@@ -127,44 +161,78 @@ class Order:
         """
         if self.status not in _STOPPABLE:
             raise NotCancellable(f"Order {self.order_id!r} is {self.status.value} and cannot be cancelled.")
-        self._change(Status.CANCELLED, now_ms)
-        self.detail = reason
+        self.status, self.detail = Status.CANCELLED, reason
+        self._change(now_ms)
 
-    def follow(self, event: OrderEvent, status: Status, now_ms: int) -> bool:
-        """Move as another backend says; false if the event is late or repeated, and nothing changed.
+    def follow(self, event: OrderEvent, status: Status, source: Source, now_ms: int) -> bool:
+        """Do as another backend says; false if nothing that anybody sees has changed.
 
         Raises:
-            OwnerDiffers: The event is about somebody else's order of the same id.
+            InvalidData, Conflict: The event's amount cannot be.
         """
-        if event.user_id is not None and event.user_id != self.user_id:
-            raise OwnerDiffers(f"Order {self.order_id!r} belongs to another user than the event says.")
-        newer = event.revision is not None and event.revision > self.seen_revision
-        if event.revision is not None and not newer:
-            return False
-        if not (self._leads_to(status) or (newer and status is self.status)):
-            return False
-        self._change(status, now_ms)
+        newest = self.newest.get(source.sender, 0)
+        is_late = event.revision is not None and event.revision <= newest
+        says_more = event.revision is not None and not is_late and status is self.status
+        return self._apply(
+            event, status, source, now_ms, moves=not is_late and (self._leads_to(status) or says_more)
+        )
+
+    def _apply(self, event: OrderEvent, status: Status, source: Source, now_ms: int, *, moves: bool) -> bool:
+        price, refund, before = self.price, None, self.price
+        if status is Status.REFUNDED:
+            if (booked := self._refund(event, source, now_ms)) is not None:
+                price, refund = booked
+                moves = True
+        else:
+            is_creation = status is Status.SUBMITTED
+            price = price.learning(event.amount, event.currency, of_creation=is_creation)
+        # From here on nothing is refused.
         if event.revision is not None:
-            self.seen_revision = event.revision
-            self.revision = max(self.revision, event.revision)
-        if event.amount is not None:
-            self.amount = event.amount
-        if event.currency is not None:
-            self.currency = event.currency
-        self.detail = event.detail
+            self.newest[source.sender] = max(event.revision, self.newest.get(source.sender, 0))
+        learns_creation = status is Status.SUBMITTED and not self.is_creation_known
+        if not (moves or learns_creation or price != before):
+            return False
+        if before.rest_is_refunded and price.amount is not None:
+            self.resolved_rest = price.amount - (before.refunded or Decimal(0))
+        self.price = price
+        if refund is not None:
+            self.refund_count = refund.number
+            self.new_refunds.append(refund)
+            if refund.revision is not None:
+                self.booked.add((refund.sender, refund.revision))
+        if learns_creation:
+            self.created_at = min(self.created_at, source.made_at)
+            self.is_creation_known = True
+        if moves:
+            self.status, self.detail = status, event.detail
+        self._change(now_ms)
+        # Clients that know a sender's count see it go on.
+        self.revision = max(self.revision, event.revision or 0)
         return True
 
+    def _refund(self, event: OrderEvent, source: Source, now_ms: int) -> tuple[Price, Refund] | None:
+        """What the refund comes to; ``None`` if it is booked already, or nothing is left.
+
+        Lateness does not matter: a refund is added whenever it comes, only not twice.
+        """
+        if event.revision is not None and (source.sender, event.revision) in self.booked:
+            return None
+        after = self.price.refunding(event.amount, event.currency, is_first=not self.refund_count)
+        if after is None:
+            return None
+        price, amount = after
+        return price, Refund(
+            self.refund_count + 1, amount, source.sender, event.revision, now_ms, event.detail
+        )
+
     def _leads_to(self, status: Status) -> bool:
-        if status is Status.REFUNDED:
-            return self.status is not Status.REFUNDED
         if self.status is Status.REFUNDED or self.status in _ENDED:
             return False
         if status in _ENDED:
             return self.status in _STOPPABLE
-        return _STEPS[status] > _STEPS[self.status]
+        return _STEPS.get(status, -1) > _STEPS[self.status]
 
-    def _change(self, status: Status, now_ms: int) -> None:
-        self.status = status
+    def _change(self, now_ms: int) -> None:
         self.revision += 1
         self.updated_at = now_ms
         self.is_changed = True

@@ -8,7 +8,6 @@ from towpath.orders.repository import OrderBook, state
 from towpath.protocol.envelope import Envelope, make, now_ms
 from towpath.protocol.messages import Session
 from towpath.protocol.orders import (
-    DEFAULT_CURRENCY,
     CancelAnswer,
     CancelOrder,
     GetOrder,
@@ -34,14 +33,14 @@ def submit(request: SubmitOrder, session: Session, book: OrderBook) -> Outcome:
         order_id=order.order_id,
         status=order.status,
         revision=order.revision,
-        amount=order.amount,
-        currency=order.currency,
+        amount=request.total,
+        currency=request.currency,
     )
     return Outcome(answer=answer, tell=[_told(order, book)], events=[_announced("order.created", order)])
 
 
 def cancel(request: CancelOrder, session: Session, book: OrderBook) -> Outcome:
-    order = book.owned_by(session.user_id, request.order_id)  # raises OrderNotFound, NotYourOrder
+    order = book.owned_by(session.user_id, request.order_id)  # raises OrderNotFound
     order.cancel(request.reason, now_ms())  # raises NotCancellable, before any change
     answer = CancelAnswer(order_id=order.order_id, status=order.status, revision=order.revision)
     return Outcome(answer=answer, tell=[_told(order, book)], events=[_announced("order.cancelled", order)])
@@ -62,11 +61,11 @@ def resume(request: Resume, session: Session, _: OrderBook) -> Outcome:
 
 def follow(status: Status, event: OrderEvent, book: OrderBook) -> Outcome:
     """Another backend says what became of an order."""
-    order = book.get(event.order_id)
+    order = book.get(event.user_id, event.order_id)
     if order is None:
-        order = Order.born_elsewhere(event, status, DEFAULT_CURRENCY, now_ms())  # raises OwnerUnknown
+        order = Order.born_elsewhere(event, status, book.source(event), now_ms())
         book.add(order)
-    elif not order.follow(event, status, now_ms()):  # raises OwnerDiffers
+    elif not order.follow(event, status, book.source(event), now_ms()):
         return Outcome()
     return Outcome(tell=[_told(order, book)])
 
