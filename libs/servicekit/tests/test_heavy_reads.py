@@ -53,7 +53,7 @@ class Rounds:
             raise self.error
         self.begun.append([request.envelope.msg_id for request in reads])
         for request in reads:
-            if (event := self.let.get(request.sender)) is not None:
+            if (event := self.let.get(request.session.user_id if request.session else "")) is not None:
                 await event.wait()
         return Taken(self.seconds * len(reads), 0)
 

@@ -165,7 +165,7 @@ async def test_streams_and_answers_of_before_are_kept(database_url: str) -> None
     async with ServiceUnderTest.running(ORDERS, database_url) as orders:
         await orders.dispatch(an_event("order.shipped", order_id="O-1", user_id="ana"))
         assert [push.seq for push in orders.pushes("user.ana")] == [5]
-        assert ("ana", "m-0") in {(row.sender, row.msg_id) for row in await orders.rows(INBOX)}
+        assert ("user:ana", "m-0") in {(row.sender, row.msg_id) for row in await orders.rows(INBOX)}
 
 
 async def test_a_hundred_thousand_orders_are_migrated_in_one_start_and_none_is_lost(

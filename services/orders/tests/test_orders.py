@@ -369,8 +369,8 @@ class TestBatches:
                 a_submit("O-2", msg_id="m-3"),
             )
             assert orders.answer("m-1").action == orders.answer("m-3").action == "order.submit.ok"
-            assert orders.answers("m-2") == []
-            assert orders.retried() == ["ZeroDivisionError: a bug"]
+            assert orders.answer("m-2").data["code"] == "internal"
+            assert orders.parked() == ["ZeroDivisionError: a bug"]
             assert [push.seq for push in orders.pushes("user.alice")] == [1, 2]
             assert len(await orders.rows(TABLE)) == 2
 

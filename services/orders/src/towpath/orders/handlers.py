@@ -91,10 +91,15 @@ COMMANDS: Final[Handlers] = {
     "order.resume": Handler(Resume, resume, changes=False, cost=20),
 }
 
+
+def _subject(event: OrderEvent) -> str:
+    return f"{event.user_id}/{event.order_id}"
+
+
 EVENTS: Final[Handlers] = {
-    "order.created": Handler(OrderEvent, partial(follow, Status.SUBMITTED)),
+    "order.created": Handler(OrderEvent, partial(follow, Status.SUBMITTED), subject=_subject),
 } | {
-    f"order.{status.value}": Handler(OrderEvent, partial(follow, status))
+    f"order.{status.value}": Handler(OrderEvent, partial(follow, status), subject=_subject)
     for status in Status
     if status is not Status.SUBMITTED
 }
