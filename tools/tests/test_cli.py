@@ -123,7 +123,7 @@ def test_the_known_events_are_those_the_orders_service_takes() -> None:
         (
             "token --user a\tb",
             {"auth_secret": SECRET},
-            "user 'a\\tb' cannot be used: take 1 to 64 characters",
+            "user 'a\\tb' cannot be used: a user id must not contain control characters",
         ),
         (
             "publish order.shiped --order O1",

@@ -14,7 +14,7 @@ from pydantic import (
     StringConstraints,
 )
 
-from towpath.protocol.routes import encode_word
+from towpath.protocol.routes import check_user_id, encode_word
 
 MAX_AMOUNT: Final = Decimal("9999999999999.99")
 _CENT = Decimal("0.01")
@@ -90,7 +90,10 @@ Money = Annotated[Decimal, BeforeValidator(_exact_decimal), PlainSerializer(form
 #: ISO 4217.
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 
-#: The name of a room or user, as people write it: any letters, no control characters, short enough to route.
+#: A user id as the contract has it; see :func:`~towpath.protocol.routes.check_user_id`.
+UserId = Annotated[str, AfterValidator(check_user_id)]
+
+#: The name of a room, as people write it: any letters, no control characters, short enough to route.
 Name = Annotated[
     str,
     StringConstraints(min_length=1, max_length=128),

@@ -39,6 +39,8 @@ class GatewaySettings(BrokerSettings):
         gateway_id: Names this replica on the broker; unique.
         auth_secret: Shared secret for HS256 tokens.
         auth_public_key: PEM text of an RSA, P-256 or Ed25519 public key, instead of a secret.
+        clock_leeway: Seconds that `iat` and `nbf` of a token may be ahead of the clock here. Expiry has no leeway.
+        token_max_bytes: The largest token, in the handshake and in `session.refresh`.
         allowed_origins: Origins of web pages that may connect, separated by commas; ``*`` for any. Clients that
             send no Origin (not browsers) are not concerned.
         max_frame_bytes: The largest frame; past it the connection closes with 1009.
@@ -114,6 +116,8 @@ class GatewaySettings(BrokerSettings):
     )
     auth_secret: str | None = None
     auth_public_key: str | None = None
+    clock_leeway: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    token_max_bytes: Annotated[int, Field(ge=256, le=1024 * 1024)] = 8192
     allowed_origins: Annotated[str, AfterValidator(_origins)] = ""
     max_frame_bytes: Annotated[int, Field(ge=1024, le=16 * 1024 * 1024)] = 64 * 1024
     trusted_proxies: Annotated[str, AfterValidator(_networks)] = ""
