@@ -196,7 +196,10 @@ class BrokerBlocked(BrokerError):
 
 
 class BrokerRefused(BrokerError):
-    """The broker answered at the first connect, and refused user, password or virtual host."""
+    """The broker answered at the first connect, and refused user, password or virtual host; or a right is missing.
+
+    The text names the setting.
+    """
 
 
 class TopologyMismatch(BrokerError):
@@ -305,7 +308,7 @@ class Broker(Protocol):
         """Make sure that ``topology`` exists now and after each reconnect. Idempotent; waits for a connection.
 
         Raises:
-            BrokerRefused: See :meth:`until_ready`.
+            BrokerRefused: See :meth:`until_ready`; or the user may not declare it.
             TopologyMismatch: Something exists with other arguments.
             BrokerError: The broker did not answer in time.
         """

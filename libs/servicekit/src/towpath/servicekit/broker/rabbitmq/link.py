@@ -24,6 +24,7 @@ from towpath.servicekit.broker.rabbitmq.connection import (
     reason_of,
     rpc,
 )
+from towpath.servicekit.broker.rabbitmq.refusals import needs
 
 log = structlog.get_logger(__name__)
 
@@ -148,6 +149,7 @@ class Link:
 
         Raises:
             TopologyMismatch: Something exists with other arguments.
+            BrokerRefused: A right is missing.
             LOST: See :data:`~towpath.servicekit.broker.rabbitmq.connection.LOST`.
         """
         consumers: dict[str, int] = {}
@@ -155,13 +157,18 @@ class Link:
         try:
             driver = await driver_of(channel)
             for exchange in topology.exchanges:
-                await rpc(
-                    driver.exchange_declare(exchange.name, exchange_type=exchange.type.value, durable=True)
-                )
+                with needs(exchange="configure"):
+                    await rpc(
+                        driver.exchange_declare(
+                            exchange.name, exchange_type=exchange.type.value, durable=True
+                        )
+                    )
             for queue in topology.queues:
-                declared = await rpc(
-                    driver.queue_declare(queue.name, durable=True, arguments=queue_arguments(queue))
-                )
+                reads = "configure" if queue.dead_letter_exchange is None else "configure or read"
+                with needs(queue=reads, exchange="write"):
+                    declared = await rpc(
+                        driver.queue_declare(queue.name, durable=True, arguments=queue_arguments(queue))
+                    )
                 consumers[queue.name] = declared.consumer_count or 0
                 await bind(driver, queue.name, queue.bindings)
         except ChannelPreconditionFailed as error:
@@ -227,7 +234,8 @@ def queue_arguments(queue: Queue) -> dict[str, Any]:
 async def bind(channel: AbstractChannel, queue: str, bindings: Sequence[Binding]) -> None:
     """Bind a queue; what is bound already stays as it is."""
     for binding in bindings:
-        await rpc(channel.queue_bind(queue, exchange=binding.exchange, routing_key=binding.routing_key))
+        with needs(queue="write", exchange="read", topic="read"):
+            await rpc(channel.queue_bind(queue, exchange=binding.exchange, routing_key=binding.routing_key))
 
 
 def _tell_closed(exchange: str, error: BaseException | None) -> None:
