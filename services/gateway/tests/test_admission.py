@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from towpath.gateway.admission import Admission, TokenRefused, bearer_token
 from towpath.gateway.settings import GatewaySettings
-from towpath.servicekit.settings import BadSetting
+from towpath.servicekit.settings import BadSetting, bad_setting
 from towpath.testkit.tokens import SECRET, a_token
 
 
@@ -57,6 +57,15 @@ def test_a_good_token_tells_who_it_is_until_when_and_what_it_may_address() -> No
 def test_a_bad_token_is_refused_with_the_reason(token: str | None, why: str) -> None:
     with pytest.raises(TokenRefused, match=why):
         admission().identify(token)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", " "])
+def test_a_secret_with_a_line_break_at_its_end_is_refused_and_not_shown(end: str) -> None:
+    with pytest.raises(ValidationError, match="begins or ends with white space") as refused:
+        GatewaySettings(auth_secret=SECRET + end)
+    told = str(bad_setting(refused.value, prefix="TOWPATH_"))
+    assert told.startswith("TOWPATH_AUTH_SECRET: ")
+    assert SECRET not in told
 
 
 @pytest.mark.parametrize("kind", ["RS256", "ES256", "EdDSA"])

@@ -8,6 +8,7 @@ signal, or the end of ``drain_timeout``, cancels what is left.
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -16,7 +17,7 @@ from typing import NoReturn, TypeVar
 import structlog
 import uvloop
 
-from towpath.servicekit import descriptors, logs
+from towpath.servicekit import descriptors, logs, spelling
 from towpath.servicekit.broker.interface import BrokerRefused, TopologyMismatch
 from towpath.servicekit.loops import keep_running
 from towpath.servicekit.memory import PAUSE, give_back
@@ -38,6 +39,8 @@ def run(service: str, serve: Serve[S], settings_model: type[S]) -> NoReturn:
     try:
         settings = load(settings_model)
         logs.configure(service, settings)
+        for name, nearest, _ in spelling.unknown(os.environ, settings_model.model_fields):
+            log.warning("unknown_setting", name=name, nearest=nearest)
         _make_room_for_descriptors(settings)
         _collect_rarely()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -1,9 +1,12 @@
 """Settings: environment variables ``TOWPATH_*``, checked at start.
 
 A wrong one stops the program at once with exit status 2 and one line that names the variable, its value and the
-remedy (secrets are never shown). Every limit in Towpath is a field of one of these models.
+remedy (secrets are never shown). So does a variable that is no setting of any program and is spelled nearly like one
+(:mod:`~towpath.servicekit.spelling`). Every limit in Towpath is a field of one of these models.
 """
 
+import os
+from collections.abc import Collection
 from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError
@@ -11,9 +14,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from yarl import URL
 
 from towpath.protocol.messages import BODY_MAX_ITEMS, MESSAGE_MAX_BYTES
-from towpath.servicekit import amqp_url
+from towpath.servicekit import amqp_url, spelling
 
-PREFIX = "TOWPATH_"
+PREFIX = spelling.PREFIX
 
 
 class BadSetting(Exception):
@@ -28,6 +31,14 @@ class BadSetting(Exception):
     def __init__(self, name: str, value: object | None, remedy: str) -> None:
         shown = "" if value is None else f"={str(value)[:100]!r}"
         super().__init__(f"{name}{shown}: {remedy}")
+
+
+def _no_surrounding_space(value: str) -> str:
+    if value != value.strip():
+        raise ValueError(
+            "begins or ends with white space, such as the line break at the end of a file; take it away"
+        )
+    return value
 
 
 def _amqp_url(value: str) -> str:
@@ -60,9 +71,11 @@ def _http_url(value: str) -> str:
     return value
 
 
+#: Text in which white space at an end is a mistake: a secret with a line break is another secret.
+Word = Annotated[str, AfterValidator(_no_surrounding_space)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
-DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+DatabaseUrl = Annotated[Word, AfterValidator(_database_url)]
 
 
 class TelemetrySettings(BaseSettings):
@@ -80,7 +93,7 @@ class TelemetrySettings(BaseSettings):
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     log_format: Annotated[str, Field(pattern="^(json|console)$")] = "json"
     trace_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
-    otlp_endpoint: Annotated[str, AfterValidator(_http_url)] | None = None
+    otlp_endpoint: Annotated[Word, AfterValidator(_http_url)] | None = None
 
 
 class BrokerSettings(TelemetrySettings):
@@ -103,7 +116,7 @@ class BrokerSettings(TelemetrySettings):
         admin_host, admin_port: Where ``/health/live``, ``/health/ready`` and ``/metrics`` are served.
     """
 
-    amqp_url: Annotated[str, AfterValidator(_amqp_url)] = "amqp://guest:guest@127.0.0.1:5672/"
+    amqp_url: Annotated[Word, AfterValidator(_amqp_url)] = "amqp://guest:guest@127.0.0.1:5672/"
     publish_timeout: Seconds = 10.0
     reconnect_max: Seconds = 30.0
     lane_max_items: Annotated[int, Field(ge=1)] = 10_000
@@ -113,7 +126,7 @@ class BrokerSettings(TelemetrySettings):
     message_max_bytes: Annotated[int, Field(ge=64 * 1024, le=512 * 1024 * 1024)] = MESSAGE_MAX_BYTES
     drain_timeout: Seconds = 30.0
     descriptors_reserve: Annotated[int, Field(ge=10)] = 100
-    admin_host: str = "127.0.0.1"
+    admin_host: Word = "127.0.0.1"
     admin_port: Port = 9090
 
 
@@ -174,12 +187,27 @@ def load(model: type[S]) -> S:
     """Read ``model`` from the environment.
 
     Raises:
-        BadSetting: The first that is missing or wrong.
+        BadSetting: The first that is missing, wrong or misspelt.
     """
+    refuse_misspelt(model.model_fields)
     try:
         return model()
     except ValidationError as error:
         raise bad_setting(error, prefix=PREFIX) from None
+
+
+def refuse_misspelt(own: Collection[str] = ()) -> None:
+    """Make sure that no variable is spelled nearly like a setting.
+
+    Args:
+        own: Fields of the settings model of the program that runs.
+
+    Raises:
+        BadSetting
+    """
+    for name, nearest, is_near in spelling.unknown(os.environ, own):
+        if is_near:
+            raise BadSetting(name, None, f"is no setting; did you mean {nearest}?")
 
 
 def bad_setting(error: ValidationError, *, prefix: str) -> BadSetting:

@@ -41,7 +41,7 @@ from towpath.gateway.turns import Turns
 from towpath.gateway.writes import Writes
 from towpath.protocol.close_codes import CloseCode
 from towpath.servicekit.buckets import Buckets, Rate
-from towpath.servicekit.settings import BadSetting
+from towpath.servicekit.listening import LISTEN_ERRORS, cannot_listen
 from towpath.servicekit.tally import Tally
 from towpath.servicekit.telemetry import Telemetry
 
@@ -467,7 +467,7 @@ class Listener:
         """Serve ``/ws`` from entry to exit.
 
         Raises:
-            BadSetting: The port is taken, or the address is not of this machine.
+            BadSetting: The port is taken, or the host is not of this machine.
         """
         settings = self._settings
         try:
@@ -488,9 +488,9 @@ class Listener:
                 create_connection=self._socket,  # type: ignore[arg-type]  # documented: a factory will do
                 logger=_QUIET,
             )
-        except OSError as error:
-            raise BadSetting(
-                "TOWPATH_PORT", settings.port, f"cannot listen on {settings.host}: {error.strerror}"
+        except LISTEN_ERRORS as error:
+            raise cannot_listen(
+                error, settings.host, settings.port, host_setting="TOWPATH_HOST", port_setting="TOWPATH_PORT"
             ) from None
         try:
             yield server
