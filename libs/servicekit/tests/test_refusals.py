@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from yarl import URL
@@ -188,7 +188,11 @@ async def test_a_missing_right_names_the_inbox_of_a_gateway(guest: Guest) -> Non
 async def test_a_program_ends_with_status_2_and_one_line(
     processes: Processes, guest: Guest, program: str, tmp_path: object
 ) -> None:
-    settings = {"database_url": f"sqlite:///{tmp_path}/x.db", "auth_secret": "x" * 32, "port": free_port()}
+    settings: dict[str, Any] = {
+        "database_url": f"sqlite:///{tmp_path}/x.db",
+        "auth_secret": "x" * 32,
+        "port": free_port(),
+    }
     elsewhere = str(URL(guest.url).with_path("/elsewhere"))
     for url, said in ((elsewhere, "virtual host 'elsewhere'"), (guest.url, "lacks the right to configure")):
         guest.may(configure="^$")

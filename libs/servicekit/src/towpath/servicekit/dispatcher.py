@@ -39,6 +39,7 @@ from towpath.servicekit.replays import Replays
 from towpath.servicekit.requests import Handlers, Refusal, Request, Unreadable
 from towpath.servicekit.telemetry import Telemetry
 from towpath.servicekit.telling import NOT_TOLD, Result, SharedAck, Teller
+from towpath.servicekit.wording import in_words
 from towpath.servicekit.working import Store, U, Worker
 
 log = structlog.get_logger(__name__)
@@ -208,7 +209,7 @@ class Dispatcher(Generic[U]):
                 await self._teller.tell_in_pages(results, self._is_here)
                 break
             except NOT_TOLD as error:
-                log.warning("not_published", heavy_reads=len(results), error=repr(error)[:300])
+                log.warning("not_published", heavy_reads=len(results), error=in_words(error, 300))
         return took
 
 

@@ -49,6 +49,7 @@ from towpath.servicekit.streams import StreamTables
 from towpath.servicekit.telemetry import Telemetry
 from towpath.servicekit.timers import Hearing, Timer, keep
 from towpath.servicekit.watchdog import Watchdog
+from towpath.servicekit.wording import in_words
 from towpath.servicekit.working import Store, U
 
 log = structlog.get_logger(__name__)
@@ -250,7 +251,7 @@ async def _sweep(store: Store[Any], settings: ServiceSettings) -> None:
             if await _sweep_once(store, settings) >= _SWEEP_STEP:
                 pause = _SWEEP_STEP_SECONDS
         except (sa.exc.SQLAlchemyError, OSError) as error:
-            log.warning("sweep_failed", error=repr(error)[:300])
+            log.warning("sweep_failed", error=in_words(error, 300))
 
 
 async def _sweep_once(store: Store[Any], settings: ServiceSettings) -> int:

@@ -42,6 +42,7 @@ from towpath.servicekit.telemetry import Telemetry, trace_id
 from towpath.servicekit.telling import Result, answer_json
 from towpath.servicekit.trial import End, fallen
 from towpath.servicekit.watchdog import Overdue
+from towpath.servicekit.wording import in_words
 
 log = structlog.get_logger(__name__)
 
@@ -143,7 +144,7 @@ class Worker(Generic[U]):
                 results |= await self._park_poison(poison)
                 batch = [request for request in batch if request is not poison.request]
             except Exception as error:
-                log.warning("batch_failed", requests=len(batch), error=repr(error)[:500])
+                log.warning("batch_failed", requests=len(batch), error=in_words(error, 500))
                 for request in batch:
                     results |= await self._run_alone(request, untold)
                 break
@@ -214,7 +215,7 @@ class Worker(Generic[U]):
             except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
                 if not await self._store.database.is_to_blame(error):
                     raise
-                log.error("database_away", error=repr(error)[:300])
+                log.error("database_away", error=in_words(error, 300))
         raise AssertionError("pauses never end")
 
     async def _run(
