@@ -94,7 +94,7 @@ class Model(pydantic.BaseModel):
 
 
 def _key_error() -> object:
-    return {}[MARKER]
+    return dict[str, str]()[MARKER]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def _key_error() -> object:
         lambda: float(MARKER),
         lambda: Decimal(MARKER),
         _key_error,
-        lambda: [].index(MARKER),
+        lambda: list[str]().index(MARKER),
         lambda: Model.model_validate({"count": MARKER, "kind": MARKER}),
         lambda: MARKER.encode("utf-8")[:3].decode("utf-16"),
         lambda: __import__("datetime").datetime.fromisoformat(MARKER),

@@ -35,8 +35,7 @@ def in_words(error: BaseException, letters: int = _LETTERS) -> str:
         said = " ".join(_said(error).split())
     except Exception as another:
         said = f"(its text raised {type(another).__name__})"
-    name = type(error).__name__
-    told = f"{name}: {said}" if said else name
+    told = f"{type(error).__name__}: {said}"
     return told.encode("utf-8", "replace").decode()[:letters]
 
 
