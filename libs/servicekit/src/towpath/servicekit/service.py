@@ -150,7 +150,12 @@ async def serve_domain(
         await stack.enter_async_context(
             serve_admin(settings.admin_host, settings.admin_port, health, telemetry)
         )
-        store = await stack.enter_async_context(_open_store(service.storage, settings, name))
+        opening = asyncio.ensure_future(
+            stack.enter_async_context(_open_store(service.storage, settings, name))
+        )
+        if not await or_stopped(opening, stop):  # it waits for a server that is away
+            return
+        store = opening.result()
         broker = await stack.enter_async_context(connect(settings, name))
         health.add("broker", lambda: broker.state in (BrokerState.READY, BrokerState.BLOCKED))
         watch_deafness(broker, telemetry)
@@ -208,6 +213,18 @@ async def serve_domain(
 
         if store is not None:
             loop("sweep", partial(_sweep, store, settings))
+            database = store.database
+            health.add("database", lambda: database.writability.is_writable)
+            telemetry.gauge(
+                "database_writable",
+                "1 while what the service writes is stored",
+                lambda: int(database.writability.is_writable),
+            )
+            loop(
+                "database probe",
+                partial(database.probe, settings.database_probe_timeout),
+                pause=settings.database_probe_interval,
+            )
         loop("count dead letters", failing.keep_count)
         if any(handler.is_heavy_read for handler in service.commands.values()):
             loop("departures", partial(departures.listen, broker, name), pause=1.0)

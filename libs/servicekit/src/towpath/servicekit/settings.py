@@ -135,6 +135,9 @@ class ServiceSettings(BrokerSettings):
 
     Attributes:
         database_url: SQLAlchemy URL of the service's own database.
+        database_probe_interval: Seconds between two probes: small writes by which the service knows whether its
+            database stores anything. While they fail it is not ready.
+        database_probe_timeout: Seconds that a probe may take; it waits for its turn among writers, too.
         lane_max_bytes: Bytes that may wait for all routing keys of an exchange together; a service waits for room.
         prefetch: Messages (each a batch) in hand at most, a queue.
         intake_max_bytes: Bytes of requests that a service has taken and not handled at most. The next unit of work is
@@ -159,6 +162,8 @@ class ServiceSettings(BrokerSettings):
     """
 
     database_url: DatabaseUrl = "sqlite+aiosqlite:///towpath.db"
+    database_probe_interval: Seconds = 3.0
+    database_probe_timeout: Seconds = 10.0
     lane_max_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     prefetch: Annotated[int, Field(ge=1, le=1000)] = 64
     intake_max_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
