@@ -40,6 +40,7 @@ from towpath.servicekit.health import Health, serve_admin
 from towpath.servicekit.heavy_reads import Bounds
 from towpath.servicekit.loops import failures_of, keep_running
 from towpath.servicekit.outbox import OutboxTables
+from towpath.servicekit.ownership import Owners, check_domain
 from towpath.servicekit.publisher import Publisher
 from towpath.servicekit.relay import Relay
 from towpath.servicekit.requests import Handlers
@@ -140,9 +141,10 @@ async def serve_domain(
     """Run ``service`` until ``stop`` is set, then let what is in hand finish.
 
     Raises:
-        BadSetting, BrokerRefused, TopologyMismatch: It cannot start like this.
+        BadService, BadSetting, BrokerRefused, TopologyMismatch: It cannot start like this.
     """
     name = service.name
+    check_domain(name, service.domain, service.commands)
     async with AsyncExitStack() as stack:
         telemetry = await stack.enter_async_context(Telemetry.open(name, settings))
         health, consuming = Health(), asyncio.Event()
@@ -226,6 +228,9 @@ async def serve_domain(
                 pause=settings.database_probe_interval,
             )
         loop("count dead letters", failing.keep_count)
+        owners = Owners(name, service.domain, interval=settings.alive_interval)
+        health.add("sole owner", owners.is_sole)
+        loop("owners", partial(owners.listen, broker), pause=1.0)
         if any(handler.is_heavy_read for handler in service.commands.values()):
             loop("departures", partial(departures.listen, broker, name), pause=1.0)
 
