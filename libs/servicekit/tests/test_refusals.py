@@ -181,6 +181,23 @@ async def test_a_missing_right_names_the_inbox_of_a_gateway(guest: Guest) -> Non
     assert "lacks the right to configure the queue 'gateway.one." in said
 
 
+async def test_a_missing_right_to_write_names_the_exchange_to_publish_to(guest: Guest) -> None:
+    guest.may(write="^test.work$")
+    said = await refusal(guest.url, Topology([TOPICS], [WORK], writes=[TOPICS.name]))
+    assert "lacks the right to write the exchange 'test.topics'" in said
+
+
+async def test_rights_that_depend_on_the_routing_key_refuse_nobody_at_the_start(
+    guest: Guest, rabbitmq_node: RabbitControl
+) -> None:
+    guest.may()
+    names = [guest.name, guest.vhost, TOPICS.name, "^nothing$", ".*", "towpath"]
+    words = ", ".join(map(_binary, names))
+    rabbitmq_node.evaluate(f"rabbit_auth_backend_internal:set_topic_permissions({words})")
+    async with asyncio.timeout(PATIENCE), RabbitBroker.connect(guest.url, name="friend") as broker:
+        await broker.declare(Topology([TOPICS], writes=[TOPICS.name]))
+
+
 # Programs
 
 

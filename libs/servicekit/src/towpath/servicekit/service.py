@@ -105,6 +105,7 @@ def topology(service: Service[Any], max_length: int) -> Topology:
     return Topology(
         [*(Exchange(name) for name in EXCHANGES), *failures.exchanges(service.name)],
         [*work_queues(service, max_length), *failures.queues(service.name, max_length)],
+        writes=EXCHANGES,
     )
 
 

@@ -146,10 +146,15 @@ class Inbox:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """The exchanges and queues a service needs; declared at start and after each reconnect."""
+    """The exchanges and queues a service needs; declared at start and after each reconnect.
+
+    Attributes:
+        writes: Topic exchanges that it publishes to. At the start it is made sure that it may.
+    """
 
     exchanges: Sequence[Exchange] = ()
     queues: Sequence[Queue] = ()
+    writes: Sequence[str] = ()
 
 
 class BrokerState(enum.Enum):

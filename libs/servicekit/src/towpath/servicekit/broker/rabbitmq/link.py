@@ -6,12 +6,19 @@ flight on it.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any, Final
 
 import structlog
 from aiormq.abc import AbstractChannel
-from aiormq.exceptions import ChannelClosed, ChannelPreconditionFailed, DeliveryError, PublishError
+from aiormq.exceptions import (
+    ChannelAccessRefused,
+    ChannelClosed,
+    ChannelPreconditionFailed,
+    DeliveryError,
+    PublishError,
+)
 from yarl import URL
 
 from towpath.servicekit.broker.interface import Binding, Queue, Topology, TopologyMismatch
@@ -23,12 +30,15 @@ from towpath.servicekit.broker.rabbitmq.connection import (
     driver_of,
     reason_of,
     rpc,
+    within,
 )
 from towpath.servicekit.broker.rabbitmq.refusals import needs
 
 log = structlog.get_logger(__name__)
 
 _EMPTY_BATCH: Final = b"[]"
+_PROOF: Final = "proof"
+_PROOF_SECONDS: Final = 1.0
 _ALARM_POLL: Final = 0.2
 #: What is in flight when an alarm is seen may be confirmed for so long; RabbitMQ reads no more, so hope is small.
 _ALARM_PATIENCE: Final = 0.5
@@ -204,6 +214,24 @@ class Link:
             except DeliveryError:
                 pass  # its queue is full: so it is bound
         return lost
+
+    async def prove_right_to_write(self, exchange: str) -> None:
+        """Make sure that the user may publish to ``exchange``, with an empty batch that no queue is bound for.
+
+        It proves nothing where RabbitMQ does not answer soon, as under an alarm, or where the rights of the user
+        depend on the routing key.
+
+        Raises:
+            BrokerRefused: A right is missing.
+        """
+        driver = await self.publisher(exchange)
+        publishing = driver.basic_publish(_EMPTY_BATCH, exchange=exchange, routing_key=_PROOF, wait=False)
+        with contextlib.suppress(TimeoutError, DeliveryError), needs(exchange="write"):
+            try:
+                await within(_PROOF_SECONDS, publishing)
+            except ChannelAccessRefused as error:
+                if "access to topic" not in str(error):
+                    raise
 
     async def close(self) -> None:
         """Close both connections; takes 1.5 s at most."""
