@@ -8,7 +8,7 @@ from typing import Final
 import jwt
 
 from towpath.protocol.routes import check_user_id
-from towpath.servicekit.settings import BadSetting
+from towpath.servicekit.settings import BadSetting, no_surrounding_space
 from towpath.tools.data_folder import DataFolder
 from towpath.tools.trouble import Trouble
 
@@ -60,4 +60,7 @@ def secret_of(folder: DataFolder) -> str:
             f"is not set, and {folder}/secret is not there: set it to the gateway's secret, or start "
             "`towpath dev` once, which makes one",
         )
-    return secret
+    try:
+        return no_surrounding_space(secret)
+    except ValueError as error:
+        raise BadSetting(AUTH_SECRET, None, str(error)) from None

@@ -33,7 +33,12 @@ class BadSetting(Exception):
         super().__init__(f"{name}{shown}: {remedy}")
 
 
-def _no_surrounding_space(value: str) -> str:
+def no_surrounding_space(value: str) -> str:
+    """Return ``value`` as it is, if no white space stands at its ends.
+
+    Raises:
+        ValueError
+    """
     if value != value.strip():
         raise ValueError(
             "begins or ends with white space, such as the line break at the end of a file; take it away"
@@ -72,7 +77,7 @@ def _http_url(value: str) -> str:
 
 
 #: Text in which white space at an end is a mistake: a secret with a line break is another secret.
-Word = Annotated[str, AfterValidator(_no_surrounding_space)]
+Word = Annotated[str, AfterValidator(no_surrounding_space)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 DatabaseUrl = Annotated[Word, AfterValidator(_database_url)]
