@@ -1,4 +1,7 @@
-"""Writes docs/reference/settings.md from the settings models: ``make docs``. A test fails when the two differ."""
+"""Writes docs/reference/settings.md, and the names that all programs know, from the settings models: ``make docs``.
+
+A test fails when they differ.
+"""
 
 import re
 from collections.abc import Iterator
@@ -18,11 +21,14 @@ from towpath.tools.cli import app
 
 PAGE: Final = Path(__file__).parent.parent / "docs/reference/settings.md"
 
+NAMES: Final = Path(__file__).parent.parent / "libs/servicekit/src/towpath/servicekit/known_settings.py"
+
 HEAD: Final = """\
 # Settings
 
 Every setting is an environment variable. A wrong one stops the program at once, with exit status 2 and one line that
-names the variable, its value and the remedy; the values of secrets are never shown.
+names the variable, its value and the remedy; the values of secrets are never shown. So does a variable that is
+spelled nearly like a setting. [More about the start](../operations/start-and-health.md).
 
 This page is written by `make docs` from the settings models, and a test fails when it differs from them.
 """
@@ -58,6 +64,22 @@ def render() -> str:
     parts += ["## `towpath dev`, `towpath web`\n", "Each stands for an option; the option itself wins.\n"]
     parts += ["| setting | option | meaning |", "| --- | --- | --- |", *_option_rows()]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).rstrip() + "\n"
+
+
+def render_names() -> str:
+    """The module with the names of all settings."""
+    names = {
+        (PREFIX + name).upper()
+        for _, _, models in SECTIONS
+        for model in models
+        for name in model.model_fields
+    }
+    names |= {row.split("`")[1] for row in _option_rows()}
+    lines = "".join(f'        "{name}",\n' for name in sorted(names))
+    return (
+        '"""The settings of all programs; written by ``make docs``."""\n\nfrom typing import Final\n\n'
+        f"KNOWN: Final = frozenset(\n    {{\n{lines}    }}\n)\n"
+    )
 
 
 def _option_rows() -> Iterator[str]:
@@ -121,3 +143,4 @@ def _plain(number: Any) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(render())
+    NAMES.write_text(render_names())

@@ -53,6 +53,11 @@ def test_the_settings_page_is_what_make_docs_writes() -> None:
     assert (ROOT / "docs/reference/settings.md").read_text() == render(), "run `make docs`"
 
 
+def test_the_settings_that_all_programs_know_are_what_make_docs_writes() -> None:
+    script = runpy.run_path(str(ROOT / "scripts/settings.py"))
+    assert script["NAMES"].read_text() == script["render_names"](), "run `make docs`"
+
+
 def test_the_types_of_the_javascript_client_are_what_make_docs_writes() -> None:
     render = runpy.run_path(str(ROOT / "scripts/actions.py"))["render"]
     assert (ROOT / "clients/js/src/actions.ts").read_text() == render(), "run `make docs`"

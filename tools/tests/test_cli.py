@@ -125,7 +125,17 @@ def test_the_known_events_are_those_the_orders_service_takes() -> None:
         (
             "token --user a\tb",
             {"auth_secret": SECRET},
-            "user 'a\\tb' cannot be used: take 1 to 64 characters",
+            "user 'a\\tb' cannot be used: a user id must not contain control characters",
+        ),
+        (
+            "token --user ana",
+            {"auth_secret": f"{SECRET}\n"},
+            "TOWPATH_AUTH_SECRET: begins or ends with white space",
+        ),
+        (
+            "web",
+            {"amqp_uri": "amqp://127.0.0.1"},
+            "TOWPATH_AMQP_URI: is no setting; did you mean TOWPATH_AMQP_URL?",
         ),
         (
             "publish order.shiped --order O1 --user ana",

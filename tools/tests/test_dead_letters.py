@@ -438,5 +438,5 @@ async def test_wrong_credentials_are_told_in_one_line(desk: Desk, rabbitmq: Rabb
     wrong = f"amqp://nobody:wrong@{rest}"
     status, said = await desk.tool("list", "orders", amqp_url=wrong)
     assert (status, said.count("\n")) == (2, 1)
-    assert "refused user, password or virtual host" in said
+    assert "or the password" in said
     assert "wrong" not in said

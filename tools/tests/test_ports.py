@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from towpath.servicekit.settings import BadSetting
 from towpath.testkit.processes import free_port
 from towpath.tools.ports import PortTaken, check_free, free_ports, hold
 
@@ -34,7 +35,14 @@ def test_a_held_port_is_refused_to_all_until_it_is_let_go() -> None:
 
 
 def test_a_port_that_cannot_be_had_is_told_with_the_reason() -> None:
-    with pytest.raises(
-        PortTaken, match=r"^--port 80: the gateway cannot listen there \(cannot assign requested"
+    with (
+        a_server() as server,
+        pytest.raises(PortTaken, match=r"^--port \d+: the gateway cannot listen there"),
     ):
-        check_free("192.0.2.1", 80, option="--port", program="the gateway")
+        check_free("127.0.0.1", server.getsockname()[1], option="--port", program="the gateway")
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "-wr0ng-", "no-such-host.invalid"])
+def test_a_host_that_is_not_of_this_machine_is_blamed_and_not_the_port(host: str) -> None:
+    with pytest.raises(BadSetting, match=f"^TOWPATH_HOST='{host}': cannot listen on "):
+        check_free(host, 80, option="--port", program="the gateway")

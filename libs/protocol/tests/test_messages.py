@@ -39,7 +39,7 @@ json_values = st.recursive(
 objects = st.dictionaries(st.text(max_size=6), json_values, max_size=4)
 sessions = st.builds(
     Session,
-    user_id=st.text(min_size=1, max_size=15),
+    user_id=st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=15),
     connection_id=st.text(max_size=20),
     gateway_id=st.text(min_size=1, max_size=15),
     scope=st.none() | st.text(max_size=20),

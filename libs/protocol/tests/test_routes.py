@@ -1,16 +1,22 @@
 """Routing keys: nobody reaches another's, and a partition is the same wherever it is computed."""
 
+import json
+from collections.abc import Callable
 from zlib import crc32
 
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from towpath.protocol import chat
+from towpath.protocol.errors import BadEnvelope
+from towpath.protocol.messages import read_command
 from towpath.protocol.routes import (
     EVERYONE,
     EXCHANGES,
     PARTITIONS,
     RETRY_DELAYS,
+    check_user_id,
     command_key,
     command_queue,
     connection_key,
@@ -24,6 +30,7 @@ from towpath.protocol.routes import (
     retry_queue,
     user_key,
 )
+from towpath.protocol.sessions import SessionStarted
 
 SAFE = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-:%")
 KEYS_OF_A_PERSON = (user_key, group_key, connection_key, control_key)
@@ -185,3 +192,60 @@ def test_the_names_of_a_service_are_those_of_the_contract() -> None:
 
 def test_retries_wait_longer_each_time() -> None:
     assert list(RETRY_DELAYS.values()) == sorted(set(RETRY_DELAYS.values()))
+
+
+# User ids
+
+
+@pytest.mark.parametrize(
+    "user", ["a", "x" * 128, "ü" * 33, "用" * 22, "@" * 66, "a.b c'd", "x" * 98 + "@" * 30]
+)
+def test_a_user_id_within_the_limits_is_one(user: str) -> None:
+    assert check_user_id(user) == user
+
+
+@pytest.mark.parametrize(
+    ("user", "why"),
+    [
+        ("", "must not be empty"),
+        ("x" * 129, "at most 128 characters, this one 129"),
+        ("x" * 10_000, "at most 128 characters, this one 10000"),
+        ("ü" * 34, "at most 200 bytes when percent-encoded, this one 204"),
+        ("." * 67, "at most 200 bytes when percent-encoded, this one 201"),
+        ("🚣" * 17, "at most 200 bytes when percent-encoded, this one 204"),
+        ("a\nb", "control characters"),
+        ("a\x7f", "control characters"),
+        ("\x00", "control characters"),
+        ("\ud800", "lone surrogates"),
+    ],
+)
+def test_what_is_no_user_id_is_refused_with_the_reason(user: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        check_user_id(user)
+
+
+def _session(user: str) -> dict[str, str]:
+    return {"user_id": user, "connection_id": "c", "gateway_id": "g"}
+
+
+@pytest.mark.parametrize("user", ["x" * 128, "x" * 129, "ü" * 33, "ü" * 34, "a\x7fb", ""])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda user: chat.Invite.model_validate({"room": "r", "user": user}),
+        lambda user: chat.SendDirect.model_validate({"to": user, "text": "hello"}),
+        lambda user: SessionStarted.model_validate(_session(user)),
+        lambda user: read_command(json.dumps({"session": _session(user), "envelope": {}}).encode()),
+    ],
+    ids=["invitation", "direct", "session event", "command"],
+)
+def test_whoever_takes_a_user_id_from_outside_has_the_same_limits(
+    read: Callable[[str], object], user: str
+) -> None:
+    try:
+        check_user_id(user)
+    except ValueError:
+        with pytest.raises((ValueError, BadEnvelope)):
+            read(user)
+    else:
+        read(user)

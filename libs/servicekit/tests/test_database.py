@@ -1,6 +1,8 @@
 """The database: opened and migrated together, written in turns, read without waiting."""
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
@@ -9,11 +11,13 @@ from typing import Final
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from structlog.testing import capture_logs
 
 from towpath.servicekit.database import Database, lacks_something
 from towpath.servicekit.settings import BadSetting
+from towpath.servicekit.writability import MEMORY, Writability
+from towpath.testkit.eventually import eventually
 from towpath.testkit.postgres import Postgres
-from towpath.testkit.processes import free_port
 
 COUNTERS: Final = sa.table("counters", sa.column("name"), sa.column("value"))
 ENVIRONMENT: Final = """
@@ -151,11 +155,34 @@ async def test_its_folder_is_made(tmp_path: Path, migrations: Path) -> None:
 
 
 async def test_a_server_that_cannot_be_used_is_a_bad_setting(postgres: Postgres, migrations: Path) -> None:
-    unheard_of = f"postgresql+asyncpg://ana:hunter2@127.0.0.1:{free_port()}/towpath"
-    assert "ana:***@" in await refusal(unheard_of, migrations)
     assert "does not exist" in await refusal(postgres.url("nowhere"), migrations)
     in_words = f"postgresql+asyncpg:///nowhere?host={postgres.host}&user=postgres&password=hunter2"
     assert "nowhere" in await refusal(in_words, migrations)
+
+
+async def test_a_server_that_is_away_at_the_start_is_waited_for(
+    postgres: Postgres, postgres_url: str, migrations: Path, tmp_path: Path
+) -> None:
+    socket = tmp_path / "run"
+    database = sa.make_url(postgres_url).database
+    url = f"postgresql+asyncpg:///{database}?host={socket}&user=postgres&password=hunter2"
+
+    async def open_and_read() -> int | None:
+        async with (
+            Database.open(url, migrations=migrations, version_table="v") as database,
+            database.reading() as connection,
+        ):
+            return await value_of(connection, "a")
+
+    with capture_logs() as lines:
+        opening = asyncio.create_task(open_and_read())
+        await eventually(lambda: len(lines) >= 2)
+        assert not opening.done()
+        socket.symlink_to(postgres.host)
+        async with asyncio.timeout(PATIENCE):
+            assert await opening is None
+    assert {line["event"] for line in lines} == {"database_unreachable"}
+    assert "hunter2" not in str(lines)
 
 
 @pytest.mark.parametrize(
@@ -247,6 +274,101 @@ async def test_being_cancelled_undoes_it_and_the_next_goes_on(database: Database
 async def test_a_database_that_is_there_answers(database: Database) -> None:
     assert await database.answers()
     assert database.name in ("sqlite", "postgresql")
+
+
+async def test_a_database_that_stores_what_is_written_is_writable(database: Database) -> None:
+    await database.probe(PATIENCE)
+    assert database.writability.is_writable
+    async with database.transaction() as connection:
+        await put(connection, "a", 1)
+    assert database.writability.is_writable
+
+
+async def test_a_database_that_was_made_read_only_is_not_writable_until_it_is_made_writable(
+    postgres: Postgres, postgres_url: str, migrations: Path
+) -> None:
+    name = sa.make_url(postgres_url).database
+    leave = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+    server = create_async_engine(postgres.url("postgres"), isolation_level="AUTOCOMMIT")
+    async with (
+        Database.open(postgres_url, migrations=migrations, version_table="v") as database,
+        server.connect() as admin,
+    ):
+        for read_only in ("on", "off", "on", "off"):
+            await admin.execute(
+                sa.text(f"ALTER DATABASE {name} SET default_transaction_read_only = {read_only}")
+            )
+            await admin.execute(sa.text(leave))
+            await database.probe(PATIENCE)
+            assert database.writability.is_writable is (read_only == "off")
+            assert await database.answers() is (read_only == "off")
+    await server.dispose()
+
+
+async def test_work_that_meets_a_read_only_database_waits_for_it(database: Database) -> None:
+    read_only = "PRAGMA query_only = ON" if database.name == "sqlite" else "SET TRANSACTION READ ONLY"
+
+    async def write() -> None:
+        async with database.transaction() as connection:
+            await connection.execute(sa.text(read_only))
+            await put(connection, "a", 1)
+
+    with pytest.raises(sa.exc.DBAPIError) as failed:
+        await write()
+    assert await database.is_to_blame(failed.value)
+    assert not database.writability.is_writable
+
+
+async def test_a_file_that_another_program_keeps_locked_is_not_writable(
+    tmp_path: Path, migrations: Path
+) -> None:
+    path = tmp_path / "locked.db"
+    async with Database.open(
+        f"sqlite+aiosqlite:///{path}", migrations=migrations, version_table="v"
+    ) as database:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            await database.probe(0.2)
+            assert not database.writability.is_writable
+            other.execute("ROLLBACK")
+        await database.probe(PATIENCE)
+        assert database.writability.is_writable
+
+
+async def test_what_a_transaction_meets_counts_until_no_other_has_met_it_for_a_while(
+    tmp_path: Path, migrations: Path
+) -> None:
+    now = 0.0
+    url = f"sqlite+aiosqlite:///{tmp_path}/full.db"
+    async with Database.open(url, migrations=migrations, version_table="test_version") as database:
+        database.writability = Writability(clock=lambda: now)
+
+        async def fill() -> None:
+            async with database.transaction() as connection:
+                await connection.execute(sa.text("PRAGMA max_page_count = 1"))
+                rows = [{"name": f"n{number}", "value": number} for number in range(2_000)]
+                await connection.execute(COUNTERS.insert(), rows)
+
+        with capture_logs() as lines:
+            for _ in range(20):
+                with pytest.raises(sa.exc.OperationalError, match="full"):
+                    await fill()
+                now += MEMORY / 2
+                await database.probe(PATIENCE)  # which needs no more room, and is committed
+                assert not database.writability.is_writable
+            now += MEMORY / 2
+            await database.probe(PATIENCE)
+            assert database.writability.is_writable
+    # Once a minute at most: a hundred seconds are two lines.
+    assert [line["event"] for line in lines] == ["database_not_writable"] * 2 + ["database_writable"]
+
+
+async def test_a_mistake_in_a_statement_says_nothing_of_the_database(database: Database) -> None:
+    row = {"name": "twice", "value": 1}
+    with pytest.raises(sa.exc.IntegrityError):
+        async with database.transaction() as connection:
+            await connection.execute(COUNTERS.insert(), [row, row])
+    assert database.writability.is_writable
 
 
 async def test_connections_that_broke_are_made_anew(postgres_url: str, migrations: Path) -> None:

@@ -166,6 +166,22 @@ async def test_a_setting_that_is_wrong_stops_it_with_one_line(launch: Any) -> No
     assert line.startswith("towpath-example: TOWPATH_ADMIN_PORT='abc': Input should be a valid integer")
 
 
+async def test_a_misspelt_variable_stops_it_with_the_right_name(launch: Any) -> None:
+    process = launch("finish", amqp_uri="amqp://elsewhere/")
+    assert await process.ended() == 2
+    assert (
+        process.output == "towpath-example: TOWPATH_AMQP_URI: is no setting; did you mean TOWPATH_AMQP_URL?\n"
+    )
+
+
+async def test_a_variable_that_no_program_knows_is_logged_at_the_start(launch: Any) -> None:
+    process = await serving(launch("finish", unheard_of="hunter2"))
+    assert await process.terminate() == 0
+    line = json.loads(process.output.splitlines()[0])
+    assert (line["event"], line["name"]) == ("unknown_setting", "TOWPATH_UNHEARD_OF")
+    assert "hunter2" not in process.output
+
+
 @pytest.mark.parametrize(
     ("behaviour", "line"),
     [

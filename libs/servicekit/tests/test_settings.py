@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from towpath.servicekit.broker import connect
-from towpath.servicekit.settings import BadSetting, BrokerSettings, ServiceSettings, load
+from towpath.servicekit.settings import BadSetting, BrokerSettings, ServiceSettings, Word, load
 
 
 class Strict(ServiceSettings):
@@ -50,6 +50,62 @@ def test_a_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch) ->
     loaded = load(BrokerSettings)
     assert (loaded.admin_port, loaded.publish_timeout) == (0, 2.5)
 
+
+# Spelling
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("TOWPATH_AMQP_URI", "TOWPATH_AMQP_URL"),
+        ("TOWPATH_AMQPURL", "TOWPATH_AMQP_URL"),
+        ("TOWPATH_AMQP_ULR", "TOWPATH_AMQP_URL"),
+        ("TOWPATH_DATABASE_URI", "TOWPATH_DATABASE_URL"),
+        ("TOWPATH_ADMIN_PROT", "TOWPATH_ADMIN_PORT"),
+        ("TOWPATH_AUTH_SECRT", "TOWPATH_AUTH_SECRET"),
+        ("TOWPATH_ALLOWED_ORIGIN", "TOWPATH_ALLOWED_ORIGINS"),
+        ("towpath_loglevel", "TOWPATH_LOG_LEVEL"),
+        ("TOWPATH_MAX_CONECTIONS", "TOWPATH_MAX_CONNECTIONS"),  # of another program, in a shared environment
+    ],
+)
+def test_a_misspelt_variable_is_refused_with_the_right_name(
+    monkeypatch: pytest.MonkeyPatch, written: str, meant: str
+) -> None:
+    monkeypatch.setenv(written, "hunter2")
+    with pytest.raises(BadSetting, match=f"^{written}: is no setting; did you mean {meant}\\?$"):
+        load(ServiceSettings)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "TOWPATH_MAX_CONNECTIONS",  # the gateway's
+        "TOWPATH_WEB_ROOT",
+        "TOWPATH_RABBITMQ_SERVER",
+        "TOWPATH_UNHEARD_OF",
+        "TOWPATH_GATEWAY_SERVICE_HOST",  # what Kubernetes adds for a service "towpath-gateway"
+        "TOWPATH_GATEWAY_SERVICE_PORT_HTTP",
+        "TOWPATH_GATEWAY_PORT",
+        "TOWPATH_ADMIN_PORT_9090_TCP_ADDR",
+        "TOWPATHS_AMQP_URI",
+    ],
+)
+def test_variables_of_others_and_what_kubernetes_adds_are_let_be(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "tcp://10.0.0.1:80")
+    load(ServiceSettings)
+
+
+def test_a_setting_of_ones_own_may_be_like_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mine(ServiceSettings):
+        amqp_uri: str = ""
+
+    monkeypatch.setenv("TOWPATH_AMQP_URI", "mine")
+    assert load(Mine).amqp_uri == "mine"
+
+
+# Values
 
 WRONG: Final = [
     ("TOWPATH_ADMIN_PORT", "abc", "valid integer"),
@@ -100,6 +156,28 @@ def test_a_secret_that_is_too_short_is_not_shown(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(BadSetting) as bad:
         load(Strict)
     assert "hunter2" not in str(bad.value)
+
+
+@pytest.mark.parametrize("name", ["AUTH_SECRET", "AMQP_URL", "DATABASE_URL", "OTLP_ENDPOINT", "ADMIN_HOST"])
+@pytest.mark.parametrize(("before", "after"), [("", "\n"), ("", "\r\n"), (" ", ""), ("", "\t"), ("\n", "\n")])
+def test_white_space_at_an_end_is_refused_and_said_so(
+    monkeypatch: pytest.MonkeyPatch, name: str, before: str, after: str
+) -> None:
+    class WithSecret(ServiceSettings):
+        auth_secret: Word | None = None
+
+    values = {"AUTH_SECRET": "hunter2" * 8, "AMQP_URL": "amqp://a:hunter2@b/", "ADMIN_HOST": "127.0.0.1"}
+    values |= {"DATABASE_URL": "postgresql://a:hunter2@db/x", "OTLP_ENDPOINT": "http://a:hunter2@b:4318"}
+    monkeypatch.setenv(f"TOWPATH_{name}", values[name])
+    load(WithSecret)
+    monkeypatch.setenv(f"TOWPATH_{name}", before + values[name] + after)
+    with pytest.raises(BadSetting) as bad:
+        load(WithSecret)
+    told = str(bad.value)
+    assert told.startswith(f"TOWPATH_{name}")
+    assert "begins or ends with white space" in told
+    assert "\n" not in told
+    assert "hunter2" not in told
 
 
 # Addresses

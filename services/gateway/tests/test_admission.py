@@ -1,19 +1,21 @@
 """Who may connect: tokens and origins, as pure functions."""
 
+import contextlib
+import json
 import time
-from typing import Any
+from typing import Any, Final
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from towpath.gateway.admission import Admission, TokenRefused, bearer_token
 from towpath.gateway.settings import GatewaySettings
-from towpath.servicekit.settings import BadSetting
+from towpath.servicekit.settings import BadSetting, bad_setting
 from towpath.testkit.tokens import SECRET, a_token
 
 
@@ -39,16 +41,31 @@ def test_a_good_token_tells_who_it_is_until_when_and_what_it_may_address() -> No
         (a_token("ana", sub=None), "sub"),
         (a_token(""), "sub"),
         (a_token("an\na"), "sub"),
-        (a_token("ä" * 100), "sub"),
+        (a_token("ä" * 100), "sub: a user id has at most 200 bytes when percent-encoded, this one 600"),
+        (a_token("x" * 129), "sub: a user id has at most 128 characters, this one 129"),
+        (a_token("ana", sub=7), "[Ss]ub"),
+        (a_token("a\x7fb"), "sub: a user id must not contain control characters"),
         (a_token("ana", aud="somebody-else"), "not valid"),
         (a_token("ana", aud=None), "aud"),
+        (a_token("ana", aud=["one", "two"]), "not valid"),
+        (a_token("ana", aud={"towpath": 1}), "not valid"),
         (a_token("ana", scope=["chat"]), "scope"),
+        (a_token("ana", scope="chat " * 2000), "8192 at most"),
         (jwt.encode({"sub": "ana", "aud": "towpath", "exp": time.time() + 60}, "", "none"), "not valid"),
     ],
 )
 def test_a_bad_token_is_refused_with_the_reason(token: str | None, why: str) -> None:
     with pytest.raises(TokenRefused, match=why):
         admission().identify(token)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", " "])
+def test_a_secret_with_a_line_break_at_its_end_is_refused_and_not_shown(end: str) -> None:
+    with pytest.raises(ValidationError, match="begins or ends with white space") as refused:
+        GatewaySettings(auth_secret=SECRET + end)
+    told = str(bad_setting(refused.value, prefix="TOWPATH_"))
+    assert told.startswith("TOWPATH_AUTH_SECRET: ")
+    assert SECRET not in told
 
 
 @pytest.mark.parametrize("kind", ["RS256", "ES256", "EdDSA"])
@@ -112,8 +129,101 @@ def test_the_header_goes_before_the_subprotocol() -> None:
     assert bearer_token("Bearer abc", ["towpath.v1", "towpath.token.def"]) == "abc"
     assert bearer_token("bearer  abc", []) == "abc"
     assert bearer_token(None, ["towpath.v1", "towpath.token.d.e.f"]) == "d.e.f"
-    assert bearer_token("Basic abc", ["towpath.token.def"]) is None
+    assert bearer_token("BEARER abc", ["towpath.token.def"]) == "abc"
     assert bearer_token(None, ["towpath.v1"]) is None
+
+
+@pytest.mark.parametrize(
+    "added", ["Basic dXNlcjpwYXNz", "Bearer", "Bearer   ", "", "Negotiate abc", "bearer\t"]
+)
+def test_an_authorization_that_is_no_token_leaves_the_token_of_the_subprotocols(added: str) -> None:
+    assert bearer_token(added, ["towpath.v1", "towpath.token.def"]) == "def"
+    assert bearer_token(added, ["towpath.v1"]) is None
+
+
+def test_of_two_tokens_in_the_subprotocols_none_is_guessed() -> None:
+    assert bearer_token(None, ["towpath.token.abc", "towpath.token.abc"]) == "abc"
+    with pytest.raises(TokenRefused, match="more than one token"):
+        bearer_token(None, ["towpath.token.abc", "towpath.token.def"])
+
+
+# Times
+
+
+@pytest.mark.parametrize("name", ["iat", "nbf"])
+def test_a_token_of_a_clock_that_is_ahead_is_taken_within_the_leeway(name: str) -> None:
+    ahead: dict[str, Any] = {name: time.time() + 30}
+    assert admission().identify(a_token("ana", **ahead)).user_id == "ana"
+    with pytest.raises(TokenRefused, match=rf"not valid yet: {name} is \d+ s ahead .*TOWPATH_CLOCK_LEEWAY"):
+        admission(clock_leeway=5).identify(a_token("ana", **ahead))
+
+
+def test_expiry_has_no_leeway() -> None:
+    with pytest.raises(TokenRefused, match="expired"):
+        admission(clock_leeway=3600).identify(a_token("ana", expires_in=-0.5))
+
+
+NO_TIMES: Final = [
+    10**400,
+    -(10**400),
+    float("nan"),
+    float("inf"),
+    1e300,
+    "4102444800",
+    "soon",
+    [1],
+    {},
+    True,
+]
+
+
+@pytest.mark.parametrize("name", ["exp", "iat", "nbf"])
+@pytest.mark.parametrize("value", [*NO_TIMES, int(time.time() * 1000)], ids=lambda value: str(value)[:12])
+def test_what_is_no_time_in_seconds_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(TokenRefused, match=f"not valid: {name} "):
+        admission().identify(a_token("ana", **{name: value}))
+
+
+@pytest.mark.parametrize("expiry", [-1, -1.5, 0, False, 10.5])
+def test_an_expiry_in_the_past_is_refused_whatever_its_form(expiry: float) -> None:
+    with pytest.raises(TokenRefused, match=r"expired|exp must be"):
+        admission().identify(a_token("ana", exp=expiry))
+
+
+@pytest.mark.parametrize("expiry", [4102444800, 4102444800.5, 253402300799])
+def test_an_expiry_far_ahead_is_taken(expiry: float) -> None:
+    assert admission().identify(a_token("ana", exp=expiry)).expires_at == expiry
+
+
+def test_a_token_for_several_audiences_is_taken() -> None:
+    assert admission().identify(a_token("ana", aud=["other", "towpath"])).user_id == "ana"
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=200) | st.just(10**400),
+    lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(max_size=8), part, max_size=3),
+    max_leaves=5,
+)
+names = st.sampled_from(["sub", "exp", "iat", "nbf", "aud", "iss", "jti", "scope"])
+
+
+@given(st.dictionaries(names, anything), st.dictionaries(st.sampled_from(["typ", "crit", "kid"]), anything))
+def test_whatever_a_signed_token_holds_it_is_taken_or_refused(
+    claims: dict[str, Any], header: dict[str, Any]
+) -> None:
+    whole = {"sub": "ana", "aud": "towpath", "exp": time.time() + 60} | claims
+    try:
+        token = jwt.PyJWS().encode(json.dumps(whole).encode(), SECRET, "HS256", headers=header)
+    except jwt.PyJWTError:
+        assume(False)
+    with contextlib.suppress(TokenRefused):
+        assert int(admission().identify(token).expires_at * 1000) > 0
+
+
+def test_a_token_that_is_nested_too_deep_is_refused() -> None:
+    deep = '{"sub":' + "[" * 2500 + "]" * 2500 + "}"
+    with pytest.raises(TokenRefused, match="not valid"):
+        admission().identify(jwt.PyJWS().encode(deep.encode(), SECRET, "HS256"))
 
 
 @given(st.text())

@@ -1,11 +1,13 @@
 """Directed items: one that cannot be carried out costs only itself, and never the program or a connection."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from towpath.gateway import directed
 from towpath.gateway.directed import Item
@@ -210,17 +212,75 @@ async def test_groups_of_a_connection_are_bounded(run_gateway: RunGateway) -> No
         assert "groups_refused_total 2.0" in (await gateway.admin("/metrics"))[1]
 
 
-@pytest.mark.parametrize("key", ["user.%61na", "group.g%2e1", "control.an%61", "user.ünï"])
-async def test_another_spelling_of_a_routing_key_is_counted(
-    gateway: GatewayUnderTest, backend: Backend, key: str
+MISSPELLED: Final = [
+    ("jos%c3%a9", "jos%C3%A9"),  # lower-case hex, as JavaScript libraries and Go write it
+    ("jos%c3%A9", "jos%C3%A9"),
+    ("o'neil", "o%27neil"),  # encodeURIComponent leaves ! ' ( ) * ~
+    ("wow!(*)~", "wow%21%28%2A%29%7E"),
+    ("ana maria", "ana%20maria"),
+    ("ana+maria", "ana%2Bmaria"),
+    ("josé", "jos%C3%A9"),
+    ("用户", "%E7%94%A8%E6%88%B7"),
+    ("%61na", "ana"),  # letters that need no encoding
+    ("room%3A1", "room:1"),
+    ("a%2Db", "a-b"),
+    ("ana@example.org", "ana%40example%2Eorg"),  # dots are words to RabbitMQ
+    ("a.b.c.d", "a%2Eb%2Ec%2Ed"),
+    ("ana@example%2eorg", "ana%40example%2Eorg"),
+    ("100%", "100%25"),
+]
+
+
+@pytest.mark.parametrize("kind", ["user", "group", "control"])
+@pytest.mark.parametrize(("written", "right"), MISSPELLED)
+async def test_a_push_under_another_spelling_is_counted_and_logged_with_the_right_key(
+    gateway: GatewayUnderTest, backend: Backend, kind: str, written: str, right: str
 ) -> None:
-    async with gateway.connect("ana") as ana:
-        await welcomed(ana)
-        await backend.push(key, envelope(n=1))
-        await backend.push("user.ana", envelope(n="end"))
-        assert await heard(ana, "end") == ["end"]
+    with capture_logs() as lines:
+        for _ in range(3):
+            await backend.push(f"{kind}.{written}", envelope(n=1))
 
         async def counted() -> bool:
-            return "pushes_misspelled_total 1.0" in (await gateway.admin("/metrics"))[1]
+            return "pushes_misspelled_total 3.0" in (await gateway.admin("/metrics"))[1]
 
         await eventually(counted)
+    # The first is logged; the others come with the count of the next line, a minute later at the earliest.
+    assert [(line["routing_key"], line["right"]) for line in _misspelled(lines)] == [
+        (f"{kind}.{written}", f"{kind}.{right}")
+    ]
+
+
+@pytest.mark.parametrize(
+    "key", ["user.ana", "group.chat:lobby", "control.a%2Eb", "user.%E7%94%A8", "everyone"]
+)
+async def test_a_right_key_for_nobody_here_is_not_taken_for_a_wrong_one(
+    gateway: GatewayUnderTest, backend: Backend, key: str
+) -> None:
+    with capture_logs() as lines:
+        await backend.push(key, envelope(n=1))
+        async with gateway.connect("ben") as ben:
+            await welcomed(ben)
+            await backend.push("user.ben", envelope(n="end"))
+            assert await heard(ben, "end") == ["end"]
+    assert not _misspelled(lines)
+    assert "pushes_misspelled_total 0.0" in (await gateway.admin("/metrics"))[1]
+
+
+async def test_a_dot_that_is_not_encoded_is_found_with_selective_routing(run_gateway: RunGateway) -> None:
+    async with (
+        run_gateway(routing="selective", routing_calm=0.05) as gateway,
+        a_backend(gateway.hub) as backend,
+        gateway.connect("ana") as ana,
+    ):
+        await welcomed(ana)
+
+        async def has(line: str) -> bool:
+            return line in (await gateway.admin("/metrics"))[1]
+
+        await eventually(lambda: has("routing_everything 0.0"))
+        await backend.push("user.ana@example.org", envelope(n=1))
+        await eventually(lambda: has("pushes_misspelled_total 1.0"))
+
+
+def _misspelled(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [line for line in lines if line["event"] == "routing_key_misspelled"]

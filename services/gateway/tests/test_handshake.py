@@ -50,6 +50,47 @@ async def test_a_missing_or_bad_token_is_401(gateway: GatewayUnderTest, token: s
     assert (await refused(gateway.url, token=token, via=via))[0] == 401
 
 
+@pytest.mark.parametrize("user", ["x" * 129, "x" * 223, "ä" * 34, "@" * 67])
+async def test_a_user_id_longer_than_the_contract_allows_is_401(gateway: GatewayUnderTest, user: str) -> None:
+    with pytest.raises(InvalidStatus) as refusal:
+        async with gateway.connect(user):
+            pass
+    assert refusal.value.response.status_code == 401
+    assert b"a user id has at most" in refusal.value.response.body
+
+
+@pytest.mark.parametrize("user", ["x" * 128, "ä" * 33, "@" * 66])
+async def test_the_longest_user_id_is_welcome(gateway: GatewayUnderTest, user: str) -> None:
+    async with gateway.connect(user) as client:
+        assert (await client.next("session.welcome"))["data"]["user_id"] == user
+
+
+@pytest.mark.parametrize("expiry", [10**400, float("nan"), "4102444800", -1])
+async def test_an_expiry_that_is_no_time_is_401_and_never_an_error_of_the_gateway(
+    gateway: GatewayUnderTest, expiry: Any
+) -> None:
+    bad = a_token("ana", exp=expiry)
+    assert (await refused(gateway.url, token=bad))[0] == 401
+    async with gateway.connect("ana") as ana:
+        await ana.next("session.welcome")
+        answer = await ana.request("session.refresh", {"token": bad})
+        assert (answer["action"], answer["data"]["code"]) == ("error", "unauthorized")
+        assert (await ana.request("ping"))["action"] == "pong"
+
+
+async def test_a_token_in_the_subprotocol_is_taken_beside_the_basic_authorization_of_a_proxy(
+    gateway: GatewayUnderTest,
+) -> None:
+    async with aiohttp.ClientSession() as http:
+        connecting = http.ws_connect(
+            gateway.url.replace("ws:", "http:"),
+            protocols=["towpath.v1", f"towpath.token.{a_token('ana')}"],
+            headers={"Authorization": "Basic dXNlcjpwYXNz"},
+        )
+        async with connecting as socket:
+            assert (await socket.receive_json())["action"] == "session.welcome"
+
+
 async def test_a_token_in_the_address_counts_for_nothing(gateway: GatewayUnderTest) -> None:
     assert (await refused(f"{gateway.url}?token={a_token('ana')}"))[0] == 401
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from yarl import URL
 
 from towpath.gateway.settings import GatewaySettings
-from towpath.servicekit.settings import PREFIX, BadSetting, BrokerSettings, bad_setting
+from towpath.servicekit.settings import PREFIX, BadSetting, BrokerSettings, bad_setting, refuse_misspelt
 from towpath.tools.data_folder import DataFolder
 from towpath.tools.parts import CHAT, GATEWAY, ORDERS, Program
 from towpath.tools.ports import PortTaken, check_free, free_ports, hold
@@ -59,6 +59,7 @@ def make_plan(folder: DataFolder, *, port: int, web_port: int) -> Plan:
     Raises:
         BadSetting, PortTaken, PageMissing
     """
+    refuse_misspelt()
     if os.environ.get(f"{PREFIX}AUTH_PUBLIC_KEY"):
         raise BadSetting(
             f"{PREFIX}AUTH_PUBLIC_KEY", None, "`towpath dev` signs tokens itself, with a secret; unset it"

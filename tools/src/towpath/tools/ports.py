@@ -7,6 +7,7 @@ import socket
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from towpath.servicekit.listening import LISTEN_ERRORS, blames_port, cannot_listen
 from towpath.tools.trouble import Trouble
 
 
@@ -33,11 +34,14 @@ def check_free(host: str, port: int, *, option: str, program: str) -> None:
 
     Raises:
         PortTaken
+        BadSetting: The host is not of this machine.
     """
     try:
         _try(host, port)
-    except OSError as error:
-        raise PortTaken(option, port, program, error) from None
+    except LISTEN_ERRORS as error:
+        if isinstance(error, OSError) and blames_port(error):
+            raise PortTaken(option, port, program, error) from None
+        raise cannot_listen(error, host, port, host_setting="TOWPATH_HOST", port_setting=option) from None
 
 
 def free_ports(count: int, *, first: int, but: Collection[int]) -> list[int]:

@@ -3,24 +3,18 @@
 import os
 import time
 import warnings
-from typing import Annotated, Final
+from typing import Final
 
 import jwt
-from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
-from towpath.protocol.fields import Name
-from towpath.servicekit.settings import BadSetting
+from towpath.protocol.routes import check_user_id
+from towpath.servicekit.settings import BadSetting, no_surrounding_space
 from towpath.tools.data_folder import DataFolder
 from towpath.tools.trouble import Trouble
 
 AUTH_SECRET: Final = "TOWPATH_AUTH_SECRET"  # noqa: S105  # a setting's name
 AUDIENCE: Final = "towpath"
 LIFETIME_SECONDS: Final = 3600
-
-#: Who a token is for: short enough to be shown and routed, free of control characters.
-User = Annotated[Name, StringConstraints(max_length=64)]
-
-_USER: Final[TypeAdapter[str]] = TypeAdapter(Annotated[User, Field(strict=True)])
 
 
 class BadUser(Trouble):
@@ -40,11 +34,9 @@ def sign(user: str, secret: str, *, expires_in: int = LIFETIME_SECONDS, scope: s
         BadUser
     """
     try:
-        _USER.validate_python(user)
-    except (ValidationError, UnicodeEncodeError):
-        raise BadUser(
-            f"user {user[:70]!a} cannot be used: take 1 to 64 characters, none of them a control character"
-        ) from None
+        check_user_id(user)
+    except ValueError as error:
+        raise BadUser(f"user {user[:70]!a} cannot be used: {error}") from None
     now = int(time.time())
     claims: dict[str, object] = {"sub": user, "aud": AUDIENCE, "iat": now, "exp": now + expires_in}
     if scope is not None:
@@ -68,4 +60,7 @@ def secret_of(folder: DataFolder) -> str:
             f"is not set, and {folder}/secret is not there: set it to the gateway's secret, or start "
             "`towpath dev` once, which makes one",
         )
-    return secret
+    try:
+        return no_surrounding_space(secret)
+    except ValueError as error:
+        raise BadSetting(AUTH_SECRET, None, str(error)) from None

@@ -19,6 +19,7 @@ from yarl import URL
 from towpath.protocol.envelope import Envelope
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.messages import read_object
+from towpath.servicekit.listening import LISTEN_ERRORS, blames_port, cannot_listen
 from towpath.tools.order_events import BadEvent, NotPublished, order_event
 from towpath.tools.ports import PortTaken
 from towpath.tools.token import LIFETIME_SECONDS, BadUser
@@ -129,8 +130,10 @@ async def serve_site(site: Site, host: str, port: int, *, option: str) -> AsyncI
     try:
         try:
             await web.TCPSite(runner, host, port).start()
-        except OSError as error:
-            raise PortTaken(option, port, "the page", error) from None
+        except LISTEN_ERRORS as error:
+            if isinstance(error, OSError) and blames_port(error):
+                raise PortTaken(option, port, "the page", error) from None
+            raise cannot_listen(error, host, port, host_setting="--host", port_setting=option) from None
         yield
     finally:
         await runner.cleanup()

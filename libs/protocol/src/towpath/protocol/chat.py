@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from towpath.protocol.fields import Name, Payload, Text
+from towpath.protocol.fields import Name, Payload, Text, UserId
 from towpath.protocol.streams import Resume, ResumeAnswer
 
 DOMAIN: Final = "chat"
@@ -76,7 +76,7 @@ class LeaveRoom(Payload):
 
 class Invite(Payload):
     room: RoomName
-    user: Name
+    user: UserId
 
 
 class SendMessage(Payload):
@@ -86,7 +86,7 @@ class SendMessage(Payload):
 
 
 class SendDirect(Payload):
-    to: Name
+    to: UserId
     text: MessageText
 
 

@@ -12,7 +12,7 @@ from pydantic import (
     StringConstraints,
 )
 
-from towpath.protocol.routes import encode_word
+from towpath.protocol.routes import check_user_id, encode_word
 
 #: Below what JSON readers on the way allow (pydantic's 200, the envelope around it included).
 _MAX_DEPTH: Final = 100
@@ -57,7 +57,10 @@ def _plain_json(value: Any, room: int = _MAX_DEPTH) -> Any:
 #: Any JSON value of reasonable depth, passed on as it is.
 Json = Annotated[JsonValue, BeforeValidator(_plain_json)]
 
-#: The name of a room or user, as people write it: any letters, no control characters, short enough to route.
+#: A user id as the contract has it; see :func:`~towpath.protocol.routes.check_user_id`.
+UserId = Annotated[str, AfterValidator(check_user_id)]
+
+#: The name of a room, as people write it: any letters, no control characters, short enough to route.
 Name = Annotated[
     str,
     StringConstraints(min_length=1, max_length=128),

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from towpath.protocol.errors import BadEnvelope
-from towpath.protocol.routes import connection_key, user_key
+from towpath.protocol.routes import check_user_id, connection_key
 
 
 class Session(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -200,7 +200,7 @@ def read_command(item: bytes) -> Command:
     try:
         command = _COMMAND.decode(item)
         connection_key(command.session.gateway_id)
-        user_key(command.session.user_id)
+        check_user_id(command.session.user_id)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise BadEnvelope(f"This is not a command: {error}.") from None
     return command

@@ -1,9 +1,11 @@
 """Exchanges, routing keys and queue names of the wire contract: pure functions and constants.
 
 Guarantees: words that come from outside (user, group) are percent-encoded, so that no id can yield the key of
-somebody else; the partition of a key is the same in every run and language (CRC-32 as in zlib and PNG).
+somebody else; what a user id may be is decided here (:func:`check_user_id`) and nowhere else; the partition of a key
+is the same in every run and language (CRC-32 as in zlib and PNG).
 """
 
+import re
 from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote
@@ -30,7 +32,12 @@ SERVICE_REPLICA: Final = "service.replica"
 #: Waits before another try, longest last. Names are part of queue names; values are milliseconds.
 RETRY_DELAYS: Final = {"5s": 5_000, "30s": 30_000, "2min": 120_000, "10min": 600_000}
 
+#: The longest user id, in characters and in bytes once percent-encoded.
+USER_ID_CHARACTERS: Final = 128
+USER_ID_BYTES: Final = 200
+
 _MAX_KEY_BYTES = 255  # AMQP 0-9-1 short string
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @lru_cache(maxsize=8192)
@@ -42,11 +49,34 @@ def encode_word(word: str) -> str:
     """
     if not word:
         raise ValueError("an empty word cannot stand in a routing key")
-    # quote() never touches letters, digits and _ . - ~ (RFC 3986), so the last two are done by hand.
-    encoded = quote(word, safe=":").replace(".", "%2E").replace("~", "%7E")
+    encoded = _encoded(word)
     if len(encoded) > _MAX_KEY_BYTES - 32:
         raise ValueError(f"{word[:40]!r}… is too long for a routing key ({len(encoded)} bytes encoded)")
     return encoded
+
+
+@lru_cache(maxsize=8192)
+def check_user_id(user_id: str) -> str:
+    """Return ``user_id`` as it is, if it is one. Whoever takes a user id from outside calls this.
+
+    :func:`user_key` takes longer words, too: rows of a database may name users from before these limits.
+
+    Raises:
+        ValueError: It is empty, too long, has a control character, or is no Unicode text; the text says which.
+    """
+    if not user_id:
+        raise ValueError("a user id must not be empty")
+    if len(user_id) > USER_ID_CHARACTERS:
+        raise ValueError(f"a user id has at most {USER_ID_CHARACTERS} characters, this one {len(user_id)}")
+    if _CONTROL.search(user_id):
+        raise ValueError("a user id must not contain control characters")
+    try:
+        size = len(_encoded(user_id))
+    except UnicodeEncodeError:
+        raise ValueError("a user id must not contain lone surrogates") from None
+    if size > USER_ID_BYTES:
+        raise ValueError(f"a user id has at most {USER_ID_BYTES} bytes when percent-encoded, this one {size}")
+    return user_id
 
 
 def decode_word(word: str) -> str:
@@ -56,6 +86,11 @@ def decode_word(word: str) -> str:
         ValueError: The encoded bytes are not UTF-8 (``UnicodeDecodeError`` is a ``ValueError``).
     """
     return unquote(word, errors="strict")
+
+
+def _encoded(word: str) -> str:
+    # quote() never touches letters, digits and _ . - ~ (RFC 3986), so "." and "~" are done by hand.
+    return quote(word, safe=":").replace(".", "%2E").replace("~", "%7E")
 
 
 def partition(key: str) -> int:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
-from towpath.protocol.fields import Payload, Text
+from towpath.protocol.fields import Payload, Text, UserId
 
 _Word = Annotated[Text, StringConstraints(min_length=1, max_length=256)]
 #: What tells one run of a gateway from the next one under the same id; empty from who does not say.
@@ -19,7 +19,7 @@ class SessionEvent(Payload):
         code: The close code, once the connection has ended.
     """
 
-    user_id: _Word
+    user_id: UserId
     connection_id: _Word
     gateway_id: _Word
     incarnation: _Incarnation = ""

@@ -3,12 +3,13 @@
 Guarantees: :meth:`Database.transaction` is serialised against writers of the same rows (SQLite: one writer at a
 time, ``BEGIN IMMEDIATE``; PostgreSQL: row locks that the caller takes with ``FOR UPDATE``); what it commits
 survives a crash of the machine (SQLite: ``synchronous=FULL``). The schema is migrated on open; replicas that
-start together migrate one after another.
+start together migrate one after another. A PostgreSQL that cannot be reached when it is opened is waited for, as a
+broker is; one that refuses user, password or database is a wrong setting.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from towpath.protocol.envelope import now_ms
 from towpath.servicekit import sqlite
+from towpath.servicekit.pauses import pauses
 from towpath.servicekit.settings import BadSetting
+from towpath.servicekit.wording import in_words
+from towpath.servicekit.writability import Writability
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +35,8 @@ _PING_SECONDS: Final = 5.0
 #: A replica that is frozen amid a transaction must not keep its locks: another one has its queues by then.
 _FROZEN_AFTER: Final = "15s"
 #: Connections, resources, shutdown, system: https://www.postgresql.org/docs/current/errcodes-appendix.html
-_POSTGRESQL_LACKS: Final = ("08", "53", "57P0", "58")
+#: and 25006, read-only: a standby, or a server that somebody made read-only for a while.
+_POSTGRESQL_LACKS: Final = ("08", "25006", "53", "57P0", "58")
 #: Any constant: replicas that migrate the same PostgreSQL database take turns on it.
 _MIGRATION_LOCK: Final = 7_046_029
 
@@ -43,6 +48,9 @@ class Database:
         self._engine = engine
         self._sqlite = engine.dialect.name == "sqlite"
         self._writer = asyncio.Lock()
+        #: Changes nothing, and is written like any change: set once there is a row that it can be done to.
+        self._no_change: sa.Executable = text("SELECT 1")
+        self.writability = Writability()
 
     @classmethod
     @asynccontextmanager
@@ -54,7 +62,8 @@ class Database:
             version_table: Where Alembic keeps the schema's version; one a service, so that they may share a server.
 
         Raises:
-            BadSetting: The database cannot be opened, or its schema is newer than this program.
+            BadSetting: The database cannot be opened and waiting would not help, or its schema is newer than this
+                program.
         """
         try:
             engine = _engine(url)
@@ -66,12 +75,10 @@ class Database:
             database = cls(engine)
             try:
                 _make_folder(engine.url)
-                async with engine.connect() as connection:
-                    await connection.run_sync(_migrate, migrations, version_table)
+                await database._migrate(migrations, version_table)
             except (DBAPIError, OSError) as error:
-                shown = engine.url.set(query={}).render_as_string(hide_password=True)
                 raise BadSetting(
-                    "TOWPATH_DATABASE_URL", shown, f"cannot be opened: {_cause(error)}"
+                    "TOWPATH_DATABASE_URL", _shown(engine.url), f"cannot be opened: {_cause(error)}"
                 ) from error
             except CommandError as error:
                 raise BadSetting(
@@ -89,12 +96,13 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that may write; commits on exit, rolls back on an exception."""
-        if self._sqlite:
-            async with self._writer, self._engine.begin() as connection:
+        try:
+            async with self._writer if self._sqlite else nullcontext(), self._engine.begin() as connection:
                 yield connection
-        else:
-            async with self._engine.begin() as connection:
-                yield connection
+        except (DBAPIError, OSError) as error:
+            if lacks_something(error) or is_away(error):
+                self.writability.failed(error)
+            raise
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -113,12 +121,55 @@ class Database:
 
     async def answers(self) -> bool:
         """Whether the database can be reached and written to right now."""
+        return await self._probe(_PING_SECONDS) is None
+
+    async def probe(self, limit: float) -> None:
+        """Commit a write that changes nothing, for :attr:`writability`.
+
+        Args:
+            limit: Seconds that it may take.
+        """
+        self.writability.probed(await self._probe(limit))
+
+    async def _probe(self, limit: float) -> Exception | None:
+        # Not by transaction(): what a probe meets counts until the next one, and no longer.
         try:
-            async with asyncio.timeout(_PING_SECONDS), self.transaction() as connection:
-                await connection.execute(text("SELECT 1"))
-        except (DBAPIError, OSError, TimeoutError):
-            return False
-        return True
+            async with (
+                asyncio.timeout(limit),
+                self._writer if self._sqlite else nullcontext(),
+                self._engine.begin() as connection,
+            ):
+                await connection.execute(self._no_change)
+        except (sa.exc.SQLAlchemyError, OSError) as error:
+            return error
+        return None
+
+    async def _migrate(self, migrations: Path, version_table: str) -> None:
+        """Bring the schema up to date; waits for a server that cannot be reached."""
+        async for _ in pauses():
+            try:
+                async with self._engine.connect() as connection:
+                    await connection.run_sync(_migrate, migrations, version_table)
+                    if await connection.run_sync(lambda sync: sa.inspect(sync).has_table(version_table)):
+                        self._no_change = _rewrite(version_table)
+                return
+            except (DBAPIError, OSError) as error:
+                if self._sqlite or not (lacks_something(error) or is_away(error)):
+                    raise
+                log.warning(
+                    "database_unreachable", url=_shown(self._engine.url), error=in_words(error, letters=300)
+                )
+
+
+def _rewrite(version_table: str) -> sa.Update:
+    """A write of the one row that each schema has, with what it holds."""
+    table = sa.table(version_table, sa.column("version_num"))
+    return table.update().values(version_num=table.c.version_num)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether a database could not be reached, or its connection broke."""
+    return isinstance(error, OSError) or (isinstance(error, DBAPIError) and error.connection_invalidated)
 
 
 def lacks_something(error: BaseException) -> bool:
@@ -150,6 +201,7 @@ def _engine(url: str) -> AsyncEngine:
         pool_size=4,
         max_overflow=4,
         pool_pre_ping=True,
+        hide_parameters=True,
         connect_args={
             "timeout": 5,
             "command_timeout": 30,
@@ -172,6 +224,11 @@ def _migrate(connection: Connection, migrations: Path, version_table: str) -> No
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
         command.upgrade(config, "head")
+
+
+def _shown(url: sa.URL) -> str:
+    """The address as people may see it."""
+    return url.set(query={}).render_as_string(hide_password=True)
 
 
 def _cause(error: BaseException) -> str:

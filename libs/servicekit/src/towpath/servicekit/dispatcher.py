@@ -42,6 +42,7 @@ from towpath.servicekit.requests import Handlers, Refusal, Request, Unreadable
 from towpath.servicekit.telemetry import Telemetry
 from towpath.servicekit.telling import NOT_TOLD, Result, SharedAck, Teller
 from towpath.servicekit.troubles import Troubles
+from towpath.servicekit.wording import in_words
 from towpath.servicekit.working import Ran, Store, U, Worker
 
 log = structlog.get_logger(__name__)
@@ -281,7 +282,7 @@ class Dispatcher(Generic[U]):
                 await self._teller.tell_in_pages(results, self._is_here)
                 break
             except NOT_TOLD as error:
-                log.warning("not_published", heavy_reads=len(results), error=repr(error)[:300])
+                log.warning("not_published", heavy_reads=len(results), error=in_words(error, 300))
         if ran.behind:
             await self._run_to_end(ran.behind)
         return took

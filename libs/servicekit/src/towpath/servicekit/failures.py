@@ -38,6 +38,7 @@ from towpath.servicekit.broker.interface import (
     Unpublishable,
 )
 from towpath.servicekit.telemetry import Telemetry, trace_id
+from towpath.servicekit.wording import in_words
 
 log = structlog.get_logger(__name__)
 
@@ -189,7 +190,7 @@ class Failures:
             queue=delivery.queue,
             delay=delay,
             attempt=attempt,
-            error=_told(error)[:300],
+            error=in_words(error, 300),
             trace_id=trace_id(traceparent),
         )
         return False
@@ -230,7 +231,7 @@ class Failures:
             "parked",
             queue=delivery.queue,
             reason=reason,
-            error=_told(error)[:300],
+            error=in_words(error, 300),
             trace_id=trace_id(traceparent),
         )
 
@@ -285,7 +286,7 @@ class Failures:
     ) -> Message:
         known = delivery.headers
         first, replayed = number(known, FIRST_FAILED_AT), min(number(known, REPLAYED), _REPLAYED_MAX)
-        told, now = _told(error), now_ms()
+        told, now = in_words(error), now_ms()
         this = Attempt(now, told[:_HISTORY_ERROR_LETTERS], _where(error.__traceback__))
         headers: dict[str, HeaderValue] = {
             FIRST_FAILED_AT: first if 0 < first <= now else now,
@@ -314,15 +315,6 @@ def _key(told: Any) -> str:
 def _passes(error: BaseException) -> bool:
     """Whether a publish that failed so may succeed later."""
     return isinstance(error, BrokerError) and not isinstance(error, Unpublishable)
-
-
-def _told(error: BaseException) -> str:
-    """An error in words that can stand in a header, whatever it is made of."""
-    try:
-        said = str(error)
-    except Exception as another:
-        said = f"(its text raised {type(another).__name__})"
-    return f"{type(error).__name__}: {said}".encode("utf-8", "replace").decode()
 
 
 def _where(traceback: TracebackType | None) -> str:

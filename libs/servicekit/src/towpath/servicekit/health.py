@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import structlog
 from aiohttp import web
 
-from towpath.servicekit.settings import BadSetting
+from towpath.servicekit.listening import LISTEN_ERRORS, cannot_listen
 from towpath.servicekit.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
@@ -44,7 +44,7 @@ async def serve_admin(host: str, port: int, health: Health, telemetry: Telemetry
     """Serve the admin pages from entry to exit; yields the port (useful with port 0).
 
     Raises:
-        BadSetting: The port is taken, or the address is not of this machine.
+        BadSetting: The port is taken, or the host is not of this machine; it names the one that is to blame.
     """
 
     async def live(_: web.Request) -> web.Response:
@@ -72,9 +72,9 @@ async def serve_admin(host: str, port: int, health: Health, telemetry: Telemetry
     try:
         try:
             await web.TCPSite(runner, host, port).start()
-        except OSError as error:
-            raise BadSetting(
-                "TOWPATH_ADMIN_PORT", port, f"cannot listen on {host}: {error.strerror}"
+        except LISTEN_ERRORS as error:
+            raise cannot_listen(
+                error, host, port, host_setting="TOWPATH_ADMIN_HOST", port_setting="TOWPATH_ADMIN_PORT"
             ) from None
         bound = runner.addresses[0][1]
         log.info("admin_listening", host=host, port=bound)

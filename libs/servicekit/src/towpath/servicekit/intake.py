@@ -17,6 +17,7 @@ from typing import Any, Final
 import structlog
 
 from towpath.servicekit.broker.interface import Broker, BrokerError, Delivery, Queue, Subscription
+from towpath.servicekit.wording import in_words
 
 log = structlog.get_logger(__name__)
 
@@ -86,7 +87,7 @@ class Intake:
                     )
                 await part.settled()
         except (BrokerError, TimeoutError) as error:
-            log.warning("released_unsettled", queue=name, in_hand=part.in_hand, error=repr(error)[:300])
+            log.warning("released_unsettled", queue=name, in_hand=part.in_hand, error=in_words(error, 300))
         if self._parts.pop(name, None) is not None:
             self._turns = deque(self._parts.values())
             await part.stack.aclose()

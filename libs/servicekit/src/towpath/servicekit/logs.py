@@ -1,6 +1,7 @@
 """Structured logs on standard error: one JSON object a line, or coloured text for people.
 
-Ids only: never a body, a token or a text that somebody wrote.
+Ids only: never a body, a token or a text that somebody wrote. So exceptions are told in the words of
+:mod:`~towpath.servicekit.wording`, which leave out the values that drivers and Python quote.
 """
 
 import logging
@@ -9,6 +10,16 @@ import sys
 import structlog
 
 from towpath.servicekit.settings import TelemetrySettings
+from towpath.servicekit.wording import traceback_in_words
+
+
+def exception_in_words(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Put the exception of a log line into words, with its traceback and without payload."""
+    given = event.pop("exc_info", None)
+    error = sys.exc_info()[1] if given is True else given[1] if isinstance(given, tuple) else given
+    if isinstance(error, BaseException):
+        event["exception"] = traceback_in_words(error)
+    return event
 
 
 def configure(service: str, settings: TelemetrySettings) -> None:
@@ -33,7 +44,7 @@ def configure(service: str, settings: TelemetrySettings) -> None:
             structlog.stdlib.filter_by_level,
             *shared,
             name_service,
-            structlog.processors.format_exc_info,
+            exception_in_words,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -42,7 +53,7 @@ def configure(service: str, settings: TelemetrySettings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, name_service, structlog.processors.format_exc_info],
+            foreign_pre_chain=[*shared, name_service, exception_in_words],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )

@@ -16,6 +16,7 @@ from typing import Final, NoReturn
 import structlog
 
 from towpath.servicekit.telemetry import Counter, Telemetry
+from towpath.servicekit.wording import in_words
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +50,7 @@ async def keep_running(
             if failures == 1:
                 log.exception("loop_failed", loop=name)
             else:
-                log.error("loop_failed", loop=name, failures=failures, error=repr(error)[:300])
+                log.error("loop_failed", loop=name, failures=failures, error=in_words(error, 300))
             longest = min(LONGEST_PAUSE, max(pause, _FIRST_PAUSE) * 2 ** min(failures, 16))
             await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  # jitter
         else:

@@ -6,6 +6,7 @@ A future for each message would cost as much as the rest of sending it.
 import asyncio
 
 from towpath.servicekit.broker.interface import BrokerError
+from towpath.servicekit.wording import in_words
 
 
 class Receipt:
@@ -36,7 +37,7 @@ class Receipt:
     def fail(self, error: BaseException) -> None:
         """Something could not even be sent; the first reason is kept."""
         if self._error is None:
-            self._error = error if isinstance(error, BrokerError) else BrokerError(repr(error))
+            self._error = error if isinstance(error, BrokerError) else BrokerError(in_words(error))
 
     async def confirmed(self) -> None:
         """Wait until everything is settled.

@@ -33,6 +33,7 @@ from towpath.servicekit.outbox import OutboxTables, Waiting
 from towpath.servicekit.publisher import Publisher, Sending
 from towpath.servicekit.settings import ServiceSettings
 from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.wording import in_words
 
 log = structlog.get_logger(__name__)
 
@@ -99,7 +100,7 @@ class Relay:
                 async with asyncio.timeout(_LAST_LOOK):
                     await relay.flush()
             except Exception as error:
-                log.warning("outbox_left", error=repr(error)[:300])
+                log.warning("outbox_left", error=in_words(error, 300))
         finally:
             running.cancel()
             await asyncio.wait([running])
@@ -139,7 +140,7 @@ class Relay:
                 await self.flush()
             except Exception as error:
                 failures += 1
-                log.warning("outbox_waits", failures=failures, error=repr(error)[:300])
+                log.warning("outbox_waits", failures=failures, error=in_words(error, 300))
                 longest = min(_LONGEST_PAUSE, 0.1 * 2 ** min(failures, 16))
                 await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  # jitter
                 continue

@@ -40,6 +40,7 @@ from towpath.servicekit.intake import Intake
 from towpath.servicekit.loops import keep_running
 from towpath.servicekit.sharing import share
 from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.wording import in_words
 
 log = structlog.get_logger(__name__)
 
@@ -220,7 +221,7 @@ class Replica:
                 async with asyncio.timeout(_TIMEOUT):
                     await intake.take(self._queues[name])
             except (BrokerError, TimeoutError) as error:
-                log.warning("queue_not_taken", queue=name, error=repr(error)[:300])
+                log.warning("queue_not_taken", queue=name, error=in_words(error, 300))
                 break
             self._moves.add(1)
         if intake.queues != self._announced or _now() - self._announced_at >= _ANNOUNCE_SECONDS:

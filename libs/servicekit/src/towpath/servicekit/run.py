@@ -8,6 +8,7 @@ signal, or the end of ``drain_timeout``, cancels what is left.
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -16,10 +17,11 @@ from typing import NoReturn, TypeVar
 import structlog
 import uvloop
 
-from towpath.servicekit import descriptors, logs
+from towpath.servicekit import descriptors, logs, spelling
 from towpath.servicekit.broker.interface import BrokerRefused, TopologyMismatch
 from towpath.servicekit.loops import keep_running
 from towpath.servicekit.memory import PAUSE, give_back
+from towpath.servicekit.ownership import BadService
 from towpath.servicekit.settings import BadSetting, BrokerSettings, load
 
 log = structlog.get_logger(__name__)
@@ -33,16 +35,19 @@ EXIT_BAD_SETTING = 2
 def run(service: str, serve: Serve[S], settings_model: type[S]) -> NoReturn:
     """Run ``serve`` as a program until it is told to stop; never returns.
 
-    Exit status: 0 after a clean stop, 1 after a failure, 2 for a setting that cannot be used.
+    Exit status: 0 after a clean stop, 1 after a failure, 2 for what trying again cannot mend: a setting that cannot
+    be used, a broker that refuses us, a topology that differs, a service that is not written right.
     """
     try:
         settings = load(settings_model)
         logs.configure(service, settings)
+        for name, nearest, _ in spelling.unknown(os.environ, settings_model.model_fields):
+            log.warning("unknown_setting", name=name, nearest=nearest)
         _make_room_for_descriptors(settings)
         _collect_rarely()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(until_stopped(serve, settings))
-    except (BadSetting, BrokerRefused, TopologyMismatch) as error:
+    except (BadService, BadSetting, BrokerRefused, TopologyMismatch) as error:
         print(f"towpath-{service}: {error}", file=sys.stderr)  # noqa: T201  # one line for a person, not a log record
         sys.exit(EXIT_BAD_SETTING)
     except Exception:

@@ -40,6 +40,7 @@ from towpath.servicekit.health import Health, serve_admin
 from towpath.servicekit.heavy_reads import Bounds
 from towpath.servicekit.loops import failures_of, keep_running
 from towpath.servicekit.outbox import OutboxTables
+from towpath.servicekit.ownership import Owners, check_domain
 from towpath.servicekit.publisher import Publisher
 from towpath.servicekit.relay import Relay
 from towpath.servicekit.replica import Replica
@@ -50,6 +51,7 @@ from towpath.servicekit.streams import StreamTables
 from towpath.servicekit.telemetry import Telemetry
 from towpath.servicekit.timers import Hearing, Timer, keep
 from towpath.servicekit.watchdog import Watchdog
+from towpath.servicekit.wording import in_words
 from towpath.servicekit.working import Store, U
 
 log = structlog.get_logger(__name__)
@@ -104,6 +106,7 @@ def topology(service: Service[Any], max_length: int) -> Topology:
     return Topology(
         [*(Exchange(name) for name in EXCHANGES), *failures.exchanges(service.name)],
         [*work_queues(service, max_length), *failures.queues(service.name, max_length)],
+        writes=EXCHANGES,
     )
 
 
@@ -151,9 +154,10 @@ async def serve_domain(
     """Run ``service`` until ``stop`` is set, then let what is in hand finish.
 
     Raises:
-        BadSetting, BrokerRefused, TopologyMismatch: It cannot start like this.
+        BadService, BadSetting, BrokerRefused, TopologyMismatch: It cannot start like this.
     """
     name = service.name
+    check_domain(name, service.domain, service.commands)
     async with AsyncExitStack() as stack:
         telemetry = await stack.enter_async_context(Telemetry.open(name, settings))
         health, consuming = Health(), asyncio.Event()
@@ -161,7 +165,12 @@ async def serve_domain(
         await stack.enter_async_context(
             serve_admin(settings.admin_host, settings.admin_port, health, telemetry)
         )
-        store = await stack.enter_async_context(_open_store(service.storage, settings, name))
+        opening = asyncio.ensure_future(
+            stack.enter_async_context(_open_store(service.storage, settings, name))
+        )
+        if not await or_stopped(opening, stop):  # it waits for a server that is away
+            return
+        store = opening.result()
         broker = await stack.enter_async_context(connect(settings, name))
         health.add("broker", lambda: broker.state in (BrokerState.READY, BrokerState.BLOCKED))
         watch_deafness(broker, telemetry)
@@ -228,7 +237,22 @@ async def serve_domain(
 
         if store is not None:
             loop("sweep", partial(_sweep, store, settings))
+            database = store.database
+            health.add("database", lambda: database.writability.is_writable)
+            telemetry.gauge(
+                "database_writable",
+                "1 while what the service writes is stored",
+                lambda: int(database.writability.is_writable),
+            )
+            loop(
+                "database probe",
+                partial(database.probe, settings.database_probe_timeout),
+                pause=settings.database_probe_interval,
+            )
         loop("count dead letters", failing.keep_count)
+        owners = Owners(name, service.domain, interval=settings.alive_interval)
+        health.add("sole owner", owners.is_sole)
+        loop("owners", partial(owners.listen, broker), pause=1.0)
         if any(handler.is_heavy_read for handler in service.commands.values()):
             loop("departures", partial(departures.listen, broker, name), pause=1.0)
 
@@ -271,7 +295,7 @@ async def _sweep(store: Store[Any], settings: ServiceSettings) -> None:
             if await _sweep_once(store, settings) >= _SWEEP_STEP:
                 pause = _SWEEP_STEP_SECONDS
         except (sa.exc.SQLAlchemyError, OSError) as error:
-            log.warning("sweep_failed", error=repr(error)[:300])
+            log.warning("sweep_failed", error=in_words(error, 300))
 
 
 async def _sweep_once(store: Store[Any], settings: ServiceSettings) -> int:

@@ -1,9 +1,12 @@
 """Settings: environment variables ``TOWPATH_*``, checked at start.
 
 A wrong one stops the program at once with exit status 2 and one line that names the variable, its value and the
-remedy (secrets are never shown). Every limit in Towpath is a field of one of these models.
+remedy (secrets are never shown). So does a variable that is no setting of any program and is spelled nearly like one
+(:mod:`~towpath.servicekit.spelling`). Every limit in Towpath is a field of one of these models.
 """
 
+import os
+from collections.abc import Collection
 from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError
@@ -11,9 +14,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from yarl import URL
 
 from towpath.protocol.messages import BODY_MAX_ITEMS, MESSAGE_MAX_BYTES
-from towpath.servicekit import amqp_url
+from towpath.servicekit import amqp_url, spelling
 
-PREFIX = "TOWPATH_"
+PREFIX = spelling.PREFIX
 
 
 class BadSetting(Exception):
@@ -28,6 +31,19 @@ class BadSetting(Exception):
     def __init__(self, name: str, value: object | None, remedy: str) -> None:
         shown = "" if value is None else f"={str(value)[:100]!r}"
         super().__init__(f"{name}{shown}: {remedy}")
+
+
+def no_surrounding_space(value: str) -> str:
+    """Return ``value`` as it is, if no white space stands at its ends.
+
+    Raises:
+        ValueError
+    """
+    if value != value.strip():
+        raise ValueError(
+            "begins or ends with white space, such as the line break at the end of a file; take it away"
+        )
+    return value
 
 
 def _amqp_url(value: str) -> str:
@@ -60,9 +76,11 @@ def _http_url(value: str) -> str:
     return value
 
 
+#: Text in which white space at an end is a mistake: a secret with a line break is another secret.
+Word = Annotated[str, AfterValidator(no_surrounding_space)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
-DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+DatabaseUrl = Annotated[Word, AfterValidator(_database_url)]
 
 
 class TelemetrySettings(BaseSettings):
@@ -80,7 +98,7 @@ class TelemetrySettings(BaseSettings):
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     log_format: Annotated[str, Field(pattern="^(json|console)$")] = "json"
     trace_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
-    otlp_endpoint: Annotated[str, AfterValidator(_http_url)] | None = None
+    otlp_endpoint: Annotated[Word, AfterValidator(_http_url)] | None = None
 
 
 class BrokerSettings(TelemetrySettings):
@@ -103,7 +121,7 @@ class BrokerSettings(TelemetrySettings):
         admin_host, admin_port: Where ``/health/live``, ``/health/ready`` and ``/metrics`` are served.
     """
 
-    amqp_url: Annotated[str, AfterValidator(_amqp_url)] = "amqp://guest:guest@127.0.0.1:5672/"
+    amqp_url: Annotated[Word, AfterValidator(_amqp_url)] = "amqp://guest:guest@127.0.0.1:5672/"
     publish_timeout: Seconds = 10.0
     reconnect_max: Seconds = 30.0
     lane_max_items: Annotated[int, Field(ge=1)] = 10_000
@@ -113,7 +131,7 @@ class BrokerSettings(TelemetrySettings):
     message_max_bytes: Annotated[int, Field(ge=64 * 1024, le=512 * 1024 * 1024)] = MESSAGE_MAX_BYTES
     drain_timeout: Seconds = 30.0
     descriptors_reserve: Annotated[int, Field(ge=10)] = 100
-    admin_host: str = "127.0.0.1"
+    admin_host: Word = "127.0.0.1"
     admin_port: Port = 9090
 
 
@@ -122,6 +140,9 @@ class ServiceSettings(BrokerSettings):
 
     Attributes:
         database_url: SQLAlchemy URL of the service's own database.
+        database_probe_interval: Seconds between two probes: small writes by which the service knows whether its
+            database stores anything. While they fail it is not ready.
+        database_probe_timeout: Seconds that a probe may take; it waits for its turn among writers, too.
         lane_max_bytes: Bytes that may wait for all routing keys of an exchange together; a service waits for room.
         prefetch: Messages (each a batch) in hand at most, a queue.
         intake_max_bytes: Bytes of requests that a service has taken and not handled at most. The next unit of work is
@@ -147,6 +168,8 @@ class ServiceSettings(BrokerSettings):
     """
 
     database_url: DatabaseUrl = "sqlite+aiosqlite:///towpath.db"
+    database_probe_interval: Seconds = 3.0
+    database_probe_timeout: Seconds = 10.0
     lane_max_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     prefetch: Annotated[int, Field(ge=1, le=1000)] = 64
     intake_max_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
@@ -176,12 +199,27 @@ def load(model: type[S]) -> S:
     """Read ``model`` from the environment.
 
     Raises:
-        BadSetting: The first that is missing or wrong.
+        BadSetting: The first that is missing, wrong or misspelt.
     """
+    refuse_misspelt(model.model_fields)
     try:
         return model()
     except ValidationError as error:
         raise bad_setting(error, prefix=PREFIX) from None
+
+
+def refuse_misspelt(own: Collection[str] = ()) -> None:
+    """Make sure that no variable is spelled nearly like a setting.
+
+    Args:
+        own: Fields of the settings model of the program that runs.
+
+    Raises:
+        BadSetting
+    """
+    for name, nearest, is_near in spelling.unknown(os.environ, own):
+        if is_near:
+            raise BadSetting(name, None, f"is no setting; did you mean {nearest}?")
 
 
 def bad_setting(error: ValidationError, *, prefix: str) -> BadSetting:

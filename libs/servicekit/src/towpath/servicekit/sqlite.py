@@ -43,7 +43,9 @@ def engine(url: str) -> AsyncEngine:
     async def connect() -> aiosqlite.Connection:
         return await _Inline(partial(sqlite3.connect, path, timeout=_WAIT_SECONDS, check_same_thread=False))
 
-    made = create_async_engine(url, async_creator=connect, pool_size=_POOL_SIZE, max_overflow=0)
+    made = create_async_engine(
+        url, async_creator=connect, pool_size=_POOL_SIZE, max_overflow=0, hide_parameters=True
+    )
     event.listen(made.sync_engine, "connect", _configure)
     event.listen(made.sync_engine, "begin", _begin)
     return made

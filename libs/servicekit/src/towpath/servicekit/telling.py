@@ -29,6 +29,7 @@ from towpath.servicekit.receipts import Receipt
 from towpath.servicekit.replays import PAGE_BYTES, PAGE_ENTRIES, Replays
 from towpath.servicekit.requests import Request
 from towpath.servicekit.streams import Replay
+from towpath.servicekit.wording import in_words
 
 log = structlog.get_logger(__name__)
 
@@ -175,7 +176,7 @@ class Teller:
                 await receipt.confirmed()
                 break
             except BrokerError as error:
-                log.warning("not_published", deliveries=len(deliveries), error=repr(error)[:300])
+                log.warning("not_published", deliveries=len(deliveries), error=in_words(error, 300))
             receipt = Receipt()
             try:
                 await self.tell(results, receipt)

@@ -26,6 +26,7 @@ from towpath.servicekit.broker.interface import Broker, BrokerState
 from towpath.servicekit.database import Database
 from towpath.servicekit.outcome import Outcome, Tell, outgoing
 from towpath.servicekit.relay import Relay
+from towpath.servicekit.wording import in_words
 
 log = structlog.get_logger(__name__)
 
@@ -137,7 +138,7 @@ async def _turn_and_turn(
             failures = 0
         except Exception as error:
             failures += 1
-            log.warning("timer_failed", timer=timer.name, failures=failures, error=repr(error)[:300])
+            log.warning("timer_failed", timer=timer.name, failures=failures, error=in_words(error, 300))
             longest = min(_LONGEST_PAUSE, timer.every * 2 ** min(failures, 16))
             pause = timer.every + random.uniform(0, longest)  # noqa: S311  # jitter
         with contextlib.suppress(TimeoutError):

@@ -44,6 +44,7 @@ from towpath.servicekit.telemetry import Telemetry, trace_id
 from towpath.servicekit.telling import Result, answer_json
 from towpath.servicekit.trial import End, fallen
 from towpath.servicekit.watchdog import Overdue
+from towpath.servicekit.wording import in_words
 
 log = structlog.get_logger(__name__)
 
@@ -333,7 +334,7 @@ class Worker(Generic[U]):
             except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
                 if not await self._store.database.is_to_blame(error):
                     raise
-                log.error("database_away", error=repr(error)[:300])
+                log.error("database_away", error=in_words(error, 300))
         raise AssertionError("pauses never end")
 
     async def _run(
@@ -451,7 +452,7 @@ class Worker(Generic[U]):
                     known = await inbox.find(connection, self._store.inbox, keys.values())
                 break
             except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
-                log.error("database_away", error=repr(error)[:300])
+                log.error("database_away", error=in_words(error, 300))
         return {
             id(one): Result(one.session, known[keys[id(one)]], one.traceparent, changed=True)
             for one in doubtful

@@ -2,8 +2,14 @@
 
 Tokens are JWTs (RFC 7519), signed with HS256 (shared secret) or with the key that a public key belongs to: RS256,
 ES256 or EdDSA. The algorithm follows from the setting, never from the token (RFC 8725, section 3.1).
+
+Guarantees: whatever a token holds, it is taken or refused with a reason (:class:`TokenRefused`), and nothing else is
+raised. ``iat`` and ``nbf`` may be ahead of the clock here by ``clock_leeway`` seconds. ``exp`` has no leeway: a
+connection ends when its token does.
 """
 
+import math
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +23,26 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from towpath.gateway.settings import GatewaySettings
-from towpath.protocol.routes import encode_word
+from towpath.protocol.routes import check_user_id
 from towpath.servicekit.settings import BadSetting
 
 AUDIENCE: Final = "towpath"
 SUBPROTOCOL: Final = "towpath.v1"
 TOKEN_SUBPROTOCOL: Final = "towpath.token."  # noqa: S105  # a prefix, not a secret
+
+
+#: 9999-12-31T23:59:59Z. What lies after that is no date in seconds; most often it is one in milliseconds.
+_LAST_SECOND: Final = 253_402_300_799
+#: What PyJWT raises on input that it does not expect, beside its own errors.
+_UNREADABLE: Final = (
+    jwt.PyJWTError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+)
 
 
 class TokenRefused(Exception):
@@ -63,6 +83,8 @@ class Admission:
             self._key, self._algorithm = settings.auth_secret, "HS256"
         else:
             self._key, self._algorithm = _public_key(settings.auth_public_key or "")
+        self._leeway = settings.clock_leeway
+        self._max_bytes = settings.token_max_bytes
         self._origins = frozenset(
             origin.rstrip("/").lower() for origin in settings.allowed_origins.replace(",", " ").split()
         )
@@ -81,6 +103,11 @@ class Admission:
             raise TokenRefused(
                 f'no token: send "Authorization: Bearer <jwt>" or the subprotocol "{TOKEN_SUBPROTOCOL}<jwt>"'
             )
+        if len(token) > self._max_bytes:
+            raise TokenRefused(
+                f"the token has {len(token)} bytes, and {self._max_bytes} at most are taken "
+                "(TOWPATH_TOKEN_MAX_BYTES)"
+            )
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter(
@@ -91,37 +118,80 @@ class Admission:
                     self._key,
                     algorithms=[self._algorithm],
                     audience=AUDIENCE,
-                    options={"require": ["exp", "sub", "aud"]},
+                    # Times are checked below: PyJWT has one leeway for all of them, and fails on some numbers.
+                    options={
+                        "require": ["exp", "sub", "aud"],
+                        "verify_exp": False,
+                        "verify_iat": False,
+                        "verify_nbf": False,
+                    },
                 )
-        except jwt.ExpiredSignatureError:
-            raise TokenRefused("the token is expired") from None
-        except (jwt.PyJWTError, ValueError) as error:
-            raise TokenRefused(f"the token is not valid: {error}") from None
-        return _identity(claims)
+        except _UNREADABLE as error:
+            raise TokenRefused(f"the token is not valid: {_in_short(error)}") from None
+        return _identity(claims, time.time(), self._leeway)
 
 
 def bearer_token(authorization: str | None, subprotocols: Sequence[str]) -> str | None:
-    """The token of a handshake: from the Authorization header (RFC 6750), else from the subprotocols."""
-    if authorization is not None:
-        scheme, _, token = authorization.strip().partition(" ")
-        return token.strip() if scheme.lower() == "bearer" else None
-    for subprotocol in subprotocols:
-        if subprotocol.startswith(TOKEN_SUBPROTOCOL):
-            return subprotocol.removeprefix(TOKEN_SUBPROTOCOL)
-    return None
+    """The token of a handshake: from the Authorization header (RFC 6750), else from the subprotocols.
+
+    An Authorization header of another scheme is not for us: a proxy or a browser adds ``Basic`` by itself.
+
+    Raises:
+        TokenRefused: There are different tokens in the subprotocols.
+    """
+    scheme, _, token = (authorization or "").strip().partition(" ")
+    if scheme.lower() == "bearer" and (token := token.strip()):
+        return token
+    offered = {
+        subprotocol.removeprefix(TOKEN_SUBPROTOCOL)
+        for subprotocol in subprotocols
+        if subprotocol.startswith(TOKEN_SUBPROTOCOL)
+    }
+    if len(offered) > 1:
+        raise TokenRefused(f'more than one token: offer one subprotocol "{TOKEN_SUBPROTOCOL}<jwt>"')
+    return next(iter(offered), None)
 
 
-def _identity(claims: dict[str, Any]) -> Identity:
+def _identity(claims: dict[str, Any], now: float, leeway: float) -> Identity:
     user_id, scope = claims["sub"], claims.get("scope")
-    if not isinstance(user_id, str) or not user_id or any(ord(letter) < 32 for letter in user_id):
-        raise TokenRefused("the token is not valid: sub must be a string without control characters")
+    if not isinstance(user_id, str):
+        raise TokenRefused("the token is not valid: sub must be a string")
     try:
-        encode_word(user_id)
+        check_user_id(user_id)
     except ValueError as error:
         raise TokenRefused(f"the token is not valid: sub: {error}") from None
     if scope is not None and not isinstance(scope, str):
         raise TokenRefused("the token is not valid: scope must be a string of domains separated by spaces")
-    return Identity(user_id, float(claims["exp"]), scope)
+    for name in ("iat", "nbf"):
+        if claims.get(name) is not None and (ahead := _seconds(claims, name) - now) > leeway:
+            raise TokenRefused(
+                f"the token is not valid yet: {name} is {ahead:.0f} s ahead of the clock here, "
+                f"and {leeway:g} s at most are taken (TOWPATH_CLOCK_LEEWAY)"
+            )
+    expires_at = _seconds(claims, "exp")
+    if expires_at <= now:
+        raise TokenRefused("the token is expired")
+    return Identity(user_id, expires_at, scope)
+
+
+def _seconds(claims: dict[str, Any], name: str) -> float:
+    """A NumericDate (RFC 7519, section 2)."""
+    value = claims[name]
+    is_number = isinstance(value, int) or (isinstance(value, float) and not math.isnan(value))
+    if not is_number or isinstance(value, bool):
+        raise TokenRefused(f"the token is not valid: {name} must be a number of seconds since 1970")
+    if not -_LAST_SECOND <= value <= _LAST_SECOND:
+        raise TokenRefused(
+            f"the token is not valid: {name} is no time: it must be in seconds since 1970, not in milliseconds"
+        )
+    return float(value)
+
+
+def _in_short(error: Exception) -> str:
+    """What is wrong, without what PyJWT may quote of the token."""
+    if isinstance(error, jwt.PyJWTError):
+        return str(error)[:200]
+    return f"it cannot be read ({type(error).__name__})"
 
 
 def _public_key(pem: str) -> tuple[Any, str]:

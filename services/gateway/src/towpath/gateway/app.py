@@ -127,7 +127,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
         )
 
         async def consume() -> None:
-            await broker.declare(Topology([Exchange(name) for name in EXCHANGES]))
+            await broker.declare(Topology([Exchange(name) for name in EXCHANGES], writes=EXCHANGES))
             await consumer.run(asyncio.Event(), running=consuming.set)
 
         async def outliving(

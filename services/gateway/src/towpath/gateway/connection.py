@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import structlog
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.exceptions import InvalidHeader, NegotiationError
+from websockets.exceptions import InvalidHeader, InvalidMessage, NegotiationError
 from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.frames import CloseCode as StandardCode
 from websockets.headers import parse_subprotocol
@@ -41,7 +41,7 @@ from towpath.gateway.turns import Turns
 from towpath.gateway.writes import Writes
 from towpath.protocol.close_codes import CloseCode
 from towpath.servicekit.buckets import Buckets, Rate
-from towpath.servicekit.settings import BadSetting
+from towpath.servicekit.listening import LISTEN_ERRORS, cannot_listen
 from towpath.servicekit.tally import Tally
 from towpath.servicekit.telemetry import Telemetry
 
@@ -69,6 +69,13 @@ _LAST_SECONDS: Final = 1.0
 #: Frames that are no part of a message and cost the gateway an answer, or at least a look.
 _COUNTED: Final = frozenset({Opcode.PING, Opcode.PONG})
 _ABUSE: Final = frozenset({CloseCode.RATE_LIMIT_ABUSED, CloseCode.PROTOCOL_VIOLATED})
+#: Headers of which a second one would leave open which of them counts.
+_ONCE: Final = ("Origin", "Authorization", "Host")
+#: The answer to what is no HTTP request at all. websockets would close without a word.
+_NO_REQUEST: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n"
+    b"Content-Length: 26\r\n\r\nthis is no HTTP/1 request\n"
+)
 #: Frames that one text may come in.
 _FRAGMENTS: Final = 1024
 
@@ -264,11 +271,22 @@ class _Socket(EnteringConnection):
             self.write_out()
         for data in waiting:
             if not data:
+                if self._got_no_request():
+                    self.transport.write(_NO_REQUEST)
                 with contextlib.suppress(RuntimeError, OSError):
                     self.transport.write_eof()
             elif not (self.closing and data[0] & 0x0F == Opcode.PONG):
                 self.transport.write(data)
         self._check_backlog()
+
+    def _got_no_request(self) -> bool:
+        """Whether what came could not be read as a request, and is not merely cut off."""
+        error = self.protocol.handshake_exc
+        return (
+            isinstance(error, InvalidMessage)
+            and not isinstance(error.__cause__, EOFError)
+            and self.request is None
+        )
 
     def send_text(self, text: bytes) -> None:
         self.send_frames(text_frame(text))
@@ -449,7 +467,7 @@ class Listener:
         """Serve ``/ws`` from entry to exit.
 
         Raises:
-            BadSetting: The port is taken, or the address is not of this machine.
+            BadSetting: The port is taken, or the host is not of this machine.
         """
         settings = self._settings
         try:
@@ -470,9 +488,9 @@ class Listener:
                 create_connection=self._socket,  # type: ignore[arg-type]  # documented: a factory will do
                 logger=_QUIET,
             )
-        except OSError as error:
-            raise BadSetting(
-                "TOWPATH_PORT", settings.port, f"cannot listen on {settings.host}: {error.strerror}"
+        except LISTEN_ERRORS as error:
+            raise cannot_listen(
+                error, settings.host, settings.port, host_setting="TOWPATH_HOST", port_setting="TOWPATH_PORT"
             ) from None
         try:
             yield server
@@ -499,13 +517,17 @@ class Listener:
         return refusal
 
     def _refuse(self, socket: _Socket, request: Request) -> Response | None:
-        socket.locate(request.headers.get_all("X-Forwarded-For"))
+        headers = request.headers
+        socket.locate(headers.get_all("X-Forwarded-For"))
         # First of all, and before a signature is checked: nobody may make this replica work as fast as they can.
         if refusal := self._is_too_often(socket, "address", self._by_address, socket.address):
             return refusal
-        if urlsplit(request.path).path != PATH:
+        if _path_of(request.path) != PATH:
             return _refusal(socket, 404, f"nothing here; connect to {PATH}")
-        origin = request.headers.get("Origin")
+        for name in _ONCE:
+            if len(headers.get_all(name)) > 1:
+                return _refusal(socket, 400, f"the header {name} stands there more than once")
+        origin = headers.get("Origin")
         if not self._admission.admits_origin(origin):
             return _refusal(
                 socket, 403, f"origin {origin!r} may not connect; it is not in TOWPATH_ALLOWED_ORIGINS"
@@ -513,7 +535,7 @@ class Listener:
         if (why := self._refusing()) is not None:
             return _refusal(socket, 503, why, {"Retry-After": str(max(1, round(self._settings.retry_after)))})
         try:
-            token = bearer_token(request.headers.get("Authorization"), _offered(request))
+            token = bearer_token(headers.get("Authorization"), _offered(request))
             socket.identity = self._admission.identify(token)
         except TokenRefused as error:
             return _refusal(socket, 401, str(error), {"WWW-Authenticate": "Bearer"})
@@ -568,6 +590,16 @@ class Listener:
                 await socket.close(code, reason)
         except TimeoutError:
             socket.transport.abort()
+
+
+def _path_of(target: str) -> str | None:
+    """The path of a request target (RFC 9112, section 3.2); ``None`` where it cannot be read."""
+    if not target.startswith("/"):
+        try:
+            target = urlsplit(target).path
+        except ValueError:
+            return None
+    return target.partition("?")[0].partition("#")[0]
 
 
 def _refusal(socket: _Socket, status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -38,6 +38,9 @@ log = structlog.get_logger(__name__)
 
 #: What single bindings stand in for.
 _CATCH_ALLS: Final = ("user.*", "control.*")
+#: No right key has three words: a dot in an id is encoded. So these only bring pushes whose sender left a dot as it
+#: is, to be counted and logged. Other wrong spellings come with the catch-alls.
+_TOO_MANY_WORDS: Final = tuple(f"{kind}.*.*.#" for kind in ("user", "group", "control"))
 #: Seconds until a user who waits for a binding is one too many, and until the broker must have changed one.
 _PATIENCE: Final = 1.0
 _LIMIT: Final = 2.0
@@ -47,7 +50,7 @@ _AT_ONCE: Final[AbstractAsyncContextManager[None]] = nullcontext()
 
 def inbox(gateway_id: str) -> Inbox:
     """The queue of one replica: with catch-alls, so that it is right from the first moment."""
-    keys = (connection_key(gateway_id), EVERYONE, "group.*", *_CATCH_ALLS)
+    keys = (connection_key(gateway_id), EVERYONE, "group.*", *_CATCH_ALLS, *_TOO_MANY_WORDS)
     bindings = [*(Binding(PUSH, key) for key in keys), Binding(EVENTS, SERVICE_ALIVE)]
     return Inbox(name=f"gateway.{gateway_id}", bindings=bindings)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from towpath.gateway.addresses import networks
-from towpath.servicekit.settings import BrokerSettings, Port, Seconds
+from towpath.servicekit.settings import BrokerSettings, Port, Seconds, Word
 
 
 def _origins(value: str) -> str:
@@ -37,8 +37,11 @@ class GatewaySettings(BrokerSettings):
     Attributes:
         host, port: Where ``/ws`` is served.
         gateway_id: Names this replica on the broker; unique.
-        auth_secret: Shared secret for HS256 tokens.
+        auth_secret: Shared secret for HS256 tokens. White space at its ends is refused: a line break at the end of a
+            file would make it another secret.
         auth_public_key: PEM text of an RSA, P-256 or Ed25519 public key, instead of a secret.
+        clock_leeway: Seconds that `iat` and `nbf` of a token may be ahead of the clock here. Expiry has no leeway.
+        token_max_bytes: The largest token, in the handshake and in `session.refresh`.
         allowed_origins: Origins of web pages that may connect, separated by commas; ``*`` for any. Clients that
             send no Origin (not browsers) are not concerned.
         max_frame_bytes: The largest frame; past it the connection closes with 1009.
@@ -106,14 +109,16 @@ class GatewaySettings(BrokerSettings):
             for so long, unless everything comes.
     """
 
-    host: str = "127.0.0.1"
+    host: Word = "127.0.0.1"
     port: Port = 8080
     admin_port: Port = 8081
     gateway_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_:-]{1,64}$")] = Field(
         default_factory=lambda: f"gw-{secrets.token_hex(5)}"
     )
-    auth_secret: str | None = None
+    auth_secret: Word | None = None
     auth_public_key: str | None = None
+    clock_leeway: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    token_max_bytes: Annotated[int, Field(ge=256, le=1024 * 1024)] = 8192
     allowed_origins: Annotated[str, AfterValidator(_origins)] = ""
     max_frame_bytes: Annotated[int, Field(ge=1024, le=16 * 1024 * 1024)] = 64 * 1024
     trusted_proxies: Annotated[str, AfterValidator(_networks)] = ""

@@ -152,10 +152,15 @@ class Inbox:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """The exchanges and queues a service needs; declared at start and after each reconnect."""
+    """The exchanges and queues a service needs; declared at start and after each reconnect.
+
+    Attributes:
+        writes: Topic exchanges that it publishes to. At the start it is made sure that it may.
+    """
 
     exchanges: Sequence[Exchange] = ()
     queues: Sequence[Queue] = ()
+    writes: Sequence[str] = ()
 
 
 class BrokerState(enum.Enum):
@@ -202,7 +207,10 @@ class BrokerBlocked(BrokerError):
 
 
 class BrokerRefused(BrokerError):
-    """The broker answered at the first connect, and refused user, password or virtual host."""
+    """The broker answered at the first connect, and refused user, password or virtual host; or a right is missing.
+
+    The text names the setting.
+    """
 
 
 class TopologyMismatch(BrokerError):
@@ -321,7 +329,7 @@ class Broker(Protocol):
         """Make sure that ``topology`` exists now and after each reconnect. Idempotent; waits for a connection.
 
         Raises:
-            BrokerRefused: See :meth:`until_ready`.
+            BrokerRefused: See :meth:`until_ready`; or the user may not declare it.
             TopologyMismatch: Something exists with other arguments.
             BrokerError: The broker did not answer in time.
         """

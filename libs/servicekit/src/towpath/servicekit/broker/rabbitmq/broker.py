@@ -149,6 +149,7 @@ class RabbitBroker:
             link = await self._live_link()
             try:
                 await link.declare(topology)
+                await asyncio.gather(*map(link.prove_right_to_write, topology.writes))
             except LOST as error:
                 if not link.lost.done():
                     raise BrokerError(f"RabbitMQ did not take the topology: {reason_of(error)}") from error

@@ -50,6 +50,7 @@ _TEXTS: Final = {
     (10, 60): (0,),  # Connection.Blocked
 }
 _METHODS: Final = {struct.pack(">HH", *method): fields for method, fields in _TEXTS.items()}
+_CONNECTION_CLOSE: Final = struct.pack(">HH", 10, 50)
 #: Those that a content header follows.
 _CONTENT: Final = tuple(struct.pack(">HH", *method) for method in ((60, 60), (60, 71), (60, 50)))
 
@@ -104,6 +105,7 @@ class SafeReader:
         self._frame = b""  # the one that aiormq is being given
         self._at = 0
         self._odd: dict[int, str] = {}
+        self.closed: tuple[int, str] | None = None  #: reply code and text of Connection.Close
 
     def at_eof(self) -> bool:
         return self._at >= len(self._frame) and self._begin >= len(self._read) and self._reader.at_eof()
@@ -141,6 +143,8 @@ class SafeReader:
             safe = safe_header(payload, self._odd.pop(channel, None) if self._odd else None)
         elif kind == _METHOD:
             safe, reason = safe_method(payload)
+            if safe.startswith(_CONNECTION_CLOSE):
+                self.closed = int.from_bytes(safe[4:6], "big"), safe[7 : 7 + safe[6]].decode()
             if reason is not None:
                 self._odd[int.from_bytes(head[1:3], "big")] = reason
         else:

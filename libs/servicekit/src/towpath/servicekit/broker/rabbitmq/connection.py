@@ -15,14 +15,12 @@ import aiormq
 from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from aiormq.exceptions import (
     AMQPError,
-    AuthenticationError,
     ChannelInvalidStateError,
-    ConnectionNotAllowed,
-    ProbableAuthenticationError,
 )
 from yarl import URL
 
 from towpath.servicekit.broker.rabbitmq.codec import SafeReader
+from towpath.servicekit.broker.rabbitmq.refusals import ClosedByBroker
 
 #: The driver gives a connection up after 3 × (8 + 1) s without a frame, and looks every 4 s: 31 s at most. RabbitMQ
 #: takes two missed heartbeats. https://www.rabbitmq.com/docs/heartbeats recommends 5 to 20.
@@ -39,8 +37,6 @@ _ALARM_TIMEOUT: Final = 0.05
 
 #: What aio-pika and aiormq raise when a channel or connection goes.
 LOST: Final = (AMQPError, ConnectionError, OSError, RuntimeError, TimeoutError)
-#: The broker answered, and does not want us.
-REFUSED: Final = (ProbableAuthenticationError, AuthenticationError, ConnectionNotAllowed)
 
 Channel = aio_pika.abc.AbstractChannel
 Driver = aiormq.Channel
@@ -75,8 +71,10 @@ class Connection:
         connection.kwargs["transport_factory"] = socket  # goes to aiormq.Connection as it is
         try:
             await within(CONNECT_TIMEOUT, connection.connect())
-        except BaseException:
+        except BaseException as error:
             socket.abort()
+            if isinstance(error, LOST) and (closed := socket.closed) is not None:
+                raise ClosedByBroker(*closed) from None  # aiormq does not say what it was told
             raise
         return cls(connection, socket, heartbeat)
 
@@ -128,6 +126,7 @@ class _Socket(TransportFactory):
     def __init__(self, factory: TransportFactory) -> None:
         self._factory = factory
         self._writer: asyncio.StreamWriter | None = None
+        self._reader: SafeReader | None = None
         self.heard_at = 0.0  #: loop time of the last bytes from RabbitMQ
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -140,7 +139,13 @@ class _Socket(TransportFactory):
             feed(data)
 
         reader.feed_data = heard  # type: ignore[method-assign]  # what the socket calls
-        return cast("asyncio.StreamReader", SafeReader(reader)), self._writer
+        self._reader = SafeReader(reader)
+        return cast("asyncio.StreamReader", self._reader), self._writer
+
+    @property
+    def closed(self) -> tuple[int, str] | None:
+        """Reply code and text with which RabbitMQ closed the connection, if it did."""
+        return self._reader.closed if self._reader is not None else None
 
     def abort(self) -> None:
         if self._writer is not None:

@@ -6,12 +6,19 @@ flight on it.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any, Final
 
 import structlog
 from aiormq.abc import AbstractChannel
-from aiormq.exceptions import ChannelClosed, ChannelPreconditionFailed, DeliveryError, PublishError
+from aiormq.exceptions import (
+    ChannelAccessRefused,
+    ChannelClosed,
+    ChannelPreconditionFailed,
+    DeliveryError,
+    PublishError,
+)
 from yarl import URL
 
 from towpath.servicekit.broker.interface import Binding, Queue, Topology, TopologyMismatch
@@ -23,11 +30,15 @@ from towpath.servicekit.broker.rabbitmq.connection import (
     driver_of,
     reason_of,
     rpc,
+    within,
 )
+from towpath.servicekit.broker.rabbitmq.refusals import needs
 
 log = structlog.get_logger(__name__)
 
 _EMPTY_BATCH: Final = b"[]"
+_PROOF: Final = "proof"
+_PROOF_SECONDS: Final = 1.0
 _ALARM_POLL: Final = 0.2
 #: What is in flight when an alarm is seen may be confirmed for so long; RabbitMQ reads no more, so hope is small.
 _ALARM_PATIENCE: Final = 0.5
@@ -148,6 +159,7 @@ class Link:
 
         Raises:
             TopologyMismatch: Something exists with other arguments.
+            BrokerRefused: A right is missing.
             LOST: See :data:`~towpath.servicekit.broker.rabbitmq.connection.LOST`.
         """
         consumers: dict[str, int] = {}
@@ -155,13 +167,18 @@ class Link:
         try:
             driver = await driver_of(channel)
             for exchange in topology.exchanges:
-                await rpc(
-                    driver.exchange_declare(exchange.name, exchange_type=exchange.type.value, durable=True)
-                )
+                with needs(exchange="configure"):
+                    await rpc(
+                        driver.exchange_declare(
+                            exchange.name, exchange_type=exchange.type.value, durable=True
+                        )
+                    )
             for queue in topology.queues:
-                declared = await rpc(
-                    driver.queue_declare(queue.name, durable=True, arguments=queue_arguments(queue))
-                )
+                reads = "configure" if queue.dead_letter_exchange is None else "configure or read"
+                with needs(queue=reads, exchange="write"):
+                    declared = await rpc(
+                        driver.queue_declare(queue.name, durable=True, arguments=queue_arguments(queue))
+                    )
                 consumers[queue.name] = declared.consumer_count or 0
                 await bind(driver, queue.name, queue.bindings)
         except ChannelPreconditionFailed as error:
@@ -214,6 +231,24 @@ class Link:
                 pass  # its queue is full: so it is bound
         return lost
 
+    async def prove_right_to_write(self, exchange: str) -> None:
+        """Make sure that the user may publish to ``exchange``, with an empty batch that no queue is bound for.
+
+        It proves nothing where RabbitMQ does not answer soon, as under an alarm, or where the rights of the user
+        depend on the routing key.
+
+        Raises:
+            BrokerRefused: A right is missing.
+        """
+        driver = await self.publisher(exchange)
+        publishing = driver.basic_publish(_EMPTY_BATCH, exchange=exchange, routing_key=_PROOF, wait=False)
+        with contextlib.suppress(TimeoutError, DeliveryError), needs(exchange="write"):
+            try:
+                await within(_PROOF_SECONDS, publishing)
+            except ChannelAccessRefused as error:
+                if "access to topic" not in str(error):
+                    raise
+
     async def close(self) -> None:
         """Close both connections; takes 1.5 s at most."""
         self.fail("closed")
@@ -243,7 +278,8 @@ def queue_arguments(queue: Queue) -> dict[str, Any]:
 async def bind(channel: AbstractChannel, queue: str, bindings: Sequence[Binding]) -> None:
     """Bind a queue; what is bound already stays as it is."""
     for binding in bindings:
-        await rpc(channel.queue_bind(queue, exchange=binding.exchange, routing_key=binding.routing_key))
+        with needs(queue="write", exchange="read", topic="read"):
+            await rpc(channel.queue_bind(queue, exchange=binding.exchange, routing_key=binding.routing_key))
 
 
 def _tell_closed(exchange: str, error: BaseException | None) -> None:

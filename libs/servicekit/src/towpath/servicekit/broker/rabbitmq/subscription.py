@@ -23,6 +23,7 @@ from towpath.servicekit.broker.rabbitmq.connection import (
     within,
 )
 from towpath.servicekit.broker.rabbitmq.link import Link, bind
+from towpath.servicekit.broker.rabbitmq.refusals import needs
 
 #: Called when the broker ended a subscription, with what was lost and how that was found.
 OnEnded = Callable[["RabbitSubscription", Lost, str], None]
@@ -104,7 +105,8 @@ class RabbitSubscription:
             await rpc(driver.basic_qos(prefetch_count=self._prefetch))
             for source in self._sources:
                 queue = source.name if isinstance(source, Queue) else await make_inbox(driver, source)
-                consuming = await rpc(driver.basic_consume(queue, self._receiver(source.name, driver)))
+                with needs(queue="read"):
+                    consuming = await rpc(driver.basic_consume(queue, self._receiver(source.name, driver)))
                 self._tags.append(str(consuming.consumer_tag))
                 if isinstance(source, Inbox):
                     self._bindings.append((source, RabbitBindings(link, queue)))
@@ -268,19 +270,15 @@ def _now() -> float:
 async def make_inbox(channel: AbstractChannel, inbox: Inbox) -> str:
     """Make an inbox under a name never used before, and return that."""
     name = f"{inbox.name}.{secrets.token_hex(6)}"
-    await rpc(
-        channel.queue_declare(
-            name,
-            exclusive=True,
-            auto_delete=True,
-            durable=False,
-            arguments={
-                "x-max-length": inbox.max_length,
-                "x-max-length-bytes": inbox.max_bytes,
-                "x-message-ttl": inbox.message_ttl_ms,
-                "x-overflow": "drop-head",
-            },
+    arguments: dict[str, Any] = {
+        "x-max-length": inbox.max_length,
+        "x-max-length-bytes": inbox.max_bytes,
+        "x-message-ttl": inbox.message_ttl_ms,
+        "x-overflow": "drop-head",
+    }
+    with needs(queue="configure"):
+        await rpc(
+            channel.queue_declare(name, exclusive=True, auto_delete=True, durable=False, arguments=arguments)
         )
-    )
     await bind(channel, name, inbox.bindings)
     return name

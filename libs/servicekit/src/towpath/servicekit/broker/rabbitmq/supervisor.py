@@ -28,9 +28,10 @@ from yarl import URL
 from towpath.servicekit.amqp_url import shown
 from towpath.servicekit.broker.deafness import Lost, OnDeaf
 from towpath.servicekit.broker.interface import BrokerRefused, Topology, TopologyMismatch
-from towpath.servicekit.broker.rabbitmq.connection import LOST, REFUSED, answers, leave, reason_of
+from towpath.servicekit.broker.rabbitmq.connection import LOST, answers, leave, reason_of
 from towpath.servicekit.broker.rabbitmq.hosts import Hosts
 from towpath.servicekit.broker.rabbitmq.link import Link
+from towpath.servicekit.broker.rabbitmq.refusals import is_refusal, refused_connection
 from towpath.servicekit.broker.rabbitmq.subscription import RabbitSubscription
 
 log = structlog.get_logger(__name__)
@@ -133,11 +134,9 @@ class Supervisor:
             try:
                 link = await self._open(url)
             except Exception as error:
-                wait = self._hosts.failed(url, refused=isinstance(error, REFUSED), outage=now() - began)
+                wait = self._hosts.failed(url, refused=is_refusal(error), outage=now() - began)
                 if first and self._hosts.all_refuse:
-                    raise BrokerRefused(
-                        f"RabbitMQ at {shown(url)} refused user, password or virtual host: {reason_of(error)}"
-                    ) from None
+                    raise refused_connection(url, error) from None
                 event = "topology_differs" if isinstance(error, TopologyMismatch) else "broker_unreachable"
                 log.warning(event, url=shown(url), error=reason_of(error), retry_in_s=round(wait, 2))
                 await asyncio.sleep(wait)

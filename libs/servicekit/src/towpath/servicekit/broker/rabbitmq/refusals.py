@@ -1,0 +1,89 @@
+"""Refusals: what RabbitMQ does not let this program do, in one line for whoever set it up.
+
+A refusal at the start ends the program: trying again would get the same answer until somebody changes a setting or
+grants a right. What only lacks room (a limit of connections, a virtual host that is down) is no refusal, and is tried
+again. https://www.rabbitmq.com/docs/access-control
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from aiormq.exceptions import (
+    AuthenticationError,
+    ChannelAccessRefused,
+    ConnectionNotAllowed,
+    ProbableAuthenticationError,
+)
+from yarl import URL
+
+from towpath.servicekit.amqp_url import shown
+from towpath.servicekit.broker.interface import BrokerRefused
+
+_SETTING: Final = "TOWPATH_AMQP_URL"
+_ACCESS_REFUSED: Final = 403
+_NOT_ALLOWED: Final = 530
+#: What ends with time, though RabbitMQ says "not allowed" as well.
+_PASSES: Final = re.compile(r"limit .*is reached|is down", re.DOTALL)
+#: RabbitMQ 4: "configure access to queue 'q' in vhost 'v' refused for user 'u'"; 3 leaves out the first word.
+_RIGHT: Final = re.compile(
+    r"(?:(configure|read|write) )?access to (\w+) '(.*?)' (?:in exchange '(.*?)' )?in vhost '(.*?)' "
+    r"refused for user '(.*?)'",
+    re.DOTALL,
+)
+
+
+class ClosedByBroker(ConnectionError):
+    """RabbitMQ closed a connection that was being opened, and said why.
+
+    Attributes:
+        code: AMQP's reply code.
+    """
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the broker answered, and does not want us."""
+    if isinstance(error, ClosedByBroker):
+        return error.code in (_ACCESS_REFUSED, _NOT_ALLOWED) and not _PASSES.search(str(error))
+    return isinstance(error, ProbableAuthenticationError | AuthenticationError | ConnectionNotAllowed)
+
+
+def refused_connection(url: URL, error: BaseException) -> BrokerRefused:
+    """A refusal of all hosts at the first connect, in words."""
+    what = (
+        f"the virtual host {url.path.removeprefix('/') or '/'!r}"
+        if isinstance(error, ClosedByBroker) and error.code == _NOT_ALLOWED
+        else f"user {url.user or 'guest'!r} or the password"
+    )
+    return BrokerRefused(f"{_SETTING}: RabbitMQ at {shown(url)} refused {what}: {error}")
+
+
+@contextmanager
+def needs(**rights: str) -> Iterator[None]:
+    """Inside, one thing is asked of the broker; a right that is missing is told as :class:`BrokerRefused`.
+
+    Args:
+        rights: Kind of resource → the right that is needed. RabbitMQ 3 does not say which of them is missing.
+    """
+    try:
+        yield
+    except ChannelAccessRefused as error:
+        raise BrokerRefused(_missing_right(str(error), rights)) from None
+
+
+def _missing_right(text: str, rights: Mapping[str, str]) -> str:
+    missing = _RIGHT.search(text)
+    if missing is None:
+        return f"{_SETTING}: RabbitMQ refused access: {text}"
+    verb, kind, name, exchange, vhost, user = missing.groups()
+    verb = verb or rights.get(kind, "use")
+    where = f" of the exchange {exchange!r}" if exchange else ""
+    return (
+        f"{_SETTING}: user {user!r} lacks the right to {verb} the {kind} {name!r}{where} in virtual host {vhost!r}: "
+        "grant it with `rabbitmqctl set_permissions`, or name another user"
+    )

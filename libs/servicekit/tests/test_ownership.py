@@ -1,0 +1,151 @@
+"""A domain has one owner, and who would never be asked does not start."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import pytest
+from pydantic import BaseModel
+from structlog.testing import capture_logs
+
+from towpath.protocol.envelope import make
+from towpath.protocol.routes import EVENTS, SERVICE_ALIVE
+from towpath.protocol.services import ServiceAlive
+from towpath.servicekit.alive import Announcer
+from towpath.servicekit.broker.interface import Broker, Exchange, Message, Topology
+from towpath.servicekit.broker.memory import MemoryHub
+from towpath.servicekit.loops import keep_running
+from towpath.servicekit.outcome import Outcome
+from towpath.servicekit.ownership import BadService, Owners, check_domain
+from towpath.servicekit.requests import Handler
+from towpath.servicekit.service import Service, serve_domain
+from towpath.servicekit.settings import ServiceSettings
+from towpath.testkit.eventually import eventually
+
+INTERVAL: Final = 5.0
+
+
+# Actions
+
+
+@pytest.mark.parametrize(
+    ("domain", "action", "said"),
+    [
+        (
+            "shelf",
+            "chat.send",
+            "would never be asked for its action 'chat.send': name it shelf.send, or move it",
+        ),
+        ("shelf", "shelves.put", "would never be asked for its action 'shelves.put'"),
+        ("shelf", "shelf", "has an action 'shelf', which is none: name it shelf.verb"),
+        ("shelf", "shelf.Put", "has an action 'shelf.Put', which is none"),
+        ("shelf", "ping", "would never be asked for its action 'ping'"),
+        ("shelf", "", "has an action '', which is none"),
+        ("session", "session.refresh", "cannot own the domain 'session'"),
+        ("service", "service.alive", "cannot own the domain 'service'"),
+        ("Shelf", "Shelf.put", "cannot own the domain 'Shelf'"),
+        ("shelf.top", "shelf.top.put", "cannot own the domain 'shelf.top'"),
+        ("", ".put", "cannot own the domain ''"),
+    ],
+)
+def test_an_action_that_nobody_could_ask_for_is_refused(domain: str, action: str, said: str) -> None:
+    with pytest.raises(BadService) as bad:
+        check_domain("shelves", domain, [f"{domain}.list", action])
+    assert said in str(bad.value)
+    assert "\n" not in str(bad.value)
+
+
+def test_actions_of_the_domain_are_right() -> None:
+    check_domain("shelves", "shelf", ["shelf.put", "shelf.put.twice", "shelf.a1_b"])
+
+
+async def test_a_service_with_an_action_of_another_domain_does_not_start(hub: MemoryHub) -> None:
+    class Nothing(BaseModel):
+        pass
+
+    def do_nothing(_: Nothing, __: object, ___: None) -> Outcome:
+        return Outcome(answer={})
+
+    service: Service[Any] = Service(
+        name="shelves", domain="shelf", commands={"chat.send": Handler(Nothing, do_nothing)}
+    )
+    with pytest.raises(BadService, match=r"'chat\.send'"):
+        await serve_domain(
+            service,
+            ServiceSettings(admin_port=0),
+            asyncio.Event(),
+            lambda _, name: hub.connect(name=name),
+        )
+
+
+# Owners
+
+
+def alive(service: str, domain: str) -> ServiceAlive:
+    return ServiceAlive(service=service, domain=domain, costs={})
+
+
+@pytest.mark.parametrize(
+    ("service", "domain", "event"),
+    [
+        ("shelves", "shelf", None),  # our own replicas
+        ("chat", "chat", None),
+        ("cupboards", "shelf", "domain_has_two_owners"),
+        ("shelves", "cupboard", "service_name_taken_twice"),
+    ],
+)
+def test_a_second_owner_is_logged_and_told_by_readiness(service: str, domain: str, event: str | None) -> None:
+    owners = Owners("shelves", "shelf", interval=INTERVAL, clock=lambda: 100.0)
+    with capture_logs() as lines:
+        owners.heard(alive(service, domain))
+    assert [line["event"] for line in lines] == ([event] if event else [])
+    assert owners.is_sole() is (event is None)
+
+
+def test_a_second_owner_is_logged_once_a_minute_and_forgotten_when_it_is_silent() -> None:
+    now = 0.0
+    owners = Owners("shelves", "shelf", interval=INTERVAL, clock=lambda: now)
+    with capture_logs() as lines:
+        for _ in range(25):
+            owners.heard(alive("cupboards", "shelf"))
+            now += INTERVAL
+            assert not owners.is_sole()
+    assert len(lines) == 3  # at 0, 60 and 120 s
+    now += 2 * INTERVAL + 0.1
+    assert owners.is_sole()
+
+
+@pytest.fixture
+async def listening(broker: Broker) -> AsyncIterator[Owners]:
+    await broker.declare(Topology([Exchange(EVENTS)]))
+    owners = Owners("shelves", "shelf", interval=INTERVAL)
+    task = asyncio.create_task(owners.listen(broker))
+    await asyncio.sleep(0)
+    yield owners
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_two_services_that_own_the_same_domain_hear_of_each_other(
+    broker: Broker, listening: Owners
+) -> None:
+    announcer = Announcer(broker, "cupboards", "shelf", {}, interval=0.05)
+    announcing = asyncio.create_task(keep_running("alive", announcer.step, pause=0))
+    try:
+        await eventually(lambda: not listening.is_sole())
+    finally:
+        announcing.cancel()
+
+
+@pytest.mark.parametrize("body", [b"", b"nonsense", b"[1]", b"{}", b"\xff", b"[" * 5000])
+async def test_a_sign_of_life_that_cannot_be_read_ends_nothing(
+    broker: Broker, listening: Owners, body: bytes
+) -> None:
+    await broker.publish(EVENTS, SERVICE_ALIVE, Message(body=body, persistent=False))
+    odd = make(SERVICE_ALIVE, {"service": 7}).to_json()
+    good = make(SERVICE_ALIVE, alive("cupboards", "shelf").model_dump()).to_json()
+    for each in (odd, good):
+        await broker.publish(EVENTS, SERVICE_ALIVE, Message(body=each, persistent=False))
+    await eventually(lambda: not listening.is_sole())
