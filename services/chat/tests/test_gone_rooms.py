@@ -105,7 +105,8 @@ async def test_its_name_can_be_made_a_room_again(old_den: ServiceUnderTest) -> N
 
 async def test_nothing_that_was_said_is_in_the_history_of_the_new_room(old_den: ServiceUnderTest) -> None:
     await old_den.dispatch(a_join(), a_send("hello", by="bob"))
-    for asked in ({}, {"after_seq": 0}, {"before_seq": 5}, {"before_seq": 9}):
+    questions: list[dict[str, Any]] = [{}, {"after_seq": 0}, {"before_seq": 5}, {"before_seq": 9}]
+    for asked in questions:
         history = await ask(old_den, "chat.history", room=ROOM, **asked)
         texts = [message["text"] for message in history["messages"]]
         assert texts == ([] if asked == {"before_seq": 5} else ["hello"])
