@@ -212,7 +212,7 @@ async def run(story: list[tuple[list[tuple[Any, ...]], bool]], url: str) -> None
 
 
 @settings(
-    max_examples=25,
+    max_examples=20,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.too_slow],

@@ -7,6 +7,8 @@ import pytest
 from towpath.chat.app import CHAT
 from towpath.chat.tables import METADATA
 from towpath.protocol.envelope import Envelope
+from towpath.servicekit.outcome import to_group
+from towpath.servicekit.timers import Turn
 from towpath.testkit.dispatching import Incoming, ServiceUnderTest, a_command, counted_statements
 
 ROOM = "weavers"
@@ -175,6 +177,21 @@ async def test_a_redelivered_batch_of_new_and_old_messages_pushes_each_once(chat
         ("chat.message", 3, "", True),
         ("chat.message", 5, "new", None),
     ]
+
+
+async def test_a_push_that_waits_in_the_outbox_leaves_without_its_text(chat: ServiceUnderTest) -> None:
+    (said,) = chat.pushes(action="chat.message")
+    chat.forget()
+
+    async def remind_then_delete(turn: Turn) -> bool:
+        async with turn.transaction() as connection:
+            await turn.tell(connection, [to_group(STREAM, said)])
+        await chat.dispatch(a_delete())
+        assert SECRET not in await stored(chat)
+        return False
+
+    await chat.turn(remind_then_delete)
+    assert [told(push) for push in chat.pushes(action="chat.message")] == [("chat.message", 3, "", True)]
 
 
 async def test_a_refused_delete_leaves_the_text(chat: ServiceUnderTest) -> None:

@@ -54,10 +54,7 @@ class Replays:
     async def pushes(self, places: Collection[Place]) -> dict[Place, bytes]:
         """What is published of the entries at ``places`` by now; those that are not kept any more are left out."""
         async with self.database.reading() as connection:
-            found = await withheld.read(connection, self.tables.entries, places)
-            if self.tables.fill is None:
-                return {place: entry.encode() for place, entry in found}
-            return await withheld.filled(connection, self.tables.fill, found)
+            return await withheld.read_by_now(connection, self.tables.entries, self.tables.fill, places)
 
     async def small(self, asked: Sequence[Positions]) -> list[dict[str, Replay]]:
         """What each of ``asked`` gets, if all of them together are small; those past that bound get nothing.

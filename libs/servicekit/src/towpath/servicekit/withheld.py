@@ -65,6 +65,16 @@ async def read(
     return [((row.stream, row.seq), row.envelope) for row in rows]
 
 
+async def read_by_now(
+    connection: AsyncConnection, entries: sa.Table, fill: Fill | None, places: Collection[Place]
+) -> dict[Place, bytes]:
+    """What is published of the entries at ``places`` by now; those that are not kept any more are left out."""
+    found = await read(connection, entries, places)
+    if fill is None:
+        return {place: entry.encode() for place, entry in found}
+    return await filled(connection, fill, found)
+
+
 async def filled(
     connection: AsyncConnection, fill: Fill, found: Iterable[tuple[Place, str]]
 ) -> dict[Place, bytes]:

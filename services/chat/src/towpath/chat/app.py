@@ -27,13 +27,14 @@ _LOOK_SECONDS: Final = 0.25
 _FORGET_SECONDS: Final = 60.0
 _CLEAR_SECONDS: Final = 1.0
 
+_STREAMS: Final = replace(STREAMS, fill=texts_by_now)
 STORAGE: Final = Storage(
     INBOX,
-    replace(STREAMS, fill=texts_by_now),
+    _STREAMS,
     Rooms,
     Path(__file__).parent / "migrations",
     may_hear=may_hear,
-    outbox=OUTBOX,
+    outbox=replace(OUTBOX, streams=_STREAMS),
 )
 CHAT: Final = Service(
     name="chat",
