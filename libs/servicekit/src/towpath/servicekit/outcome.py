@@ -3,7 +3,7 @@
 A handler says *what* is to be answered and told; it knows no exchange, connection or batch.
 """
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -138,7 +138,8 @@ class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def by_place(self) -> "Settled":
         """What is stored: a push that a stream keeps is named by its place, so that its text stands there alone."""
-        return msgspec.structs.replace(self, outgoing=[item.by_place() for item in self.outgoing])
+        outgoing = [item.by_place() if item.stream else item for item in self.outgoing]
+        return Settled(self.answer, outgoing, self.subscribe, self.unsubscribe, self.replay)
 
     def within(self, right: Container[str]) -> "Settled":
         """The same as far as it is right by now.
@@ -163,26 +164,28 @@ def answer_data(answer: Answer) -> Mapping[str, Any]:
 
 def outgoing(outcome: Outcome) -> list[Outgoing]:
     """The pushes and events of an outcome."""
-    return [_push(tell) for tell in outcome.tell] + [
-        Outgoing(EVENTS, event.action, msgspec.Raw(event.to_json())) for event in outcome.events
-    ]
+    return [
+        Outgoing(PUSH, tell.routing_key, msgspec.Raw(tell.envelope.to_json()))
+        if not tell.kept or tell.envelope.stream is None or tell.envelope.seq is None
+        else Outgoing(
+            PUSH,
+            tell.routing_key,
+            msgspec.Raw(tell.envelope.to_json()),
+            tell.envelope.stream,
+            tell.envelope.seq,
+        )
+        for tell in outcome.tell
+    ] + [Outgoing(EVENTS, event.action, msgspec.Raw(event.to_json())) for event in outcome.events]
 
 
-def _push(tell: Tell) -> Outgoing:
-    envelope = tell.envelope
-    item = msgspec.Raw(envelope.to_json())
-    if envelope.stream is None or envelope.seq is None or not tell.kept:
-        return Outgoing(PUSH, tell.routing_key, item)
-    return Outgoing(PUSH, tell.routing_key, item, envelope.stream, envelope.seq)
-
-
-def with_texts(items: Sequence[Outgoing], stored: Mapping[Place, bytes | None]) -> Iterator[Outgoing]:
+def with_texts(items: Sequence[Outgoing], stored: Mapping[Place, bytes | None]) -> Sequence[Outgoing]:
     """``items``; those that ``stored`` names as they stand there, if they do."""
     if not stored:
-        yield from items
-        return
+        return items
+    found: list[Outgoing] = []
     for item in items:
         if (place := (item.stream, item.seq)) not in stored:
-            yield item
+            found.append(item)
         elif (text := stored[place]) is not None:
-            yield Outgoing(item.exchange, item.routing_key, msgspec.Raw(text))
+            found.append(Outgoing(item.exchange, item.routing_key, msgspec.Raw(text)))
+    return found
