@@ -1,5 +1,6 @@
 """A database that an earlier version filled goes on as it is."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,11 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from sqlalchemy.ext.asyncio import create_async_engine
+from structlog.testing import capture_logs
 
 from towpath.chat.app import CHAT
 from towpath.chat.gone import Clearing
-from towpath.chat.tables import MESSAGES, METADATA, OUTBOX, ROOMS
+from towpath.chat.tables import INBOX, MESSAGES, METADATA, OUTBOX, ROOMS, STREAMS
 from towpath.protocol.envelope import make, now_ms
 from towpath.testkit.dispatching import ServiceUnderTest, a_command
 
@@ -209,3 +211,62 @@ async def test_rooms_that_are_gone_can_be_taken_back_and_made_again(database_url
         await chat.dispatch(again, redelivered=True)
         assert chat.answer("m-2").data == {"seq": 2}
         assert chat.pushes() == []
+
+
+#: Statements that fill a database of version 0006 with so many messages; every tenth was edited.
+MANY = 100_000
+NUMBERS = (
+    "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {many})"
+    " SELECT {columns} FROM numbers"
+)
+FILL = {
+    "chat_messages (room, seq, user_id, text, sent_at, size, edited_at)": (
+        "'weavers', n + 10, 'bob', CASE WHEN n % 10 = 0 THEN 'new' ELSE 'old text' END, 1, 100,"
+        " CASE WHEN n % 10 = 0 THEN 2 END"
+    ),
+    "chat_stream_entries (stream, seq, envelope, created_at)": (
+        "CAST(:stream AS VARCHAR), n + 10, REPLACE(CAST(:push AS VARCHAR), '77', CAST(n + 10 AS VARCHAR)), 1"
+    ),
+    "chat_inbox (sender, msg_id, outcome, created_at)": (
+        "'bob', 'n-' || CAST(n AS VARCHAR),"
+        " REPLACE(CAST(:outcome AS VARCHAR), '77', CAST(n + 10 AS VARCHAR)), CAST(:now AS BIGINT)"
+    ),
+}
+
+
+async def test_a_database_with_100000_messages_is_migrated_in_one_start(database_url: str) -> None:
+    assert CHAT.storage is not None
+    await an_early_database(database_url)
+    push = a_push("weavers", 77, "chat.message", seq=77, user="bob", text="old text", sent_at=1)
+    head = {"msg_id": "m", "timestamp": 1, "version": "1.0"}
+    push = json.dumps(json.loads(push) | head, separators=(",", ":"))
+    answer = {**head, "action": "chat.send.ok", "data": {"seq": 77}, "correlation_id": "n-10"}
+    outcome = f'{{"answer":{json.dumps(answer)},"outgoing":[["towpath.push","group.chat:weavers",{push}]]}}'
+    values = {"stream": "chat:weavers", "push": push, "outcome": outcome, "now": now_ms()}
+    engine = create_async_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.run_sync(upgrade, CHAT.storage.migrations, "0006")
+        for table, columns in FILL.items():
+            numbered = NUMBERS.format(many=MANY, columns=columns)
+            named = {name: value for name, value in values.items() if f":{name} " in columns}
+            await connection.execute(sa.text(f"INSERT INTO {table} {numbered}"), named)
+        await connection.execute(sa.text(f"UPDATE chat_streams SET head = {MANY + 10}"))
+    await engine.dispose()
+    with capture_logs() as logs:
+        async with ServiceUnderTest.running(CHAT, database_url) as chat:
+            progress = [line["rows"] for line in logs if line["event"] == "migrating"]
+            texts = [row.text for row in await chat.rows(MESSAGES)]
+            envelopes = [row.envelope for row in await chat.rows(STREAMS.entries)]
+            outcomes = [row.outcome for row in await chat.rows(INBOX)]
+            again = a_command("chat.send", by="bob", room="weavers", text="?", msg_id="n-10")
+            await chat.dispatch(again, redelivered=True)
+            assert chat.answer("n-10").data == {"seq": 20}
+            (pushed,) = chat.pushes("group.chat:weavers")
+    assert progress == [20_000, 40_000, 60_000, 80_000, 100_000]
+    assert len(texts) == MANY + 1
+    assert len(envelopes) == len(outcomes) == MANY
+    assert (
+        sum("old text" in envelope for envelope in envelopes) == texts.count("old text") == MANY - MANY // 10
+    )
+    assert sum("old text" in outcome for outcome in outcomes) == 0
+    assert (pushed.seq, pushed.data["text"]) == (20, "new")
