@@ -72,8 +72,8 @@ def _copies(room: str, user: str, first: int, last: int) -> list[sa.Insert]:
     answer = make("chat.send.ok", Sent(room=room, seq=_MARK, sent_at=now).model_dump()).to_json()
     settled = Settled(
         answer=msgspec.Raw(answer),
-        outgoing=[Outgoing(PUSH, group_key(stream), msgspec.Raw(push))],
-    )
+        outgoing=[Outgoing(PUSH, group_key(stream), msgspec.Raw(push), stream, _MARK)],
+    ).by_place()
     numbers = sa.select(sa.literal(first).label("seq")).cte("numbers", recursive=True)
     numbers = numbers.union_all(sa.select(numbers.c.seq + 1).where(numbers.c.seq < last))
     seq = numbers.c.seq

@@ -65,6 +65,11 @@ async def test_a_private_room_is_for_who_is_invited_on_whichever_gateway(system:
         assert await ask(eve, "chat.rooms") == {"rooms": []}
         assert [frame for frame in eve.frames if frame["action"].startswith("chat.") and is_push(frame)] == []
         assert [push["data"]["text"] for push in ben.pushes("chat.message")] == ["a secret"]
+        await ask(ana, "chat.leave", room=ROOM)  # nobody is in it any more: it is gone, and its name is free
+        assert (await ask(eve, "chat.join", room=ROOM))["members"] == ["eve"]
+        assert (await ask(eve, "chat.history", room=ROOM))["messages"] == []
+        answer = await ask(eve, "chat.resume", positions={f"chat:{ROOM}": 0})
+        assert answer["streams"][f"chat:{ROOM}"]["complete"] is False
 
 
 async def test_a_repeated_join_brings_nobody_back(system: System) -> None:
@@ -100,6 +105,12 @@ async def test_edits_and_deletions_are_seen_at_once_and_after_a_resume(system: S
             resumed = await ask(later, "chat.resume", positions={f"chat:{ROOM}": position})
             assert resumed["streams"] == {f"chat:{ROOM}": {"seq": live[-1][1], "complete": True}}
             assert durable(later.frames) == live
+            replayed = [frame["data"] for frame in later.frames if "text" in frame["data"]]
+            assert [(push["text"], push.get("deleted", False)) for push in replayed] == [
+                ("hello", False),
+                ("", True),
+                ("hello", False),
+            ]
             messages = (await ask(later, "chat.history", room=ROOM))["messages"]
             assert [message["text"] for message in messages] == ["hello", ""]
             assert ["edited_at" in message for message in messages] == [True, False]

@@ -144,6 +144,7 @@ export interface Message {
   client_ref?: string;
   edited_at?: number;
   deleted_at?: number;
+  deleted?: true;
 }
 
 /** Answer to `chat.history`, oldest first; `has_more` says that there is more in the direction asked for. */
@@ -232,6 +233,7 @@ export interface MessageEdited {
   user: string;
   text: string;
   edited_at: number;
+  deleted?: true;
 }
 
 /** Push `chat.deleted`; `seq` is the message's. `deleted_at` is Unix milliseconds. */

@@ -53,6 +53,26 @@ describe("what was said", () => {
     assert.deepEqual([firstMessage(room)?.seq, room.hasEarlier, room.history], [3, true, "loaded"]);
   });
 
+  test("a message that was deleted before it was replayed shows no text and is not unread", () => {
+    let room = hear(lobby(), message(1), message(2, { text: "", deleted: true }));
+    room = edited(room, { seq: 2, text: "", edited_at: 7, deleted: true }, 3);
+    assert.deepEqual([texts(room), room.unread, room.head], [["m1", ""], 1, 3]);
+    room = deleted(room, { seq: 2 }, 4);
+    assert.deepEqual([texts(room), room.unread, room.head], [["m1", ""], 1, 4]);
+    assert.equal(room.entries[1]?.kind === "message" && room.entries[1].deleted, true);
+  });
+
+  test("a message that was edited before it was replayed shows the new text", () => {
+    let room = hear(lobby(), message(1, { text: "new", edited_at: 9 }));
+    room = edited(room, { seq: 1, text: "new", edited_at: 9 }, 2);
+    assert.deepEqual([texts(room), room.unread, room.head], [["new"], 1, 2]);
+  });
+
+  test("a replay without the text takes it from a message that is shown", () => {
+    const room = hear(hear(lobby(), message(1)), message(1, { text: "", deleted: true }));
+    assert.deepEqual(texts(room), [""]);
+  });
+
   test("an answer and the push of the same message are one entry", () => {
     const own = message(1, { user: "ana", client_ref: "r-1" });
     assert.deepEqual(seqs(hear(answered(lobby(), own), own)), [1]);

@@ -74,8 +74,8 @@ class TestCreate:
         assert [row.title for row in await chat.rows(ROOMS)] == [None]
         assert chat.groups("c-7", user="alice") == set()
 
-    async def test_one_that_everybody_has_left_is_still_taken(self, chat: ServiceUnderTest) -> None:
-        await chat.dispatch(a_create(), a_leave("alice"))
+    async def test_a_public_one_that_everybody_has_left_is_still_taken(self, chat: ServiceUnderTest) -> None:
+        await chat.dispatch(a_create(private=False), a_leave("alice"))
         await chat.dispatch(a_create(msg_id="m-1"))
         assert chat.error("m-1") == "conflict"
 

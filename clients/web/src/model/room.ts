@@ -123,7 +123,7 @@ export function said(room: Room, told: Told, { watching }: { watching: boolean }
     ...known,
     head: told.seq,
     readSeq: isRead ? Math.max(room.readSeq, told.seq) : room.readSeq,
-    unread: isRead || isOwn || told.seq <= room.readSeq ? room.unread : room.unread + 1,
+    unread: isRead || isOwn || told.deleted || told.seq <= room.readSeq ? room.unread : room.unread + 1,
   });
 }
 
@@ -134,7 +134,8 @@ export function answered(room: Room, told: Told): Room {
 
 export function edited(room: Room, told: Omit<MessageEdited, "room" | "user">, head: number): Room {
   const change = (message: Message): Message =>
-    message.deleted ? message : { ...message, text: told.text, editedAt: told.edited_at };
+    message.deleted || told.deleted ? message : { ...message, text: told.text, editedAt: told.edited_at };
+  // What is replayed after the message was deleted has no text; its deletion comes behind it.
   return { ...changed(room, told.seq, change), head: Math.max(room.head, head) };
 }
 
@@ -247,7 +248,7 @@ function withMessage(room: Room, told: Told): Room {
     text: told.text,
     sentAt: told.sent_at,
     editedAt: told.edited_at ?? null,
-    deleted: told.deleted_at !== undefined && told.deleted_at !== null,
+    deleted: told.deleted === true || (told.deleted_at !== undefined && told.deleted_at !== null),
     ref: told.client_ref ?? null,
   };
   if (known === undefined) return { ...room, entries: inserted(room.entries, message) };

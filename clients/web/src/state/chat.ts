@@ -339,7 +339,7 @@ export class Chat {
       this.#store.update(told.room, (room) => said(room, told, { watching }));
       if (told.user === this.me) {
         this.#sending.heard(told.room, told);
-      } else if (told.room === this.open.peek() && told.seq > before.head) {
+      } else if (told.room === this.open.peek() && told.seq > before.head && !told.deleted) {
         this.heard.value = this.#messageOf(told);
       }
     });

@@ -193,7 +193,9 @@ class Message(Payload):
 
     Attributes:
         text: Empty once the message is deleted.
-        edited_at, deleted_at: When that was last done, if it was; only in histories.
+        edited_at: When it was last edited, if it was.
+        deleted_at: When it was deleted, if it was; only in histories.
+        deleted: There in a push that is replayed after the message was deleted.
     """
 
     room: str
@@ -204,6 +206,7 @@ class Message(Payload):
     client_ref: str | None = None
     edited_at: int | None = None
     deleted_at: int | None = None
+    deleted: Literal[True] | None = None
 
 
 class History(Payload):
@@ -285,13 +288,19 @@ class MemberChange(Payload):
 
 
 class MessageEdited(Payload):
-    """Push ``chat.edited``; ``seq`` is the message's. ``edited_at`` is Unix milliseconds."""
+    """Push ``chat.edited``; ``seq`` is the message's. ``edited_at`` is Unix milliseconds.
+
+    Attributes:
+        text: The newest one when it is replayed; empty once the message is deleted.
+        deleted: There in a push that is replayed after the message was deleted.
+    """
 
     room: str
     seq: int
     user: str
     text: str
     edited_at: int
+    deleted: Literal[True] | None = None
 
 
 class MessageDeleted(Payload):

@@ -1,8 +1,9 @@
 """The inbox: for every request that changed state, the whole outcome, committed with the effect.
 
 Guarantees: a ``(user, msg_id)`` has its effect once within the retention; a redelivery publishes the same outcome
-again byte for byte, but for groups that the user may not hear any more; a client's repetition gets the same
-answer. Growth is bounded: old rows go in small steps.
+again byte for byte, but for groups that the user may not hear any more and for what was withheld from streams since
+(:mod:`towpath.servicekit.withheld`); a client's repetition gets the same answer. A push that a stream keeps is not
+stored here, only its place. Growth is bounded: old rows go in small steps.
 """
 
 from collections.abc import Iterable, Mapping
@@ -51,7 +52,7 @@ async def store(connection: AsyncConnection, table: sa.Table, outcomes: Mapping[
             {
                 "sender": sender,
                 "msg_id": msg_id,
-                "outcome": _ENCODER.encode(settled).decode(),
+                "outcome": _ENCODER.encode(settled.by_place()).decode(),
                 "created_at": now,
             }
             for (sender, msg_id), settled in outcomes.items()

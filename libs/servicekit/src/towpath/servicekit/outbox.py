@@ -7,7 +7,8 @@ publishes it.
 Guarantees: what is put is there if, and only if, the transaction commits. Who puts after another has committed comes
 after it, so whoever first locks what they tell of tell of it in order; the order of transactions that do not wait for
 each other is as it comes. A number is never given twice. One relay at a time holds the lease, by the clock of the
-database.
+database. A push that a stream keeps is not stored here, only its place, and is relayed as the stream has it by then
+(:mod:`towpath.servicekit.withheld`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.protocol.envelope import now_ms
 from towpath.servicekit.outcome import Outgoing
-from towpath.servicekit.streams import batched
+from towpath.servicekit.streams import StreamTables, batched
+from towpath.servicekit.withheld import Place, read_by_now
 
 #: Nobody counts more of what waits.
 COUNTED_UP_TO: Final = 10_000
@@ -32,10 +34,15 @@ _THE_LEASE: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class OutboxTables:
-    """A service's two outbox tables: what waits, and who may relay it."""
+    """A service's two outbox tables: what waits, and who may relay it.
+
+    Attributes:
+        streams: Where pushes that have a place in a stream are read from; ``None`` to keep them here as a whole.
+    """
 
     items: sa.Table
     lease: sa.Table
+    streams: StreamTables | None = None
 
     @classmethod
     def define(cls, metadata: sa.MetaData, prefix: str) -> "OutboxTables":
@@ -66,10 +73,14 @@ class OutboxTables:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One row: something that waits to be told."""
+    """One row: something that waits to be told.
+
+    Attributes:
+        outgoing: ``None`` if its stream does not have it any more: there is nothing to tell.
+    """
 
     id: int
-    outgoing: Outgoing
+    outgoing: Outgoing | None
 
 
 async def put(connection: AsyncConnection, tables: OutboxTables, outgoing: Sequence[Outgoing]) -> None:
@@ -83,7 +94,7 @@ async def put(connection: AsyncConnection, tables: OutboxTables, outgoing: Seque
                 {
                     "exchange": one.exchange,
                     "routing_key": one.routing_key,
-                    "item": bytes(one.item).decode(),
+                    "item": _stored(one, tables),
                     "created_at": now,
                 }
                 for one in part
@@ -105,14 +116,19 @@ async def first(
     rows = await connection.execute(
         sa.select(items.id, items.exchange, items.routing_key, items.item).order_by(items.id).limit(limit)
     )
+    waiting = [(row, _place(row.item)) for row in rows]
+    pushes: dict[Place, bytes] = {}
+    if tables.streams is not None and (places := {place for _, place in waiting if place is not None}):
+        pushes = await read_by_now(connection, tables.streams.entries, tables.streams.fill, places)
     found: list[Waiting] = []
     size = 0
-    for row in rows:
-        item = row.item.encode()
-        size += len(item)
+    for row, place in waiting:
+        item = row.item.encode() if place is None else pushes.get(place)
+        size += len(item or b"")
         if found and size > max_bytes:
             break
-        found.append(Waiting(row.id, Outgoing(row.exchange, row.routing_key, msgspec.Raw(item))))
+        outgoing = None if item is None else Outgoing(row.exchange, row.routing_key, msgspec.Raw(item))
+        found.append(Waiting(row.id, outgoing))
     return found
 
 
@@ -142,6 +158,17 @@ async def hold(connection: AsyncConnection, tables: OutboxTables, holder: str, s
 async def release(connection: AsyncConnection, tables: OutboxTables, holder: str) -> None:
     """Give the lease back, if ``holder`` has it."""
     await connection.execute(tables.lease.delete().where(tables.lease.c.holder == holder))
+
+
+def _stored(one: Outgoing, tables: OutboxTables) -> str:
+    if tables.streams is not None and one.stream:
+        return msgspec.json.encode([one.stream, one.seq]).decode()
+    return bytes(one.item).decode()
+
+
+def _place(item: str) -> Place | None:
+    # What is published is an object, or for tests a number.
+    return msgspec.json.decode(item, type=Place) if item.startswith('["') else None
 
 
 def _now(connection: AsyncConnection) -> sa.ColumnElement[int]:

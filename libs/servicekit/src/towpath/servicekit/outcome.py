@@ -5,7 +5,7 @@ A handler says *what* is to be answered and told; it knows no exchange, connecti
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from pydantic import BaseModel
@@ -14,26 +14,32 @@ from towpath.protocol.envelope import Envelope
 from towpath.protocol.messages import NO_JSON, Session
 from towpath.protocol.routes import EVENTS, EVERYONE, PUSH, group_key, user_key
 from towpath.servicekit.streams import Replay
+from towpath.servicekit.withheld import Place
 
 Answer = BaseModel | Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """One push; make it with :func:`to_user`, :func:`to_group` or :func:`to_everyone`."""
+    """One push; make it with :func:`to_user`, :func:`to_group` or :func:`to_everyone`.
+
+    Attributes:
+        kept: Whether its stream keeps it, if it has a place in one.
+    """
 
     routing_key: str
     envelope: Envelope
+    kept: bool = True
 
 
-def to_user(user_id: str, envelope: Envelope) -> Tell:
+def to_user(user_id: str, envelope: Envelope, *, kept: bool = True) -> Tell:
     """Tell every connection of a user."""
-    return Tell(user_key(user_id), envelope)
+    return Tell(user_key(user_id), envelope, kept)
 
 
-def to_group(group_id: str, envelope: Envelope) -> Tell:
+def to_group(group_id: str, envelope: Envelope, *, kept: bool = True) -> Tell:
     """Tell every connection that is subscribed to a group."""
-    return Tell(group_key(group_id), envelope)
+    return Tell(group_key(group_id), envelope, kept)
 
 
 def to_everyone(envelope: Envelope) -> Tell:
@@ -80,17 +86,40 @@ def resumed(positions: Mapping[str, int], allowed: Container[str], subscribe: Se
 
 
 class Outgoing(msgspec.Struct, frozen=True, array_like=True):
-    """One JSON text on its way to an exchange."""
+    """One JSON text on its way to an exchange.
+
+    Attributes:
+        item: The text; :data:`IN_ITS_STREAM` where only the place is known.
+        stream, seq: The place of the push in a stream that keeps it.
+    """
 
     exchange: str
     routing_key: str
     item: msgspec.Raw
+    stream: str = ""
+    seq: int = 0
+
+    @property
+    def is_in_its_stream(self) -> bool:
+        """Whether the text has to be read from the stream before it can leave."""
+        return self.item == IN_ITS_STREAM
+
+    def by_place(self) -> "Outgoing":
+        """The same without the text, if a stream keeps that."""
+        if not self.stream:
+            return self
+        return Outgoing(self.exchange, self.routing_key, IN_ITS_STREAM, self.stream, self.seq)
+
+
+#: JSON, because it stands in the JSON of an outcome.
+IN_ITS_STREAM: Final = msgspec.Raw(b"0")
 
 
 class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
     """A finished outcome as bytes: what the inbox keeps and every repetition publishes again.
 
-    Its answer and pushes stay what they were. What it does to groups, and replays, is what :meth:`within` leaves.
+    Its answer stays what it was, and its pushes as well, but for what was withheld from their stream since. What it
+    does to groups, and replays, is what :meth:`within` leaves.
 
     Attributes:
         answer: Raw JSON of the answering envelope; empty when there is none (yet).
@@ -108,6 +137,11 @@ class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
     def heard(self) -> set[str]:
         """The groups and streams it names."""
         return {*self.subscribe, *self.unsubscribe, *self.replay}
+
+    def by_place(self) -> "Settled":
+        """What is stored: a push that a stream keeps is named by its place, so that its text stands there alone."""
+        outgoing = [item.by_place() if item.stream else item for item in self.outgoing]
+        return Settled(self.answer, outgoing, self.subscribe, self.unsubscribe, self.replay)
 
     def within(self, right: Container[str]) -> "Settled":
         """The same as far as it is right by now.
@@ -133,5 +167,27 @@ def answer_data(answer: Answer) -> Mapping[str, Any]:
 def outgoing(outcome: Outcome) -> list[Outgoing]:
     """The pushes and events of an outcome."""
     return [
-        Outgoing(PUSH, tell.routing_key, msgspec.Raw(tell.envelope.to_json())) for tell in outcome.tell
+        Outgoing(PUSH, tell.routing_key, msgspec.Raw(tell.envelope.to_json()))
+        if not tell.kept or tell.envelope.stream is None or tell.envelope.seq is None
+        else Outgoing(
+            PUSH,
+            tell.routing_key,
+            msgspec.Raw(tell.envelope.to_json()),
+            tell.envelope.stream,
+            tell.envelope.seq,
+        )
+        for tell in outcome.tell
     ] + [Outgoing(EVENTS, event.action, msgspec.Raw(event.to_json())) for event in outcome.events]
+
+
+def with_texts(items: Sequence[Outgoing], stored: Mapping[Place, bytes | None]) -> Sequence[Outgoing]:
+    """``items``; those that ``stored`` names as they stand there, if they do."""
+    if not stored:
+        return items
+    found: list[Outgoing] = []
+    for item in items:
+        if (place := (item.stream, item.seq)) not in stored:
+            found.append(item)
+        elif (text := stored[place]) is not None:
+            found.append(Outgoing(item.exchange, item.routing_key, msgspec.Raw(text)))
+    return found

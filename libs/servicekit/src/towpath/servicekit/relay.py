@@ -30,6 +30,7 @@ from towpath.servicekit import outbox
 from towpath.servicekit.broker.interface import BrokerError
 from towpath.servicekit.database import Database
 from towpath.servicekit.outbox import OutboxTables, Waiting
+from towpath.servicekit.outcome import Outgoing
 from towpath.servicekit.publisher import Publisher, Sending
 from towpath.servicekit.settings import ServiceSettings
 from towpath.servicekit.telemetry import Telemetry
@@ -169,22 +170,23 @@ class Relay:
 
     async def _tell(self, waiting: Sequence[Waiting]) -> tuple[list[int], BaseException | None]:
         """Publish ``waiting``; returns what the broker has by now, and why it does not have the rest."""
-        sent: list[tuple[Waiting, Sending]] = []
+        sent: list[tuple[int, Outgoing, Sending]] = []
+        told = [one.id for one in waiting if one.outgoing is None]
         refused: dict[tuple[str, str], BaseException] = {}
         for one in waiting:
-            if _key(one) not in refused:  # else it would overtake
+            item = one.outgoing
+            if item is not None and _key(item) not in refused:  # else it would overtake
                 try:
-                    sent.append((one, self._publisher.send(one.outgoing)))
+                    sent.append((one.id, item, self._publisher.send(item)))
                 except BrokerError as error:
-                    refused[_key(one)] = error
-        results = await self._confirms([sending for _, sending in sent])
-        told: list[int] = []
+                    refused[_key(item)] = error
+        results = await self._confirms([sending for _, _, sending in sent])
         failed: dict[tuple[str, str], BaseException] = {}
-        for (one, _), error_or_none in zip(sent, results, strict=True):
+        for (number, item, _), error_or_none in zip(sent, results, strict=True):
             if error_or_none is not None:
-                failed.setdefault(_key(one), error_or_none)
-            elif _key(one) not in failed:
-                told.append(one.id)
+                failed.setdefault(_key(item), error_or_none)
+            elif _key(item) not in failed:
+                told.append(number)
         return told, next(iter([*failed.values(), *refused.values()]), None)
 
     async def _confirms(self, sendings: Sequence[Sending]) -> list[BaseException | None]:
@@ -205,5 +207,5 @@ class Relay:
             await outbox.remove(connection, self.tables, told)
 
 
-def _key(one: Waiting) -> tuple[str, str]:
-    return one.outgoing.exchange, one.outgoing.routing_key
+def _key(item: Outgoing) -> tuple[str, str]:
+    return item.exchange, item.routing_key

@@ -12,15 +12,17 @@ Guarantees:
 import asyncio
 import bisect
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from towpath.servicekit import withheld
 from towpath.servicekit.database import Database
 from towpath.servicekit.streams import Replay, StreamTables, read_heads
+from towpath.servicekit.withheld import Place
 
 #: What is read, or published, in one go.
 PAGE_BYTES: Final = 128 * 1024
@@ -48,6 +50,11 @@ class Replays:
     tables: StreamTables
     limit: int
     max_bytes: int
+
+    async def pushes(self, places: Collection[Place]) -> dict[Place, bytes]:
+        """What is published of the entries at ``places`` by now; those that are not kept any more are left out."""
+        async with self.database.reading() as connection:
+            return await withheld.read_by_now(connection, self.tables.entries, self.tables.fill, places)
 
     async def small(self, asked: Sequence[Positions]) -> list[dict[str, Replay]]:
         """What each of ``asked`` gets, if all of them together are small; those past that bound get nothing.
@@ -243,10 +250,10 @@ async def _read_entries(
     read = size = 0
     page = _FIRST_PAGE
     while waiting and size <= max_bytes:
-        for row in await _read_page(connection, tables, _next_ranges(waiting, page)):
-            seqs, envelopes = found[row.stream]
-            seqs.append(row.seq)
-            envelopes.append(envelope := row.envelope.encode())
+        for (stream, seq), envelope in await _read_page(connection, tables, _next_ranges(waiting, page)):
+            seqs, envelopes = found[stream]
+            seqs.append(seq)
+            envelopes.append(envelope)
             read += 1
             size += len(envelope)
         if read:
@@ -272,7 +279,7 @@ def _next_ranges(waiting: deque[tuple[str, int, int]], entries: int) -> list[tup
 
 async def _read_page(
     connection: AsyncConnection, tables: StreamTables, ranges: Sequence[tuple[str, int, int]]
-) -> Sequence[Any]:
+) -> list[tuple[Place, bytes]]:
     entries = tables.entries
     wanted = [
         sa.and_(entries.c.stream == name, entries.c.seq > after, entries.c.seq <= last)
@@ -283,4 +290,4 @@ async def _read_page(
         .where(sa.or_(*wanted))
         .order_by(entries.c.stream, entries.c.seq)
     )
-    return rows.all()
+    return await withheld.fill_page(connection, tables.fill, rows.all())

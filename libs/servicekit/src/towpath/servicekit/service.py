@@ -40,7 +40,7 @@ from towpath.servicekit.health import Health, serve_admin
 from towpath.servicekit.heavy_reads import Bounds
 from towpath.servicekit.loops import failures_of, keep_running
 from towpath.servicekit.outbox import OutboxTables
-from towpath.servicekit.ownership import Owners, check_domain
+from towpath.servicekit.ownership import Owners, check_domain, check_handlers
 from towpath.servicekit.publisher import Publisher
 from towpath.servicekit.relay import Relay
 from towpath.servicekit.replica import Replica
@@ -158,6 +158,8 @@ async def serve_domain(
     """
     name = service.name
     check_domain(name, service.domain, service.commands)
+    check_handlers(name, service.commands, arguments=("payload", "session", "unit of work"))
+    check_handlers(name, service.events, arguments=("payload", "unit of work"))
     async with AsyncExitStack() as stack:
         telemetry = await stack.enter_async_context(Telemetry.open(name, settings))
         health, consuming = Health(), asyncio.Event()

@@ -1,7 +1,8 @@
 """Streams: durable pushes with a position, stored in the service's database.
 
 Guarantees: ``seq`` starts at 1 and grows by exactly 1 per stream, whoever appends (the head's row is locked until
-commit, and ``(stream, seq)`` is unique beneath); an entry is replayed byte for byte as it was first pushed.
+commit, and ``(stream, seq)`` is unique beneath); an entry is replayed byte for byte as it was first pushed, but for
+fields that were withheld since (:mod:`towpath.servicekit.withheld`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.protocol.envelope import Envelope, make
-from towpath.servicekit import bulk
+from towpath.servicekit import bulk, withheld
+from towpath.servicekit.withheld import Fields, Fill, Place
 
 T = TypeVar("T")
 
@@ -23,10 +25,15 @@ _NAMES_A_STATEMENT: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class StreamTables:
-    """A service's two stream tables."""
+    """A service's two stream tables.
+
+    Attributes:
+        fill: Says what is true by now of entries with withheld fields; ``None`` where there are none.
+    """
 
     heads: sa.Table
     entries: sa.Table
+    fill: Fill | None = None
 
     @classmethod
     def define(cls, metadata: sa.MetaData, prefix: str) -> "StreamTables":
@@ -59,6 +66,7 @@ class Streams:
         self._entries: list[dict[str, Any]] = []
         self._touched: set[str] = set()
         self._made: set[str] = set()
+        self._withheld: dict[Place, tuple[int, Fields]] = {}
 
     async def load(self, names: Iterable[str], *, if_there: Iterable[str] = ()) -> None:
         """Lock the heads of ``names`` for appending, in one fixed order; new streams start at 0.
@@ -88,24 +96,35 @@ class Streams:
         """The last ``seq`` of a loaded stream, what this unit of work appended included."""
         return self._heads[stream]
 
-    def append(self, stream: str, action: str, data: Callable[[int], Mapping[str, Any]]) -> Envelope:
-        """Add one entry to a loaded stream; ``data`` makes the payload from the ``seq`` it gets."""
+    def append(
+        self, stream: str, action: str, data: Callable[[int], Mapping[str, Any]], *, kept: bool = True
+    ) -> Envelope:
+        """Add one entry to a loaded stream; ``data`` makes the payload from the ``seq`` it gets.
+
+        Args:
+            kept: False for a push that only uses up its ``seq``: no resume from before it is complete any more.
+        """
         seq = self._heads[stream] + 1
         envelope = make(action, data(seq), stream=stream, seq=seq)
         self._heads[stream] = seq
         self._touched.add(stream)
-        self._entries.append(
-            {
-                "stream": stream,
-                "seq": seq,
-                "envelope": envelope.to_json().decode(),
-                "created_at": envelope.timestamp,
-            }
-        )
+        if kept:
+            self._entries.append(
+                {
+                    "stream": stream,
+                    "seq": seq,
+                    "envelope": envelope.to_json().decode(),
+                    "created_at": envelope.timestamp,
+                }
+            )
         return envelope
 
+    def withhold(self, stream: str, seq: int, about: int, blank: Fields) -> None:
+        """Store an entry with ``blank`` fields; see :func:`towpath.servicekit.withheld.withhold`."""
+        self._withheld[stream, seq] = about, blank
+
     async def save(self) -> None:
-        """Write what was appended: two statements, whatever the number of entries.
+        """Write what was appended: two statements, whatever the number of entries; two more if any is withheld.
 
         A stream that was made and stayed empty is deleted, so that refused requests leave no rows. Its row is locked
         by this transaction: whoever waits for it makes it again.
@@ -116,12 +135,29 @@ class Streams:
                 self._tables.heads.delete().where(columns.stream.in_(unused), columns.head == 0)
             )
         self._made = set()
-        if not self._entries:
+        await self._save_withheld()
+        if not self._touched:
             return
         await bulk.insert(self._connection, self._tables.entries, self._entries)
         heads = [{"stream": name, "head": self._heads[name]} for name in sorted(self._touched)]
         await bulk.update(self._connection, self._tables.heads, heads, key=["stream"])
         self._entries, self._touched = [], set()
+
+    async def _save_withheld(self) -> None:
+        if not self._withheld:
+            return
+        stored = dict(self._withheld)
+        for entry in self._entries:
+            if change := stored.pop((entry["stream"], entry["seq"]), None):
+                entry["envelope"] = withheld.withhold(entry["envelope"], *change)
+        self._withheld = {}
+        entries = self._tables.entries
+        found = await withheld.read(self._connection, entries, stored)
+        rows = [
+            {"stream": place[0], "seq": place[1], "envelope": withheld.withhold(entry, *stored[place])}
+            for place, entry in found
+        ]
+        await bulk.update(self._connection, entries, rows, key=["stream", "seq"])
 
     async def _lock(self, names: Sequence[str]) -> dict[str, int]:
         heads = self._tables.heads

@@ -19,16 +19,16 @@ import structlog
 from towpath.protocol.envelope import write
 from towpath.protocol.errors import TowpathError
 from towpath.protocol.messages import NO_JSON, Directed, Session, split_directed
-from towpath.protocol.routes import PUSH
 from towpath.servicekit.broker.interface import BrokerError, Delivery
 from towpath.servicekit.lanes import LaneFull
-from towpath.servicekit.outcome import Outcome, Settled, answer_data
+from towpath.servicekit.outcome import Outcome, Settled, answer_data, with_texts
 from towpath.servicekit.pauses import pauses
 from towpath.servicekit.publisher import Publisher
 from towpath.servicekit.receipts import Receipt
 from towpath.servicekit.replays import PAGE_BYTES, PAGE_ENTRIES, Replays
 from towpath.servicekit.requests import Request
 from towpath.servicekit.streams import Replay
+from towpath.servicekit.withheld import Place
 from towpath.servicekit.wording import in_words
 
 log = structlog.get_logger(__name__)
@@ -93,8 +93,11 @@ class Teller:
         self._publisher = publisher
         self._replays = replays
 
-    async def tell(self, results: Sequence[Result], receipt: Receipt) -> None:
+    async def tell(self, results: Sequence[Result], receipt: Receipt, *, again: bool = False) -> None:
         """Queue everything that follows from ``results``, in their order.
+
+        Args:
+            again: Not for the first time: texts may have been withheld since.
 
         Raises:
             NOT_TOLD: Not all of it is queued.
@@ -105,9 +108,10 @@ class Teller:
         if self._replays is not None and any(starts):
             replays = await self._replays.small(starts)
         publisher = self._publisher
+        stored = await self._stored(results, again=again)
         for result, replayed in zip(results, replays, strict=True):
             if not result.answer_only:
-                for item in result.settled.outgoing:
+                for item in with_texts(result.settled.outgoing, stored):
                     await _queue(receipt, partial(publisher.post, item, receipt.settle))
             if (session := result.session) is not None:
                 for directed in _directed(result, session, replayed):
@@ -137,6 +141,22 @@ class Teller:
                     if result.session is None or wanted(result.session):
                         await pages.tell(result, replayed)
         await pages.confirmed()
+
+    async def _stored(self, results: Sequence[Result], *, again: bool) -> Mapping[Place, bytes | None]:
+        """The pushes that may be others by now, as their streams have them; ``None`` for what no stream has any more.
+
+        Nothing is read where all ``results`` are new.
+        """
+        wanted = {
+            (item.stream, item.seq)
+            for result in results
+            if (again or result.outcome is None) and not result.answer_only
+            for item in result.settled.outgoing
+            if item.stream
+        }
+        if not wanted or self._replays is None:
+            return {}
+        return dict.fromkeys(wanted) | await self._replays.pushes(wanted)
 
     async def _subscribe(self, results: Sequence[Result]) -> None:
         """Change groups, and wait until the broker has told the gateways.
@@ -179,7 +199,7 @@ class Teller:
                 log.warning("not_published", deliveries=len(deliveries), error=in_words(error, 300))
             receipt = Receipt()
             try:
-                await self.tell(results, receipt)
+                await self.tell(results, receipt, again=True)
             except NOT_TOLD as error:
                 receipt.fail(error)
         for delivery in deliveries:
@@ -250,16 +270,6 @@ async def _queue(receipt: Receipt, post: Callable[[], None]) -> None:
             return
 
 
-class _Place(msgspec.Struct):
-    """Where an envelope stands, if it is of a stream."""
-
-    stream: str = ""
-    seq: int = 0
-
-
-_PLACE: Final = msgspec.json.Decoder(_Place)
-
-
 def _starts(results: Sequence[Result]) -> list[Mapping[str, int]]:
     """The positions from which each result is to be replayed.
 
@@ -271,8 +281,8 @@ def _starts(results: Sequence[Result]) -> list[Mapping[str, int]]:
     pushed: dict[str, set[int]] = {}
     for result in results:
         for item in () if result.answer_only else result.settled.outgoing:
-            if item.exchange == PUSH and (place := _PLACE.decode(item.item)).stream:
-                pushed.setdefault(place.stream, set()).add(place.seq)
+            if item.stream:
+                pushed.setdefault(item.stream, set()).add(item.seq)
     last: dict[tuple[str, int], int] = {}
     for stream, seqs in pushed.items():
         for seq in sorted(seqs, reverse=True):

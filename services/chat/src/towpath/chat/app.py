@@ -9,12 +9,14 @@ from typing import Final
 
 from towpath.chat.crowds import Crowds
 from towpath.chat.fanout import FanOut
+from towpath.chat.gone import Clearing
 from towpath.chat.handlers import COMMANDS, EVENTS
 from towpath.chat.presence import Presence
 from towpath.chat.reading import may_hear
 from towpath.chat.repository import Rooms
 from towpath.chat.settings import ChatSettings
 from towpath.chat.tables import INBOX, OUTBOX, STREAMS
+from towpath.chat.texts import texts_by_now
 from towpath.protocol.chat import DOMAIN
 from towpath.servicekit.broker import Connect, connect
 from towpath.servicekit.service import Service, Storage, serve_domain
@@ -23,9 +25,16 @@ from towpath.servicekit.timers import Timer
 #: Seconds between two looks at who came and went: what the others wait for at most.
 _LOOK_SECONDS: Final = 0.25
 _FORGET_SECONDS: Final = 60.0
+_CLEAR_SECONDS: Final = 1.0
 
+_STREAMS: Final = replace(STREAMS, fill=texts_by_now)
 STORAGE: Final = Storage(
-    INBOX, STREAMS, Rooms, Path(__file__).parent / "migrations", may_hear=may_hear, outbox=OUTBOX
+    INBOX,
+    _STREAMS,
+    Rooms,
+    Path(__file__).parent / "migrations",
+    may_hear=may_hear,
+    outbox=replace(OUTBOX, streams=_STREAMS),
 )
 CHAT: Final = Service(
     name="chat",
@@ -49,11 +58,13 @@ def configured(settings: ChatSettings) -> Service[Rooms]:
 
 
 def timers(settings: ChatSettings) -> Sequence[Timer]:
-    """What chat does by itself: it pushes who comes online and who goes offline, and the numbers of crowds."""
-    presence, crowds = Presence(settings), Crowds()
+    """What chat does by itself: it pushes presence and the numbers of crowds, and deletes rooms that are gone."""
+    presence, crowds, clearing = Presence(settings), Crowds(), Clearing()
     return [
         Timer("presence", _LOOK_SECONDS, presence.round),
         Timer("presence: forget", _FORGET_SECONDS, presence.forget),
         Timer("crowds", _LOOK_SECONDS, crowds.round),
         Timer("crowds: forget", _FORGET_SECONDS, crowds.forget),
+        Timer("rooms that are gone", _CLEAR_SECONDS, clearing.round),
+        Timer("rooms that are gone: forget", _FORGET_SECONDS, clearing.forget),
     ]

@@ -98,15 +98,31 @@ class Guest:
 
     Attributes:
         by: Who asked first.
+        seq: Where the room's stream stood.
         is_stored: Whether the database has a row of it.
         has_come: The invitation is used up.
     """
 
     user_id: str
     by: str
+    seq: int = 0
     is_stored: bool = False
     has_come: bool = False
     is_changed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A room that nobody was in any more.
+
+    Attributes:
+        seq: All up to here in the stream of its name belongs to nobody.
+        created_at: ``None`` if it was made just now.
+    """
+
+    seq: int
+    created_by: str | None
+    created_at: int | None
 
 
 @dataclass(slots=True)
@@ -117,16 +133,19 @@ class Room:
         title: What it is called, where that is not its name.
         private: Whether only those who are invited may join.
         created_by: Who made it, where that is known.
+        created_at: When, in Unix milliseconds; ``None`` if just now.
         is_there: Whether there is such a room. Known where loaded; as is all above.
         is_stored: Whether the database has a row of it.
         count: How many members it has.
         listed: The first members, sorted. Kept up to date where loaded.
+        gone: Rooms of this name that were left by the last just now.
     """
 
     name: str
     title: str | None = None
     private: bool = False
     created_by: str | None = None
+    created_at: int | None = None
     is_there: bool = False
     is_stored: bool = False
     count: int = 0
@@ -134,6 +153,7 @@ class Room:
     listed: list[str] = field(default_factory=list)
     members: dict[str, Member] = field(default_factory=dict)
     guests: dict[str, Guest] = field(default_factory=dict)
+    gone: list[Gone] = field(default_factory=list)
 
     @property
     def is_direct(self) -> bool:
@@ -185,15 +205,18 @@ class Room:
         if self.has(user_id):
             raise AlreadyInRoom(self.name, user_id)
 
-    def invite(self, user_id: str, by: str) -> None:
+    def invite(self, user_id: str, by: str, seq: int = 0) -> None:
         """Ask the user in, until they come.
+
+        Args:
+            seq: Where the room's stream stands.
 
         Raises:
             AlreadyInRoom
         """
         self.check_outside(user_id)
         guest = self.guests.setdefault(user_id, Guest(user_id, by))
-        guest.by, guest.has_come, guest.is_changed = by, False, True
+        guest.by, guest.seq, guest.has_come, guest.is_changed = by, seq, False, True
 
     def check_open_to(self, user_id: str) -> None:
         """Whether the user may join.
@@ -232,6 +255,25 @@ class Room:
         self.is_count_changed = True
         if user_id in self.listed:
             self.listed.remove(user_id)
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether nobody is in the room any more, nor may come in."""
+        return self.private and self.count <= 0
+
+    def vacate(self, seq: int) -> None:
+        """Let the room be gone, with all up to ``seq`` in its stream; its name is free."""
+        self.gone.append(Gone(seq, self.created_by, self.created_at))
+        self.is_there = self.private = False
+        self.title = self.created_by = self.created_at = None
+        self.count = 0
+        for guest in self.guests.values():
+            guest.has_come = guest.is_changed = True
+
+    @property
+    def begins_after(self) -> int:
+        """The last ``seq`` of a room of this name that is gone; only of those that were left just now."""
+        return self.gone[-1].seq if self.gone else 0
 
 
 @dataclass(slots=True)

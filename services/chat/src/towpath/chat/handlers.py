@@ -82,7 +82,10 @@ def leave(request: LeaveRoom, session: Session, rooms: Rooms) -> Outcome:
     rooms.pay_for_change(session.user_id, room)  # raises TooManyHear
     room.dismiss(session.user_id)
     rooms.quotas.left(session.user_id, room.name)
-    if was_crowd:
+    if room.is_abandoned:
+        left = rooms.vacate(room, session.user_id)
+        tell = [to_user(session.user_id, left, kept=False)]
+    elif was_crowd:
         tell = _counted("chat.left", room, session.user_id, rooms)
     else:
         left = rooms.changed("chat.left", room, session.user_id)
@@ -103,7 +106,7 @@ def invite(request: Invite, session: Session, rooms: Rooms) -> Outcome:
         # An open invitation is pushed once, or members who take turns could push without end.
         return Outcome(answer=answer)
     rooms.quotas.check_inviting(session.user_id, request.user)  # raises TooManyInvitations
-    room.invite(request.user, by=session.user_id)
+    room.invite(request.user, by=session.user_id, seq=rooms.seq(room))
     rooms.quotas.invited(session.user_id, request.user)
     told = Invitation(room=room.name, title=title(room.name, room.title, request.user), by=session.user_id)
     return Outcome(answer=answer, tell=[to_user(request.user, make("chat.invited", told.model_dump()))])

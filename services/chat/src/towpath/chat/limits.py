@@ -16,8 +16,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from towpath.chat.gone import is_withdrawn
 from towpath.chat.signs import Clock
-from towpath.chat.tables import INVITATIONS, MEMBERS, ROOMS
+from towpath.chat.tables import GONE, INVITATIONS, MEMBERS, ROOMS
 from towpath.protocol.chat import DIRECT_PREFIX, is_direct
 from towpath.protocol.errors import Conflict, RateLimited
 from towpath.servicekit import bulk
@@ -185,14 +186,17 @@ class Quotas:
 
     async def _load_made(self, users: set[str]) -> None:
         asked = bulk.pairs(self._connection, [(user, "") for user in sorted(users)]).subquery()
-        newest = (
-            sa.select(ROOMS.c.created_at)
-            .where(ROOMS.c.created_by == asked.c[0], ROOMS.c.created_at > self._clock() - DAY_MS)
-            .order_by(ROOMS.c.created_at.desc())
-            .limit(self._limits.rooms_made_per_day)
-            .correlate(asked)
-            .subquery()
-        )
+        since, limit = self._clock() - DAY_MS, self._limits.rooms_made_per_day
+
+        def made_in(rooms: sa.Table) -> sa.Select[Any]:
+            theirs = sa.select(rooms.c.created_at).where(
+                rooms.c.created_by == asked.c[0], rooms.c.created_at > since
+            )
+            newest = theirs.order_by(rooms.c.created_at.desc()).limit(limit).correlate(asked)
+            return sa.select(newest.subquery())
+
+        both = sa.union_all(made_in(ROOMS), made_in(GONE)).subquery()
+        newest = sa.select(both).order_by(both.c.created_at.desc()).limit(limit).subquery()
         oldest = sa.select(sa.func.min(newest.c.created_at)).correlate(asked).scalar_subquery()
         count = sa.select(sa.func.count()).select_from(newest).correlate(asked).scalar_subquery()
         for user, made, at in await self._connection.execute(sa.select(asked.c[0], count, oldest)):
@@ -202,7 +206,9 @@ class Quotas:
 
     async def _load_invitations(self, wanted: set[tuple[str, str]]) -> None:
         asked = bulk.pairs(self._connection, sorted(wanted)).subquery()
-        theirs = sa.select(sa.literal(1).label("one")).where(INVITATIONS.c.user_id == asked.c[1])
+        theirs = sa.select(sa.literal(1).label("one")).where(
+            INVITATIONS.c.user_id == asked.c[1], ~is_withdrawn()
+        )
         from_one = theirs.where(INVITATIONS.c.invited_by == asked.c[0])
         rows = await self._connection.execute(
             sa.select(

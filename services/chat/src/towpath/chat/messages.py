@@ -1,6 +1,7 @@
 """The messages that one unit of work touches: load, post, change, save.
 
-Guarantee: the number of statements does not depend on the number of messages.
+Guarantees: the number of statements does not depend on the number of messages. The text of a message that was edited
+or deleted is withheld from its entries in the stream, in the same transaction (:mod:`towpath.chat.texts`).
 """
 
 from collections.abc import Collection
@@ -10,7 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.chat.domain import NoSuchMessage, Post, Room
+from towpath.chat.gone import is_gone
 from towpath.chat.tables import MESSAGES
+from towpath.chat.texts import BLANK
 from towpath.protocol.chat import Message, MessageDeleted, MessageEdited, stream_of
 from towpath.protocol.envelope import Envelope, now_ms
 from towpath.servicekit import bulk
@@ -35,7 +38,8 @@ class Messages:
         asked = bulk.pairs(self._connection, [(room, str(seq)) for room, seq in wanted]).subquery()
         # A join: for a row value with a number in it SQLite would search the index by the room alone.
         here = sa.and_(MESSAGES.c.room == asked.c[0], MESSAGES.c.seq == sa.cast(asked.c[1], sa.BigInteger))
-        for row in await self._connection.execute(sa.select(MESSAGES).join(asked, here)):
+        there = sa.select(MESSAGES).join(asked, here).where(~is_gone(MESSAGES.c.room, MESSAGES.c.seq))
+        for row in await self._connection.execute(there):
             self._posts[row.room, row.seq] = Post(**row._mapping, is_stored=True)
 
     def get(self, room: Room, seq: int) -> Post:
@@ -45,7 +49,7 @@ class Messages:
             NoSuchMessage
         """
         post = self._posts.get((room.name, seq))
-        if post is None:
+        if post is None or seq <= room.begins_after:
             raise NoSuchMessage(room.name, seq)
         return post
 
@@ -80,14 +84,19 @@ class Messages:
         told = MessageEdited(
             room=post.room, seq=post.seq, user=post.user_id, text=post.text, edited_at=post.edited_at
         )
-        push = self._streams.append(stream_of(post.room), "chat.edited", lambda _: told.model_dump())
+        push = self._streams.append(
+            stream_of(post.room), "chat.edited", lambda _: told.model_dump(exclude_none=True)
+        )
         post.size = max(post.size, len(push.to_json()))
+        self._withhold(post, post.seq)
+        self._withhold(post, self._streams.head(stream_of(post.room)))
         return push
 
     def deleted(self, post: Post) -> Envelope:
         """The durable push that tells of a message that was just deleted."""
         assert post.deleted_at is not None
         told = MessageDeleted(room=post.room, seq=post.seq, user=post.user_id, deleted_at=post.deleted_at)
+        self._withhold(post, post.seq)
         return self._streams.append(stream_of(post.room), "chat.deleted", lambda _: told.model_dump())
 
     async def save(self) -> None:
@@ -100,6 +109,10 @@ class Messages:
             if post.is_stored and post.is_changed
         ]
         await bulk.update(self._connection, MESSAGES, changed, key=["room", "seq"])
+
+    def _withhold(self, post: Post, seq: int) -> None:
+        """Leave the text out of the entry at ``seq``, which tells of ``post``."""
+        self._streams.withhold(stream_of(post.room), seq, about=post.seq, blank=BLANK)
 
 
 def _row(post: Post) -> dict[str, Any]:

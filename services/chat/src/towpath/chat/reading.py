@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.chat.domain import title
 from towpath.chat.limits import MOST_ROOMS
-from towpath.chat.tables import INVITATIONS, MEMBERS, MESSAGES, ROOMS, STREAMS
+from towpath.chat.tables import GONE, INVITATIONS, MEMBERS, MESSAGES, ROOMS, STREAMS
 from towpath.protocol.chat import (
     DIRECT_PREFIX,
     STREAM_PREFIX,
@@ -42,7 +42,9 @@ _HISTORY: Final = """
                SUM(page.size) OVER (ORDER BY page.seq {order}) - page.size AS bytes_before
         FROM (
             SELECT room, seq, user_id, text, client_ref, sent_at, edited_at, deleted_at, size FROM chat_messages
-            WHERE room = :room_{number} AND seq {side} ORDER BY seq {order} LIMIT {limit} + 1
+            WHERE room = :room_{number} AND seq {side} AND seq > (
+                SELECT COALESCE(MAX(seq), 0) FROM chat_gone_rooms WHERE room = :room_{number}
+            ) ORDER BY seq {order} LIMIT {limit} + 1
         ) AS page
     ) AS counted WHERE bytes_before < {bytes}
 """
@@ -199,7 +201,8 @@ def _summaries(connection: AsyncConnection, users: Sequence[str]) -> sa.Select[A
 
 def _invitations(connection: AsyncConnection, users: Sequence[str]) -> sa.Select[Any]:
     guest = first_rooms(connection, INVITATIONS, users)
-    return sa.select(guest, ROOMS.c.title).join(ROOMS, ROOMS.c.room == guest.c.room)
+    withdrawn = sa.exists().where(GONE.c.room == guest.c.room, GONE.c.seq > guest.c.seq)
+    return sa.select(guest, ROOMS.c.title).join(ROOMS, ROOMS.c.room == guest.c.room).where(~withdrawn)
 
 
 def first_rooms(connection: AsyncConnection, table: sa.Table, users: Sequence[str]) -> sa.Subquery:

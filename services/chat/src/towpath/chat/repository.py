@@ -4,7 +4,8 @@ Guarantees: the number of statements does not depend on the number of requests. 
 the head of its stream, taken before anything else of the room is read.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import sqlalchemy as sa
@@ -14,6 +15,7 @@ from towpath.chat.asking import opens, room_of, users_of
 from towpath.chat.crowds import mark
 from towpath.chat.domain import Guest, Member, NotInRoom, Room
 from towpath.chat.fanout import FanOut
+from towpath.chat.gone import read_gone
 from towpath.chat.limits import Limits, Quotas
 from towpath.chat.messages import Messages
 from towpath.chat.presence import read_online
@@ -115,8 +117,8 @@ class Rooms:
         asked = [(request.payload, users_of(request)[0]) for request in requests]
         listed = [p.room for p, user in asked if isinstance(p, ListMembers) and self._has(p.room, user)]
         joined = {p.room for p, _ in asked if isinstance(p, JoinRoom)}
-        leaving = sum(isinstance(p, LeaveRoom) for p, _ in asked)
-        await self._load_listed(joined | set(listed), leaving)
+        leaving = Counter(p.room for p, _ in asked if isinstance(p, LeaveRoom))
+        await self._load_listed(joined | set(listed) | self._may_be_abandoned(leaving), leaving.total())
         if listed:
             told = {user for room in listed for user in self.listed(self._rooms[room])}
             self._online = await read_online(self._connection, told)
@@ -158,6 +160,18 @@ class Rooms:
             action,
             lambda seq: MemberChange(room=room.name, seq=seq, user=user_id).model_dump(),
         )
+
+    def vacate(self, room: Room, user_id: str) -> Envelope:
+        """Let a room be gone that ``user_id`` has left last; returns the push that tells of it."""
+        stream = stream_of(room.name)
+        left = self._streams.append(
+            stream,
+            "chat.left",
+            lambda seq: MemberChange(room=room.name, seq=seq, user=user_id).model_dump(),
+            kept=False,
+        )
+        room.vacate(self._streams.head(stream))
+        return left
 
     def history(self, request: ReadHistory) -> History:
         """What a member asked to read."""
@@ -245,8 +259,12 @@ class Rooms:
             self._room(row.room).members[row.user_id] = Member(row.user_id, row.read_seq, is_stored=True)
 
     async def _load_guests(self, wanted: set[tuple[str, str]]) -> None:
-        for row in await bulk.find(self._connection, INVITATIONS, ("room", "user_id"), wanted):
-            self._room(row.room).guests[row.user_id] = Guest(row.user_id, row.invited_by, is_stored=True)
+        rows = await bulk.find(self._connection, INVITATIONS, ("room", "user_id"), wanted)
+        gone = await read_gone(self._connection, {row.room for row in rows}) if rows else {}
+        for row in rows:
+            self._room(row.room).guests[row.user_id] = Guest(
+                row.user_id, row.invited_by, row.seq, is_stored=True, has_come=row.seq < gone.get(row.room, 0)
+            )
 
     async def _load_rooms(self, opened: set[str], further: set[str]) -> None:
         for name in opened:
@@ -257,13 +275,14 @@ class Rooms:
         for row in await self._connection.execute(found):
             room = self._room(row.room)
             room.title, room.private, room.created_by = row.title, row.private, row.created_by
-            room.count = row.members
+            room.created_at, room.count = row.created_at, row.members
             room.is_there = room.is_stored = True
 
     async def _load_quotas(self, named: Sequence[tuple[str, Request]]) -> None:
         leaving = {users_of(r)[0] for _, r in named if isinstance(r.payload, LeaveRoom)}
         opening = [(room, users_of(r)) for room, r in named if opens(r)]
-        making = [(room, users) for room, users in opening if not self._rooms[room].is_there]
+        left = {room for room, r in named if isinstance(r.payload, LeaveRoom)}
+        making = [(room, users) for room, users in opening if room in left or not self._rooms[room].is_there]
         entering = {
             (user, room)
             for room, users in opening
@@ -276,6 +295,11 @@ class Rooms:
             making={users[0] for _, users in making},
             inviting={(users_of(r)[0], r.payload.user) for _, r in named if isinstance(r.payload, Invite)},
         )
+
+    def _may_be_abandoned(self, leaving: Mapping[str, int]) -> set[str]:
+        """Rooms whose members have to be counted, because all of them may leave."""
+        rooms = [self._rooms[room] for room in leaving if room in self._rooms]
+        return {room.name for room in rooms if room.private and room.count <= leaving[room.name]}
 
     async def _load_listed(self, names: set[str], leaving: int) -> None:
         # So many more that the first are still known when so many have left.

@@ -34,7 +34,7 @@ MEMBERS: Final = sa.Table(
     sa.Column("read_seq", sa.BigInteger, nullable=False),
     sa.Index("ix_chat_members_user", "user_id", "room"),
 )
-#: Who is asked into a room and has not come yet.
+#: Who is asked into a room and has not come yet. ``seq`` is where the room's stream stood.
 INVITATIONS: Final = sa.Table(
     "chat_invitations",
     METADATA,
@@ -42,9 +42,11 @@ INVITATIONS: Final = sa.Table(
     sa.Column("user_id", sa.String(256), primary_key=True),
     sa.Column("invited_by", sa.String(256), nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("seq", sa.BigInteger, nullable=False, server_default="0"),
     sa.Index("ix_chat_invitations_user", "user_id", "room"),
 )
-#: What was said; unlike streams it is kept for good, but for the text of what is deleted. ``size`` is the largest
+#: What was said; unlike streams it is kept for good, but for the text of what is deleted. It is the only place of a
+#: text that was edited (:mod:`towpath.chat.texts`). ``size`` is the largest
 #: push that told of it, in bytes.
 MESSAGES: Final = sa.Table(
     "chat_messages",
@@ -58,6 +60,18 @@ MESSAGES: Final = sa.Table(
     sa.Column("size", sa.Integer, nullable=False),
     sa.Column("edited_at", sa.BigInteger),
     sa.Column("deleted_at", sa.BigInteger),
+)
+#: Private rooms that nobody is in any more, a row each time one is left by the last: what stands at ``seq`` of the
+#: stream, or before, belongs to nobody. ``uncleared_since`` is when that was, empty once these rows are deleted.
+GONE: Final = sa.Table(
+    "chat_gone_rooms",
+    METADATA,
+    sa.Column("room", sa.String(MAX_ROOM), primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True),
+    sa.Column("created_by", sa.String(256)),
+    sa.Column("created_at", sa.BigInteger, nullable=False, index=True),
+    sa.Column("uncleared_since", sa.BigInteger, index=True),
+    sa.Index("ix_chat_gone_rooms_created_by", "created_by", "created_at"),
 )
 #: Rooms of many members. ``changed_at`` is when their numbers changed, empty once these were pushed; ``pushed_at`` is
 #: when that was done last.

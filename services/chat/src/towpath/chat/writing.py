@@ -10,12 +10,30 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.chat.domain import Room
-from towpath.chat.tables import INVITATIONS, MEMBERS, ROOMS
+from towpath.chat.tables import GONE, INVITATIONS, MEMBERS, ROOMS
 from towpath.servicekit import bulk
 
 
 async def save_rooms(connection: AsyncConnection, rooms: Sequence[Room], now: int) -> None:
-    """Write new rooms, and how many members rooms have."""
+    """Write new rooms, rooms that are gone, and how many members rooms have."""
+    if gone := [room for room in rooms if room.gone]:
+        stored = [room.name for room in gone if room.is_stored]
+        await connection.execute(ROOMS.delete().where(ROOMS.c.room.in_(stored)))
+        await bulk.insert(
+            connection,
+            GONE,
+            [
+                {
+                    "room": room.name,
+                    "seq": one.seq,
+                    "created_by": one.created_by,
+                    "created_at": now if one.created_at is None else one.created_at,
+                    "uncleared_since": now,
+                }
+                for room in gone
+                for one in room.gone
+            ],
+        )
     await bulk.insert(
         connection,
         ROOMS,
@@ -29,13 +47,13 @@ async def save_rooms(connection: AsyncConnection, rooms: Sequence[Room], now: in
                 "members": room.count,
             }
             for room in rooms
-            if room.is_there and not room.is_stored
+            if room.is_there and (room.gone or not room.is_stored)
         ],
     )
     counts = [
         {"room": room.name, "members": room.count}
         for room in rooms
-        if room.is_stored and room.is_count_changed
+        if room.is_stored and room.is_count_changed and not room.gone
     ]
     await bulk.update(connection, ROOMS, counts, key=["room"])
 
@@ -82,5 +100,9 @@ async def save_guests(connection: AsyncConnection, rooms: Sequence[Room], now: i
     await bulk.insert(
         connection,
         INVITATIONS,
-        [{**row, "invited_by": guest.by, "created_at": now} for guest, row in changed if not guest.has_come],
+        [
+            {**row, "invited_by": guest.by, "created_at": now, "seq": guest.seq}
+            for guest, row in changed
+            if not guest.has_come
+        ],
     )

@@ -1,0 +1,124 @@
+"""Withheld fields: what a user can take back stands in one table of the service, and in no stream entry.
+
+An entry that tells of something that was changed or deleted is stored with blank fields and with ``about``, the
+``seq`` of what it tells of. Whoever publishes the entry again fills the fields in, from what is true by then.
+
+Guarantees:
+
+* A withheld field is in no stored entry once the transaction is committed.
+* An entry is published again with the fields that ``fill`` gives, else as it was, byte for byte. An entry that
+  ``fill`` leaves out is not published.
+* The number of statements does not depend on the number of entries.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towpath.servicekit import bulk
+
+#: A stream and a ``seq`` in it.
+Place = tuple[str, int]
+#: Fields of ``data``.
+Fields = Mapping[str, Any]
+#: What is true by now of each place that an entry is about: the fields to set, none to leave the entry as it was.
+#: Places that are left out are gone.
+Fill = Callable[[AsyncConnection, Collection[Place]], Awaitable[Mapping[Place, Fields]]]
+
+_MARK: Final = '{"about":'
+_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+def withhold(entry: str, about: int, blank: Fields) -> str:
+    """The entry to be stored instead of ``entry``.
+
+    Args:
+        about: The ``seq`` of what the entry tells of, in the same stream.
+        blank: What stands in ``data`` instead of the fields that are withheld.
+    """
+    envelope = _OBJECT.decode(entry)
+    envelope.pop("about", None)
+    return _ENCODER.encode({"about": about, **_with_fields(envelope, blank)}).decode()
+
+
+def is_withheld(entry: str) -> bool:
+    """Whether fields of a stored entry have to be filled in."""
+    return entry.startswith(_MARK)
+
+
+async def read(
+    connection: AsyncConnection, entries: sa.Table, places: Collection[Place]
+) -> list[tuple[Place, str]]:
+    """The stored entries at those of ``places`` that have one."""
+    if not places:
+        return []
+    asked = bulk.pairs(connection, [(stream, str(seq)) for stream, seq in places]).subquery()
+    # A join: for a row value with a number in it SQLite would search the index by the stream alone.
+    here = sa.and_(entries.c.stream == asked.c[0], entries.c.seq == sa.cast(asked.c[1], sa.BigInteger))
+    rows = await connection.execute(
+        sa.select(entries.c.stream, entries.c.seq, entries.c.envelope).join(asked, here)
+    )
+    return [((row.stream, row.seq), row.envelope) for row in rows]
+
+
+async def read_by_now(
+    connection: AsyncConnection, entries: sa.Table, fill: Fill | None, places: Collection[Place]
+) -> dict[Place, bytes]:
+    """What is published of the entries at ``places`` by now; those that are not kept any more are left out."""
+    found = await read(connection, entries, places)
+    if fill is None:
+        return {place: entry.encode() for place, entry in found}
+    return await filled(connection, fill, found)
+
+
+async def filled(
+    connection: AsyncConnection, fill: Fill, found: Iterable[tuple[Place, str]]
+) -> dict[Place, bytes]:
+    """What is published of the stored entries ``found`` by now."""
+    about = [(_about(place, entry), place, entry) for place, entry in found]
+    if not about:
+        return {}
+    fields = await fill(connection, {subject for subject, _, _ in about})
+    return {place: _filled(entry, fields[subject]) for subject, place, entry in about if subject in fields}
+
+
+async def fill_page(
+    connection: AsyncConnection, fill: Fill | None, rows: Sequence[Any]
+) -> list[tuple[Place, bytes]]:
+    """What is published of a page of entries, in its order; asks only about those with withheld fields."""
+    if fill is None:
+        return [((row.stream, row.seq), row.envelope.encode()) for row in rows]
+    withheld = [((row.stream, row.seq), row.envelope) for row in rows if is_withheld(row.envelope)]
+    if not withheld:
+        return [((row.stream, row.seq), row.envelope.encode()) for row in rows]
+    known = await filled(connection, fill, withheld)
+    page: list[tuple[Place, bytes]] = []
+    for row in rows:
+        place = (row.stream, row.seq)
+        if not is_withheld(row.envelope):
+            page.append((place, row.envelope.encode()))
+        elif place in known:
+            page.append((place, known[place]))
+    return page
+
+
+def _about(place: Place, entry: str) -> Place:
+    if not is_withheld(entry):
+        return place
+    return place[0], int(msgspec.json.decode(_OBJECT.decode(entry)["about"]))
+
+
+def _filled(entry: str, fields: Fields) -> bytes:
+    if not fields and not is_withheld(entry):
+        return entry.encode()
+    envelope = _OBJECT.decode(entry)
+    envelope.pop("about", None)
+    return _ENCODER.encode(_with_fields(envelope, fields))
+
+
+def _with_fields(envelope: dict[str, msgspec.Raw], fields: Fields) -> dict[str, Any]:
+    return {**envelope, "data": {**_OBJECT.decode(envelope["data"]), **fields}}

@@ -1,0 +1,101 @@
+"""Rooms that are gone: private rooms that nobody is in any more.
+
+The name of such a room is free at once. What is left of it (messages, stream entries, invitations) is deleted by a
+timer.
+
+Guarantees:
+
+* Nothing of a room that is gone is visible, from the commit of the last leave on. The stream of its name goes on from
+  where it stood; the entry of the last leave is never stored, so a resume from before it is not complete.
+* Rows are deleted in steps of :data:`STEP`, with a fixed number of statements each. Replicas pass over a room that
+  another has locked.
+* Who made a room that is gone has made it, for the limit of rooms made in a day.
+"""
+
+from collections.abc import Collection
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towpath.chat.signs import Clock
+from towpath.chat.tables import GONE, INVITATIONS, MESSAGES, STREAMS
+from towpath.protocol.chat import stream_of
+from towpath.protocol.envelope import now_ms
+from towpath.servicekit.timers import Turn
+
+#: Rows of each kind that one turn deletes.
+STEP: Final = 500
+#: How long a room that is gone counts as made.
+_KEPT_MS: Final = 86_400_000
+
+
+def is_gone(room: sa.ColumnElement[Any], seq: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    """Whether what stands at ``seq`` of the stream of ``room`` belongs to a room that is gone."""
+    return sa.exists().where(GONE.c.room == room, GONE.c.seq >= seq)
+
+
+def is_withdrawn() -> sa.ColumnElement[bool]:
+    """Whether an invitation was to a room that is gone."""
+    return sa.exists().where(GONE.c.room == INVITATIONS.c.room, GONE.c.seq > INVITATIONS.c.seq)
+
+
+async def read_gone(connection: AsyncConnection, rooms: Collection[str]) -> dict[str, int]:
+    """Of each of ``rooms`` that was gone once, the last ``seq`` that belongs to nobody."""
+    last = sa.select(GONE.c.room, sa.func.max(GONE.c.seq)).where(GONE.c.room.in_(sorted(rooms)))
+    rows = await connection.execute(last.group_by(GONE.c.room))
+    return {row.room: row[1] for row in rows}
+
+
+class Clearing:
+    """Deletes what is left of rooms that are gone, in turns."""
+
+    def __init__(self, clock: Clock = now_ms) -> None:
+        self._clock = clock
+
+    async def round(self, turn: Turn) -> bool:
+        """Delete some rows of one room; returns whether there may be more to do at once."""
+        is_due = GONE.c.uncleared_since.is_not(None)
+        # Without a lock: a quiet turn must not hold up writers.
+        async with turn.database.reading() as connection:
+            if not (await connection.execute(sa.select(sa.exists().where(is_due)))).scalar_one():
+                return False
+        async with turn.database.transaction() as connection:
+            oldest = sa.select(GONE.c.room, GONE.c.seq).where(is_due).order_by(GONE.c.uncleared_since)
+            found = await connection.execute(oldest.limit(1).with_for_update(skip_locked=True))
+            if (gone := found.first()) is None:
+                return False
+            if await _delete_some(connection, gone.room, gone.seq):
+                return True
+            # A unit of work may have locked an invitation, and not have deleted it in the end.
+            left = sa.exists().where(INVITATIONS.c.room == gone.room, INVITATIONS.c.seq < gone.seq)
+            if (await connection.execute(sa.select(left))).scalar_one():
+                return False
+            this = sa.and_(GONE.c.room == gone.room, GONE.c.seq == gone.seq)
+            await connection.execute(GONE.update().where(this).values(uncleared_since=None))
+        return True
+
+    async def forget(self, turn: Turn) -> bool:
+        """Forget rooms that do not count as made any more; returns whether there may be more."""
+        keys = (GONE.c.room, GONE.c.seq)
+        is_old = sa.and_(GONE.c.uncleared_since.is_(None), GONE.c.created_at < self._clock() - _KEPT_MS)
+        async with turn.database.transaction() as connection:
+            some = sa.select(*keys).where(is_old).limit(STEP)
+            gone = await connection.execute(GONE.delete().where(sa.tuple_(*keys).in_(some)))
+        return gone.rowcount >= STEP
+
+
+async def _delete_some(connection: AsyncConnection, room: str, seq: int) -> bool:
+    """Returns whether there may be more."""
+    entries = STREAMS.entries
+    more = False
+    for table, theirs in (
+        (MESSAGES, sa.and_(MESSAGES.c.room == room, MESSAGES.c.seq <= seq)),
+        (entries, sa.and_(entries.c.stream == stream_of(room), entries.c.seq <= seq)),
+        (INVITATIONS, sa.and_(INVITATIONS.c.room == room, INVITATIONS.c.seq < seq)),
+    ):
+        keys = list(table.primary_key.columns)
+        some = sa.select(*keys).where(theirs).limit(STEP).with_for_update(skip_locked=True)
+        deleted = await connection.execute(table.delete().where(sa.tuple_(*keys).in_(some)))
+        more = more or deleted.rowcount >= STEP
+    return more

@@ -1,0 +1,51 @@
+"""Texts of messages stand in ``chat_messages``, and in the stream entries of messages that nobody has changed.
+
+Guarantee: a text that was deleted, or replaced by an edit, is in no table once that is committed. An older push of
+the message is replayed with what is true by then: the new text, or ``deleted``.
+"""
+
+from collections.abc import Collection
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towpath.chat.gone import is_gone
+from towpath.chat.tables import MESSAGES
+from towpath.protocol.chat import STREAM_PREFIX, stream_of
+from towpath.servicekit import bulk
+from towpath.servicekit.withheld import Fields, Place
+
+#: What a stored entry has instead of a text that is changed.
+BLANK: Final[Fields] = {"text": ""}
+
+
+async def texts_by_now(connection: AsyncConnection, places: Collection[Place]) -> dict[Place, Fields]:
+    """What is true of the messages at ``places``; places in rooms that are gone are left out. One statement.
+
+    See :data:`towpath.servicekit.withheld.Fill`.
+    """
+    rooms = [(stream.removeprefix(STREAM_PREFIX), str(seq)) for stream, seq in places]
+    asked = bulk.pairs(connection, rooms).subquery()
+    room, seq = asked.c[0], sa.cast(asked.c[1], sa.BigInteger)
+    here = sa.and_(MESSAGES.c.room == room, MESSAGES.c.seq == seq)
+    rows = await connection.execute(
+        sa.select(
+            room.label("room"),
+            seq.label("seq"),
+            MESSAGES.c.text,
+            MESSAGES.c.edited_at,
+            MESSAGES.c.deleted_at,
+        )
+        .outerjoin_from(asked, MESSAGES, here)
+        .where(~is_gone(room, seq))
+    )
+    return {(stream_of(row.room), row.seq): _fields(row) for row in rows}
+
+
+def _fields(row: Any) -> Fields:
+    if row.deleted_at is not None:
+        return {"text": "", "deleted": True}
+    if row.edited_at is not None:
+        return {"text": row.text, "edited_at": row.edited_at}
+    return {}
