@@ -9,14 +9,13 @@ its next sign of life: it is logged once a minute, and neither of them is ready 
 intervals.
 """
 
-import inspect
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from typing import Final
 
 import structlog
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from towpath.protocol.envelope import ACTION_PATTERN, parse
 from towpath.protocol.errors import BadEnvelope
@@ -24,8 +23,6 @@ from towpath.protocol.messages import split_batch
 from towpath.protocol.routes import EVENTS, SERVICE_ALIVE
 from towpath.protocol.services import ServiceAlive
 from towpath.servicekit.broker.interface import Binding, Broker, Inbox
-from towpath.servicekit.outcome import Outcome
-from towpath.servicekit.requests import Handlers
 
 log = structlog.get_logger(__name__)
 
@@ -62,39 +59,6 @@ def check_domain(service: str, domain: str, actions: Iterable[str]) -> None:
                 f"{action!r}: name it {domain}.{action.removeprefix(named).lstrip('.')}, or move it to the "
                 f"service that owns {named!r}"
             )
-
-
-def check_handlers(service: str, handlers: Handlers, *, arguments: Sequence[str]) -> None:
-    """Make sure that each handler can be called, and says that it returns an outcome.
-
-    Args:
-        arguments: What it is called with, in this order.
-
-    Raises:
-        BadService
-    """
-    for action, handler in handlers.items():
-        run, wrong = handler.run, ""
-        if not (isinstance(handler.model, type) and issubclass(handler.model, BaseModel)):
-            wrong = f"has {handler.model!r} as its model, which is no pydantic model"
-        elif not callable(run):
-            wrong = f"is {run!r}, which cannot be called"
-        elif inspect.iscoroutinefunction(run) or inspect.iscoroutinefunction(type(run).__call__):
-            wrong = "is async: handlers do no I/O, write a plain def"
-        else:
-            try:
-                signature = inspect.signature(run)
-                signature.bind(*arguments)
-            except TypeError:
-                wrong = f"does not take the arguments ({', '.join(arguments)})"
-            except ValueError:  # of a built-in, which does not say
-                continue
-            else:
-                returns = signature.return_annotation
-                if returns not in (signature.empty, Any, Outcome, "Any", "Outcome"):
-                    wrong = f"says that it returns {returns!r}: it must return an Outcome"
-        if wrong:
-            raise BadService(f"the handler of {action!r} in the service {service!r} {wrong}")
 
 
 class Owners:

@@ -36,11 +36,12 @@ from towpath.servicekit.departures import Departures
 from towpath.servicekit.dispatcher import Dispatcher
 from towpath.servicekit.failures import DELIVERY_LIMIT, Failures
 from towpath.servicekit.groups import MayHear
+from towpath.servicekit.handler_checks import check_handlers
 from towpath.servicekit.health import Health, serve_admin
 from towpath.servicekit.heavy_reads import Bounds
 from towpath.servicekit.loops import failures_of, keep_running
 from towpath.servicekit.outbox import OutboxTables
-from towpath.servicekit.ownership import Owners, check_domain, check_handlers
+from towpath.servicekit.ownership import Owners, check_domain
 from towpath.servicekit.publisher import Publisher
 from towpath.servicekit.relay import Relay
 from towpath.servicekit.replica import Replica

@@ -25,6 +25,7 @@ from towpath.servicekit.broker.rabbitmq.refusals import ClosedByBroker
 #: The driver gives a connection up after 3 × (8 + 1) s without a frame, and looks every 4 s: 31 s at most. RabbitMQ
 #: takes two missed heartbeats. https://www.rabbitmq.com/docs/heartbeats recommends 5 to 20.
 HEARTBEAT_SECONDS: Final = 8
+_LEAST_HEARTBEAT: Final = 2
 
 CONNECT_TIMEOUT: Final = 5.0  # for TCP, TLS and the handshake together
 RPC_TIMEOUT: Final = 10.0
@@ -63,7 +64,7 @@ class Connection:
         Raises:
             OSError, AMQPError: It cannot be reached, or does not finish the handshake in time, or refuses.
         """
-        heartbeat = HEARTBEAT_SECONDS // 2 if consumes else HEARTBEAT_SECONDS
+        heartbeat = max(HEARTBEAT_SECONDS // 2, _LEAST_HEARTBEAT) if consumes else HEARTBEAT_SECONDS
         socket = _Socket(TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory())
         connection = aio_pika.Connection(
             url.update_query(heartbeat=str(heartbeat)), client_properties={"connection_name": name}

@@ -1,0 +1,71 @@
+"""Handlers that cannot work are refused when their service starts."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from towpath.servicekit.handler_checks import check_handlers
+from towpath.servicekit.outcome import Outcome
+from towpath.servicekit.ownership import BadService
+from towpath.servicekit.requests import Handler
+
+
+class Put(BaseModel):
+    text: str
+
+
+def right(_: Put, __: object, ___: object) -> Outcome:
+    return Outcome()
+
+
+async def asynchronous(_: Put, __: object, ___: object) -> Outcome:
+    return Outcome()
+
+
+class AsynchronousCall:
+    async def __call__(self, _: Put, __: object, ___: object) -> Outcome:
+        return Outcome()
+
+
+def too_few(_: Put) -> Outcome:
+    return Outcome()
+
+
+def too_many(_: Put, __: object, ___: object, ____: object) -> Outcome:
+    return Outcome()
+
+
+def named_only(*, payload: Put, session: object, unit: object) -> Outcome:
+    return Outcome()
+
+
+def wrong_type(_: Put, __: object, ___: object) -> dict[str, str]:
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("run", "model", "said"),
+    [
+        (asynchronous, Put, "is async"),
+        (AsynchronousCall(), Put, "is async"),
+        (partial(asynchronous), Put, "is async"),
+        (too_few, Put, "does not take the arguments (payload, session, unit)"),
+        (too_many, Put, "does not take the arguments"),
+        (named_only, Put, "does not take the arguments"),
+        (wrong_type, Put, "it must return an Outcome"),
+        ("shelf.put", Put, "cannot be called"),
+        (right, dict, "no pydantic model"),
+    ],
+)
+def test_a_handler_that_cannot_work_is_refused_at_the_start(run: Any, model: Any, said: str) -> None:
+    with pytest.raises(BadService) as refused:
+        check_handlers("shelf", {"shelf.put": Handler(model, run)}, arguments=("payload", "session", "unit"))
+    assert said in str(refused.value)
+    assert "'shelf.put'" in str(refused.value)
+
+
+def test_handlers_that_can_work_are_taken() -> None:
+    for run in (right, partial(right), lambda _, __, ___: Outcome()):
+        check_handlers("shelf", {"shelf.put": Handler(Put, run)}, arguments=("payload", "session", "unit"))
