@@ -225,8 +225,8 @@ class TestBatches:
             )
             assert [chat.answer(msg_id).data["seq"] for msg_id in ("m-1", "m-4")] == [2, 3]
             assert chat.error("m-3") == "forbidden"
-            assert chat.answers("m-2") == []
-            assert chat.retried() == ["ZeroDivisionError: a bug, after a change"]
+            assert chat.error("m-2") == "internal"
+            assert chat.parked() == ["ZeroDivisionError: a bug, after a change"]
             assert [row.text for row in await chat.rows(MESSAGES)] == ["one", "two"]
 
 

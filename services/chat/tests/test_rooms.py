@@ -286,6 +286,22 @@ class TestResume:
         assert chat.replayed() == []
         assert chat.groups() == set()
 
+    async def test_a_stream_that_no_database_can_name_is_invalid(self, chat: ServiceUnderTest) -> None:
+        await chat.dispatch(a_command("chat.resume", positions={"chat:\x00": 0}, msg_id="m-1"))
+        assert chat.error("m-1") == "invalid_data"
+
+    async def test_a_room_that_the_user_has_left_is_heard_no_more(self, chat: ServiceUnderTest) -> None:
+        odd = ["x" * 400, "chat:é\U0001f9f6", "order:alice"]
+        await chat.dispatch(a_join("dyers"), a_join("secret", by="bob"))
+        chat.forget()
+        positions = dict.fromkeys(["chat:secret", "chat:dyers", *odd], 0)
+        await chat.dispatch(a_command("chat.resume", positions=positions, on="c-9", msg_id="m-1"))
+        left = chat.left("c-9")
+        assert "chat:secret" in left
+        assert "chat:dyers" not in left
+        assert odd[0] not in left, "the gateway takes no such group"
+        assert chat.groups("c-9") == {"chat:dyers"}
+
 
 class TestNewConnections:
     async def test_a_new_connection_is_subscribed_to_its_users_rooms(self, chat: ServiceUnderTest) -> None:

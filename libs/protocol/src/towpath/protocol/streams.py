@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from towpath.protocol.envelope import MAX_STREAM_LENGTH
-from towpath.protocol.fields import Payload
+from towpath.protocol.fields import Payload, Text
 
 
 class Arrival(Enum):
@@ -57,7 +57,7 @@ class Resume(Payload):
 
     positions: Annotated[
         dict[
-            Annotated[str, Field(min_length=1, max_length=MAX_STREAM_LENGTH)],
+            Annotated[Text, Field(min_length=1, max_length=MAX_STREAM_LENGTH)],
             Annotated[int, Field(ge=0, lt=2**63)],
         ],
         Field(max_length=1000),

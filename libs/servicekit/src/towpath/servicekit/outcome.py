@@ -70,10 +70,18 @@ class Outcome:
     connection: Session | None = None
 
 
-def resumed(positions: Mapping[str, int], allowed: Container[str], subscribe: Sequence[str] = ()) -> Outcome:
+def resumed(
+    positions: Mapping[str, int],
+    allowed: Container[str],
+    subscribe: Sequence[str] = (),
+    unsubscribe: Sequence[str] = (),
+) -> Outcome:
     """The outcome of ``<domain>.resume``: replay what the session may see, then say where each stream stands.
 
     A stream that is not ``allowed`` is answered as not complete at the position that was asked, which tells nothing.
+
+    Args:
+        subscribe, unsubscribe: Groups that the connection is to hear by now, and those that it must not hear.
     """
     may = {name: seq for name, seq in positions.items() if name in allowed}
 
@@ -82,7 +90,7 @@ def resumed(positions: Mapping[str, int], allowed: Container[str], subscribe: Se
         told |= {name: {"seq": stream.seq, "complete": stream.complete} for name, stream in replays.items()}
         return {"streams": told}
 
-    return Outcome(answer=answer, replay=may, subscribe=subscribe)
+    return Outcome(answer=answer, replay=may, subscribe=subscribe, unsubscribe=unsubscribe)
 
 
 class Outgoing(msgspec.Struct, frozen=True, array_like=True):

@@ -318,6 +318,15 @@ class ServiceUnderTest:
                 groups.difference_update(item.unsubscribe)
         return groups
 
+    def left(self, connection_id: str) -> set[str]:
+        """The groups that the gateway was asked to take a connection out of."""
+        return {
+            group
+            for _, item in self._directed()
+            if item.connection_id == connection_id
+            for group in item.unsubscribe
+        }
+
     # Inside
 
     async def _deliver(self, messages: Sequence[Incoming], redelivered: bool) -> list[Delivery]:

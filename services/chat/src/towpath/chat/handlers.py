@@ -36,7 +36,7 @@ from towpath.protocol.chat import (
 )
 from towpath.protocol.envelope import Envelope, make, now_ms
 from towpath.protocol.messages import Session
-from towpath.protocol.routes import SESSION_ALIVE, SESSION_ENDED, SESSION_STARTED
+from towpath.protocol.routes import SESSION_ALIVE, SESSION_ENDED, SESSION_STARTED, group_key
 from towpath.protocol.sessions import GatewayAlive, SessionEnded, SessionStarted
 from towpath.protocol.streams import Resume
 from towpath.servicekit.outcome import Outcome, Tell, resumed, to_group, to_user
@@ -195,7 +195,19 @@ def typing(request: Typing, session: Session, rooms: Rooms) -> Outcome:
 
 def resume(request: Resume, session: Session, rooms: Rooms) -> Outcome:
     allowed = {name for name in request.positions if rooms.may_hear(session.user_id, name)}
-    return resumed(request.positions, allowed=allowed, subscribe=rooms.groups(session.user_id))
+    # The connection may still hear a room that its user has left: what took it out may have been lost.
+    lost = [name for name in request.positions if name not in allowed and _is_group(name)]
+    return resumed(
+        request.positions, allowed=allowed, subscribe=rooms.groups(session.user_id), unsubscribe=lost
+    )
+
+
+def _is_group(stream: str) -> bool:
+    try:
+        group_key(stream)
+    except ValueError:  # a client may name anything
+        return False
+    return True
 
 
 def greet(event: SessionStarted, rooms: Rooms) -> Outcome:
