@@ -130,7 +130,7 @@ def test_a_heavy_read_waits_for_what_its_sender_asked_for_before() -> None:
     while run < 150:
         assert [*pool.free_apart()] == []
         unit, _ = pool.next_unit(LIMIT)
-        run += sum(request.sender == "eve" for request in unit)
+        run += sum(request.sender == "user:eve" for request in unit)
     assert [*pool.free_apart()] == [(read, ack)]
 
 

@@ -149,7 +149,7 @@ class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
     def by_place(self) -> "Settled":
         """What is stored: a push that a stream keeps is named by its place, so that its text stands there alone."""
         outgoing = [item.by_place() if item.stream else item for item in self.outgoing]
-        return Settled(self.answer, outgoing, self.subscribe, self.unsubscribe, self.replay)
+        return Settled(self.answer, outgoing, self.subscribe, self.unsubscribe, self.replay, self.asked)
 
     def within(self, right: Container[str]) -> "Settled":
         """The same as far as it is right by now.
