@@ -23,6 +23,8 @@ from .workload import Load
 
 #: Seconds within which a loss is found.
 _FOUND: Final = 15.0
+#: Seconds without a further finding, after which all is found.
+_SETTLED: Final = 1.5
 
 _SINGLE: Final = [("queue",), ("binding",), ("consumer",), ("channel",), ("connection",)]
 _PAIRS: Final = [
@@ -60,6 +62,14 @@ class Deafened:
             raise AssertionError(f"{' and '.join(what)}: not found within {_FOUND:g} s") from None
         return now() - struck
 
+    async def settled(self) -> None:
+        """Wait until nothing more is found: one loss may show as another as well, such as the whole connection."""
+        before, since = await self._found(), now()
+        while now() - since < _SETTLED:
+            await asyncio.sleep(0.2)
+            if (found := await self._found()) != before:
+                before, since = found, now()
+
     async def _take(self, what: str) -> None:
         broker, queues = self._broker, self._queues
         if what == "connection":
@@ -95,6 +105,7 @@ async def _try_all(trial: Trial, load: Load, deafened: Deafened, losses: Sequenc
         longest = max(longest, await deafened.lose(what))
         trial.strike()
         found = now()
+        await deafened.settled()
         await trial.recovers()
         await trial.until(partial(load.events_shown, since=found))
     trial.note(f"found within {longest:.1f} s")
