@@ -529,8 +529,15 @@ async def returned(desk: Desk, delivery: Delivery, times: int) -> Delivery:
     return delivery
 
 
-async def test_a_command_that_came_back_too_often_is_parked_and_answered(desk: Desk) -> None:
+async def test_what_came_back_too_often_is_put_off_unhandled(desk: Desk) -> None:
     delivery = await desk.receive(a_command("echo.say", msg_id="m-1", text="ahoy"))
+    delivery = await returned(desk, delivery, 5)
+    await (await desk.dispatch(delivery))
+    assert await desk.waits("echo.retry.5s") == ["DiedInHand: it came back 5 times without being settled"]
+
+
+async def test_what_came_back_too_often_for_the_last_time_is_parked_and_answered(desk: Desk) -> None:
+    delivery = await desk.receive(a_command("echo.say", msg_id="m-1", text="ahoy"), **{"x-attempt": 4})
     delivery = await returned(desk, delivery, 5)
     await (await desk.dispatch(delivery))
     parked = await desk.heard()
@@ -556,12 +563,11 @@ async def test_those_that_come_again_in_doubt_are_each_settled_before_the_next(d
     assert await desk.waits("echo.commands.0") == []
 
 
-async def test_only_the_first_of_those_in_doubt_is_parked(desk: Desk) -> None:
+async def test_only_the_first_of_those_in_doubt_is_put_off(desk: Desk) -> None:
     both = [
         await returned(desk, await desk.receive(a_command("echo.say", msg_id=f"m-{n}", text=str(n))), times=5)
         for n in range(2)
     ]
     await (await desk.dispatch(*both))
-    assert (await desk.heard()).headers["x-reason"] == "crashed"
-    assert (await desk.answer()).data["code"] == "internal"
+    assert len(await desk.waits("echo.retry.5s")) == 1
     assert (await desk.answer()).data["text"] == "1"

@@ -3,12 +3,11 @@
 Guarantees:
 
 * What cannot be read is named as such, with its reason, and keeps nothing else from being read.
-* What came back often without being settled is not run: commands are parked, events come back one by one and later.
+* What came back often without being settled is not read: each part of it comes back alone and later.
 """
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -105,19 +104,16 @@ class Reader:
     async def _put_aside(
         self, delivery: Delivery, parts: Sequence[bytes], times: int
     ) -> list[Request | Refusal | Unreadable]:
-        """Park each command, and let each event come back alone and later: one of them may end the program."""
-        error = DiedInHand(f"it came back {times} times without being settled")
-        if ".commands." in delivery.queue:
-            # A command is never done later. What it may have done before it tells.
-            items: list[Request | Refusal | Unreadable] = []
-            for part in parts:
-                refusal = requests.refusal(delivery, part, self._telemetry)
-                doubtful = refusal and replace(refusal, unless_done=True)
-                items.append(Unreadable(delivery, part, error, End.CRASHED, doubtful))
-            return items
+        """Let each part come back alone and later, as nothing else is known of what it does to the program."""
+        refusals: list[Request | Refusal | Unreadable] = []
         for part in parts:
-            await self._failures.retry(delivery, part, error, traceparent(delivery), reason=End.CRASHED)
-        return []
+            error = DiedInHand(f"it came back {times} times without being settled")
+            parked = await self._failures.retry(
+                delivery, part, error, traceparent(delivery), reason=End.CRASHED
+            )
+            if parked and (refusal := requests.refusal(delivery, part, self._telemetry)):
+                refusals.append(refusal)
+        return refusals
 
 
 def _joined(

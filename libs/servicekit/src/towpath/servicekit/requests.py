@@ -128,17 +128,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Refusal:
-    """A command that gets an ``error`` answer without being run.
-
-    Attributes:
-        unless_done: It may have had its effect before; it is answered as it was then.
-    """
+    """A command that gets an ``error`` answer without being run."""
 
     session: Session
     envelope: Envelope
     error: TowpathError
     traceparent: str
-    unless_done: bool = False
     cost: ClassVar[float] = MIN_COST
 
     @property

@@ -276,14 +276,10 @@ class Worker(Generic[U]):
     async def _in_order(
         self, items: Sequence[Request | Refusal], results: dict[Request, Result]
     ) -> list[Result]:
-        done = await self._done_before([item for item in items if isinstance(item, Refusal)])
         ordered: list[Result] = []
         for item in items:
             if isinstance(item, Refusal):
-                ordered.append(
-                    done.get(id(item))
-                    or self._refuse(item.session, item.envelope.msg_id, item.error, item.traceparent)
-                )
+                ordered.append(self._refuse(item.session, item.envelope.msg_id, item.error, item.traceparent))
             elif item in results:
                 ordered.append(results[item])
         for result in ordered:
@@ -439,25 +435,6 @@ class Worker(Generic[U]):
             return True
         until = self._suspected_until.get(request.envelope.action)
         return until is not None and monotonic() < until
-
-    async def _done_before(self, refusals: Sequence[Refusal]) -> dict[int, Result]:
-        """The results of those that are only refused if they have no effect yet, and that have one."""
-        doubtful = [one for one in refusals if one.unless_done]
-        if not doubtful or self._store is None:
-            return {}
-        keys = {id(one): (one.sender, one.envelope.msg_id) for one in doubtful}
-        async for _ in pauses():
-            try:
-                async with self._store.database.reading() as connection:
-                    known = await inbox.find(connection, self._store.inbox, keys.values())
-                break
-            except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
-                log.error("database_away", error=in_words(error, 300))
-        return {
-            id(one): Result(one.session, known[keys[id(one)]], one.traceparent, changed=True)
-            for one in doubtful
-            if keys[id(one)] in known
-        }
 
     def _conflicts(self, request: Request) -> Result:
         error = Conflict(
