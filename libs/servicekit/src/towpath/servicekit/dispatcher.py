@@ -140,7 +140,8 @@ class Dispatcher(Generic[U]):
 
     async def take(self, deliveries: Sequence[Delivery]) -> None:
         """Put what ``deliveries`` ask for behind what waits already."""
-        doubtful = [delivery for delivery in deliveries if is_doubtful(delivery)]
+        # In an order that is the same after each restart: else others could always come before the culprit.
+        doubtful = sorted(filter(is_doubtful, deliveries), key=lambda delivery: delivery.queue)
         if doubtful:
             await self._settle_all(self._unit_max)
         limit_reached = False
