@@ -344,7 +344,8 @@ async def test_replay_is_as_slow_as_one_asks_and_an_interrupt_loses_nothing(desk
     assert 5 <= done < MANY
     assert running.output.splitlines()[-1] == f"towpath: interrupted: {done} replayed; the rest stays parked"
     both = await desk.waiting(ORIGIN.name) + await desk.waiting(DEAD)
-    assert both == [f"m-{n}" for n in range(MANY)]
+    assert list(dict.fromkeys(both)) == [f"m-{n}" for n in range(MANY)]
+    assert len(both) <= MANY + 1, "the one that was on its way may be in both queues"
 
 
 async def test_a_tool_that_is_killed_loses_nothing(desk: Desk) -> None:
