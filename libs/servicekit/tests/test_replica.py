@@ -9,7 +9,9 @@ from typing import Final
 
 import pytest
 
-from towpath.protocol.routes import EVENTS
+from towpath.protocol.envelope import make
+from towpath.protocol.routes import EVENTS, SERVICE_REPLICA
+from towpath.protocol.services import ServiceReplica
 from towpath.servicekit.broker.interface import Broker, Exchange, Message, Queue, Topology
 from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.broker.rabbitmq import RabbitBroker
@@ -162,3 +164,25 @@ async def test_while_queues_move_everything_is_handled_once_and_in_order(
     assert ledger.handled == {name: list(range(count)) for name, count in published.items()}
     assert not ledger.together, "two replicas had one queue in hand at a time"
     assert len(ledger.by) == 4
+
+
+async def test_a_replica_that_announces_itself_and_takes_nothing_is_left_out(
+    connect: Connect, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("towpath.servicekit.replica._IDLE_SECONDS", 3.0)
+    said = ServiceReplica(service="shared", replica="0", queues=[])
+    hello = make(SERVICE_REPLICA, said.model_dump()).to_json()
+    await fleet.start("r0")
+    async with connect("idle") as broker:
+        await broker.until_ready()
+
+        async def announce() -> None:
+            while True:
+                await broker.publish(EVENTS, SERVICE_REPLICA, Message(body=hello))
+                await asyncio.sleep(0.2)  # as often as that, and oftener than a replica is silent
+
+        announcing = asyncio.create_task(announce())
+        await eventually(lambda: fleet.shares() == [4], timeout=SOON)
+        await eventually(lambda: fleet.shares() == [8], timeout=SOON)
+        announcing.cancel()
+        await asyncio.gather(announcing, return_exceptions=True)

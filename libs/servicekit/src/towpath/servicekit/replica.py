@@ -53,6 +53,9 @@ _LOOK_SECONDS: Final = 0.5
 #: Seconds between two looks at the consumers of the others' queues.
 _COUNT_SECONDS: Final = 0.7
 _HEARING_SECONDS: Final = 1.0
+#: A replica that has consumed nothing for so long gets no share: it cannot take queues, and they would have nobody.
+#: Longer than an intake takes to release a queue.
+_IDLE_SECONDS: Final = 40.0
 _TIMEOUT: Final = 5.0
 _PREFETCH: Final = 100
 #: Replicas that are heard of at most.
@@ -153,8 +156,11 @@ class Replica:
                 known = self._others[said.replica] = _Other()
                 self._announced = None  # the newcomer has not heard what is consumed here
                 log.info("replica_heard", replica=said.replica)
+            now = _now()
             known.queues = {name for name in said.queues if name in self._queues}
-            known.heard_at = _now()
+            known.heard_at = now
+            if known.queues:
+                known.consumed_at = now
         self._news.set()
 
     def _grant_time(self) -> None:
@@ -236,7 +242,10 @@ class Replica:
             self._news.set()
 
     def _mine(self) -> set[str]:
-        claims = {replica: other.queues for replica, other in self._others.items()}
+        idle = _now() - _IDLE_SECONDS
+        claims = {
+            replica: other.queues for replica, other in self._others.items() if other.consumed_at >= idle
+        }
         claims[self.id] = self.queues
         mine: set[str] = set()
         for place, kind in enumerate(self._kinds):
@@ -268,12 +277,13 @@ class _Other:
     Attributes:
         queues: What it says that it consumes.
         heard_at: Loop time.
+        consumed_at: When it said last that it consumes anything; at first, when it was heard of.
         vacant_since: From when on none of its queues had a consumer; ``None`` while one has.
     """
 
     def __init__(self) -> None:
         self.queues: set[str] = set()
-        self.heard_at = _now()
+        self.heard_at = self.consumed_at = _now()
         self.vacant_since: float | None = None
 
 
