@@ -56,7 +56,7 @@ async def fails_and_recovers(system: System, service: Process, store: Switch, wo
         await eventually(lambda: _is(service, (503, ["database"])), timeout=PATIENCE)
         asked = asyncio.create_task(ana.request(work["action"], work["data"], timeout=PATIENCE))
         for _ in range(5):  # it stays so, whatever is tried meanwhile
-            await asyncio.sleep(1)
+            await asyncio.sleep(1)  # between two looks
             assert await readiness(service) == (503, ["database"])
         assert not asked.done()
         await store(True)

@@ -66,7 +66,7 @@ class Deafened:
         """Wait until nothing more is found: one loss may show as another as well, such as the whole connection."""
         before, since = await self._found(), now()
         while now() - since < _SETTLED:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)  # between two looks
             if (found := await self._found()) != before:
                 before, since = found, now()
 

@@ -120,7 +120,7 @@ ECHO: Final[Service[Any]] = Service(
         "echo.unsayable": Handler(Say, unsayable),
         "echo.forgetful": Handler(Say, forgetful),
         "echo.plain": Handler(Say, plain),
-        "echo.awaited": Handler(Say, awaited),  # type: ignore[arg-type]  # the bug
+        "echo.awaited": Handler(Say, awaited),  # type: ignore[arg-type]  # async is the bug that is tried
         "echo.greedy": Handler(Say, greedy),
         "echo.flaky": Handler(Say, FLAKY),
     },

@@ -130,7 +130,7 @@ async def test_a_limit_of_connections_is_waited_for(rabbitmq_node: RabbitControl
     limit = f'rabbit_auth_backend_internal:set_user_limits({name}, <<"{{\\"max-connections\\":0}}">>, {by})'
     rabbitmq_node.evaluate(limit)
     async with RabbitBroker.connect(guest.url, name="stranger", reconnect_max=0.1) as broker:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)  # several attempts, each refused
         assert broker.state is BrokerState.CONNECTING
         rabbitmq_node.evaluate(
             f'rabbit_auth_backend_internal:clear_user_limits({name}, <<"max-connections">>, {by})'

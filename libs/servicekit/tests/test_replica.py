@@ -157,7 +157,7 @@ async def test_while_queues_move_everything_is_handled_once_and_in_order(
     for step in ("+r1", "+r2", "-r0", "+r3", "-r1", "+r0"):
         await (fleet.start if step[0] == "+" else fleet.stop)(step[1:])
         await eventually(fleet.is_shared, timeout=SOON)
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # some messages under each division
     stop.set()
     await publishing
     await eventually(lambda: sum(map(len, ledger.handled.values())) >= published.total(), timeout=SOON)
