@@ -263,7 +263,7 @@ class TestPrivateRoom:
         await chat.dispatch(an_invite("guest"))
         chat.forget()
         for user in ("mallory", "guest"):  # who is invited is not in yet
-            for action, data in (
+            cases = (
                 ("chat.history", {}),
                 ("chat.members", {}),
                 ("chat.typing", {}),
@@ -274,11 +274,12 @@ class TestPrivateRoom:
                 ("chat.read", {"seq": 2}),
                 ("chat.invite", {"user": "eve"}),
                 ("chat.leave", {}),
-            ):
-                there = a_command(action, by=user, room=ROOM, msg_id="there", **data)
-                nowhere = a_command(action, by=user, room="not", msg_id="nowhere", **data)
+            )
+            for n, (action, data) in enumerate(cases):
+                there = a_command(action, by=user, room=ROOM, msg_id=f"there-{n}", **data)
+                nowhere = a_command(action, by=user, room="not", msg_id=f"nowhere-{n}", **data)
                 await chat.dispatch(there, nowhere)
-                refused, unknown = chat.answer("there").data, chat.answer("nowhere").data
+                refused, unknown = chat.answer(f"there-{n}").data, chat.answer(f"nowhere-{n}").data
                 assert refused["code"] == unknown["code"] == "forbidden", action
                 assert refused["message"].replace(ROOM, "not") == unknown["message"]
                 assert chat.pushes() == []
