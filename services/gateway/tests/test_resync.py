@@ -19,7 +19,7 @@ async def test_a_session_is_out_of_all_groups_until_a_service_subscribes_it_agai
         gateway.hub.stop()
         gateway.hub.start()
         await ana.next("session.resync")
-        assert (await backend.event())["data"] == started
+        assert (await backend.event())["data"] == {**started, "inbox": 1}
         await backend.push("group.left", a_push("not for ana"))
         await backend.direct(started, subscribe=["kept"])
         await _hears(backend, ana, "kept")

@@ -8,12 +8,16 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.routes import check_user_id, connection_key
+
+#: How far a service's changes of groups had come; see :class:`Directed`. 0 where a service does not say.
+Place = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class Session(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -21,12 +25,14 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         scope: Domains the user may address, separated by spaces; ``None`` means all.
+        inbox: Which of the gateway's inboxes, one after the other, gets the answer. A directed item repeats it.
     """
 
     user_id: str
     connection_id: str
     gateway_id: str
     scope: str | None = None
+    inbox: int = 0
 
     def may_address(self, domain: str) -> bool:
         """Whether the token's scope names ``domain`` (or names none at all)."""
@@ -56,8 +62,15 @@ class Directed(msgspec.Struct, frozen=True, omit_defaults=True):
 
     On ``control.<user_id>`` the same without ``connection_id``, for all connections of the user.
 
+    Changes of groups may come by both ways, and late. So a service may number them: of two changes of one group the
+    one with the higher number counts, whichever comes first. Without a number they count as they come.
+
     Attributes:
         envelope: Raw JSON of the envelope to deliver; empty when there is none.
+        as_of: The number of these changes; numbers grow in the order in which the service commits its changes.
+        complete: With ``subscribe``, and what came before with the same ``as_of``, these are all groups that the
+            connection is in, as of that number: it leaves the service's other ones.
+        inbox: See :class:`Session`.
     """
 
     connection_id: str | None = None
@@ -65,6 +78,9 @@ class Directed(msgspec.Struct, frozen=True, omit_defaults=True):
     subscribe: list[str] = []
     unsubscribe: list[str] = []
     disconnect: Disconnect | None = None
+    as_of: Place = 0
+    complete: bool = False
+    inbox: int = 0
 
 
 #: The largest body that is published, where no setting says otherwise. RabbitMQ 4 takes 16 MiB.
@@ -161,15 +177,17 @@ def split_directed(
         max_groups: Groups that one item names at most.
         max_bytes: UTF-8 bytes of the groups that one item names; a single group may be longer.
     """
-    if not item.subscribe and not item.unsubscribe:
+    runs = list(_runs([*item.subscribe, *item.unsubscribe], max_groups, max_bytes))
+    if len(runs) <= 1:
         return [item]
-    who = item.connection_id
-    parts = [Directed(who, subscribe=some) for some in _runs(item.subscribe, max_groups, max_bytes)]
-    parts += [Directed(who, unsubscribe=some) for some in _runs(item.unsubscribe, max_groups, max_bytes)]
+    bare = Directed(item.connection_id, as_of=item.as_of, inbox=item.inbox)
+    parts = [replace(bare, subscribe=some) for some in _runs(item.subscribe, max_groups, max_bytes)]
+    parts += [replace(bare, unsubscribe=some) for some in _runs(item.unsubscribe, max_groups, max_bytes)]
+    if item.complete:
+        parts[-1] = replace(parts[-1], complete=True)
     if item.envelope or item.disconnect is not None:
-        parts.append(Directed(who, item.envelope, disconnect=item.disconnect))
-    runs = _runs([*item.subscribe, *item.unsubscribe], max_groups, max_bytes)
-    return [item] if len(list(runs)) == 1 else parts
+        parts.append(Directed(item.connection_id, item.envelope, disconnect=item.disconnect))
+    return parts
 
 
 def _runs(groups: Sequence[str], max_groups: int, max_bytes: int) -> Iterator[list[str]]:

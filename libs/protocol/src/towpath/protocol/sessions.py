@@ -27,7 +27,13 @@ class SessionEvent(Payload):
 
 
 class SessionStarted(SessionEvent):
-    """``data`` of ``session.started``."""
+    """``data`` of ``session.started``.
+
+    Attributes:
+        inbox: Which of the gateway's inboxes, one after the other, gets what services send to the connection.
+    """
+
+    inbox: int = 0
 
 
 class SessionEnded(SessionEvent):

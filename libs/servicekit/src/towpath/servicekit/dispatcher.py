@@ -111,7 +111,7 @@ class Dispatcher(Generic[U]):
         replays = (
             None if store is None else Replays(store.database, store.streams, replay_limit, replay_max_bytes)
         )
-        self._teller = Teller(publisher, replays)
+        self._teller = Teller(publisher, replays, None if store is None else store.streams.confirmed)
         self._pool = Pool()
         self.troubles = Troubles(self._run_to_end, telemetry)
         self._is_here = is_here

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from towpath.protocol.routes import SESSION_STARTED
 from towpath.servicekit.outcome import Outcome
 from towpath.servicekit.ownership import BadService
 from towpath.servicekit.requests import Handlers
@@ -42,5 +43,22 @@ def check_handlers(service: str, handlers: Handlers, *, arguments: Sequence[str]
                 returns = signature.return_annotation
                 if returns not in (signature.empty, Any, Outcome, "Any", "Outcome"):
                     wrong = f"says that it returns {returns!r}: it must return an Outcome"
+        if handler.groups and handler.changes:
+            wrong = "says in which groups a connection is (groups=True), and changes state: split it"
         if wrong:
             raise BadService(f"the handler of {action!r} in the service {service!r} {wrong}")
+
+
+def check_greeting(service: str, events: Handlers) -> None:
+    """Make sure that a service which numbers its changes of groups says of each new connection which are its groups.
+
+    Gateways wait for that: until then they do not know what they have missed.
+
+    Raises:
+        BadService
+    """
+    greeting = events.get(SESSION_STARTED)
+    if greeting is None or not greeting.groups:
+        raise BadService(
+            f"the service {service!r} keeps groups, and has no handler of {SESSION_STARTED!r} with groups=True"
+        )

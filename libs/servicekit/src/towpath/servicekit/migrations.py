@@ -22,6 +22,16 @@ def run_migrations(metadata: MetaData) -> None:
     context.run_migrations()
 
 
+def create_numbers_table(name: str) -> None:
+    """Make the table that :func:`towpath.servicekit.groups.numbers_table` declares, and its row."""
+    table = op.create_table(
+        name,
+        sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
+        sa.Column("number", sa.BigInteger, nullable=False),
+    )
+    op.bulk_insert(table, [{"id": 1, "number": 0}])
+
+
 def name_kinds_of_senders(inbox: str) -> None:
     """Senders get their kind in front: ``ana`` → ``user:ana``, ``event:billing`` → ``backend:billing``.
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from towpath.protocol.envelope import Envelope
 from towpath.protocol.messages import NO_JSON, Session
 from towpath.protocol.routes import EVENTS, EVERYONE, PUSH, group_key, user_key
+from towpath.servicekit.leaves import Leave
 from towpath.servicekit.streams import Replay
 from towpath.servicekit.withheld import Place
 
@@ -25,11 +26,13 @@ class Tell:
 
     Attributes:
         kept: Whether its stream keeps it, if it has a place in one.
+        leaves: Users who are not in the group any more, to be taken out of it first.
     """
 
     routing_key: str
     envelope: Envelope
     kept: bool = True
+    leaves: Sequence[Leave] = ()
 
 
 def to_user(user_id: str, envelope: Envelope, *, kept: bool = True) -> Tell:
@@ -37,9 +40,13 @@ def to_user(user_id: str, envelope: Envelope, *, kept: bool = True) -> Tell:
     return Tell(user_key(user_id), envelope, kept)
 
 
-def to_group(group_id: str, envelope: Envelope, *, kept: bool = True) -> Tell:
-    """Tell every connection that is subscribed to a group."""
-    return Tell(group_key(group_id), envelope, kept)
+def to_group(group_id: str, envelope: Envelope, *, kept: bool = True, leaves: Sequence[Leave] = ()) -> Tell:
+    """Tell every connection that is subscribed to a group.
+
+    Args:
+        leaves: Users who have left it, see :meth:`towpath.servicekit.streams.Streams.leaves`.
+    """
+    return Tell(group_key(group_id), envelope, kept, leaves)
 
 
 def to_everyone(envelope: Envelope) -> Tell:
@@ -56,6 +63,8 @@ class Outcome:
         tell: Pushes, in order.
         events: Envelopes for ``towpath.events``.
         subscribe, unsubscribe: Groups for the asking connection, and for the user's other connections.
+        groups: All groups of this service that the asking connection is to be in; ``None`` to say nothing. The
+            handler's table entry says so too (:class:`~towpath.servicekit.requests.Handler`).
         replay: Streams whose entries after the given position go to the asking connection, between the
             subscription and the answer, so that nothing falls between them.
         connection: The connection meant, where it is not the asking one (session events).
@@ -66,6 +75,7 @@ class Outcome:
     events: Sequence[Envelope] = ()
     subscribe: Sequence[str] = ()
     unsubscribe: Sequence[str] = ()
+    groups: Sequence[str] | None = None
     replay: Mapping[str, int] = field(default_factory=dict)
     connection: Session | None = None
 
@@ -73,15 +83,14 @@ class Outcome:
 def resumed(
     positions: Mapping[str, int],
     allowed: Container[str],
-    subscribe: Sequence[str] = (),
-    unsubscribe: Sequence[str] = (),
+    groups: Sequence[str] | None = None,
 ) -> Outcome:
     """The outcome of ``<domain>.resume``: replay what the session may see, then say where each stream stands.
 
     A stream that is not ``allowed`` is answered as not complete at the position that was asked, which tells nothing.
 
     Args:
-        subscribe, unsubscribe: Groups that the connection is to hear by now, and those that it must not hear.
+        groups: All groups of this service that the connection is to be in.
     """
     may = {name: seq for name, seq in positions.items() if name in allowed}
 
@@ -90,7 +99,7 @@ def resumed(
         told |= {name: {"seq": stream.seq, "complete": stream.complete} for name, stream in replays.items()}
         return {"streams": told}
 
-    return Outcome(answer=answer, replay=may, subscribe=subscribe, unsubscribe=unsubscribe)
+    return Outcome(answer=answer, replay=may, groups=groups)
 
 
 class Outgoing(msgspec.Struct, frozen=True, array_like=True):
@@ -132,6 +141,8 @@ class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         answer: Raw JSON of the answering envelope; empty when there is none (yet).
         asked: The fingerprint of the request, as the inbox keeps it.
+        complete: ``subscribe`` names all groups of the connection.
+        leaves: Users who are to be taken out of groups before anything is pushed.
     """
 
     answer: msgspec.Raw = NO_JSON
@@ -140,6 +151,13 @@ class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
     unsubscribe: list[str] = []
     replay: dict[str, int] = {}
     asked: str = ""
+    complete: bool = False
+    leaves: list[Leave] = []
+
+    @property
+    def changes_groups(self) -> bool:
+        """Whether it says anything about groups."""
+        return bool(self.subscribe or self.unsubscribe or self.complete or self.leaves)
 
     @property
     def heard(self) -> set[str]:
@@ -148,20 +166,23 @@ class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def by_place(self) -> "Settled":
         """What is stored: a push that a stream keeps is named by its place, so that its text stands there alone."""
-        outgoing = [item.by_place() if item.stream else item for item in self.outgoing]
-        return Settled(self.answer, outgoing, self.subscribe, self.unsubscribe, self.replay, self.asked)
+        return msgspec.structs.replace(
+            self, outgoing=[item.by_place() if item.stream else item for item in self.outgoing]
+        )
 
-    def within(self, right: Container[str]) -> "Settled":
+    def within(self, right: Container[str], may_hear: Container[tuple[str, str]] = ()) -> "Settled":
         """The same as far as it is right by now.
 
         Args:
             right: The groups and streams that the user may hear: only these are joined, and all others may be left.
+            may_hear: The same of those in ``leaves``, as pairs of a user and a group.
         """
         return msgspec.structs.replace(
             self,
             subscribe=[group for group in self.subscribe if group in right],
             unsubscribe=[group for group in self.unsubscribe if group not in right],
             replay={stream: seq for stream, seq in self.replay.items() if stream in right},
+            leaves=[leave for leave in self.leaves if (leave.user_id, leave.group) not in may_hear],
         )
 
 

@@ -58,6 +58,7 @@ class Handler:
         cost: What it costs others, where a message that stores one row costs 1; from 1 to 100. Gateways charge it
             to the sender's rate limit, and services run reads of cost :data:`HEAVY_COST` or more apart, see
             :mod:`towpath.servicekit.heavy_reads`.
+        groups: Its outcome says which groups the connection is in (``Outcome.groups``); not for what ``changes``.
         subject: What an event is about, from its payload, such as an order: see :mod:`towpath.servicekit.senders`.
     """
 
@@ -67,6 +68,7 @@ class Handler:
     notes: bool = False
     cost: float = MIN_COST
     subject: Callable[[Any], str] = _no_subject
+    groups: bool = False
 
     def __post_init__(self) -> None:
         if not MIN_COST <= self.cost <= MAX_COST:

@@ -35,8 +35,8 @@ from towpath.servicekit.database import Database, forget
 from towpath.servicekit.departures import Departures
 from towpath.servicekit.dispatcher import Dispatcher
 from towpath.servicekit.failures import DELIVERY_LIMIT, Failures
-from towpath.servicekit.groups import MayHear
-from towpath.servicekit.handler_checks import check_handlers
+from towpath.servicekit.groups import Groups
+from towpath.servicekit.handler_checks import check_greeting, check_handlers
 from towpath.servicekit.health import Health, serve_admin
 from towpath.servicekit.heavy_reads import Bounds
 from towpath.servicekit.loops import failures_of, keep_running
@@ -69,7 +69,7 @@ class Storage(Generic[U]):
     Attributes:
         unit: Makes a unit of work on a connection.
         migrations: The Alembic folder.
-        may_hear: See :class:`~towpath.servicekit.working.Store`.
+        groups: For a service that puts connections into groups.
         outbox: Where timers put what they tell; ``None`` where they tell nothing.
     """
 
@@ -77,7 +77,7 @@ class Storage(Generic[U]):
     streams: StreamTables
     unit: Callable[[AsyncConnection], U]
     migrations: Path
-    may_hear: MayHear | None = None
+    groups: Groups | None = None
     outbox: OutboxTables | None = None
 
 
@@ -161,6 +161,8 @@ async def serve_domain(
     check_domain(name, service.domain, service.commands)
     check_handlers(name, service.commands, arguments=("payload", "session", "unit of work"))
     check_handlers(name, service.events, arguments=("payload", "unit of work"))
+    if service.storage is not None and service.storage.groups is not None:
+        check_greeting(name, service.events)
     async with AsyncExitStack() as stack:
         telemetry = await stack.enter_async_context(Telemetry.open(name, settings))
         health, consuming = Health(), asyncio.Event()
@@ -285,7 +287,7 @@ async def _open_store(
     async with Database.open(
         settings.database_url, migrations=storage.migrations, version_table=f"{name}_version"
     ) as database:
-        yield Store(database, storage.inbox, storage.streams, storage.unit, storage.may_hear)
+        yield Store(database, storage.inbox, storage.streams, storage.unit, storage.groups)
 
 
 async def _sweep(store: Store[Any], settings: ServiceSettings) -> None:

@@ -5,8 +5,9 @@ commit, and ``(stream, seq)`` is unique beneath); an entry is replayed byte for 
 fields that were withheld since (:mod:`towpath.servicekit.withheld`).
 """
 
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.protocol.envelope import Envelope, make
 from towpath.servicekit import bulk, withheld
+from towpath.servicekit.leaves import Confirmed, Leave, to_store
 from towpath.servicekit.withheld import Fields, Fill, Place
 
 T = TypeVar("T")
@@ -29,21 +31,29 @@ class StreamTables:
 
     Attributes:
         fill: Says what is true by now of entries with withheld fields; ``None`` where there are none.
+        confirmed: See :mod:`towpath.servicekit.leaves`.
     """
 
     heads: sa.Table
     entries: sa.Table
     fill: Fill | None = None
+    confirmed: Confirmed = field(default_factory=Confirmed, compare=False)
 
     @classmethod
-    def define(cls, metadata: sa.MetaData, prefix: str) -> "StreamTables":
-        """Declare ``<prefix>_streams`` and ``<prefix>_stream_entries``."""
+    def define(cls, metadata: sa.MetaData, prefix: str, *, groups: bool = False) -> "StreamTables":
+        """Declare ``<prefix>_streams`` and ``<prefix>_stream_entries``.
+
+        Args:
+            groups: Streams are pushed to groups that users may leave; the heads have a nullable text ``leaves``.
+        """
+        leaves = [sa.Column("leaves", sa.Text)] if groups else []
         return cls(
             sa.Table(
                 f"{prefix}_streams",
                 metadata,
                 sa.Column("stream", sa.String(512), primary_key=True),
                 sa.Column("head", sa.BigInteger, nullable=False),
+                *leaves,
             ),
             sa.Table(
                 f"{prefix}_stream_entries",
@@ -67,6 +77,9 @@ class Streams:
         self._touched: set[str] = set()
         self._made: set[str] = set()
         self._withheld: dict[Place, tuple[int, Fields]] = {}
+        self._keeps_leaves = "leaves" in tables.heads.c
+        self._leaves: dict[str, list[Leave]] = {}
+        self._changed_leaves: set[str] = set()
 
     async def load(self, names: Iterable[str], *, if_there: Iterable[str] = ()) -> None:
         """Lock the heads of ``names`` for appending, in one fixed order; new streams start at 0.
@@ -79,7 +92,7 @@ class Streams:
         if not wanted:
             return
         # Streams are made before any is locked, or two units of work could wait for each other.
-        there = await read_heads(self._connection, self._tables, wanted)
+        there = await self._read(wanted)
         if missing := [name for name in wanted if name in needed and name not in there]:
             dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
             await self._connection.execute(
@@ -90,7 +103,7 @@ class Streams:
         if self._connection.dialect.name == "sqlite":  # one writer at a time: nobody else can change them
             self._heads |= dict.fromkeys(needed - there.keys(), 0) | there
         else:
-            self._heads |= await self._lock(wanted)
+            self._heads |= await self._read(wanted, lock=True)
 
     def head(self, stream: str) -> int:
         """The last ``seq`` of a loaded stream, what this unit of work appended included."""
@@ -119,6 +132,22 @@ class Streams:
             )
         return envelope
 
+    def take_out(self, stream: str, group: str, user_id: str) -> None:
+        """A user leaves the group of a loaded stream: pushes come after that (:mod:`towpath.servicekit.leaves`)."""
+        self.let_in(stream, user_id)
+        self._leaves.setdefault(stream, []).append(Leave(user_id, group, secrets.token_hex(6)))
+        self._changed_leaves.add(stream)
+
+    def let_in(self, stream: str, user_id: str) -> None:
+        """A user enters the group of a loaded stream."""
+        if any(leave.user_id == user_id for leave in self._leaves.get(stream, ())):
+            self._leaves[stream] = [leave for leave in self._leaves[stream] if leave.user_id != user_id]
+            self._changed_leaves.add(stream)
+
+    def leaves(self, stream: str) -> Sequence[Leave]:
+        """Who left the group of a loaded stream while gateways may not know it."""
+        return tuple(self._leaves.get(stream, ()))
+
     def withhold(self, stream: str, seq: int, about: int, blank: Fields) -> None:
         """Store an entry with ``blank`` fields; see :func:`towpath.servicekit.withheld.withhold`."""
         self._withheld[stream, seq] = about, blank
@@ -136,12 +165,16 @@ class Streams:
             )
         self._made = set()
         await self._save_withheld()
-        if not self._touched:
+        changed = sorted(self._touched | self._changed_leaves)
+        if not changed:
             return
         await bulk.insert(self._connection, self._tables.entries, self._entries)
-        heads = [{"stream": name, "head": self._heads[name]} for name in sorted(self._touched)]
+        heads: list[dict[str, Any]] = [{"stream": name, "head": self._heads[name]} for name in changed]
+        if self._changed_leaves:
+            for head in heads:
+                head["leaves"] = to_store(self._leaves.get(head["stream"], ()))
         await bulk.update(self._connection, self._tables.heads, heads, key=["stream"])
-        self._entries, self._touched = [], set()
+        self._entries, self._touched, self._changed_leaves = [], set(), set()
 
     async def _save_withheld(self) -> None:
         if not self._withheld:
@@ -159,15 +192,25 @@ class Streams:
         ]
         await bulk.update(self._connection, entries, rows, key=["stream", "seq"])
 
-    async def _lock(self, names: Sequence[str]) -> dict[str, int]:
+    async def _read(self, names: Sequence[str], *, lock: bool = False) -> dict[str, int]:
         heads = self._tables.heads
-        rows = await self._connection.execute(
-            sa.select(heads.c.stream, heads.c.head)
-            .where(heads.c.stream.in_(names))
-            .order_by(heads.c.stream)
-            .with_for_update()
-        )
-        return {row.stream: row.head for row in rows}
+        found: dict[str, int] = {}
+        for part in batched(names, _NAMES_A_STATEMENT):
+            select = sa.select(heads).where(heads.c.stream.in_(part)).order_by(heads.c.stream)
+            for row in await self._connection.execute(select.with_for_update() if lock else select):
+                found[row.stream] = row.head
+                if self._keeps_leaves:
+                    self._load_leaves(row.stream, row.leaves)
+        return found
+
+    def _load_leaves(self, stream: str, stored: str | None) -> None:
+        leaves = self._tables.confirmed.left_of(stored)
+        if leaves or stored:
+            self._leaves[stream] = leaves
+            if stored != to_store(leaves):
+                self._changed_leaves.add(stream)
+        else:
+            self._leaves.pop(stream, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,14 @@ from typing import Final
 import msgspec
 import sqlalchemy as sa
 import structlog
+from msgspec.structs import replace
 
 from towpath.protocol.envelope import write
 from towpath.protocol.errors import TowpathError
 from towpath.protocol.messages import NO_JSON, Directed, Session, split_directed
 from towpath.servicekit.broker.interface import BrokerError, Delivery
 from towpath.servicekit.lanes import LaneFull
+from towpath.servicekit.leaves import Confirmed
 from towpath.servicekit.outcome import Outcome, Settled, answer_data, with_texts
 from towpath.servicekit.pauses import pauses
 from towpath.servicekit.publisher import Publisher
@@ -49,6 +51,7 @@ class Result:
         changed: It changed state, which the user's other connections follow.
         for_now: Refused with an error that may pass: the inbox does not keep it, and a repetition is handled again.
         park: An event that was refused, and why.
+        as_of: The number of what it does to groups, see :mod:`towpath.servicekit.groups`.
     """
 
     session: Session | None
@@ -60,6 +63,7 @@ class Result:
     changed: bool = False
     for_now: bool = False
     park: TowpathError | None = None
+    as_of: int = 0
 
 
 class SharedAck:
@@ -87,10 +91,14 @@ class Teller:
 
     Args:
         replays: Reads stream entries; ``None`` for a service that keeps none.
+        confirmed: Notes the leaves that RabbitMQ has confirmed.
     """
 
-    def __init__(self, publisher: Publisher, replays: Replays | None) -> None:
+    def __init__(
+        self, publisher: Publisher, replays: Replays | None, confirmed: Confirmed | None = None
+    ) -> None:
         self._publisher = publisher
+        self._confirmed = confirmed
         self._replays = replays
 
     async def tell(self, results: Sequence[Result], receipt: Receipt, *, again: bool = False) -> None:
@@ -167,23 +175,29 @@ class Teller:
         receipt = Receipt()
         for result in results:
             settled = result.settled
-            if not settled.subscribe and not settled.unsubscribe:
+            if not settled.changes_groups:
                 continue
+            for leave in settled.leaves:
+                out = Directed(unsubscribe=[leave.group], as_of=result.as_of)
+                await _queue(receipt, partial(self._publisher.control, leave.user_id, out, receipt.settle))
+            item = Directed(
+                subscribe=settled.subscribe,
+                unsubscribe=settled.unsubscribe,
+                as_of=result.as_of,
+                complete=settled.complete,
+            )
             target = (result.outcome.connection if result.outcome else None) or result.session
             if target is not None:
-                item = Directed(
-                    connection_id=target.connection_id,
-                    subscribe=settled.subscribe,
-                    unsubscribe=settled.unsubscribe,
-                )
-                for part in split_directed(item):
+                mine = replace(item, connection_id=target.connection_id, inbox=target.inbox)
+                for part in split_directed(mine):
                     await _queue(receipt, partial(self._publisher.direct, target, part, receipt.settle))
             if result.changed and result.session is not None:
-                item = Directed(subscribe=settled.subscribe, unsubscribe=settled.unsubscribe)
                 user_id = result.session.user_id
                 for part in split_directed(item):
                     await _queue(receipt, partial(self._publisher.control, user_id, part, receipt.settle))
         await receipt.confirmed()
+        if self._confirmed is not None:
+            self._confirmed.add(leave for result in results for leave in result.settled.leaves)
 
     async def settle(
         self, deliveries: Sequence[SharedAck], results: Sequence[Result], receipt: Receipt

@@ -17,7 +17,7 @@ Guarantees:
 import asyncio
 import inspect
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +36,7 @@ from towpath.protocol.messages import NO_JSON, Session
 from towpath.servicekit import groups, inbox
 from towpath.servicekit.database import Database
 from towpath.servicekit.failures import FAILED, Failures
+from towpath.servicekit.groups import Groups
 from towpath.servicekit.outcome import Outcome, Settled, outgoing
 from towpath.servicekit.pauses import pauses
 from towpath.servicekit.requests import Refusal, Request, went_wrong
@@ -89,15 +90,14 @@ class Store(Generic[U]):
     """Where a service keeps things, and how a unit of work on a connection is made.
 
     Attributes:
-        may_hear: Asked at most once a batch, where a repetition names groups, or several requests the same one.
-            Without it, groups are changed as the outcomes say.
+        groups: For a service that puts connections into groups.
     """
 
     database: Database
     inbox: sa.Table
     streams: StreamTables
     unit: Callable[[AsyncConnection], U]
-    may_hear: groups.MayHear | None = None
+    groups: Groups | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,9 +348,13 @@ class Worker(Generic[U]):
             if reads:
                 # After the changes are saved: who asks sees what they did just before.
                 unit = store.unit(connection)
+                # Before anything is read, so that the answers have all changes up to it.
+                as_of = await _number_of(store, connection, reads)
                 await unit.load(reads)
                 await self._try_first(reads, unit)
-                results |= {request: self._handle(request, unit) for request in reads}
+                for request in reads:
+                    results[request] = result = self._handle(request, unit)
+                    result.as_of = as_of
                 if notes:
                     await unit.save()
         self._unit_seconds.record(perf_counter() - started)
@@ -398,8 +402,8 @@ class Worker(Generic[U]):
             await unit.save()
         if new:
             await inbox.store(connection, store.inbox, new)
-        if store.may_hear is not None:
-            await groups.correct(connection, store.may_hear, results.values())
+        if store.groups is not None:
+            await _number_changes(store.groups, connection, results.values())
 
     def _handle(self, request: Request, unit: U | None) -> Result:
         envelope, session = request.envelope, request.session
@@ -451,6 +455,23 @@ class Worker(Generic[U]):
         return Result(session, settled, trace, for_now=error.code.retryable)
 
 
+async def _number_of(store: Store[Any], connection: AsyncConnection, reads: Sequence[Request]) -> int:
+    if store.groups is None or not any(request.handler.groups for request in reads):
+        return 0
+    return await groups.read_number(connection, store.groups.numbers)
+
+
+async def _number_changes(kept: Groups, connection: AsyncConnection, results: Iterable[Result]) -> None:
+    changing = [result for result in results if result.settled.changes_groups]
+    if not changing:
+        return
+    # Last of all, as others wait for it; and before the correction, which then sees all changes of lower numbers.
+    number = await groups.next_number(connection, kept.numbers)
+    await groups.correct(connection, kept.may_hear, changing)
+    for result in changing:
+        result.as_of = number
+
+
 def _decided(request: Request, unit: Any, trace: str) -> tuple[Outcome, Settled]:
     """What the handler makes of it, and all of that which is known before anything is replayed."""
     outcome: Any
@@ -468,8 +489,10 @@ def _decided(request: Request, unit: Any, trace: str) -> tuple[Outcome, Settled]
     settled = Settled(
         answer=NO_JSON if waits_for_replay else answer_json(request, outcome, {}, trace),
         outgoing=outgoing(outcome),
-        subscribe=list(outcome.subscribe),
+        subscribe=list(outcome.subscribe if outcome.groups is None else outcome.groups),
         unsubscribe=list(outcome.unsubscribe),
         replay=dict(outcome.replay),
+        complete=outcome.groups is not None,
+        leaves=list({leave.token: leave for tell in outcome.tell for leave in tell.leaves}.values()),
     )
     return outcome, settled

@@ -163,13 +163,17 @@ class ServiceUnderTest:
     @classmethod
     @asynccontextmanager
     async def running(
-        cls, service: Service[Any], database_url: str, *, replicas: int = 1
+        cls, service: Service[Any], database_url: str, *, replicas: int = 1, hub: MemoryHub | None = None
     ) -> AsyncIterator["ServiceUnderTest"]:
-        """``service`` on a database and a broker of its own, with as many dispatchers as ``replicas``."""
+        """``service`` on a database of its own, with as many dispatchers as ``replicas``.
+
+        Args:
+            hub: The broker; one of its own if there is none. A replica connects as ``<service>-<number>``.
+        """
         name = service.name
         settings = ServiceSettings(amqp_url="memory://", database_url=database_url)
         async with AsyncExitStack() as stack:
-            hub = MemoryHub()
+            hub = hub or MemoryHub()
             broker = await stack.enter_async_context(hub.connect(name="test"))
             await broker.declare(topology(service, settings.queue_max_length))
             sources = work_queues(service, settings.queue_max_length)
@@ -195,7 +199,7 @@ class ServiceUnderTest:
                 )
             )
             self._databases.append(database)
-            store = Store(database, storage.inbox, storage.streams, storage.unit, storage.may_hear)
+            store = Store(database, storage.inbox, storage.streams, storage.unit, storage.groups)
             tables = storage.outbox
             relay = None if tables is None else Relay(database, tables, publisher, settings, telemetry)
             self._relays.append(relay)
@@ -311,21 +315,20 @@ class ServiceUnderTest:
             user: Its user, to count in what was told to all connections of the user.
         """
         control = control_key(user) if user is not None else None
-        groups: set[str] = set()
+        groups: dict[str, int] = {}
         for heard, item in self._directed():
             if item.connection_id == connection_id or heard.routing_key == control:
-                groups.update(item.subscribe)
-                groups.difference_update(item.unsubscribe)
-        return groups
+                groups |= dict.fromkeys(item.subscribe, item.as_of)
+                groups = {
+                    group: as_of
+                    for group, as_of in groups.items()
+                    if group not in item.unsubscribe and not (item.complete and as_of < item.as_of)
+                }
+        return set(groups)
 
-    def left(self, connection_id: str) -> set[str]:
-        """The groups that the gateway was asked to take a connection out of."""
-        return {
-            group
-            for _, item in self._directed()
-            if item.connection_id == connection_id
-            for group in item.unsubscribe
-        }
+    def directed(self, connection_id: str = "c-1") -> list[Directed]:
+        """The items for one connection."""
+        return [item for _, item in self._directed() if item.connection_id == connection_id]
 
     # Inside
 

@@ -15,10 +15,11 @@ from towpath.chat.presence import Presence
 from towpath.chat.reading import may_hear
 from towpath.chat.repository import Rooms
 from towpath.chat.settings import ChatSettings
-from towpath.chat.tables import INBOX, OUTBOX, STREAMS
+from towpath.chat.tables import GROUP_NUMBERS, INBOX, OUTBOX, STREAMS
 from towpath.chat.texts import texts_by_now
 from towpath.protocol.chat import DOMAIN
 from towpath.servicekit.broker import Connect, connect
+from towpath.servicekit.groups import Groups
 from towpath.servicekit.service import Service, Storage, serve_domain
 from towpath.servicekit.timers import Timer
 
@@ -33,7 +34,7 @@ STORAGE: Final = Storage(
     _STREAMS,
     Rooms,
     Path(__file__).parent / "migrations",
-    may_hear=may_hear,
+    groups=Groups(GROUP_NUMBERS, may_hear),
     outbox=replace(OUTBOX, streams=_STREAMS),
 )
 CHAT: Final = Service(

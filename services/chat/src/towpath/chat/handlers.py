@@ -36,7 +36,7 @@ from towpath.protocol.chat import (
 )
 from towpath.protocol.envelope import Envelope, make, now_ms
 from towpath.protocol.messages import Session
-from towpath.protocol.routes import SESSION_ALIVE, SESSION_ENDED, SESSION_STARTED, group_key
+from towpath.protocol.routes import SESSION_ALIVE, SESSION_ENDED, SESSION_STARTED
 from towpath.protocol.sessions import GatewayAlive, SessionEnded, SessionStarted
 from towpath.protocol.streams import Resume
 from towpath.servicekit.outcome import Outcome, Tell, resumed, to_group, to_user
@@ -81,6 +81,7 @@ def leave(request: LeaveRoom, session: Session, rooms: Rooms) -> Outcome:
     was_crowd = rooms.is_crowd(room)
     rooms.pay_for_change(session.user_id, room)  # raises TooManyHear
     room.dismiss(session.user_id)
+    rooms.take_out(room, session.user_id)
     rooms.quotas.left(session.user_id, room.name)
     if room.is_abandoned:
         left = rooms.vacate(room, session.user_id)
@@ -90,7 +91,7 @@ def leave(request: LeaveRoom, session: Session, rooms: Rooms) -> Outcome:
     else:
         left = rooms.changed("chat.left", room, session.user_id)
         # The user's connections are no longer in the group then.
-        tell = [*_told(room, left), to_user(session.user_id, left)]
+        tell = [*_told(room, left, rooms), to_user(session.user_id, left)]
     return Outcome(
         answer=Left(room=room.name),
         tell=tell,
@@ -139,7 +140,7 @@ def edit(request: EditMessage, session: Session, rooms: Rooms) -> Outcome:
     rooms.pay(session.user_id, room, request.text)  # raises TooManyHear
     post.edit(session.user_id, request.text, now_ms())  # raises NotTheAuthor, MessageDeleted
     answer = MessageChanged(room=room.name, seq=post.seq)
-    return Outcome(answer=answer, tell=_told(room, rooms.messages.edited(post)))
+    return Outcome(answer=answer, tell=_told(room, rooms.messages.edited(post), rooms))
 
 
 def delete(request: DeleteMessage, session: Session, rooms: Rooms) -> Outcome:
@@ -148,7 +149,7 @@ def delete(request: DeleteMessage, session: Session, rooms: Rooms) -> Outcome:
     rooms.pay(session.user_id, room)  # raises TooManyHear
     post.delete(session.user_id, now_ms())  # raises NotTheAuthor, MessageDeleted
     answer = MessageChanged(room=room.name, seq=post.seq)
-    return Outcome(answer=answer, tell=_told(room, rooms.messages.deleted(post)))
+    return Outcome(answer=answer, tell=_told(room, rooms.messages.deleted(post), rooms))
 
 
 def history(request: ReadHistory, session: Session, rooms: Rooms) -> Outcome:
@@ -179,7 +180,7 @@ def mark_read(request: MarkRead, session: Session, rooms: Rooms) -> Outcome:
         return Outcome(answer=answer)
     told = make("chat.read", ReadTold(room=room.name, user=session.user_id, seq=member.read_seq).model_dump())
     # In a crowd only the reader's own connections need it.
-    tell = [to_user(session.user_id, told)] if rooms.is_crowd(room) else _told(room, told)
+    tell = [to_user(session.user_id, told)] if rooms.is_crowd(room) else _told(room, told, rooms)
     return Outcome(answer=answer, tell=tell)
 
 
@@ -190,31 +191,19 @@ def typing(request: Typing, session: Session, rooms: Rooms) -> Outcome:
     told = make("chat.typing", TypingTold(room=room.name, user=session.user_id).model_dump())
     if room.is_direct:
         return Outcome(answer={}, tell=[to_user(user, told) for user in room.pair if user != session.user_id])
-    return Outcome(answer={}, tell=_told(room, told))
+    return Outcome(answer={}, tell=_told(room, told, rooms))
 
 
 def resume(request: Resume, session: Session, rooms: Rooms) -> Outcome:
     allowed = {name for name in request.positions if rooms.may_hear(session.user_id, name)}
-    # The connection may still hear a room that its user has left: what took it out may have been lost.
-    lost = [name for name in request.positions if name not in allowed and _is_group(name)]
-    return resumed(
-        request.positions, allowed=allowed, subscribe=rooms.groups(session.user_id), unsubscribe=lost
-    )
-
-
-def _is_group(stream: str) -> bool:
-    try:
-        group_key(stream)
-    except ValueError:  # a client may name anything
-        return False
-    return True
+    return resumed(request.positions, allowed=allowed, groups=rooms.groups(session.user_id))
 
 
 def greet(event: SessionStarted, rooms: Rooms) -> Outcome:
     """A connection is new: it hears the rooms of its user from now on."""
     rooms.signs.started(event)
-    session = Session(event.user_id, event.connection_id, event.gateway_id)
-    return Outcome(connection=session, subscribe=rooms.groups(event.user_id))
+    session = Session(event.user_id, event.connection_id, event.gateway_id, inbox=event.inbox)
+    return Outcome(connection=session, groups=rooms.groups(event.user_id))
 
 
 def part(event: SessionEnded, rooms: Rooms) -> Outcome:
@@ -245,12 +234,13 @@ def _admitted(room: Room, user_id: str, rooms: Rooms) -> list[Tell]:
     if (inviter := room.inviter(user_id)) is not None:
         rooms.quotas.accepted(inviter, user_id)
     rooms.quotas.entered(user_id, room.name)
+    rooms.let_in(room, user_id)
     if rooms.is_crowd(room, more=1):
         room.admit(user_id, read_seq=rooms.seq(room))
         return _counted("chat.joined", room, user_id, rooms)
     joined = rooms.changed("chat.joined", room, user_id)
     room.admit(user_id, read_seq=rooms.seq(room))
-    return _told(room, joined)
+    return _told(room, joined, rooms)
 
 
 def _counted(action: str, room: Room, user_id: str, rooms: Rooms) -> list[Tell]:
@@ -264,14 +254,14 @@ def _sent(room: Room, user_id: str, text: str, client_ref: str | None, rooms: Ro
     message, push = rooms.messages.post(room, user_id, text, client_ref)
     room.member(user_id).has_read(message.seq)
     answer = Sent(room=room.name, seq=message.seq, sent_at=message.sent_at)
-    return Outcome(answer=answer, tell=_told(room, push))
+    return Outcome(answer=answer, tell=_told(room, push, rooms))
 
 
-def _told(room: Room, envelope: Envelope) -> list[Tell]:
+def _told(room: Room, envelope: Envelope, rooms: Rooms) -> list[Tell]:
     """Everybody in the room. A two-person room has no group: each of the two hears it as a user."""
     if room.is_direct:
         return [to_user(user, envelope) for user in room.pair]
-    return [to_group(stream_of(room.name), envelope)]
+    return [to_group(stream_of(room.name), envelope, leaves=rooms.leaves(room))]
 
 
 COMMANDS: Final[Handlers] = {
@@ -289,11 +279,11 @@ COMMANDS: Final[Handlers] = {
     "chat.read": Handler(MarkRead, mark_read),
     # Nobody types faster than this allows. Below the cost of a heavy read.
     "chat.typing": Handler(Typing, typing, changes=False, cost=9),
-    "chat.resume": Handler(Resume, resume, changes=False, cost=20),
+    "chat.resume": Handler(Resume, resume, changes=False, cost=20, groups=True),
 }
 
 EVENTS: Final[Handlers] = {
-    SESSION_STARTED: Handler(SessionStarted, greet, changes=False, notes=True),
+    SESSION_STARTED: Handler(SessionStarted, greet, changes=False, notes=True, groups=True),
     SESSION_ENDED: Handler(SessionEnded, part, changes=False, notes=True),
     SESSION_ALIVE: Handler(GatewayAlive, hear, changes=False, notes=True),
 }

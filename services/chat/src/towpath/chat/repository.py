@@ -53,6 +53,7 @@ from towpath.protocol.envelope import Envelope, now_ms
 from towpath.protocol.sessions import SessionStarted
 from towpath.protocol.streams import Resume
 from towpath.servicekit import bulk
+from towpath.servicekit.leaves import Leave
 from towpath.servicekit.requests import Request
 from towpath.servicekit.streams import Streams
 
@@ -160,6 +161,18 @@ class Rooms:
             action,
             lambda seq: MemberChange(room=room.name, seq=seq, user=user_id).model_dump(),
         )
+
+    def take_out(self, room: Room, user_id: str) -> None:
+        """Let nothing that is pushed to a room from now on reach a user who leaves it."""
+        self._streams.take_out(stream_of(room.name), stream_of(room.name), user_id)
+
+    def let_in(self, room: Room, user_id: str) -> None:
+        """The opposite, for a user who comes."""
+        self._streams.let_in(stream_of(room.name), user_id)
+
+    def leaves(self, room: Room) -> Sequence[Leave]:
+        """Who left a room while gateways may not know it."""
+        return self._streams.leaves(stream_of(room.name))
 
     def vacate(self, room: Room, user_id: str) -> Envelope:
         """Let a room be gone that ``user_id`` has left last; returns the push that tells of it."""

@@ -5,6 +5,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from towpath.protocol.chat import MAX_ROOM, MAX_TITLE
+from towpath.servicekit.groups import numbers_table
 from towpath.servicekit.inbox import inbox_table
 from towpath.servicekit.outbox import OutboxTables
 from towpath.servicekit.streams import StreamTables
@@ -12,7 +13,8 @@ from towpath.servicekit.streams import StreamTables
 METADATA: Final = sa.MetaData()
 INBOX: Final = inbox_table(METADATA, "chat")
 OUTBOX: Final = OutboxTables.define(METADATA, "chat")
-STREAMS: Final = StreamTables.define(METADATA, "chat")
+STREAMS: Final = StreamTables.define(METADATA, "chat", groups=True)
+GROUP_NUMBERS: Final = numbers_table(METADATA, "chat")
 #: ``title`` is empty where a room is called by its name, ``created_by`` where nobody took note.
 #: ``members`` is how many rows :data:`MEMBERS` has of the room; it is changed under the lock on the stream's head.
 ROOMS: Final = sa.Table(

@@ -50,7 +50,8 @@ class Announcer:
         Returns:
             Done when the broker has it, or failed; ``None`` if it failed at once. A failed one is published again.
         """
-        return self._announce(SESSION_STARTED, _data_of(session))
+        data = _data_of(session)
+        return self._announce(SESSION_STARTED, {**data, "inbox": session.inbox} if session.inbox else data)
 
     def ended(self, session: Session, code: int | None) -> None:
         """Publish that ``session`` is closed, and with which close code."""

@@ -33,6 +33,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
         correlation_id: Of the envelope.
         subscribe, unsubscribe: Routing keys of groups.
         disconnect: Close code and reason.
+        as_of, complete, inbox: See :class:`~towpath.protocol.messages.Directed`.
     """
 
     connection_id: str | None
@@ -41,6 +42,9 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     subscribe: list[str]
     unsubscribe: list[str]
     disconnect: tuple[int, str] | None
+    as_of: int
+    complete: bool
+    inbox: int
 
 
 def read(body: bytes) -> Iterator[Item | BadEnvelope]:
@@ -106,6 +110,9 @@ def _checked(item: Directed) -> Item:
         [group_key(group) for group in item.subscribe] if item.subscribe else [],
         [group_key(group) for group in item.unsubscribe] if item.unsubscribe else [],
         None if item.disconnect is None else (_code(item.disconnect.code), item.disconnect.reason),
+        item.as_of,
+        item.complete and bool(item.as_of),
+        item.inbox,
     )
 
 

@@ -5,21 +5,34 @@ membership; they live and die with the connections.
 """
 
 import asyncio
-from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Final
 
+from towpath.gateway.group_order import GroupOrder
 from towpath.protocol.routes import control_key, user_key
 
 if TYPE_CHECKING:
     from towpath.gateway.sessions import Session
 
 
+#: Services that number their changes of one connection's groups; those of more count as they come.
+_SERVICES_MAX: Final = 16
+#: Under this name stand the groups whose changes have no number.
+_UNNUMBERED: Final = ""
+
+
 class Members:
-    """The connections of this replica."""
+    """The connections of this replica.
+
+    Attributes:
+        inbox: How often the inbox was made anew. All groups of before are forgotten.
+    """
 
     def __init__(self) -> None:
         self._by_id: dict[str, Session] = {}
-        self._by_key: dict[str, dict[Session, None]] = {}
+        self._by_user: dict[str, dict[Session, None]] = {}
+        self._by_group: dict[str, dict[Session, None]] = {}
+        self.inbox = 0
         self.empty = asyncio.Event()  #: set while nobody is here
         self.empty.set()
 
@@ -30,53 +43,83 @@ class Members:
         """Everybody, oldest first; a copy."""
         return list(self._by_id.values())
 
+    def new_inbox(self) -> None:
+        """The inbox was made anew, and changes of groups may have gone with the old one: nobody is in any group."""
+        self.inbox += 1
+        self._by_group = {}
+
     def add(self, session: "Session") -> None:
         """Take in a session, with its user's keys."""
+        session.use_inbox(self.inbox)
         self._by_id[session.connection_id] = session
         self.empty.clear()
         for key in (user_key(session.user_id), control_key(session.user_id)):
-            self._by_key.setdefault(key, {})[session] = None
+            self._by_user.setdefault(key, {})[session] = None
 
     def remove(self, session: "Session") -> None:
         """Forget a session and all its groups."""
         self._by_id.pop(session.connection_id, None)
-        for key in (user_key(session.user_id), control_key(session.user_id), *session.groups):
-            self._drop(key, session)
+        for key in (user_key(session.user_id), control_key(session.user_id)):
+            _drop(self._by_user, key, session)
+        for order in self._orders(session).values():
+            for group in order.groups:
+                _drop(self._by_group, group, session)
         session.groups.clear()
         if not self._by_id:
             self.empty.set()
 
-    def subscribe(self, session: "Session", keys: Iterable[str], *, most: int) -> int:
+    def subscribe(
+        self,
+        session: "Session",
+        groups: Sequence[str],
+        *,
+        most: int,
+        service: str = "",
+        as_of: int = 0,
+        is_current: bool = True,
+    ) -> int:
         """Put a session into groups, named by their routing keys; idempotent.
 
         Args:
             most: Groups that a session may be in.
+            service: Who numbers its changes with ``as_of``; 0 counts as it comes.
+            is_current: See :mod:`towpath.gateway.group_order`.
 
         Returns:
             How many it was not put into because of ``most``.
         """
         if session.connection_id not in self._by_id:
             return 0
-        over = 0
-        for key in keys:
-            if key not in session.groups and len(session.groups) >= most:
-                over += 1
-                continue
-            session.groups.add(key)
-            self._by_key.setdefault(key, {})[session] = None
+        order = self._order(session, service, as_of)
+        room = most - self._count(session)
+        entered, over = order.subscribe(groups, as_of, is_current=is_current or not as_of, room=room)
+        self._enter(session, entered)
         return over
 
-    def unsubscribe(self, session: "Session", keys: Iterable[str]) -> None:
-        """Take a session out of groups, named by their routing keys; idempotent."""
-        for key in keys:
-            session.groups.discard(key)
-            self._drop(key, session)
+    def unsubscribe(
+        self, session: "Session", groups: Sequence[str], *, most: int, service: str = "", as_of: int = 0
+    ) -> None:
+        """Take a session out of groups, named by their routing keys; idempotent.
 
-    def forget_groups(self, session: "Session") -> None:
-        """Take a session out of all its groups."""
-        for key in session.groups:
-            self._drop(key, session)
-        session.groups.clear()
+        Args:
+            most: Groups that a session may be in; as many that it has left are remembered.
+        """
+        orders = self._orders(session)
+        if as_of:
+            self._leave(session, self._order(session, service, as_of).unsubscribe(groups, as_of, most=most))
+        else:
+            for order in orders.values():
+                self._leave(session, [group for group in groups if order.groups.pop(group, None) is not None])
+
+    def complete(self, session: "Session", *, most: int, service: str, as_of: int) -> int:
+        """All groups that a service has for a session were named by now; returns the same as :meth:`subscribe`."""
+        if session.connection_id not in self._by_id:
+            return 0
+        order = self._order(session, service, as_of)
+        out, entered, over = order.complete(as_of, room=most - self._count(session))
+        self._leave(session, out)
+        self._enter(session, entered)
+        return over
 
     def connection(self, connection_id: str | None) -> "Session | None":
         """The session of a connection, if it is here."""
@@ -84,16 +127,44 @@ class Members:
 
     def behind(self, routing_key: str) -> "Collection[Session]":
         """The sessions that ``user.*``, ``group.*`` or ``control.*`` means, oldest first; not a copy."""
-        return self._by_key.get(routing_key, ())
+        return self._by_group.get(routing_key) or self._by_user.get(routing_key, {})
 
     def surplus(self, user_id: str, limit: int) -> "Session | None":
         """The oldest connection of a user who has more than ``limit``."""
-        sessions = self._by_key.get(user_key(user_id), {})
+        sessions = self._by_user.get(user_key(user_id), {})
         return next(iter(sessions)) if len(sessions) > limit else None
 
-    def _drop(self, key: str, session: "Session") -> None:
-        members = self._by_key.get(key)
-        if members is not None:
-            members.pop(session, None)
-            if not members:
-                del self._by_key[key]
+    # Groups
+
+    def _orders(self, session: "Session") -> dict[str, GroupOrder]:
+        if session.groups_of_inbox != self.inbox:
+            session.groups = {}
+            session.groups_of_inbox = self.inbox
+        return session.groups
+
+    def _order(self, session: "Session", service: str, as_of: int) -> GroupOrder:
+        orders = self._orders(session)
+        name = service if as_of else _UNNUMBERED
+        if name not in orders and len(orders) >= _SERVICES_MAX:
+            name = _UNNUMBERED
+        return orders.setdefault(name, GroupOrder())
+
+    def _count(self, session: "Session") -> int:
+        return sum(len(order.groups) for order in session.groups.values())
+
+    def _enter(self, session: "Session", groups: Iterable[str]) -> None:
+        for group in groups:
+            self._by_group.setdefault(group, {})[session] = None
+
+    def _leave(self, session: "Session", groups: Iterable[str]) -> None:
+        for group in groups:
+            if not any(group in order.groups for order in session.groups.values()):
+                _drop(self._by_group, group, session)
+
+
+def _drop(members: "dict[str, dict[Session, None]]", key: str, session: "Session") -> None:
+    sessions = members.get(key)
+    if sessions is not None:
+        sessions.pop(session, None)
+        if not sessions:
+            del members[key]

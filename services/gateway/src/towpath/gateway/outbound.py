@@ -92,7 +92,7 @@ class Outbound:
                 if (odd := undecodable(delivery)) is not None:
                     self._unreadable.add(routing_key=delivery.routing_key, error=f"cannot be decoded: {odd}")
                 else:
-                    await self._deliver(delivery.routing_key, delivery.body)
+                    await self._deliver(delivery)
             except Exception:
                 self._failed.add(1)
                 log.exception("push_failed", routing_key=delivery.routing_key[:255])
@@ -100,7 +100,8 @@ class Outbound:
             if self._turn.is_over():
                 await self._turn.next()
 
-    async def _deliver(self, key: str, body: bytes) -> None:
+    async def _deliver(self, delivery: Delivery) -> None:
+        key, body = delivery.routing_key, delivery.body
         if key == SERVICE_ALIVE:
             for text in directed.split(body):
                 if not isinstance(text, BadEnvelope):
@@ -114,7 +115,7 @@ class Outbound:
                 elif item.connection_id is None:
                     self._drop_item(key, BadEnvelope("The item names no connection_id."))
                 elif (session := self._members.connection(item.connection_id)) is not None:
-                    self._direct(session, item)
+                    self._direct(session, item, delivery.app_id or "")
                 else:
                     self._probe.heard(item.connection_id)
                 if self._turn.is_over():
@@ -128,7 +129,7 @@ class Outbound:
                     self._drop_item(key, item)
                     continue
                 for session in sessions:
-                    self._direct(session, item)
+                    self._direct(session, item, delivery.app_id or "", is_control=True)
                     if self._turn.is_over():
                         await self._turn.next()
         elif key == EVERYONE:
@@ -169,13 +170,9 @@ class Outbound:
                     await self._turn.next()
         self._delivered.add(len(frames) * len(receivers))
 
-    def _direct(self, session: Session, item: Item) -> None:
-        if item.subscribe:
-            over = self._members.subscribe(session, item.subscribe, most=self._groups_max)
-            if over:
-                self._groups_refused.add(over, user=session.user_id, limit=self._groups_max)
-        if item.unsubscribe:
-            self._members.unsubscribe(session, item.unsubscribe)
+    def _direct(self, session: Session, item: Item, service: str, *, is_control: bool = False) -> None:
+        if item.subscribe or item.unsubscribe or item.complete:
+            self._change_groups(session, item, service, is_control=is_control)
         if item.envelope:
             if session.waits and item.correlation_id is not None:
                 # Two connections to the broker: the answer may be read before the confirm. Who answers has it.
@@ -187,6 +184,18 @@ class Outbound:
             if code < 4000 and code not in set(CloseCode):
                 code = CloseCode.KICKED
             session.close(code, reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore"))
+
+    def _change_groups(self, session: Session, item: Item, service: str, *, is_control: bool) -> None:
+        members, most = self._members, self._groups_max
+        is_current = not is_control and item.inbox == members.inbox
+        over = members.subscribe(
+            session, item.subscribe, most=most, service=service, as_of=item.as_of, is_current=is_current
+        )
+        members.unsubscribe(session, item.unsubscribe, most=most, service=service, as_of=item.as_of)
+        if item.complete and is_current:
+            over += members.complete(session, most=most, service=service, as_of=item.as_of)
+        if over:
+            self._groups_refused.add(over, user=session.user_id, limit=most)
 
     def _for_nobody(self, kind: str, key: str) -> None:
         self._foreign[kind if kind in _KINDS else "other"].add()

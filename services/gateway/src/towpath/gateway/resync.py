@@ -1,10 +1,10 @@
 """Resync: what a replica does for its sessions after its inbox was made anew.
 
-Pushes, and changes of groups, were lost with the old inbox. So each session's groups are forgotten, its client is
-told to resume its streams (``session.resync``), and services hear of it again (``session.started``) and subscribe it
-from what is true now.
+Pushes, and changes of groups, were lost with the old inbox. So the groups of all sessions are forgotten before
+anything of the new inbox is read. Then each session's client is told to resume its streams (``session.resync``), and
+services hear of it again (``session.started``) and subscribe it from what is true now.
 
-Guarantees: every session that was open when the inbox was made anew gets all three, in that order. Sessions take
+Guarantees: every session that was open when the inbox was made anew gets all of that, in that order. Sessions take
 turns in bounded steps, each after the broker has confirmed the one before, so that neither this replica nor a service
 has all of them at once. If the inbox is made anew meanwhile, it begins again with all.
 """
@@ -47,6 +47,7 @@ class Resync:
 
     def begin(self) -> None:
         """The inbox was made anew: begin with all sessions that are open now."""
+        self._members.new_inbox()
         self._due = self._members.all()[::-1]
         self._begun.set()
 
@@ -67,7 +68,7 @@ class Resync:
     def _one(self, session: Session) -> "asyncio.Future[None] | None":
         if self._members.connection(session.connection_id) is not session:
             return None  # closed meanwhile
-        self._members.forget_groups(session)
+        session.use_inbox(self._members.inbox)
         session.tell("session.resync", {"reason": _REASON})
         self._sessions.add(1)
         return self._announcer.started(session)

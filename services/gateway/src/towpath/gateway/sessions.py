@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from towpath.gateway.admission import Identity
+from towpath.gateway.group_order import GroupOrder
 from towpath.gateway.limits import TOKEN_BYTES, Limits
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol import messages
@@ -69,7 +70,9 @@ class Session:
         "command_session",
         "connection_id",
         "groups",
+        "groups_of_inbox",
         "identity",
+        "inbox",
         "write_frames",
     )
 
@@ -86,7 +89,11 @@ class Session:
         self._expiry: asyncio.TimerHandle | None = None
         self.connection_id = secrets.token_hex(10)
         self.identity = identity
-        self.groups: set[str] = set()
+        #: Which inbox services are to send to; see :meth:`use_inbox`.
+        self.inbox = 0
+        #: By service. Kept by :class:`~towpath.gateway.groups.Members`, as long as that inbox stands.
+        self.groups: dict[str, GroupOrder] = {}
+        self.groups_of_inbox = 0
         self.allowance = limits.open(identity.user_id, socket.address)
         #: Requests that asked for ``accepted`` and have not had it: the answer must not overtake it.
         self.awaiting_accepted: set[str] = set()
@@ -109,15 +116,19 @@ class Session:
     def take(self, identity: Identity) -> None:
         """Go on under ``identity``: stamp commands with it, and watch its expiry."""
         self.identity = identity
-        self.command_session = messages.encode(
-            messages.Session(identity.user_id, self.connection_id, self._settings.gateway_id, identity.scope)
-        )
+        self._stamp()
         self.forget_timers()
         loop = asyncio.get_running_loop()
         left = identity.expires_at - time.time()
         notice = max(0.0, left - self._settings.expiry_notice)
         self._notice = loop.call_later(notice, self._tell_expiring)
         self._expiry = loop.call_later(max(0.0, left), self._expire)
+
+    def use_inbox(self, number: int) -> None:
+        """From now on what services send in answer to this connection comes by the inbox of this number."""
+        if number != self.inbox:
+            self.inbox = number
+            self._stamp()
 
     def may_address(self, domain: str) -> bool:
         """Whether the token's scope lets this user address ``domain``."""
@@ -204,6 +215,13 @@ class Session:
             data["retry_after_ms"] = int(advice * 1000)
         self.tell("session.closing", data)
         self._socket.close_with(code, reason)
+
+    def _stamp(self) -> None:
+        self.command_session = messages.encode(
+            messages.Session(
+                self.user_id, self.connection_id, self._settings.gateway_id, self.identity.scope, self.inbox
+            )
+        )
 
     def _end_abuse(self, code: CloseCode, reason: str) -> None:
         if not self._socket.closing:

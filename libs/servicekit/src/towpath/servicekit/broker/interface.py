@@ -307,7 +307,7 @@ class Broker(Protocol):
         """Call ``callback`` after each reconnect, once topology, bindings and subscriptions stand again.
 
         Also after a subscription had to be made anew while the connection stood: either way deliveries to an inbox
-        may have been lost.
+        may have been lost. Nothing is handed out of a subscription that was made anew until all were called.
         """
         ...
 

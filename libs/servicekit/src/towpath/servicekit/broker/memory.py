@@ -289,7 +289,7 @@ class MemoryBroker:
             subscription.start()
         if self._was_ready:
             for callback in self._rebuilt_callbacks:
-                asyncio.get_running_loop().call_soon(callback)
+                callback()
         self._was_ready = True
 
     def release_confirms(self) -> None:

@@ -53,13 +53,14 @@ class RabbitSubscription:
         self._to_settle = asyncio.Event()
         self._settler: asyncio.Task[None] | None = None
         self._starting = False
+        self._held = False
         self._ended = False
 
     def __aiter__(self) -> "RabbitSubscription":
         return self
 
     async def __anext__(self) -> Delivery:
-        while not self._waiting:
+        while self._held or not self._waiting:
             if self._ended:
                 raise StopAsyncIteration
             self._arrived.clear()
@@ -85,11 +86,25 @@ class RabbitSubscription:
         return next((one for source, one in self._bindings if source is inbox and one.stands), None)
 
     def take_waiting(self, limit: int) -> list[Delivery]:
+        if self._held:
+            return []
         return [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
 
-    async def start(self, link: Link) -> None:
-        """Consume over a new channel; what was in hand from an older one is forgotten (it comes again)."""
+    def hand_out(self) -> None:
+        """End what :meth:`start` began with ``held``."""
+        if self._held:
+            self._held = False
+            if self._waiting:
+                self._arrived.set()
+
+    async def start(self, link: Link, *, held: bool = False) -> None:
+        """Consume over a new channel; what was in hand from an older one is forgotten (it comes again).
+
+        Args:
+            held: Hand nothing out before :meth:`hand_out`.
+        """
         await self.stop()
+        self._held = held
         if self._cancelled:  # what it had in hand went back with the old channel
             return
         channel = await link.consumer_channel()

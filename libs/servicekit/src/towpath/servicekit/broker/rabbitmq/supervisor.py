@@ -105,8 +105,7 @@ class Supervisor:
             self.link = link
             self.settled.set()
             log.info("broker_connected" if first else "broker_back", url=shown(url))
-            if not first:
-                self._tell_rebuilt()
+            self._stands_again(tell=not first)
             first = False
             reason = await self._look_after(link)
             self.settled.clear()
@@ -151,7 +150,7 @@ class Supervisor:
             for topology in self.topologies:
                 await link.declare(topology)
             for subscription in list(self.subscriptions):
-                await subscription.start(link)
+                await subscription.start(link, held=True)
         except BaseException:
             await link.close()
             raise
@@ -221,12 +220,12 @@ class Supervisor:
             await link.declare(topology)
         for subscription in wanted:
             try:
-                await subscription.start(link)
+                await subscription.start(link, held=True)
             except Exception:
                 if subscription in self.subscriptions:  # else it was left meanwhile
                     raise
         log.info("subscription_back", queues=[name for one in wanted for name in one.names])
-        self._tell_rebuilt()
+        self._stands_again()
 
     async def _check(self, link: Link) -> None:
         """Declare everything again, and see whether somebody consumes; a link that is slow is no lost one."""
@@ -260,12 +259,15 @@ class Supervisor:
             except Exception:
                 log.exception("deaf_callback_failed")
 
-    def _tell_rebuilt(self) -> None:
-        for callback in self._rebuilt_callbacks:
+    def _stands_again(self, *, tell: bool = True) -> None:
+        """Call those who want to know that everything stands again, and only then hand deliveries out."""
+        for callback in self._rebuilt_callbacks if tell else ():
             try:
                 callback()
             except Exception:
                 log.exception("rebuilt_callback_failed")
+        for subscription in self.subscriptions:
+            subscription.hand_out()
 
     def _jitter(self, most: float) -> float:
         return random.uniform(0, most)  # noqa: S311  # jitter

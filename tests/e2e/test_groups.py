@@ -1,0 +1,178 @@
+"""Groups are state: those hear a room who are in it, and nobody else hears a private one, not for one message.
+
+Two gateways and two replicas of chat (:mod:`group_world`), whose publishes and inboxes move in any interleaving.
+"""
+
+import asyncio
+import shutil
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from towpath.chat.app import CHAT
+from towpath.protocol.chat import stream_of
+from towpath.testkit.dispatching import ServiceUnderTest
+
+from .group_world import GATEWAYS, REPLICAS, ROOM, World
+
+OWNER: Final = "ana"
+GUESTS: Final = ("bob", "eve")
+NAMES: Final = tuple(f"{user}-{gateway}" for user in (OWNER, *GUESTS) for gateway in range(GATEWAYS))
+_KEYS = st.sampled_from([None, ROOM])
+
+
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with chat's schema, to be copied."""
+    path = tmp_path_factory.mktemp("schema") / "chat.sqlite"
+
+    async def migrate() -> None:
+        async with ServiceUnderTest.running(CHAT, f"sqlite+aiosqlite:///{path}"):
+            pass
+
+    asyncio.run(migrate())
+    return path
+
+
+class Interleavings(RuleBasedStateMachine):
+    """What people, ops and faults do, one small step after the other."""
+
+    migrated: Path
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = TemporaryDirectory()
+        self._runner = asyncio.Runner()
+        self._stack = AsyncExitStack()
+        path = Path(self._folder.name) / "chat.sqlite"
+        shutil.copy(self.migrated, path)
+        self.world = self._run(self._stack.enter_async_context(World.running(f"sqlite+aiosqlite:///{path}")))
+
+    @initialize()
+    def a_private_room(self) -> None:
+        for name in NAMES:
+            user, gateway = name.split("-")
+            self._do(partial(self.world.connect, name, user, int(gateway)))
+        self._ask(OWNER, "chat.create", key=ROOM, room=ROOM, private=True)
+        for user in GUESTS:
+            self._ask(OWNER, "chat.invite", key=ROOM, room=ROOM, user=user)
+            self._ask(user, "chat.join", key=ROOM, room=ROOM)
+        self._run(self.world.rest())
+
+    @rule(name=st.sampled_from(NAMES))
+    def connect(self, name: str) -> None:
+        user, gateway = name.split("-")
+        self._do(partial(self.world.connect, name, user, int(gateway)))
+
+    @rule(name=st.sampled_from(NAMES[1:]))
+    def disconnect(self, name: str) -> None:
+        self._do(partial(self.world.disconnect, name))
+
+    @rule(name=st.sampled_from(NAMES), key=_KEYS)
+    def join(self, name: str, key: str | None) -> None:
+        if name in self.world.open():
+            self._ask(OWNER, "chat.invite", key=key, room=ROOM, user=name.split("-")[0])
+            self._do(partial(self.world.ask, name, "chat.join", key=key, room=ROOM))
+
+    @rule(name=st.sampled_from(NAMES), key=_KEYS)
+    def leave(self, name: str, key: str | None) -> None:
+        if name in self.world.open() and not name.startswith(OWNER):
+            self._do(partial(self.world.ask, name, "chat.leave", key=key, room=ROOM))
+
+    @rule(name=st.sampled_from(NAMES), key=_KEYS)
+    def resume(self, name: str, key: str | None) -> None:
+        if name in self.world.open():
+            self._do(partial(self.world.ask, name, "chat.resume", key=key, positions={stream_of(ROOM): 1}))
+
+    @rule()
+    def say(self) -> None:
+        self._ask(OWNER, "chat.send", key=ROOM, room=ROOM, text="between us")
+
+    @rule(user=st.sampled_from(GUESTS))
+    def kick(self, user: str) -> None:
+        self._run(self.world.kick(user))
+
+    @rule(replica=st.integers(0, REPLICAS - 1))
+    def handle_events(self, replica: int) -> None:
+        self._do(partial(self.world.handle_events, replica))
+
+    @precondition(lambda self: any(self.world.hub.held.values()))
+    @rule(replica=st.integers(0, REPLICAS - 1), places=st.lists(st.integers(0, 3), min_size=1, max_size=4))
+    def publish(self, replica: int, places: list[int]) -> None:
+        for place in places:
+            self._do(partial(self.world.let_go, replica, place))
+
+    @precondition(lambda self: any(gateway.waiting for gateway in self.world.gateways))
+    @rule(gateway=st.integers(0, GATEWAYS - 1), most=st.integers(1, 8))
+    def read(self, gateway: int, most: int) -> None:
+        self._run(self.world.gateways[gateway].read(most))
+        self._run(self._check_news())
+
+    @rule(gateway=st.integers(0, GATEWAYS - 1))
+    def lose_inbox(self, gateway: int) -> None:
+        if gateway not in self.world.lost:
+            self.world.lost.add(gateway)
+            self._do(self.world.gateways[gateway].lose)
+
+    @precondition(lambda self: self.world.lost)
+    @rule()
+    def fresh_inbox(self) -> None:
+        self._do(self.world.gateways[self.world.lost.pop()].stand_again)
+
+    def teardown(self) -> None:
+        try:
+            self._run(self._check_at_rest())
+        finally:
+            self._run(self._stack.aclose())
+            self._runner.close()
+            self._folder.cleanup()
+
+    async def _check_at_rest(self) -> None:
+        world = self.world
+        await world.rest()
+        members = await world.who_is_in()
+        assert world.who_hears() == {name for name in world.open() if name.split("-")[0] in members}
+        await self._check_news()
+
+    async def _check_news(self) -> None:
+        """Those who heard a message were in the room when it was committed, or came since."""
+        if news := self.world.news():
+            was_in = await self.world.members_by_place()
+            for user, place in news:
+                since = [members for at, members in was_in.items() if at >= place]
+                assert any(user in members for members in since), f"{user} heard the message at {place}"
+
+    def _ask(self, by: str, action: str, **data: Any) -> None:
+        for name in self.world.open():
+            if name.startswith(by):
+                self._do(partial(self.world.ask, name, action, **data))
+                return
+
+    def _do(self, work: Callable[[], None]) -> None:
+        async def step() -> None:
+            work()
+            await self.world.step()
+
+        self._run(step())
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self._runner.run(work)
+
+
+def test_at_rest_those_hear_a_room_who_are_in_it_and_nobody_else_ever_did(migrated: Path) -> None:
+    machine = type("Machine", (Interleavings,), {"migrated": migrated})
+    run_state_machine_as_test(machine, settings=settings(max_examples=30, stateful_step_count=25))
