@@ -838,6 +838,31 @@ async def test_only_an_inbox_that_stands_has_bindings(broker: Broker) -> None:
         broker.bindings(inbox)
 
 
+async def test_a_fresh_inbox_delivers_nothing_before_the_callbacks_of_the_rebuild_have_run(
+    broker: Broker, other: Broker
+) -> None:
+    async def publish_for_ever() -> None:
+        while True:
+            await publish_told(other, "push.x")
+
+    early: list[Delivery] = []
+    rebuilt = asyncio.Event()
+    broker.on_rebuilt(lambda: early.extend(subscription.take_waiting(1000)))
+    broker.on_rebuilt(rebuilt.set)
+    await broker.declare(bound())
+    # While the second inbox is made, the first one has deliveries.
+    async with broker.subscribe(an_inbox(), an_inbox(), prefetch=10) as subscription:
+        publishing = asyncio.create_task(publish_for_ever())
+        for _ in range(3):
+            rebuilt.clear()
+            broker.rebuild("the test says so")
+            async with asyncio.timeout(PATIENCE):
+                await rebuilt.wait()
+            assert early == []
+            await take_and_ack(subscription, 10)
+        publishing.cancel()
+
+
 async def test_an_inbox_made_anew_is_bound_as_it_was_declared(broker: Broker, other: Broker) -> None:
     rebuilt = asyncio.Event()
     broker.on_rebuilt(rebuilt.set)

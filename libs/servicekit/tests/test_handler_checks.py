@@ -1,12 +1,15 @@
 """Handlers that cannot work are refused when their service starts."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
-from towpath.servicekit.handler_checks import check_handlers
+from towpath.protocol.routes import SESSION_STARTED
+from towpath.protocol.sessions import SessionStarted
+from towpath.servicekit.handler_checks import check_greeting, check_handlers
 from towpath.servicekit.outcome import Outcome
 from towpath.servicekit.ownership import BadService
 from towpath.servicekit.requests import Handler
@@ -69,3 +72,18 @@ def test_a_handler_that_cannot_work_is_refused_at_the_start(run: Any, model: Any
 def test_handlers_that_can_work_are_taken() -> None:
     for run in (right, partial(right), lambda _, __, ___: Outcome()):
         check_handlers("shelf", {"shelf.put": Handler(Put, run)}, arguments=("payload", "session", "unit"))
+
+
+def test_a_service_that_keeps_groups_says_of_each_new_connection_which_they_are() -> None:
+    started = Handler(SessionStarted, lambda event, unit: Outcome(), changes=False)
+    for events in ({}, {SESSION_STARTED: started}):
+        with pytest.raises(
+            BadService, match=r"keeps groups, and has no handler of 'session.started' with groups"
+        ):
+            check_greeting("shop", events)
+    check_greeting("shop", {SESSION_STARTED: replace(started, groups=True)})
+
+
+def test_a_handler_that_changes_state_does_not_say_which_groups_a_connection_is_in() -> None:
+    with pytest.raises(BadService, match="split it"):
+        check_handlers("shop", {"shop.put": Handler(Put, right, groups=True)}, arguments=("p", "s", "u"))

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest_asyncio
@@ -10,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from towpath.servicekit import bulk
 from towpath.servicekit.database import forget
+from towpath.servicekit.leaves import Confirmed, Leave, to_store
 from towpath.servicekit.replays import replay
 from towpath.servicekit.streams import Replay, Streams, StreamTables, read_heads
 
@@ -154,3 +156,60 @@ async def test_pairs_are_found_by_the_index(connection: AsyncConnection) -> None
         statement = found.compile(connection.sync_connection, compile_kwargs={"literal_binds": True})
         plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}")
         assert any(row.detail.startswith("SEARCH test_stream_entries") for row in plan)
+
+
+GROUPED_METADATA: Final = sa.MetaData()
+GROUPED: Final = StreamTables.define(GROUPED_METADATA, "grouped", groups=True)
+
+
+async def _leaves(connection: AsyncConnection, tables: StreamTables) -> list[str]:
+    """The users who left the group of ``a``, as the next unit of work sees them."""
+    streams = Streams(connection, tables)
+    await streams.load(["a"])
+    found = [leave.user_id for leave in streams.leaves("a")]
+    await streams.save()
+    return found
+
+
+async def test_a_leave_is_seen_by_later_units_of_work_until_it_is_confirmed(
+    connection: AsyncConnection,
+) -> None:
+    await connection.run_sync(GROUPED_METADATA.create_all)
+    here, elsewhere = (replace(GROUPED, confirmed=Confirmed()) for _ in range(2))
+    streams = Streams(connection, here)
+    await streams.load(["a"])
+    streams.append("a", "test.told", lambda seq: {"n": seq})
+    streams.take_out("a", "a", "ana")
+    streams.take_out("a", "a", "bob")
+    await streams.save()
+    assert await _leaves(connection, elsewhere) == ["ana", "bob"]
+    here.confirmed.add(leave for leave in streams.leaves("a") if leave.user_id == "ana")
+    assert await _leaves(connection, here) == ["bob"]
+    assert await _leaves(connection, elsewhere) == ["bob"], (
+        "what one replica knows to be confirmed is forgotten"
+    )
+
+
+async def test_who_comes_back_is_no_leaver_and_may_leave_again(connection: AsyncConnection) -> None:
+    await connection.run_sync(GROUPED_METADATA.create_all)
+    tables = replace(GROUPED, confirmed=Confirmed())
+    streams = Streams(connection, tables)
+    await streams.load(["a"])
+    streams.append("a", "test.told", lambda seq: {"n": seq})
+    streams.take_out("a", "a", "ana")
+    tables.confirmed.add(streams.leaves("a"))
+    streams.let_in("a", "ana")
+    assert streams.leaves("a") == ()
+    streams.take_out("a", "a", "ana")
+    await streams.save()
+    assert await _leaves(connection, tables) == ["ana"], "another leave, which is not confirmed"
+
+
+def test_confirmed_leaves_are_forgotten_in_the_end() -> None:
+    confirmed = Confirmed()
+    old = Leave("ana", "a", "first")
+    confirmed.add([old])
+    stored = to_store([old])
+    assert confirmed.left_of(stored) == []
+    confirmed.add(Leave("bob", "a", f"t-{n}") for n in range(10_000))
+    assert confirmed.left_of(stored) == [old]
