@@ -14,6 +14,7 @@ import json
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import aio_pika
@@ -267,6 +268,26 @@ class Backend:
                     await connection.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How much was done until a moment.
+
+    Attributes:
+        operations: Requests that have their final answer, and events that RabbitMQ has confirmed.
+        pushes: What devices were shown.
+    """
+
+    at: float
+    operations: int
+    pushes: int
+
+    def rate(self, before: "Counted") -> str:
+        """How much a second since ``before``, in words."""
+        seconds = self.at - before.at
+        operations, pushes = self.operations - before.operations, self.pushes - before.pushes
+        return f"{operations / seconds:.0f} operations and {pushes / seconds:.0f} pushes a second"
+
+
 class Load:
     """People and a backend at work, from entry to :meth:`rest`.
 
@@ -281,6 +302,7 @@ class Load:
         token_seconds: How long tokens are good.
         crowd: Further users with ten devices each, who ask nothing and listen in the first room; all of them at the
             first gateway.
+        devices: Of each who asks.
         mandatory: Whether the backend publishes its events with this flag; see :class:`Backend`.
 
     Attributes:
@@ -301,6 +323,7 @@ class Load:
         pause: float = 0.04,
         token_seconds: float = 3600.0,
         crowd: int = 0,
+        devices: int = 2,
         mandatory: bool = False,
     ) -> None:
         self.journal = Journal()
@@ -315,7 +338,7 @@ class Load:
         self.people = [
             Person(
                 user, number, [room for room, members in self.members.items() if user in members], urls, seed,
-                self.journal, token_seconds=token_seconds,
+                self.journal, devices=devices, token_seconds=token_seconds,
             )
             for number, user in enumerate(users)
         ]  # fmt: skip
@@ -351,6 +374,10 @@ class Load:
         """Wait until that many more operations are done."""
         wanted = len(self.journal.asked) + operations
         await eventually(lambda: len(self.journal.asked) >= wanted, timeout=timeout)
+
+    def counted(self) -> Counted:
+        """How much has been done so far."""
+        return Counted(now(), len(self.journal.asked), len(self.journal.shown))
 
     async def rate(self, *, over: float) -> float:
         """Operations done a second, counted for ``over`` seconds."""
