@@ -41,6 +41,7 @@ class Asked:
     about: str
     token: str
     outcome: Outcome
+    msg_id: str = ""
     code: str | None = None
     answer: Mapping[str, Any] = field(default_factory=dict)
     asked_at: float = 0.0
@@ -108,7 +109,7 @@ class Evidence:
     Attributes:
         shown: For each device in the order it was shown.
         entries: In any order.
-        orders: The status of each order that is stored.
+        orders: For the user and the id of each order that is stored, its status.
         members: Who may hear each room.
         passing: For the token of each passing push, the user it was for.
     """
@@ -118,6 +119,6 @@ class Evidence:
     followed: Sequence[Followed] = ()
     entries: Sequence[Entry] = ()
     messages: Sequence[Message] = ()
-    orders: Mapping[str, str] = field(default_factory=dict)
+    orders: Mapping[tuple[str, str], str] = field(default_factory=dict)
     members: Mapping[str, frozenset[str]] = field(default_factory=dict)
     passing: Mapping[str, str] = field(default_factory=dict)
