@@ -1,7 +1,9 @@
 """A replica among others of its service: they agree on who consumes which queue, with nothing but the broker.
 
 Each replica announces what it consumes (``service.replica``), and takes and releases queues until all of them have
-their share (:mod:`towpath.servicekit.sharing`). A queue is taken when nobody claims it and it has no consumer. Guarantees:
+their share (:mod:`towpath.servicekit.sharing`). A queue is taken when nobody claims it and it has no consumer.
+
+Guarantees:
 
 * While nothing changes, no queue moves. Every queue has one consumer then.
 * A replica that stops, is killed or hangs is noticed: it says so, or its queues have no consumer for
