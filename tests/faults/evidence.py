@@ -28,6 +28,7 @@ class Asked:
         user: Whose stream tells of it, for orders.
         about: The room, or the order.
         token: The text that was said; empty for orders.
+        line: What shares its ordering key; empty where that is what it is about.
         code: Why it was refused.
         answer: The answer's data.
         asked_at, answered_at: Seconds of one clock; ``answered_at`` is when the outcome was known.
@@ -42,6 +43,7 @@ class Asked:
     token: str
     outcome: Outcome
     msg_id: str = ""
+    line: str = ""
     code: str | None = None
     answer: Mapping[str, Any] = field(default_factory=dict)
     asked_at: float = 0.0

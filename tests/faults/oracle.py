@@ -194,14 +194,13 @@ def _judge_order_of_effects(
 ) -> None:
     """Who asks one after the other gets effects in that order: within a room, within an order.
 
-    What a person asks of orders has one ordering key, so that all of it stands in one order.
+    Where they share an ordering key, all of them do.
     """
     lines: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
     for operation in asked:
         effect = _effect_of(operation)
-        about = effect[0] if operation.action in ("order.submit", "order.cancel") else operation.about
         for seq in effects.get(effect, ())[:1]:
-            lines[operation.who, about].append((operation.number, seq))
+            lines[operation.who, operation.line or operation.about].append((operation.number, seq))
     for (who, about), line in lines.items():
         for (first, earlier), (second, later) in pairwise(sorted(line)):
             if later < earlier:

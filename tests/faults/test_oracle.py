@@ -75,6 +75,7 @@ def faithful_runs(draw: st.DrawFn) -> Evidence:
         asked.append(
             Asked(
                 user, number, action, user, about, token, known,
+                line="" if action == "chat.send" else "orders",
                 answer=answer if known is Outcome.DONE else {}, asked_at=number, answered_at=number + 0.5,
             )
         )  # fmt: skip

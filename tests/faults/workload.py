@@ -177,7 +177,8 @@ class Person:
             self._submitted.remove(about)
         asked = Asked(
             self.user, wish.number, action, self.user, about, token, outcome,
-            msg_id=msg_id, code=code, answer=answer, asked_at=asked_at, answered_at=now(), attempts=attempts,
+            msg_id=msg_id, line="" if key else "orders",
+            code=code, answer=answer, asked_at=asked_at, answered_at=now(), attempts=attempts,
         )  # fmt: skip
         self._journal.asked.append(asked)
 
