@@ -28,6 +28,7 @@ class Asked:
         user: Whose stream tells of it, for orders.
         about: The room, or the order.
         token: The text that was said; empty for orders.
+        line: What shares its ordering key; empty where that is what it is about.
         code: Why it was refused.
         answer: The answer's data.
         asked_at, answered_at: Seconds of one clock; ``answered_at`` is when the outcome was known.
@@ -41,6 +42,8 @@ class Asked:
     about: str
     token: str
     outcome: Outcome
+    msg_id: str = ""
+    line: str = ""
     code: str | None = None
     answer: Mapping[str, Any] = field(default_factory=dict)
     asked_at: float = 0.0
@@ -108,7 +111,7 @@ class Evidence:
     Attributes:
         shown: For each device in the order it was shown.
         entries: In any order.
-        orders: The status of each order that is stored.
+        orders: For the user and the id of each order that is stored, its status.
         members: Who may hear each room.
         passing: For the token of each passing push, the user it was for.
     """
@@ -118,6 +121,6 @@ class Evidence:
     followed: Sequence[Followed] = ()
     entries: Sequence[Entry] = ()
     messages: Sequence[Message] = ()
-    orders: Mapping[str, str] = field(default_factory=dict)
+    orders: Mapping[tuple[str, str], str] = field(default_factory=dict)
     members: Mapping[str, frozenset[str]] = field(default_factory=dict)
     passing: Mapping[str, str] = field(default_factory=dict)

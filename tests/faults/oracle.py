@@ -175,28 +175,32 @@ def _judge_stored(evidence: Evidence, verdict: Verdict) -> None:
         for key in stored
         if said.get(key) != stored[key]
     ]
-    last: dict[str, tuple[int, str]] = {}
+    last: dict[tuple[str, str], tuple[int, str]] = {}
     for entry in evidence.entries:
         if entry.action == "order.updated":
-            order_id = entry.data["order_id"]
-            last[order_id] = max(last.get(order_id, (0, "")), (entry.seq, entry.data["status"]))
-    for order_id in sorted(last.keys() | evidence.orders.keys()):
-        status, told = evidence.orders.get(order_id), last.get(order_id, (0, None))[1]
+            key = entry.stream.partition(":")[2], entry.data["order_id"]
+            last[key] = max(last.get(key, (0, "")), (entry.seq, entry.data["status"]))
+    for key in sorted(last.keys() | evidence.orders.keys()):
+        status, told = evidence.orders.get(key), last.get(key, (0, None))[1]
+        name = f"order {key[1]} of {key[0]}"
         if status is None:
-            verdict.lost.append(f"order {order_id} is {told} in its stream, and is not stored")
+            verdict.lost.append(f"{name} is {told} in its stream, and is not stored")
         elif status != told:
-            verdict.untrue.append(f"order {order_id} is {status}, and its stream says {told}")
+            verdict.untrue.append(f"{name} is {status}, and its stream says {told}")
 
 
 def _judge_order_of_effects(
     asked: Sequence[Asked], effects: Mapping[Effect, Sequence[int]], verdict: Verdict
 ) -> None:
-    """Who asks one after the other gets effects in that order: within a room, within an order."""
+    """Who asks one after the other gets effects in that order: within a room, within an order.
+
+    Where they share an ordering key, all of them do.
+    """
     lines: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
     for operation in asked:
         effect = _effect_of(operation)
         for seq in effects.get(effect, ())[:1]:
-            lines[operation.who, operation.about].append((operation.number, seq))
+            lines[operation.who, operation.line or operation.about].append((operation.number, seq))
     for (who, about), line in lines.items():
         for (first, earlier), (second, later) in pairwise(sorted(line)):
             if later < earlier:

@@ -24,7 +24,7 @@ class Stored:
 
     entries: list[Entry]
     messages: list[Message]
-    orders: Mapping[str, str]
+    orders: Mapping[tuple[str, str], str]
 
 
 class Databases:
@@ -66,7 +66,9 @@ class Databases:
                     Message(row.room, row.seq, row.user_id, row.text)
                     for row in await chat.execute(sa.select(MESSAGES))
                 ],
-                orders={row.order_id: row.status for row in await orders.execute(sa.select(ORDERS))},
+                orders={
+                    (row.user_id, row.order_id): row.status for row in await orders.execute(sa.select(ORDERS))
+                },
             )
 
 

@@ -28,7 +28,7 @@ def faithful_runs(draw: st.DrawFn) -> Evidence:
     asked: list[Asked] = []
     entries: list[Entry] = []
     messages: list[Message] = []
-    orders: dict[str, str] = {}
+    orders: dict[tuple[str, str], str] = {}
     heads: dict[str, int] = {}
 
     def append(stream: str, action: str, data: dict[str, object]) -> int:
@@ -52,7 +52,7 @@ def faithful_runs(draw: st.DrawFn) -> Evidence:
         known = draw(st.sampled_from([Outcome.DONE, Outcome.DONE, Outcome.UNKNOWN]))
         happened = known is Outcome.DONE or draw(st.booleans())
         tried = {one.about for one in asked if one.action == "order.cancel"}
-        open_orders = [order for order in orders if order.startswith(user) and order not in tried]
+        open_orders = [order for owner, order in orders if owner == user and order not in tried]
         action = draw(st.sampled_from(["chat.send", "order.submit", "order.cancel"]))
         if action == "order.cancel" and not open_orders:
             action = "order.submit"
@@ -69,12 +69,13 @@ def faithful_runs(draw: st.DrawFn) -> Evidence:
         else:
             about = f"{user}-{number}" if action == "order.submit" else open_orders[0]
             if happened:
-                orders[about] = STATUS_AFTER[action]
-                append(f"order:{user}", "order.updated", {"order_id": about, "status": orders[about]})
-                answer = {"order_id": about, "status": orders[about]}
+                status = orders[user, about] = STATUS_AFTER[action]
+                append(f"order:{user}", "order.updated", {"order_id": about, "status": status})
+                answer = {"order_id": about, "status": status}
         asked.append(
             Asked(
                 user, number, action, user, about, token, known,
+                line="" if action == "chat.send" else "orders",
                 answer=answer if known is Outcome.DONE else {}, asked_at=number, answered_at=number + 0.5,
             )
         )  # fmt: skip
@@ -184,6 +185,28 @@ def two_of_one_person_swapped(run: Evidence, draw: Draw) -> Evidence:
     )
 
 
+def two_orders_of_one_person_swapped(run: Evidence, draw: Draw) -> Evidence:
+    """Two orders that one person submitted; their effects, and what is shown of them, change places."""
+    places = [
+        (a, b)
+        for a in run.entries
+        for b in run.entries
+        if a.stream == b.stream and a.seq < b.seq
+        and a.data.get("status") == b.data.get("status") == "submitted"
+    ]  # fmt: skip
+    first, second = pick(draw, places)
+    data = {first.seq: second.data, second.seq: first.data}
+
+    def swapped(one: Entry | Shown) -> Mapping[str, Any]:
+        return data.get(one.seq, one.data) if one.stream == first.stream else one.data
+
+    return replace(
+        run,
+        entries=[replace(entry, data=swapped(entry)) for entry in run.entries],
+        shown=[replace(shown, data=swapped(shown)) for shown in run.shown],
+    )
+
+
 def two_pushes_swapped(run: Evidence, draw: Draw) -> Evidence:
     places = [
         (a, b)
@@ -249,6 +272,7 @@ VIOLATIONS: list[tuple[str, Callable[[Evidence, Draw], Evidence]]] = [
     ("twice", a_push_came_again),
     ("twice", an_effect_came_twice),
     ("disorder", two_of_one_person_swapped),
+    ("disorder", two_orders_of_one_person_swapped),
     ("disorder", two_pushes_swapped),
     ("strangers", a_stranger_heard),
     ("strangers", a_wave_reached_another),

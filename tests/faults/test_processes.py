@@ -1,8 +1,9 @@
 """A process dies, stops answering, or is replaced."""
 
 import asyncio
+import random
 import re
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import pytest
@@ -13,11 +14,22 @@ from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.system import System
 
 from .conftest import StartSystem
+from .journal import now
 from .trial import Trial
 
 #: Seconds until replicas share again, whatever happened to one of them.
 _SHARED: Final = 15.0
 _PARTITIONS: Final = 8
+_CHANGES: Final = 20
+_MOST_REPLICAS: Final = 4
+#: Many people with a device each, two in a room, at different gateways: some 500 operations a second on two cores.
+_BUSY: Final[dict[str, Any]] = {
+    "users": [f"user{number}" for number in range(302)],
+    "rooms": ["room"],
+    "circles": 151,
+    "devices": 1,
+    "pause": 0.3,
+}
 
 
 class Replicas:
@@ -43,8 +55,9 @@ class Replicas:
         self.running.append(replica)
         await replica.ready()
 
-    async def share(self, *, within: float) -> None:
-        """Wait until each command queue has a consumer, and each replica its share of them."""
+    async def share(self, *, within: float) -> float:
+        """Wait until each command queue has a consumer, and each replica its share; returns the seconds it took."""
+        started = now()
         least, rest = divmod(_PARTITIONS, len(self.running))
         fair = [least] * (len(self.running) - rest) + [least + 1] * rest
         events = 1  # the queue of events, which one of them has besides
@@ -56,6 +69,24 @@ class Replicas:
             )
 
         await eventually(is_shared, timeout=within, every=0.2)
+        return now() - started
+
+
+def some_changes(chance: random.Random, count: int, replicas: int) -> list[str]:
+    """What happens to the replicas, one after the other: from one to four of them are at work."""
+    changes: list[str] = []
+    while len(changes) < count:
+        # Of each as many, and one more comes: two of them go.
+        block = ["come", "come", "go", "die", "freeze"]
+        chance.shuffle(block)
+        running, least = replicas, {"come": 0, "freeze": 2}
+        for change in block:
+            if running < least.get(change, 2) or (change == "come" and running >= _MOST_REPLICAS):
+                break
+            running += {"come": 1, "freeze": 0}.get(change, -1)
+        else:
+            changes += block
+    return changes[:count]
 
 
 async def _queues_of(replica: Process) -> int:
@@ -120,34 +151,38 @@ async def test_a_second_replica_takes_over_and_what_the_first_did_counts_once(
             await load.flows(60)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("service", ["chat", "orders"])
 async def test_replicas_that_come_go_die_and_freeze_share_the_work_and_do_everything_once_and_in_order(
     system: System, postgres_url: str, trial: Trial, service: str
 ) -> None:
     replicas = Replicas(system, service, postgres_url)
     await replicas.start(2)
-    chance, changes = trial.chance, 20
+    chance, longest = trial.chance, 0.0
+    changes = some_changes(chance, _CHANGES, len(replicas.running))
     async with trial.of(
-        f"{service} replicas come, go, die and freeze, {changes} times", system, within=30
+        f"{service} replicas come, go, die and freeze, {_CHANGES} times", system, within=30, **_BUSY
     ) as load:
-        for change in range(changes):
-            await load.flows(chance.randrange(5, 25))
+        before = load.counted()
+        for change in changes:
+            await load.flows(chance.randrange(5, 500))  # anywhere within a second or so
             trial.strike()
-            most = len(replicas.running) >= 4
-            match "come" if len(replicas.running) < 2 else ("go", "die", "freeze", "come")[change % 4]:
-                case "come" if not most:
+            match change:
+                case "come":
                     await replicas.come()
                 case "go":
                     await replicas.running.pop(0).terminate()
+                case "die":
+                    await replicas.running.pop(0).kill()
                 case "freeze":
                     frozen = replicas.running.pop(0)
                     frozen.pause()
-                    await replicas.share(within=_SHARED)
+                    longest = max(longest, await replicas.share(within=_SHARED))
                     frozen.resume()
                     replicas.running.append(frozen)
-                case _:
-                    await replicas.running.pop(0).kill()
-            await replicas.share(within=_SHARED)
+            longest = max(longest, await replicas.share(within=_SHARED))
+        after = load.counted()
+        trial.note(f"at {after.rate(before)}, shared again within {longest:.1f} s")
 
 
 async def test_what_is_asked_while_a_service_is_away_is_answered_when_it_is_back(

@@ -166,9 +166,13 @@ class Trial:
                 asked=list(journal.asked),
                 shown=list(journal.shown),
                 followed=[one for device in load.devices for one in device.followed()],
-                entries=stored.entries,
-                messages=stored.messages,
-                orders=stored.orders,
+                entries=[one for one in stored.entries if not load.is_aside(one.stream)],
+                messages=[one for one in stored.messages if not load.is_aside(f"chat:{one.room}")],
+                orders={
+                    key: status
+                    for key, status in stored.orders.items()
+                    if not load.is_aside(f"order:{key[0]}")
+                },
                 members=load.members,
                 passing=journal.passing,
             )

@@ -3,8 +3,8 @@
 Guarantees:
 
 * The same seed makes the same people ask the same things in the same order; when they ask depends on the answers.
-* Each asks one thing after the other. What has no final answer is asked again with the same id until it has one, or
-  until patience is at its end; then its outcome is unknown.
+* Each asks one thing after the other, or several of one ordering key at once (:class:`Manner`). What has no final
+  answer is asked again with the same id until it has one, or until patience is at its end: its outcome is unknown.
 * People are resuming clients, the ones that others use (:mod:`towpath.client`).
 """
 
@@ -13,7 +13,8 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import aio_pika
@@ -34,7 +35,34 @@ ATTEMPT_SECONDS: Final = 5.0
 #: How long an operation is asked again and again; longer than any fault here lasts.
 PATIENCE_SECONDS: Final = 90.0
 _ARRIVING: Final = 10  # people at once
+_BACKENDS: Final[Mapping[str, str | None]] = {"depot": None}
 _JOURNEY: Final = ("created", "confirmed", "paid", "packed", "shipped", "delivered")
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How people and backends ask.
+
+    Attributes:
+        at_once: How many requests a person sends at most without waiting for answers, all with one ordering key. An
+            error is final for those, also one that may pass: asked again, they would come after the others.
+        equal_ids: The nth request of each person and each backend has the same ``msg_id``, and people's nth orders
+            have the same id. Else all ids are different.
+    """
+
+    at_once: int = 1
+    equal_ids: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    number: int
+    action: str
+    about: str
+    token: str = ""
+
+
+_USUAL: Final = Manner()
 
 
 class Person:
@@ -56,6 +84,7 @@ class Person:
         *,
         devices: int = 2,
         token_seconds: float = 3600.0,
+        manner: Manner = _USUAL,
     ) -> None:
         self.user = user
         self.rooms = list(rooms)
@@ -63,6 +92,7 @@ class Person:
         self._chance = random.Random(f"{seed} {user}")
         self._journal = journal
         self._seed = seed
+        self._manner = manner
         self._number = 0
         self._submitted: list[str] = []
         self._asking = "nothing"
@@ -107,52 +137,76 @@ class Person:
             pause: Seconds between an answer and the next question, on average.
         """
         while not over.is_set():
-            await self.ask(*self._choose())
+            wishes = self._choose()
+            if len(wishes) == 1:
+                await self._ask(wishes[0])
+            else:
+                await asyncio.gather(*(self._ask(wish, is_alone=False) for wish in wishes))
             await _pause(over, self._chance.uniform(0, 2 * pause))
 
-    async def ask(self, action: str, about: str, token: str = "") -> Asked:
+    async def _ask(self, wish: _Wish, *, is_alone: bool = True) -> None:
         """Ask until there is a final answer, and write it down."""
-        self._number += 1
+        action, about, token = wish.action, wish.about, wish.token
         data: dict[str, Any] = {"order_id": about}
         if action == "chat.send":
             data = {"room": about, "text": token}
         elif action == "order.submit":
             data["amount"] = f"{self._chance.randrange(1, 10_000) / 100:.2f}"
         key = key_of(about) if action == "chat.send" else None
-        asked_at, attempts, msg_id = now(), 0, f"{self._seed}-{self._id}-{self._number}"
+        asked_at, attempts = now(), 0
+        msg_id = f"m-{wish.number}" if self._manner.equal_ids else f"{self._seed}-{self._id}-{wish.number}"
+        timeout = ATTEMPT_SECONDS if is_alone else PATIENCE_SECONDS
         outcome, code, answer = Outcome.UNKNOWN, None, {}
         while now() < asked_at + PATIENCE_SECONDS:
             attempts += 1
             try:
                 answer = await self.devices[0].client.request(
-                    action, data, key=key, msg_id=msg_id, timeout=ATTEMPT_SECONDS
+                    action, data, key=key, msg_id=msg_id, timeout=timeout
                 )
             except TowpathError as error:
                 code = error.code
                 self._asking = f"{action} {about}, {attempts} times, told {error.message!r} ({code})"
-                if not error.retryable:
+                if not error.retryable or not is_alone:
                     outcome = Outcome.REFUSED
                     break
                 await asyncio.sleep(min((error.retry_after_ms or 200) / 1000, 2.0))
             else:
                 outcome = Outcome.DONE
                 break
+        if action == "order.submit" and outcome is Outcome.REFUSED:
+            self._submitted.remove(about)
         asked = Asked(
-            self.user, self._number, action, self.user, about, token, outcome,
+            self.user, wish.number, action, self.user, about, token, outcome,
+            msg_id=msg_id, line="" if key else "orders",
             code=code, answer=answer, asked_at=asked_at, answered_at=now(), attempts=attempts,
         )  # fmt: skip
         self._journal.asked.append(asked)
-        return asked
 
-    def _choose(self) -> tuple[str, str, str]:
+    def _choose(self) -> list[_Wish]:
+        """What to ask next: one thing, or several of one ordering key."""
         kind = self._chance.random()
         if kind < 0.15 and self._submitted:
-            return "order.cancel", self._submitted.pop(self._chance.randrange(len(self._submitted))), ""
+            order = self._submitted.pop(self._chance.randrange(len(self._submitted)))
+            return [_Wish(self._next(), "order.cancel", order)]
+        count = self._chance.randint(1, self._manner.at_once) if self._manner.at_once > 1 else 1
         if kind < 0.4:
-            order = f"{self._id}-{self._number + 1}"
-            self._submitted.append(order)
-            return "order.submit", order, ""
-        return "chat.send", self._chance.choice(self.rooms), f"{self.user} says {self._number + 1}"
+            return [self._submission() for _ in range(count)]
+        room = self._chance.choice(self.rooms)
+        return [self._remark(room) for _ in range(count)]
+
+    def _submission(self) -> _Wish:
+        number = self._next()
+        order = f"o-{number}" if self._manner.equal_ids else f"{self._id}-{number}"
+        self._submitted.append(order)
+        return _Wish(number, "order.submit", order)
+
+    def _remark(self, room: str) -> _Wish:
+        number = self._next()
+        return _Wish(number, "chat.send", room, f"{self.user} says {number}")
+
+    def _next(self) -> int:
+        self._number += 1
+        return self._number
 
 
 class Backend:
@@ -167,6 +221,7 @@ class Backend:
     Args:
         mandatory: Publish events with this flag of AMQP: RabbitMQ returns one that reaches no queue, and it is
             published again. Without it RabbitMQ confirms it all the same.
+        app_id: The property that says who publishes; ``None`` leaves it out.
     """
 
     def __init__(
@@ -178,6 +233,8 @@ class Backend:
         journal: Journal,
         *,
         mandatory: bool = False,
+        app_id: str | None = None,
+        manner: Manner = _USUAL,
     ) -> None:
         self.name = name
         self.turn = asyncio.Lock()
@@ -187,6 +244,8 @@ class Backend:
         self._chance = random.Random(f"{seed} {name}")
         self._journal = journal
         self._mandatory = mandatory
+        self._app_id = app_id
+        self._manner = manner
         self._number = 0
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
@@ -209,7 +268,8 @@ class Backend:
     async def _tell(self, event: str, order: str, user: str) -> None:
         self._number += 1
         action, asked_at, attempts, outcome = f"order.{event}", now(), 0, Outcome.UNKNOWN
-        body = _envelope(f"{self._seed}-{self.name}-{self._number}", action, order_id=order, user_id=user)
+        msg_id = f"m-{self._number}" if self._manner.equal_ids else f"{self._seed}-{self.name}-{self._number}"
+        body = _envelope(msg_id, action, order_id=order, user_id=user)
         while now() < asked_at + PATIENCE_SECONDS and outcome is Outcome.UNKNOWN:
             attempts += 1
             if await self._publish("towpath.events", action, body, mandatory=self._mandatory):
@@ -225,6 +285,7 @@ class Backend:
                 order,
                 "",
                 outcome,
+                msg_id=msg_id,
                 asked_at=asked_at,
                 answered_at=now(),
                 attempts=attempts,
@@ -232,7 +293,7 @@ class Backend:
         )
 
     async def _wave(self, user: str) -> None:
-        token = f"{self._seed} wave {self._number}"
+        token = f"{self._seed} wave {self._number} of {self.name}"
         self._journal.passing[token] = user
         await self._publish(
             "towpath.push", user_key(user), _envelope(f"wave-{self._number}", "wave.made", token=token)
@@ -247,7 +308,8 @@ class Backend:
                     self._connection = await aio_pika.connect(self._urls[-1], timeout=ATTEMPT_SECONDS)
                     self._channel = await self._connection.channel(on_return_raises=True)
                 target = await self._channel.get_exchange(exchange, ensure=False)
-                await target.publish(aio_pika.Message(body, delivery_mode=2), key, mandatory=mandatory)
+                message = aio_pika.Message(body, delivery_mode=2, app_id=self._app_id)
+                await target.publish(message, key, mandatory=mandatory)
                 return True
         except asyncio.CancelledError:
             # aiormq fails confirms with it when a channel closes, and nobody cancelled this task.
@@ -267,8 +329,28 @@ class Backend:
                     await connection.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How much was done until a moment.
+
+    Attributes:
+        operations: Requests that have their final answer, and events that RabbitMQ has confirmed.
+        pushes: What devices were shown.
+    """
+
+    at: float
+    operations: int
+    pushes: int
+
+    def rate(self, before: "Counted") -> str:
+        """How much a second since ``before``, in words."""
+        seconds = self.at - before.at
+        operations, pushes = self.operations - before.operations, self.pushes - before.pushes
+        return f"{operations / seconds:.0f} operations and {pushes / seconds:.0f} pushes a second"
+
+
 class Load:
-    """People and a backend at work, from entry to :meth:`rest`.
+    """People and backends at work, from entry to :meth:`rest`.
 
     Args:
         urls: The gateways.
@@ -281,10 +363,14 @@ class Load:
         token_seconds: How long tokens are good.
         crowd: Further users with ten devices each, who ask nothing and listen in the first room; all of them at the
             first gateway.
-        mandatory: Whether the backend publishes its events with this flag; see :class:`Backend`.
+        devices: Of each who asks.
+        mandatory: Whether backends publish their events with this flag; see :class:`Backend`.
+        backends: The name of each, and its ``app_id``.
+        manner: How they ask.
 
     Attributes:
         journal: What they did and saw.
+        is_aside: Which streams the test itself judges, as others use them.
         people: Who asks.
         crowd: Who only listens.
     """
@@ -301,8 +387,12 @@ class Load:
         pause: float = 0.04,
         token_seconds: float = 3600.0,
         crowd: int = 0,
+        devices: int = 2,
         mandatory: bool = False,
+        backends: Mapping[str, str | None] = _BACKENDS,
+        manner: Manner = _USUAL,
     ) -> None:
+        self.is_aside: Callable[[str], bool] = lambda stream: False
         self.journal = Journal()
         listeners = [f"listener{number}" for number in range(crowd)]
         self.members = {}
@@ -315,12 +405,17 @@ class Load:
         self.people = [
             Person(
                 user, number, [room for room, members in self.members.items() if user in members], urls, seed,
-                self.journal, token_seconds=token_seconds,
+                self.journal, devices=devices, token_seconds=token_seconds, manner=manner,
             )
             for number, user in enumerate(users)
         ]  # fmt: skip
         self.crowd = [Person(user, 0, rooms[:1], urls, seed, self.journal, devices=10) for user in listeners]
-        self._backend = Backend("depot", broker, users, seed, self.journal, mandatory=mandatory)
+        self._backends = [
+            Backend(
+                name, broker, users, seed, self.journal, mandatory=mandatory, app_id=app_id, manner=manner
+            )
+            for name, app_id in backends.items()
+        ]
         self._pause = pause
         self._over = asyncio.Event()
         self._living: asyncio.Task[None] | None = None
@@ -352,6 +447,10 @@ class Load:
         wanted = len(self.journal.asked) + operations
         await eventually(lambda: len(self.journal.asked) >= wanted, timeout=timeout)
 
+    def counted(self) -> Counted:
+        """How much has been done so far."""
+        return Counted(now(), len(self.journal.asked), len(self.journal.shown))
+
     async def rate(self, *, over: float) -> float:
         """Operations done a second, counted for ``over`` seconds."""
         before, started = len(self.journal.asked), now()
@@ -359,11 +458,12 @@ class Load:
         return (len(self.journal.asked) - before) / (now() - started)
 
     def events(self, *, since: float = 0.0) -> set[tuple[str, str]]:
-        """The order and the new status of each event that the backend began to publish after ``since``."""
+        """The order and the new status of each event that a backend began to publish after ``since``."""
+        names = {backend.name for backend in self._backends}
         return {
             (asked.about, STATUS_AFTER[asked.action])
             for asked in self.journal.asked
-            if asked.who == self._backend.name and asked.asked_at >= since
+            if asked.who in names and asked.asked_at >= since
         }
 
     def events_shown(self, *, since: float = 0.0) -> set[tuple[str, str]]:
@@ -373,8 +473,10 @@ class Load:
 
     @contextlib.asynccontextmanager
     async def without_events(self) -> AsyncIterator[None]:
-        """The backend publishes no event in between, and all before have been shown: no queue holds any."""
-        async with self._backend.turn:
+        """No backend publishes an event in between, and all before have been shown: no queue holds any."""
+        async with contextlib.AsyncExitStack() as stack:
+            for backend in self._backends:
+                await stack.enter_async_context(backend.turn)
             await eventually(lambda: self.events() == self.events_shown(), timeout=PATIENCE_SECONDS)
             yield
 
@@ -389,7 +491,8 @@ class Load:
         async with asyncio.TaskGroup() as tasks:
             for person in self.people:
                 tasks.create_task(person.live(self._over, self._pause))
-            tasks.create_task(self._backend.live(self._over, self._pause))
+            for backend in self._backends:
+                tasks.create_task(backend.live(self._over, self._pause))
 
 
 def _envelope(msg_id: str, action: str, **data: str) -> bytes:

@@ -544,6 +544,15 @@ async def test_only_the_first_consumer_of_a_single_active_queue_gets_deliveries(
         assert standby.take_waiting(10) == []
 
 
+async def test_of_a_single_active_queue_only_the_active_consumer_is_counted(
+    broker: Broker, other: Broker
+) -> None:
+    await broker.declare(bound(ORDERED))
+    assert await broker.consumers(ORDERED.name) == {ORDERED.name: 0}
+    async with broker.subscribe(ORDERED, prefetch=2), other.subscribe(ORDERED, prefetch=2):
+        assert await broker.consumers(ORDERED.name) == {ORDERED.name: 1}
+
+
 async def test_the_next_consumer_of_a_single_active_queue_goes_on_where_the_first_left(
     server: BrokerUnderTest, other: Broker
 ) -> None:

@@ -68,7 +68,7 @@ async def test_a_queue_is_released_once_what_was_handed_out_is_settled(
     await intake.take(A)
     await publish(broker, A, 1)
     (delivery,) = await take(intake, 1)
-    releasing = asyncio.create_task(intake.release(A.name))
+    releasing = asyncio.create_task(intake.release(A.name, is_contested=False))
     await never(lambda: bool(intake.take_waiting(1)) or releasing.done())
     assert intake.queues == {A.name}, "it is claimed until then"
     delivery.ack()
@@ -85,7 +85,7 @@ async def test_what_has_arrived_is_handed_out_before_the_release_and_nothing_com
     await intake.take(A)
     await publish(broker, A, *range(5))
     first = await take(intake, 1)
-    releasing = asyncio.create_task(intake.release(A.name))
+    releasing = asyncio.create_task(intake.release(A.name, is_contested=False))
     rest = await take(intake, 4)
     for delivery in first + rest:
         delivery.ack()
@@ -103,7 +103,7 @@ async def test_while_another_waits_for_the_queue_it_starts_behind_what_is_in_han
     await other.take(A)
     await publish(broker, A, *range(3))
     (in_hand,) = await take(intake, 1)
-    releasing = asyncio.create_task(intake.release(A.name))
+    releasing = asyncio.create_task(intake.release(A.name, is_contested=True))
     await never(lambda: bool(other.take_waiting(1)))
     assert intake.take_waiting(10) == [], "no more is handed out here"
     in_hand.ack()

@@ -166,6 +166,21 @@ async def test_while_queues_move_everything_is_handled_once_and_in_order(
     assert len(ledger.by) == 4
 
 
+async def test_a_queue_is_not_taken_while_one_who_says_nothing_consumes_it(
+    connect: Connect, fleet: Fleet
+) -> None:
+    """A replica that hangs: it is silent, and its connection stands."""
+    async with connect("hangs") as broker:
+        await broker.declare(TOPOLOGY)
+        async with broker.subscribe(QUEUES[0], prefetch=20):
+            await fleet.start("r0")
+            await eventually(lambda: fleet.shares() == [7], timeout=SOON)
+            for _ in range(40):
+                await asyncio.sleep(0.05)  # for longer than a replica takes to look again, several times
+                assert fleet.shares() == [7]
+    await eventually(lambda: fleet.shares() == [8], timeout=SOON)
+
+
 async def test_a_replica_that_announces_itself_and_takes_nothing_is_left_out(
     connect: Connect, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,6 @@
 """What people and other backends see of the orders service."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ from towpath.protocol.messages import Session
 from towpath.protocol.orders import GetOrder
 from towpath.servicekit.database import Database
 from towpath.servicekit.outcome import Outcome
-from towpath.servicekit.requests import Handler
+from towpath.servicekit.requests import Handler, Request
 from towpath.testkit.dispatching import Incoming, ServiceUnderTest, a_command, an_event, counted_statements
 
 
@@ -373,6 +373,34 @@ class TestBatches:
             assert orders.parked() == ["ZeroDivisionError: a bug"]
             assert [push.seq for push in orders.pushes("user.alice")] == [1, 2]
             assert len(await orders.rows(TABLE)) == 2
+
+    async def test_one_poisoned_message_costs_a_large_batch_few_units_of_work(
+        self, database_url: str
+    ) -> None:
+        def broken(request: GetOrder, session: Session, book: OrderBook) -> Outcome:
+            raise ZeroDivisionError("a bug")
+
+        units = 0
+
+        class Counted(OrderBook):
+            async def load(self, requests: Sequence[Request]) -> None:
+                nonlocal units
+                units += 1
+                await super().load(requests)
+
+        assert ORDERS.storage is not None
+        service = replace(
+            ORDERS,
+            commands={**COMMANDS, "order.spoil": Handler(GetOrder, broken)},
+            storage=replace(ORDERS.storage, unit=Counted),
+        )
+        async with ServiceUnderTest.running(service, database_url) as orders:
+            commands = [a_submit(f"O-{n}", by=f"user-{n}", msg_id=f"m-{n}") for n in range(100)]
+            commands.insert(63, a_command("order.spoil", order_id="O-1", msg_id="spoil"))
+            await orders.dispatch(*commands)
+            assert orders.answer("spoil").data["code"] == "internal"
+            assert {orders.answer(f"m-{n}").action for n in range(100)} == {"order.submit.ok"}
+        assert units < 40, f"{units} units of work for 101 requests"
 
     async def test_what_is_not_a_command_is_parked_and_the_rest_is_done(
         self, orders: ServiceUnderTest

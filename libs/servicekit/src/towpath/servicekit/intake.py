@@ -4,7 +4,7 @@ Guarantees:
 
 * A queue is released once all that was handed out of it is settled, so that its next consumer starts behind that.
 * What has arrived and was not handed out goes back in its order. As a rule there is none of it: where nobody else
-  waits for the queue, the broker is asked to send no more, and what has arrived is handed out first.
+  consumes the queue, the broker is asked to send no more, and what has arrived is handed out first.
 """
 
 import asyncio
@@ -73,27 +73,28 @@ class Intake:
         self._turns = deque(self._parts.values())
         self._arrived.set()
 
-    async def release(self, name: str) -> None:
-        """Consume a queue no more: see the guarantees. Returns once another consumer may start."""
+    async def release(self, name: str, *, is_contested: bool) -> None:
+        """Consume a queue no more: see the guarantees. Returns once another consumer may start.
+
+        Args:
+            is_contested: Another replica may consume it as well. The broker does not say so: RabbitMQ counts the
+                active consumer of a queue only.
+        """
         part = self._parts[name]
         try:
             async with asyncio.timeout(_DRAIN_SECONDS):
-                if await self._is_alone(name):
+                if is_contested:
+                    # After a cancel the broker would start the next consumer beside what is in hand here.
+                    part.is_held = True
+                else:
                     await part.subscription.cancel()
                     await part.emptied(self._arrived)
-                else:
-                    part.is_held = (
-                        True  # the broker would start the next consumer beside what is in hand here
-                    )
                 await part.settled()
         except (BrokerError, TimeoutError) as error:
             log.warning("released_unsettled", queue=name, in_hand=part.in_hand, error=in_words(error, 300))
         if self._parts.pop(name, None) is not None:
             self._turns = deque(self._parts.values())
             await part.stack.aclose()
-
-    async def _is_alone(self, name: str) -> bool:
-        return (await self._broker.consumers(name))[name] <= 1
 
     # What the consumer uses
 

@@ -1,7 +1,9 @@
 """A replica among others of its service: they agree on who consumes which queue, with nothing but the broker.
 
 Each replica announces what it consumes (``service.replica``), and takes and releases queues until all of them have
-their share (:mod:`towpath.servicekit.sharing`). A queue is taken when nobody claims it. Guarantees:
+their share (:mod:`towpath.servicekit.sharing`). A queue is taken when nobody claims it and it has no consumer.
+
+Guarantees:
 
 * While nothing changes, no queue moves. Every queue has one consumer then.
 * A replica that stops, is killed or hangs is noticed: it says so, or its queues have no consumer for
@@ -225,6 +227,10 @@ class Replica:
         for name in sorted(mine - intake.queues - claimed):
             try:
                 async with asyncio.timeout(_TIMEOUT):
+                    # One that hangs says nothing any more, and its connection still stands. Whoever waited behind it
+                    # in RabbitMQ would be started beside what it has in hand when it goes on, and releases the queue.
+                    if (await self._broker.consumers(name))[name]:
+                        continue
                     await intake.take(self._queues[name])
             except (BrokerError, TimeoutError) as error:
                 log.warning("queue_not_taken", queue=name, error=in_words(error, 300))
@@ -235,7 +241,8 @@ class Replica:
 
     async def _release(self, intake: Intake, name: str) -> None:
         try:
-            await intake.release(name)
+            is_contested = any(name in other.queues for other in self._others.values())
+            await intake.release(name, is_contested=is_contested)
             self._moves.add(1)
         finally:
             del self._releasing[name]

@@ -8,8 +8,8 @@ Guarantees:
 * A request that changes state has its effect once, and the same outcome each time it is delivered or repeated. Only
   groups are changed to what is right by then: a repetition brings nobody back to one that they have left since, nor
   takes them from one that they have joined since (:mod:`towpath.servicekit.groups`).
-* When a batch fails as a whole its members are run one by one, so that one poison message harms nobody else. A
-  command that fails then is tried again for a while, and answered ``internal`` at last; an event comes again later.
+* When a batch fails as a whole its halves are run, and theirs, so that one poison message harms nobody else. A
+  command that fails alone is tried again for a while, and answered ``internal`` at last; an event comes again later.
   When the database is away the batch waits for it instead.
 * What may end or hang the program is tried in a copy of it first (:mod:`towpath.servicekit.trial`).
 """
@@ -147,7 +147,7 @@ class Worker(Generic[U]):
         self._suspected_until: dict[str, float] = {}
         self._failing_until: dict[str, float] = {}
         self._batches_failed = telemetry.counter(
-            "batches_failed", "Units of work that failed and were run again one request at a time"
+            "batches_failed", "Units of work that failed and were run again in parts"
         )
         self._repeated = telemetry.counter("messages_repeated", "Requests answered from the inbox")
         self._refused = {
@@ -179,7 +179,7 @@ class Worker(Generic[U]):
                 continue
             if len(batch) > 1:
                 self._batches_failed.add(1)
-                failed, ran = await self._run_one_by_one(batch, untold)
+                failed, ran = await self._run_in_parts(_parts(batch, failed[batch[0]]), untold)
                 results |= ran
             break
         events = [request for request in failed if request.session is None]
@@ -198,21 +198,33 @@ class Worker(Generic[U]):
                 done.append(item)
         return Ran(await self._in_order(done, results), failed, behind)
 
-    async def _run_one_by_one(
-        self, batch: Sequence[Request], untold: set[inbox.Key]
+    async def _run_in_parts(
+        self, parts: list[Sequence[Request]], untold: set[inbox.Key]
     ) -> tuple[dict[Request, Exception], dict[Request, Result]]:
-        """Find out which members of a batch fail; those behind them, of the same order, are not run."""
+        """Find out which members of a batch that failed do so: each part that fails is divided, and run again.
+
+        What is behind one that fails, in its order, is not run.
+
+        Args:
+            parts: Of the batch; the next one is the last.
+        """
         failed: dict[Request, Exception] = {}
         results: dict[Request, Result] = {}
         troubled: set[tuple[str, str]] = set()
-        for request in batch:
-            if request.order in troubled:
+        while parts:
+            part = [request for request in parts.pop() if request.order not in troubled]
+            if not part:
                 continue
             try:
-                results |= await self._run_when_database_answers([request], untold)
+                results |= await self._run_when_database_answers(part, untold)
             except Poison as poison:
                 results |= await self._park_poison(poison)
+                parts.append([request for request in part if request is not poison.request])
             except Exception as error:
+                if len(part) > 1:
+                    parts += _parts(part, error)
+                    continue
+                (request,) = part
                 failed[request] = error
                 if request.session is not None:
                     troubled.add(request.order)
@@ -470,6 +482,18 @@ async def _number_changes(kept: Groups, connection: AsyncConnection, results: It
     await groups.correct(connection, kept.may_hear, changing)
     for result in changing:
         result.as_of = number
+
+
+def _parts(batch: Sequence[Request], error: Exception) -> list[Sequence[Request]]:
+    """What to run of a batch that failed with ``error``, the first of it last.
+
+    Halves: few fail as a rule, and each unit of work costs a commit. One by one, a large batch would hold everybody
+    up for as many commits. But what used up its time uses it up with each half that it is part of.
+    """
+    if isinstance(error, TimeoutError):
+        return [[request] for request in reversed(batch)]
+    middle = len(batch) // 2
+    return [batch[middle:], batch[:middle]]
 
 
 def _decided(request: Request, unit: Any, trace: str) -> tuple[Outcome, Settled]:

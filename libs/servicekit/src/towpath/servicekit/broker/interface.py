@@ -367,7 +367,7 @@ class Broker(Protocol):
         ...
 
     async def consumers(self, *queues: str) -> dict[str, int]:
-        """How many consumers each of these declared queues has, the waiting ones of a single active one included.
+        """How many consumers each of these declared queues has. Where one is active, the others are not counted.
 
         Raises:
             BrokerError: There is no such queue, no connection, or no answer in time.

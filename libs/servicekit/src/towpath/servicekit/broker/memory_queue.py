@@ -99,8 +99,9 @@ class MemoryQueue:
 
     @property
     def consumers(self) -> int:
-        """How many take part."""
-        return len(self._consumers)
+        """How many take part; as in RabbitMQ, those that wait for a single active one do not count."""
+        is_shared = isinstance(self.source, Inbox) or not self.source.single_active
+        return len(self._consumers) if is_shared else min(len(self._consumers), 1)
 
     @property
     def full(self) -> bool:
