@@ -17,8 +17,9 @@ from towpath.testkit.eventually import eventually
 _PEOPLE: Final = 200
 _SHARED_SECONDS: Final = 30.0
 _ROUNDS: Final = 3
-#: Longer than elsewhere: a replica answers a unit of work at once, and one more or less is many requests.
 _SECONDS: Final = 6.0
+#: A unit of work is answered as a whole: were it large, the window would count many requests more or less.
+_UNIT: Final = 20
 #: The kinds of requests, as the generator calls them.
 COMPUTE: Final = "compute"
 WAIT: Final = "wait"
@@ -43,7 +44,7 @@ async def _round(field: Field, number: int, sizes: Sequence[int]) -> Mapping[str
         ground.launch_gateway()
         for size in sizes:
             while len(ground.services.get("service", ())) < size:
-                ground.launch_service("slow")
+                ground.launch_service("slow", unit_max_items=_UNIT)
             await ground.ready()
             await _shared(ground)
             for kind in KINDS:
@@ -85,8 +86,9 @@ AXIS: Final = Axis(
     about=(
         f"Ever more replicas of one service, which share its {PARTITIONS} command queues. {_PEOPLE} people ask, one "
         f"request of each at a time, through one gateway. A request takes {REQUEST_SECONDS * 1000:g} ms: of a core "
-        f"(*{COMPUTE}*), or of waiting (*{WAIT}*). Measured in {_ROUNDS} rounds of all sizes; the round counts in which "
-        "other programs used least of the machine."
+        f"(*{COMPUTE}*), or of waiting (*{WAIT}*). A unit of work has {_UNIT} requests at most "
+        "(`TOWPATH_UNIT_MAX_ITEMS`). Measured in {_ROUNDS} rounds of all sizes; the round counts in which other "
+        "programs used least of the machine."
     ),
     across="service replicas",
     sizes=(1, 2, 4),

@@ -149,7 +149,8 @@ class Database:
         async for _ in pauses():
             try:
                 async with self._engine.connect() as connection:
-                    await connection.run_sync(_migrate, migrations, version_table)
+                    async with sqlite.in_thread(connection):
+                        await connection.run_sync(_migrate, migrations, version_table)
                     if await connection.run_sync(lambda sync: sa.inspect(sync).has_table(version_table)):
                         self._no_change = _rewrite(version_table)
                 return
