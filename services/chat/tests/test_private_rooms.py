@@ -263,7 +263,7 @@ class TestPrivateRoom:
         await chat.dispatch(an_invite("guest"))
         chat.forget()
         for user in ("mallory", "guest"):  # who is invited is not in yet
-            cases = (
+            cases: tuple[tuple[str, dict[str, Any]], ...] = (
                 ("chat.history", {}),
                 ("chat.members", {}),
                 ("chat.typing", {}),
