@@ -10,14 +10,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bench.databases import Databases
 from bench.facts import facts
-from bench.growth import connections, load, replicas, report, rooms, stored, units
+from bench.growth import connections, load, replicas, report, rooms, services, stored, units
 from bench.growth.ground import Field, Scale
 from bench.growth.points import Growth, Point
 from towpath.tools.rabbitmq_node import RabbitNode
 from towpath.tools.trouble import Trouble
 
 #: In the order of the page.
-AXES: Final = (connections.AXIS, load.AXIS, rooms.AXIS, replicas.AXIS, stored.AXIS, units.AXIS)
+AXES: Final = (
+    connections.AXIS,
+    load.AXIS,
+    rooms.AXIS,
+    replicas.AXIS,
+    services.AXIS,
+    stored.AXIS,
+    units.AXIS,
+)
 _FULL: Final = Path("docs")
 _PARTIAL: Final = Path(".towpath/bench")
 

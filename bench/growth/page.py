@@ -14,6 +14,7 @@ from bench.growth import chart
 from bench.growth.axis import Axis
 from bench.growth.million import SUMS, Million, million, scenarios
 from bench.growth.points import Growth
+from bench.growth.services import KINDS, RATIO
 from bench.growth.sums import shown
 from bench.growth.units import MESSAGE
 from bench.tables import Table, number
@@ -47,6 +48,7 @@ def page(growth: Growth, axes: Sequence[Axis], template: str) -> str:
         "table: sums": markdown(_sums(worked_out)),
         "table: limits": markdown(_limits(worked_out)),
         "parts": shown(worked_out.parts),
+        **{f"services.{kind}": shown(growth.last("services", kind, RATIO)) for kind in KINDS},
         "together": shown(growth.last("units", MESSAGE, "µs gateway")),
     }
     blanks |= {f"chapter: {axis.name}": _chapter(growth, axis) for axis in axes}
