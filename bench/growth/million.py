@@ -39,7 +39,7 @@ def measured(growth: Growth) -> list[Given]:
         Given("copy", slope("replicas", pushed, "µs broker"), us, "broker, a push to each further gateway; replicas"),
         Given("store", last("units", MESSAGE, "µs service"), us, "chat, a message, stored and told; single things"),
         Given("row", last("units", MESSAGE, "µs database"), us, "PostgreSQL, the same; single things"),
-        Given("spread", _spread(growth), "of one alone", "what each of several service replicas does; service replicas"),
+        Given("spread", _spread(growth), "of one alone", "each of several service replicas; service replicas"),
         Given("come", last("connections", "", "µs presence a connect"), us, "chat, somebody who comes; connections"),
         Given("frame", last("rooms", "", "bytes a push"), "bytes", "a push of chat; rooms"),
     ]  # fmt: skip
