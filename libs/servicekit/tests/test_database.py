@@ -142,6 +142,24 @@ async def test_a_migration_that_takes_long_lets_the_rest_of_the_program_go_on(tm
         assert await value_of(connection, "turned") == 1
 
 
+#: Writes down how many seconds the driver gives a statement.
+TIME_LIMIT: Final = """
+    limit = int(op.get_bind().connection.driver_connection._config.command_timeout)
+    op.execute(f"INSERT INTO counters VALUES ('limit', {limit})")
+"""
+
+
+async def test_a_statement_of_a_migration_may_take_as_long_as_many_rows_do(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    migrations = write_migrations(tmp_path / "migrations", "counters", more=TIME_LIMIT)
+    async with (
+        Database.open(postgres_url, migrations=migrations, version_table="test_version") as database,
+        database.reading() as connection,
+    ):
+        assert await value_of(connection, "limit") == 3600
+
+
 async def test_a_schema_from_the_future_is_a_bad_setting(database_url: str, tmp_path: Path) -> None:
     newer = write_migrations(tmp_path / "newer", "counters", "more_counters")
     async with Database.open(database_url, migrations=newer, version_table="test_version"):
