@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 from xml.etree import ElementTree
@@ -17,7 +17,7 @@ from bench.generator.conversing import Talk, members_of, people, room_name
 from bench.generator.reading import KINDS, Reader
 from bench.growth.chart import Line, Panel, apart, picture, scale_of
 from bench.growth.command import AXES
-from bench.growth.page import in_short, table
+from bench.growth.page import in_short, page, table
 from bench.growth.page import picture as picture_of
 from bench.growth.points import Growth, Missing, Point, point
 from bench.growth.seed import add_messages, add_rooms, chat_database
@@ -44,6 +44,26 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "growth.json").write_text('{"measurements": []}')
     with pytest.raises(ValueError, match="no growth"):
         Growth.load(tmp_path / "growth.json")
+
+
+def test_an_axis_that_was_measured_again_says_by_which_run(tmp_path: Path) -> None:
+    again = replace(
+        a_run(),
+        command="python -m bench --growth --axes rooms",
+        facts={"Day": "2026-11-28"},
+        points=[replace(one, figures=one.figures | {"p50, ms": 1.0}) for one in a_run().along("rooms")],
+    )
+    both = a_run().with_axes(again)
+    assert both.along("rooms") == again.points
+    assert both.along("load") == a_run().along("load")
+    both.save(tmp_path / "growth.json")
+    assert Growth.load(tmp_path / "growth.json") == both
+    text = page(both, AXES, "{{facts}}")
+    assert (
+        "*Rooms* is from another run, `python -m bench --growth --axes rooms` (day: 2026-11-28)"
+        in " ".join(text.split())
+    )
+    assert "another run" not in page(a_run(), AXES, "{{facts}}")
 
 
 def test_what_goes_wrong_is_told_in_words() -> None:
