@@ -4,12 +4,12 @@ Guarantee: what is compared was measured within one round, one size right after 
 counts in which other programs used least of the machine, whatever came out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from bench.growth.axis import Axis, Drawn, Line
 from bench.growth.ground import Field, Ground, metrics
-from bench.growth.points import point
+from bench.growth.points import Point, point
 from bench.slow import REQUEST_SECONDS
 from towpath.protocol.routes import PARTITIONS
 from towpath.testkit.eventually import eventually
@@ -35,7 +35,8 @@ async def measure(field: Field, sizes: Sequence[int]) -> None:
     """In each round: add replicas, wait until they share, then let people ask for each kind."""
     rounds = [await _round(field, number, sizes) for number in range(1 if field.scale.quick else _ROUNDS)]
     for kind in KINDS:
-        _add(field, kind, min((one[kind] for one in rounds), key=_elsewhere))
+        for found in points_of(kind, quietest([one[kind] for one in rounds])):
+            field.add(found)
 
 
 async def _round(field: Field, number: int, sizes: Sequence[int]) -> Mapping[str, Counted]:
@@ -68,16 +69,18 @@ async def _shared(ground: Ground) -> None:
     await eventually(is_shared, timeout=_SHARED_SECONDS, every=0.2)
 
 
-def _elsewhere(one: Counted) -> float:
-    return max(float(result["elsewhere"]) for result in one.values())
+def quietest(rounds: Sequence[Counted]) -> Counted:
+    """The round in which other programs took least of the machine when they took most."""
+    return min(rounds, key=lambda one: max(float(result["elsewhere"]) for result in one.values()))
 
 
-def _add(field: Field, kind: str, one: Counted) -> None:
+def points_of(kind: str, one: Counted) -> Iterator[Point]:
+    """What one round has counted, each size beside the smallest."""
     rates = {size: result["count"] / result["seconds"] for size, result in one.items()}
     least = rates[min(rates)]
     for size, result in one.items():
         also = {RATIO: rates[size] / least} if least else {}
-        field.add(point("services", size, result, variant=kind, also=also))
+        yield point("services", size, result, variant=kind, also=also)
 
 
 AXIS: Final = Axis(

@@ -4,7 +4,7 @@ import itertools
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import msgspec
@@ -15,6 +15,7 @@ from bench.dialects.plain import numbered_texts
 from bench.generator.clients import Client
 from bench.generator.conversing import Talk, members_of, people, room_name
 from bench.generator.reading import KINDS, Reader
+from bench.growth import services
 from bench.growth.chart import Line, Panel, apart, picture, scale_of
 from bench.growth.command import AXES
 from bench.growth.page import in_short, page, table
@@ -89,6 +90,32 @@ def test_the_slope_is_what_each_further_one_costs() -> None:
     assert run(100, 90, 80).slope("replicas", "push", "µs") == 0
     with pytest.raises(Missing, match="two sizes"):
         run(100).slope("replicas", "push", "µs")
+
+
+# Replicas of a service
+
+
+def _counted(elsewhere: float, **counts: int) -> dict[int, dict[str, Any]]:
+    return {
+        int(size.removeprefix("of_")): {
+            "count": count,
+            "seconds": 2.0,
+            "times": {"5": count},
+            "generator_share": 0.1,
+            "cpu": {"service": 1.0},
+            "elsewhere": elsewhere,
+        }
+        for size, count in counts.items()
+    }
+
+
+def test_of_several_rounds_the_quietest_counts_whatever_came_out() -> None:
+    rounds = [_counted(0.2, of_1=100, of_4=500), _counted(0.01, of_1=100, of_4=300)]
+    found = list(services.points_of(services.WAIT, services.quietest(rounds)))
+    assert [(one.size, one.figures["a second"], one.figures[services.RATIO]) for one in found] == [
+        (1, 50, 1),
+        (4, 150, 3),
+    ]
 
 
 # Rooms in which people talk
