@@ -28,6 +28,9 @@ _PARTIAL = Path(".towpath/bench")
 
 _QUICK_HELP = "A first look, in three minutes: one short round; the peers in some works only."
 _GROWTH_HELP = "How cost grows with connections, rooms, replicas and messages: writes scaling.md."
+_AXES_HELP = (
+    f"With --growth, of {', '.join(axis.name for axis in growing.AXES)}; the others stay as they are."
+)
 _PEERS_HELP = "Rounds in which the others than Towpath and the baseline are measured, too; by default all."
 _OUT_HELP = f"Where results go: {_FULL} for a full run, {_PARTIAL} for any other."
 
@@ -56,6 +59,7 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help=_QUICK_HELP)] = False,
     compare: Annotated[Path | None, typer.Option(help="The performance.json of an earlier run.")] = None,
     growth: Annotated[bool, typer.Option("--growth", help=_GROWTH_HELP)] = False,
+    axes: Annotated[str | None, typer.Option(help=_AXES_HELP)] = None,
     out: Annotated[Path | None, typer.Option(help=_OUT_HELP)] = None,
 ) -> None:
     """Measure Towpath beside its peers, and write down what came out.
@@ -63,8 +67,10 @@ def main(
     Writes performance.json, performance.md and images/performance-*.svg.
     """
     if growth:
-        _grow([works, systems, rounds, compare], quick, out)
+        _grow([works, systems, rounds, compare], axes, quick, out)
         return
+    if axes is not None:
+        _stop("--axes chooses what --growth measures, and stands beside it.")
     partial = quick or any(asked is not None for asked in (works, systems, rounds, peer_rounds))
     chosen_works = [known_works.work(name) for name in _chosen("--works", works, known_works.NAMES)]
     chosen_systems = [
@@ -90,12 +96,15 @@ def main(
     console.print(f"Written: {report.write(run, folder, earlier)}")
 
 
-def _grow(not_for_it: list[object], quick: bool, out: Path | None) -> None:
+def _grow(not_for_it: list[object], axes: str | None, quick: bool, out: Path | None) -> None:
     if any(option is not None for option in not_for_it):
-        _stop("--growth measures Towpath alone, in works of its own: besides it there are --quick and --out.")
+        _stop(
+            "--growth measures Towpath alone, in works of its own: besides it there are --axes, --quick and --out."
+        )
+    names = _chosen("--axes", axes, tuple(axis.name for axis in growing.AXES))
     raise_file_limit()
     try:
-        growing.run(quick=quick, out=out, console=Console())
+        growing.run(quick=quick, names=names, out=out, console=Console())
     except Trouble as trouble:
         _stop(str(trouble))
     except KeyboardInterrupt:

@@ -19,10 +19,16 @@ class Towpath(Plain):
         return Handshake({"Authorization": f"Bearer {a_token(user)}"}, ["towpath.v1"])
 
     def request(self, kind: str, user: str) -> Callable[[int], bytes]:
-        """``echo``, ``order.get`` of the one order that ``order.first`` made, or ``order.submit`` of a new one."""
+        """A function that makes the nth request of a kind.
+
+        ``echo``; ``compute`` and ``wait`` of 5 ms; ``order.get`` of the one order that ``order.first`` made;
+        ``order.submit`` of a new one.
+        """
         match kind:
             case "echo":
                 return envelopes("echo.say", f'"text":"{PADDING}"')
+            case "compute" | "wait":
+                return envelopes(f"slow.{kind}", "")
             case "order.first":
                 return envelopes("order.submit", f'"order_id":"{user}-first","amount":"9.90"')
             case "order.get":

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -10,27 +11,44 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bench.databases import Databases
 from bench.facts import facts
-from bench.growth import connections, load, replicas, report, rooms, stored, units
+from bench.growth import connections, load, replicas, report, rooms, services, stored, units
+from bench.growth.axis import Axis
 from bench.growth.ground import Field, Scale
 from bench.growth.points import Growth, Point
 from towpath.tools.rabbitmq_node import RabbitNode
 from towpath.tools.trouble import Trouble
 
 #: In the order of the page.
-AXES: Final = (connections.AXIS, load.AXIS, rooms.AXIS, replicas.AXIS, stored.AXIS, units.AXIS)
+AXES: Final = (
+    connections.AXIS,
+    load.AXIS,
+    rooms.AXIS,
+    replicas.AXIS,
+    services.AXIS,
+    stored.AXIS,
+    units.AXIS,
+)
 _FULL: Final = Path("docs")
 _PARTIAL: Final = Path(".towpath/bench")
 
 
-def run(*, quick: bool, out: Path | None, console: Console) -> None:
+def run(*, quick: bool, names: Collection[str], out: Path | None, console: Console) -> None:
     """Measure, show the tables, and write growth.json, scaling.md and images/growth-*.svg.
 
+    Args:
+        quick: Whether for a first look.
+        names: The axes to measure; the others stay as they are in the folder.
+        out: The folder, if it is not the usual one.
+
     Raises:
-        Trouble: Something could not be measured. What could is in growth.json.
+        Trouble: Something could not be measured, or there is nothing to add it to. What could is in growth.json.
     """
-    growth = asyncio.run(_measure(Scale(quick), console))
+    chosen = [axis for axis in AXES if axis.name in names]
     folder = out or (_PARTIAL if quick else _FULL)
-    report.show(growth, AXES, console)
+    earlier = _earlier(folder / "growth.json") if len(chosen) < len(AXES) else None
+    growth = asyncio.run(_measure(Scale(quick), chosen, console))
+    report.show(growth, chosen, console)
+    growth = growth if earlier is None else earlier.with_axes(growth)
     folder.mkdir(parents=True, exist_ok=True)
     growth.save(folder / "growth.json")
     if growth.failures:
@@ -39,7 +57,15 @@ def run(*, quick: bool, out: Path | None, console: Console) -> None:
     console.print(f"Written: {report.write(growth, AXES, folder)}")
 
 
-async def _measure(scale: Scale, console: Console) -> Growth:
+def _earlier(file: Path) -> Growth:
+    try:
+        return Growth.load(file)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise Trouble(f"there is no earlier run to add these axes to: {file}: {why}") from None
+
+
+async def _measure(scale: Scale, axes: Sequence[Axis], console: Console) -> Growth:
     points: list[Point] = []
     failures: dict[str, str] = {}
     progress = Progress(
@@ -59,8 +85,8 @@ async def _measure(scale: Scale, console: Console) -> Growth:
                 progress.advance(bar)
 
             field = Field(broker, databases, scale, told)
-            progress.update(bar, total=sum(len(axis.chosen(field)) * axis.variants for axis in AXES))
-            for axis in AXES:
+            progress.update(bar, total=sum(len(axis.chosen(field)) * axis.variants for axis in axes))
+            for axis in axes:
                 progress.update(bar, description=axis.title)
                 try:
                     await axis.measure(field, axis.chosen(field))

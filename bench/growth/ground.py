@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,8 @@ from towpath.testkit.tokens import SECRET
 from towpath.tools.rabbitmq_node import RabbitNode
 
 _START_SECONDS: Final = 60.0
+#: Services of the benchmark's own.
+_MODULES: Final = {"echo": "bench.echo", "slow": "bench.slow"}
 #: What is left to do is done when nobody has used more than this share of a core for so many seconds.
 _CALM_SHARE: Final = 0.1
 _CALM_SECONDS: Final = 0.5
@@ -61,7 +64,7 @@ class Ground:
     ) -> None:
         self.amqp_url = amqp_url
         self.gateways: list[Process] = []
-        self._services: dict[str, Process] = {}
+        self.services: dict[str, list[Process]] = {}
         self._broker_pid = broker_pid
         self._folder = folder
         self._processes = processes
@@ -73,10 +76,11 @@ class Ground:
         self.gateways.append(self._processes.launch("towpath-gateway", **(self._usual() | chosen)))
 
     def launch_service(self, name: str, role: str = "service", **settings: Any) -> None:
-        """``echo`` or ``chat``; figures have it as ``role``."""
+        """One more replica of ``echo``, ``slow`` or ``chat``; figures have all replicas together as ``role``."""
         chosen = {**self._usual(), "database_url": self._database.url or f"sqlite:///{self.file(name)}"}
-        program = [sys.executable, "-m", "bench.echo"] if name == "echo" else [f"towpath-{name}"]
-        self._services[role] = self._processes.launch(*program, name=name, **(chosen | settings))
+        program = [sys.executable, "-m", _MODULES[name]] if name in _MODULES else [f"towpath-{name}"]
+        process = self._processes.launch(*program, name=name, **(chosen | settings))
+        self.services.setdefault(role, []).append(process)
 
     def file(self, name: str) -> Path:
         """Where a service keeps its SQLite database."""
@@ -84,13 +88,13 @@ class Ground:
 
     async def ready(self) -> None:
         """Wait until all that was launched serves."""
-        programs = [*self.gateways, *self._services.values()]
+        programs = [*self.gateways, *chain.from_iterable(self.services.values())]
         await asyncio.gather(*(program.ready(timeout=_START_SECONDS) for program in programs))
 
     def stage(self) -> Stage:
         """What runs now, for a generator to work on."""
         pids = {"gateway": [gateway.pid for gateway in self.gateways]}
-        pids |= {role: [service.pid] for role, service in self._services.items()}
+        pids |= {role: [one.pid for one in replicas] for role, replicas in self.services.items()}
         return Stage(
             SYSTEM,
             Running([url_of(gateway) for gateway in self.gateways], pids),
@@ -119,7 +123,7 @@ class Ground:
         """What all gateways say of themselves, added up; by name, with labels as Prometheus writes them."""
         added: dict[str, float] = {}
         for gateway in self.gateways:
-            for name, value in (await asyncio.to_thread(_metrics, gateway)).items():
+            for name, value in (await metrics(gateway)).items():
                 added[name] = added.get(name, 0.0) + value
         return added
 
@@ -163,8 +167,13 @@ class Field:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _metrics(gateway: Process) -> dict[str, float]:
-    with urllib.request.urlopen(f"{gateway.admin_url}/metrics", timeout=10) as answer:  # noqa: S310  # our own
+async def metrics(program: Process) -> dict[str, float]:
+    """What one program says of itself; by name, with labels as Prometheus writes them."""
+    return await asyncio.to_thread(_metrics, program)
+
+
+def _metrics(program: Process) -> dict[str, float]:
+    with urllib.request.urlopen(f"{program.admin_url}/metrics", timeout=10) as answer:  # noqa: S310  # our own
         lines = answer.read().decode().splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
     return {name: float(value) for name, value in pairs}

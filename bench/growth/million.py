@@ -9,6 +9,7 @@ from typing import Final
 
 from bench.growth.load import USUAL
 from bench.growth.points import Growth, Missing
+from bench.growth.services import RATIO, WAIT
 from bench.growth.sums import Given, Sum, work_out
 from bench.growth.units import DELIVERY, HEARTBEAT, MESSAGE
 from towpath.gateway.settings import GatewaySettings
@@ -38,9 +39,20 @@ def measured(growth: Growth) -> list[Given]:
         Given("copy", slope("replicas", pushed, "µs broker"), us, "broker, a push to each further gateway; replicas"),
         Given("store", last("units", MESSAGE, "µs service"), us, "chat, a message, stored and told; single things"),
         Given("row", last("units", MESSAGE, "µs database"), us, "PostgreSQL, the same; single things"),
+        Given("spread", _spread(growth), "of one alone", "each of several service replicas; service replicas"),
         Given("come", last("connections", "", "µs presence a connect"), us, "chat, somebody who comes; connections"),
         Given("frame", last("rooms", "", "bytes a push"), "bytes", "a push of chat; rooms"),
     ]  # fmt: skip
+
+
+def _spread(growth: Growth) -> float:
+    """What each of the most replicas does, of what one alone does. Of those that wait: cores are no limit to them."""
+    size, ratio = (
+        growth.line("services", WAIT, RATIO)[-1] if growth.line("services", WAIT, RATIO) else (0, 0.0)
+    )
+    if not size:
+        raise Missing(f"services: {WAIT} {RATIO}")
+    return min(ratio / size, 1.0)
 
 
 def _least(growth: Growth, variant: str, name: str) -> float:
@@ -60,7 +72,12 @@ def settings() -> list[Given]:
         default("heartbeat"),
         default("max_connections"),
         default("routing_bindings_max"),
-        Given("queues", PARTITIONS, "", "command queues a domain; fixed by the contract"),
+        Given(
+            "queues",
+            PARTITIONS,
+            "",
+            "command queues a domain, so replicas that share them; fixed by the contract",
+        ),
         Given("stall", 80, "ms", f"publishers wait when a gateway with 5,000 bindings dies; {_ADR}"),
         Given("bind", 0.6, "ms", f"RabbitMQ, a binding: 3.0 s for 5,000 of them; {_ADR}"),
     ]
@@ -136,7 +153,8 @@ SUMS: Final = (
     ),
     Sum("nodes", "max(3, broker ÷ busy ÷ node)", "RabbitMQ nodes, a system", whole=True),
     Sum("service", "requests × store ÷ 1000000", "cores of the domain's service"),
-    Sum("domains", "service ÷ busy ÷ queues", "of what one domain can do"),
+    Sum("replicas", "service ÷ busy ÷ spread + 1", "of the service; one may be lost", whole=True),
+    Sum("domains", "service ÷ busy ÷ spread ÷ queues", "of what one domain can do"),
     Sum("database", "requests × row ÷ 1000000", "cores of PostgreSQL"),
     Sum("back", "connections × come ÷ 1000000", "s until chat knows all, if all come anew"),
     Sum("bound", "(1 − all) × connections × bind ÷ 1000", "s until all are bound, if all come anew"),
@@ -148,7 +166,7 @@ SUMS: Final = (
         "pushes × copies × (frame + around) × 8 ÷ 1000000000",
         "Gbit/s, broker to gateways, a system",
     ),
-    Sum("cores", "cells × (gateways + nodes × node + service ÷ busy + database ÷ busy)", "all", whole=True),
+    Sum("cores", "cells × (gateways + nodes × node + replicas + database ÷ busy)", "all", whole=True),
     Sum("core_hours", "cores × hours", "a month"),
     Sum("money", "cores × price", "euros a month, **if** the price is right"),
 )
@@ -179,13 +197,13 @@ LIMITS: Final = (
     ),
     Limit(
         "domain",
-        "one domain has eight queues, each with one consumer on one core",
-        "queues × busy × 1000000 × 60 ÷ (asks × store)",
+        "one domain has eight queues, so eight replicas share them at most, each on one core",
+        "queues × busy × spread × 1000000 × 60 ÷ (asks × store)",
         "two domains, or several systems",
     ),
     Limit(
         "events",
-        "chat hears of connections through one queue",
+        "chat hears of connections through one queue, which one replica has",
         "busy × 1000000 × stays × 60 ÷ come",
         "several systems; connections that last",
     ),

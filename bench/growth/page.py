@@ -13,7 +13,8 @@ from typing import Final
 from bench.growth import chart
 from bench.growth.axis import Axis
 from bench.growth.million import SUMS, Million, million, scenarios
-from bench.growth.points import Growth
+from bench.growth.points import Growth, Point
+from bench.growth.services import KINDS, RATIO
 from bench.growth.sums import shown
 from bench.growth.units import MESSAGE
 from bench.tables import Table, number
@@ -41,12 +42,13 @@ def page(growth: Growth, axes: Sequence[Axis], template: str) -> str:
     worked_out = million(growth)
     blanks = {
         "command": f"`{growth.command}`",
-        "facts": _facts(growth),
+        "facts": _facts(growth, axes),
         "table: in short": markdown(in_short(growth, axes)),
         "table: given": markdown(_given(worked_out)),
         "table: sums": markdown(_sums(worked_out)),
         "table: limits": markdown(_limits(worked_out)),
         "parts": shown(worked_out.parts),
+        **{f"services.{kind}": shown(growth.last("services", kind, RATIO)) for kind in KINDS},
         "together": shown(growth.last("units", MESSAGE, "µs gateway")),
     }
     blanks |= {f"chapter: {axis.name}": _chapter(growth, axis) for axis in axes}
@@ -167,15 +169,34 @@ def _chapter(growth: Growth, axis: Axis) -> str:
     return "\n\n".join(parts)
 
 
-def _facts(growth: Growth) -> str:
-    facts = dict(growth.facts)
-    shares = [one.elsewhere for one in growth.points if one.elsewhere]
-    if shares and median(shares) > _QUIET:
-        facts["Not alone"] = (
-            f"other programs took {median(shares):.0%} of the machine meanwhile (median), {max(shares):.0%} at most: "
-            "measure again on a quiet one"
+def _facts(growth: Growth, axes: Sequence[Axis]) -> str:
+    own = [one for one in growth.points if one.axis not in growth.apart]
+    facts = _with_others(growth.facts, own)
+    lines = [f"- {title}: {text}" for title, text in facts.items()]
+    titles = {axis.name: axis.title for axis in axes}
+    for name, run in growth.apart.items():
+        different = {
+            title: text
+            for title, text in _with_others(run.facts, growth.along(name)).items()
+            if facts.get(title) != text
+        }
+        said = "; ".join(f"{title.lower()}: {text}" for title, text in different.items())
+        lines.append(
+            f"- *{titles[name]}* is from another run, `{run.command}`" + (f" ({said})" if said else "")
         )
-    return "\n".join(f"- {title}: {text}" for title, text in facts.items())
+    return "\n".join(lines)
+
+
+def _with_others(facts: Mapping[str, str], points: Sequence[Point]) -> dict[str, str]:
+    """The facts, and how much other programs took where that was more than a little."""
+    shares = [one.elsewhere for one in points if one.elsewhere]
+    if not shares or median(shares) <= _QUIET:
+        return dict(facts)
+    took = (
+        f"other programs took {median(shares):.0%} of the machine meanwhile (median), {max(shares):.0%} at most: "
+        "measure again on a quiet one"
+    )
+    return {**facts, "Not alone": took}
 
 
 def _given(worked_out: Million) -> Table:

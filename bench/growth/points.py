@@ -43,6 +43,19 @@ class Point:
     elsewhere: float = 0.0
 
 
+@dataclass(frozen=True)
+class Run:
+    """One call of the command.
+
+    Attributes:
+        command: What was called.
+        facts: When, on what machine, with which versions: title → text.
+    """
+
+    command: str
+    facts: dict[str, str]
+
+
 class Missing(Exception):
     """A figure was not measured. The message names it."""
 
@@ -55,12 +68,22 @@ class Growth:
         command: What was called.
         facts: When, on what machine, with which versions: title → text.
         failures: Axis → why it could not be measured.
+        apart: Axis → the run that measured it, where that is another one.
     """
 
     command: str
     facts: dict[str, str]
     points: list[Point] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
+    apart: dict[str, "Run"] = field(default_factory=dict)
+
+    def with_axes(self, newer: "Growth") -> "Growth":
+        """The same, but that all axes of ``newer`` are as they are there; the page says so."""
+        axes = {one.axis for one in newer.points} | newer.failures.keys()
+        own = [one for one in self.points if one.axis not in axes]
+        failures = {axis: why for axis, why in self.failures.items() if axis not in axes} | newer.failures
+        apart = self.apart | dict.fromkeys(sorted(axes), Run(newer.command, newer.facts))
+        return Growth(self.command, self.facts, own + newer.points, failures, apart)
 
     def along(self, axis: str, variant: str | None = None) -> list[Point]:
         """The points of an axis, from small to large."""
@@ -119,7 +142,8 @@ class Growth:
         content = json.loads(file.read_text())
         try:
             points = [Point(**one) for one in content["points"]]
-            return cls(content["command"], content["facts"], points, content["failures"])
+            apart = {axis: Run(**run) for axis, run in content.get("apart", {}).items()}
+            return cls(content["command"], content["facts"], points, content["failures"], apart)
         except (KeyError, TypeError) as error:
             raise ValueError(f"it holds no growth ({error!r})") from None
 

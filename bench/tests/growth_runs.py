@@ -5,6 +5,7 @@ from typing import Final
 
 from bench.growth.load import USUAL
 from bench.growth.points import Growth, Point
+from bench.growth.services import KINDS, RATIO
 from bench.growth.stored import TITLES
 from bench.growth.units import DELIVERY, HEARTBEAT, MESSAGE
 
@@ -29,6 +30,11 @@ def a_run(**changes: float) -> Growth:
             for kind in ("push", "request")
             for routing in ("everything", "selective")
             for size in (1, 2, 3, 4)
+        ),
+        *(
+            Point("services", size, kind, _CPU | {"a second": 200.0 * size, RATIO: 0.95 * size})
+            for kind in KINDS
+            for size in (1, 2, 4)
         ),
         *(
             Point("stored", size, "", _CPU | {f"{title}, ms": 4.0 for title in TITLES.values()})

@@ -2,9 +2,9 @@
 
 import itertools
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import msgspec
@@ -15,9 +15,10 @@ from bench.dialects.plain import numbered_texts
 from bench.generator.clients import Client
 from bench.generator.conversing import Talk, members_of, people, room_name
 from bench.generator.reading import KINDS, Reader
+from bench.growth import services
 from bench.growth.chart import Line, Panel, apart, picture, scale_of
 from bench.growth.command import AXES
-from bench.growth.page import in_short, table
+from bench.growth.page import in_short, page, table
 from bench.growth.page import picture as picture_of
 from bench.growth.points import Growth, Missing, Point, point
 from bench.growth.seed import add_messages, add_rooms, chat_database
@@ -46,6 +47,26 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:
         Growth.load(tmp_path / "growth.json")
 
 
+def test_an_axis_that_was_measured_again_says_by_which_run(tmp_path: Path) -> None:
+    again = replace(
+        a_run(),
+        command="python -m bench --growth --axes rooms",
+        facts={"Day": "2026-11-28"},
+        points=[replace(one, figures=one.figures | {"p50, ms": 1.0}) for one in a_run().along("rooms")],
+    )
+    both = a_run().with_axes(again)
+    assert both.along("rooms") == again.points
+    assert both.along("load") == a_run().along("load")
+    both.save(tmp_path / "growth.json")
+    assert Growth.load(tmp_path / "growth.json") == both
+    text = page(both, AXES, "{{facts}}")
+    assert (
+        "*Rooms* is from another run, `python -m bench --growth --axes rooms` (day: 2026-11-28)"
+        in " ".join(text.split())
+    )
+    assert "another run" not in page(a_run(), AXES, "{{facts}}")
+
+
 def test_what_goes_wrong_is_told_in_words() -> None:
     result = {
         "count": 10,
@@ -69,6 +90,32 @@ def test_the_slope_is_what_each_further_one_costs() -> None:
     assert run(100, 90, 80).slope("replicas", "push", "µs") == 0
     with pytest.raises(Missing, match="two sizes"):
         run(100).slope("replicas", "push", "µs")
+
+
+# Replicas of a service
+
+
+def _counted(elsewhere: float, **counts: int) -> dict[int, dict[str, Any]]:
+    return {
+        int(size.removeprefix("of_")): {
+            "count": count,
+            "seconds": 2.0,
+            "times": {"5": count},
+            "generator_share": 0.1,
+            "cpu": {"service": 1.0},
+            "elsewhere": elsewhere,
+        }
+        for size, count in counts.items()
+    }
+
+
+def test_of_several_rounds_the_quietest_counts_whatever_came_out() -> None:
+    rounds = [_counted(0.2, of_1=100, of_4=500), _counted(0.01, of_1=100, of_4=300)]
+    found = list(services.points_of(services.WAIT, services.quietest(rounds)))
+    assert [(one.size, one.figures["a second"], one.figures[services.RATIO]) for one in found] == [
+        (1, 50, 1),
+        (4, 150, 3),
+    ]
 
 
 # Rooms in which people talk

@@ -112,6 +112,20 @@ def test_the_gateways_of_the_sums_have_the_time_for_what_they_are_given() -> Non
         assert work <= results["left"] * 1.001, name
 
 
+def test_the_replicas_of_the_sums_have_the_time_for_what_they_are_given() -> None:
+    for name, results in million(a_run(take=10.0)).results.items():
+        spared = results["replicas"] - 1
+        assert results["service"] <= spared * results["busy"] * results["spread"] * 1.001, name
+
+
+def test_no_more_replicas_of_a_service_are_counted_on_than_there_are_queues() -> None:
+    worked_out = million(a_run())
+    results = worked_out.results["rooms"]
+    at = next(at for limit, at in worked_out.limits if limit.name == "domain")
+    work = at * results["asks"] / 60 * results["store"] / 1e6
+    assert work == pytest.approx(results["queues"] * results["busy"] * results["spread"], rel=0.01)
+
+
 def test_what_breaks_first_is_named_first() -> None:
     limits = [at for _, at in million(a_run()).limits]
     assert limits == sorted(limits)
@@ -136,6 +150,6 @@ def test_a_blank_that_nothing_fills_is_an_error() -> None:
 
 
 def test_a_figure_that_was_not_measured_is_never_made_up() -> None:
-    for axis in ("connections", "load", "rooms", "replicas", "units"):
+    for axis in ("connections", "load", "rooms", "replicas", "services", "units"):
         with pytest.raises(Missing, match=axis):
             page(without(a_run(), axis), AXES, TEMPLATE.read_text())

@@ -24,12 +24,17 @@ interface Vector {
   steps: Step[];
 }
 
-const FOLDER = new URL("../../../libs/protocol/vectors/session/", import.meta.url);
+const VECTORS = new URL("../../../libs/protocol/vectors/", import.meta.url);
+/** Those of now, and those that stood beside the contract's first text. */
+const TEXTS = ["session/", "first_text/session/"];
 const BEGINNING = 1_000_000;
 
-const read = (name: string) => JSON.parse(readFileSync(new URL(name, FOLDER), "utf8"));
-const givens: Record<string, Fields[]> = read("givens.json");
-const topics = readdirSync(FOLDER).filter((name) => name.endsWith(".json") && name !== "givens.json");
+const read = (name: string) => JSON.parse(readFileSync(new URL(name, VECTORS), "utf8"));
+const topics = TEXTS.flatMap((text) =>
+  readdirSync(new URL(text, VECTORS))
+    .filter((name) => name.endsWith(".json") && name !== "givens.json")
+    .map((name) => text + name),
+);
 
 /** An event as the session takes it. */
 function eventOf({ envelope, error, ...event }: Fields): Event {
@@ -58,7 +63,7 @@ function listed(wanted: Fields, got: Fields): Fields {
   );
 }
 
-function run({ options, given, steps }: Vector): void {
+function run({ options, given, steps }: Vector, givens: Record<string, Fields[]>): void {
   const session = new Session({
     urls: options?.urls ?? ["ws://one/ws"],
     idPrefix: "s",
@@ -87,8 +92,9 @@ function run({ options, given, steps }: Vector): void {
 
 for (const topic of topics) {
   const { about, vectors }: { about: string; vectors: Vector[] } = read(topic);
+  const givens = read(topic.replace(/[^/]*$/, "givens.json"));
   describe(`${topic.replace(".json", "")}: ${about}`, () => {
-    for (const vector of vectors) test(vector.name, () => run(vector));
+    for (const vector of vectors) test(vector.name, () => run(vector, givens));
   });
 }
 

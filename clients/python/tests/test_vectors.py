@@ -15,7 +15,9 @@ from towpath.client.envelope import Envelope
 from towpath.client.errors import TowpathError
 from towpath.client.session import Session
 
-VECTORS = Path(__file__).parents[3] / "libs/protocol/vectors/session"
+VECTORS = Path(__file__).parents[3] / "libs/protocol/vectors"
+#: Those of now, and those that stood beside the contract's first text.
+TEXTS = (VECTORS / "session", VECTORS / "first_text/session")
 #: What the clock of every vector starts at, Unix milliseconds.
 EPOCH_MS = 1_000_000
 
@@ -23,16 +25,20 @@ Vector = dict[str, Any]
 
 
 def the_vectors() -> Iterator[Any]:
-    for path in sorted(VECTORS.glob("*.json")):
-        if path.name != "givens.json":
-            for vector in json.loads(path.read_text())["vectors"]:
-                yield pytest.param(vector, id=f"{path.stem}: {vector['name']}")
+    for folder in TEXTS:
+        givens = json.loads((folder / "givens.json").read_text())
+        text = "" if folder == TEXTS[0] else "first text, "
+        for path in sorted(folder.glob("*.json")):
+            if path.name != "givens.json":
+                for vector in json.loads(path.read_text())["vectors"]:
+                    given = givens[vector["given"]] if "given" in vector else []
+                    yield pytest.param(vector, given, id=f"{text}{path.stem}: {vector['name']}")
 
 
-@pytest.mark.parametrize("vector", list(the_vectors()))
-def test_the_session_keeps_the_promise(vector: Vector) -> None:
+@pytest.mark.parametrize(("vector", "given"), list(the_vectors()))
+def test_the_session_keeps_the_promise(vector: Vector, given: list[dict[str, Any]]) -> None:
     session = Session(id_prefix="s", **{"urls": ["ws://one/ws"], **vector.get("options", {})})
-    for event in GIVENS[vector["given"]] if "given" in vector else []:
+    for event in given:
         session.handle(the_event(event), EPOCH_MS)
     now = 0
     for number, step in enumerate(vector["steps"], 1):
@@ -50,7 +56,7 @@ def test_the_session_keeps_the_promise(vector: Vector) -> None:
 
 def test_there_are_vectors_for_every_event_and_every_action() -> None:
     steps = [step for param in the_vectors() for step in param.values[0]["steps"]]
-    given = [event["type"] for events_of in GIVENS.values() for event in events_of]
+    given = [event["type"] for param in the_vectors() for event in param.values[1]]
     assert {step["event"]["type"] for step in steps} | set(given) == EVENTS.keys()
     assert {action["do"] for step in steps for action in step["actions"]} == {
         snake(action.__name__) for action in Action.__args__
@@ -95,4 +101,3 @@ def snake(name: str) -> str:
 
 
 EVENTS = {snake(event.__name__): event for event in events.Event.__args__}
-GIVENS: dict[str, list[dict[str, Any]]] = json.loads((VECTORS / "givens.json").read_text())

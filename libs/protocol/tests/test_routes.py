@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from towpath.protocol import chat
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.messages import read_command
+from towpath.protocol.orders import OrderEvent
 from towpath.protocol.routes import (
     EVERYONE,
     EXCHANGES,
@@ -234,10 +235,11 @@ def _session(user: str) -> dict[str, str]:
     [
         lambda user: chat.Invite.model_validate({"room": "r", "user": user}),
         lambda user: chat.SendDirect.model_validate({"to": user, "text": "hello"}),
+        lambda user: OrderEvent.model_validate({"order_id": "O1", "user_id": user}),
         lambda user: SessionStarted.model_validate(_session(user)),
         lambda user: read_command(json.dumps({"session": _session(user), "envelope": {}}).encode()),
     ],
-    ids=["invitation", "direct", "session event", "command"],
+    ids=["invitation", "direct", "order event", "session event", "command"],
 )
 def test_whoever_takes_a_user_id_from_outside_has_the_same_limits(
     read: Callable[[str], object], user: str

@@ -120,6 +120,46 @@ async def test_a_migration_that_fails_leaves_nothing_behind(database_url: str, t
         await put(connection, "a", 1)
 
 
+#: Waits in a statement, for two seconds at most, until the event loop has turned.
+WAITING: Final = """
+    import asyncio, threading
+    turned, loop = threading.Event(), asyncio.get_running_loop()
+    raw = op.get_bind().connection.driver_connection._connection
+    raw.create_function("wait_for_a_turn", 0, lambda: turned.wait(2))
+    loop.call_soon_threadsafe(turned.set)
+    op.execute("INSERT INTO counters SELECT 'turned', wait_for_a_turn()")
+"""
+
+
+async def test_a_migration_that_takes_long_lets_the_rest_of_the_program_go_on(tmp_path: Path) -> None:
+    migrations = write_migrations(tmp_path / "migrations", "counters", more=WAITING)
+    async with (
+        Database.open(
+            f"sqlite+aiosqlite:///{tmp_path}/towpath.db", migrations=migrations, version_table="test_version"
+        ) as database,
+        database.reading() as connection,
+    ):
+        assert await value_of(connection, "turned") == 1
+
+
+#: Writes down how many seconds the driver gives a statement.
+TIME_LIMIT: Final = """
+    limit = int(op.get_bind().connection.driver_connection._config.command_timeout)
+    op.execute(f"INSERT INTO counters VALUES ('limit', {limit})")
+"""
+
+
+async def test_a_statement_of_a_migration_may_take_as_long_as_many_rows_do(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    migrations = write_migrations(tmp_path / "migrations", "counters", more=TIME_LIMIT)
+    async with (
+        Database.open(postgres_url, migrations=migrations, version_table="test_version") as database,
+        database.reading() as connection,
+    ):
+        assert await value_of(connection, "limit") == 3600
+
+
 async def test_a_schema_from_the_future_is_a_bad_setting(database_url: str, tmp_path: Path) -> None:
     newer = write_migrations(tmp_path / "newer", "counters", "more_counters")
     async with Database.open(database_url, migrations=newer, version_table="test_version"):

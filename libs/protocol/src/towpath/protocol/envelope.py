@@ -37,13 +37,14 @@ ERROR: Final = "error"
 #: Actions that have no domain; a client may send only ``ping``.
 BARE_ACTIONS: Final = frozenset({PING, PONG, ACCEPTED, ERROR})
 
-_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,64}$"
+#: What an id is written with; part of other patterns, too.
+ID_LETTERS: Final = r"[A-Za-z0-9._:-]{1,64}"
 _WORD = r"[a-z][a-z0-9_]*"
 #: Of an action: two to four words, or one of :data:`BARE_ACTIONS`.
 ACTION_PATTERN: Final = rf"^(?:{_WORD}(?:\.{_WORD}){{1,3}}|{'|'.join(sorted(BARE_ACTIONS))})$"
 
 #: Ids and keys: 1-64 letters that need no quoting in JSON, URLs, AMQP keys or logs.
-Id = Annotated[str, StringConstraints(pattern=_ID_PATTERN)]
+Id = Annotated[str, StringConstraints(pattern=rf"^{ID_LETTERS}$")]
 Action = Annotated[str, StringConstraints(pattern=ACTION_PATTERN, max_length=MAX_ACTION_LENGTH)]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}\.[0-9]{1,4}$")]
 TraceParent = Annotated[str, StringConstraints(max_length=_MAX_TRACE_LENGTH)]
@@ -119,7 +120,7 @@ class Head(msgspec.Struct, gc=False):
 
 
 _HEAD = msgspec.json.Decoder(Head)
-_matches_id = re.compile(_ID_PATTERN[1:-1]).fullmatch
+_matches_id = re.compile(ID_LETTERS).fullmatch
 _matches_action = re.compile(ACTION_PATTERN[1:-1]).fullmatch
 _is_version_1 = re.compile(r"1\.[0-9]{1,4}").fullmatch
 
@@ -308,7 +309,7 @@ def _explain(value: Any, error: ValidationError) -> BadEnvelope:
             f"An envelope is a JSON object; this is {_json_kind(value)}. Send one JSON object a frame."
         )
     msg_id = value.get("msg_id")
-    if not (isinstance(msg_id, str) and re.fullmatch(r"[A-Za-z0-9._:-]{1,64}", msg_id)):
+    if not (isinstance(msg_id, str) and _matches_id(msg_id)):
         msg_id = None
     version = value.get("version")
     if isinstance(version, str) and re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}", version) and version[:2] != "1.":

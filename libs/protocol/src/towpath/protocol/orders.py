@@ -11,8 +11,8 @@ from typing import Annotated, Final, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from towpath.protocol.envelope import Id
-from towpath.protocol.fields import Json, Name, Payload, Text
+from towpath.protocol.envelope import ID_LETTERS, Id
+from towpath.protocol.fields import Json, Payload, Text, UserId
 from towpath.protocol.money import (
     MAX_AMOUNT,
     Currency,
@@ -142,7 +142,7 @@ class ListOrders(Payload):
     """
 
     limit: Annotated[int, Field(ge=1, le=200)] = 50
-    cursor: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,18}~[A-Za-z0-9._:-]{1,64}$")] | None = None
+    cursor: Annotated[str, StringConstraints(pattern=rf"^[0-9]{{1,18}}~{ID_LETTERS}$")] | None = None
 
 
 class OrderEvent(Payload):
@@ -157,7 +157,7 @@ class OrderEvent(Payload):
     """
 
     order_id: Id
-    user_id: Name
+    user_id: UserId
     revision: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     amount: Money | None = None
     currency: Currency | None = None

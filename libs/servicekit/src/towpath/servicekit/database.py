@@ -32,6 +32,9 @@ from towpath.servicekit.writability import Writability
 log = structlog.get_logger(__name__)
 
 _PING_SECONDS: Final = 5.0
+#: What a statement may take in PostgreSQL; in a migration it may go through millions of rows.
+_STATEMENT_SECONDS: Final = 30.0
+_MIGRATION_SECONDS: Final = 3600.0
 #: A replica that is frozen amid a transaction must not keep its locks: another one has its queues by then.
 _FROZEN_AFTER: Final = "15s"
 #: Connections, resources, shutdown, system: https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -75,7 +78,11 @@ class Database:
             database = cls(engine)
             try:
                 _make_folder(engine.url)
-                await database._migrate(migrations, version_table)
+                migrating = _engine(url, statement_seconds=_MIGRATION_SECONDS)
+                try:
+                    await database._migrate(migrating, migrations, version_table)
+                finally:
+                    await migrating.dispose()
             except (DBAPIError, OSError) as error:
                 raise BadSetting(
                     "TOWPATH_DATABASE_URL", _shown(engine.url), f"cannot be opened: {_cause(error)}"
@@ -144,12 +151,13 @@ class Database:
             return error
         return None
 
-    async def _migrate(self, migrations: Path, version_table: str) -> None:
+    async def _migrate(self, engine: AsyncEngine, migrations: Path, version_table: str) -> None:
         """Bring the schema up to date; waits for a server that cannot be reached."""
         async for _ in pauses():
             try:
-                async with self._engine.connect() as connection:
-                    await connection.run_sync(_migrate, migrations, version_table)
+                async with engine.connect() as connection:
+                    async with sqlite.in_thread(connection):
+                        await connection.run_sync(_migrate, migrations, version_table)
                     if await connection.run_sync(lambda sync: sa.inspect(sync).has_table(version_table)):
                         self._no_change = _rewrite(version_table)
                 return
@@ -193,7 +201,7 @@ async def forget(connection: AsyncConnection, table: sa.Table, *, older_than_ms:
     return int(result.rowcount)
 
 
-def _engine(url: str) -> AsyncEngine:
+def _engine(url: str, *, statement_seconds: float = _STATEMENT_SECONDS) -> AsyncEngine:
     if url.startswith("sqlite"):
         return sqlite.engine(url)
     return create_async_engine(
@@ -204,7 +212,7 @@ def _engine(url: str) -> AsyncEngine:
         hide_parameters=True,
         connect_args={
             "timeout": 5,
-            "command_timeout": 30,
+            "command_timeout": statement_seconds,
             "server_settings": {"idle_in_transaction_session_timeout": _FROZEN_AFTER},
         },
     )

@@ -8,7 +8,8 @@ it is called. Only what may wait goes to the thread: for another writer (``BEGIN
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ import aiosqlite
 import sqlalchemy as sa
 import tenacity
 from sqlalchemy import Connection, event
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 _WAIT_SECONDS: Final = 10
 _POOL_SIZE: Final = 4
@@ -55,28 +56,49 @@ class _Inline(aiosqlite.Connection):
     """A connection that does in its thread only what may wait.
 
     What is called while the thread is at work (whoever waited for that was cancelled) waits for its turn there.
+
+    Attributes:
+        in_thread: While anything is in it, all is done in the thread.
     """
 
     def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
         super().__init__(connector, iter_chunk_size=64)
         self._thread.daemon = True
-        self._in_thread: set[object] = set()
+        self.in_thread: set[object] = set()
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if not self._in_thread and fn.__name__ != "commit" and args[:1] != (_BEGIN_WRITING,):
+        if not self.in_thread and fn.__name__ != "commit" and args[:1] != (_BEGIN_WRITING,):
             if self._connection is None:
                 raise ValueError("no active connection")
             return fn(*args, **kwargs)
         token = object()
-        self._in_thread.add(token)
+        self.in_thread.add(token)
 
         def work() -> Any:
             try:
                 return fn(*args, **kwargs)
             finally:
-                self._in_thread.discard(token)
+                self.in_thread.discard(token)
 
         return await super()._execute(work)  # type: ignore[no-untyped-call]  # aiosqlite's own
+
+
+@asynccontextmanager
+async def in_thread(connection: AsyncConnection) -> AsyncIterator[None]:
+    """Run every statement of ``connection`` in its thread meanwhile, as one that takes long keeps the event loop.
+
+    A connection of another database runs as ever.
+    """
+    driver = (await connection.get_raw_connection()).driver_connection
+    if not isinstance(driver, _Inline):
+        yield
+        return
+    token = object()
+    driver.in_thread.add(token)
+    try:
+        yield
+    finally:
+        driver.in_thread.discard(token)
 
 
 def _configure(dbapi_connection: Any, _: object) -> None:

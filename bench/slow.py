@@ -1,0 +1,57 @@
+"""A service whose every request takes 5 ms: of a core (``slow.compute``), or of waiting (``slow.wait``).
+
+It stands for handlers that are the limit themselves, so that more replicas are the only help.
+"""
+
+import asyncio
+import time
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from towpath.protocol.messages import Session
+from towpath.servicekit.outcome import Outcome
+from towpath.servicekit.requests import Handler
+from towpath.servicekit.run import run
+from towpath.servicekit.service import Service, serve_domain
+from towpath.servicekit.settings import ServiceSettings
+
+#: What a request takes, in seconds.
+REQUEST_SECONDS: Final = 0.005
+
+
+class Nothing(BaseModel):
+    """What a request says: nothing that matters."""
+
+
+def compute(request: Nothing, session: Session, _: None) -> Outcome:
+    """Use a core for so long; what others use of it meanwhile does not count."""
+    until = time.thread_time() + REQUEST_SECONDS
+    while time.thread_time() < until:
+        pass
+    return Outcome(answer={})
+
+
+def wait(request: Nothing, session: Session, _: None) -> Outcome:
+    """Wait for so long, as for a slow device."""
+    time.sleep(REQUEST_SECONDS)
+    return Outcome(answer={})
+
+
+SLOW: Final[Service[Any]] = Service(
+    name="slow",
+    domain="slow",
+    commands={
+        "slow.compute": Handler(Nothing, compute, changes=False),
+        "slow.wait": Handler(Nothing, wait, changes=False),
+    },
+)
+
+
+async def serve(settings: ServiceSettings, stop: asyncio.Event) -> None:
+    """Run until ``stop`` is set."""
+    await serve_domain(SLOW, settings, stop)
+
+
+if __name__ == "__main__":
+    run("slow", serve, ServiceSettings)
