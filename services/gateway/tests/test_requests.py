@@ -236,6 +236,57 @@ async def test_an_answer_never_overtakes_its_accepted(gateway: GatewayUnderTest,
         assert told == ["accepted", "echo.say.ok"]
 
 
+async def test_an_answer_that_a_service_repeats_reaches_the_client_once(
+    gateway: GatewayUnderTest, backend: Backend
+) -> None:
+    async with gateway.connect("ana") as ana:
+        msg_id = await ana.send("echo.say")
+        command, _ = await backend.command()
+        answer = {**GOOD, "action": "echo.say.ok", "correlation_id": msg_id}
+        for _ in range(3):  # as after a crash before the ack
+            await backend.direct(command["session"], envelope=answer)
+        last = await ana.send("echo.say")
+        await backend.answer()
+        await eventually(lambda: last in answered(ana))
+        assert answered(ana) == [msg_id, last]
+
+
+async def test_a_request_that_is_sent_twice_is_answered_twice(
+    gateway: GatewayUnderTest, backend: Backend
+) -> None:
+    async with gateway.connect("ana") as ana:
+        for _ in range(2):
+            await ana.send("echo.say", msg_id="m-1")
+        commands: list[dict[str, Any]] = []
+        while len(commands) < 2:  # one batch, or two
+            commands += await backend.commands()
+        for command in commands:
+            answer = {**GOOD, "action": "echo.say.ok", "correlation_id": "m-1"}
+            await backend.direct(command["session"], envelope=answer)
+        await eventually(lambda: answered(ana) == ["m-1", "m-1"])
+        await ana.send("echo.say", msg_id="m-1")  # and later
+        await backend.answer()
+        await eventually(lambda: answered(ana) == ["m-1"] * 3)
+
+
+async def test_an_answer_after_the_timeout_still_comes_once(run_gateway: RunGateway) -> None:
+    async with (
+        run_gateway(publish_timeout=0.2) as gateway,
+        a_backend(gateway.hub) as backend,
+        gateway.connect("ana") as ana,
+    ):
+        gateway.hub.hold_confirms()
+        msg_id = await ana.send("echo.say")
+        assert (await ana.next("error"))["data"]["code"] == "timeout"
+        gateway.hub.release_confirms()
+        await backend.answer()
+        await eventually(lambda: answered(ana) == [msg_id])
+
+
+def answered(client: WireClient) -> list[str]:
+    return [frame["correlation_id"] for frame in client.frames if frame["action"] == "echo.say.ok"]
+
+
 async def test_the_answer_reaches_the_connection_that_asked_and_no_other(
     gateway: GatewayUnderTest, backend: Backend
 ) -> None:

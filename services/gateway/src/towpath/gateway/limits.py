@@ -69,7 +69,17 @@ class Allowance:
     Each request is kept with its weight, and when it is given up: an answer may never come.
     """
 
-    __slots__ = ("_address", "_limits", "_own", "_requests", "_strikes", "_user", "_user_id", "used")
+    __slots__ = (
+        "_address",
+        "_answered",
+        "_limits",
+        "_own",
+        "_requests",
+        "_strikes",
+        "_user",
+        "_user_id",
+        "used",
+    )
 
     def __init__(self, limits: "Limits", user_id: str, user: User, address: Bucket, now: float) -> None:
         self._limits = limits
@@ -78,7 +88,11 @@ class Allowance:
         self._address = address
         self._own = Bucket(limits.connection, now)
         self._strikes = Bucket(limits.strikes, now)
-        self._requests: dict[str, tuple[float, float]] = {}  # msg_id → weight, deadline; the oldest first
+        # msg_id → weight, deadline, how often it was asked; the oldest first
+        self._requests: dict[str, tuple[float, float, int]] = {}
+        self._answered: dict[str, None] | None = (
+            None  # the last ones; most connections never ask for anything
+        )
         self.used = 0.0
 
     def charge(self, cost: float) -> float:
@@ -118,9 +132,11 @@ class Allowance:
                 limits.busy["user"].add(1)
                 return "user"
         requests = self._requests
+        times = 1
         if msg_id in requests:
+            times += requests[msg_id][2]
             self.end(msg_id)  # the same request again counts once
-        requests[msg_id] = weight, now + limits.patience
+        requests[msg_id] = weight, now + limits.patience, times
         self.used += weight
         user.used += weight
         return None
@@ -137,8 +153,32 @@ class Allowance:
         """Call once, as soon as the user is not ahead any more."""
         self._user.woken.append(call)
 
+    def answer(self, msg_id: str) -> bool:
+        """A service answers a request; returns whether the client is to have the answer.
+
+        A service that died before it could ack answers again. An answer that comes late, to a request that is given
+        up, counts.
+        """
+        answered = self._answered
+        if (request := self._requests.get(msg_id)) is not None:
+            weight, deadline, times = request
+            if times > 1:  # each time that it is asked it is answered
+                self._requests[msg_id] = weight, deadline, times - 1
+                return True
+            self.end(msg_id)
+            if answered is None:
+                answered = self._answered = {}
+            answered[msg_id] = None
+            if len(answered) > self._limits.answers_remembered:
+                del answered[next(iter(answered))]
+            return True
+        if answered is None or msg_id not in answered:
+            return True
+        self._limits.answered_again.add(1)
+        return False
+
     def end(self, msg_id: str) -> None:
-        """The request is answered."""
+        """The request is not waited for any more."""
         if (request := self._requests.pop(msg_id, None)) is not None:
             user = self._user
             self.used = self.used - request[0] if self._requests else 0.0
@@ -162,7 +202,7 @@ class Allowance:
     def give_up(self, now: float) -> None:
         """Forget requests that are not answered any more."""
         while self._requests:
-            msg_id, (_, deadline) = next(iter(self._requests.items()))
+            msg_id, (_, deadline, _) = next(iter(self._requests.items()))
             if deadline > now:
                 return
             self.end(msg_id)
@@ -181,6 +221,10 @@ class Limits:
         self.inflight_per_user = settings.inflight_per_user
         self.inflight_paced = settings.inflight_paced
         self.patience = settings.inflight_patience
+        self.answers_remembered = settings.answers_remembered
+        self.answered_again = telemetry.counter(
+            "answers_repeated", "Answers dropped because the client has had them"
+        )
         self._users: dict[str, User] = {}
         self.refused = {
             kind: telemetry.counter("rate_limited", "Frames over a rate limit", {"limit": kind})

@@ -173,10 +173,8 @@ class Outbound:
     def _direct(self, session: Session, item: Item, service: str, *, is_control: bool = False) -> None:
         if item.subscribe or item.unsubscribe or item.complete:
             self._change_groups(session, item, service, is_control=is_control)
-        if item.envelope:
-            if session.waits and item.correlation_id is not None:
-                # Two connections to the broker: the answer may be read before the confirm. Who answers has it.
-                session.answered(item.correlation_id)
+        # Two connections to the broker: the answer may be read before the confirm. Who answers has it.
+        if item.envelope and (item.correlation_id is None or session.answer(item.correlation_id)):
             session.send_text(item.envelope)
             self._delivered.add(1)
         if item.disconnect is not None:

@@ -105,11 +105,6 @@ class Session:
         return self.identity.user_id
 
     @property
-    def waits(self) -> bool:
-        """Whether a request of this connection is not answered yet."""
-        return self.allowance.used > 0 or bool(self.awaiting_accepted)
-
-    @property
     def last_seen(self) -> float:
         return self._socket.last_seen
 
@@ -199,11 +194,14 @@ class Session:
         if self.allowance.charge(1.0 + size / TOKEN_BYTES):
             self.struck()
 
-    def answered(self, msg_id: str) -> None:
-        """An answer to a request is about to be sent: it counts as in flight no more, and is accepted by now."""
-        self.allowance.end(msg_id)
+    def answer(self, msg_id: str) -> bool:
+        """An answer to a request has come: it is in flight no more, and accepted by now.
+
+        Returns whether to send it.
+        """
         if self.awaiting_accepted:
             self.accept(msg_id)
+        return self.allowance.answer(msg_id)
 
     def close(self, code: int, reason: str, *, retry_after: float | None = None) -> None:
         """Announce the close with ``session.closing``, then close; idempotent."""

@@ -74,6 +74,7 @@ class GatewaySettings(BrokerSettings):
             come.
         inflight_pause: Seconds after which such a connection is read on without an answer.
         inflight_patience: Seconds after which a request without an answer counts no more.
+        answers_remembered: Requests of one connection whose answer is known to be sent, so that it is sent once.
         domain_absence: Seconds that a domain whose service has lost its queue is answered `unavailable`; after that
             there is no such service, and the answer is `unknown_action`.
         send_buffer_bytes: What may wait to be written to one connection; past it the connection closes with 4001.
@@ -148,6 +149,7 @@ class GatewaySettings(BrokerSettings):
     inflight_paced: Annotated[int, Field(ge=1)] = 64
     inflight_pause: Annotated[float, Field(gt=0, le=10)] = 0.1
     inflight_patience: Seconds = 30.0
+    answers_remembered: Annotated[int, Field(ge=1, le=10_000)] = 32
     domain_absence: Seconds = 60.0
     send_buffer_bytes: Annotated[int, Field(ge=64 * 1024)] = 4 * 1024 * 1024
     send_buffer_total_bytes: Annotated[int, Field(ge=1024 * 1024)] = 32 * 1024 * 1024
