@@ -296,6 +296,13 @@ class World:
             if not gate.done():
                 gate.set_result(None)
 
+    async def let_all_go(self, replica: int) -> None:
+        """Let all publishes of a replica reach the broker, and what follows from them."""
+        for _ in range(5):
+            while self.hub.held.get(f"chat-{replica}"):
+                self.let_go(replica, 0)
+            await asyncio.sleep(0.001)
+
     async def step(self) -> None:
         """Let run what can run."""
         for _ in range(5):
