@@ -296,6 +296,10 @@ class World:
             if not gate.done():
                 gate.set_result(None)
 
+    def is_busy(self, replica: int) -> bool:
+        """Whether a replica handles something."""
+        return self._busy[replica] > 0
+
     async def let_all_go(self, replica: int) -> None:
         """Let all publishes of a replica reach the broker, and what follows from them."""
         for _ in range(5):

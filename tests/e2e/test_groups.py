@@ -5,7 +5,7 @@ Two gateways and two replicas of chat (:mod:`group_world`), whose publishes and 
 
 import asyncio
 import shutil
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 from towpath.chat.app import CHAT
 from towpath.protocol.chat import stream_of
 from towpath.testkit.dispatching import ServiceUnderTest
+from towpath.testkit.eventually import eventually
 
 from .group_world import GATEWAYS, REPLICAS, ROOM, World
 
@@ -167,6 +168,109 @@ class Interleavings(RuleBasedStateMachine):
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self._runner.run(work)
+
+
+@pytest.fixture
+async def world(migrated: Path, tmp_path: Path) -> AsyncIterator[World]:
+    """Ana, bob and eve are in the room, each by both gateways, and nothing is under way."""
+    path = tmp_path / "chat.sqlite"
+    shutil.copy(migrated, path)
+    async with World.running(f"sqlite+aiosqlite:///{path}") as world:
+        for name in NAMES:
+            user, gateway = name.split("-")
+            world.connect(name, user, int(gateway))
+        world.ask("ana-0", "chat.create", key=ROOM, room=ROOM, private=True)
+        for user in GUESTS:
+            world.ask("ana-0", "chat.invite", key=ROOM, room=ROOM, user=user)
+            world.ask(f"{user}-0", "chat.join", key=ROOM, room=ROOM)
+        await world.rest()
+        assert world.who_hears() == set(NAMES)
+        yield world
+
+
+async def held(world: World, replica: int) -> None:
+    """Wait until a replica has committed and would publish."""
+    await eventually(lambda: world.hub.held[f"chat-{replica}"])
+
+
+async def done(world: World, replica: int) -> None:
+    """Let a replica publish until it has nothing to do."""
+
+    async def is_done() -> bool:
+        await world.let_all_go(replica)
+        return not world.is_busy(replica)
+
+    await eventually(is_done)
+    for gateway in world.gateways:
+        await gateway.read()
+
+
+# Bob's key without a name is handled by replica 0, the room's key by replica 1.
+
+
+async def test_a_message_after_a_leave_is_not_heard_though_the_leave_is_not_published(world: World) -> None:
+    world.ask("bob-0", "chat.leave", room=ROOM)
+    await held(world, 0)
+    world.ask("ana-0", "chat.send", key=ROOM, room=ROOM, text="between us")
+    await done(world, 1)
+    heard = {user for user, _ in world.news()}
+    assert heard == {"ana", "eve"}
+    await world.rest()
+    assert {user for user, _ in world.news()} == set()
+
+
+async def test_an_older_subscription_that_is_published_later_does_not_count(world: World) -> None:
+    world.ask("bob-0", "chat.leave", key=ROOM, room=ROOM)
+    world.ask("ana-0", "chat.invite", key=ROOM, room=ROOM, user="bob")
+    await done(world, 1)
+    world.ask("bob-0", "chat.join", room=ROOM)
+    await held(world, 0)
+    world.ask("bob-1", "chat.leave", key=ROOM, room=ROOM)
+    await done(world, 1)
+    await done(world, 0)
+    assert world.who_hears() == {name for name in NAMES if not name.startswith("bob")}
+
+
+async def test_a_resume_that_read_before_a_leave_does_not_bring_the_connection_back(world: World) -> None:
+    world.ask("bob-1", "chat.resume", positions={stream_of(ROOM): 1})
+    await held(world, 0)
+    world.ask("bob-0", "chat.leave", key=ROOM, room=ROOM)
+    await done(world, 1)
+    await done(world, 0)
+    assert world.who_hears() == {name for name in NAMES if not name.startswith("bob")}
+
+
+async def test_a_leave_that_was_lost_with_an_inbox_is_known_once_it_stands_again(world: World) -> None:
+    away = world.gateways[1]
+    away.lose()
+    world.ask("bob-0", "chat.leave", key=ROOM, room=ROOM)
+    await done(world, 1)
+    away.stand_again()
+    world.ask("ana-0", "chat.send", key=ROOM, room=ROOM, text="between us")
+    await done(world, 1)
+    assert "bob" not in {user for user, _ in world.news()}
+    await world.rest()
+    assert world.who_hears() == {name for name in NAMES if not name.startswith("bob")}
+
+
+async def test_a_subscription_of_before_the_fresh_inbox_waits_for_the_greeting(world: World) -> None:
+    world.ask("bob-0", "chat.leave", key=ROOM, room=ROOM)
+    world.ask("ana-0", "chat.invite", key=ROOM, room=ROOM, user="bob")
+    await done(world, 1)
+    away = world.gateways[1]
+    world.ask("bob-1", "chat.join", room=ROOM)  # bob-1 is at this gateway
+    await held(world, 0)
+    away.lose()
+    world.ask("bob-0", "chat.leave", key=ROOM, room=ROOM)
+    await done(world, 1)  # this unsubscribe is lost
+    away.stand_again()
+    await done(world, 0)  # and the older subscribe comes by the fresh inbox
+    assert "bob-1" not in world.who_hears()
+    world.ask("ana-0", "chat.send", key=ROOM, room=ROOM, text="between us")
+    await done(world, 1)
+    assert "bob" not in {user for user, _ in world.news()}
+    await world.rest()
+    assert world.who_hears() == {name for name in NAMES if not name.startswith("bob")}
 
 
 def test_at_rest_those_hear_a_room_who_are_in_it_and_nobody_else_ever_did(migrated: Path) -> None:
