@@ -25,7 +25,7 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     engine = create_async_engine(database_url)
     async with engine.begin() as connection:
         await connection.run_sync(METADATA.create_all)
-        await connection.execute(NUMBERS.insert().values(id=1, number=0))
+        await connection.execute(NUMBERS.insert().values(id=1, number=1))
     yield engine
     await engine.dispose()
 

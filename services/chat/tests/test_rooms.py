@@ -326,3 +326,10 @@ class TestNewConnections:
         await chat.dispatch(an_event("session.started", user_id="alice"))
         (parked,) = chat.parked()
         assert parked.startswith("InvalidData")
+
+
+async def test_the_first_greeting_of_a_new_database_is_a_complete_list_too(chat: ServiceUnderTest) -> None:
+    await chat.dispatch(an_event("session.started", user_id="alice", connection_id="c-7", gateway_id=GATEWAY))
+    [item] = chat.directed("c-7")
+    assert item.complete
+    assert item.as_of > 0

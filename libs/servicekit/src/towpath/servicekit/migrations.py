@@ -29,7 +29,7 @@ def create_numbers_table(name: str) -> None:
         sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
         sa.Column("number", sa.BigInteger, nullable=False),
     )
-    op.bulk_insert(table, [{"id": 1, "number": 0}])
+    op.bulk_insert(table, [{"id": 1, "number": 1}])  # 0 says that a service does not number its changes
 
 
 def name_kinds_of_senders(inbox: str) -> None:

@@ -26,9 +26,6 @@ from towpath.servicekit.broker.rabbitmq.refusals import ClosedByBroker
 #: takes two missed heartbeats. https://www.rabbitmq.com/docs/heartbeats recommends 5 to 20.
 HEARTBEAT_SECONDS: Final = 8
 _LEAST_HEARTBEAT: Final = 2
-#: As long for connections with shorter intervals: a RabbitMQ that stands still for 20 s is waited for.
-_DRIVER_PATIENCE: Final = 3.0 * (HEARTBEAT_SECONDS + 1)
-
 CONNECT_TIMEOUT: Final = 5.0  # for TCP, TLS and the handshake together
 RPC_TIMEOUT: Final = 10.0
 CLOSE_TIMEOUT: Final = 1.0
@@ -80,8 +77,10 @@ class Connection:
                 raise ClosedByBroker(*closed) from None  # aiormq does not say what it was told
             raise
         if connection.transport is not None:
-            # aiormq derives it from the interval, and has no other place for it.
-            vars(connection.transport.connection)["_Connection__heartbeat_grace_timeout"] = _DRIVER_PATIENCE
+            # The same patience for connections with shorter intervals: a RabbitMQ that stands still for 20 s is not
+            # lost. aiormq derives it from the interval, and has no other place for it.
+            patience = 3.0 * (HEARTBEAT_SECONDS + 1)
+            vars(connection.transport.connection)["_Connection__heartbeat_grace_timeout"] = patience
         return cls(connection, socket, heartbeat)
 
     @property
