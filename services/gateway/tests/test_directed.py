@@ -125,7 +125,7 @@ def test_an_odd_item_in_a_batch_is_one_refusal(odd: bytes) -> None:
     assert isinstance(items[0], Item)
     assert any(isinstance(item, BadEnvelope) for item in items)
     done = [item for item in items if isinstance(item, Item)]
-    assert all(item.envelope == GOOD and item.disconnect is None and not item.subscribe for item in done)
+    assert all(item.envelope == GOOD and item.disconnect is None and item.groups is None for item in done)
 
 
 @given(

@@ -25,26 +25,35 @@ _ARRAY: Final = re.compile(r"[ \t\r\n]*\[[ \t\r\n]*")
 _COMMA: Final = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
 
 
+class GroupChange(msgspec.Struct, frozen=True, gc=False):
+    """What an item does to groups, which are named by their routing keys.
+
+    Attributes:
+        as_of, complete, inbox: See :class:`~towpath.protocol.messages.Directed`.
+    """
+
+    subscribe: list[str]
+    unsubscribe: list[str]
+    as_of: int
+    complete: bool
+    inbox: int
+
+
 class Item(msgspec.Struct, frozen=True, gc=False):
     """One item that can be carried out.
 
     Attributes:
         envelope: What to deliver, as it came; empty when there is nothing.
         correlation_id: Of the envelope.
-        subscribe, unsubscribe: Routing keys of groups.
+        groups: What it does to groups, if anything.
         disconnect: Close code and reason.
-        as_of, complete, inbox: See :class:`~towpath.protocol.messages.Directed`.
     """
 
     connection_id: str | None
     envelope: bytes
     correlation_id: str | None
-    subscribe: list[str]
-    unsubscribe: list[str]
+    groups: GroupChange | None
     disconnect: tuple[int, str] | None
-    as_of: int
-    complete: bool
-    inbox: int
 
 
 def read(body: bytes) -> Iterator[Item | BadEnvelope]:
@@ -107,9 +116,15 @@ def _checked(item: Directed) -> Item:
         item.connection_id,
         envelope,
         check(envelope) if envelope else None,
-        [group_key(group) for group in item.subscribe] if item.subscribe else [],
-        [group_key(group) for group in item.unsubscribe] if item.unsubscribe else [],
+        _change(item) if item.subscribe or item.unsubscribe or item.complete else None,
         None if item.disconnect is None else (_code(item.disconnect.code), item.disconnect.reason),
+    )
+
+
+def _change(item: Directed) -> GroupChange:
+    return GroupChange(
+        [group_key(group) for group in item.subscribe],
+        [group_key(group) for group in item.unsubscribe],
         item.as_of,
         item.complete and bool(item.as_of),
         item.inbox,

@@ -90,9 +90,7 @@ class Allowance:
         self._strikes = Bucket(limits.strikes, now)
         # msg_id → weight, deadline, how often it was asked; the oldest first
         self._requests: dict[str, tuple[float, float, int]] = {}
-        self._answered: dict[str, None] | None = (
-            None  # the last ones; most connections never ask for anything
-        )
+        self._answered: deque[str] | None = None  # the last ones; most connections never ask for anything
         self.used = 0.0
 
     def charge(self, cost: float) -> float:
@@ -161,16 +159,13 @@ class Allowance:
         """
         answered = self._answered
         if (request := self._requests.get(msg_id)) is not None:
-            weight, deadline, times = request
-            if times > 1:  # each time that it is asked it is answered
-                self._requests[msg_id] = weight, deadline, times - 1
+            if request[2] > 1:  # each time that it is asked it is answered
+                self._requests[msg_id] = *request[:2], request[2] - 1
                 return True
             self.end(msg_id)
             if answered is None:
-                answered = self._answered = {}
-            answered[msg_id] = None
-            if len(answered) > self._limits.answers_remembered:
-                del answered[next(iter(answered))]
+                answered = self._answered = deque(maxlen=self._limits.answers_remembered)
+            answered.append(msg_id)
             return True
         if answered is None or msg_id not in answered:
             return True

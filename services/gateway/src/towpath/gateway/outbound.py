@@ -17,7 +17,7 @@ import structlog
 from towpath.gateway import directed
 from towpath.gateway.connection import text_frame
 from towpath.gateway.costs import Costs
-from towpath.gateway.directed import Item
+from towpath.gateway.directed import GroupChange, Item
 from towpath.gateway.groups import Members
 from towpath.gateway.probe import Probe
 from towpath.gateway.sessions import Session
@@ -115,7 +115,7 @@ class Outbound:
                 elif item.connection_id is None:
                     self._drop_item(key, BadEnvelope("The item names no connection_id."))
                 elif (session := self._members.connection(item.connection_id)) is not None:
-                    self._direct(session, item, delivery.app_id or "")
+                    self._direct(session, item, delivery)
                 else:
                     self._probe.heard(item.connection_id)
                 if self._turn.is_over():
@@ -129,7 +129,7 @@ class Outbound:
                     self._drop_item(key, item)
                     continue
                 for session in sessions:
-                    self._direct(session, item, delivery.app_id or "", is_control=True)
+                    self._direct(session, item, delivery, is_control=True)
                     if self._turn.is_over():
                         await self._turn.next()
         elif key == EVERYONE:
@@ -170,9 +170,9 @@ class Outbound:
                     await self._turn.next()
         self._delivered.add(len(frames) * len(receivers))
 
-    def _direct(self, session: Session, item: Item, service: str, *, is_control: bool = False) -> None:
-        if item.subscribe or item.unsubscribe or item.complete:
-            self._change_groups(session, item, service, is_control=is_control)
+    def _direct(self, session: Session, item: Item, delivery: Delivery, *, is_control: bool = False) -> None:
+        if item.groups is not None:
+            self._change_groups(session, item.groups, delivery.app_id or "", is_control=is_control)
         # Two connections to the broker: the answer may be read before the confirm. Who answers has it.
         if item.envelope and (item.correlation_id is None or session.answer(item.correlation_id)):
             session.send_text(item.envelope)
@@ -183,15 +183,17 @@ class Outbound:
                 code = CloseCode.KICKED
             session.close(code, reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore"))
 
-    def _change_groups(self, session: Session, item: Item, service: str, *, is_control: bool) -> None:
-        members, most = self._members, self._groups_max
-        is_current = not is_control and item.inbox == members.inbox
+    def _change_groups(
+        self, session: Session, change: GroupChange, service: str, *, is_control: bool
+    ) -> None:
+        members, most, as_of = self._members, self._groups_max, change.as_of
+        is_current = not is_control and change.inbox == members.inbox
         over = members.subscribe(
-            session, item.subscribe, most=most, service=service, as_of=item.as_of, is_current=is_current
+            session, change.subscribe, most=most, service=service, as_of=as_of, is_current=is_current
         )
-        members.unsubscribe(session, item.unsubscribe, most=most, service=service, as_of=item.as_of)
-        if item.complete and is_current:
-            over += members.complete(session, most=most, service=service, as_of=item.as_of)
+        members.unsubscribe(session, change.unsubscribe, most=most, service=service, as_of=as_of)
+        if change.complete and is_current:
+            over += members.complete(session, most=most, service=service, as_of=as_of)
         if over:
             self._groups_refused.add(over, user=session.user_id, limit=most)
 
