@@ -6,8 +6,10 @@ import msgspec
 import pytest
 
 from towpath.protocol.envelope import make
-from towpath.protocol.routes import control_key, group_key, user_key
+from towpath.protocol.routes import EVENTS, SERVICE_ALIVE, control_key, group_key, user_key
+from towpath.servicekit.broker.interface import Message
 from towpath.testkit.client import WireClient
+from towpath.testkit.eventually import eventually
 from towpath.testkit.gateway import Backend, GatewayUnderTest
 
 
@@ -132,3 +134,16 @@ async def test_an_item_for_a_connection_that_is_gone_reaches_nobody(
         await backend.push(group_key("g"), push(n=2))
         await backend.push("everyone", push(n="end"))
         assert await heard(ana) == []
+
+
+async def test_an_announcement_of_a_service_that_cannot_be_read_is_counted_like_an_unreadable_push(
+    gateway: GatewayUnderTest, backend: Backend
+) -> None:
+    for body in (b'{"odd":1}', b'[{"odd":1},{"odd":2}]', b"no JSON"):
+        await backend.broker.publish(EVENTS, SERVICE_ALIVE, Message(body=body, persistent=False))
+
+    async def is_counted() -> bool:
+        metrics = (await gateway.admin("/metrics"))[1]
+        return "pushes_unreadable_total 4.0" in metrics and "pushes_failed_total 0.0" in metrics
+
+    await eventually(is_counted, timeout=10)

@@ -104,8 +104,12 @@ class Outbound:
         key, body = delivery.routing_key, delivery.body
         if key == SERVICE_ALIVE:
             for text in directed.split(body):
-                if not isinstance(text, BadEnvelope):
+                try:
+                    if isinstance(text, BadEnvelope):
+                        raise text
                     self._costs.take(parse(text))
+                except BadEnvelope as error:
+                    self._unreadable.add(routing_key=key, error=error.message, details=error.details)
             return
         kind = key.partition(".")[0]
         if kind == "connection":
