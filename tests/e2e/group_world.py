@@ -150,7 +150,7 @@ class Gateway:
         self._limits = Limits(settings, telemetry)
         self._announcer = Announcer(lanes, settings, telemetry)
         self.resync = Resync(self.members, self._announcer, settings, telemetry)
-        self._outbound = Outbound(self.members, Nobody(), Costs(telemetry), settings, telemetry)  # type: ignore[arg-type]
+        self._outbound = Outbound(self.members, Nobody(), Costs(telemetry), settings, telemetry)  # type: ignore[arg-type]  # no probe
         self._broker = broker
         self._subscription = subscription
         broker.on_rebuilt(self.resync.begin)
@@ -342,7 +342,7 @@ class World:
         """What connections have heard since this was called last: a user, and the place in the room's stream."""
         found: list[tuple[str, int]] = []
         for session in [*self.ended, *(session for _, session in self.sessions.values())]:
-            line: Line = session._socket  # type: ignore[assignment]
+            line: Line = session._socket  # type: ignore[assignment]  # made above
             found += [(session.user_id, place) for place in line.heard[line.looked_at :]]
             line.looked_at = len(line.heard)
         return found

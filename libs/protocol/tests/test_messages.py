@@ -261,3 +261,10 @@ def test_a_body_of_more_items_than_anybody_sends_is_refused_as_a_whole() -> None
     assert len(split_batch(b"[" + b",".join([b"{}"] * BODY_MAX_ITEMS) + b"]")) == BODY_MAX_ITEMS
     with pytest.raises(BadEnvelope, match="items"):
         split_batch(b"[" + b",".join([b"{}"] * (BODY_MAX_ITEMS + 1)) + b"]")
+
+
+@pytest.mark.parametrize("inbox", [10**30, 2**63, -1, "1"])
+def test_a_command_whose_inbox_could_not_be_passed_on_is_refused(inbox: object) -> None:
+    session = {"user_id": "ana", "connection_id": "c-1", "gateway_id": "gw-1", "inbox": inbox}
+    with pytest.raises(BadEnvelope):
+        read_command(json.dumps({"session": session, "envelope": {}}).encode())

@@ -333,3 +333,17 @@ async def test_the_first_greeting_of_a_new_database_is_a_complete_list_too(chat:
     [item] = chat.directed("c-7")
     assert item.complete
     assert item.as_of > 0
+
+
+@pytest.mark.parametrize("inbox", [10**30, 2**63, -1])
+async def test_a_session_event_with_an_inbox_out_of_range_is_parked_and_others_are_greeted(
+    chat: ServiceUnderTest, inbox: int
+) -> None:
+    session = {"user_id": "alice", "gateway_id": GATEWAY}
+    await chat.dispatch(
+        an_event("session.started", connection_id="c-7", inbox=inbox, **session),
+        an_event("session.started", connection_id="c-8", **session),
+    )
+    assert len(chat.parked()) == 1
+    assert chat.directed("c-7") == []
+    assert len(chat.directed("c-8")) == 1

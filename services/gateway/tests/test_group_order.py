@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Final
 
 from hypothesis import given
@@ -47,11 +48,11 @@ def stories(draw: st.DrawFn) -> tuple[list[Said], frozenset[str]]:
 
 @given(stories(), st.randoms(use_true_random=False))
 def test_what_was_said_leads_to_the_same_groups_in_any_order_and_said_twice(
-    story: tuple[Sequence[Said], frozenset[str]], chance: st.DataObject
+    story: tuple[Sequence[Said], frozenset[str]], chance: Random
 ) -> None:
     said, groups = story
     arriving = [*said, *said]
-    chance.shuffle(arriving)  # type: ignore[attr-defined]
+    chance.shuffle(arriving)
     order = GroupOrder()
     for item in arriving:
         item.tell(order)
@@ -60,13 +61,13 @@ def test_what_was_said_leads_to_the_same_groups_in_any_order_and_said_twice(
 
 @given(stories(), st.integers(0, 20), st.randoms(use_true_random=False))
 def test_what_was_said_before_a_complete_list_may_be_lost_or_late(
-    story: tuple[Sequence[Said], frozenset[str]], lost: int, chance: st.DataObject
+    story: tuple[Sequence[Said], frozenset[str]], lost: int, chance: Random
 ) -> None:
     said, groups = story
     lists = [n for n, item in enumerate(said) if item.group is None]
     kept_from = lists[lost % len(lists)]
-    arriving = [item for n, item in enumerate(said) if n >= kept_from or chance.random() < 0.5]  # type: ignore[attr-defined]
-    chance.shuffle(arriving)  # type: ignore[attr-defined]
+    arriving = [item for n, item in enumerate(said) if n >= kept_from or chance.random() < 0.5]
+    chance.shuffle(arriving)
     order = GroupOrder()
     for item in arriving:
         item.tell(order)

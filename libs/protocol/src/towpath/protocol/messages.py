@@ -16,8 +16,8 @@ from msgspec.structs import replace
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.routes import check_user_id, connection_key
 
-#: How far a service's changes of groups had come; see :class:`Directed`. 0 where a service does not say.
-Place = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+#: What numbers are bounded to that others choose and programs pass on; see :class:`Directed`. 0 says nothing.
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class Session(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -32,7 +32,7 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     connection_id: str
     gateway_id: str
     scope: str | None = None
-    inbox: int = 0
+    inbox: Number = 0
 
     def may_address(self, domain: str) -> bool:
         """Whether the token's scope names ``domain`` (or names none at all)."""
@@ -78,9 +78,9 @@ class Directed(msgspec.Struct, frozen=True, omit_defaults=True):
     subscribe: list[str] = []
     unsubscribe: list[str] = []
     disconnect: Disconnect | None = None
-    as_of: Place = 0
+    as_of: Number = 0
     complete: bool = False
-    inbox: int = 0
+    inbox: Number = 0
 
 
 #: The largest body that is published, where no setting says otherwise. RabbitMQ 4 takes 16 MiB.

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
 from towpath.protocol.fields import Payload, Text, UserId
 
@@ -33,7 +33,7 @@ class SessionStarted(SessionEvent):
         inbox: Which of the gateway's inboxes, one after the other, gets what services send to the connection.
     """
 
-    inbox: int = 0
+    inbox: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
 class SessionEnded(SessionEvent):

@@ -26,6 +26,7 @@ from towpath.servicekit.broker.rabbitmq.refusals import ClosedByBroker
 #: takes two missed heartbeats. https://www.rabbitmq.com/docs/heartbeats recommends 5 to 20.
 HEARTBEAT_SECONDS: Final = 8
 _LEAST_HEARTBEAT: Final = 2
+
 CONNECT_TIMEOUT: Final = 5.0  # for TCP, TLS and the handshake together
 RPC_TIMEOUT: Final = 10.0
 CLOSE_TIMEOUT: Final = 1.0
