@@ -135,7 +135,7 @@ def test_the_known_events_are_those_the_orders_service_takes() -> None:
         (
             "web",
             {"amqp_uri": "amqp://127.0.0.1"},
-            "TOWPATH_AMQP_URI: is no setting; did you mean TOWPATH_AMQP_URL?",
+            "TOWPATH_AMQP_URI: is not a setting; did you mean TOWPATH_AMQP_URL?",
         ),
         (
             "publish order.shiped --order O1 --user ana",

@@ -33,8 +33,8 @@ def test_hosts_without_user_or_path_and_with_space_around_are_understood() -> No
         ("one,two", "must be amqp://"),
         ("amqp://", "names no host"),
         ("amqp://one,,three/", "host 2 of 3: names no host"),
-        ("amqp://one,two:port/", "host 2 of 2: is no address"),
-        ("amqp://one:99999", "is no address"),
+        ("amqp://one,two:port/", "host 2 of 2: is not an address"),
+        ("amqp://one:99999", "is not an address"),
         ("amqp://one/,amqp://two/", "is several addresses"),
     ],
 )

@@ -59,7 +59,7 @@ def wrong_type(_: Put, __: object, ___: object) -> dict[str, str]:
         (named_only, Put, "does not take the arguments"),
         (wrong_type, Put, "it must return an Outcome"),
         ("shelf.put", Put, "cannot be called"),
-        (right, dict, "no pydantic model"),
+        (right, dict, "not a pydantic model"),
     ],
 )
 def test_a_handler_that_cannot_work_is_refused_at_the_start(run: Any, model: Any, said: str) -> None:

@@ -19,11 +19,9 @@ import asyncio
 import sys
 
 from towpath.servicekit.broker.interface import BrokerRefused, Exchange, Message, Topology, TopologyMismatch
-from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.lanes import Lanes
-from towpath.servicekit.run import run
-from towpath.servicekit.settings import BadSetting, BrokerSettings
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.broker.memory import MemoryHub from towpath.servicekit.lanes import Lanes from
+towpath.servicekit.run import run from towpath.servicekit.settings import BadSetting, BrokerSettings from
+towpath.servicekit.telemetry import Telemetry
 
 
 async def finish(settings, stop):
@@ -170,7 +168,8 @@ async def test_a_misspelt_variable_stops_it_with_the_right_name(launch: Any) -> 
     process = launch("finish", amqp_uri="amqp://elsewhere/")
     assert await process.ended() == 2
     assert (
-        process.output == "towpath-example: TOWPATH_AMQP_URI: is no setting; did you mean TOWPATH_AMQP_URL?\n"
+        process.output
+        == "towpath-example: TOWPATH_AMQP_URI: is not a setting; did you mean TOWPATH_AMQP_URL?\n"
     )
 
 

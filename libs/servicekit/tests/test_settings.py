@@ -72,7 +72,7 @@ def test_a_misspelt_variable_is_refused_with_the_right_name(
     monkeypatch: pytest.MonkeyPatch, written: str, meant: str
 ) -> None:
     monkeypatch.setenv(written, "hunter2")
-    with pytest.raises(BadSetting, match=f"^{written}: is no setting; did you mean {meant}\\?$"):
+    with pytest.raises(BadSetting, match=f"^{written}: is not a setting; did you mean {meant}\\?$"):
         load(ServiceSettings)
 
 

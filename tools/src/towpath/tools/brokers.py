@@ -64,12 +64,12 @@ class OpenBroker:
     """A broker that accepts connections.
 
     Attributes:
-        label: What people call it, with its version.
+        label: The displayed name, with its version.
         place: Where people find it.
         url: Where it is; ``None`` when it lives in this process.
         connect: How parts in this process reach it.
         runs: Whether it still runs, as far as we are to know.
-        hint: What a person should know of it; may be empty.
+        hint: A remark for the user; may be empty.
     """
 
     label: str
@@ -111,8 +111,8 @@ class Source(ABC):
     """Where a broker comes from.
 
     Attributes:
-        label: What people call it, as far as that is known before it runs.
-        doing: What happens while it is opened.
+        label: The displayed name, as far as it is known before the start.
+        doing: The work while it is opened.
         in_process: Whether it lives in this process, and so must the parts.
     """
 
@@ -184,7 +184,7 @@ class GivenBroker(Source):
 
 
 class PrivateNode(Source):
-    """A RabbitMQ of our own; Debian's package is installed when there is no program.
+    """A RabbitMQ started by this program; installs Debian's package if there is none.
 
     Args:
         program: The ``rabbitmq-server``; ``None`` to install it.

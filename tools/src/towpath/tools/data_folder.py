@@ -32,7 +32,7 @@ class AlreadyRunning(Trouble):
 
 @dataclass(frozen=True, slots=True)
 class RunningDev:
-    """What a running ``towpath dev`` tells other commands.
+    """Data of a running ``towpath dev`` for other commands.
 
     Attributes:
         pid: Its process.

@@ -7,7 +7,8 @@ Guarantees:
   killed may leave another order. Memory does not grow with the queue.
 * A message is played again only if the broker has confirmed it in the queue it came from; only then it leaves the
   dead queue. Whatever breaks in between, it may be played twice, and is never lost; the inbox makes it once.
-* No more is touched than waited when the command began, so what fails at once and is parked anew is left alone.
+* Only messages that waited when the command began are touched, so a message that fails at once and is parked again is
+  left alone.
 * For each message that is played again or dropped there is a line on standard error, and in the audit file; without
   the line it is not taken out.
 """
@@ -74,7 +75,7 @@ class NoConnection(Trouble):
 
 
 class NoDeadQueue(Trouble):
-    """There is no such service, or it never ran here."""
+    """The service does not exist, or never ran on this broker."""
 
 
 class NoSuchMessage(Trouble):
@@ -105,7 +106,7 @@ class Interrupted(Unfinished):
 
 @dataclass(slots=True)
 class Tally:
-    """What one command has done so far.
+    """The progress of one command.
 
     Attributes:
         skipped: Messages of which nothing tells where they came from.
@@ -282,7 +283,7 @@ async def _parked(broker: Broker, service: str) -> AsyncIterator[Browsing]:
 
 
 async def _each(looking: Browsing) -> AsyncIterator[tuple[Delivery, Parked]]:
-    """What waited when the look began, as far as nobody else took it.
+    """The messages that waited at the start, except those that others took meanwhile.
 
     Look at all of it: RabbitMQ puts what is given back behind what was given back before, so who stops half-way
     changes the order.

@@ -40,7 +40,7 @@ _STATUS_OF_CTRL_C: Final = 130  # 128 + SIGINT, as shells count
 
 
 def run(options: Options) -> None:
-    """Run all of Towpath until it is told to stop.
+    """Run all of Towpath until a signal stops it.
 
     Raises:
         BadSetting, PortTaken, FolderUnusable, AlreadyRunning, PageMissing: Nothing was started.

@@ -1,4 +1,4 @@
-"""What a broker says of itself before anybody signs in: the ``connection.start`` of AMQP 0-9-1.
+"""A broker's greeting before the login: the ``connection.start`` of AMQP 0-9-1.
 
 It tells in milliseconds whether a broker is there, and which, where a client would try again and again.
 """
@@ -41,7 +41,7 @@ async def greet(host: str, port: int, *, timeout: float = 5.0) -> Greeting:
     """Ask the broker at ``host:port`` who it is.
 
     Raises:
-        NoBroker: Nothing answers within ``timeout`` seconds, or something that is no broker.
+        NoBroker: Nothing answers within ``timeout`` seconds, or the answer is not that of a broker.
     """
     try:
         async with asyncio.timeout(timeout):

@@ -1,4 +1,4 @@
-"""``python -m towpath.tools.lifeline towpath.chat``: a program that never outlives whoever started it.
+"""``python -m towpath.tools.lifeline towpath.chat``: a program that never outlives its parent process.
 
 Standard input is a pipe whose other end only the starter holds. One line comes through it: the settings, a JSON
 object of environment variables. The program's modules are loaded before that, so that it starts at once when, for

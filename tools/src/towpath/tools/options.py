@@ -1,4 +1,4 @@
-"""What the command line of ``towpath dev`` says."""
+"""The command line options of ``towpath dev``."""
 
 import enum
 from dataclasses import dataclass

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 APP_ID: Final = "demo-backend"
 
-#: What the orders service listens to. An order is born elsewhere by ``order.created``.
+#: Events that the orders service consumes. ``order.created`` creates an order of another backend.
 KNOWN: Final = (
     "order.created",
     *(f"order.{status.value}" for status in Status if status is not Status.SUBMITTED),
@@ -34,7 +34,7 @@ class BadEvent(Trouble):
 
 
 def exchanges() -> "Topology":
-    """What must be there before anything can be published."""
+    """The exchanges that must exist before anything can be published."""
     from towpath.servicekit.broker.interface import Exchange, Topology
 
     return Topology([Exchange(name) for name in EXCHANGES])

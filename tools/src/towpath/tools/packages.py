@@ -32,7 +32,7 @@ class Program:
     """A program and where it may be.
 
     Attributes:
-        name: What people call it.
+        name: The displayed name.
         package: The Debian package that holds it.
         places: Commands to look for on ``PATH``, or glob patterns from ``/``; the first found wins, of
             several matches the highest version.
@@ -46,7 +46,7 @@ class Program:
 
     @property
     def named(self) -> str:
-        """What the variable says; empty where it is not set."""
+        """The value of the variable; empty if it is not set."""
         return os.environ.get(self.variable, "") if self.variable else ""
 
 

@@ -40,7 +40,7 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 class BadTime(Trouble):
-    """A point in time that nobody can read."""
+    """An invalid point in time."""
 
     status = 2
 
@@ -50,7 +50,7 @@ class Item:
     """One JSON text inside, as far as it can be read; empty where it cannot.
 
     Attributes:
-        user: Who sent the command, or whom the event names.
+        user: The sender of a command, or the user that an event names.
     """
 
     msg_id: str = ""
@@ -64,13 +64,13 @@ class Parked:
 
     Attributes:
         id: The first ``msg_id`` in it; where there is none, ``@`` and the beginning of the body's SHA-256.
-        items: What is in it: one, unless RabbitMQ itself parked a whole batch.
+        items: Number of items: one, unless RabbitMQ itself parked a whole batch.
         reason, error: Why, in a word and in full.
         queue, routing_key: Where it came from; empty if nothing tells.
         parked_at: Unix milliseconds; ``None`` if nothing tells.
         tries: How often it was tried again.
         replayed: How often it was played again from here.
-        sender: Of an event: who published it, as the service knows that.
+        sender: Of an event: its publisher, as the service identified it.
         effect: ``none`` where its sender was answered that it had none.
     """
 
@@ -104,7 +104,7 @@ class Parked:
         return _several(item.user for item in self.items)
 
     def told(self) -> dict[str, Any]:
-        """What is known of it but for the body, as JSON has it."""
+        """All known fields except the body, in JSON types."""
         return {
             "msg_id": self.id,
             "items": [{"msg_id": i.msg_id, "action": i.action, "user": i.user} for i in self.items],
@@ -163,7 +163,7 @@ class Wanted:
 
 
 def read(delivery: Delivery) -> Parked:
-    """What stands in a delivery from a dead queue."""
+    """Decode a delivery from a dead queue."""
     headers, body = delivery.headers, delivery.body
     items = list(_items(body))
     told = history(headers)
@@ -217,7 +217,7 @@ def since(text: str, *, now: datetime | None = None) -> int:
 def _own_queue(service: str, *told: str) -> str:
     """The first of the queues that headers tell of that is the service's own.
 
-    A sender may write anything there, and must not reach another queue by way of a person who plays it again.
+    A sender may write anything there, and must not reach another queue through an operator's replay.
     """
     own = {
         dead_queue(service),

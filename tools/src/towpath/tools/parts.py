@@ -40,7 +40,7 @@ class Program:
     """One of Towpath's programs.
 
     Attributes:
-        name: What people and logs call it.
+        name: The name for messages and logs.
         module: Where its ``app`` and ``__main__`` are.
         settings: The model of its settings.
     """
@@ -55,7 +55,7 @@ CHAT: Final = Program("chat", "towpath.chat", ChatSettings)
 ORDERS: Final = Program("orders", "towpath.orders", OrdersSettings)
 
 PROGRAMS: Final = (GATEWAY, CHAT, ORDERS)
-#: What stops together, in this order.
+#: Groups of programs that stop together, in this order.
 _DRAIN_ORDER: Final = ((GATEWAY,), (CHAT, ORDERS))
 
 
@@ -131,7 +131,7 @@ class Part(ABC):
 
     @abstractmethod
     async def until_ended(self) -> PartEnded:
-        """Wait for its end, and tell of it as of one that nobody asked for."""
+        """Wait for its end, and report it as unexpected."""
 
     @abstractmethod
     async def stop(self) -> None:
@@ -308,7 +308,7 @@ class Parts:
 
 
 def _last_line(log: Path) -> str:
-    """What a program said last, for a person: a line of JSON becomes its event and its error."""
+    """The last output line of a program, readable: a line of JSON becomes its event and its error."""
     with contextlib.suppress(OSError), log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
         lines = file.read().decode("utf-8", "replace").strip().splitlines()

@@ -1,4 +1,4 @@
-"""What ``towpath dev`` will run, checked before anything is started: settings, ports, folders."""
+"""The plan of ``towpath dev``, checked before anything is started: settings, ports, folders."""
 
 import os
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ DATABASE_URL: Final = f"{PREFIX}DATABASE_URL"
 
 #: Health and metrics of the three programs: on the next free ports from this one on.
 _ADMIN_PORT: Final = "8081"
-#: Fewer than in earnest: who presses Ctrl-C waits for it.
+#: Shorter than in production: the user waits for it after Ctrl-C.
 _DRAIN_SECONDS: Final = 10.0
 _LAST_PORT: Final = 65535
 _ORIGINS: Final = f"{PREFIX}ALLOWED_ORIGINS"
@@ -37,7 +37,7 @@ class Plan:
         page, gateway: Addresses.
         web_port: Where the page is served, on 127.0.0.1.
         secret: Signs and checks tokens.
-        database: What people call the database.
+        database: The displayed name of the database.
         web_root: The folder of the page.
         settings: Of each program; the broker is added once it runs.
         held: Keeps others off the ports of the programs; to be closed when these begin.
@@ -122,7 +122,7 @@ def _database_of(service: str, folder: DataFolder) -> dict[str, Any]:
 
 
 def database_label(url: str) -> str:
-    """What people call a database; no password in it."""
+    """The displayed name of a database, without the password."""
     if url.startswith("sqlite"):
         return f"SQLite, {url.partition(':///')[2]}"
     address = URL(url)

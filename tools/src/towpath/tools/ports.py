@@ -16,7 +16,7 @@ class PortTaken(Trouble):
 
     Args:
         option: Where the port comes from.
-        program: Who wants to listen there.
+        program: The program that needs the port.
     """
 
     status = 2

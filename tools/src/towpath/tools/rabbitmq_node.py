@@ -84,7 +84,7 @@ _STOP: Final = "timer:apply_after(20000, erlang, halt, [1]), catch rabbit:stop()
 
 
 class NodeFailed(Trouble):
-    """RabbitMQ did not start, stop or do what it was told. The message ends with what it said last."""
+    """RabbitMQ did not start, stop or carry out a command. The message ends with its last output."""
 
 
 class FolderInUse(Trouble):
@@ -92,10 +92,10 @@ class FolderInUse(Trouble):
 
 
 class RabbitControl(ABC):
-    """What Towpath tells a RabbitMQ it owns, whichever way that was started.
+    """Commands for a RabbitMQ that Towpath owns, however it was started.
 
     Attributes:
-        user: The one user, who may do everything.
+        user: The only user, with all permissions.
     """
 
     user: Final = "towpath"
@@ -147,7 +147,7 @@ class RabbitControl(ABC):
         await self._evaluate("rabbit:start()")
 
     async def set_memory_alarm(self, on: bool) -> None:
-        """Raise or clear the memory alarm; while it is on, RabbitMQ blocks whoever publishes."""
+        """Raise or clear the memory alarm; while it is on, RabbitMQ blocks publishers."""
         # https://www.rabbitmq.com/docs/memory#configuring-threshold: 0 raises the alarm at once.
         mark = "0" if on else "element(2, application:get_env(rabbit, vm_memory_high_watermark))"
         await self._evaluate(f"vm_memory_monitor:set_vm_memory_high_watermark({mark})")
@@ -167,7 +167,7 @@ class Member:
         dist_port: Where the nodes of this cluster find each other; the same for all of them.
         peers: The names of all nodes, this one included.
         settings: Further lines of its ``rabbitmq.conf``.
-        launcher: What its program is started by, such as ``ip netns exec r1``; by default nothing.
+        launcher: A command prefix for its program, such as ``ip netns exec r1``; by default none.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What ``towpath dev`` shows in the terminal: little, and nothing twice."""
+"""The terminal output of ``towpath dev``: little, and nothing twice."""
 
 import contextlib
 from collections.abc import Iterator
@@ -71,5 +71,5 @@ class Screen:
 
 
 def _whoever_looks() -> contextlib.suppress:
-    # Who closes the terminal ends us by SIGHUP, and we have nobody left to tell of it.
+    # Closing the terminal ends this program by SIGHUP, and there is no output left to report it.
     return contextlib.suppress(OSError)

@@ -1,4 +1,4 @@
-"""Tokens for people who develop: what an identity provider issues in earnest, signed with the shared secret."""
+"""Tokens for development, signed with the shared secret; in production an identity provider issues them."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""What goes wrong for a person at a terminal."""
+"""Errors shown to the user of a terminal."""
 
 
 class Trouble(Exception):

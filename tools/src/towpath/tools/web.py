@@ -44,7 +44,7 @@ class PageMissing(Trouble):
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """What the demo's endpoints do.
+    """The demo's endpoints.
 
     Attributes:
         sign: A token for a user; raises :class:`~towpath.tools.token.BadUser`.
@@ -58,7 +58,7 @@ class Demo:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What is served.
+    """The served content.
 
     Attributes:
         web_root: The folder ``clients/web/dist``.

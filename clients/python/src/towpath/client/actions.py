@@ -1,4 +1,4 @@
-"""What a session wants done: the output of :meth:`towpath.client.session.Session.handle`."""
+"""Actions of a session for its driver: the output of :meth:`towpath.client.session.Session.handle`."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -7,7 +7,7 @@ from towpath.client.envelope import Envelope
 from towpath.client.errors import TowpathError
 from towpath.client.events import Purpose
 
-#: What the application sees; ``recovering`` was open and will be again.
+#: The state for the application; ``recovering`` was open and will be again.
 StateName: TypeAlias = Literal["connecting", "open", "recovering", "closed"]
 
 
@@ -102,14 +102,14 @@ class Incomplete:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """What the gateway says of the connection that has just opened."""
+    """The gateway's data about the connection that has just opened."""
 
     data: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the application sees has changed; ``error`` says why it is closed."""
+    """The state for the application has changed; ``error`` is the reason if it is closed."""
 
     state: StateName
     error: TowpathError | None = None

@@ -161,7 +161,7 @@ class Client:
 
     @property
     def connection(self) -> dict[str, Any] | None:
-        """What the gateway said of the connection that is open (``user_id``, ``gateway_id`` …); else ``None``."""
+        """The gateway's data about the open connection (``user_id``, ``gateway_id`` …); else ``None``."""
         return self._driver.connection
 
     @property

@@ -3,7 +3,7 @@
 Guarantees:
 
 * Nothing is left unhandled: a listener, a token function or a storage that fails is reported to the listeners.
-* Every wait is bounded, and whoever waits may be cancelled.
+* Every wait is bounded and can be cancelled.
 * After :meth:`Driver.close` no task, timer or socket is left.
 """
 
@@ -37,7 +37,7 @@ _LONGEST_TIMER_MS: Final = 2.0**31
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """There is no connection; another attempt comes.
+    """No connection; another attempt follows.
 
     Attributes:
         attempt: 1 for the first.
@@ -57,7 +57,7 @@ class Driver:
 
     Args:
         session: Decides.
-        token: What it connects with.
+        token: The token to connect with.
         storage: Where its positions outlive it.
         time_limit: Seconds that ``token`` and the storage may take to answer.
         tls: For ``wss``.
@@ -65,7 +65,7 @@ class Driver:
     Attributes:
         listeners: Those of the application.
         readers: Likewise, of streams.
-        connection: What the gateway said of the connection that is open; else ``None``.
+        connection: The gateway's data about the open connection; else ``None``.
     """
 
     def __init__(
@@ -153,10 +153,10 @@ class Driver:
             _retrieved(opened)
 
     async def ask(self, request: events.Request, on_accepted: Callable[[], object] | None) -> dict[str, Any]:
-        """Make a request and wait for its final answer; whoever is cancelled here gives it up.
+        """Make a request and wait for its final answer; cancellation abandons the request.
 
         Raises:
-            TowpathError: What it was rejected with.
+            TowpathError: The error of the rejected request.
         """
         loop = self._started()
         msg_id = request.msg_id
@@ -215,7 +215,7 @@ class Driver:
             self._tasks.spawn(transport.close(action.code, action.reason), self._report)
 
     def _do_send(self, action: actions.Send) -> None:
-        # What a connection that is ending does not take, the session sends again on the next one.
+        # Frames that a closing connection does not accept are sent again on the next one by the session.
         if self._transport is not None:
             self._transport.send(action.text)
 
@@ -351,7 +351,7 @@ class Driver:
 
 @dataclass(slots=True)
 class _Waiting:
-    """Somebody who waits for an answer."""
+    """A caller that waits for an answer."""
 
     answer: "asyncio.Future[dict[str, Any]]"
     on_accepted: Callable[[], object] | None
@@ -368,6 +368,6 @@ def _checked_token(token: Any) -> str:
 
 
 def _retrieved(future: "asyncio.Future[Any]") -> None:
-    # Whoever was cancelled in the very moment of the answer does not look at it; asyncio would complain.
+    # A caller cancelled at the moment of the answer never reads the exception; asyncio would log that.
     if future.done() and not future.cancelled():
         future.exception()

@@ -88,7 +88,7 @@ def encode(
 
 
 def decode(text: Any) -> Envelope | None:
-    """Read one frame; ``None`` when it is no envelope."""
+    """Read one frame; ``None`` if it is not an envelope."""
     if not isinstance(text, str):
         return None
     try:

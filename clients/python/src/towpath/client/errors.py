@@ -1,4 +1,4 @@
-"""What can go wrong, as data with a code.
+"""Errors, as data with a code.
 
 A code comes from the wire (:class:`towpath.protocol.errors.ErrorCode`) or from this side:
 
@@ -9,7 +9,7 @@ A code comes from the wire (:class:`towpath.protocol.errors.ErrorCode`) or from 
 * ``bad_url``: ``connect`` was called with an address that cannot work.
 * ``no_token``: the ``token`` function failed, took too long, or gave no token.
 * ``refused``: the server refused the connection; ``details["status"]`` is the HTTP status.
-* ``bad_frame``: the server sent something that is no envelope, or an answer that does not fit its model.
+* ``bad_frame``: the server sent something other than an envelope, or an answer that does not fit its model.
 * ``overrun``: a stream's reader fell too far behind; ``details["position"]`` is where to go on from.
 * ``bad_storage``: positions could not be loaded or saved.
 """
@@ -57,7 +57,7 @@ class TowpathError(Exception):
         return f"{self.message} ({self.code})"
 
     def anew(self) -> "TowpathError":
-        """The same error for somebody else, without the traceback of where it was raised before."""
+        """A copy of the error for another caller, without the earlier traceback."""
         return TowpathError(
             self.code,
             self.message,

@@ -1,4 +1,4 @@
-"""What happens to a session: the input of :meth:`towpath.client.session.Session.handle`."""
+"""Events of a session: the input of :meth:`towpath.client.session.Session.handle`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from towpath.client.errors import TowpathError
 
-#: What a token is for: a new connection, or the one that is open.
+#: The purpose of a token: a new connection, or the open one.
 Purpose: TypeAlias = Literal["connect", "refresh"]
 
 
@@ -25,7 +25,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class TokenFailed:
-    """There is no token; ``error.retryable`` says whether to ask again."""
+    """No token was available; ``error.retryable`` says whether to ask again."""
 
     purpose: Purpose
     error: TowpathError

@@ -1,8 +1,8 @@
 """Listeners by name.
 
-One that raises harms nobody: it is reported to those who listen to ``error``, and where nobody does, it is logged.
-Plain functions are called at once, in the order they were added. Coroutine functions run as tasks of their own: two
-calls of one may overlap.
+A listener that raises does not affect the others: the error goes to the ``error`` listeners, or is logged if there
+are none. Plain functions are called at once, in the order they were added. Coroutine functions run as tasks of
+their own: two calls of one may overlap.
 """
 
 import inspect
@@ -17,7 +17,7 @@ log = logging.getLogger("towpath.client")
 
 Listener = Callable[..., object]
 
-#: What listeners are called with; those for pushes are called by the action's name.
+#: The arguments of listeners, by event; listeners for pushes are registered by the action's name.
 _SIGNATURES: Final = {
     "state": ("state", "error"),
     "error": ("error",),

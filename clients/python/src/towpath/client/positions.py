@@ -5,7 +5,7 @@ next one is passed on, and one that comes after a hole is held until a resume fi
 leave here in order, each once.
 
 A stream is *opening* while a request is under way whose answer will say where the stream stands: what is pushed
-meanwhile is held until then, because nobody can tell yet what comes before it.
+meanwhile is held until then, because it is not known yet which pushes precede it.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ class Positions(Generic[Push]):
     """The last ``seq`` of each stream, and what is held beyond it.
 
     Attributes:
-        changes: How often a position changed; whoever keeps a copy sees by it whether it is old.
+        changes: How often a position changed; tells the holder of a copy whether it is outdated.
     """
 
     def __init__(self, positions: Mapping[str, int]) -> None:
@@ -162,10 +162,10 @@ class Positions(Generic[Push]):
 
 
 class _Ahead(Generic[Push]):
-    """What is known of a stream beyond its position.
+    """The state of a stream beyond its position.
 
     Attributes:
-        pushes: What came too early, by ``seq``.
+        pushes: Pushes that arrived too early, by ``seq``.
         reach: How far the stream is known to go besides: what was dropped for want of room, or what an answer said.
     """
 

@@ -42,7 +42,7 @@ class Session:
         queue_limit: How many requests may wait for a connection.
 
     Attributes:
-        state: What the application sees.
+        state: The state for the application.
         last_attempt: How the last connection, or attempt at one, ended; for people.
     """
 
@@ -91,7 +91,7 @@ class Session:
         """Take one event and return what is to be done, in order.
 
         Args:
-            event: What happened.
+            event: The event.
             now: Unix milliseconds.
         """
         self._now = now
@@ -216,7 +216,8 @@ class Session:
         self._phase = "waiting"
         self._become("recovering" if self._ever_open else "connecting")
         advice = max(advised(self._closing.get("retry_after_ms")), advised(retry_after_ms))
-        # A replica takes a second or two to be back: who comes too early must not wait long for the next attempt.
+        # A replica needs a second or two to restart: a client that is too early must not wait long for the next
+        # attempt.
         attempt = self._attempt - 1 if self._ever_open else self._attempt
         wait = backoff(attempt, advice, SPREAD_MS if self._ever_open else FIRST_CEILING_MS)
         self._not_before = self._now + wait.min_ms
@@ -284,7 +285,7 @@ class Session:
             self._act(actions.Push(envelope))
 
     def _told(self, action: str, data: dict[str, Any]) -> None:
-        """What the gateway tells on its own."""
+        """Handle an envelope that the gateway sends unasked."""
         match action:
             case "session.welcome":
                 self._welcome(data)

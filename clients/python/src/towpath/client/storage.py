@@ -25,7 +25,7 @@ class Storage(Protocol):
     """Keeps positions. Both methods may be coroutine functions; plain ones must not block."""
 
     def load(self) -> Mapping[str, int] | Awaitable[Mapping[str, int] | None] | None:
-        """What was saved last; ``None`` if nothing was."""
+        """The positions saved last; ``None`` if there are none."""
 
     def save(self, positions: dict[str, int], /) -> Awaitable[None] | None:
         """Keep ``positions`` instead of what was kept."""
@@ -57,7 +57,7 @@ class FileStorage:
         self._path = Path(path)
 
     async def load(self) -> dict[str, int] | None:
-        """What was saved last; ``None`` if there is no file."""
+        """The positions saved last; ``None`` if there is no file."""
         return await asyncio.to_thread(self._read)
 
     async def save(self, positions: dict[str, int], /) -> None:
@@ -109,7 +109,7 @@ class Saving:
         self._ending = asyncio.Event()
 
     async def load(self, timeout: float) -> dict[str, int]:
-        """What was kept; nothing if it cannot be loaded within ``timeout`` seconds."""
+        """The stored positions; empty if they cannot be loaded within ``timeout`` seconds."""
         positions: dict[str, int] = {}
         try:
             async with asyncio.timeout(timeout) as limit:

@@ -1,10 +1,11 @@
 """A stream's pushes as an async iterator: in order, each once, from the moment it is made.
 
-What the reader has not taken yet is kept, up to a limit. When that is exceeded, or the client is closed for good, the
+Pushes that the reader has not taken yet are kept, up to a limit. If it is exceeded, or the client is closed for
+good, the
 reader still gets what is kept, and then the error: nothing is left out silently.
 
-A push counts as read when the reader asks for the next one. What was not read is not passed by the positions that
-are saved (:meth:`Readers.hold_back`), so that whoever comes after a crash gets it again.
+A push counts as read when the reader asks for the next one. The saved positions never pass an unread push
+(:meth:`Readers.hold_back`), so that it is received again after a crash.
 """
 
 import asyncio
@@ -54,7 +55,7 @@ class Readers:
         self._ended: TowpathError | None = None
 
     def open(self, stream: str, limit: int) -> StreamReader:
-        """A reader of all that is put from now on. What earlier readers left is not held back any more."""
+        """A reader of all pushes put from now on. Pushes left by earlier readers no longer hold back positions."""
         boxes = [box for box in self._boxes.get(stream, []) if not box.is_left]
         box = _Box(stream, limit, self._moved)
         if self._ended is not None:
@@ -90,7 +91,8 @@ class Readers:
 
 
 class _Box:
-    """What is kept for one reader. The reader does not hang on it by more than this, so that it can be let go."""
+    """The buffer of one reader. The reader has no other reference to the client, so that it can be
+    garbage-collected."""
 
     def __init__(self, stream: str, limit: int, moved: Callable[[], None]) -> None:
         self.is_left = False

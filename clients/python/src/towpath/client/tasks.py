@@ -1,4 +1,4 @@
-"""The tasks of one client: none of them outlives it, and whatever one raises is told to somebody."""
+"""The tasks of one client: none of them outlives it, and every exception of a task is reported."""
 
 import asyncio
 from collections.abc import Callable, Coroutine

@@ -90,7 +90,7 @@ class Transport:
             self._ended(ending)
 
     def send(self, text: bytes) -> None:
-        """Send one text frame. What a connection that is ending does not take any more is lost."""
+        """Send one text frame. It is lost if the connection is already closing."""
         socket = self._socket
         if socket is not None and socket.protocol.state is State.OPEN and not socket.transport.is_closing():
             socket.protocol.send_text(text)

@@ -30,7 +30,7 @@ def stream_of(room: str) -> str:
 
 
 def direct_room(one: str, other: str) -> str:
-    """The two-person room of ``one`` and ``other``, the same whoever asks.
+    """The two-person room of ``one`` and ``other``, the same for both users.
 
     A colon or percent sign in a user id is escaped, so that no two pairs share a room.
     """
@@ -57,8 +57,8 @@ class CreateRoom(Payload):
     """``data`` of ``chat.create``.
 
     Attributes:
-        title: What people see; the room's name if absent.
-        private: Whether only those who are invited may join.
+        title: The displayed title; the room's name if absent.
+        private: Whether only invited users may join.
     """
 
     room: Name

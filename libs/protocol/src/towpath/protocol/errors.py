@@ -84,7 +84,7 @@ class TowpathError(Exception):
 
 
 class BadEnvelope(TowpathError):
-    """The text is no envelope: not JSON, not an object, or a field is missing or of the wrong form.
+    """The text is not an envelope: not JSON, not an object, or a field is missing or malformed.
 
     Attributes:
         msg_id: The sender's id, when it could be read; the ``error`` then carries it as ``correlation_id``.

@@ -1,6 +1,6 @@
 """Message bodies between gateway, services and backends: batches, commands and directed items.
 
-A body is a JSON object or an array of such objects; whoever reads takes both. Envelopes inside travel as raw
+A body is a JSON object or an array of such objects; readers accept both. Envelopes inside travel as raw
 JSON (:class:`msgspec.Raw`), so a hop that only passes them on neither parses nor builds them again.
 """
 
@@ -21,7 +21,7 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class Session(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Who sent a command, as the gateway knows it: the only identity a service may trust.
+    """The sender of a command, as the gateway knows it: the only identity a service may trust.
 
     Attributes:
         scope: Domains the user may address, separated by spaces; ``None`` means all.
@@ -252,7 +252,7 @@ def read_directed(body: bytes) -> list[Directed]:
 
 
 def read_correlation(envelope: bytes) -> str:
-    """The ``correlation_id`` of an envelope; empty when it has none or is no envelope."""
+    """The ``correlation_id`` of an envelope; empty if it has none or is not an envelope."""
     try:
         return _CORRELATION.decode(envelope).correlation_id
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -83,7 +83,7 @@ class SubmitOrder(Payload):
 
     @property
     def total(self) -> Decimal:
-        """What the order costs, with the decimals of its currency."""
+        """The price of the order, with the decimals of its currency."""
         amount = self.amount if self.amount is not None else self._items_total()
         return written_with(amount, decimals_of(self.currency))
 
@@ -192,8 +192,8 @@ class OrderState(Payload):
     """Push ``order.updated``. ``updated_at`` is Unix milliseconds.
 
     Attributes:
-        amount, currency: Left out until they are known: another backend may have told of the order first.
-        refunded: What was paid back so far; left out where nothing was.
+        amount, currency: Left out until they are known: the first event may have come from another backend.
+        refunded: The sum of refunds so far; left out if there are none.
     """
 
     order_id: str

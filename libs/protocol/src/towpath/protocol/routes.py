@@ -24,7 +24,7 @@ EVERYONE: Final = "everyone"
 SESSION_STARTED: Final = "session.started"
 SESSION_ENDED: Final = "session.ended"
 SESSION_ALIVE: Final = "session.alive"
-#: What a replica of a service publishes on :data:`EVENTS` again and again.
+#: Published periodically by each replica of a service on :data:`EVENTS`.
 SERVICE_ALIVE: Final = "service.alive"
 #: Replicas of a service to each other: which of its queues each of them consumes.
 SERVICE_REPLICA: Final = "service.replica"
@@ -62,7 +62,8 @@ def check_user_id(user_id: str) -> str:
     :func:`user_key` takes longer words, too: rows of a database may name users from before these limits.
 
     Raises:
-        ValueError: It is empty, too long, has a control character, or is no Unicode text; the text says which.
+        ValueError: It is empty, too long, has a control character, or is not valid Unicode; the text gives the
+            reason.
     """
     if not user_id:
         raise ValueError("a user id must not be empty")

@@ -7,12 +7,12 @@ from pydantic import Field, StringConstraints
 from towpath.protocol.fields import Payload, Text, UserId
 
 _Word = Annotated[Text, StringConstraints(min_length=1, max_length=256)]
-#: What tells one run of a gateway from the next one under the same id; empty from who does not say.
+#: Distinguishes one run of a gateway from the next one under the same id; empty if the gateway does not send it.
 _Incarnation = Annotated[Text, StringConstraints(max_length=64)]
 
 
 class SessionEvent(Payload):
-    """What ``session.started`` and ``session.ended`` have in common.
+    """Common fields of ``session.started`` and ``session.ended``.
 
     Attributes:
         incarnation: The run of the gateway; the connections of an earlier run are gone.
@@ -41,7 +41,7 @@ class SessionEnded(SessionEvent):
 
 
 class GatewayAlive(Payload):
-    """``data`` of ``session.alive``: the gateway runs, and so do the connections it has told of and not ended."""
+    """``data`` of ``session.alive``: the gateway runs, and its started and not ended connections are open."""
 
     gateway_id: _Word
     incarnation: _Incarnation = ""

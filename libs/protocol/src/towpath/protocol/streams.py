@@ -1,4 +1,4 @@
-"""Positions in streams: what a client keeps, what it asks with, what it is told.
+"""Positions in streams, as clients store them, resume from them and receive them.
 
 A durable push carries ``stream`` and ``seq``. :class:`Positions` is the whole rule of a client, without I/O:
 drop what it has, take what comes next, and notice a hole.
@@ -15,7 +15,7 @@ from towpath.protocol.fields import Payload, Text
 
 
 class Arrival(Enum):
-    """What a push means to somebody at a known position."""
+    """The relation of a push to a known position."""
 
     NEXT = "next"  #: show it
     DUPLICATE = "duplicate"  #: drop it
@@ -40,7 +40,7 @@ class Positions:
         return Arrival.NEXT
 
     def set(self, stream: str, seq: int) -> None:
-        """Take over a position that the service told; it only grows."""
+        """Set a position that the service sent; it only grows."""
         self._last[stream] = max(seq, self._last.get(stream, 0))
 
     def restart(self, stream: str, seq: int) -> None:

@@ -1,10 +1,10 @@
 """Announcements: a replica of a service says that it runs, and what its actions cost.
 
-Gateways know no action of a service. From these announcements they learn which ones cost others more than a plain
-message, and charge the senders for it.
+Gateways know no action of a service. From these announcements they learn which actions cost more than a plain
+message, and charge the sender's rate limit for it.
 
 Guarantees: announced at once, then every ``alive_interval`` seconds, and after the broker link was rebuilt. An
-announcement that the broker does not take is not repeated: the next one says the same.
+announcement that the broker does not accept is not repeated: the next one has the same content.
 """
 
 import asyncio
@@ -54,6 +54,6 @@ class Announcer:
 
 
 def announcement(service: str, domain: str, commands: Handlers) -> ServiceAlive:
-    """What a service says of itself."""
+    """The ``service.alive`` announcement of a service."""
     costs = {action: handler.cost for action, handler in commands.items() if handler.cost != MIN_COST}
     return ServiceAlive(service=service, domain=domain, costs=costs)

@@ -17,8 +17,8 @@ def hosts(url: str) -> list[URL]:
     """One URL for each host of ``url``, in their order; the memory broker's is one.
 
     Raises:
-        ValueError: It is no such address. The message says why, and shows nothing of it: what is wrong about an
-            address may be its password.
+        ValueError: The address is not valid. The message gives the reason and never quotes the address, because the
+            invalid part may be the password.
     """
     scheme, separator, rest = url.partition("://")
     if scheme not in _SCHEMES or not separator:
@@ -39,7 +39,7 @@ def hosts(url: str) -> list[URL]:
 
 
 def shown(url: URL) -> str:
-    """The address of one host as people may see it: without user, password and options."""
+    """The address of one host for logs and errors: without user, password and options."""
     return str(url.with_user(None).with_query(None))
 
 
@@ -48,9 +48,7 @@ def _host(url: str, which: str) -> URL:
     try:
         parsed = URL(url)
     except ValueError:
-        raise ValueError(
-            f"{which}is no address: {FORM}, where several hosts are separated by commas"
-        ) from None
+        raise ValueError(f"{which}is not an address: {FORM}; separate several hosts by commas") from None
     if not parsed.host:
         raise ValueError(f"{which}names no host: {FORM}")
     return parsed

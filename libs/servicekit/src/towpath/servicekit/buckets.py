@@ -1,16 +1,16 @@
-"""Token buckets: how much somebody may ask for, at once and in the long run. Pure; the caller passes the time.
+"""Token buckets: rate limits with a burst. Pure; the caller passes the time.
 
 A bucket holds ``burst`` tokens and fills with ``rate`` tokens a second
 (https://en.wikipedia.org/wiki/Token_bucket). Guarantees: over any ``t`` seconds a bucket gives at most
-``burst + rate * t`` tokens, and a refusal takes nothing. A family of buckets forgets those that are full again and
-that nobody holds, so that its size is bounded by who is here and who asked lately.
+``burst + rate * t`` tokens, and a refusal takes nothing. A family of buckets drops those that are full again and have
+no holder, so that its size is bounded by current and recent users.
 """
 
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-#: Buckets of one family that are looked at for being full, each time that one is made.
+#: Buckets of one family that are checked for being full each time a new one is made.
 _FORGET_STEP: Final = 4
 _KEPT: Final = 10_000
 
@@ -19,7 +19,7 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What a bucket allows.
+    """The limit of a bucket.
 
     Attributes:
         rate: Tokens a second in the long run; 0 for no limit.
@@ -40,12 +40,12 @@ class Bucket:
         self._burst = rate.burst
         self._left = rate.burst
         self._at = now
-        self.holders = 0  #: it is not forgotten while there are any
+        self.holders = 0  #: It is not dropped while this is above 0.
 
     def take(self, cost: float, now: float) -> float:
         """Take ``cost`` tokens; returns 0, or, when there are too few, the seconds until there are enough.
 
-        More than the bucket can ever hold is given when the bucket is full, and leaves a debt.
+        A cost above the size of the bucket is granted when the bucket is full, and leaves a debt.
         """
         rate = self._rate
         if not rate:
@@ -63,7 +63,7 @@ class Bucket:
         return 0.0
 
     def spend(self, cost: float, now: float) -> None:
-        """Take ``cost`` tokens whether they are there or not; the debt is a full bucket at most."""
+        """Take ``cost`` tokens even if there are too few; the debt is a full bucket at most."""
         self._left = max(min(self._left + (now - self._at) * self._rate, self._burst) - cost, -self._burst)
         self._at = now
 
@@ -76,7 +76,7 @@ class Bucket:
         self.holders -= 1
 
     def is_full(self, now: float) -> bool:
-        """Whether nothing of what it allows is used."""
+        """Whether no token is used."""
         return self._left + (now - self._at) * self._rate >= self._burst
 
 
@@ -84,7 +84,7 @@ class Buckets(Generic[K]):
     """A bucket for each key, such as a user or an address.
 
     Args:
-        keep: So many are kept though they are full: to make them again costs more.
+        keep: Number of full buckets that are kept: creating them again costs more.
     """
 
     def __init__(self, rate: Rate, keep: int = _KEPT) -> None:
@@ -111,7 +111,7 @@ class Buckets(Generic[K]):
         return bucket
 
     def _forget(self, now: float) -> None:
-        # Round robin: what is still needed goes to the end. More leave than come, so the family cannot grow
+        # Round robin: buckets still needed go to the end. More are dropped than added, so the family cannot grow
         # beyond those that are held or not full.
         for _ in range(min(_FORGET_STEP, len(self._buckets))):
             key = next(iter(self._buckets))

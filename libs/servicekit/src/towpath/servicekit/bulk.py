@@ -1,7 +1,7 @@
-"""Many rows in one statement, whatever the database, and whatever their number.
+"""Bulk statements: many rows in one statement, for SQLite and PostgreSQL.
 
-PostgreSQL gets a column of values each (``unnest``), so that it plans and runs one statement: a tenth of the work of
-executing one for each row. For SQLite, which runs within this process, a statement for each row is the fastest.
+PostgreSQL gets one array per column (``unnest``), so that it plans and runs one statement: a tenth of the work of one
+statement per row. For SQLite, which runs within this process, one statement per row is the fastest.
 https://www.postgresql.org/docs/current/functions-array.html
 """
 
@@ -18,10 +18,10 @@ Row = Mapping[str, Any]
 
 
 async def insert(connection: AsyncConnection, table: sa.Table, rows: Sequence[Row]) -> None:
-    """Insert ``rows``, which all name the same columns; nothing happens without rows.
+    """Insert ``rows``, which all have the same columns; does nothing without rows.
 
     Raises:
-        IntegrityError: One of them breaks a rule of the table; none of them is there then.
+        IntegrityError: One row violates a constraint; no row is inserted then.
     """
     if not rows:
         return
@@ -35,7 +35,7 @@ async def insert(connection: AsyncConnection, table: sa.Table, rows: Sequence[Ro
 async def update(
     connection: AsyncConnection, table: sa.Table, rows: Sequence[Row], *, key: Sequence[str]
 ) -> None:
-    """Set the columns that ``rows`` name beside ``key`` where ``key`` is theirs; all name the same columns."""
+    """Update the rows with the same ``key`` columns as ``rows``; all ``rows`` have the same columns."""
     if not rows:
         return
     names = tuple(rows[0])
@@ -49,7 +49,7 @@ async def update(
 async def find(
     connection: AsyncConnection, table: sa.Table, key: tuple[str, str], wanted: Collection[tuple[str, str]]
 ) -> Sequence[sa.Row[Any]]:
-    """The rows of ``table`` whose two columns ``key`` are one of ``wanted``; asks nothing if nothing is."""
+    """The rows of ``table`` whose two columns ``key`` are one of ``wanted``; no query if ``wanted`` is empty."""
     if not wanted:
         return []
     statement = _find(connection.dialect.name, table, key)
@@ -64,9 +64,9 @@ async def find(
 
 
 def pairs(connection: AsyncConnection, wanted: Collection[tuple[str, str]]) -> sa.Select[Any]:
-    """A select of ``wanted``, for ``tuple_(one, other).in_(...)``: one parameter or two, however many there are.
+    """A select of ``wanted``, for ``tuple_(one, other).in_(...)``: one or two parameters for any number of pairs.
 
-    SQLite reads the whole table for a list of row values, but finds what a select names by the index:
+    SQLite scans the whole table for a list of row values, but uses the index for a subselect:
     https://www.sqlite.org/rowvalue.html#row_value_in_operators
     """
     if connection.dialect.name == "postgresql":
@@ -86,7 +86,7 @@ def _extracted(wanted: sa.ColumnElement[str]) -> sa.Select[Any]:
 
 @lru_cache(maxsize=256)
 def _find(dialect: str, table: sa.Table, key: tuple[str, str]) -> sa.Select[Any]:
-    # Built once: to build a statement takes SQLAlchemy longer than to run it.
+    # Built once: SQLAlchemy takes longer to build a statement than to run it.
     if dialect == "postgresql":
         wanted = _unnested(*(sa.bindparam(side, type_=ARRAY(sa.Text)) for side in ("one", "other")))
     else:

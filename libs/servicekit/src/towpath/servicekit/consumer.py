@@ -1,9 +1,10 @@
-"""The consumer: takes deliveries, hands them to the dispatcher as large as they come, drains on stop.
+"""The consumer: takes deliveries, hands all that have arrived to the dispatcher, drains on stop.
 
-Guarantees: deliveries of one queue are dispatched in their order; at most ``prefetch`` a queue are in hand; on
-``stop`` intake ends, what is in hand is finished and settled, and the rest is given back in its order. An error that
-nobody foresaw ends it, and the program with it: what was in hand comes again. Heavy reads run beside the rest; on
-``stop`` those that are not finished within :data:`_HEAVY_SECONDS` are given back.
+Guarantees: deliveries of one queue are dispatched in their order; at most ``prefetch`` per queue are unsettled; on
+``stop`` intake ends, deliveries in hand are finished and settled, and the rest is requeued in its order. An
+unexpected
+error ends the consumer and the program: deliveries in hand are redelivered. Heavy reads run concurrently; on
+``stop`` those not finished within :data:`_HEAVY_SECONDS` are requeued.
 """
 
 import asyncio
@@ -14,41 +15,41 @@ from typing import Any, Final, Literal, Protocol
 from towpath.servicekit.broker.interface import Delivery, Subscription
 
 _UNSETTLED_UNITS: Final = 4
-#: Seconds that heavy reads may go on after the stop.
+#: Seconds that heavy reads may continue after the stop.
 _HEAVY_SECONDS: Final = 5.0
 
-#: Handles deliveries in order; returns what settles them later, or nothing if they are settled.
+#: Handles deliveries in order; returns a coroutine that settles them later, or ``None`` if they are settled.
 Dispatch = Callable[[Sequence[Delivery]], Awaitable[Coroutine[Any, Any, None] | None]]
 
 Subscribe = Callable[[], AbstractAsyncContextManager[Subscription]]
 
 
 class Apart(Protocol):
-    """What a dispatcher runs beside the rest, such as :class:`~towpath.servicekit.heavy_reads.HeavyReads`."""
+    """Work that a dispatcher runs concurrently, such as :class:`~towpath.servicekit.heavy_reads.HeavyReads`."""
 
     async def run(self) -> None:
-        """Run what waits, until cancelled."""
+        """Run the waiting work until cancelled."""
         ...
 
     async def finished(self, timeout: float) -> bool:
-        """Wait until nothing waits or is run, for so many seconds at most."""
+        """Wait until no work waits or runs, for ``timeout`` seconds at most."""
         ...
 
 
 class Pool(Protocol):
-    """A dispatcher that is given what arrives between its units of work: the dispatcher of services."""
+    """A dispatcher that takes deliveries between its units of work: the dispatcher of services."""
 
     @property
     def waiting_bytes(self) -> int:
-        """What it has been given and not handled; 0 when it needs more to go on."""
+        """Bytes taken and not yet handled; 0 when it needs more deliveries to continue."""
         ...
 
     async def take(self, deliveries: Sequence[Delivery]) -> None:
-        """Take more."""
+        """Take more deliveries."""
         ...
 
     async def work(self) -> Coroutine[Any, Any, None] | None:
-        """Handle a part of it; returns what settles that later, or nothing if it is settled."""
+        """Handle one unit of work; returns a coroutine that settles it later, or ``None`` if it is settled."""
         ...
 
 
@@ -56,9 +57,10 @@ class Consumer:
     """One stream of work from several queues.
 
     Args:
-        subscribe: What is consumed, from entry to exit.
-        intake_max_bytes: Bodies that are in the dispatcher's hands at most, in bytes (one delivery at least).
-        apart: What the dispatcher runs beside the rest.
+        subscribe: Opens the subscription that is consumed.
+        intake_max_bytes: Maximum bytes of bodies that the dispatcher has taken and not handled (at least one
+            delivery).
+        apart: Work that the dispatcher runs concurrently.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Consumer:
         try:
             async with (
                 self._subscribe() as subscription,
-                asyncio.TaskGroup() as tasks,  # waits for what is in hand; ends it when this is cancelled
+                asyncio.TaskGroup() as tasks,  # Waits for deliveries in hand; cancels them when this is cancelled.
             ):
                 running_apart = [
                     tasks.create_task(one.run(), name=f"consumer: {type(one).__name__}")
@@ -100,7 +102,7 @@ class Consumer:
                         taken += self._waiting(subscription, size)
                     if taken:
                         await pool.take(taken)
-                    # While one unit waits for its confirms the next is worked on.
+                    # While one unit waits for its confirms, the next one runs.
                     settled = await pool.work()
                     if settled is None:
                         continue
@@ -116,14 +118,14 @@ class Consumer:
             stopping.cancel()
 
     def _waiting(self, subscription: Subscription, size: int) -> Iterator[Delivery]:
-        """What has arrived already, as far as it may go together with ``size`` bytes."""
+        """Deliveries that have arrived already, up to the intake bound together with ``size`` bytes."""
         while size < self._intake_max_bytes and (waiting := subscription.take_waiting(1)):
             size += len(waiting[0].body)
             yield waiting[0]
 
 
 class _AllAtOnce:
-    """A plain function as a pool that never has anything left."""
+    """A plain function as a pool without a backlog."""
 
     waiting_bytes = 0
 

@@ -1,10 +1,10 @@
 """One service's own database: SQLite by default, PostgreSQL where it grows, through SQLAlchemy Core.
 
 Guarantees: :meth:`Database.transaction` is serialised against writers of the same rows (SQLite: one writer at a
-time, ``BEGIN IMMEDIATE``; PostgreSQL: row locks that the caller takes with ``FOR UPDATE``); what it commits
-survives a crash of the machine (SQLite: ``synchronous=FULL``). The schema is migrated on open; replicas that
-start together migrate one after another. A PostgreSQL that cannot be reached when it is opened is waited for, as a
-broker is; one that refuses user, password or database is a wrong setting.
+time, ``BEGIN IMMEDIATE``; PostgreSQL: row locks that the caller takes with ``FOR UPDATE``); a commit survives a crash
+of the machine (SQLite: ``synchronous=FULL``). The schema is migrated on open; replicas that start together migrate
+one after another. If PostgreSQL cannot be reached on open, the program waits for it, as for the broker; a refusal
+of user, password or database is a wrong setting.
 """
 
 import asyncio
@@ -32,15 +32,15 @@ from towpath.servicekit.writability import Writability
 log = structlog.get_logger(__name__)
 
 _PING_SECONDS: Final = 5.0
-#: What a statement may take in PostgreSQL; in a migration it may go through millions of rows.
+#: Time limits of a PostgreSQL statement; a statement of a migration may go through millions of rows.
 _STATEMENT_SECONDS: Final = 30.0
 _MIGRATION_SECONDS: Final = 3600.0
-#: A replica that is frozen amid a transaction must not keep its locks: another one has its queues by then.
+#: A replica that freezes during a transaction must not keep its locks: another replica has its queues by then.
 _FROZEN_AFTER: Final = "15s"
 #: Connections, resources, shutdown, system: https://www.postgresql.org/docs/current/errcodes-appendix.html
-#: and 25006, read-only: a standby, or a server that somebody made read-only for a while.
+#: and 25006, read-only: a standby, or a server that was set read-only for a while.
 _POSTGRESQL_LACKS: Final = ("08", "25006", "53", "57P0", "58")
-#: Any constant: replicas that migrate the same PostgreSQL database take turns on it.
+#: An arbitrary constant: the advisory lock that serialises replicas migrating the same PostgreSQL database.
 _MIGRATION_LOCK: Final = 7_046_029
 
 
@@ -51,7 +51,7 @@ class Database:
         self._engine = engine
         self._sqlite = engine.dialect.name == "sqlite"
         self._writer = asyncio.Lock()
-        #: Changes nothing, and is written like any change: set once there is a row that it can be done to.
+        #: A write that changes nothing, for the probe; set after the migration, when the row it updates exists.
         self._no_change: sa.Executable = text("SELECT 1")
         self.writability = Writability()
 
@@ -62,11 +62,11 @@ class Database:
 
         Args:
             migrations: The service's Alembic folder.
-            version_table: Where Alembic keeps the schema's version; one a service, so that they may share a server.
+            version_table: Alembic's version table; one per service, so that services may share a server.
 
         Raises:
             BadSetting: The database cannot be opened and waiting would not help, or its schema is newer than this
-                program.
+                program supports.
         """
         try:
             engine = _engine(url)
@@ -120,9 +120,9 @@ class Database:
                 yield reader
 
     async def is_to_blame(self, error: BaseException) -> bool:
-        """Whether ``error`` is trouble of the database (away, full, short of something) that waiting may end.
+        """Whether ``error`` is a failure of the database (unreachable, full, short of a resource) that may pass.
 
-        Else it is the statement's, and comes again however often that is tried.
+        Otherwise the statement is the cause, and fails again each time.
         """
         return lacks_something(error) or not await self.answers()
 
@@ -139,7 +139,7 @@ class Database:
         self.writability.probed(await self._probe(limit))
 
     async def _probe(self, limit: float) -> Exception | None:
-        # Not by transaction(): what a probe meets counts until the next one, and no longer.
+        # Not through transaction(): the result of a probe counts until the next probe only.
         try:
             async with (
                 asyncio.timeout(limit),
@@ -152,7 +152,7 @@ class Database:
         return None
 
     async def _migrate(self, engine: AsyncEngine, migrations: Path, version_table: str) -> None:
-        """Bring the schema up to date; waits for a server that cannot be reached."""
+        """Bring the schema up to date; waits while the server cannot be reached."""
         async for _ in pauses():
             try:
                 async with engine.connect() as connection:
@@ -170,7 +170,7 @@ class Database:
 
 
 def _rewrite(version_table: str) -> sa.Update:
-    """A write of the one row that each schema has, with what it holds."""
+    """An update of the one row that each schema has, with its current value."""
     table = sa.table(version_table, sa.column("version_num"))
     return table.update().values(version_num=table.c.version_num)
 
@@ -181,7 +181,7 @@ def is_away(error: BaseException) -> bool:
 
 
 def lacks_something(error: BaseException) -> bool:
-    """Whether a database says that it lacks what it needs, such as space; it may well answer questions then."""
+    """Whether the database reports a missing resource, such as disk space; it may still answer reads."""
     causes: list[BaseException] = []
     while error not in causes:
         causes.append(error)
@@ -194,7 +194,7 @@ def lacks_something(error: BaseException) -> bool:
 
 
 async def forget(connection: AsyncConnection, table: sa.Table, *, older_than_ms: int, limit: int) -> int:
-    """Delete at most ``limit`` rows whose ``created_at`` is longer ago than that; returns how many went."""
+    """Delete at most ``limit`` rows with an older ``created_at``; returns the number deleted."""
     keys = list(table.primary_key.columns)
     old = sa.select(*keys).where(table.c.created_at < now_ms() - older_than_ms).limit(limit).subquery()
     result = await connection.execute(table.delete().where(sa.tuple_(*keys).in_(sa.select(old))))
@@ -235,7 +235,7 @@ def _migrate(connection: Connection, migrations: Path, version_table: str) -> No
 
 
 def _shown(url: sa.URL) -> str:
-    """The address as people may see it."""
+    """The address for logs and errors, without the password."""
     return url.set(query={}).render_as_string(hide_password=True)
 
 

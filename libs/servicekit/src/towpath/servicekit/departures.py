@@ -1,7 +1,7 @@
-"""Departures: connections that are gone, so that nothing more is made ready for them.
+"""Ended connections, remembered so that no more answers are prepared for them.
 
-Guarantees: bounded in number and age. It is a hint and no truth: a replica that has just begun knows nobody, and then
-an answer goes to a gateway that drops it.
+Guarantees: bounded in number and age. It is only a hint: a replica that has just started knows no ended connection,
+and its answer goes to a gateway that drops it.
 """
 
 import time
@@ -35,28 +35,28 @@ class Departures:
     """The connections that ended lately; run :meth:`listen` beside the consumer.
 
     Args:
-        most: Connections that are remembered at most, the latest.
+        most: Maximum number of remembered connections, the latest.
     """
 
     def __init__(self, *, most: int = _MOST, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
         self._clock = clock
-        self._gone: dict[str, float] = {}  # oldest first
+        self._gone: dict[str, float] = {}  # Oldest first.
 
     def is_here(self, session: Session) -> bool:
-        """Whether nothing says that the session's connection is gone."""
+        """False if the session's connection is known to have ended."""
         at = self._gone.get(session.connection_id)
         return at is None or self._clock() - at > _SECONDS
 
     def ended(self, connection_id: str) -> None:
-        """Note that a connection is gone."""
+        """Record that a connection has ended."""
         self._gone.pop(connection_id, None)
         if len(self._gone) >= self._most:
             del self._gone[next(iter(self._gone))]
         self._gone[connection_id] = self._clock()
 
     async def listen(self, broker: Broker, service: str) -> None:
-        """Note the connections that gateways say have ended; until cancelled, or the broker is closed."""
+        """Record the connections that gateways report as ended, until cancelled or the broker is closed."""
         inbox = Inbox(name=f"{service}.departures", bindings=[Binding(EVENTS, SESSION_ENDED)])
         async with broker.subscribe(inbox, prefetch=_PREFETCH) as subscription:
             async for delivery in subscription:
@@ -64,6 +64,6 @@ class Departures:
                     for item in split_batch(delivery.body):
                         self.ended(_ENDED.decode(item).data.connection_id)
                 except (BadEnvelope, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                    pass  # a hint that cannot be read is none; what must be heard has a queue of its own
+                    pass  # Only a hint: events that must not be missed have a durable queue.
                 finally:
                     delivery.ack()

@@ -3,10 +3,10 @@
 Guarantees:
 
 * :func:`raise_limit` raises the soft limit of ``RLIMIT_NOFILE`` as far as the hard limit allows, and never lowers it.
-* :func:`watch` logs the first time that no descriptor is left, then a count at most once a minute.
+* :func:`watch` logs the first time that no descriptor is free, then a count at most once a minute.
 
-It has to look for itself: libuv answers EMFILE on ``accept`` by closing the new connection, and reports nothing
-(``uv__emfile_trick``), so neither uvloop nor its exception handler hears of it.
+It must poll: on EMFILE in ``accept``, libuv closes the new connection and reports nothing (``uv__emfile_trick``), so
+neither uvloop nor its exception handler sees it.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ _ALL_USED: Final = (errno.EMFILE, errno.ENFILE)
 
 
 def raise_limit(needed: int) -> int:
-    """Make room for ``needed`` descriptors if the system allows; returns how many there may be."""
+    """Raise the limit to ``needed`` descriptors if the system allows; returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return needed if soft == resource.RLIM_INFINITY else soft
     wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    # A system may have a bound beneath the hard limit (macOS: kern.maxfilesperproc).
+    # The system may have a bound below the hard limit (macOS: kern.maxfilesperproc).
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -45,7 +45,7 @@ def is_exhausted() -> bool:
 
 
 async def watch(telemetry: Telemetry) -> None:
-    """Look once a second whether a descriptor is left, for ever."""
+    """Check once a second whether a descriptor is free, until cancelled."""
     found = telemetry.counter("descriptors_exhausted", "Seconds in which no file descriptor was left")
     tally = Tally("descriptors_exhausted", found)
     while True:

@@ -1,21 +1,21 @@
-"""The dispatcher: deliveries are read, run and told, in their order; then they are acked.
+"""The dispatcher: deliveries are decoded, handled and their outcomes published, in order; then they are acked.
 
 It puts together the :class:`~towpath.servicekit.reading.Reader`, the :class:`~towpath.servicekit.working.Worker` and
 the :class:`~towpath.servicekit.telling.Teller`. A batch is one set-based unit of work: a few queries, one commit, one
-publish a target, one ack a delivery. Handlers do no I/O: they check first, change then, and return an
+publish per target, one ack per delivery. Handlers do no I/O: they check, then change state, then return an
 :class:`~towpath.servicekit.outcome.Outcome`.
 
 Guarantees:
 
-* A delivery is acked only after its effects are committed and the broker has confirmed all that follows from it.
-* Three kinds of failure: what cannot be read is parked; a :class:`~towpath.protocol.errors.TowpathError` is an
-  ``error`` answer (for an event: parked); anything else is tried again, a command where it stands
-  (:mod:`towpath.servicekit.troubles`), an event later.
-* A handler that hangs is interrupted and its request parked (:mod:`towpath.servicekit.watchdog`). One that takes the
-  program with it does so once: what comes again is tried in a copy of the process before it is handled, and parked if
-  the copy dies of it (:mod:`towpath.servicekit.trial`).
-* Heavy reads are run apart (:mod:`towpath.servicekit.heavy_reads`); the others never wait for them.
-* What arrives while others wait is taken into account by the next unit of work, which its senders share
+* A delivery is acked only after its effects are committed and the broker has confirmed every message it causes.
+* Three kinds of failure: an unreadable message is parked; a :class:`~towpath.protocol.errors.TowpathError` is an
+  ``error`` answer (an event is parked); any other error is retried, for a command in place
+  (:mod:`towpath.servicekit.troubles`), for an event later.
+* A handler that hangs is interrupted and its request parked (:mod:`towpath.servicekit.watchdog`). A handler that
+  crashes the program does so once: redelivered requests are first run in a forked copy of the process, and parked if
+  the copy crashes (:mod:`towpath.servicekit.trial`).
+* Heavy reads run separately (:mod:`towpath.servicekit.heavy_reads`); other requests never wait for them.
+* The next unit of work is chosen from all waiting requests, including new arrivals, and shared fairly between senders
   (:mod:`towpath.servicekit.pool`).
 """
 
@@ -49,7 +49,7 @@ log = structlog.get_logger(__name__)
 
 Settling = Coroutine[Any, Any, None]
 _DEFAULT_BOUNDS: Final = Bounds()
-#: Seconds that what comes again in doubt waits for another such one to be settled.
+#: Seconds that a suspect redelivery waits for the suspect before it to be settled.
 _TROUBLE_SECONDS: Final = 60.0
 
 
@@ -57,22 +57,22 @@ class Dispatcher(Generic[U]):
     """Turns deliveries into effects, answers and pushes.
 
     Args:
-        store: Where the service keeps things; without one its handlers get ``None`` as their unit of work.
+        store: The service's open storage; without one its handlers get ``None`` as their unit of work.
         commands: The service's table of actions.
         events: Its table of events on ``towpath.events``.
-        own: The service's name: its own events that come round are acked unread.
-        unit_max: Requests that are handled in one unit of work at most.
-        replay_limit, replay_max_bytes: Stream entries that one request replays at most.
-        handler_time_limit: Seconds that a handler may take in a trial.
-        unit_time_limit: Seconds that a unit of work may take; then it is rolled back and tried again.
-        try_seconds: Seconds that a command which fails is tried again.
-        crash_limit: What came back as often, and is the first to do so, is not handled as it is.
+        own: The service's name: its own events are acked without being handled.
+        unit_max: Maximum number of requests in one unit of work.
+        replay_limit, replay_max_bytes: Maximum number and bytes of stream entries that one request replays.
+        handler_time_limit: Seconds that a handler may take in a crash probe.
+        unit_time_limit: Seconds that a unit of work may take; then it is rolled back and retried.
+        try_seconds: Seconds during which a failed command is retried.
+        crash_limit: Number of redeliveries from which the first suspect delivery is deferred instead of handled.
         watched: Entered around each handler; it may raise :class:`~towpath.servicekit.watchdog.Overdue` inside.
         heavy: Bounds of the heavy reads.
-        is_here: Whether a session's connection may still be there.
+        is_here: False if a session's connection is known to have ended.
 
     Attributes:
-        heavy_reads, troubles: To be run beside the consumer.
+        heavy_reads, troubles: Background work; run it beside the consumer.
     """
 
     def __init__(
@@ -124,14 +124,14 @@ class Dispatcher(Generic[U]):
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes of what was taken and waits for its unit of work; 0 when nothing waits."""
+        """Bytes of the requests that were taken and wait for a unit of work; 0 when none waits."""
         return self._pool.bytes
 
     async def dispatch(self, deliveries: Sequence[Delivery]) -> Settling:
-        """Handle ``deliveries`` in order, and all that waits before them.
+        """Handle ``deliveries`` in order, after the requests that already wait.
 
-        Returns once the effects are committed and all that follows is queued in order; who awaits what is returned
-        waits until the broker has confirmed it, and acks the deliveries.
+        Returns once the effects are committed and every resulting message is queued in order. Awaiting the returned
+        coroutine waits for the broker's confirms and then acks the deliveries.
         """
         await self.take(deliveries)
         settling = [await self.work() for _ in iter(self._pool.has_more, False)]
@@ -139,15 +139,15 @@ class Dispatcher(Generic[U]):
         return _one_by_one(settling)
 
     async def take(self, deliveries: Sequence[Delivery]) -> None:
-        """Put what ``deliveries`` ask for behind what waits already."""
-        # In an order that is the same after each restart: else others could always come before the culprit.
+        """Queue the requests of ``deliveries`` behind those that already wait."""
+        # In an order that is the same after each restart: else other deliveries could always come before the culprit.
         doubtful = sorted(filter(is_doubtful, deliveries), key=lambda delivery: delivery.queue)
         if doubtful:
             await self._settle_all(self._unit_max)
         limit_reached = False
         for delivery in doubtful:
-            # Each is settled before the next has its turn. So what ends the program is always the first of those that
-            # come again, and nobody else has to be put aside with it.
+            # Each is settled before the next one starts. So a delivery that crashes the program is always the first
+            # of the redelivered ones, and no other delivery has to be deferred with it.
             aside = not limit_reached and returns(delivery) >= self._crash_limit
             limit_reached |= aside
             await self._take(delivery, aside=aside, apart=False)
@@ -157,7 +157,7 @@ class Dispatcher(Generic[U]):
                 await self._take(delivery)
 
     async def work(self) -> Settling:
-        """Run the next unit of work; what is returned is that of :meth:`dispatch`."""
+        """Run the next unit of work; returns the same kind of coroutine as :meth:`dispatch`."""
         return await self._work(self._unit_max)
 
     async def _settle_all(self, unit_max: int) -> None:
@@ -167,7 +167,7 @@ class Dispatcher(Generic[U]):
             await self.troubles.finished(_TROUBLE_SECONDS)
 
     async def _take(self, delivery: Delivery, *, aside: bool = False, apart: bool = True) -> None:
-        """Read one delivery; its heavy reads go ``apart``, or are part of the units like everything else."""
+        """Decode one delivery; its heavy reads run separately if ``apart``, else in the units of work."""
         ack = SharedAck(delivery)
         if senders.service_of(delivery) != self._own or ".commands." in delivery.queue:
             for item in await self._reader.read(delivery, aside=aside):
@@ -205,7 +205,7 @@ class Dispatcher(Generic[U]):
                 await self._teller.tell(results, receipt)
             except NOT_TOLD as error:
                 receipt.fail(error)
-        # Only now: who asks sees what they did just before.
+        # Only now, so that a heavy read sees the earlier changes of its own sender.
         for request, ack in self._pool.free_apart():
             self.heavy_reads.put(request, ack)
             acks.append(ack)
@@ -228,7 +228,8 @@ class Dispatcher(Generic[U]):
     def _put_in_trouble(
         self, ran: Ran, unit: Sequence[Request | Refusal], acks: Sequence[SharedAck]
     ) -> list[SharedAck]:
-        """Let what failed, and what is behind it, wait for its end; returns the acks of the others."""
+        """Move failed commands, and the requests ordered behind them, to the retries; returns the acks of the
+        others."""
         idle = list(acks[: len(acks) - len(unit)])
         behind = {id(item) for item in ran.behind}
         for item, ack in zip(unit, acks[len(idle) :], strict=True):
@@ -243,10 +244,10 @@ class Dispatcher(Generic[U]):
     async def _run_to_end(
         self, items: Sequence[Request | Refusal], error: BaseException | None = None
     ) -> list[Result]:
-        """Run requests until each has its result, and wait until all that follows is confirmed.
+        """Run requests until each has its result, and wait until every resulting message is confirmed.
 
         Args:
-            error: With which the first, a command, has failed already.
+            error: The error of the first request, a command that has failed already.
         """
         waiting = list(items)
         results: list[Result] = []
@@ -268,7 +269,8 @@ class Dispatcher(Generic[U]):
         return results
 
     async def _run_heavy(self, reads: Sequence[Request]) -> Taken:
-        """Run heavy reads, or what waited behind them, as one unit of work; returns once all is confirmed."""
+        """Run heavy reads, or requests that waited behind them, as one unit of work; returns once all is
+        confirmed."""
         started = thread_time()
         if not any(read.handler.is_heavy_read for read in reads):
             results = await self._run_to_end(reads)

@@ -1,11 +1,12 @@
-"""What becomes of a message that could not be handled: it waits and comes back, or it is parked.
+"""Failed messages: they wait in a retry queue and come back, or they are parked in the dead queue.
 
-Never requeued as a retry: it is published again with a confirm, into a queue of fixed delay (5 s, 30 s, 2 min,
-10 min) that hands it back to where it came from; after the last it is parked in ``<service>.dead``. The original
-is acked only after that confirm, so a crash in between repeats, and loses nothing. A queue that takes no more holds
-its service up, for anything else would lose messages; that is logged once a minute, and to be seen from outside.
+A retry is never a requeue: the message is published again with a confirm, to a queue with a fixed delay (5 s, 30 s,
+2 min, 10 min) that routes it back to its original queue; after the last delay it is parked in ``<service>.dead``. The
+original is acked only after that confirm, so a crash in between repeats the message and never loses it. A full retry
+or dead queue blocks the service, because anything else would lose messages; this is logged once a minute and
+visible in readiness and metrics.
 
-Headers: ``x-attempt`` (tries so far), ``x-attempts`` (when, why and where the last ones failed),
+Headers: ``x-attempt`` (attempts so far), ``x-attempts`` (time, error and code location of the last failures),
 ``x-first-failed-at`` (Unix ms), ``x-error``, ``x-reason``, ``x-effect``, ``x-sender``, ``x-queue``,
 ``x-routing-key``, ``x-replayed``, ``traceparent``.
 """
@@ -43,7 +44,7 @@ from towpath.servicekit.wording import in_words
 log = structlog.get_logger(__name__)
 
 DELIVERY_LIMIT: Final = 20
-#: Whoever looks at what is parked takes it and gives it back, which must never use it up.
+#: Tools that list parked messages receive and requeue them, which must never reach the limit.
 UNLIMITED: Final = 1_000_000_000
 ATTEMPT: Final = "x-attempt"
 ATTEMPTS: Final = "x-attempts"
@@ -53,11 +54,11 @@ REASON: Final = "x-reason"
 QUEUE: Final = "x-queue"
 ROUTING_KEY: Final = "x-routing-key"
 REPLAYED: Final = "x-replayed"
-#: ``none`` on a command whose sender was answered that it had no effect.
+#: ``none`` on a command whose sender got the answer that it had no effect.
 EFFECT: Final = "x-effect"
 NO_EFFECT: Final = "none"
 
-#: The word for what failed each time, in ``x-reason``.
+#: ``x-reason`` of a message whose attempts all failed.
 FAILED: Final = "failed"
 
 _DELAYS: Final = tuple(RETRY_DELAYS)
@@ -68,16 +69,16 @@ _ALARM_SECONDS: Final = 60.0
 _COUNT_SECONDS: Final = 15.0
 _REPLAYED_MAX: Final = 1_000_000
 _KEY_BYTES: Final = 255
-#: What is kept of a body that is too large for the broker to be parked.
+#: Bytes kept of a body that is too large to be parked.
 KEPT_BYTES: Final = 1024
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """One failure, as ``x-attempts`` tells of it.
+    """One failure in ``x-attempts``.
 
     Attributes:
         at: Unix milliseconds.
-        where: The function and line that raised it; empty when no code of ours did.
+        where: The function and line that raised it; empty if it was not raised in project code.
     """
 
     at: int
@@ -95,7 +96,7 @@ def exchanges(service: str) -> list[Exchange]:
 
 
 def queues(service: str, max_length: int) -> list[Queue]:
-    """A service's retry and dead queues. What leaves a retry queue goes by its routing key, a queue's name."""
+    """A service's retry and dead queues. A retry queue dead-letters by routing key, which is a queue's name."""
     dead = dead_queue(service)
     return [
         Queue(name=dead, bindings=[Binding(dead, "#")], max_length=max_length, delivery_limit=UNLIMITED),
@@ -113,18 +114,18 @@ def queues(service: str, max_length: int) -> list[Queue]:
 
 
 def attempts(headers: Mapping[str, Any]) -> int:
-    """How often this has failed already: a sender may write anything there, so it is between 0 and all delays."""
+    """Number of failed attempts, clamped to 0 … number of delays, because a sender may write anything there."""
     return min(number(headers, ATTEMPT), len(_DELAYS))
 
 
 def number(headers: Mapping[str, Any], name: str) -> int:
-    """A header that counts something; 0 where it is no whole number, or below 0."""
+    """An integer header; 0 if it is not an integer or is negative."""
     count = headers.get(name)
     return max(count, 0) if isinstance(count, int) and not isinstance(count, bool) else 0
 
 
 def history(headers: Mapping[str, Any]) -> list[Attempt]:
-    """The last failures of this, oldest first; none where the header says nothing that can be read."""
+    """The last failures of a message, oldest first; empty if the header cannot be read."""
     told = headers.get(ATTEMPTS)
     try:
         known = _ATTEMPTS.decode(told) if isinstance(told, str) else []
@@ -148,7 +149,7 @@ class Failures:
         self._alarmed_at: dict[str, float] = {}
         telemetry.gauge(
             "parking_blocked",
-            "Messages that cannot be parked or retried, as a queue is full: the service waits",
+            "Messages that cannot be parked or retried because a queue is full: the service waits",
             lambda: sum(self._refusing.values()),
         )
         self._waiting = 0
@@ -169,9 +170,9 @@ class Failures:
         reason: str = FAILED,
         sender: str | None = None,
     ) -> bool:
-        """Let ``item`` come back later, or park it after the last delay; true if it was parked.
+        """Publish ``item`` to the next retry queue, or park it after the last delay; true if it was parked.
 
-        Returns once the broker has it in the other queue, however long that takes.
+        Returns once the broker has confirmed it, however long that takes.
         """
         attempt = attempts(delivery.headers) + 1
         if attempt > len(_DELAYS):
@@ -207,12 +208,12 @@ class Failures:
         without_effect: bool = False,
         quiet: bool = False,
     ) -> None:
-        """Put ``item`` aside for a person to look at; returns once the broker has it there.
+        """Publish ``item`` to the dead queue for an operator; returns once the broker has confirmed it.
 
         Args:
-            sender: Who published it, where it is an event that is known to be one's.
-            without_effect: A command whose sender is answered that it has none.
-            quiet: The caller logs it.
+            sender: The publisher of an event, if it is known.
+            without_effect: A command whose sender gets the answer that it has no effect.
+            quiet: Do not log; the caller does.
         """
         more: dict[str, HeaderValue] = {ATTEMPT: attempts(delivery.headers), REASON: reason}
         if without_effect:
@@ -236,7 +237,7 @@ class Failures:
         )
 
     async def keep_count(self) -> None:
-        """Look again and again how much is parked, for the gauge; until cancelled."""
+        """Count the parked messages for the gauge, periodically, until cancelled."""
         while True:
             with contextlib.suppress(BrokerError):
                 async with self._broker.browse(dead_queue(self._service)) as parked:
@@ -272,7 +273,7 @@ class Failures:
             log.error(
                 "parking_blocked",
                 queue=full,
-                remedy=f"nothing goes on until there is room: towpath dead-letters list {self._service}",
+                remedy=f"the service waits until there is room: towpath dead-letters list {self._service}",
             )
 
     def _message(
@@ -308,17 +309,17 @@ class Failures:
 
 
 def _key(told: Any) -> str:
-    """A routing key from a header, if it can be one."""
+    """The routing key in a header; empty if it is not a valid key."""
     return told if isinstance(told, str) and len(told.encode("utf-8", "replace")) <= _KEY_BYTES else ""
 
 
 def _passes(error: BaseException) -> bool:
-    """Whether a publish that failed so may succeed later."""
+    """Whether a publish that failed with this error may succeed later."""
     return isinstance(error, BrokerError) and not isinstance(error, Unpublishable)
 
 
 def _where(traceback: TracebackType | None) -> str:
-    """Where it was raised, as far as that is told in a line."""
+    """The function and line that raised the error, in one line."""
     if traceback is None:
         return ""
     while traceback.tb_next is not None:

@@ -1,16 +1,15 @@
-"""Groups: who may hear what, in one order for all changes of it.
+"""Groups: one order for all changes of group membership.
 
-What goes to one connection and what goes to all of a user's comes to the gateways by two ways, and from several
-replicas. So a service numbers its changes of groups, and gateways let the higher number win.
+Changes for one connection and changes for all connections of a user reach the gateways on two routes, and from
+several replicas. So a service numbers its membership changes, and at a gateway the higher number wins.
 
 Guarantees:
 
-* Numbers grow in the order in which the changes are committed: each transaction that changes groups takes its number
-  last, and holds the row until it has committed. A number is at least the time, so numbers still grow after an older
-  copy of the database was restored.
-* What is read after :func:`read_number` has all changes up to that number.
-* What a batch does to groups is right by the time it is committed, whether its requests come for the first time or
-  again.
+* Numbers grow in commit order: each transaction that changes groups takes its number last, and holds the row lock
+  until its commit. A number is at least the current time, so numbers still grow after an older copy of the database
+  was restored.
+* A read after :func:`read_number` sees all changes up to that number.
+* The membership changes of a batch are correct at its commit, for first deliveries and for repetitions.
 """
 
 from collections import Counter
@@ -24,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from towpath.protocol.envelope import now_ms
 from towpath.servicekit.telling import Result
 
-#: Of pairs of a user and a group or stream, those that are right by now: that user may hear it.
+#: Given pairs of a user and a group or stream, returns the pairs in which the user may receive it now.
 MayHear = Callable[[AsyncConnection, Collection[tuple[str, str]]], Awaitable[Set[tuple[str, str]]]]
 
 
@@ -33,11 +32,11 @@ _THE_ROW: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """What a service needs that puts connections into groups. It answers ``session.started`` with all of them.
+    """Settings of a service that subscribes connections to groups. It answers ``session.started`` with all groups.
 
     Attributes:
         numbers: See :func:`numbers_table`.
-        may_hear: Asked at most once a batch, where a repetition names groups, or several requests the same one.
+        may_hear: Called at most once per batch, if a repetition names groups or several requests name the same group.
     """
 
     numbers: sa.Table
@@ -45,7 +44,7 @@ class Groups:
 
 
 def numbers_table(metadata: sa.MetaData, prefix: str) -> sa.Table:
-    """Declare ``<prefix>_group_numbers``, of one row: a migration makes both (:func:`create_numbers_table`)."""
+    """Declare ``<prefix>_group_numbers`` with one row; a migration creates both (:func:`create_numbers_table`)."""
     return sa.Table(
         f"{prefix}_group_numbers",
         metadata,
@@ -55,7 +54,7 @@ def numbers_table(metadata: sa.MetaData, prefix: str) -> sa.Table:
 
 
 async def next_number(connection: AsyncConnection, table: sa.Table) -> int:
-    """The number of what this transaction changes; others wait for theirs until it has ended."""
+    """The number of this transaction's changes; other transactions wait for theirs until it has ended."""
     number, now = table.c.number, now_ms()
     following = sa.case((number >= now, number + 1), else_=now)
     taken = await connection.execute(
@@ -65,15 +64,15 @@ async def next_number(connection: AsyncConnection, table: sa.Table) -> int:
 
 
 async def read_number(connection: AsyncConnection, table: sa.Table) -> int:
-    """The number of the last change that is committed, or that this transaction has made."""
+    """The number of the last change that is committed or was made by this transaction."""
     return int((await connection.execute(sa.select(table.c.number))).scalar_one())
 
 
 async def correct(connection: AsyncConnection, may_hear: MayHear, results: Iterable[Result]) -> None:
-    """Of what ``results`` do to groups, leave what is right, where that may be something else; one question at most.
+    """Reduce the membership changes of ``results`` to those that are correct now; one query at most.
 
-    It may be for a repetition: the user may have left or come back since. And it may be where several requests are
-    about one user and group, because what goes to a connection and what goes to all of a user's has no order.
+    A repetition may be outdated: the user may have left or joined since. And if several requests concern one user and
+    group, messages to one connection and to all connections of a user have no common order.
     """
     named = [(result, pairs) for result in results if (pairs := _named(result))]
     times = Counter(pair for _, pairs in named for pair in pairs)
@@ -91,7 +90,7 @@ async def correct(connection: AsyncConnection, may_hear: MayHear, results: Itera
 
 
 def _named(result: Result) -> set[tuple[str, str]]:
-    """The pairs of a user and a group or stream that a result is about."""
+    """The pairs of a user and a group or stream that a result names."""
     settled = result.settled
     pairs = {(leave.user_id, leave.group) for leave in settled.leaves}
     if result.session is not None:

@@ -1,4 +1,4 @@
-"""Handler checks: a handler that cannot work is found when its service starts, and not by the people who ask it."""
+"""Handler checks: an invalid handler is found when its service starts, not by the first request."""
 
 import inspect
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from towpath.servicekit.requests import Handlers
 
 
 def check_handlers(service: str, handlers: Handlers, *, arguments: Sequence[str]) -> None:
-    """Make sure that each handler can be called, and says that it returns an outcome.
+    """Check that each handler can be called and is annotated to return an ``Outcome``.
 
     Args:
-        arguments: What it is called with, in this order.
+        arguments: The names of the positional arguments it is called with, in order.
 
     Raises:
         BadService
     """
     for action, handler in handlers.items():
-        run: Any = handler.run  # whatever the table holds: a type checker may never have seen it
+        run: Any = handler.run  # Any object: the table may never have been type-checked.
         model: Any = handler.model
         wrong = ""
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            wrong = f"has {model!r} as its model, which is no pydantic model"
+            wrong = f"has {model!r} as its model, which is not a pydantic model"
         elif not callable(run):
             wrong = f"is {run!r}, which cannot be called"
         elif inspect.iscoroutinefunction(run) or inspect.iscoroutinefunction(type(run).__call__):
@@ -37,22 +37,22 @@ def check_handlers(service: str, handlers: Handlers, *, arguments: Sequence[str]
                 signature.bind(*arguments)
             except TypeError:
                 wrong = f"does not take the arguments ({', '.join(arguments)})"
-            except ValueError:  # of a built-in, which does not say
+            except ValueError:  # A built-in without a signature.
                 continue
             else:
                 returns = signature.return_annotation
                 if returns not in (signature.empty, Any, Outcome, "Any", "Outcome"):
-                    wrong = f"says that it returns {returns!r}: it must return an Outcome"
+                    wrong = f"is annotated to return {returns!r}: it must return an Outcome"
         if handler.groups and handler.changes:
-            wrong = "says in which groups a connection is (groups=True), and changes state: split it"
+            wrong = "returns the groups of a connection (groups=True) and changes state: split it"
         if wrong:
             raise BadService(f"the handler of {action!r} in the service {service!r} {wrong}")
 
 
 def check_greeting(service: str, events: Handlers) -> None:
-    """Make sure that a service which numbers its changes of groups says of each new connection which are its groups.
+    """Check that a service with numbered groups answers each new connection with the groups of that connection.
 
-    Gateways wait for that: until then they do not know what they have missed.
+    Gateways wait for this answer: until then they may have missed changes.
 
     Raises:
         BadService

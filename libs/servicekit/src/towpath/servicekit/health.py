@@ -1,6 +1,6 @@
 """Health and metrics over HTTP, for orchestrators and Prometheus: ``/health/live``, ``/health/ready``, ``/metrics``.
 
-Live means that the event loop answers; it says nothing of the broker, so that a broker outage restarts nobody.
+Live means that the event loop responds; it does not include the broker, so that a broker outage restarts no program.
 Ready means that the program can do its work now.
 """
 
@@ -21,7 +21,7 @@ class Health:
     """Answers "are you ready" from named checks.
 
     Attributes:
-        draining: Set when the program stops; from then on it is not ready.
+        draining: True once the program stops; then it is not ready.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Health:
         self._checks: dict[str, Callable[[], bool]] = {}
 
     def add(self, name: str, check: Callable[[], bool]) -> None:
-        """Not ready while ``check()`` is false; ``name`` says so in the answer."""
+        """Report not ready while ``check()`` is false; the response lists ``name``."""
         self._checks[name] = check
 
     def failing(self) -> list[str]:
@@ -44,7 +44,7 @@ async def serve_admin(host: str, port: int, health: Health, telemetry: Telemetry
     """Serve the admin pages from entry to exit; yields the port (useful with port 0).
 
     Raises:
-        BadSetting: The port is taken, or the host is not of this machine; it names the one that is to blame.
+        BadSetting: The port is in use, or the host is not an address of this machine; the error names which setting.
     """
 
     async def live(_: web.Request) -> web.Response:

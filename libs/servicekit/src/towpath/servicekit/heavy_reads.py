@@ -1,21 +1,21 @@
-"""Heavy reads: what one user asks for at length does not hold up the others.
+"""Heavy reads: expensive reads of one user do not delay other users.
 
-Reads of :data:`~towpath.servicekit.requests.HEAVY_COST` or more leave the main path. They wait here, a queue a user,
-and are run in rounds beside it.
+Reads of :data:`~towpath.servicekit.requests.HEAVY_COST` or more leave the main path. They wait here in one queue per
+user, and run in rounds concurrently with it.
 
 Guarantees:
 
-* Users take turns. Of one user one heavy read is run at a time, in the order of arrival.
-* A round takes as many users as are expected to hold the event loop for no more than :data:`_ROUND_SECONDS` and to be
-  answered with no more than ``round_max_bytes``, by what this action took before; one at least. At most
-  :data:`_ROUNDS` rounds are on their way, each until the broker has confirmed its answers.
-* What may wait is bounded: ``user_max`` of one user, ``total_max`` in all. Where waiting reads hold half the prefetch
-  of a queue, it takes one of each user at most, so that reads of few users never stop a partition. Past a bound
-  :meth:`HeavyReads.admit` says no, which is answered ``busy``.
-* Nothing is run for a connection that is known to be gone.
-* Requests of one sender and ordering key keep their order: what comes after a heavy read that is not finished waits
-  behind it here. Nothing waits for a heavy read of another sender.
-* A delivery is acked once all answers to it are confirmed; after a crash it comes again.
+* Users are served round robin. One heavy read per user runs at a time, in the order of arrival.
+* A round serves as many users as are expected to hold the event loop for no more than :data:`_ROUND_SECONDS` and to
+  need no more than ``round_max_bytes`` of answers, estimated from earlier runs of the action; at least one user. At
+  most :data:`_ROUNDS` rounds are in progress, each until the broker has confirmed its answers.
+* The number of waiting reads is bounded: ``user_max`` per user, ``total_max`` in all. Once waiting reads hold half
+  the prefetch of a queue, only one per user is admitted from it, so that a few users never stop a partition. Past a
+  bound :meth:`HeavyReads.admit` returns false, which is answered ``busy``.
+* No read runs for a connection that is known to have ended.
+* Requests of one sender and ordering key keep their order: a request after an unfinished heavy read waits behind it
+  here. No request waits for a heavy read of another sender.
+* A delivery is acked once all its answers are confirmed; after a crash it is redelivered.
 """
 
 import asyncio
@@ -35,17 +35,17 @@ K = TypeVar("K")
 _ROUNDS: Final = 2
 _ROUND_SECONDS: Final = 0.01
 _ROUND_MOST: Final = 64
-#: What an action is expected to take before it was ever run: seconds, bytes.
+#: Expected cost of an action before its first run: seconds, bytes.
 _UNKNOWN: Final = (0.002, 64 * 1024)
-#: How much of an expectation that was too high remains after each round.
+#: Factor by which an expectation that was too high shrinks after each round.
 _REMAINS: Final = 0.8
-#: When to try again after a refusal, in milliseconds.
+#: Milliseconds after which a client may retry after a refusal.
 RETRY_AFTER_MS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a round took: seconds that it held the event loop, bytes that it had ready at once."""
+    """The cost of a round: seconds that it held the event loop, bytes of answers that it prepared at once."""
 
     seconds: float
     size: int
@@ -60,7 +60,7 @@ class Bounds:
     """See :class:`~towpath.servicekit.settings.ServiceSettings`.
 
     Attributes:
-        followers_max: What may wait behind heavy reads of the same sender.
+        followers_max: Maximum number of requests that wait behind heavy reads of the same sender.
     """
 
     user_max: int = 16
@@ -72,7 +72,7 @@ class Bounds:
 
 @dataclass(slots=True)
 class _Expected:
-    """What one request of an action takes; rises at once and falls slowly."""
+    """The expected cost of one request of an action; rises at once and falls slowly."""
 
     seconds: float = _UNKNOWN[0]
     size: float = _UNKNOWN[1]
@@ -87,7 +87,7 @@ class HeavyReads:
 
     Args:
         run: Runs a round.
-        is_here: Whether a session's connection may still be there.
+        is_here: False if a session's connection is known to have ended.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class HeavyReads:
         self._bounds = bounds
         self._is_here = is_here
         self._waiting: OrderedDict[str, deque[tuple[Request, SharedAck]]] = OrderedDict()
-        self._admitted: Tally[tuple[str, bool]] = Tally()  # by user, and whether they are heavy
+        self._admitted: Tally[tuple[str, bool]] = Tally()  # By user and whether the request is heavy.
         self._orders: Tally[tuple[str, str]] = Tally()
         self._held: Tally[str] = Tally()  # deliveries, by queue
         self._holding: Tally[SharedAck] = Tally()
@@ -112,13 +112,13 @@ class HeavyReads:
         telemetry.gauge("heavy_reads_waiting", "Heavy reads that wait or are run", lambda: self._total)
 
     def wants(self, request: Request) -> bool:
-        """Whether a command belongs here: it is a heavy read, or comes after one in its order."""
+        """Whether a command belongs here: it is a heavy read, or follows one of the same sender and ordering key."""
         if request.session is None:
             return False
         return request.handler.is_heavy_read or (bool(self._orders) and request.order in self._orders)
 
     def admit(self, request: Request) -> bool:
-        """Take one more request into account, if there is room; :meth:`put` follows."""
+        """Reserve room for one more request, if there is any; :meth:`put` follows."""
         bounds, who = self._bounds, (request.sender, request.handler.is_heavy_read)
         most = bounds.user_max if who[1] else bounds.followers_max
         if self._held[request.delivery.queue] >= bounds.queue_held_max:
@@ -133,7 +133,7 @@ class HeavyReads:
         return True
 
     def put(self, request: Request, ack: SharedAck) -> None:
-        """Queue an admitted read, whose delivery it holds until it is answered."""
+        """Queue an admitted read; it holds its delivery until it is answered."""
         ack.hold()
         if not self._holding[ack]:
             self._held[request.delivery.queue] += 1
@@ -142,13 +142,13 @@ class HeavyReads:
         self._arrived.set()
 
     async def run(self) -> None:
-        """Run what waits, until cancelled. An error that nobody expected ends it."""
+        """Run waiting reads until cancelled. An unexpected error ends it."""
         async with asyncio.TaskGroup() as tasks:
             for number in range(_ROUNDS):
                 tasks.create_task(self._rounds(), name=f"heavy reads {number}")
 
     async def finished(self, timeout: float) -> bool:
-        """Wait until nothing waits or is run; false if that takes longer than ``timeout`` seconds."""
+        """Wait until no read waits or runs; false if that takes longer than ``timeout`` seconds."""
         try:
             async with asyncio.timeout(timeout):
                 await self._idle.wait()
@@ -171,7 +171,7 @@ class HeavyReads:
                 self._arrived.set()
             for request, ack in taken:
                 self._release(request, ack)
-            await asyncio.sleep(0)  # what arrived on the main path meanwhile comes first
+            await asyncio.sleep(0)  # The main path's new arrivals come first.
 
     async def _round(self, taken: Sequence[tuple[Request, SharedAck]]) -> None:
         reads = [request for request, _ in taken if self._is_wanted(request)]
@@ -183,7 +183,7 @@ class HeavyReads:
         expected.learn(took.seconds / len(reads), took.size / len(reads))
 
     def _is_wanted(self, request: Request) -> bool:
-        # A change has its effect, whether its sender waits for the answer or not.
+        # A change takes effect even if its sender no longer waits for the answer.
         gone = request.session is not None and not self._is_here(request.session)
         return not gone or not request.handler.is_heavy_read
 
@@ -227,7 +227,7 @@ class HeavyReads:
 
 
 def _kind(request: Request) -> str:
-    """What stands together in a round."""
+    """The kind of a request; a round has requests of one kind."""
     return request.envelope.action if request.handler.is_heavy_read else ""
 
 

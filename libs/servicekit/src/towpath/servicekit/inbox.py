@@ -1,9 +1,9 @@
-"""The inbox: for every request that changed state, the whole outcome, committed with the effect.
+"""The inbox: the whole outcome of every request that changed state, committed with the effect.
 
-Guarantees: a ``(user, msg_id)`` has its effect once within the retention; a redelivery publishes the same outcome
-again byte for byte, but for groups that the user may not hear any more and for what was withheld from streams since
-(:mod:`towpath.servicekit.withheld`); a client's repetition gets the same answer. A push that a stream keeps is not
-stored here, only its place. Growth is bounded: old rows go in small steps.
+Guarantees: a ``(user, msg_id)`` takes effect once within the retention; a redelivery publishes the same outcome again
+byte for byte, except for groups that the user may no longer receive and for fields withheld from streams since
+(:mod:`towpath.servicekit.withheld`); a client's repetition gets the same answer. A push that a stream stores is kept
+here as a reference to the stream entry only. Growth is bounded: old rows are deleted in small steps.
 """
 
 from collections.abc import Iterable, Mapping
@@ -35,13 +35,13 @@ def inbox_table(metadata: sa.MetaData, prefix: str) -> sa.Table:
 
 
 async def find(connection: AsyncConnection, table: sa.Table, keys: Iterable[Key]) -> dict[Key, Settled]:
-    """The stored outcomes of those ``keys`` that have one."""
+    """The stored outcomes of ``keys``, for those keys that have one."""
     rows = await bulk.find(connection, table, ("sender", "msg_id"), set(keys))
     return {(row.sender, row.msg_id): _DECODER.decode(row.outcome) for row in rows}
 
 
 async def store(connection: AsyncConnection, table: sa.Table, outcomes: Mapping[Key, Settled]) -> None:
-    """Keep ``outcomes``; fails if one of the keys has one already."""
+    """Insert ``outcomes``; fails if a key has an outcome already."""
     if not outcomes:
         return
     now = now_ms()

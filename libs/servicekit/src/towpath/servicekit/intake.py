@@ -1,10 +1,10 @@
-"""The intake: deliveries from queues that are taken and released one by one, as one subscription.
+"""The intake: one subscription over a changing set of queues, which are added and released one by one.
 
 Guarantees:
 
-* A queue is released once all that was handed out of it is settled, so that its next consumer starts behind that.
-* What has arrived and was not handed out goes back in its order. As a rule there is none of it: where nobody else
-  consumes the queue, the broker is asked to send no more, and what has arrived is handed out first.
+* A queue is released once all its handed-out deliveries are settled, so that its next consumer starts after them.
+* Deliveries that have arrived and were not handed out are requeued in their order. Usually there are none: if no
+  other replica consumes the queue, the broker is asked to stop, and the arrived deliveries are handed out first.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from towpath.servicekit.wording import in_words
 
 log = structlog.get_logger(__name__)
 
-#: Seconds that a queue which is being released is waited for. What is not settled by then goes back.
+#: Seconds to wait for a queue that is being released. Deliveries unsettled by then are requeued.
 _DRAIN_SECONDS: Final = 30.0
 
 
@@ -39,7 +39,7 @@ class Intake:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(cls, broker: Broker, prefetch: int) -> AsyncIterator["Intake"]:
-        """An intake without queues; what it has by the end is given back on exit."""
+        """An intake without queues; on exit its remaining deliveries are requeued."""
         intake = cls(broker, prefetch)
         try:
             yield intake
@@ -53,7 +53,7 @@ class Intake:
 
     @property
     def queues(self) -> set[str]:
-        """The names of the queues that it consumes, those included that are being released."""
+        """The names of the queues that it consumes, including those being released."""
         return set(self._parts)
 
     async def take(self, queue: Queue) -> None:
@@ -74,17 +74,17 @@ class Intake:
         self._arrived.set()
 
     async def release(self, name: str, *, is_contested: bool) -> None:
-        """Consume a queue no more: see the guarantees. Returns once another consumer may start.
+        """Stop consuming a queue: see the guarantees. Returns once another consumer may start.
 
         Args:
-            is_contested: Another replica may consume it as well. The broker does not say so: RabbitMQ counts the
-                active consumer of a queue only.
+            is_contested: Another replica may consume it as well. The broker cannot tell: RabbitMQ counts only the
+                active consumer of a queue.
         """
         part = self._parts[name]
         try:
             async with asyncio.timeout(_DRAIN_SECONDS):
                 if is_contested:
-                    # After a cancel the broker would start the next consumer beside what is in hand here.
+                    # After a cancel the broker would start the next consumer while deliveries are unsettled here.
                     part.is_held = True
                 else:
                     await part.subscription.cancel()
@@ -96,7 +96,7 @@ class Intake:
             self._turns = deque(self._parts.values())
             await part.stack.aclose()
 
-    # What the consumer uses
+    # Used by the consumer
 
     def __aiter__(self) -> "Intake":
         return self
@@ -114,7 +114,7 @@ class Intake:
         turns = self._turns
         for _ in range(len(turns)):
             part = turns.popleft()
-            turns.append(part)  # the next call begins with another queue
+            turns.append(part)  # The next call begins with another queue.
             taken += part.take(limit - len(taken))
             if len(taken) >= limit:
                 break
@@ -129,8 +129,8 @@ class _Part:
     """One queue.
 
     Attributes:
-        in_hand: How many deliveries are handed out and not settled.
-        is_held: No more are handed out.
+        in_hand: Number of deliveries handed out and not settled.
+        is_held: No more deliveries are handed out.
     """
 
     def __init__(self, subscription: Subscription, stack: AsyncExitStack) -> None:
@@ -156,19 +156,19 @@ class _Part:
         return taken
 
     def gone(self) -> None:
-        """One delivery is settled."""
+        """Record that one delivery was settled."""
         self.in_hand -= 1
         if not self.in_hand:
             self._is_settled.set()
 
     async def emptied(self, arrived: asyncio.Event) -> None:
-        """Wait until all that has arrived is handed out; ``arrived`` makes the consumer look."""
+        """Wait until all arrived deliveries are handed out; ``arrived`` wakes the consumer."""
         self._is_empty.clear()
         arrived.set()
         await self._is_empty.wait()
 
     async def settled(self) -> None:
-        """Wait until all that was handed out is settled."""
+        """Wait until all handed-out deliveries are settled."""
         await self._is_settled.wait()
 
 

@@ -1,12 +1,12 @@
-"""Lanes: publishes that batch by themselves, one lane a routing key.
+"""Lanes: self-batching publishes, one lane per routing key.
 
-A lane has one publish in flight; what arrives meanwhile goes out together as one JSON array. Idle, that is a
-batch of one without any added wait; loaded, batches grow just as far as the broker is behind.
+A lane has one publish in flight; items that arrive meanwhile are published together as one JSON array. An idle lane
+publishes a batch of one without added delay; under load, batches grow as far as the broker lags behind.
 
-Guarantees: order within a lane is the order of :meth:`Lanes.post`; whoever posts an item is told once what became of
-it, within the publish timeout of the batch it goes with, and at once when the broker is lost or blocked before its
-turn; a lane that is full, or a broker that is away or blocked, raises at once. A lane that is empty costs nothing: it
-is gone. An item that no broker takes is refused alone, whatever it is batched with.
+Guarantees: order within a lane is the order of :meth:`Lanes.post`; the callback of an item is called once with its
+result, within the publish timeout of its batch, and at once if the broker is lost or blocked while the item still
+waits; a full lane, or a broker that is disconnected or blocked, raises at once. An empty lane is deleted and costs
+nothing. An unpublishable item fails alone, whatever else is in its batch.
 """
 
 import asyncio
@@ -42,10 +42,10 @@ _NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 class LaneFull(BrokerError):
-    """So much waits for this routing key, or for all of them, that no more is taken."""
+    """Too much waits for this routing key, or for all keys of the exchange."""
 
 
-#: Told once: ``None`` when the broker has the item, or why it does not.
+#: Called once: with ``None`` when the broker has confirmed the item, or with the error.
 Settle = Callable[[BrokerError | None], None]
 _Waiting = tuple[bytes, Settle, str | None]
 
@@ -63,9 +63,9 @@ class Lanes:
 
     Args:
         persistent: Whether messages must survive a restart of the broker.
-        mandatory: Whether an item no queue is bound for fails with ``Unroutable``.
-        app_id: Stands on every message.
-        headers: The same.
+        mandatory: Whether an item whose key no queue is bound to fails with ``Unroutable``.
+        app_id: AMQP property of every message.
+        headers: AMQP headers of every message.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Lanes:
         app_id: str,
         headers: Mapping[str, str] = _NO_HEADERS,
     ) -> AsyncIterator["Lanes"]:
-        """Lanes that are flushed on exit, within twice the publish timeout; not flushed when cancelled."""
+        """Lanes; flushed on exit within twice the publish timeout, not flushed when cancelled."""
         lanes = cls(
             broker,
             exchange,
@@ -138,7 +138,7 @@ class Lanes:
                     lane.task.cancel()
 
     def post(self, routing_key: str, item: bytes, settle: Settle, traceparent: str | None = None) -> None:
-        """Queue one JSON text; ``settle`` is called later, never from here.
+        """Queue one JSON text; ``settle`` is called later, never within this call.
 
         Raises:
             LaneFull, BrokerUnavailable, BrokerBlocked, Unpublishable: Nothing was queued.
@@ -161,7 +161,7 @@ class Lanes:
         self._bytes += len(item)
 
     def send(self, routing_key: str, item: bytes, traceparent: str | None = None) -> asyncio.Future[None]:
-        """:meth:`post` for who waits: the future is done when the broker has it, or failed with a ``BrokerError``."""
+        """Like :meth:`post`, but returns a future: resolved by the confirm, or failed with a ``BrokerError``."""
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.post(routing_key, item, partial(settle_future, confirmed), traceparent)
         return confirmed
@@ -210,7 +210,7 @@ class Lanes:
             await self._broker.publish(self._exchange, routing_key, message, mandatory=self._mandatory)
         except BaseException as error:
             if isinstance(error, Unpublishable) and error.of_content and len(batch) > 1:
-                # By halves, in their order, until only what cannot be published is refused.
+                # Split into halves, in order, until only the unpublishable items are refused.
                 middle = len(batch) // 2
                 await self._publish(routing_key, batch[:middle])
                 await self._publish(routing_key, batch[middle:])
@@ -232,7 +232,7 @@ class Lanes:
         await keep_running(f"lanes {self._exchange}", self._look_at_broker, pause=_STATE_CHECK)
 
     async def _look_at_broker(self) -> None:
-        # What waits behind a publish that hangs in a blocked broker is told at once.
+        # Items that wait behind a publish hanging in a blocked broker fail at once.
         if self._lanes and self._broker.state is not BrokerState.READY:
             self._fail_waiting(_refusal(self._broker.state))
 
@@ -252,7 +252,7 @@ def _refusal(state: BrokerState) -> BrokerError:
 
 
 def _tell(items: Iterable[_Waiting], error: BrokerError | None) -> None:
-    """Tell each what became of its item; one that cannot bear it keeps nobody else from being told."""
+    """Call each item's callback; a callback that raises does not stop the others."""
     for _, settle, _ in items:
         try:
             settle(error)
@@ -261,7 +261,7 @@ def _tell(items: Iterable[_Waiting], error: BrokerError | None) -> None:
 
 
 def settle_future(confirmed: "asyncio.Future[None]", error: BrokerError | None) -> None:
-    """Settle one who waits for a future."""
+    """Resolve a future with the result of a publish."""
     if confirmed.done():
         return
     if error is None:

@@ -1,9 +1,10 @@
-"""Leaves: users who were taken out of a group, until gateways know it.
+"""Leaves: users removed from a group, stored until the gateways know it.
 
-One replica handles a leave, and another one a push to the group that is committed after it. Their publishes have no
-order, so the push could reach a connection that must not hear it any more. A leave is therefore kept beside the head
-of the group's stream, which each unit of work locks before it pushes. Who pushes takes those users out first: again,
-which does no harm, as changes of groups are numbered (:mod:`towpath.servicekit.groups`).
+One replica may handle a leave while another one handles a push to the group that commits after it. Their publishes
+have no common order, so the push could reach a connection that must no longer receive it. A leave is therefore
+stored with the head of the group's stream, which each unit of work locks before it pushes. A push is preceded by
+another ``unsubscribe`` of those users; repeating it is harmless, because membership changes are numbered
+(:mod:`towpath.servicekit.groups`).
 
 Guarantee: a push that is committed after a leave is published after RabbitMQ has confirmed the ``unsubscribe`` of it.
 """
@@ -19,10 +20,10 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 
 class Leave(msgspec.Struct, frozen=True, array_like=True):
-    """One user who was taken out of one group.
+    """One user removed from one group.
 
     Attributes:
-        token: Tells this leave from others of the same user.
+        token: Distinguishes this leave from other leaves of the same user.
     """
 
     user_id: str
@@ -34,23 +35,23 @@ _DECODER: Final = msgspec.json.Decoder(list[Leave])
 
 
 class Confirmed:
-    """The leaves whose ``unsubscribe`` this program knows to be confirmed; the oldest are forgotten.
+    """The leaves whose ``unsubscribe`` is confirmed, as far as this program knows; the oldest are dropped.
 
-    A leave that is forgotten here is published once more.
+    A dropped leave is published once more.
     """
 
     def __init__(self) -> None:
         self._tokens: OrderedDict[str, None] = OrderedDict()
 
     def add(self, leaves: Iterable[Leave]) -> None:
-        """RabbitMQ has confirmed that these users were taken out."""
+        """Record that RabbitMQ has confirmed the ``unsubscribe`` of these leaves."""
         for leave in leaves:
             self._tokens[leave.token] = None
         while len(self._tokens) > _KEPT:
             self._tokens.popitem(last=False)
 
     def left_of(self, stored: str | None) -> list[Leave]:
-        """Those leaves of a stream that are not confirmed."""
+        """The leaves of a stream that are not confirmed."""
         if not stored:
             return []
         return [leave for leave in _DECODER.decode(stored) if leave.token not in self._tokens]

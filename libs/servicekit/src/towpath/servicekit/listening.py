@@ -1,4 +1,4 @@
-"""Why a program cannot listen: its host or its port, told apart by the error."""
+"""Errors of listening on a host and port: which of the two settings is wrong."""
 
 import errno
 import socket
@@ -6,14 +6,14 @@ from typing import Final
 
 from towpath.servicekit.settings import BadSetting
 
-#: What the port is to blame for. All else is the host's: no such name, no address of this machine.
+#: Errors caused by the port. All others are caused by the host: unknown name, or not an address of this machine.
 _PORT_ERRORS: Final = {errno.EADDRINUSE, errno.EACCES, errno.EPERM}
-#: What asyncio and uvloop raise where a host and port cannot be listened on.
+#: Exceptions of asyncio and uvloop for a host and port that cannot be listened on.
 LISTEN_ERRORS: Final = (OSError, UnicodeError, ValueError, OverflowError)
 
 
 def blames_port(error: BaseException) -> bool:
-    """Whether the port is to blame for ``error``, and not the host."""
+    """Whether ``error`` is caused by the port, and not by the host."""
     return (
         isinstance(error, OSError)
         and not isinstance(error, socket.gaierror)
@@ -24,7 +24,7 @@ def blames_port(error: BaseException) -> bool:
 def cannot_listen(
     error: BaseException, host: str, port: int, *, host_setting: str, port_setting: str
 ) -> BadSetting:
-    """``error`` as the setting that is to blame for it."""
+    """``error`` as a :class:`BadSetting` of the setting that caused it."""
     reason = error.strerror if isinstance(error, OSError) else None
     said = f"cannot listen on {host[:100]}: {reason or error}"
     if blames_port(error):

@@ -1,7 +1,7 @@
 """Structured logs on standard error: one JSON object a line, or coloured text for people.
 
-Ids only: never a body, a token or a text that somebody wrote. So exceptions are told in the words of
-:mod:`~towpath.servicekit.wording`, which leave out the values that drivers and Python quote.
+Logs contain ids only: never a body, a token or a user's text. So exceptions are formatted by
+:mod:`~towpath.servicekit.wording`, which leaves out the values that drivers and Python quote.
 """
 
 import logging
@@ -14,7 +14,7 @@ from towpath.servicekit.wording import traceback_in_words
 
 
 def exception_in_words(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Put the exception of a log line into words, with its traceback and without payload."""
+    """Format the exception of a log line with its traceback and without payload."""
     given = event.pop("exc_info", None)
     error = sys.exc_info()[1] if given is True else given[1] if isinstance(given, tuple) else given
     if isinstance(error, BaseException):
@@ -23,7 +23,7 @@ def exception_in_words(_: object, __: str, event: structlog.typing.EventDict) ->
 
 
 def configure(service: str, settings: TelemetrySettings) -> None:
-    """Set up logging for the whole process; libraries' records take the same form."""
+    """Set up logging for the whole process; records of libraries get the same format."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

@@ -1,8 +1,8 @@
-"""Long loops: work that a program does again and again until it is cancelled.
+"""Long loops: work that a program repeats until it is cancelled.
 
 Guarantees:
 
-* An error that nobody expected does not end a loop: it is logged and counted, and the work runs again after a pause.
+* An unexpected error does not end a loop: it is logged and counted, and the work runs again after a pause.
 * Pauses after errors grow, with full jitter, to :data:`LONGEST_PAUSE`. A run that succeeds resets them, as does one
   that ran well for :data:`HEALTHY_SECONDS` before it failed.
 * Only cancellation ends a loop.
@@ -28,11 +28,11 @@ _FIRST_PAUSE: Final = 0.1
 async def keep_running(
     name: str, work: Callable[[], Awaitable[object]], *, pause: float, failed: Counter | None = None
 ) -> NoReturn:
-    """Await ``work()`` again and again, until cancelled.
+    """Await ``work()`` repeatedly until cancelled.
 
     Args:
         name: For the log.
-        work: One step, or a loop of its own that ends only by an error.
+        work: One step, or a loop that ends only by an error.
         pause: Seconds between a step that succeeded and the next; also the shortest limit of a pause after an error.
         failed: Counts the errors; make it with :func:`failures_of`.
     """
@@ -46,7 +46,7 @@ async def keep_running(
             failures = 1 if loop.time() - started >= HEALTHY_SECONDS else failures + 1
             if failed is not None:
                 failed.add(1)
-            # The first of a series with its traceback: a bug in a loop is a bug in the program.
+            # The first failure of a series is logged with its traceback: a bug in a loop is a bug in the program.
             if failures == 1:
                 log.exception("loop_failed", loop=name)
             else:

@@ -1,14 +1,14 @@
-"""Memory that is free is given back to the system.
+"""Returns free memory to the operating system.
 
-glibc keeps what is freed below something that is still used, so that a program that was flooded once looks as if it
-needed that much for ever. ``malloc_trim`` gives whole pages back wherever they lie
+glibc keeps freed memory below an allocation that is still used, so that a program that was flooded once appears to
+need that much for ever. ``malloc_trim`` returns whole free pages wherever they are
 (https://man7.org/linux/man-pages/man3/malloc_trim.3.html). It takes a millisecond or two.
 """
 
 import ctypes
 from typing import Final
 
-#: Seconds between two looks.
+#: Seconds between two runs.
 PAUSE: Final = 10.0
 
 
@@ -26,6 +26,6 @@ _TRIM: Final = _trim()
 
 
 async def give_back() -> None:
-    """Give back what is free."""
+    """Return free memory to the system."""
     if _TRIM is not None:
         _TRIM(0)

@@ -1,7 +1,7 @@
-"""What every service's Alembic ``env.py`` calls.
+"""Helpers for every service's Alembic ``env.py`` and migrations.
 
 Migrations run inside the transaction of :meth:`towpath.servicekit.database.Database.open`, so that a failed one
-leaves nothing behind.
+is rolled back completely.
 """
 
 import sqlalchemy as sa
@@ -10,7 +10,7 @@ from sqlalchemy import MetaData
 
 
 def run_migrations(metadata: MetaData) -> None:
-    """Run the pending migrations on the connection that the caller put into the configuration."""
+    """Run the pending migrations on the connection in Alembic's configuration."""
     attributes = context.config.attributes
     context.configure(
         connection=attributes["connection"],
@@ -23,17 +23,17 @@ def run_migrations(metadata: MetaData) -> None:
 
 
 def create_numbers_table(name: str) -> None:
-    """Make the table that :func:`towpath.servicekit.groups.numbers_table` declares, and its row."""
+    """Create the table that :func:`towpath.servicekit.groups.numbers_table` declares, and its row."""
     table = op.create_table(
         name,
         sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
         sa.Column("number", sa.BigInteger, nullable=False),
     )
-    op.bulk_insert(table, [{"id": 1, "number": 1}])  # 0 says that a service does not number its changes
+    op.bulk_insert(table, [{"id": 1, "number": 1}])  # 0 means that a service does not number its changes.
 
 
 def name_kinds_of_senders(inbox: str) -> None:
-    """Senders get their kind in front: ``ana`` → ``user:ana``, ``event:billing`` → ``backend:billing``.
+    """Prefix senders with their kind: ``ana`` → ``user:ana``, ``event:billing`` → ``backend:billing``.
 
     Args:
         inbox: The table, as :func:`towpath.servicekit.inbox.inbox_table` declares it.

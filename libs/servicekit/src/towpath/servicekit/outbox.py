@@ -1,14 +1,14 @@
-"""The outbox: what is to be told though no delivery causes it, committed with the effect.
+"""The outbox: messages to publish that no delivery causes, committed with the effect.
 
-A delivery that is not acknowledged has all that follows told in the end (:mod:`towpath.servicekit.inbox`). A timer
-has none: what it tells it writes here, in its own transaction, and the relay (:mod:`towpath.servicekit.relay`)
-publishes it.
+The messages of an unacknowledged delivery are published in the end, because it is redelivered
+(:mod:`towpath.servicekit.inbox`). A timer has no delivery: it writes its messages here, in its own transaction, and
+the relay (:mod:`towpath.servicekit.relay`) publishes them.
 
-Guarantees: what is put is there if, and only if, the transaction commits. Who puts after another has committed comes
-after it, so whoever first locks what they tell of tell of it in order; the order of transactions that do not wait for
-each other is as it comes. A number is never given twice. One relay at a time holds the lease, by the clock of the
-database. A push that a stream keeps is not stored here, only its place, and is relayed as the stream has it by then
-(:mod:`towpath.servicekit.withheld`).
+Guarantees: messages are stored if, and only if, the transaction commits. Messages put after another transaction's
+commit come after its messages, so transactions that first lock the rows they report on publish in order; the order of
+transactions that do not wait for each other is undefined. A number is never assigned twice. One relay at a time holds
+the lease, by the database's clock. A push that a stream stores is kept here as a reference only, and is relayed with
+the stream's content at that time (:mod:`towpath.servicekit.withheld`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ from towpath.servicekit.outcome import Outgoing
 from towpath.servicekit.streams import StreamTables, batched
 from towpath.servicekit.withheld import Place, read_by_now
 
-#: Nobody counts more of what waits.
+#: Waiting rows are counted up to this number only.
 COUNTED_UP_TO: Final = 10_000
 
 _ROWS_A_STATEMENT: Final = 1000
@@ -34,10 +34,10 @@ _THE_LEASE: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class OutboxTables:
-    """A service's two outbox tables: what waits, and who may relay it.
+    """A service's two outbox tables: the waiting messages and the relay's lease.
 
     Attributes:
-        streams: Where pushes that have a place in a stream are read from; ``None`` to keep them here as a whole.
+        streams: Source of the pushes that are stored by reference; ``None`` to store every push here as a whole.
     """
 
     items: sa.Table
@@ -51,13 +51,13 @@ class OutboxTables:
             sa.Table(
                 f"{prefix}_outbox",
                 metadata,
-                # Only as INTEGER does SQLite number rows by itself.
+                # SQLite numbers rows automatically only for INTEGER.
                 sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
                 sa.Column("exchange", sa.String(255), nullable=False),
                 sa.Column("routing_key", sa.String(255), nullable=False),
                 sa.Column("item", sa.Text, nullable=False),
                 sa.Column("created_at", sa.BigInteger, nullable=False),
-                # Else the number of what has left is given again, and who deletes late deletes what was not told:
+                # Else the numbers of deleted rows are assigned again, and a late delete removes unpublished rows:
                 # https://www.sqlite.org/autoinc.html
                 sqlite_autoincrement=True,
             ),
@@ -73,10 +73,10 @@ class OutboxTables:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One row: something that waits to be told.
+    """One row: a message that waits to be published.
 
     Attributes:
-        outgoing: ``None`` if its stream does not have it any more: there is nothing to tell.
+        outgoing: ``None`` if its stream no longer has the entry: there is nothing to publish.
     """
 
     id: int
@@ -84,9 +84,9 @@ class Waiting:
 
 
 async def put(connection: AsyncConnection, tables: OutboxTables, outgoing: Sequence[Outgoing]) -> None:
-    """Have ``outgoing`` told, in this order, once the transaction is committed."""
+    """Publish ``outgoing``, in this order, once the transaction is committed."""
     now = now_ms()
-    # Sent together but run row by row: one statement of many rows promises no order of its numbers.
+    # Sent together but executed row by row: one statement of many rows does not guarantee the order of its numbers.
     for part in batched(outgoing, _ROWS_A_STATEMENT):
         await connection.execute(
             tables.items.insert(),
@@ -103,7 +103,7 @@ async def put(connection: AsyncConnection, tables: OutboxTables, outgoing: Seque
 
 
 async def count(connection: AsyncConnection, tables: OutboxTables) -> int:
-    """How many wait, up to :data:`COUNTED_UP_TO`."""
+    """The number of waiting rows, up to :data:`COUNTED_UP_TO`."""
     some = sa.select(tables.items.c.id).limit(COUNTED_UP_TO).subquery()
     return int((await connection.execute(sa.select(sa.func.count()).select_from(some))).scalar_one())
 
@@ -111,7 +111,7 @@ async def count(connection: AsyncConnection, tables: OutboxTables) -> int:
 async def first(
     connection: AsyncConnection, tables: OutboxTables, *, limit: int, max_bytes: int
 ) -> list[Waiting]:
-    """Those that come first: ``limit`` at most, and no more than ``max_bytes`` unless the first alone is larger."""
+    """The first rows: at most ``limit`` and ``max_bytes``, unless the first row alone is larger."""
     items = tables.items.c
     rows = await connection.execute(
         sa.select(items.id, items.exchange, items.routing_key, items.item).order_by(items.id).limit(limit)
@@ -133,13 +133,13 @@ async def first(
 
 
 async def remove(connection: AsyncConnection, tables: OutboxTables, ids: Iterable[int]) -> None:
-    """Delete what was told."""
+    """Delete published rows."""
     if gone := sorted(ids):
         await connection.execute(tables.items.delete().where(tables.items.c.id.in_(gone)))
 
 
 async def hold(connection: AsyncConnection, tables: OutboxTables, holder: str, seconds: float) -> bool:
-    """Take the lease, or keep it, for ``seconds`` from now; returns whether ``holder`` has it."""
+    """Take or extend the lease for ``seconds`` from now; returns whether ``holder`` has it."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     lease, now = tables.lease.c, _now(connection)
     taking = dialect.insert(tables.lease).values(
@@ -156,7 +156,7 @@ async def hold(connection: AsyncConnection, tables: OutboxTables, holder: str, s
 
 
 async def release(connection: AsyncConnection, tables: OutboxTables, holder: str) -> None:
-    """Give the lease back, if ``holder`` has it."""
+    """Release the lease, if ``holder`` has it."""
     await connection.execute(tables.lease.delete().where(tables.lease.c.holder == holder))
 
 
@@ -167,12 +167,12 @@ def _stored(one: Outgoing, tables: OutboxTables) -> str:
 
 
 def _place(item: str) -> Place | None:
-    # What is published is an object, or for tests a number.
+    # A published item is a JSON object, or in tests a number.
     return msgspec.json.decode(item, type=Place) if item.startswith('["') else None
 
 
 def _now(connection: AsyncConnection) -> sa.ColumnElement[int]:
-    """Unix milliseconds by a clock that all replicas share; those on SQLite share a machine."""
+    """Unix milliseconds of a clock that all replicas share; with SQLite they share a machine."""
     if connection.dialect.name == "postgresql":
         seconds = sa.extract("epoch", sa.func.clock_timestamp())
         return sa.cast(seconds * 1000, sa.BigInteger)

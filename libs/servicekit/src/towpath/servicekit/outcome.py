@@ -1,6 +1,6 @@
-"""What a handler returns, and what the dispatcher makes of it.
+"""Outcomes: the result of a handler, and its stored and published forms.
 
-A handler says *what* is to be answered and told; it knows no exchange, connection or batch.
+A handler returns the answer and the messages to publish; it does not know exchanges, connections or batches.
 """
 
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -22,11 +22,11 @@ Answer = BaseModel | Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """One push; make it with :func:`to_user`, :func:`to_group` or :func:`to_everyone`.
+    """One push; create it with :func:`to_user`, :func:`to_group` or :func:`to_everyone`.
 
     Attributes:
-        kept: Whether its stream keeps it, if it has a place in one.
-        leaves: Users who are not in the group any more, to be taken out of it first.
+        kept: Whether its stream stores it, if it has a position in one.
+        leaves: Users no longer in the group, to be removed from it first.
     """
 
     routing_key: str
@@ -36,38 +36,38 @@ class Tell:
 
 
 def to_user(user_id: str, envelope: Envelope, *, kept: bool = True) -> Tell:
-    """Tell every connection of a user."""
+    """Push to every connection of a user."""
     return Tell(user_key(user_id), envelope, kept)
 
 
 def to_group(group_id: str, envelope: Envelope, *, kept: bool = True, leaves: Sequence[Leave] = ()) -> Tell:
-    """Tell every connection that is subscribed to a group.
+    """Push to every connection subscribed to a group.
 
     Args:
-        leaves: Users who have left it, see :meth:`towpath.servicekit.streams.Streams.leaves`.
+        leaves: Users who left the group, see :meth:`towpath.servicekit.streams.Streams.leaves`.
     """
     return Tell(group_key(group_id), envelope, kept, leaves)
 
 
 def to_everyone(envelope: Envelope) -> Tell:
-    """Tell every connection."""
+    """Push to every connection."""
     return Tell(EVERYONE, envelope)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What follows from one request or event.
+    """The result of handling one request or event.
 
     Attributes:
-        answer: ``data`` of ``<action>.ok``; a function of the replay where the answer tells of it.
+        answer: ``data`` of ``<action>.ok``; a function of the replays if the answer depends on them.
         tell: Pushes, in order.
         events: Envelopes for ``towpath.events``.
         subscribe, unsubscribe: Groups for the asking connection, and for the user's other connections.
-        groups: All groups of this service that the asking connection is to be in; ``None`` to say nothing. The
-            handler's table entry says so too (:class:`~towpath.servicekit.requests.Handler`).
+        groups: The complete set of this service's groups for the asking connection; ``None`` for no statement. The
+            handler's table entry must declare it (:class:`~towpath.servicekit.requests.Handler`).
         replay: Streams whose entries after the given position go to the asking connection, between the
-            subscription and the answer, so that nothing falls between them.
-        connection: The connection meant, where it is not the asking one (session events).
+            subscription and the answer, so that no entry is missed.
+        connection: The target connection, if it is not the asking one (session events).
     """
 
     answer: Answer | Callable[[Mapping[str, Replay]], Answer] | None = None
@@ -85,12 +85,12 @@ def resumed(
     allowed: Container[str],
     groups: Sequence[str] | None = None,
 ) -> Outcome:
-    """The outcome of ``<domain>.resume``: replay what the session may see, then say where each stream stands.
+    """The outcome of ``<domain>.resume``: replay the allowed streams, then answer with the position of each stream.
 
-    A stream that is not ``allowed`` is answered as not complete at the position that was asked, which tells nothing.
+    A stream that is not ``allowed`` is answered as incomplete at the requested position, which reveals nothing.
 
     Args:
-        groups: All groups of this service that the connection is to be in.
+        groups: The complete set of this service's groups for the connection.
     """
     may = {name: seq for name, seq in positions.items() if name in allowed}
 
@@ -103,11 +103,11 @@ def resumed(
 
 
 class Outgoing(msgspec.Struct, frozen=True, array_like=True):
-    """One JSON text on its way to an exchange.
+    """One JSON text to publish to an exchange.
 
     Attributes:
-        item: The text; :data:`IN_ITS_STREAM` where only the place is known.
-        stream, seq: The place of the push in a stream that keeps it.
+        item: The text; :data:`IN_ITS_STREAM` if only the reference is stored.
+        stream, seq: Reference to the stream entry that stores the push.
     """
 
     exchange: str
@@ -118,31 +118,31 @@ class Outgoing(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def is_in_its_stream(self) -> bool:
-        """Whether the text has to be read from the stream before it can leave."""
+        """Whether the text must be read from the stream before it can be published."""
         return self.item == IN_ITS_STREAM
 
     def by_place(self) -> "Outgoing":
-        """The same without the text, if a stream keeps that."""
+        """The same without the text, if a stream stores the text."""
         if not self.stream:
             return self
         return Outgoing(self.exchange, self.routing_key, IN_ITS_STREAM, self.stream, self.seq)
 
 
-#: JSON, because it stands in the JSON of an outcome.
+#: JSON, because it is part of the JSON of a stored outcome.
 IN_ITS_STREAM: Final = msgspec.Raw(b"0")
 
 
 class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A finished outcome as bytes: what the inbox keeps and every repetition publishes again.
+    """A finished outcome as bytes: the inbox stores it, and every repetition publishes it again.
 
-    Its answer stays what it was, and its pushes as well, but for what was withheld from their stream since. What it
-    does to groups, and replays, is what :meth:`within` leaves.
+    Its answer never changes; its pushes change only by fields withheld from their stream since. Its membership
+    changes and replays are reduced by :meth:`within`.
 
     Attributes:
-        answer: Raw JSON of the answering envelope; empty when there is none (yet).
-        asked: The fingerprint of the request, as the inbox keeps it.
-        complete: ``subscribe`` names all groups of the connection.
-        leaves: Users who are to be taken out of groups before anything is pushed.
+        answer: Raw JSON of the answering envelope; empty if there is none (yet).
+        asked: The fingerprint of the request, as stored in the inbox.
+        complete: Whether ``subscribe`` names all groups of the connection.
+        leaves: Users to be removed from groups before anything is pushed.
     """
 
     answer: msgspec.Raw = NO_JSON
@@ -156,26 +156,27 @@ class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def changes_groups(self) -> bool:
-        """Whether it says anything about groups."""
+        """Whether it subscribes, unsubscribes or sets groups."""
         return bool(self.subscribe or self.unsubscribe or self.complete or self.leaves)
 
     @property
     def heard(self) -> set[str]:
-        """The groups and streams it names."""
+        """The groups and streams that it names."""
         return {*self.subscribe, *self.unsubscribe, *self.replay}
 
     def by_place(self) -> "Settled":
-        """What is stored: a push that a stream keeps is named by its place, so that its text stands there alone."""
+        """The form to store: a push that a stream stores becomes a reference, so that its text exists only there."""
         return msgspec.structs.replace(
             self, outgoing=[item.by_place() if item.stream else item for item in self.outgoing]
         )
 
     def within(self, right: Container[str], may_hear: Container[tuple[str, str]] = ()) -> "Settled":
-        """The same as far as it is right by now.
+        """The same, reduced to the membership changes that are correct now.
 
         Args:
-            right: The groups and streams that the user may hear: only these are joined, and all others may be left.
-            may_hear: The same of those in ``leaves``, as pairs of a user and a group.
+            right: The groups and streams that the user may receive: only these may be joined, and only others may be
+            left.
+            may_hear: The same for the users in ``leaves``, as pairs of a user and a group.
         """
         return msgspec.structs.replace(
             self,
@@ -210,7 +211,7 @@ def outgoing(outcome: Outcome) -> list[Outgoing]:
 
 
 def with_texts(items: Sequence[Outgoing], stored: Mapping[Place, bytes | None]) -> Sequence[Outgoing]:
-    """``items``; those that ``stored`` names as they stand there, if they do."""
+    """``items``, with those named in ``stored`` replaced by its text, or dropped if it has none."""
     if not stored:
         return items
     found: list[Outgoing] = []

@@ -1,11 +1,11 @@
-"""Ownership: a domain has one owner, and a service has actions of its own domain only.
+"""Ownership: a domain has one owning service, and a service has actions of its own domain only.
 
 Two services that are bound to the same commands would both handle each request, and the sender would get two answers.
-RabbitMQ does not mind, so each service listens to what the others say of themselves (``service.alive``).
+RabbitMQ does not prevent that, so each service listens to the announcements of the others (``service.alive``).
 
-Guarantees: a service whose table names actions that it would never be asked for does not start. A service of another
-name that owns the same domain, or of another domain that has the same name (and so the same queues), is found with
-its next sign of life: it is logged once a minute, and neither of them is ready until the other is silent for three
+Guarantees: a service whose table has actions that would never be routed to it does not start. A service with another
+name and the same domain, or with another domain and the same name (and so the same queues), is found at its next
+announcement: the conflict is logged once a minute, and neither service is ready until the other is silent for three
 intervals.
 """
 
@@ -26,7 +26,7 @@ from towpath.servicekit.broker.interface import Binding, Broker, Inbox
 
 log = structlog.get_logger(__name__)
 
-#: Gateways answer these by themselves, or refuse them; no service is ever asked.
+#: Domains that gateways answer or refuse themselves; they are never routed to a service.
 RESERVED: Final = frozenset({"session", "service"})
 
 _DOMAIN: Final = re.compile(r"[a-z][a-z0-9_]*")
@@ -37,11 +37,11 @@ _REPEAT: Final = 60.0
 
 
 class BadService(Exception):
-    """A service that cannot be run as it is written; the text says what is wrong."""
+    """The definition of a service is invalid; the text gives the reason."""
 
 
 def check_domain(service: str, domain: str, actions: Iterable[str]) -> None:
-    """Make sure that a service can be asked for all ``actions``.
+    """Check that all ``actions`` of a service can be routed to it.
 
     Raises:
         BadService
@@ -51,7 +51,7 @@ def check_domain(service: str, domain: str, actions: Iterable[str]) -> None:
     for action in actions:
         if not _ACTION.fullmatch(action):
             raise BadService(
-                f"the service {service!r} has an action {action!r}, which is none: name it {domain}.verb"
+                f"the service {service!r} has an action {action!r}: not a valid name, use {domain}.verb"
             )
         if (named := action.partition(".")[0]) != domain:
             raise BadService(
@@ -62,10 +62,10 @@ def check_domain(service: str, domain: str, actions: Iterable[str]) -> None:
 
 
 class Owners:
-    """Who else claims what is ours; run :meth:`listen` beside the consumer.
+    """Detects other owners of the same domain or name; run :meth:`listen` beside the consumer.
 
     Args:
-        interval: Seconds between two signs of life.
+        interval: Seconds between two announcements.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class Owners:
         self._told_at = float("-inf")
 
     def is_sole(self) -> bool:
-        """Whether nobody else has claimed what is ours lately."""
+        """Whether no other service has claimed the same domain or name lately."""
         return self._clock() - self._heard_at > self._silence
 
     def heard(self, alive: ServiceAlive) -> None:
-        """Take a sign of life of any service, our own replicas included."""
+        """Process an announcement of any service, including this service's own replicas."""
         same_name, same_domain = alive.service == self._service, alive.domain == self._domain
         if same_name == same_domain:
             return
@@ -98,7 +98,7 @@ class Owners:
             )
 
     async def listen(self, broker: Broker) -> None:
-        """Hear what services say of themselves; until cancelled, or the broker is closed."""
+        """Consume the announcements of services until cancelled or the broker is closed."""
         inbox = Inbox(name=f"{self._service}.owners", bindings=[Binding(EVENTS, SERVICE_ALIVE)])
         async with broker.subscribe(inbox, prefetch=_PREFETCH) as subscription:
             async for delivery in subscription:
@@ -106,6 +106,6 @@ class Owners:
                     for item in split_batch(delivery.body):
                         self.heard(ServiceAlive.model_validate(parse(item).data))
                 except (BadEnvelope, ValidationError, ValueError, RecursionError):
-                    pass  # gateways count and log what cannot be read
+                    pass  # Gateways count and log unreadable announcements.
                 finally:
                     delivery.ack()

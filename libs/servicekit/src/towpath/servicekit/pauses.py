@@ -1,4 +1,4 @@
-"""Waiting between tries, with full jitter, so that those who wait together do not come back together."""
+"""Backoff between attempts, with full jitter, so that programs that wait together do not retry together."""
 
 from collections.abc import AsyncIterator
 
@@ -6,7 +6,7 @@ import tenacity
 
 
 async def pauses() -> AsyncIterator[None]:
-    """Once at once, then again and again with full jitter, up to 5 s apart."""
+    """Yield at once, then after waits with full jitter of up to 5 s."""
     async for attempt in tenacity.AsyncRetrying(
         wait=tenacity.wait_random_exponential(multiplier=0.2, max=5), retry=tenacity.retry_always
     ):

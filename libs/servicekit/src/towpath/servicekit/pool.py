@@ -1,12 +1,12 @@
-"""The pool: what a service has taken from the broker and has not handled yet.
+"""The pool: requests that a service has taken from the broker and has not handled yet.
 
 Guarantees:
 
-* The next unit of work is made from all that waits, so that who arrives later than a flood waits for the unit that is
-  being run and not for the flood. Requests that share sender and ordering key keep their order
+* The next unit of work is chosen from all waiting requests, so that a request that arrives after a flood waits for
+  the running unit and not for the flood. Requests with the same sender and ordering key keep their order
   (:func:`towpath.servicekit.requests.next_unit`).
-* A delivery is released when the last unit with something of it is settled.
-* A heavy read is handed over once all that its sender had asked for before is run.
+* A delivery is released when the last unit that contains a request of it is finished.
+* A heavy read is handed over once all earlier requests of its sender have run.
 """
 
 from collections import Counter
@@ -17,28 +17,28 @@ from towpath.servicekit.telling import SharedAck
 
 
 class Pool:
-    """What waits, in the order of arrival.
+    """The waiting requests, in the order of arrival.
 
     Attributes:
-        bytes: The size of what waits.
+        bytes: Total size of the waiting requests.
     """
 
     def __init__(self) -> None:
         self.bytes = 0
         self._waiting: list[Request | Refusal] = []
-        self._taken: dict[int, tuple[int, SharedAck]] = {}  # by id of the item: its size, its delivery
-        #: Heavy reads, with how much of their sender has to be run before.
+        self._taken: dict[int, tuple[int, SharedAck]] = {}  # By id of the item: its size and its delivery.
+        #: Heavy reads, with the number of requests of their sender that must run first.
         self._apart: list[tuple[Request, SharedAck, int]] = []
-        #: How much of each sender was run since the first of the heavy reads came.
+        #: Number of requests run per sender since the first of the heavy reads arrived.
         self._run: Counter[str] = Counter()
         self._idle: list[SharedAck] = []
 
     def has_more(self) -> bool:
-        """Whether there is anything to be run, handed over or released."""
+        """Whether anything is left to run, hand over or release."""
         return bool(self._waiting or self._apart or self._idle)
 
     def add(self, item: Request | Refusal, size: int, ack: SharedAck) -> None:
-        """Put one item to the end."""
+        """Append one item."""
         ack.hold()
         size = max(size, 1)
         self.bytes += size
@@ -46,18 +46,18 @@ class Pool:
         self._taken[id(item)] = size, ack
 
     def add_apart(self, read: Request, ack: SharedAck) -> None:
-        """Put one heavy read behind all that its sender waits for."""
+        """Add one heavy read behind all waiting requests of its sender."""
         ack.hold()
         self.bytes += 1
         ahead = sum(item.sender == read.sender for item in self._waiting)
         self._apart.append((read, ack, ahead + self._run[read.sender]))
 
     def all_added(self, ack: SharedAck) -> None:
-        """The delivery is read; it is released with the next unit, or when the last of its items is settled."""
+        """Mark a delivery as read; it is released with the next unit, or when the last of its items is finished."""
         self._idle.append(ack)
 
     def next_unit(self, limit: int) -> tuple[list[Request | Refusal], list[SharedAck]]:
-        """What is to be run next, and what to release once that is settled (a delivery for each item)."""
+        """The next items to run, and the acks to release once they are finished (one per item)."""
         unit, self._waiting = next_unit(self._waiting, limit)
         acks, self._idle = self._idle, []
         for item in unit:
@@ -69,7 +69,7 @@ class Pool:
         return unit, acks
 
     def free_apart(self) -> Iterator[tuple[Request, SharedAck]]:
-        """Heavy reads that have nothing to wait for any more."""
+        """Heavy reads that no longer have to wait for their sender's earlier requests."""
         apart, self._apart = self._apart, []
         for read, ack, ahead in apart:
             if self._run[read.sender] >= ahead:

@@ -1,11 +1,11 @@
-"""What services send: answers and pushes to gateways, events to whoever listens.
+"""The publisher of a service: answers and pushes to gateways, events to subscribers.
 
-Guarantees: what is queued leaves in order, and who queued it is told when the broker has it.
-An answer whose gateway is away for a moment (it makes a new inbox after each reconnect) is kept and tried again
-until ``answer_patience`` is over; after that its gateway is taken for dead: its people reconnect elsewhere, and ask
-again with the same ``msg_id``.
-What no broker will ever take is parked or dropped (:mod:`towpath.servicekit.unpublishable`), and settled as if the
-broker had it; who asked is answered with an error. A long list of groups goes as several items.
+Guarantees: queued messages are published in order, and their callbacks are called when the broker has confirmed them.
+An answer whose gateway is absent for a moment (it makes a new inbox after each reconnect) is kept and retried for
+``answer_patience``; after that the gateway counts as dead: its clients reconnect elsewhere, and repeat their requests
+with the same ``msg_id``. An unpublishable message is parked or dropped (:mod:`towpath.servicekit.unpublishable`),
+and reported as if the broker had confirmed it; the asking client gets an error answer. A long list of groups is
+published as several items.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ Sending = asyncio.Future[None]
 
 
 class Publisher:
-    """A service's way out; made with :meth:`open`."""
+    """Publishes all messages of a service; created with :meth:`open`."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Publisher:
     async def open(
         cls, broker: Broker, service: str, settings: ServiceSettings, telemetry: Telemetry
     ) -> AsyncIterator["Publisher"]:
-        """A publisher that is flushed on exit."""
+        """A publisher; flushed on exit."""
         async with (
             Undertaker.open(broker, service, telemetry) as undertaker,
             Lanes.open(
@@ -113,7 +113,7 @@ class Publisher:
         return confirmed
 
     def post(self, outgoing: Outgoing, settle: Settle) -> None:
-        """:meth:`send` for who does not wait for each.
+        """Like :meth:`send`, with a callback instead of a future.
 
         Raises:
             BrokerError: Nothing was queued.
@@ -123,7 +123,7 @@ class Publisher:
     def direct(
         self, session: Session, item: Directed, settle: Settle, traceparent: str | None = None
     ) -> None:
-        """Queue an item for one connection; an absent gateway does not fail it, see above.
+        """Queue an item for one connection; an absent gateway is not an error, see above.
 
         Raises:
             BrokerError: Nothing was queued.
@@ -149,7 +149,8 @@ class Publisher:
             refuse(error)
 
     def _say_so(self, key: str, item: Directed, error: Unpublishable) -> None:
-        """Answer who waits for what cannot be published with an error; that may fail like any other answer."""
+        """Answer the asking client with an error instead of the unpublishable answer; this may fail like any
+        answer."""
         envelope = bytes(item.envelope)
         if item.connection_id is None or not (asked := read_correlation(envelope)):
             return
@@ -206,7 +207,7 @@ class Publisher:
                     log.warning("answer_dropped", gateway=key, waited_s=self._patience)
                     continue
                 try:
-                    if key not in away:  # one attempt a gateway and round
+                    if key not in away:  # One attempt per gateway and round.
                         await self._answers.send(key, body)
                         continue
                 except Unpublishable:

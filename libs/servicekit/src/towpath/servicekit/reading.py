@@ -1,9 +1,10 @@
-"""Reading: deliveries become requests, with care for what may harm the program before it can be handled.
+"""Reading: deliveries become requests; content that may crash or hang the program is isolated first.
 
 Guarantees:
 
-* What cannot be read is named as such, with its reason, and keeps nothing else from being read.
-* What came back often without being settled is not read: each part of it comes back alone and later.
+* An unreadable item is returned as :class:`Unreadable` with its reason, and does not affect the other items.
+* A delivery that was redelivered often without being settled is not read: each of its items is retried alone and
+  later.
 """
 
 from collections.abc import Sequence
@@ -24,15 +25,15 @@ _COUNTS: Final = ("x-delivery-count", "x-acquired-count")
 
 
 class Harmful(Exception):
-    """Reading it ends the program, or does not come to an end."""
+    """Reading the item crashes or hangs the program."""
 
 
 class Undecodable(Exception):
-    """The driver could not decode its properties, headers or routing key."""
+    """The driver could not decode the properties, headers or routing key."""
 
 
 class DiedInHand(Exception):
-    """Again and again the program ended, or lost the broker, while it had this in hand."""
+    """The program crashed, or lost the broker, several times while this delivery was unsettled."""
 
 
 class Reader:
@@ -41,7 +42,7 @@ class Reader:
     Args:
         commands: The service's table of actions.
         events: Its table of events on ``towpath.events``.
-        time_limit: Seconds that reading one item may take in a trial.
+        time_limit: Seconds that reading one item may take in a crash probe.
         watched: Entered around the reading of each item.
     """
 
@@ -66,7 +67,7 @@ class Reader:
         """The items of a delivery, in their order.
 
         Args:
-            aside: Read nothing of it: put it aside.
+            aside: Do not read it: defer it.
         """
         if (odd := undecodable(delivery)) is not None:
             return [Unreadable(delivery, delivery.body, Undecodable(odd))]
@@ -77,7 +78,8 @@ class Reader:
         times = returns(delivery)
         if aside:
             return await self._put_aside(delivery, parts, times)
-        # Back a second time: the trial of the handlers did not help. A validator of a model may be the culprit.
+        # Redelivered a second time: the crash probe of the handlers did not help. A model's validator may be the
+        # culprit.
         found = await self._try_reading(delivery, parts) if times > 1 else {}
         items = (found.get(n) or self._read_item(delivery, part) for n, part in enumerate(parts))
         return _joined([item for item in items if item is not None])
@@ -104,7 +106,7 @@ class Reader:
     async def _put_aside(
         self, delivery: Delivery, parts: Sequence[bytes], times: int
     ) -> list[Request | Refusal | Unreadable]:
-        """Let each part come back alone and later, as nothing else is known of what it does to the program."""
+        """Defer each item, alone, because nothing else is known about which one crashes the program."""
         refusals: list[Request | Refusal | Unreadable] = []
         for part in parts:
             error = DiedInHand(f"it came back {times} times without being settled")
@@ -119,7 +121,7 @@ class Reader:
 def _joined(
     items: Sequence[Request | Refusal | Unreadable],
 ) -> list[Request | Refusal | Unreadable]:
-    """The same, with each run of items that are unreadable for the same reason as one: to be parked as one."""
+    """The same items, with consecutive items that are unreadable for the same reason joined, to be parked as one."""
     joined: list[Request | Refusal | Unreadable] = []
     run: list[Unreadable] = []
     for item in items:
@@ -148,9 +150,9 @@ def _as_one(run: Sequence[Unreadable]) -> list[Unreadable]:
 
 
 def returns(delivery: Delivery) -> int:
-    """How often it was handed out before, as far as the broker tells.
+    """How often it was delivered before, as far as the broker reports it.
 
-    A sender may write these headers as well; RabbitMQ sets them, and the flag, on what it hands out again.
+    A sender may set these headers as well; RabbitMQ sets them, and the flag, on redeliveries.
     https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
     """
     if not delivery.redelivered:
@@ -159,11 +161,12 @@ def returns(delivery: Delivery) -> int:
 
 
 def is_doubtful(delivery: Delivery) -> bool:
-    """Whether it may do harm that a trial does not show: it came back twice, or failed before."""
+    """Whether it needs isolation, because a crash probe may not find its defect: redelivered twice, or failed
+    before."""
     return returns(delivery) > 1 or ATTEMPT in delivery.headers
 
 
 def traceparent(delivery: Delivery) -> str | None:
-    """The trace that the delivery as a whole belongs to."""
+    """The trace context of the delivery as a whole."""
     told = delivery.headers.get("traceparent")
     return told if isinstance(told, str) else None

@@ -1,6 +1,6 @@
-"""A receipt: what became of all that was sent together, as one thing to wait for.
+"""Pending confirms: one object to wait for the confirms of many messages.
 
-A future for each message would cost as much as the rest of sending it.
+A future per message would cost as much as the rest of publishing it.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from towpath.servicekit.wording import in_words
 class Receipt:
     """Confirms of many messages; :meth:`settle` is what lanes call for each.
 
-    Use: send with ``receipt.settle``, then say :meth:`sent`; at the end wait for :meth:`confirmed`.
+    Use: publish with ``receipt.settle`` as the callback, then call :meth:`sent`; at the end await :meth:`confirmed`.
     """
 
     __slots__ = ("_error", "_left", "_waiter")
@@ -23,11 +23,11 @@ class Receipt:
         self._waiter: asyncio.Future[None] | None = None
 
     def sent(self) -> None:
-        """One more confirm is to come."""
+        """Expect one more confirm."""
         self._left += 1
 
     def settle(self, error: BrokerError | None) -> None:
-        """One confirm came, or will not come because of ``error``."""
+        """Record one confirm, or the ``error`` because of which it will not come."""
         self._left -= 1
         if error is not None:
             self.fail(error)
@@ -35,15 +35,15 @@ class Receipt:
             self._waiter.set_result(None)
 
     def fail(self, error: BaseException) -> None:
-        """Something could not even be sent; the first reason is kept."""
+        """Record that a message could not be queued; the first error is kept."""
         if self._error is None:
             self._error = error if isinstance(error, BrokerError) else BrokerError(in_words(error))
 
     async def confirmed(self) -> None:
-        """Wait until everything is settled.
+        """Wait for all expected confirms.
 
         Raises:
-            BrokerError: Something was not confirmed; the first reason.
+            BrokerError: At least one message was not confirmed; the first error.
         """
         if self._left:
             self._waiter = asyncio.get_running_loop().create_future()

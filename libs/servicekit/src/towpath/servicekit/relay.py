@@ -1,18 +1,20 @@
-"""The relay: publishes what waits in the outbox, and forgets it once the broker has it.
+"""The relay: publishes the messages of the outbox, and deletes them once the broker has confirmed them.
 
-It takes the lease and the first rows, commits, publishes, and in a second transaction deletes what was confirmed and
-gives the lease back: no lock is held, and no transaction open, while the broker is slow.
+It takes the lease and the first rows, commits, publishes, and in a second transaction deletes the confirmed rows and
+releases the lease: no lock is held, and no transaction open, while the broker is slow.
 
 Guarantees:
 
-* What waits is told at least once, and what has one routing key in its order. What could not be told is told again,
-  and with it all that came after it with the same key.
-* Replicas take turns, so that one tells, and once. It is told twice where one dies, is frozen for longer than the
-  lease, or loses its database between the publish and the delete; the lease of a dead one ends by itself.
-* It looks at once after a commit of this process (:meth:`Relay.wake`), and every ``outbox_poll`` seconds for what
-  another has left. While the broker is away or blocked, or the database, the pauses grow to 5 s, with full jitter.
-* A step is no more than one batch of a lane, so that what it has for one key goes as one message, unless others
-  publish with that key at the same moment. A key that the broker refuses holds up no other before it fills a step.
+* Every message is published at least once, and in order per routing key. A message that was not confirmed is
+  published again, together with all later messages of the same key.
+* One replica at a time holds the lease, so that each message is normally published once. It is published twice if a
+  replica dies, freezes for longer than the lease, or loses its database between the publish and the delete; the lease
+  of a dead replica expires.
+* It polls at once after a commit of this process (:meth:`Relay.wake`), and every ``outbox_poll`` seconds for messages
+  that another replica left. While the broker is disconnected or blocked, or the database unreachable, the pauses grow
+  to 5 s, with full jitter.
+* A step is at most one batch of a lane, so that the items of one key are published as one message, unless other code
+  publishes with that key at the same moment. A key that the broker refuses delays no other key until it fills a step.
 """
 
 import asyncio
@@ -38,21 +40,21 @@ from towpath.servicekit.wording import in_words
 
 log = structlog.get_logger(__name__)
 
-#: Seconds. By then a replica that is frozen has lost its queues as well, and its locks.
+#: Seconds. By then a frozen replica has also lost its queues and its locks.
 _LEASE: Final = 15.0
 _LONGEST_PAUSE: Final = 5.0
-#: Seconds that the last look may take on stop.
+#: Seconds that the last poll may take on stop.
 _LAST_LOOK: Final = 2.0
 
 
 class Relay:
-    """One replica's relay; made with :meth:`open`, or to be flushed by hand.
+    """One replica's relay; created with :meth:`open`, or flushed by the caller.
 
     Args:
-        lease: Seconds after which another replica goes on for one that is dead or frozen.
+        lease: Seconds after which another replica takes over from a dead or frozen one.
 
     Attributes:
-        tables: What it relays.
+        tables: The outbox tables.
     """
 
     def __init__(
@@ -92,7 +94,8 @@ class Relay:
         *,
         lease: float = _LEASE,
     ) -> AsyncIterator["Relay"]:
-        """A relay that runs; on exit it tells what waits, for a moment, and leaves the rest to others."""
+        """A running relay; on exit it publishes waiting messages for a moment, and leaves the rest to other
+        replicas."""
         relay = cls(database, tables, publisher, settings, telemetry, lease=lease)
         running = asyncio.create_task(relay._run(), name="outbox: relay")
         try:
@@ -107,15 +110,16 @@ class Relay:
             await asyncio.wait([running])
 
     def wake(self) -> None:
-        """Say that something may have been put, and committed."""
+        """Signal that messages may have been committed to the outbox."""
         self._woken.set()
 
     async def flush(self) -> bool:
-        """Tell all that waits; returns false, at once, if another replica is at it, and will see it all.
+        """Publish all waiting messages; returns false at once if another replica holds the lease and will publish
+        them.
 
         Raises:
-            BrokerError: The broker takes nothing of what comes first; it waits.
-            SQLAlchemyError, OSError: The database is away.
+            BrokerError: The broker accepts none of the first rows; they stay in the outbox.
+            SQLAlchemyError, OSError: The database cannot be reached.
         """
         loop = asyncio.get_running_loop()
         async with self._one_at_a_time:
@@ -125,7 +129,7 @@ class Relay:
                 if waiting is None:
                     return False
                 if loop.time() - taken_at >= self._lease:
-                    continue  # this process stood still, and another may be at it by now
+                    continue  # This process was paused, and another replica may have the lease by now.
                 told, error = await self._tell(waiting)
                 await self._give_back(told)
                 if error is not None and not told:
@@ -157,7 +161,7 @@ class Relay:
         return self._waiting > 0
 
     async def _take(self) -> list[Waiting] | None:
-        """The lease, and with it what comes first; ``None`` if another has the lease."""
+        """Take the lease and read the first rows; ``None`` if another replica has the lease."""
         async with self._database.transaction() as connection:
             if not await outbox.hold(connection, self.tables, self._name, self._lease):
                 return None
@@ -169,7 +173,7 @@ class Relay:
             )
 
     async def _tell(self, waiting: Sequence[Waiting]) -> tuple[list[int], BaseException | None]:
-        """Publish ``waiting``; returns what the broker has by now, and why it does not have the rest."""
+        """Publish ``waiting``; returns the ids of the confirmed rows, and the error of the rest."""
         sent: list[tuple[int, Outgoing, Sending]] = []
         told = [one.id for one in waiting if one.outgoing is None]
         refused: dict[tuple[str, str], BaseException] = {}
@@ -190,7 +194,7 @@ class Relay:
         return told, next(iter([*failed.values(), *refused.values()]), None)
 
     async def _confirms(self, sendings: Sequence[Sending]) -> list[BaseException | None]:
-        """Wait until all are settled, and keep the lease as long as that takes."""
+        """Wait for all confirms, and extend the lease meanwhile."""
         settled = asyncio.gather(*sendings, return_exceptions=True)
         while not settled.done():
             await asyncio.wait([settled], timeout=self._lease / 3)
@@ -201,7 +205,7 @@ class Relay:
         return settled.result()
 
     async def _give_back(self, told: Sequence[int]) -> None:
-        """Forget what was told, and let others have their turn."""
+        """Delete the published rows, and release the lease."""
         async with self._database.transaction() as connection:
             await outbox.release(connection, self.tables, self._name)
             await outbox.remove(connection, self.tables, told)

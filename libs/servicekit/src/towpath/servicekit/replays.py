@@ -1,12 +1,13 @@
-"""Replays: what streams hold after a client's positions, read from the database within bounds.
+"""Replays: the stream entries after a client's positions, read from the database within bounds.
 
 Guarantees:
 
-* A request gets at most ``limit`` entries and ``max_bytes`` of them. A stream for which that is not enough is not
-  complete, and gets none: who is that far behind is better served by the history than by a flood.
-* At most the bound and one page are read, also where a replay turns out too large. A page aims at
-  :data:`PAGE_BYTES`, and others have their turn in the event loop after each.
-* What several requests ask for is read once, as far as it is small enough to be kept for all of them.
+* A request gets at most ``limit`` entries and ``max_bytes`` bytes. A stream for which that is not enough is reported
+  as
+  incomplete, and none of its entries are sent: a client that is that far behind is better served by the history.
+* At most the bound plus one page is read, even if a replay turns out too large. A page aims at :data:`PAGE_BYTES`,
+  and the event loop runs other tasks after each page.
+* Entries that several requests need are read once, if they are small enough to be held in memory together.
 """
 
 import asyncio
@@ -24,10 +25,10 @@ from towpath.servicekit.database import Database
 from towpath.servicekit.streams import Replay, StreamTables, read_heads
 from towpath.servicekit.withheld import Place
 
-#: What is read, or published, in one go.
+#: Bounds of one page, which is read or published at once.
 PAGE_BYTES: Final = 128 * 1024
 PAGE_ENTRIES: Final = 200
-#: Entries that are read once for several requests, at most; requests that need more are read for alone.
+#: Bounds of a read shared by several requests; requests that need more get a read of their own.
 _SHARED_ENTRIES: Final = 1_000
 _SHARED_BYTES: Final = 1024 * 1024
 _FIRST_PAGE: Final = 50
@@ -52,14 +53,14 @@ class Replays:
     max_bytes: int
 
     async def pushes(self, places: Collection[Place]) -> dict[Place, bytes]:
-        """What is published of the entries at ``places`` by now; those that are not kept any more are left out."""
+        """The current publishable text of the entries at ``places``; entries no longer stored are left out."""
         async with self.database.reading() as connection:
             return await withheld.read_by_now(connection, self.tables.entries, self.tables.fill, places)
 
     async def small(self, asked: Sequence[Positions]) -> list[dict[str, Replay]]:
-        """What each of ``asked`` gets, if all of them together are small; those past that bound get nothing.
+        """The replays of each of ``asked``, within one shared bound; those past the bound get nothing.
 
-        For what follows from changes: a client that misses more finds a hole in its stream, and resumes.
+        For replays of changes: a client that misses more finds a gap in its stream, and resumes.
         """
         async with self.database.reading() as connection:
             heads = await read_heads(connection, self.tables, {name for one in asked for name in one})
@@ -70,7 +71,7 @@ class Replays:
         return [answers[n] for n in range(len(asked))]
 
     async def parts(self, asked: Sequence[Positions]) -> AsyncIterator[dict[int, dict[str, Replay]]]:
-        """What each of ``asked`` gets, by its index: first those that share a small read, then each alone.
+        """The replays of each of ``asked``, by its index: first those that share a small read, then each alone.
 
         No transaction is open, and no other part in memory, while a part is used.
         """
@@ -102,7 +103,7 @@ class Replays:
         shared: Sequence[int],
         heads: Mapping[str, int],
     ) -> dict[int, dict[str, Replay]] | None:
-        """``None`` if it is more than may be kept for several."""
+        """``None`` if it is more than the bound of a shared read."""
         found = await _replay(
             connection,
             self.tables,
@@ -124,10 +125,10 @@ async def replay(
     max_bytes: int,
     heads: Mapping[str, int] | None = None,
 ) -> list[dict[str, Replay]]:
-    """For each of ``asked``, all that came after its positions: at most ``limit`` entries and ``max_bytes`` each.
+    """For each of ``asked``, the entries after its positions: at most ``limit`` entries and ``max_bytes`` each.
 
     Args:
-        heads: Where the streams stand, if that is known; no entry after that is read.
+        heads: The heads of the streams, if known; no entry after them is read.
     """
     if heads is None:
         heads = await read_heads(connection, tables, {name for positions in asked for name in positions})
@@ -194,7 +195,7 @@ def _nothing(positions: Positions, heads: Mapping[str, int]) -> dict[str, Replay
 
 
 def _within(positions: Positions, heads: Mapping[str, int], limit: int) -> dict[str, int]:
-    """Those positions that something came after, as far as ``limit`` entries reach."""
+    """The positions with later entries, as far as ``limit`` entries reach."""
     within: dict[str, int] = {}
     for name, seq in positions.items():
         behind = heads.get(name, 0) - seq
@@ -213,7 +214,7 @@ def _lowest(served: Sequence[Positions]) -> dict[str, int]:
 
 
 def _shared(asked: Sequence[Positions], heads: Mapping[str, int], limit: int) -> tuple[list[int], list[int]]:
-    """Whose entries are read together, and who is read for alone; as indices of ``asked``."""
+    """Split ``asked`` into those read together and those read alone, as indices."""
     shared: list[int] = []
     alone: list[int] = []
     lowest: dict[str, int] = {}
@@ -222,7 +223,7 @@ def _shared(asked: Sequence[Positions], heads: Mapping[str, int], limit: int) ->
         within = _within(positions, heads, limit)
         more = sum(
             max(0, lowest.get(name, heads[name]) - seq) for name, seq in within.items()
-        )  # entries that nobody before asked for
+        )  # Entries not needed by an earlier request.
         if entries + more > _SHARED_ENTRIES:
             alone.append(n)
             continue
@@ -240,9 +241,9 @@ async def _read_entries(
     heads: Mapping[str, int],
     max_bytes: int,
 ) -> tuple[_Entries, bool]:
-    """The entries of each stream, short streams first, and whether they are all within ``max_bytes``.
+    """The entries of each stream, short streams first, and whether all are within ``max_bytes``.
 
-    Streams that were not read to their end have none.
+    A stream that was not read to its end has no entries in the result.
     """
     found: _Entries = {name: ([], []) for name in after}
     shortest_first = sorted(after, key=lambda name: (heads[name] - after[name], name))

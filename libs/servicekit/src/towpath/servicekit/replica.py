@@ -1,17 +1,17 @@
-"""A replica among others of its service: they agree on who consumes which queue, with nothing but the broker.
+"""A replica of a service: replicas agree through the broker alone which of them consumes which queue.
 
-Each replica announces what it consumes (``service.replica``), and takes and releases queues until all of them have
-their share (:mod:`towpath.servicekit.sharing`). A queue is taken when nobody claims it and it has no consumer.
+Each replica announces its queues (``service.replica``), and takes and releases queues until each has its share
+(:mod:`towpath.servicekit.sharing`). A queue is taken when no replica claims it and it has no consumer.
 
 Guarantees:
 
-* While nothing changes, no queue moves. Every queue has one consumer then.
-* A replica that stops, is killed or hangs is noticed: it says so, or its queues have no consumer for
-  ``_VACANT_SECONDS``, or it is silent for ``_SILENT_SECONDS``. Others take its queues.
-* What the replicas believe decides who consumes, but never that two do: each queue has a single active consumer
-  (https://www.rabbitmq.com/docs/consumers#single-active-consumer), and a queue is released as
-  :mod:`towpath.servicekit.intake` says.
-* The first replica does not wait for others; a further one waits for their announcements for ``_HEARING_SECONDS``.
+* While the set of replicas does not change, no queue moves, and every queue has one consumer.
+* A replica that stops, is killed or hangs is detected: it announces its stop, or its queues have no consumer for
+  ``_VACANT_SECONDS``, or it is silent for ``_SILENT_SECONDS``. Other replicas take its queues.
+* The announcements only decide which replica consumes; that no two consume at once is kept by the broker, as each
+  queue has a single active consumer (https://www.rabbitmq.com/docs/consumers#single-active-consumer), and by the
+  way a queue is released (:mod:`towpath.servicekit.intake`).
+* The first replica does not wait; a later one waits for the others' announcements for ``_HEARING_SECONDS``.
 """
 
 import asyncio
@@ -47,20 +47,20 @@ from towpath.servicekit.wording import in_words
 log = structlog.get_logger(__name__)
 
 _ANNOUNCE_SECONDS: Final = 2.0
-#: A replica that has announced nothing for so long is counted no more.
+#: A replica that has announced nothing for this time no longer counts.
 _SILENT_SECONDS: Final = 6.5
-#: One of whose queues none has a consumer for so long is gone; it may also be one that connects again.
+#: A replica whose queues have had no consumer for this time counts as gone; it may also be reconnecting.
 _VACANT_SECONDS: Final = 1.5
 _LOOK_SECONDS: Final = 0.5
-#: Seconds between two looks at the consumers of the others' queues.
+#: Seconds between two checks of the consumers of other replicas' queues.
 _COUNT_SECONDS: Final = 0.7
 _HEARING_SECONDS: Final = 1.0
-#: A replica that has consumed nothing for so long gets no share: it cannot take queues, and they would have nobody.
-#: Longer than an intake takes to release a queue.
+#: A replica that has consumed nothing for this time gets no share: it cannot take queues, and they would have no
+#: consumer. Longer than an intake takes to release a queue.
 _IDLE_SECONDS: Final = 40.0
 _TIMEOUT: Final = 5.0
 _PREFETCH: Final = 100
-#: Replicas that are heard of at most.
+#: Maximum number of other replicas that are remembered.
 _MOST: Final = 1_000
 
 
@@ -68,8 +68,8 @@ class Replica:
     """One replica.
 
     Args:
-        kinds: The queues, those of one kind together: each kind is shared evenly.
-        prefetch: Unsettled deliveries at most, a queue.
+        kinds: The queues, grouped by kind: each kind is shared evenly.
+        prefetch: Maximum of unsettled deliveries per queue.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Replica:
                 if len(self._others) >= _MOST:
                     return
                 known = self._others[said.replica] = _Other()
-                self._announced = None  # the newcomer has not heard what is consumed here
+                self._announced = None  # Announce again: the new replica does not know this replica's queues.
                 log.info("replica_heard", replica=said.replica)
             now = _now()
             known.queues = {name for name in said.queues if name in self._queues}
@@ -166,7 +166,7 @@ class Replica:
         self._news.set()
 
     def _grant_time(self) -> None:
-        """The link was away: nothing was heard meanwhile, which says nothing about the others."""
+        """After a lost link, restart the time limits: the silence says nothing about the other replicas."""
         now = _now()
         for other in self._others.values():
             other.heard_at, other.vacant_since = now, None
@@ -208,7 +208,7 @@ class Replica:
         return claimed >= self._queues.keys()
 
     async def _step(self) -> None:
-        """Wait for news, or a moment, and do what follows."""
+        """Wait for an announcement or a moment, then update the share."""
         self._news.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LOOK_SECONDS):
@@ -217,7 +217,7 @@ class Replica:
         await self._share()
 
     async def _share(self) -> None:
-        """Release what is another's, take what is this one's, and announce what changed."""
+        """Release queues of other replicas' shares, take those of this one's share, and announce the change."""
         intake = self._intake
         assert intake is not None
         mine = self._mine()
@@ -227,8 +227,9 @@ class Replica:
         for name in sorted(mine - intake.queues - claimed):
             try:
                 async with asyncio.timeout(_TIMEOUT):
-                    # One that hangs says nothing any more, and its connection still stands. Whoever waited behind it
-                    # in RabbitMQ would be started beside what it has in hand when it goes on, and releases the queue.
+                    # A hanging replica announces nothing, but its connection is still open. A consumer that waited
+                    # behind it in RabbitMQ would start while the hanging replica still has unsettled deliveries, as
+                    # soon as that replica continues and releases the queue.
                     if (await self._broker.consumers(name))[name]:
                         continue
                     await intake.take(self._queues[name])
@@ -274,18 +275,18 @@ class Replica:
         try:
             await self._broker.publish(EVENTS, SERVICE_REPLICA, message, timeout=_TIMEOUT)
         except BrokerError:
-            return  # the next one says the same; who leaves is noticed without
+            return  # The next announcement has the same content; a stopping replica is detected without it.
         self._announced, self._announced_at = queues, _now()
 
 
 class _Other:
-    """Another replica, as far as it is known.
+    """The known state of another replica.
 
     Attributes:
-        queues: What it says that it consumes.
-        heard_at: Loop time.
-        consumed_at: When it said last that it consumes anything; at first, when it was heard of.
-        vacant_since: From when on none of its queues had a consumer; ``None`` while one has.
+        queues: The queues that it announces to consume.
+        heard_at: Loop time of its last announcement.
+        consumed_at: Loop time of its last announcement with queues; initially of the first announcement.
+        vacant_since: Loop time since which none of its queues has had a consumer; ``None`` while one has.
     """
 
     def __init__(self) -> None:

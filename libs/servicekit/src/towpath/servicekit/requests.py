@@ -1,7 +1,7 @@
-"""Requests: what a delivery holds, read and checked against a service's tables. Pure functions.
+"""Requests: the items of a delivery, decoded and checked against a service's tables. Pure functions.
 
 A delivery is a batch. Each of its items becomes a :class:`Request` to run, a :class:`Refusal` to answer, or
-:class:`Unreadable` to park; none of them keeps the others from being handled.
+:class:`Unreadable` to park; no item affects the handling of the others.
 """
 
 import hashlib
@@ -26,17 +26,17 @@ from towpath.servicekit.telemetry import Telemetry
 from towpath.servicekit.trial import End
 from towpath.servicekit.watchdog import Overdue
 
-#: The word for what nobody can read, in ``x-reason``.
+#: ``x-reason`` of an item that cannot be decoded.
 UNREADABLE: Final = "unreadable"
 #: The cost from which a read is heavy.
 HEAVY_COST: Final = 10.0
-#: What one sender may have in a unit of work while others wait, weighted by cost.
+#: Total cost of a unit of work that senders share fairly while others wait.
 FAIR_SHARE: Final = 100.0
-#: Senders among whom it is divided at most: with more of them, units grow.
+#: Maximum number of senders that it is divided by: with more senders, units grow.
 _SHARERS: Final = 20
-#: What a request in a unit of work costs at most, as a rule. It only spares small batches the sums.
+#: Usual maximum cost of a request. Only used to skip the sums for small batches.
 _USUAL_COST: Final = 4.0
-#: The same value has the same text, whatever the order of its keys.
+#: Equal values have equal text, whatever the order of their keys.
 _CANONICAL: Final = msgspec.json.Encoder(decimal_format="number", order="deterministic")
 _UNWATCHED: Final[AbstractContextManager[None]] = nullcontext()
 
@@ -50,16 +50,16 @@ class Handler:
     """One row of a service's table.
 
     Attributes:
-        model: What ``data`` must be.
+        model: The pydantic model of ``data``.
         run: ``(payload, session, unit of work)`` for commands, ``(payload, unit of work)`` for events.
-        changes: Whether it changes state; it then has an inbox row. Reads and passing signals have none.
-        notes: Whether it takes note of something, which done twice is as done once: it is saved, has no inbox row,
-            and sees what the batch changed.
-        cost: What it costs others, where a message that stores one row costs 1; from 1 to 100. Gateways charge it
-            to the sender's rate limit, and services run reads of cost :data:`HEAVY_COST` or more apart, see
-            :mod:`towpath.servicekit.heavy_reads`.
-        groups: Its outcome says which groups the connection is in (``Outcome.groups``); not for what ``changes``.
-        subject: What an event is about, from its payload, such as an order: see :mod:`towpath.servicekit.senders`.
+        changes: Whether it changes state and so needs an inbox row. Reads and transient signals do not.
+        notes: Idempotent write: saved, but without an inbox row. It sees the changes of its batch.
+        cost: Relative cost, where a message that stores one row costs 1; from 1 to 100. Gateways charge it to the
+        sender's rate limit, and services run reads of cost :data:`HEAVY_COST` or more separately, see
+        :mod:`towpath.servicekit.heavy_reads`.
+        groups: Its outcome lists the groups of the connection (``Outcome.groups``); not allowed with ``changes``.
+        subject: The subject of an event, taken from its payload, such as an order id: see
+        :mod:`towpath.servicekit.senders`.
     """
 
     model: type[BaseModel]
@@ -76,7 +76,7 @@ class Handler:
 
     @property
     def is_heavy_read(self) -> bool:
-        """Whether it reads so much that it must not hold up others."""
+        """Whether it is so expensive that it must not delay other requests."""
         return self.cost >= HEAVY_COST and not self.changes and not self.notes
 
 
@@ -85,10 +85,10 @@ Handlers = Mapping[str, Handler]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """One thing to handle: a client's command, or an event when there is no ``session``.
+    """One item to handle: a client's command, or an event if there is no ``session``.
 
     Attributes:
-        sender: Who sent it; see :mod:`towpath.servicekit.senders`.
+        sender: The sender's identity; see :mod:`towpath.servicekit.senders`.
     """
 
     delivery: Delivery
@@ -102,18 +102,18 @@ class Request:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Who sent it, and its id: the idempotency key."""
+        """The idempotency key: sender and ``msg_id``."""
         return self.sender, self.envelope.msg_id
 
     @property
     def asked(self) -> str:
-        """A fingerprint of what is asked: the same id with another action or data is another request."""
+        """A fingerprint of action and data: the same id with another fingerprint is another request."""
         asked = _CANONICAL.encode([self.envelope.action, self.envelope.data])
         return hashlib.blake2b(asked, digest_size=12).hexdigest()
 
     @property
     def order(self) -> tuple[str, str]:
-        """Who sent it, and the ordering key: requests that share both are handled in their order."""
+        """Sender and ordering key: requests with the same pair are handled in order."""
         sender = self.sender
         return sender, self.envelope.key or sender
 
@@ -124,13 +124,13 @@ class Request:
 
     @property
     def is_redelivery(self) -> bool:
-        """Whether the broker (not the client) brings it again, so that its pushes may never have left."""
+        """Whether the broker (not the client) repeats it, so that its pushes may not have been published."""
         return self.delivery.redelivered or comes_again(self.delivery)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Refusal:
-    """A command that gets an ``error`` answer without being run."""
+    """A command that is answered with an ``error`` without being handled."""
 
     session: Session
     envelope: Envelope
@@ -150,10 +150,10 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """An item that cannot be handled as it is: to be parked with its reason.
+    """An item that cannot be handled; it is parked with its reason.
 
     Attributes:
-        refusal: What to tell who sent it, where that much could be read.
+        refusal: The error answer to its sender, if enough of it could be decoded.
     """
 
     delivery: Delivery
@@ -164,9 +164,9 @@ class Unreadable:
 
 
 def comes_again(delivery: Delivery) -> bool:
-    """Whether it was put aside before: it comes from a retry queue, or was parked and is played again.
+    """Whether it was deferred before: it comes from a retry queue, or was parked and is replayed.
 
-    Both bring it by the name of its queue; a sender that forges the headers uses another exchange.
+    Both publish it by the name of its queue; a sender that forges the headers uses another exchange.
     """
     return (
         not delivery.exchange
@@ -182,7 +182,7 @@ def read(
     telemetry: Telemetry,
     watched: AbstractContextManager[None] = _UNWATCHED,
 ) -> Iterator[Request | Refusal | Unreadable]:
-    """The items of a delivery, in their order; events that no handler is named for are left out.
+    """The items of a delivery, in their order; events without a handler are left out.
 
     Args:
         watched: Entered for each item; it may raise :class:`~towpath.servicekit.watchdog.Overdue` inside.
@@ -206,7 +206,7 @@ def read_item(
     telemetry: Telemetry,
     watched: AbstractContextManager[None] = _UNWATCHED,
 ) -> Request | Refusal | Unreadable | None:
-    """One item of a delivery; ``None`` for an event that no handler is named for."""
+    """One item of a delivery; ``None`` for an event without a handler."""
     try:
         with watched:
             if ".commands." in delivery.queue:
@@ -217,7 +217,7 @@ def read_item(
 
 
 def refusal(delivery: Delivery, item: bytes, telemetry: Telemetry) -> Refusal | None:
-    """What to tell who sent a command that will not be handled; ``None`` where nobody asked, or nobody knows who."""
+    """The error answer to a command that will not be handled; ``None`` for events and unknown senders."""
     if ".commands." not in delivery.queue:
         return None
     try:
@@ -229,7 +229,7 @@ def refusal(delivery: Delivery, item: bytes, telemetry: Telemetry) -> Refusal | 
 
 
 def went_wrong() -> TowpathError:
-    """What a person is told of a failure that says nothing to them."""
+    """The error that clients get for an internal failure."""
     return TowpathError("Something went wrong here and is recorded. Try again later.")
 
 
@@ -240,14 +240,14 @@ def _reason(error: BaseException) -> str:
 def next_unit(
     waiting: Sequence[Request | Refusal], limit: int, share: float = FAIR_SHARE
 ) -> tuple[list[Request | Refusal], list[Request | Refusal]]:
-    """Take the next unit of work of at most ``limit`` from what waits; returns it, and what is left in its order.
+    """Take the next unit of work of at most ``limit`` items; returns it, and the remaining items in order.
 
-    In a unit of work all changes come before all reads. So a change begins a new one when its sender has asked for
-    something before it, or the answer would tell of a change that was sent later.
+    In a unit of work all changes run before all reads. So a change starts a new unit if this one has an earlier read
+    with its sequence (sender and ordering key): else that read's answer would include a change sent later.
 
-    Where more waits than ``share`` (weighted by cost), and one sender has more of it than its part of ``share``, the
-    rest of that is left to the next units, so that others wait for a small unit only. The order of arrival holds for
-    each ordering key, for all its senders.
+    If the waiting cost exceeds ``share``, and one sender has more than its part of ``share``, its further requests
+    are left to the next units, so that others wait for a small unit only. The order of arrival is kept per ordering
+    key, across all senders.
     """
     if len(waiting) > share / _USUAL_COST and (part := _part_of_each(waiting, share)):
         return _fair_unit(waiting, limit, part, share)
@@ -265,9 +265,9 @@ def next_unit(
 
 
 def _part_of_each(waiting: Sequence[Request | Refusal], share: float) -> float:
-    """What each user may have in the next unit; 0 where nobody crowds out anybody.
+    """The cost that each user may have in the next unit; 0 if no limit is needed.
 
-    A backend, which publishes for many, may have all of ``share``.
+    A backend, which publishes for many users, may have all of ``share``.
     """
     users: dict[str, float] = {}
     backends: dict[str, float] = {}
@@ -284,7 +284,7 @@ def _part_of_each(waiting: Sequence[Request | Refusal], share: float) -> float:
 def _fair_unit(
     waiting: Sequence[Request | Refusal], limit: int, part: float, share: float
 ) -> tuple[list[Request | Refusal], list[Request | Refusal]]:
-    """The next unit, in which no sender has more than its part, and what is left, in its order."""
+    """The next unit, in which no sender exceeds its part, and the remaining items, in order."""
     unit: list[Request | Refusal] = []
     left: list[Request | Refusal] = []
     weights: dict[str, float] = {}
@@ -337,7 +337,7 @@ def _event(
     delivery: Delivery, item: bytes, events: Handlers, telemetry: Telemetry
 ) -> Request | Unreadable | None:
     envelope = envelopes.read(read_object(item))
-    # What was put aside comes back under the queue's name.
+    # A deferred item comes back with the queue's name as its routing key.
     if not comes_again(delivery) and envelope.action != delivery.routing_key:
         raise BadEnvelope(f"Action {envelope.action!r} came under the routing key {delivery.routing_key!r}.")
     handler = events.get(envelope.action)
@@ -361,7 +361,7 @@ def validated(model: type[BaseModel], data: Mapping[str, Any]) -> BaseModel:
     """``data`` as ``model``.
 
     Raises:
-        InvalidData: With the fields and what is wrong with each.
+        InvalidData: With the fields and the problem of each.
     """
     try:
         return model.model_validate(data)

@@ -1,8 +1,8 @@
 """Start and stop of a program: settings, logs, event loop, signals, exit status.
 
-Drain order, written once: SIGTERM or SIGINT sets ``stop``; the service turns its readiness off, takes nothing
-new, finishes what it has in hand, flushes its lanes, closes broker and database, flushes telemetry. A second
-signal, or the end of ``drain_timeout``, cancels what is left.
+Drain order: SIGTERM or SIGINT sets ``stop``; the service becomes not ready, stops its intake, finishes the work in
+hand, flushes its lanes, closes broker and database, flushes telemetry. A second signal, or the end of
+``drain_timeout``, cancels the rest.
 """
 
 import asyncio
@@ -33,10 +33,10 @@ EXIT_BAD_SETTING = 2
 
 
 def run(service: str, serve: Serve[S], settings_model: type[S]) -> NoReturn:
-    """Run ``serve`` as a program until it is told to stop; never returns.
+    """Run ``serve`` as a program until a signal stops it; never returns.
 
-    Exit status: 0 after a clean stop, 1 after a failure, 2 for what trying again cannot mend: a setting that cannot
-    be used, a broker that refuses us, a topology that differs, a service that is not written right.
+    Exit status: 0 after a clean stop, 1 after a failure, 2 if a restart cannot help: an invalid setting, a refusal by
+    the broker, a topology mismatch, an invalid service definition.
     """
     try:
         settings = load(settings_model)
@@ -48,7 +48,7 @@ def run(service: str, serve: Serve[S], settings_model: type[S]) -> NoReturn:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(until_stopped(serve, settings))
     except (BadService, BadSetting, BrokerRefused, TopologyMismatch) as error:
-        print(f"towpath-{service}: {error}", file=sys.stderr)  # noqa: T201  # one line for a person, not a log record
+        print(f"towpath-{service}: {error}", file=sys.stderr)  # noqa: T201  # for the operator, no log record
         sys.exit(EXIT_BAD_SETTING)
     except Exception:
         log.exception("crashed")
@@ -57,7 +57,7 @@ def run(service: str, serve: Serve[S], settings_model: type[S]) -> NoReturn:
 
 
 async def until_stopped(serve: Serve[S], settings: S) -> None:
-    """Run ``serve`` until SIGTERM or SIGINT; raises what it raises."""
+    """Run ``serve`` until SIGTERM or SIGINT; propagates its exceptions."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(serve(settings, stop))
@@ -88,7 +88,7 @@ async def until_stopped(serve: Serve[S], settings: S) -> None:
 
 
 async def or_stopped(work: Awaitable[object], stop: asyncio.Event) -> bool:
-    """Wait for ``work`` or ``stop``, whichever is first; true if the work is done. ``work`` is then cancelled."""
+    """Wait for ``work`` or ``stop``; true if the work is done. If ``stop`` is first, ``work`` is cancelled."""
     waiting = asyncio.ensure_future(stop.wait())
     working = asyncio.ensure_future(work)
     try:
@@ -116,10 +116,10 @@ def _make_room_for_descriptors(settings: BrokerSettings) -> None:
 
 
 def _collect_rarely() -> None:
-    """Let the garbage collector pass over what stays for good, and look less often at what does not.
+    """Exclude long-lived objects from garbage collection, and collect the rest less often.
 
-    Messages are no cycles: counting references frees them at once. With 10,000 connections a look at everything costs
-    some 0.1 s, in which nobody is served. https://docs.python.org/3/library/gc.html#gc.freeze
+    Messages form no reference cycles: reference counting frees them at once. With 10,000 connections a full
+    collection blocks the event loop for about 0.1 s. https://docs.python.org/3/library/gc.html#gc.freeze
     """
     gc.collect()
     gc.freeze()

@@ -1,14 +1,13 @@
-"""Senders: who sent a request, so that the ids of one never meet those of another.
+"""Senders: the identity of a request's sender, so that the ids of different senders never collide.
 
 Guarantees:
 
-* Users, backends and services are different kinds: whatever names they have, their ids do not collide.
-* A backend is known by the account that RabbitMQ validated (``user_id``,
-  https://www.rabbitmq.com/docs/validated-user-id), where it is set, and its ``app_id``. Where it says neither, its
-  events are told apart by exchange, action and what they are about, and a warning says so once for each exchange and
-  action.
-* An event that comes back from a retry queue, or is replayed, has the sender that it had.
-* A sender has at most :data:`MAX_LENGTH` letters.
+* Users, backends and services are different kinds: their ids do not collide, whatever their names.
+* A backend is identified by the account that RabbitMQ validated (``user_id``,
+  https://www.rabbitmq.com/docs/validated-user-id), if it is set, and by its ``app_id``. Without both, its events are
+  distinguished by exchange, action and subject, and a warning is logged once for each exchange and action.
+* An event that comes back from a retry queue, or is replayed, keeps its sender.
+* A sender has at most :data:`MAX_LENGTH` characters.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ from towpath.servicekit.broker.interface import Delivery
 
 log = structlog.get_logger(__name__)
 
-#: The header that services set on what they publish: their name.
+#: The header with the service's name on everything that services publish.
 SERVICE: Final = "x-service"
 #: The header that keeps the sender of an event while it waits in a retry queue or is parked.
 SENDER: Final = "x-sender"
@@ -32,16 +31,16 @@ _warned: set[tuple[str, str]] = set()
 
 
 def user(user_id: str) -> str:
-    """A user, known by the token."""
+    """A user, identified by the token."""
     return f"user:{user_id}"
 
 
 def publisher(delivery: Delivery, action: str, subject: str, *, comes_again: bool) -> str:
-    """Who published an event.
+    """The publisher of an event.
 
     Args:
-        subject: What the event is about, in the words of its service; only matters where the sender is not known.
-        comes_again: The service itself put it aside before.
+        subject: The subject of the event, defined by its service; only used if the sender is not known.
+        comes_again: Whether the service itself deferred it before.
     """
     if comes_again and isinstance(known := delivery.headers.get(SENDER), str) and known:
         return _bounded(known)
@@ -56,7 +55,7 @@ def publisher(delivery: Delivery, action: str, subject: str, *, comes_again: boo
 
 
 def service_of(delivery: Delivery) -> str | None:
-    """The service that published it, if one did."""
+    """The name of the service that published it, if it was a service."""
     name = delivery.headers.get(SERVICE)
     return name if isinstance(name, str) and name else None
 

@@ -1,7 +1,7 @@
-"""A service: the owner of one domain, put together from the kit.
+"""A service: the owner of one domain, assembled from the kit.
 
-``app.py`` of a service says what it is (:class:`Service`); :func:`serve_domain` is how every service runs: declare,
-consume, dispatch, sweep, keep timers, relay what they tell, and on stop drain in the one right order.
+``app.py`` of a service defines it (:class:`Service`); :func:`serve_domain` runs every service: declare, consume,
+dispatch, sweep, run timers, relay their messages, and on stop drain in the correct order.
 """
 
 import asyncio
@@ -64,13 +64,13 @@ _SWEEP_STEP_SECONDS: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Storage(Generic[U]):
-    """What a service keeps, and where its schema is.
+    """The tables of a service, its unit of work and its migrations.
 
     Attributes:
-        unit: Makes a unit of work on a connection.
+        unit: Creates a unit of work on a connection.
         migrations: The Alembic folder.
-        groups: For a service that puts connections into groups.
-        outbox: Where timers put what they tell; ``None`` where they tell nothing.
+        groups: For a service that subscribes connections to groups.
+        outbox: For the messages of timers; ``None`` if timers publish nothing.
     """
 
     inbox: sa.Table
@@ -83,15 +83,15 @@ class Storage(Generic[U]):
 
 @dataclass(frozen=True, slots=True)
 class Service(Generic[U]):
-    """What a service is.
+    """The definition of a service.
 
     Attributes:
         name: Names its queues, its program and its messages' ``app_id``.
         domain: The first word of the actions it owns.
         commands: Action → handler.
-        events: Event on ``towpath.events`` → handler; these are bound.
-        storage: ``None`` for a service that keeps nothing.
-        timers: What it does by itself, on every replica; only with a storage.
+        events: Event on ``towpath.events`` → handler; the service's queue is bound to these events.
+        storage: ``None`` for a service without a database.
+        timers: Periodic work, on every replica; only with a storage.
     """
 
     name: str
@@ -112,12 +112,12 @@ def topology(service: Service[Any], max_length: int) -> Topology:
 
 
 def work_queues(service: Service[Any], max_length: int) -> list[Queue]:
-    """The queues a service consumes: a partition of its commands each, and its events."""
+    """The queues that a service consumes: one per partition of its commands, and one for its events."""
     return command_queues(service, max_length) + event_queues(service, max_length)
 
 
 def command_queues(service: Service[Any], max_length: int) -> list[Queue]:
-    """A queue for each partition of a service's commands."""
+    """One queue per partition of a service's commands."""
     queues = []
     for number in range(PARTITIONS):
         commands = Binding(COMMANDS, f"{service.domain}.{number}")
@@ -126,10 +126,10 @@ def command_queues(service: Service[Any], max_length: int) -> list[Queue]:
 
 
 def event_queues(service: Service[Any], max_length: int) -> list[Queue]:
-    """The queue of the events that a service hears, if there are any."""
+    """The queue of the events that a service handles, if there are any."""
     if not service.events:
         return []
-    # Others are bound to the same events, so a key of its own stands for all.
+    # Other queues are bound to the same events, so a key of its own is used to verify all bindings.
     own = Binding(EVENTS, f"proof.{service.name}")
     bindings = [*(Binding(EVENTS, name) for name in service.events), own]
     return [_queue(service, events_queue(service.name), max_length, bindings, own)]
@@ -152,10 +152,10 @@ def _queue(
 async def serve_domain(
     service: Service[U], settings: ServiceSettings, stop: asyncio.Event, connect: Connect = connect
 ) -> None:
-    """Run ``service`` until ``stop`` is set, then let what is in hand finish.
+    """Run ``service`` until ``stop`` is set, then finish the work in hand.
 
     Raises:
-        BadService, BadSetting, BrokerRefused, TopologyMismatch: It cannot start like this.
+        BadService, BadSetting, BrokerRefused, TopologyMismatch: It cannot start.
     """
     name = service.name
     check_domain(name, service.domain, service.commands)
@@ -173,7 +173,7 @@ async def serve_domain(
         opening = asyncio.ensure_future(
             stack.enter_async_context(_open_store(service.storage, settings, name))
         )
-        if not await or_stopped(opening, stop):  # it waits for a server that is away
+        if not await or_stopped(opening, stop):  # Opening waits while the server cannot be reached.
             return
         store = opening.result()
         broker = await stack.enter_async_context(connect(settings, name))
@@ -291,7 +291,7 @@ async def _open_store(
 
 
 async def _sweep(store: Store[Any], settings: ServiceSettings) -> None:
-    """Forget what is past its retention, in small steps that block nobody; until cancelled."""
+    """Delete rows past their retention, in small steps that block no other work; until cancelled."""
     pause = _SWEEP_SECONDS
     while True:
         await asyncio.sleep(pause)

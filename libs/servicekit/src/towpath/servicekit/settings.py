@@ -1,7 +1,7 @@
 """Settings: environment variables ``TOWPATH_*``, checked at start.
 
-A wrong one stops the program at once with exit status 2 and one line that names the variable, its value and the
-remedy (secrets are never shown). So does a variable that is no setting of any program and is spelled nearly like one
+An invalid setting stops the program at once with exit status 2 and one line with the variable, its value and the
+remedy (secrets are never shown). So does an unknown variable that is spelled nearly like a setting
 (:mod:`~towpath.servicekit.spelling`). Every limit in Towpath is a field of one of these models.
 """
 
@@ -34,14 +34,14 @@ class BadSetting(Exception):
 
 
 def no_surrounding_space(value: str) -> str:
-    """Return ``value`` as it is, if no white space stands at its ends.
+    """Return ``value`` unchanged, if it has no white space at its ends.
 
     Raises:
         ValueError
     """
     if value != value.strip():
         raise ValueError(
-            "begins or ends with white space, such as the line break at the end of a file; take it away"
+            "begins or ends with white space, such as the line break at the end of a file; remove it"
         )
     return value
 
@@ -76,7 +76,7 @@ def _http_url(value: str) -> str:
     return value
 
 
-#: Text in which white space at an end is a mistake: a secret with a line break is another secret.
+#: Text in which white space at an end is an error: a secret with a line break is a different secret.
 Word = Annotated[str, AfterValidator(no_surrounding_space)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -102,7 +102,7 @@ class TelemetrySettings(BaseSettings):
 
 
 class BrokerSettings(TelemetrySettings):
-    """What every program that speaks to the broker needs.
+    """Settings of every program that uses the broker.
 
     Attributes:
         amqp_url: The broker. Nodes of a cluster are separated by commas:
@@ -136,35 +136,35 @@ class BrokerSettings(TelemetrySettings):
 
 
 class ServiceSettings(BrokerSettings):
-    """What a service that owns a domain needs.
+    """Settings of a service that owns a domain.
 
     Attributes:
         database_url: SQLAlchemy URL of the service's own database.
-        database_probe_interval: Seconds between two probes: small writes by which the service knows whether its
-            database stores anything. While they fail it is not ready.
-        database_probe_timeout: Seconds that a probe may take; it waits for its turn among writers, too.
+        database_probe_interval: Seconds between two database probes: small writes that check whether the database
+            accepts writes. While they fail the service is not ready.
+            database_probe_timeout: Seconds that a database probe may take, including its wait for other writers.
         lane_max_bytes: Bytes that may wait for all routing keys of an exchange together; a service waits for room.
-        prefetch: Messages (each a batch) in hand at most, a queue.
-        intake_max_bytes: Bytes of requests that a service has taken and not handled at most. The next unit of work is
-            made from all of them, so that nobody waits for the whole of somebody else's flood.
+        prefetch: Maximum of unsettled messages (each a batch) per queue.
+        intake_max_bytes: Maximum bytes of requests that a service has taken and not handled. The next unit of work is
+            chosen from all of them, so that no user waits for the whole flood of another one.
         unit_max_items: Requests that are handled in one transaction at most.
         handler_time_limit: Seconds a handler may take; then it is interrupted and its request parked.
-        unit_time_limit: Seconds a transaction may take; then it is rolled back, and tried again later.
-        try_seconds: Seconds that a command which fails is tried again before its sender is answered `internal`.
-        crash_limit: Times a message may come back unsettled, before its requests are put off, each alone.
+        unit_time_limit: Seconds a transaction may take; then it is rolled back and retried.
+        try_seconds: Seconds during which a failed command is retried before its sender is answered `internal`.
+        crash_limit: Redeliveries of an unsettled message after which its requests are deferred, each alone.
         queue_max_length: Messages a queue may hold; further publishes are refused (``busy``).
-        answer_patience: Seconds to keep an answer whose gateway is away before it is dropped.
+        answer_patience: Seconds to keep an answer whose gateway is absent before it is dropped.
         answer_late_max_bytes: Bytes of such answers that are kept at most; the oldest are dropped first.
         inbox_retention: Seconds that outcomes are kept, so that a repeated ``msg_id`` gets the same answer.
         stream_retention: Seconds that stream entries are kept for clients to resume from.
-        outbox_poll: Seconds between two looks for what another replica, dead by now, was to tell by itself.
-        replay_limit: Stream entries that one resume replays at most; past it a client is sent to the history.
+        outbox_poll: Seconds between two checks of the outbox for messages of another replica that has died.
+        replay_limit: Stream entries that one resume replays at most; past it a client is referred to the history.
         replay_max_bytes: Bytes of stream entries that one resume replays at most; likewise.
         heavy_reads_user_max: Heavy reads (histories, resumes, lists) of one user that may wait or run; more are
             answered `busy`.
         heavy_reads_max: The same for all users together.
-        unit_max_bytes: Bytes of answers that heavy reads make ready together.
-        alive_interval: Seconds between two `service.alive`, by which gateways learn what actions cost.
+        unit_max_bytes: Bytes of answers that heavy reads prepare together.
+        alive_interval: Seconds between two `service.alive`, from which gateways learn the costs of actions.
     """
 
     database_url: DatabaseUrl = "sqlite+aiosqlite:///towpath.db"
@@ -209,7 +209,7 @@ def load(model: type[S]) -> S:
 
 
 def refuse_misspelt(own: Collection[str] = ()) -> None:
-    """Make sure that no variable is spelled nearly like a setting.
+    """Check that no variable is spelled nearly like a setting.
 
     Args:
         own: Fields of the settings model of the program that runs.
@@ -219,7 +219,7 @@ def refuse_misspelt(own: Collection[str] = ()) -> None:
     """
     for name, nearest, is_near in spelling.unknown(os.environ, own):
         if is_near:
-            raise BadSetting(name, None, f"is no setting; did you mean {nearest}?")
+            raise BadSetting(name, None, f"is not a setting; did you mean {nearest}?")
 
 
 def bad_setting(error: ValidationError, *, prefix: str) -> BadSetting:

@@ -1,10 +1,10 @@
-"""Sharing: which replica of a service is to consume which queue. A pure function.
+"""Sharing: assigns the queues of a service to its replicas. A pure function.
 
 Guarantees:
 
-* Of ``q`` queues each of ``n`` replicas gets ⌊q/n⌋ or ⌈q/n⌉.
-* As few queues as possible change hands; none, where the claims are fair already.
-* Replicas that know the same claims come to the same result.
+* Each of ``n`` replicas gets ⌊q/n⌋ or ⌈q/n⌉ of ``q`` queues.
+* As few queues as possible move; none, if the claims are fair already.
+* Replicas with the same claims compute the same result.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -17,9 +17,9 @@ def share(
 
     Args:
         queues: All of them, in a fixed order.
-        claims: Replica → the queues that it consumes now. A queue that several claim counts for the first of them.
-        surplus_last: Where ``q/n`` leaves a rest, and nothing else decides, it goes to the last replicas instead of
-            the first. So two kinds of queues do not burden the same ones.
+        claims: Replica → the queues that it consumes now. A queue that several replicas claim counts for the first.
+        surplus_last: If ``q/n`` leaves a remainder, and nothing else decides, assign it to the last replicas instead
+        of the first. So two kinds of queues do not burden the same replicas.
 
     Returns:
         Queue → replica.
@@ -32,7 +32,7 @@ def share(
         if (holder := next((one for one in sorted(claims) if queue in claims[one]), None)) is not None:
             held[holder].append(queue)
     least, rest = divmod(len(queues), len(replicas))
-    # Who holds most keeps most: fewer queues move.
+    # The replica with the most queues keeps the most: fewer queues move.
     by_holdings = sorted(replicas, key=lambda one: -len(held[one]))
     room = {one: least + (place < rest) for place, one in enumerate(by_holdings)}
     shares = {one: held[one][: room[one]] for one in replicas}

@@ -1,7 +1,7 @@
-"""Spelling: which ``TOWPATH_*`` variables of the environment are settings, and which only look like some.
+"""Spelling: finds ``TOWPATH_*`` variables of the environment that are misspelt settings.
 
-Programs that run beside each other often share one environment, so the settings of all programs are known here, and
-not only those of the one that runs. A variable that is spelled nearly like one of them is taken for a mistake.
+Programs that run together often share one environment, so the settings of all programs are known here, not only those
+of the running program. A variable that is spelled nearly like one of them is treated as an error.
 """
 
 import difflib
@@ -13,10 +13,10 @@ from towpath.servicekit.known_settings import KNOWN
 
 PREFIX: Final = "TOWPATH_"
 
-#: How alike two names are that mean the same setting: ``AMQP_URI`` and ``AMQP_URL`` are at 0.875.
+#: Similarity of two names that mean the same setting: ``AMQP_URI`` and ``AMQP_URL`` have 0.875.
 _NEAR: Final = 0.85
 _ALIKE: Final = 0.6
-#: What Kubernetes and Docker tell of services whose names begin with "towpath-":
+#: Variables that Kubernetes and Docker set for services whose names begin with "towpath-":
 #: https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables
 _SERVICE_LINK: Final = re.compile(r"TOWPATH_\w+_(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_(TCP|UDP)\w*)?)")
 
@@ -24,13 +24,13 @@ _SERVICE_LINK: Final = re.compile(r"TOWPATH_\w+_(SERVICE_HOST|SERVICE_PORT\w*|PO
 def unknown(
     environment: Mapping[str, str], own: Collection[str] = ()
 ) -> Iterator[tuple[str, str | None, bool]]:
-    """Variables that no program knows.
+    """Variables that are not a setting of any program.
 
     Args:
         own: Fields of the settings model of the program that runs.
 
     Yields:
-        Name, the setting that is most like it (if any is), and whether it is so near that it must be meant.
+        Name, the most similar setting (if any), and whether it is similar enough to be a misspelling.
     """
     known = KNOWN | {(PREFIX + name).upper() for name in own}
     for name in sorted(environment):

@@ -1,10 +1,10 @@
 """SQLite as Towpath uses it: durable, one writer at a time, and without a change of threads for each statement.
 
-aiosqlite hands everything to a thread of its own: four times a statement, fifty times a unit of work. On a busy
-machine each of them waits for its turn on a processor, and a message took 35 ms to be stored that is stored in 3.
-A statement of ours takes microseconds (it finds its rows by an index, in pages that are in memory), so it runs where
-it is called. Only what may wait goes to the thread: for another writer (``BEGIN IMMEDIATE``), and for the disk
-(``COMMIT``).
+aiosqlite runs everything in a separate thread: four switches per statement, fifty per unit of work. On a busy machine
+each switch waits for a processor, and storing a message took 35 ms instead of 3. Towpath's statements take
+microseconds (they find their rows by an index, in pages that are in memory), so they run in the calling thread.
+Only calls that may
+block use the thread: waiting for another writer (``BEGIN IMMEDIATE``), and for the disk (``COMMIT``).
 """
 
 import sqlite3
@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 _WAIT_SECONDS: Final = 10
 _POOL_SIZE: Final = 4
 _BEGIN_WRITING: Final = "BEGIN IMMEDIATE"
-#: What ends with time, or when somebody makes room: https://www.sqlite.org/rescode.html
+#: Errors that may pass, or that more disk space resolves: https://www.sqlite.org/rescode.html
 LACKS: Final = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_CANTOPEN,
@@ -34,7 +34,7 @@ LACKS: Final = {
 
 
 def engine(url: str) -> AsyncEngine:
-    """An engine whose transactions write; with the execution option ``towpath_reads`` they only read.
+    """An engine whose transactions are writing ones; with the execution option ``towpath_reads`` they only read.
 
     Raises:
         ArgumentError: The URL cannot be read.
@@ -53,12 +53,12 @@ def engine(url: str) -> AsyncEngine:
 
 
 class _Inline(aiosqlite.Connection):
-    """A connection that does in its thread only what may wait.
+    """A connection that uses its thread only for calls that may block.
 
-    What is called while the thread is at work (whoever waited for that was cancelled) waits for its turn there.
+    A call made while the thread is busy (its caller was cancelled) is queued in the thread.
 
     Attributes:
-        in_thread: While anything is in it, all is done in the thread.
+        in_thread: While it is not empty, every call runs in the thread.
     """
 
     def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
@@ -85,9 +85,9 @@ class _Inline(aiosqlite.Connection):
 
 @asynccontextmanager
 async def in_thread(connection: AsyncConnection) -> AsyncIterator[None]:
-    """Run every statement of ``connection`` in its thread meanwhile, as one that takes long keeps the event loop.
+    """Run every statement of ``connection`` in its thread meanwhile: a long one would block the event loop.
 
-    A connection of another database runs as ever.
+    Has no effect on a connection of another database.
     """
     driver = (await connection.get_raw_connection()).driver_connection
     if not isinstance(driver, _Inline):
@@ -105,7 +105,7 @@ def _configure(dbapi_connection: Any, _: object) -> None:
     # SQLAlchemy emits BEGIN itself (below): the driver must not.
     dbapi_connection.isolation_level = None
     cursor = dbapi_connection.cursor()
-    # The first to switch to WAL needs the file for itself, and for that SQLite does not wait as it does elsewhere:
+    # The first switch to WAL needs an exclusive lock, and SQLite does not wait for it as it does elsewhere:
     # https://www.sqlite.org/wal.html#sometimes_queries_return_sqlite_busy_in_wal_mode
     for attempt in tenacity.Retrying(
         stop=tenacity.stop_after_delay(_WAIT_SECONDS),

@@ -1,8 +1,8 @@
 """Streams: durable pushes with a position, stored in the service's database.
 
-Guarantees: ``seq`` starts at 1 and grows by exactly 1 per stream, whoever appends (the head's row is locked until
-commit, and ``(stream, seq)`` is unique beneath); an entry is replayed byte for byte as it was first pushed, but for
-fields that were withheld since (:mod:`towpath.servicekit.withheld`).
+Guarantees: ``seq`` starts at 1 and grows by exactly 1 per stream, for any number of writers (the head's row is locked
+until commit, and ``(stream, seq)`` is unique in the database); an entry is replayed byte for byte as it was first
+pushed, except for fields that were withheld since (:mod:`towpath.servicekit.withheld`).
 """
 
 import secrets
@@ -21,7 +21,7 @@ from towpath.servicekit.withheld import Fields, Fill, Place
 
 T = TypeVar("T")
 
-#: PostgreSQL and SQLite take some 32,000 parameters.
+#: PostgreSQL and SQLite accept about 32,000 parameters.
 _NAMES_A_STATEMENT: Final = 10_000
 
 
@@ -30,7 +30,7 @@ class StreamTables:
     """A service's two stream tables.
 
     Attributes:
-        fill: Says what is true by now of entries with withheld fields; ``None`` where there are none.
+        fill: Returns the current values of withheld fields; ``None`` if no fields are withheld.
         confirmed: See :mod:`towpath.servicekit.leaves`.
     """
 
@@ -44,7 +44,8 @@ class StreamTables:
         """Declare ``<prefix>_streams`` and ``<prefix>_stream_entries``.
 
         Args:
-            groups: Streams are pushed to groups that users may leave; the heads have a nullable text ``leaves``.
+            groups: Whether streams are pushed to groups that users may leave; the heads then have a nullable text
+                ``leaves``.
         """
         leaves = [sa.Column("leaves", sa.Text)] if groups else []
         return cls(
@@ -85,13 +86,13 @@ class Streams:
         """Lock the heads of ``names`` for appending, in one fixed order; new streams start at 0.
 
         Args:
-            if_there: Further streams that are only wanted if they exist.
+            if_there: Further streams, loaded only if they exist.
         """
         needed = set(names)
         wanted = sorted((needed | set(if_there)) - self._heads.keys())
         if not wanted:
             return
-        # Streams are made before any is locked, or two units of work could wait for each other.
+        # Streams are created before any is locked; else two units of work could deadlock.
         there = await self._read(wanted)
         if missing := [name for name in wanted if name in needed and name not in there]:
             dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
@@ -100,22 +101,24 @@ class Streams:
                 [{"stream": name, "head": 0} for name in missing],
             )
             self._made.update(missing)
-        if self._connection.dialect.name == "sqlite":  # one writer at a time: nobody else can change them
+        if (
+            self._connection.dialect.name == "sqlite"
+        ):  # One writer at a time: no other transaction can change them.
             self._heads |= dict.fromkeys(needed - there.keys(), 0) | there
         else:
             self._heads |= await self._read(wanted, lock=True)
 
     def head(self, stream: str) -> int:
-        """The last ``seq`` of a loaded stream, what this unit of work appended included."""
+        """The last ``seq`` of a loaded stream, including this unit of work's entries."""
         return self._heads[stream]
 
     def append(
         self, stream: str, action: str, data: Callable[[int], Mapping[str, Any]], *, kept: bool = True
     ) -> Envelope:
-        """Add one entry to a loaded stream; ``data`` makes the payload from the ``seq`` it gets.
+        """Append one entry to a loaded stream; ``data`` builds the payload from its ``seq``.
 
         Args:
-            kept: False for a push that only uses up its ``seq``: no resume from before it is complete any more.
+            kept: False for a push that is not stored and only uses a ``seq``: a resume from before it is incomplete.
         """
         seq = self._heads[stream] + 1
         envelope = make(action, data(seq), stream=stream, seq=seq)
@@ -133,19 +136,19 @@ class Streams:
         return envelope
 
     def take_out(self, stream: str, group: str, user_id: str) -> None:
-        """A user leaves the group of a loaded stream: pushes come after that (:mod:`towpath.servicekit.leaves`)."""
+        """Remove a user from the group of a loaded stream, before later pushes (:mod:`towpath.servicekit.leaves`)."""
         self.let_in(stream, user_id)
         self._leaves.setdefault(stream, []).append(Leave(user_id, group, secrets.token_hex(6)))
         self._changed_leaves.add(stream)
 
     def let_in(self, stream: str, user_id: str) -> None:
-        """A user enters the group of a loaded stream."""
+        """Add a user to the group of a loaded stream."""
         if any(leave.user_id == user_id for leave in self._leaves.get(stream, ())):
             self._leaves[stream] = [leave for leave in self._leaves[stream] if leave.user_id != user_id]
             self._changed_leaves.add(stream)
 
     def leaves(self, stream: str) -> Sequence[Leave]:
-        """Who left the group of a loaded stream while gateways may not know it."""
+        """Leaves of the group of a loaded stream that the gateways may not know yet."""
         return tuple(self._leaves.get(stream, ()))
 
     def withhold(self, stream: str, seq: int, about: int, blank: Fields) -> None:
@@ -153,10 +156,11 @@ class Streams:
         self._withheld[stream, seq] = about, blank
 
     async def save(self) -> None:
-        """Write what was appended: two statements, whatever the number of entries; two more if any is withheld.
+        """Write the appended entries: two statements for any number of entries; two more if any field is withheld.
 
-        A stream that was made and stayed empty is deleted, so that refused requests leave no rows. Its row is locked
-        by this transaction: whoever waits for it makes it again.
+        A stream that was created and stayed empty is deleted, so that refused requests leave no rows. Its row is
+        locked
+        by this transaction: a transaction that waits for it creates it again.
         """
         if unused := sorted(self._made - self._touched):
             columns = self._tables.heads.c
@@ -215,12 +219,12 @@ class Streams:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What one stream holds after a position.
+    """The entries of one stream after a position.
 
     Attributes:
-        entries: The stored pushes, oldest first, as they were.
+        entries: The stored pushes, unchanged, oldest first.
         seq: The position after them.
-        complete: False when some that were asked for are not kept any more (or there never was such a position).
+        complete: False if some requested entries are no longer stored (or the position never existed).
     """
 
     entries: list[bytes]
@@ -229,7 +233,7 @@ class Replay:
 
 
 def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """``items`` in parts of at most ``size``."""
+    """``items`` in chunks of at most ``size``."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 

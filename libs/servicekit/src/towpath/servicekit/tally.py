@@ -1,4 +1,4 @@
-"""Tallies: log lines for events that may come in thousands: the first, then a count once a minute at most."""
+"""Rate-limited log lines for frequent events: the first event, then a count at most once a minute."""
 
 import time
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Tally:
         self._next = float("-inf")
 
     def add(self, count: int = 1, **fields: Any) -> None:
-        """Count; ``fields`` stand in the line if this event is the one that is logged."""
+        """Count one event; ``fields`` are logged if this event triggers the log line."""
         self._counter.add(count)
         self._unlogged += count
         now = self._clock()

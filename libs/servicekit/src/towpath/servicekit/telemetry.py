@@ -1,9 +1,9 @@
 """Metrics and traces on opentelemetry-sdk, cheap enough to leave on.
 
-* Metrics are plain integers that the hot path adds to; OpenTelemetry reads them when ``/metrics`` is asked.
+* Metrics are plain integers that the hot path adds to; OpenTelemetry reads them when ``/metrics`` is requested.
 * A trace context runs from the client's envelope through AMQP to the answer, always. Spans are recorded only
-  for the sampled share (``TOWPATH_TRACE_RATIO``) and only when ``TOWPATH_OTLP_ENDPOINT`` says where to send
-  them: what is not sampled costs two random numbers.
+  for the sampled share (``TOWPATH_TRACE_RATIO``) and only if ``TOWPATH_OTLP_ENDPOINT`` is set: an unsampled trace
+  costs two random numbers.
 
 Context format: https://www.w3.org/TR/trace-context/
 """
@@ -36,14 +36,14 @@ Labels = Mapping[str, str]
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 _SAMPLED: Final = tuple("13579bdf")  # the last hexadecimal digit of the flags
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
-#: Values, which take OpenTelemetry half a millisecond.
+#: Number of buffered values; recording them takes OpenTelemetry half a millisecond.
 _RECORDED_AT_ONCE: Final = 64
 #: Seconds.
 _BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class Counter:
-    """A number that only grows. ``add`` is all the hot path pays."""
+    """A number that only grows. ``add`` is its only cost on the hot path."""
 
     __slots__ = ("value",)
 
@@ -55,9 +55,9 @@ class Counter:
 
 
 class Distribution:
-    """Durations, in seconds; recorded a batch at a time, not a message at a time.
+    """Durations, in seconds; recorded per batch, not per message.
 
-    OpenTelemetry is given many at once, which costs it a third of what it costs to be given one now and then.
+    Values are passed to OpenTelemetry in bulk, which costs a third of passing them one by one.
     """
 
     __slots__ = ("_histogram", "_kept", "_labels")
@@ -73,14 +73,14 @@ class Distribution:
             self.flush()
 
     def flush(self) -> None:
-        """Hand over what is kept."""
+        """Pass the buffered values to OpenTelemetry."""
         kept, self._kept = self._kept, []
         for seconds in kept:
             self._histogram.record(seconds, self._labels)
 
 
 class Telemetry:
-    """One program's metrics and traces; made in ``app.py`` and handed down."""
+    """One program's metrics and traces; created in ``app.py`` and passed down."""
 
     def __init__(self, service: str, settings: TelemetrySettings) -> None:
         resource = Resource.create({"service.name": f"towpath-{service}"})
@@ -98,13 +98,13 @@ class Telemetry:
     @classmethod
     @asynccontextmanager
     async def open(cls, service: str, settings: TelemetrySettings) -> "AsyncIterator[Telemetry]":
-        """Telemetry that is flushed on exit."""
+        """Telemetry; flushed on exit."""
         telemetry = cls(service, settings)
         try:
             yield telemetry
         finally:
             if telemetry._traces is not None:
-                # It sends what is left, and takes seconds where the collector is away.
+                # It sends the remaining spans, which takes seconds if the collector is unreachable.
                 await asyncio.to_thread(telemetry._traces.shutdown)
             telemetry._metrics.shutdown()
 
@@ -120,7 +120,7 @@ class Telemetry:
         return counter
 
     def gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
-        """A figure that is read when somebody asks for it."""
+        """A gauge whose value is read when metrics are requested."""
 
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             return [Observation(read())]
@@ -152,17 +152,17 @@ class Telemetry:
     # Traces
 
     def trace(self, parent: str | None) -> str:
-        """The ``traceparent`` to go on with: the sender's own when it is well formed, else a new one."""
+        """The ``traceparent`` to continue with: the sender's if it is well formed, else a new one."""
         if parent is not None and _TRACEPARENT.fullmatch(parent):
             return parent
         sampled = self._ratio > 0 and random() < self._ratio  # noqa: S311  # sampling, not secrecy
-        chance = f"{getrandbits(192):048x}"  # that one half of it is nothing but zeros does not happen
+        chance = f"{getrandbits(192):048x}"  # The chance that one half is all zeros is negligible.
         return f"00-{chance[:32]}-{chance[32:]}-{'01' if sampled else '00'}"
 
     def span(
         self, name: str, traceparent: str | None, kind: SpanKind = SpanKind.INTERNAL, **attributes: Any
     ) -> AbstractContextManager[str | None]:
-        """Record a span below ``traceparent`` if it is sampled; entering gives the context for what it causes."""
+        """Record a span below ``traceparent`` if it is sampled; entering returns the context for child spans."""
         if self._tracer is None or traceparent is None or not traceparent.endswith(_SAMPLED):
             return nullcontext(traceparent)
         return self._recorded(self._tracer, name, traceparent, kind, attributes)

@@ -1,9 +1,10 @@
-"""Telling: what follows from a finished batch, in its order, until the broker has confirmed all of it.
+"""Publishing the results of a finished batch, in order, until the broker has confirmed all of them.
 
-Guarantees: groups are changed first, and only once the gateways have that is it read what to replay, so that
-nothing falls between: what is committed after the read is pushed after the subscription. A delivery is acked only
-when everything that follows from it is confirmed; what the broker does not take is told again. What follows from
-heavy reads goes out in pages: the next one once the broker has confirmed those before.
+Guarantees: membership changes are published first, and replays are read only after they are confirmed, so that no
+entry
+is missed: an entry committed after the read is pushed after the subscription. A delivery is acked only when all its
+messages are confirmed; unconfirmed messages are published again. The results of heavy reads are published in pages:
+each page after the confirms of the one before.
 """
 
 import asyncio
@@ -36,22 +37,22 @@ from towpath.servicekit.wording import in_words
 log = structlog.get_logger(__name__)
 
 _LANE_PAUSE: Final = 0.02
-#: The broker is away, or the database is while entries are to be replayed.
+#: The broker is disconnected, or the database cannot be reached while entries are replayed.
 NOT_TOLD: Final = (BrokerError, sa.exc.SQLAlchemyError, OSError)
 
 
 @dataclass(slots=True)
 class Result:
-    """What is to be told about one request.
+    """The result of one request, to be published.
 
     Attributes:
-        session: Who asked; ``None`` for an event.
-        outcome: What the handler returned, where it ran just now.
-        answer_only: A client's repetition: its pushes left long ago.
-        changed: It changed state, which the user's other connections follow.
-        for_now: Refused with an error that may pass: the inbox does not keep it, and a repetition is handled again.
-        park: An event that was refused, and why.
-        as_of: The number of what it does to groups, see :mod:`towpath.servicekit.groups`.
+        session: The session of the asking client; ``None`` for an event.
+        outcome: The handler's return value, if it ran in this batch.
+        answer_only: A client's repetition: its pushes were published before.
+        changed: It changed state, so membership changes apply to the user's other connections too.
+        for_now: Refused with a temporary error: the inbox does not store it, and a repetition is handled again.
+        park: The error of a refused event, which is parked.
+        as_of: The number of its membership changes, see :mod:`towpath.servicekit.groups`.
     """
 
     session: Session | None
@@ -67,7 +68,7 @@ class Result:
 
 
 class SharedAck:
-    """Acks a delivery once everybody who holds it has released it: its heavy reads are finished apart."""
+    """Acks a delivery once all its holders have released it: its heavy reads finish separately."""
 
     __slots__ = ("_delivery", "_holders")
 
@@ -76,22 +77,22 @@ class SharedAck:
         self._holders = 1
 
     def hold(self) -> None:
-        """One more holder."""
+        """Add a holder."""
         self._holders += 1
 
     def release(self) -> None:
-        """One holder has finished."""
+        """Remove a holder; the last one acks."""
         self._holders -= 1
         if not self._holders:
             self._delivery.ack()
 
 
 class Teller:
-    """Tells what follows from results.
+    """Publishes results.
 
     Args:
-        replays: Reads stream entries; ``None`` for a service that keeps none.
-        confirmed: Notes the leaves that RabbitMQ has confirmed.
+        replays: Reads stream entries; ``None`` for a service without streams.
+        confirmed: Records the leaves that RabbitMQ has confirmed.
     """
 
     def __init__(
@@ -102,13 +103,13 @@ class Teller:
         self._replays = replays
 
     async def tell(self, results: Sequence[Result], receipt: Receipt, *, again: bool = False) -> None:
-        """Queue everything that follows from ``results``, in their order.
+        """Queue all messages of ``results``, in order.
 
         Args:
-            again: Not for the first time: texts may have been withheld since.
+            again: A repeated publish: fields may have been withheld since.
 
         Raises:
-            NOT_TOLD: Not all of it is queued.
+            NOT_TOLD: Not all messages are queued.
         """
         await self._subscribe(results)
         starts = _starts(results)
@@ -127,13 +128,13 @@ class Teller:
                     await _queue(receipt, post)
 
     async def tell_in_pages(self, results: Sequence[Result], wanted: Callable[[Session], bool]) -> None:
-        """Tell what follows from heavy reads, page by page, until the broker has confirmed all of it.
+        """Publish the results of heavy reads, page by page, until the broker has confirmed all of them.
 
         Args:
-            wanted: Whether anything is still to be made ready for a session.
+            wanted: Whether answers should still be prepared for a session.
 
         Raises:
-            NOT_TOLD: Not all of it is confirmed.
+            NOT_TOLD: Not all messages are confirmed.
         """
         await self._subscribe(results)
         starts = [result.settled.replay for result in results]
@@ -151,9 +152,9 @@ class Teller:
         await pages.confirmed()
 
     async def _stored(self, results: Sequence[Result], *, again: bool) -> Mapping[Place, bytes | None]:
-        """The pushes that may be others by now, as their streams have them; ``None`` for what no stream has any more.
+        """Current texts of pushes that may have changed since; ``None`` for entries that no stream has any more.
 
-        Nothing is read where all ``results`` are new.
+        Reads nothing if all ``results`` are new.
         """
         wanted = {
             (item.stream, item.seq)
@@ -167,10 +168,10 @@ class Teller:
         return dict.fromkeys(wanted) | await self._replays.pushes(wanted)
 
     async def _subscribe(self, results: Sequence[Result]) -> None:
-        """Change groups, and wait until the broker has told the gateways.
+        """Publish membership changes, and wait for their confirms.
 
-        Only then is it read what to replay. So nothing falls between: what is committed after the read is pushed
-        after the subscription.
+        Replays are read only after that. So no entry is missed: an entry committed after the read is pushed after the
+        subscription.
         """
         receipt = Receipt()
         for result in results:
@@ -202,9 +203,9 @@ class Teller:
     async def settle(
         self, deliveries: Sequence[SharedAck], results: Sequence[Result], receipt: Receipt
     ) -> None:
-        """Wait for the confirms of what :meth:`tell` queued, tell again what has none, and release ``deliveries``."""
-        # Committed but not told: told again until the broker takes it. If it was away meanwhile, the deliveries
-        # are stale; they come again, and the inbox tells once more.
+        """Wait for the confirms of :meth:`tell`, publish unconfirmed results again, and release ``deliveries``."""
+        # Committed but not confirmed: published again until the broker confirms. If the connection was lost
+        # meanwhile, the deliveries are stale; they are redelivered, and published once more from the inbox.
         async for _ in pauses():
             try:
                 await receipt.confirmed()
@@ -227,7 +228,7 @@ def answer_json(request: Request, outcome: Outcome, replays: Mapping[str, Replay
     return msgspec.Raw(
         write(
             f"{request.envelope.action}.ok",
-            {} if answer is None else answer_data(answer),  # every command gets its answer
+            {} if answer is None else answer_data(answer),  # Every command gets an answer.
             correlation_id=request.envelope.msg_id,
             traceparent=trace,
         )
@@ -273,7 +274,7 @@ def _directed(result: Result, session: Session, replays: Mapping[str, Replay]) -
 
 
 async def _queue(receipt: Receipt, post: Callable[[], None]) -> None:
-    """Queue one item, waiting for room where a lane is full."""
+    """Queue one item, waiting for room while a lane is full."""
     while True:
         try:
             post()
@@ -285,10 +286,10 @@ async def _queue(receipt: Receipt, post: Callable[[], None]) -> None:
 
 
 def _starts(results: Sequence[Result]) -> list[Mapping[str, int]]:
-    """The positions from which each result is to be replayed.
+    """The positions from which each result is replayed.
 
-    What is about to be pushed, after the subscription, need not be replayed as well: else a thousand who join a room
-    together would each be told of all others twice. (An answer that tells of the replay needs all of it.)
+    Entries that this batch pushes after the subscription are not replayed as well: else a thousand users who join a
+    room together would each receive all others twice. (An answer that depends on the replay needs all of it.)
     """
     if not any(result.settled.replay for result in results):
         return [{} for _ in results]

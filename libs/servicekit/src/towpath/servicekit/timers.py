@@ -1,12 +1,12 @@
-"""Timers: what a service does by itself, though nobody asked.
+"""Timers: periodic work of a service that no request causes.
 
-No delivery causes it, so none brings it again. What a timer tells goes into the outbox, in the transaction of what it
-does (:mod:`towpath.servicekit.outbox`): it is told if that commits, and only then, at least once. Nothing is locked
-while the broker is slow.
+No delivery causes it, so no redelivery repeats it. A timer writes its messages to the outbox, in the transaction of
+its changes (:mod:`towpath.servicekit.outbox`): they are published at least once if, and only if, it commits. No
+lock is held while the broker is slow.
 
-Guarantees: turns of one timer never overlap in a process; every replica runs its own. A turn that fails is logged,
-and there is another one later, with growing pauses and full jitter. No turn begins while the broker is away or
-blocked. On stop a turn may finish, for a moment.
+Guarantees: runs of one timer never overlap in a process; every replica runs its own. A failed run is logged and
+repeated later, with growing pauses and full jitter. No run starts while the broker is disconnected or blocked. On
+stop a run may finish within a moment.
 """
 
 import asyncio
@@ -31,21 +31,22 @@ from towpath.servicekit.wording import in_words
 log = structlog.get_logger(__name__)
 
 _LONGEST_PAUSE: Final = 30.0
-#: Seconds a turn may go on after the stop.
+#: Seconds that a run may continue after the stop.
 _LAST_TURN: Final = 1.0
 
 
 class NoOutbox(Exception):
-    """A timer tells something, and its service has nowhere to keep that."""
+    """A timer publishes, but the service's storage has no outbox."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one turn of a timer works with.
+    """The resources of one run of a timer.
 
     Attributes:
-        relay: ``None`` where the service has no outbox: its timers tell nothing.
-        heard_for: Seconds that this replica has had the broker without a break: who was silent for longer was silent.
+        relay: ``None`` if the service has no outbox: its timers publish nothing.
+        heard_for: Seconds that this replica has been connected to the broker without a break. Silence of a peer
+        proves something only within this time.
     """
 
     database: Database
@@ -54,7 +55,7 @@ class Turn:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that may write and tell: what it tells goes out as soon as it is committed."""
+        """A transaction that may write and publish: its messages are published as soon as it is committed."""
         async with self.database.transaction() as connection:
             yield connection
         if self.relay is not None:
@@ -63,26 +64,26 @@ class Turn:
     async def tell(
         self, connection: AsyncConnection, tells: Sequence[Tell] = (), *, events: Sequence[Envelope] = ()
     ) -> None:
-        """Have pushes and events told, in order, if the transaction of ``connection`` commits.
+        """Publish pushes and events, in order, if the transaction of ``connection`` commits.
 
-        Lock first what they are about: then replicas tell of it in the order in which it changed.
+        Lock the rows they report on first: then replicas publish changes in the order in which they happened.
 
         Raises:
-            NoOutbox: The service's storage has none.
+            NoOutbox: The service's storage has no outbox.
         """
         if self.relay is None:
-            raise NoOutbox("a timer tells something: name an outbox in the service's Storage")
+            raise NoOutbox("a timer publishes: set an outbox in the service's Storage")
         await outbox.put(connection, self.relay.tables, outgoing(Outcome(tell=tells, events=events)))
 
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """Something to be done again and again.
+    """Periodic work.
 
     Attributes:
         name: For logs.
-        every: Seconds between two turns.
-        run: One turn, which must be a bounded step; returns whether there is more to do at once.
+        every: Seconds between two runs.
+        run: One run, which must be a bounded step; returns whether there is more work to do at once.
     """
 
     name: str
@@ -91,7 +92,7 @@ class Timer:
 
 
 class Hearing:
-    """Since when a broker has been there without a break, as far as anybody looked."""
+    """How long the broker has been connected without an observed break."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -99,7 +100,7 @@ class Hearing:
         broker.on_rebuilt(self._begin)
 
     def lasted(self) -> float:
-        """Seconds; 0 while the broker is away or blocked."""
+        """Seconds; 0 while the broker is disconnected or blocked."""
         now = asyncio.get_running_loop().time()
         if self._broker.state is not BrokerState.READY:
             self._since = now
@@ -112,7 +113,7 @@ class Hearing:
 async def keep(
     timer: Timer, database: Database, relay: Relay | None, hearing: Hearing, stop: asyncio.Event
 ) -> None:
-    """Give ``timer`` its turns until ``stop``."""
+    """Run ``timer`` periodically until ``stop``."""
     turning = asyncio.create_task(_turn_and_turn(timer, database, relay, hearing, stop), name=timer.name)
     stopping = asyncio.create_task(stop.wait())
     try:

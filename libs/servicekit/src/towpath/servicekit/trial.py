@@ -1,11 +1,11 @@
-"""A trial: steps that may kill or hang the program are first taken in a copy of it.
+"""The crash probe: steps that may crash or hang the program first run in a forked copy of it.
 
-A program that died with many messages in hand gets all of them again, and nothing tells which of them did it. So
-what comes again is tried first, in a forked process that has all the parent has loaded and is gone afterwards. If
-the copy dies, or stays in one step for too long, that step is the culprit, and the parent never takes it.
+A program that crashed with many unsettled messages gets all of them again, and the culprit is unknown. So redelivered
+messages first run in a forked process, which has everything that the parent has loaded and ends afterwards. If the
+copy crashes, or stays in one step for too long, that step is the culprit, and the parent never runs it.
 
-Guarantees: nothing a step does inside the copy is seen outside, as long as it does no I/O; the copy is gone when
-:func:`fallen` returns, and ends by itself when the parent is killed meanwhile.
+Guarantees: a step in the copy has no effect outside, as long as it does no I/O; the copy has ended when
+:func:`fallen` returns, and ends by itself if the parent is killed meanwhile.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _READ_BYTES: Final = 65536
 
 
 class End(enum.StrEnum):
-    """How a step ended the copy; the words are those of ``x-reason``."""
+    """How a step ended the copy; the values are those of ``x-reason``."""
 
     CRASHED = "crashed"
     HUNG = "hung"
@@ -38,11 +38,11 @@ class End(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fallen:
-    """A step that the copy did not survive.
+    """A step that ended the copy.
 
     Attributes:
-        step: Its place, from 0.
-        how: In words: the signal, the exit status or the time.
+        step: Its index, from 0.
+        how: A description: the signal, the exit status or the time.
     """
 
     step: int
@@ -51,10 +51,10 @@ class Fallen:
 
 
 async def fallen(steps: Sequence[Callable[[], object]], *, time_limit: float) -> Fallen | None:
-    """Take ``steps`` one after another in a copy of this process; the first that it does not survive, if any.
+    """Run ``steps`` one after another in a copy of this process; returns the first that ends the copy, if any.
 
-    What a step returns or raises is of no interest: the parent will see it for itself. Where no copy can be made,
-    for want of memory or processes, there is no trial.
+    The return value or exception of a step is ignored: the parent will run it itself. If the fork fails, for lack of
+    memory or processes, there is no crash probe.
 
     Args:
         time_limit: Seconds that each step may take.
@@ -78,7 +78,7 @@ async def fallen(steps: Sequence[Callable[[], object]], *, time_limit: float) ->
         raise
     finally:
         os.close(reading)
-        # It has closed its end of the pipe, or was killed: this does not wait.
+        # The copy has closed its end of the pipe, or was killed: this does not wait.
         _, status = os.waitpid(child, 0)  # noqa: ASYNC222
     if told.endswith(_END) or not told:
         return None
@@ -95,8 +95,8 @@ def _verdict(status: int, time_limit: float) -> tuple[End, str]:
 
 def _fork() -> int:
     with warnings.catch_warnings():
-        # Python 3.12 warns of threads, whose locks the copy might find taken. A step does no I/O and takes none;
-        # Python makes its own anew, and what waits for ever all the same has its time limit.
+        # Python 3.12 warns about threads, whose locks may be held in the copy. A step does no I/O and takes no lock;
+        # Python creates its own locks again, and a step that waits for ever has a time limit.
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 
@@ -104,12 +104,12 @@ def _fork() -> int:
 def _be_the_copy(steps: Sequence[Callable[[], object]], writing: int, time_limit: float) -> NoReturn:
     status = _EXIT_RAISED
     try:
-        # Signals are for the parent, which shares this descriptor. The alarm kills, whatever goes on then.
+        # Signals are for the parent, which shares this descriptor. The alarm kills the copy in any state.
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        # The broker must see at once when the parent is gone.
+        # The broker must see at once when the parent dies.
         os.closerange(3, writing)
         os.closerange(writing + 1, os.sysconf("SC_OPEN_MAX"))
         for step in steps:

@@ -1,14 +1,13 @@
-"""Troubles: commands that failed, which are tried again where they stand, and what waits behind each of them.
+"""In-place retries: commands that failed are retried without leaving their position, and later requests wait.
 
-A command is never put aside and done later (docs/reference/protocol.md): it takes effect, or is answered ``internal``
-and has none. Guarantees:
+A command is never deferred and done later (docs/reference/protocol.md): it takes effect, or it is answered
+``internal`` and has none. Guarantees:
 
-* Requests that share sender and ordering key with one in trouble wait for its end, in their order. All others go on.
-* A command is tried again for ``try_seconds``, with growing, jittered pauses. Once an action has failed for good, the
-  next of its commands that fail within :data:`FAILING_SECONDS` are not tried again: each would hold up its sender for
-  nothing.
-* The delivery of each is released once the broker has confirmed what follows from it.
-* At most :data:`_AT_ONCE` are tried at a time.
+* Requests with the same sender and ordering key as a retried command wait for its end, in order. All others continue.
+* A command is retried for ``try_seconds``, with growing, jittered pauses. Once an action has failed for good, its
+  commands that fail within the next :data:`FAILING_SECONDS` are not retried: each would only delay its sender.
+* The delivery of each is released once the broker has confirmed its messages.
+* At most :data:`_AT_ONCE` are retried at a time.
 """
 
 import asyncio
@@ -31,11 +30,11 @@ Item = Request | Refusal
 
 
 class Troubles:
-    """What is in trouble; run :meth:`run` beside the consumer.
+    """The commands being retried; run :meth:`run` beside the consumer.
 
     Args:
-        settle: Runs requests of one order to their end, from the first, which has failed with an error.
-            Returns once all that follows from them is confirmed.
+        settle: Runs requests with one sender and ordering key to their end, from the first, which has failed with an
+            error. Returns once all their messages are confirmed.
     """
 
     def __init__(
@@ -57,22 +56,22 @@ class Troubles:
         )
 
     def holds(self, item: Item) -> bool:
-        """Whether ``item`` has to wait behind one in trouble."""
+        """Whether ``item`` must wait behind a command that is being retried."""
         return bool(self._waiting) and item.order in self._waiting
 
     def begin(self, request: Request, ack: SharedAck, error: BaseException) -> None:
-        """``request`` has failed."""
+        """Start to retry ``request``, which failed with ``error``."""
         self._waiting[request.order] = deque([(request, ack)])
         self._errors[request.order] = error
         self._idle.clear()
         self._news.set()
 
     def put(self, item: Item, ack: SharedAck) -> None:
-        """Let ``item`` wait behind what is in trouble."""
+        """Queue ``item`` behind the command that is being retried."""
         self._waiting[item.order].append((item, ack))
 
     async def run(self) -> None:
-        """Try again what fails, until cancelled."""
+        """Retry failed commands until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             while True:
                 await self._news.wait()
@@ -82,7 +81,7 @@ class Troubles:
                     tasks.create_task(self._end(order, error), name="trouble")
 
     async def finished(self, timeout: float) -> bool:
-        """Wait until nothing is in trouble, for so many seconds at most."""
+        """Wait until no command is being retried, for ``timeout`` seconds at most."""
         try:
             async with asyncio.timeout(timeout):
                 await self._idle.wait()
@@ -100,7 +99,7 @@ class Troubles:
     async def _end(self, order: Order, error: BaseException | None) -> None:
         waiting = self._waiting[order]
         async with self._at_once:
-            # One after another: what arrives meanwhile waits behind them.
+            # One after another: requests that arrive meanwhile wait behind them.
             while waiting:
                 item, ack = waiting[0]
                 await self._settle([item], error)

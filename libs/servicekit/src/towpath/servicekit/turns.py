@@ -1,10 +1,10 @@
-"""Turns: long work in slices, so that the event loop serves others in between (heartbeats, health checks)."""
+"""Time slices: long work in slices, so that the event loop serves heartbeats and health checks in between."""
 
 import asyncio
 from time import perf_counter
 from typing import Final
 
-#: Seconds of work between two yields. 5 ms is short beside a network round trip, and long beside a turn of the loop.
+#: Seconds of work between two yields: short compared to a network round trip, long compared to a loop iteration.
 SLICE: Final = 0.005
 
 
@@ -21,6 +21,6 @@ class Turn:
         return perf_counter() >= self._ends
 
     async def next(self) -> None:
-        """Let the loop serve others, then begin a new slice."""
+        """Yield to the event loop, then begin a new slice."""
         await asyncio.sleep(0)
         self._ends = perf_counter() + SLICE

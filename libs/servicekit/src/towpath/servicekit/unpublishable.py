@@ -1,12 +1,12 @@
-"""What no broker takes: parked in the service's dead queue, or dropped, so that it holds up nothing behind it.
+"""Unpublishable messages: parked in the service's dead queue, or dropped, so that they block no later message.
 
 Guarantees:
 
-* Whoever published it is settled as if the broker had it, once it is parked or dropped. Only while the broker is away
-  is it settled with that error, and published again later.
-* It is parked with the reason ``unpublishable`` and where it was to go; of a body that is too large,
-  the first KiB. Where it cannot be parked, it is dropped with a log line.
-* What waits to be parked is bounded; past the bound it is dropped.
+* Once the message is parked or dropped, its callback is called as if the broker had confirmed it. Only if the broker
+  is disconnected is the callback called with that error, and the message is published again later.
+* It is parked with the reason ``unpublishable`` and its exchange and routing key; of a body that is too large, only
+  the first KiB. If it cannot be parked, it is dropped with a log line.
+* The number and bytes of messages that wait to be parked are bounded; past the bound they are dropped.
 """
 
 import asyncio
@@ -41,14 +41,14 @@ UNPUBLISHABLE: Final = "unpublishable"
 _WAITING_MAX: Final = 1_000
 _WAITING_MAX_BYTES: Final = 64 * 1024 * 1024
 _ERROR_LETTERS: Final = 500
-#: The broker may have it, or be back soon: then the publisher tries again by itself.
+#: The broker may have the message, or be back soon: then the publisher retries.
 _AWAY: Final = (BrokerUnavailable, BrokerBlocked, PublishUnconfirmed)
 
 _Refused = tuple[str, str, bytes, int, Unpublishable, Settle]
 
 
 class Undertaker:
-    """Parks what cannot be published; made with :meth:`open`."""
+    """Parks unpublishable messages; created with :meth:`open`."""
 
     def __init__(self, broker: Broker, service: str, telemetry: Telemetry) -> None:
         self._broker = broker
@@ -65,7 +65,7 @@ class Undertaker:
     @classmethod
     @asynccontextmanager
     async def open(cls, broker: Broker, service: str, telemetry: Telemetry) -> AsyncIterator["Undertaker"]:
-        """One that works until exit; what waits then is settled as not published."""
+        """A running instance; on exit waiting messages fail as not published."""
         undertaker = cls(broker, service, telemetry)
         working = asyncio.create_task(undertaker._run(), name=f"{service}: park what cannot be published")
         try:
@@ -80,7 +80,7 @@ class Undertaker:
     def take(
         self, exchange: str, routing_key: str, body: bytes, error: Unpublishable, settle: Settle
     ) -> None:
-        """Park this; ``settle`` is called later, never from here."""
+        """Park one message; ``settle`` is called later, never within this call."""
         size = len(body)
         if error.of_content:
             body = body[:KEPT_BYTES]

@@ -1,18 +1,18 @@
-"""The watchdog: a handler that does not come to an end does not stop its service.
+"""The watchdog: a handler that hangs does not stop its service.
 
-Handlers are plain functions, so one that hangs keeps the event loop, and with it everything. Three steps, each for
-what the one before cannot reach:
+Handlers are plain functions, so a hanging handler blocks the event loop and the whole program. Three steps, each for
+the cases that the previous step cannot reach:
 
-1. Past the time limit the handler is interrupted by :class:`Overdue`, raised where it is: in Python code, in a sleep,
-   in a regular expression (which lets no other thread run, so there the kernel's timer of processor time sends the
-   signal). The program goes on.
-2. When half as long again no handler has ended and the event loop has not turned, because that was caught, or
-   something else hangs, the program ends, and says where it was (exit status 70). Whoever runs it starts it again,
-   and the trial (:mod:`~towpath.servicekit.trial`) finds the culprit.
-3. Where neither a thread nor a signal is heard, in C code that keeps Python's lock, the kernel ends the program, once
-   it has used twice the limit of processor time (SIGPROF).
+1. Past the time limit the handler is interrupted by :class:`Overdue`, raised at its current position: in Python code,
+   in a sleep, in a regular expression (which blocks all other threads, so there the kernel's CPU timer sends the
+   signal). The program continues.
+2. If for another half of the limit no handler has ended and the event loop has not run, because the exception was
+   caught or something else hangs, the program exits with status 70 and logs where it was. The supervisor (systemd,
+   Docker) restarts it, and the crash probe (:mod:`~towpath.servicekit.trial`) finds the culprit.
+3. If neither a thread nor a signal handler can run, in C code that holds the GIL, the kernel ends the program once it
+   has used twice the limit of CPU time (SIGPROF).
 
-Time is counted in beats of a thread, so that a program that was paused, or whose machine slept, is not overdue.
+Time is counted in ticks of a thread, so that a program that was paused, or whose machine slept, is not overdue.
 """
 
 import asyncio
@@ -39,14 +39,14 @@ _LAST_BEATS: Final = 15
 
 
 class Overdue(BaseException):
-    """Raised inside what has run for too long. No ``Exception``, lest it be caught on the way like any other."""
+    """Raised inside code that has run for too long. Not an ``Exception``, so that it is not caught on the way."""
 
 
 class Watchdog:
-    """Watches over what the main thread does, one thing after another; made with :meth:`open`.
+    """Limits the time of each step of the main thread; created with :meth:`open`.
 
     Attributes:
-        time_limit: Seconds that each may take.
+        time_limit: Seconds that each step may take.
     """
 
     def __init__(self, time_limit: float, *, end: Callable[[], None]) -> None:
@@ -64,10 +64,10 @@ class Watchdog:
     @classmethod
     @contextmanager
     def open(cls, time_limit: float, *, end: Callable[[], None] | None = None) -> Iterator[Self]:
-        """A watchdog over the running event loop, from entry to exit. Only in the main thread: it hears signals.
+        """A watchdog over the running event loop. Only in the main thread, because it uses signals.
 
         Args:
-            end: Ends the program, after what hangs has had its chance.
+            end: Ends the program after step 1 has failed.
         """
         watchdog = cls(time_limit, end=end or _end_program)
         watchdog._before = signal.signal(_SIGNAL, watchdog._interrupt)
@@ -83,7 +83,7 @@ class Watchdog:
             signal.signal(_SIGNAL, watchdog._before)
 
     def __enter__(self) -> None:
-        """Begin something; it may raise :class:`Overdue`."""
+        """Begin a step, which may be interrupted by :class:`Overdue`."""
         self._held = object()
 
     def __exit__(self, *_: object) -> None:
@@ -110,7 +110,7 @@ class Watchdog:
                 return
 
     def _wind(self) -> None:
-        # In case that no thread gets to run from here on.
+        # In case no thread can run from here on.
         signal.setitimer(signal.ITIMER_VIRTUAL, self.time_limit)
         signal.setitimer(signal.ITIMER_PROF, 2 * self.time_limit)
 
@@ -118,17 +118,17 @@ class Watchdog:
         self._turned = True
 
     def _is_starved(self) -> bool:
-        """Whether something has used the processor all by itself since the last beat."""
+        """Whether one thread has used the CPU alone since the last tick."""
         return time.process_time() - self._beat_at > self.time_limit / 2
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        # Runs in the main thread, between two instructions of what it does: what is held now is still going on.
+        # Runs in the main thread, between two instructions of the step: the current step is still running.
         held = self._held
         if held is not None and (held is self._overdue or self._is_starved()):
             self._held = self._overdue = None
             raise Overdue(f"it did not come to an end within {self.time_limit:g} s")
         if callable(self._before):
-            self._before(number, frame)  # of another service in this process
+            self._before(number, frame)  # The handler of another service in this process.
 
 
 def _end_program() -> None:

@@ -1,13 +1,13 @@
-"""Withheld fields: what a user can take back stands in one table of the service, and in no stream entry.
+"""Withheld fields: content that a user can delete or edit is stored in one table, and in no stream entry.
 
-An entry that tells of something that was changed or deleted is stored with blank fields and with ``about``, the
-``seq`` of what it tells of. Whoever publishes the entry again fills the fields in, from what is true by then.
+An entry about something that was changed or deleted is stored with blank fields and with ``about``, the ``seq`` of
+its subject. When the entry is published again, the fields are filled with the current values.
 
 Guarantees:
 
-* A withheld field is in no stored entry once the transaction is committed.
-* An entry is published again with the fields that ``fill`` gives, else as it was, byte for byte. An entry that
-  ``fill`` leaves out is not published.
+* Once the transaction is committed, a withheld field is in no stored entry.
+* An entry is published again with the fields that ``fill`` returns, else unchanged, byte for byte. An entry that
+  ``fill`` omits is not published.
 * The number of statements does not depend on the number of entries.
 """
 
@@ -24,8 +24,8 @@ from towpath.servicekit import bulk
 Place = tuple[str, int]
 #: Fields of ``data``.
 Fields = Mapping[str, Any]
-#: What is true by now of each place that an entry is about: the fields to set, none to leave the entry as it was.
-#: Places that are left out are gone.
+#: Returns the current fields of each place: the fields to set, or an empty mapping to leave the entry unchanged.
+#: Omitted places no longer exist.
 Fill = Callable[[AsyncConnection, Collection[Place]], Awaitable[Mapping[Place, Fields]]]
 
 _MARK: Final = '{"about":'
@@ -37,8 +37,8 @@ def withhold(entry: str, about: int, blank: Fields) -> str:
     """The entry to be stored instead of ``entry``.
 
     Args:
-        about: The ``seq`` of what the entry tells of, in the same stream.
-        blank: What stands in ``data`` instead of the fields that are withheld.
+        about: The ``seq`` of the entry's subject, in the same stream.
+        blank: Replacements in ``data`` for the withheld fields.
     """
     envelope = _OBJECT.decode(entry)
     envelope.pop("about", None)
@@ -46,18 +46,18 @@ def withhold(entry: str, about: int, blank: Fields) -> str:
 
 
 def is_withheld(entry: str) -> bool:
-    """Whether fields of a stored entry have to be filled in."""
+    """Whether a stored entry has withheld fields."""
     return entry.startswith(_MARK)
 
 
 async def read(
     connection: AsyncConnection, entries: sa.Table, places: Collection[Place]
 ) -> list[tuple[Place, str]]:
-    """The stored entries at those of ``places`` that have one."""
+    """The stored entries at ``places``, for those places that have one."""
     if not places:
         return []
     asked = bulk.pairs(connection, [(stream, str(seq)) for stream, seq in places]).subquery()
-    # A join: for a row value with a number in it SQLite would search the index by the stream alone.
+    # A join: for a row value that contains a number SQLite would use only the stream column of the index.
     here = sa.and_(entries.c.stream == asked.c[0], entries.c.seq == sa.cast(asked.c[1], sa.BigInteger))
     rows = await connection.execute(
         sa.select(entries.c.stream, entries.c.seq, entries.c.envelope).join(asked, here)
@@ -68,7 +68,7 @@ async def read(
 async def read_by_now(
     connection: AsyncConnection, entries: sa.Table, fill: Fill | None, places: Collection[Place]
 ) -> dict[Place, bytes]:
-    """What is published of the entries at ``places`` by now; those that are not kept any more are left out."""
+    """The current publishable text of the entries at ``places``; entries no longer stored are left out."""
     found = await read(connection, entries, places)
     if fill is None:
         return {place: entry.encode() for place, entry in found}
@@ -78,7 +78,7 @@ async def read_by_now(
 async def filled(
     connection: AsyncConnection, fill: Fill, found: Iterable[tuple[Place, str]]
 ) -> dict[Place, bytes]:
-    """What is published of the stored entries ``found`` by now."""
+    """The current publishable text of the stored entries ``found``."""
     about = [(_about(place, entry), place, entry) for place, entry in found]
     if not about:
         return {}
@@ -89,7 +89,7 @@ async def filled(
 async def fill_page(
     connection: AsyncConnection, fill: Fill | None, rows: Sequence[Any]
 ) -> list[tuple[Place, bytes]]:
-    """What is published of a page of entries, in its order; asks only about those with withheld fields."""
+    """The current publishable text of a page of entries, in order; queries only entries with withheld fields."""
     if fill is None:
         return [((row.stream, row.seq), row.envelope.encode()) for row in rows]
     withheld = [((row.stream, row.seq), row.envelope) for row in rows if is_withheld(row.envelope)]

@@ -1,12 +1,12 @@
-"""Errors in words for logs and for the headers of parked messages: what went wrong and where, and no payload.
+"""Error texts for logs and for the headers of parked messages: the error and its location, without payload.
 
-Database drivers, pydantic and Python itself quote the values that they fail on: the row that breaks a constraint, the
-text that is no number. Those values are what people wrote, and belong in no log.
+Database drivers, pydantic and Python itself quote the values that cause an error: the row that violates a constraint,
+the text that is not a number. Such values are user content and must not be logged.
 
-Guarantees: of a database error its class, its code and the names of constraint, table and column are told, never a
-value, a parameter or the DETAIL line; of a model's error the names of the fields; of Python's own errors of values
-everything but what stands in quotes. Errors of other classes say what their authors put into them. Whatever an error
-is made of, this does not raise.
+Guarantees: for a database error the text has its class, its code and the names of constraint, table and column,
+never a value, a parameter or the DETAIL line; for a model's error the names of the fields; for Python's own value
+errors everything except quoted text. Errors of other classes keep the text of their authors. Formatting never
+raises, whatever the error contains.
 """
 
 import re
@@ -23,14 +23,14 @@ _WRAPPER: Final = "sqlalchemy.dialects.postgresql.asyncpg"
 _LETTERS: Final = 500
 #: Errors of Python that quote a value. Others (AttributeError, ImportError, OSError) quote names of code and files.
 _QUOTING: Final = (ValueError, LookupError, ArithmeticError)
-#: SQLSTATE classes of which also the first line quotes values: data exceptions.
+#: SQLSTATE classes whose first line quotes values too: data exceptions.
 _VALUES: Final = ("22",)
-#: A chain of causes is told so far.
+#: Maximum number of causes in a chain.
 _CAUSES: Final = 10
 
 
 def in_words(error: BaseException, letters: int = _LETTERS) -> str:
-    """``error`` in one line: its class and what it says, without payload."""
+    """``error`` in one line: its class and its text, without payload."""
     try:
         said = " ".join(_said(error).split())
     except Exception as another:
@@ -40,7 +40,7 @@ def in_words(error: BaseException, letters: int = _LETTERS) -> str:
 
 
 def traceback_in_words(error: BaseException) -> str:
-    """The traceback of ``error`` with its causes, the first of them first, each error told by :func:`in_words`."""
+    """The traceback of ``error`` and its causes, root cause first; each error is formatted by :func:`in_words`."""
     return "\n".join(_told(error, set()))
 
 
@@ -62,7 +62,7 @@ def _said(error: BaseException) -> str:
     if isinstance(error, sqlalchemy.exc.DBAPIError):
         return _of_driver(error.orig) if error.orig is not None else ""
     if isinstance(error, sqlalchemy.exc.StatementError):
-        # Python's side of a statement: a parameter that is missing, or of a type that is not taken.
+        # Errors before the database sees the statement: a missing parameter, or an unsupported type.
         return in_words(error.orig) if error.orig is not None else "a statement could not be built"
     if _is_of_driver(error):
         return _of_driver(error)
@@ -86,13 +86,13 @@ def _is_of_driver(error: BaseException) -> bool:
 
 
 def _of_driver(error: BaseException) -> str:
-    """What a driver says, without values."""
+    """The text of a driver's error, without values."""
     state = getattr(error, "sqlstate", None)
     cause: Any = error
     if type(error).__module__ == _WRAPPER and error.__cause__ is not None:
         cause = error.__cause__
     first = (str(cause).splitlines() or [""])[0]
-    if "query argument" in first:  # asyncpg could not encode a parameter, and quotes it
+    if "query argument" in first:  # asyncpg could not encode a parameter, and quotes it.
         first = first.partition(": ")[0]
     if not isinstance(state, str):
         return _unquoted(first) if type(cause).__module__.startswith("asyncpg") else first

@@ -1,17 +1,17 @@
-"""Running: requests become units of work on the store, and a result each.
+"""Units of work: requests run in transactions on the store; each gets a result.
 
 A unit of work is one transaction: one query for the inbox, one load, the handlers one after another as plain
-functions, one save, one commit. Who fails it is found by running its members one by one.
+functions, one save, one commit. If it fails, the failing requests are found by running parts of it.
 
 Guarantees:
 
-* A request that changes state has its effect once, and the same outcome each time it is delivered or repeated. Only
-  groups are changed to what is right by then: a repetition brings nobody back to one that they have left since, nor
-  takes them from one that they have joined since (:mod:`towpath.servicekit.groups`).
-* When a batch fails as a whole its halves are run, and theirs, so that one poison message harms nobody else. A
-  command that fails alone is tried again for a while, and answered ``internal`` at last; an event comes again later.
-  When the database is away the batch waits for it instead.
-* What may end or hang the program is tried in a copy of it first (:mod:`towpath.servicekit.trial`).
+* A request that changes state takes effect once, and has the same outcome each time it is delivered or repeated. Only
+  membership changes are adjusted to the current state: a repetition does not put a user back into a group left since,
+  nor remove a user from a group joined since (:mod:`towpath.servicekit.groups`).
+* If a batch fails, it is divided into halves repeatedly, so that one poison message affects no other. A command that
+  fails alone is retried for a while, and finally answered ``internal``; an event is retried later. If the database
+  cannot be reached, the batch waits for it instead.
+* Requests that may crash or hang the program run in a crash probe first (:mod:`towpath.servicekit.trial`).
 """
 
 import asyncio
@@ -49,19 +49,19 @@ from towpath.servicekit.wording import in_words
 
 log = structlog.get_logger(__name__)
 
-#: Seconds that an action counts as failing after one of its commands was given up.
+#: Seconds that an action counts as failing after one of its commands failed for good.
 FAILING_SECONDS: Final = 10.0
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 1.0
-#: Seconds that an action is tried first after one of its requests was found to crash or hang.
+#: Seconds that an action runs in a crash probe first after one of its requests crashed or hung.
 SUSPICION: Final = 600.0
 
 
 class Poison(Exception):
-    """A request that must not be handled here: it ends the program, or does not come to an end.
+    """A request that must not be handled in this process: it crashes or hangs the program.
 
     Attributes:
-        reason: A word for it, in ``x-reason``.
+        reason: The value of ``x-reason``.
     """
 
     def __init__(self, reason: End, how: str, request: Request) -> None:
@@ -71,10 +71,10 @@ class Poison(Exception):
 
 
 class UnitOfWork(Protocol):
-    """What handlers work on."""
+    """The state that handlers read and change."""
 
     async def load(self, requests: Sequence[Request]) -> None:
-        """Read, in a few queries, all that ``requests`` name; lock what may change, in one fixed order."""
+        """Read all rows that ``requests`` name, in a few queries; lock rows that may change, in one fixed order."""
         ...
 
     async def save(self) -> None:
@@ -87,10 +87,10 @@ U = TypeVar("U", bound=UnitOfWork)
 
 @dataclass(frozen=True, slots=True)
 class Store(Generic[U]):
-    """Where a service keeps things, and how a unit of work on a connection is made.
+    """The open storage of a service, and the factory of its units of work.
 
     Attributes:
-        groups: For a service that puts connections into groups.
+        groups: For a service that subscribes connections to groups.
     """
 
     database: Database
@@ -102,12 +102,12 @@ class Store(Generic[U]):
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What became of a unit of work.
+    """The result of a unit of work.
 
     Attributes:
-        results: What is to be told, in the order of the requests.
-        failed: Commands that failed, the first of each order, and with what.
-        behind: What stands behind one of those in its order, and was not run.
+        results: The results to publish, in the order of the requests.
+        failed: Commands that failed, the first per sender and ordering key, with their errors.
+        behind: Requests ordered behind a failed command, which were not run.
     """
 
     results: list[Result]
@@ -119,10 +119,10 @@ class Worker(Generic[U]):
     """Runs units of work.
 
     Args:
-        store: Where the service keeps things; without one its handlers get ``None`` as their unit of work.
-        handler_time_limit: Seconds that a handler may take in a trial.
-        unit_time_limit: Seconds that a unit of work may take; then it is rolled back and tried again.
-        try_seconds: Seconds that a command which fails is tried again.
+        store: The service's open storage; without one its handlers get ``None`` as their unit of work.
+        handler_time_limit: Seconds that a handler may take in a crash probe.
+        unit_time_limit: Seconds that a unit of work may take; then it is rolled back and retried.
+        try_seconds: Seconds during which a failed command is retried.
         watched: Entered around each handler; it may raise :class:`~towpath.servicekit.watchdog.Overdue` inside.
     """
 
@@ -159,7 +159,7 @@ class Worker(Generic[U]):
         self._unit_seconds = telemetry.histogram("unit_of_work", "Time of one transaction with its handlers")
 
     async def run(self, items: Sequence[Request | Refusal]) -> "Ran":
-        """Run one unit of work; what fails in it has no result."""
+        """Run one unit of work; failed requests have no result."""
         batch = [item for item in items if isinstance(item, Request)]
         results: dict[Request, Result] = {}
         untold: set[inbox.Key] = set()
@@ -201,12 +201,12 @@ class Worker(Generic[U]):
     async def _run_in_parts(
         self, parts: list[Sequence[Request]], untold: set[inbox.Key]
     ) -> tuple[dict[Request, Exception], dict[Request, Result]]:
-        """Find out which members of a batch that failed do so: each part that fails is divided, and run again.
+        """Find the failing requests of a failed batch: each part that fails is divided, and run again.
 
-        What is behind one that fails, in its order, is not run.
+        Requests ordered behind a failed one are not run.
 
         Args:
-            parts: Of the batch; the next one is the last.
+            parts: Parts of the batch; the last one runs next.
         """
         failed: dict[Request, Exception] = {}
         results: dict[Request, Result] = {}
@@ -231,13 +231,13 @@ class Worker(Generic[U]):
         return failed, results
 
     async def try_again(self, request: Request, error: BaseException) -> list[Result]:
-        """Try a command that failed again for a while; it has its effect then, or is answered ``internal``."""
+        """Retry a failed command for a while; it takes effect, or is answered ``internal``."""
         action = request.envelope.action
-        untold = {request.key}  # an earlier try may have been committed though nobody said so
+        untold = {request.key}  # An earlier COMMIT may have succeeded although its reply was lost.
         last = error
         until = monotonic() + self._try_seconds
         pause = _FIRST_PAUSE
-        # What takes all of its time costs the others as much each time.
+        # An attempt that uses up its time limit costs the other requests that much each time.
         while not isinstance(last, TimeoutError) and not self._fails_for_good(action):
             wait = pause * random.uniform(0.5, 1.0)  # noqa: S311  # jitter
             if monotonic() + wait > until:
@@ -257,7 +257,7 @@ class Worker(Generic[U]):
         return monotonic() < self._failing_until.get(action, 0.0)
 
     async def _give_up(self, request: Request, error: BaseException) -> Result:
-        """Answer ``internal``, and park the command for people to look at: it has no effect, then or later."""
+        """Answer ``internal``, and park the command for an operator: it has no effect, now or later."""
         assert request.session is not None
         envelope, trace = request.envelope, request.traceparent
         self._failing_until[envelope.action] = monotonic() + FAILING_SECONDS
@@ -274,7 +274,7 @@ class Worker(Generic[U]):
         return self._refuse(request.session, envelope.msg_id, went_wrong(), trace)
 
     async def _put_off(self, event: Request, error: Exception) -> None:
-        """Let an event come again later."""
+        """Retry an event later."""
         envelope, trace = event.envelope, event.traceparent
         log.error(
             "event_failed",
@@ -324,11 +324,11 @@ class Worker(Generic[U]):
     async def _run_when_database_answers(
         self, batch: Sequence[Request], untold: set[inbox.Key]
     ) -> dict[Request, Result]:
-        """Run ``batch`` as one transaction, however long the database is away.
+        """Run ``batch`` as one transaction; waits for the database, however long it cannot be reached.
 
         Args:
-            untold: What earlier tries have handled, and this one adds to if it fails. Where the inbox knows it by
-                now, it was committed though nobody said so, and nothing of it is told yet.
+            untold: Keys handled by earlier attempts; this attempt adds its keys if it fails. If the inbox has such a
+                key now, its COMMIT succeeded although the reply was lost, and its outcome is not published yet.
         """
         if self._store is None:
             await self._try_first(batch, None)
@@ -358,9 +358,9 @@ class Worker(Generic[U]):
             if changes:
                 await self._run_changes(store, connection, changes, results, untold)
             if reads:
-                # After the changes are saved: who asks sees what they did just before.
+                # After the changes are saved, so that a read sees the earlier changes of its own sender.
                 unit = store.unit(connection)
-                # Before anything is read, so that the answers have all changes up to it.
+                # Before any read, so that the answers include all changes up to this number.
                 as_of = await _number_of(store, connection, reads)
                 await unit.load(reads)
                 await self._try_first(reads, unit)
@@ -435,10 +435,10 @@ class Worker(Generic[U]):
         return Result(session, settled, trace, request, outcome, changed=request.handler.changes)
 
     async def _try_first(self, batch: Sequence[Request], unit: U | None) -> None:
-        """Handle ``batch`` in a copy of this process, if it may be what ended another.
+        """Handle ``batch`` in a copy of this process, if it may have crashed another one.
 
         Raises:
-            Poison: The copy did not survive it.
+            Poison: A request ended the copy.
         """
         if not any(map(self._is_suspected, batch)):
             return
@@ -477,7 +477,8 @@ async def _number_changes(kept: Groups, connection: AsyncConnection, results: It
     changing = [result for result in results if result.settled.changes_groups]
     if not changing:
         return
-    # Last of all, as others wait for it; and before the correction, which then sees all changes of lower numbers.
+    # Last, because other transactions wait for the number; and before the correction, which then sees all changes
+    # with lower numbers.
     number = await groups.next_number(connection, kept.numbers)
     await groups.correct(connection, kept.may_hear, changing)
     for result in changing:
@@ -485,10 +486,10 @@ async def _number_changes(kept: Groups, connection: AsyncConnection, results: It
 
 
 def _parts(batch: Sequence[Request], error: Exception) -> list[Sequence[Request]]:
-    """What to run of a batch that failed with ``error``, the first of it last.
+    """The parts to run of a batch that failed with ``error``; the last one runs next.
 
-    Halves: few fail as a rule, and each unit of work costs a commit. One by one, a large batch would hold everybody
-    up for as many commits. But what used up its time uses it up with each half that it is part of.
+    Halves: usually few requests fail, and each unit of work costs a commit. One by one, a large batch would delay all
+    others by as many commits. But after a timeout each half with the slow request would use up its time again.
     """
     if isinstance(error, TimeoutError):
         return [[request] for request in reversed(batch)]
@@ -497,7 +498,7 @@ def _parts(batch: Sequence[Request], error: Exception) -> list[Sequence[Request]
 
 
 def _decided(request: Request, unit: Any, trace: str) -> tuple[Outcome, Settled]:
-    """What the handler makes of it, and all of that which is known before anything is replayed."""
+    """The handler's outcome, and its stored form as far as it is known before the replay."""
     outcome: Any
     if request.session is None:
         outcome = request.handler.run(request.payload, unit)

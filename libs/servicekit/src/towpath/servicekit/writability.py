@@ -1,12 +1,12 @@
-"""Writability: whether what a service writes to its database is stored, from what it meets and from a probe.
+"""Writability: whether writes to the database succeed, judged by transactions and by a probe.
 
-A database that answers questions may still store nothing: it is read-only, full, or a standby. So two things are
-taken as evidence. A transaction that fails for lack of something counts for :data:`MEMORY` seconds, since the work
-that waits is tried again within that time. And a probe commits a small write every few seconds, so that a service
-that has nothing to do knows as well.
+A database that answers reads may still refuse writes: it is read-only, full, or a standby. So there are two sources
+of evidence. A transaction that fails for lack of a resource counts for :data:`MEMORY` seconds, because waiting work
+is retried within that time. And a probe commits a small write every few seconds, so that an idle service knows as
+well.
 
-Guarantees: while writes fail it is not writable; it is again, by itself, at most ``MEMORY`` seconds and one probe
-after they succeed. A log line when that changes, and once a minute while it fails.
+Guarantees: while writes fail the database counts as not writable; it counts as writable again at most ``MEMORY``
+seconds and one probe after they succeed. A change is logged, and a failure once a minute.
 """
 
 import time
@@ -19,32 +19,32 @@ from towpath.servicekit.wording import in_words
 
 log = structlog.get_logger(__name__)
 
-#: Longer than the longest pause between two tries of work that waits for the database.
+#: Longer than the longest pause between two attempts of work that waits for the database.
 MEMORY: Final = 10.0
 _REPEAT: Final = 60.0
 
 
 class Writability:
-    """What is known of one database."""
+    """The known state of one database."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._failed_until = float("-inf")
         self._probe_failed = False
-        self._told_at: float | None = None  # while it fails: when that was logged last
+        self._told_at: float | None = None  # While it fails: time of the last log line.
 
     @property
     def is_writable(self) -> bool:
-        """Whether writes succeed, as far as is known."""
+        """Whether writes succeed, as far as known."""
         return not self._probe_failed and self._clock() >= self._failed_until
 
     def failed(self, error: BaseException) -> None:
-        """A transaction failed, and the database is to blame."""
+        """Record a transaction that failed because of the database."""
         self._failed_until = self._clock() + MEMORY
         self._tell(error)
 
     def probed(self, error: BaseException | None) -> None:
-        """A probe was committed, or failed."""
+        """Record the result of a probe; ``None`` if it was committed."""
         self._probe_failed = error is not None
         if error is not None:
             self._tell(error)

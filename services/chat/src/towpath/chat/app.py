@@ -23,7 +23,7 @@ from towpath.servicekit.groups import Groups
 from towpath.servicekit.service import Service, Storage, serve_domain
 from towpath.servicekit.timers import Timer
 
-#: Seconds between two looks at who came and went: what the others wait for at most.
+#: Seconds between two presence rounds: the maximum delay of a presence change.
 _LOOK_SECONDS: Final = 0.25
 _FORGET_SECONDS: Final = 60.0
 _CLEAR_SECONDS: Final = 1.0
@@ -47,7 +47,7 @@ CHAT: Final = Service(
 
 
 async def serve(settings: ChatSettings, stop: asyncio.Event, connect: Connect = connect) -> None:
-    """Run chat until ``stop`` is set, then let deliveries in hand finish."""
+    """Run chat until ``stop`` is set, then finish the deliveries in hand."""
     await serve_domain(configured(settings), settings, stop, connect)
 
 
@@ -59,7 +59,7 @@ def configured(settings: ChatSettings) -> Service[Rooms]:
 
 
 def timers(settings: ChatSettings) -> Sequence[Timer]:
-    """What chat does by itself: it pushes presence and the numbers of crowds, and deletes rooms that are gone."""
+    """The timers of chat: push presence and the numbers of crowds, and delete the rows of gone rooms."""
     presence, crowds, clearing = Presence(settings), Crowds(), Clearing()
     return [
         Timer("presence", _LOOK_SECONDS, presence.round),

@@ -1,4 +1,4 @@
-"""What a request names: its room, and whose memberships it is about. No I/O."""
+"""The room and the users that a request names. No I/O."""
 
 from towpath.protocol.chat import (
     MAX_ROOM,
@@ -14,9 +14,9 @@ from towpath.servicekit.requests import Request
 
 
 def users_of(request: Request) -> list[str]:
-    """Whose memberships a request is about; first who asks."""
+    """The users whose memberships a request concerns; the asking user first."""
     if request.session is None:
-        # A gateway that says that it lives speaks of nobody.
+        # ``session.alive`` of a gateway names no user.
         return [request.payload.user_id if isinstance(request.payload, SessionEvent) else ""]
     user = request.session.user_id
     match request.payload:
@@ -26,7 +26,7 @@ def users_of(request: Request) -> list[str]:
 
 
 def room_of(request: Request) -> str | None:
-    """The room a request names; none where the name would not do."""
+    """The room that a request names; ``None`` if the name is not valid."""
     if isinstance(request.payload, SendDirect):
         name = direct_room(*users_of(request))
         return name if len(name) <= MAX_ROOM else None
@@ -34,7 +34,7 @@ def room_of(request: Request) -> str | None:
 
 
 def opens(request: Request) -> bool:
-    """Whether a request makes its room if it is not there."""
+    """Whether a request creates its room if it does not exist."""
     payload = request.payload
     if isinstance(payload, JoinRoom | CreateRoom):
         return not is_direct(payload.room)

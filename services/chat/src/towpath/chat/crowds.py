@@ -1,15 +1,15 @@
 """Crowds: rooms with more than ``crowd_members`` members. Changes in them are counted, not pushed one by one.
 
-A push for each join to everybody in the room costs the square of the crowd. Here a change marks its room, and a timer
-pushes the numbers of marked rooms.
+A push per join to every member costs the square of the number of members. Here a change marks its room, and a timer
+pushes the counts of marked rooms.
 
 Guarantees:
 
-* ``chat.crowd`` goes to a room at most once a second, by the clocks of the replicas, and after the last change once
-  more. A replica passes over rooms that another has locked, so that two do not push the same.
-* A turn is bounded: at most :data:`STEP` rooms, and a fixed number of statements.
-* The mark of a join or leave is committed with it. The mark of a change in presence follows in a transaction of its
-  own (see :meth:`towpath.chat.presence.Presence.round`).
+* ``chat.crowd`` is pushed to a room at most once a second, by the clocks of the replicas, and once more after the
+  last change. A replica skips rooms that another one has locked, so that two do not push the same.
+* A run is bounded: at most :data:`STEP` rooms, and a fixed number of statements.
+* The mark of a join or leave is committed with it. The mark of a presence change follows in a separate transaction
+  (see :meth:`towpath.chat.presence.Presence.round`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,16 +26,16 @@ from towpath.protocol.envelope import make, now_ms
 from towpath.servicekit.outcome import Tell, to_group
 from towpath.servicekit.timers import Turn
 
-#: Rooms that one turn takes.
+#: Maximum number of rooms of one run.
 STEP: Final = 50
-#: Milliseconds between two pushes to one room, at least.
+#: Minimum milliseconds between two pushes to one room.
 EVERY_MS: Final = 1000
 #: How long a room is kept after its last push, in milliseconds; longer than :data:`EVERY_MS`.
 _KEPT_MS: Final = 600_000
 
 
 async def mark(connection: AsyncConnection, rooms: Iterable[str], at: int) -> None:
-    """Have the numbers of ``rooms`` pushed soon; one statement. Rows are locked in the order of their names."""
+    """Mark ``rooms``, so that their counts are pushed soon; one statement. Rows are locked in the order of names."""
     rows = [{"room": room, "changed_at": at, "pushed_at": 0} for room in sorted(rooms)]
     if not rows:
         return
@@ -50,16 +50,16 @@ async def mark(connection: AsyncConnection, rooms: Iterable[str], at: int) -> No
 
 
 class Crowds:
-    """What chat does about crowds by itself, in turns."""
+    """The timer work on crowds."""
 
     def __init__(self, clock: Clock = now_ms) -> None:
         self._clock = clock
 
     async def round(self, turn: Turn) -> bool:
-        """Push the numbers of some marked rooms; returns whether there may be more to do at once."""
+        """Push the counts of some marked rooms; returns whether there may be more to do at once."""
         now = self._clock()
         is_due = sa.and_(CROWDS.c.changed_at.is_not(None), CROWDS.c.pushed_at <= now - EVERY_MS)
-        # Without a lock: a quiet turn must not hold up writers.
+        # Without a lock: a run without work must not block writers.
         async with turn.database.reading() as connection:
             if not (await connection.execute(sa.select(sa.exists().where(is_due)))).scalar_one():
                 return False
@@ -79,17 +79,17 @@ class Crowds:
         return len(rooms) == STEP
 
     async def forget(self, turn: Turn) -> bool:
-        """Delete rows of rooms that have been quiet for long; returns whether there may be more."""
+        """Delete rows of rooms without recent changes; returns whether there may be more."""
         is_old = sa.and_(CROWDS.c.changed_at.is_(None), CROWDS.c.pushed_at < self._clock() - _KEPT_MS)
         old = sa.select(CROWDS.c.room).where(is_old).limit(STEP)
         async with turn.database.transaction() as connection:
-            # The condition is repeated for a row that was marked while this waited for its lock.
+            # The condition is repeated, because a row may have been marked while this statement waited for its lock.
             gone = await connection.execute(CROWDS.delete().where(CROWDS.c.room.in_(old), is_old))
         return gone.rowcount >= STEP
 
 
 async def _read_crowds(connection: AsyncConnection, rooms: Sequence[str]) -> list[Tell]:
-    """The pushes that say how many are in each of ``rooms``; none for a room that is gone."""
+    """The pushes with the counts of ``rooms``; none for a gone room."""
     online = await connection.execute(
         sa.select(MEMBERS.c.room, sa.func.count().label("online"))
         .join(PEOPLE, PEOPLE.c.user_id == MEMBERS.c.user_id)

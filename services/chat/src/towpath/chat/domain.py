@@ -1,6 +1,6 @@
-"""Rooms: who is in them, what was said there, and what that allows. No I/O.
+"""Rooms: members, guests and messages, and the rules for them. No I/O.
 
-Guarantee: what a method raises it raises before it changes anything.
+Guarantee: a method that raises has changed nothing.
 """
 
 import bisect
@@ -11,32 +11,32 @@ from towpath.protocol.errors import Conflict, Forbidden, InvalidData, NotFound
 
 
 class NotInRoom(Forbidden):
-    """The user is not in the room, or there is no such room: which of the two is not theirs to know."""
+    """The user is not in the room, or there is no such room; the user must not learn which of the two."""
 
     def __init__(self, room: str) -> None:
         super().__init__(f"You are not in room {room[:128]!r}: join it first.")
 
 
 class NotForDirectRooms(Forbidden):
-    """Two-person rooms are neither made, joined nor left, and nobody is invited to them."""
+    """Two-person rooms cannot be created, joined or left, and have no invitations."""
 
 
 class NotInvited(Forbidden):
-    """The room is private, and nobody has asked the user to join."""
+    """The room is private, and the user has no invitation."""
 
     def __init__(self, room: str) -> None:
         super().__init__(f"Room {room[:128]!r} is private: ask a member for an invitation.")
 
 
 class RoomExists(Conflict):
-    """A room of this name is there already."""
+    """A room of this name exists already."""
 
     def __init__(self, room: str) -> None:
         super().__init__(f"There is a room {room[:128]!r} already: join it, or choose another name.")
 
 
 class AlreadyInRoom(Conflict):
-    """Who is in the room needs no invitation."""
+    """The user is a member already, so an invitation is not possible."""
 
     def __init__(self, room: str, user_id: str) -> None:
         super().__init__(f"{user_id!r} is in room {room[:128]!r} already.")
@@ -50,7 +50,7 @@ class NoSuchMessage(NotFound):
 
 
 class NotTheAuthor(Forbidden):
-    """Somebody else wrote the message."""
+    """Another user wrote the message."""
 
     def __init__(self, seq: int) -> None:
         super().__init__(f"Message {seq} is somebody else's: only its author may change it.")
@@ -72,7 +72,7 @@ class Member:
     """One user in one room.
 
     Attributes:
-        read_seq: How far the user has read.
+        read_seq: The last ``seq`` that the user has read.
         is_stored: Whether the database has a row of it.
         is_gone: The user has left.
     """
@@ -84,7 +84,7 @@ class Member:
     is_changed: bool = False
 
     def has_read(self, seq: int) -> bool:
-        """Take note that the user knows all up to ``seq``; it only grows. Returns whether it did."""
+        """Set the read position to ``seq``; it only grows. Returns whether it changed."""
         if seq <= self.read_seq:
             return False
         self.read_seq = seq
@@ -94,11 +94,11 @@ class Member:
 
 @dataclass(slots=True)
 class Guest:
-    """One user who is asked into one room.
+    """One user who is invited to one room.
 
     Attributes:
-        by: Who asked first.
-        seq: Where the room's stream stood.
+        by: The first inviter.
+        seq: The head of the room's stream at the invitation.
         is_stored: Whether the database has a row of it.
         has_come: The invitation is used up.
     """
@@ -113,10 +113,10 @@ class Guest:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """A room that nobody was in any more.
+    """A private room that lost its last member.
 
     Attributes:
-        seq: All up to here in the stream of its name belongs to nobody.
+        seq: The last ``seq`` of the stream of its name that belongs to the gone room.
         created_at: ``None`` if it was made just now.
     """
 
@@ -127,18 +127,18 @@ class Gone:
 
 @dataclass(slots=True)
 class Room:
-    """A room, with those of its members and guests that matter just now.
+    """A room, with the members and guests that the unit of work needs.
 
     Attributes:
-        title: What it is called, where that is not its name.
-        private: Whether only those who are invited may join.
-        created_by: Who made it, where that is known.
-        created_at: When, in Unix milliseconds; ``None`` if just now.
-        is_there: Whether there is such a room. Known where loaded; as is all above.
+        title: The displayed title, if it differs from the name.
+        private: Whether only invited users may join.
+        created_by: The creator, if known.
+        created_at: Unix milliseconds; ``None`` if created in this unit of work.
+        is_there: Whether the room exists. Known if loaded, like the attributes above.
         is_stored: Whether the database has a row of it.
-        count: How many members it has.
-        listed: The first members, sorted. Kept up to date where loaded.
-        gone: Rooms of this name that were left by the last just now.
+        count: Number of members.
+        listed: The first members, sorted. Kept up to date if loaded.
+        gone: Rooms of this name that lost their last member in this unit of work.
     """
 
     name: str
@@ -181,7 +181,7 @@ class Room:
         return self.members[user_id]
 
     def make(self, by: str, title: str | None = None, *, private: bool = False) -> None:
-        """Let the room be there, empty.
+        """Create the room, empty.
 
         Raises:
             RoomExists
@@ -192,12 +192,12 @@ class Room:
         self.title, self.private, self.created_by = title, private, by
 
     def inviter(self, user_id: str) -> str | None:
-        """Who has invited the user, while the invitation is open."""
+        """The inviter of the user, while the invitation is open."""
         guest = self.guests.get(user_id)
         return None if guest is None or guest.has_come else guest.by
 
     def check_outside(self, user_id: str) -> None:
-        """Whether the user is not in the room.
+        """Check that the user is not in the room.
 
         Raises:
             AlreadyInRoom
@@ -206,10 +206,10 @@ class Room:
             raise AlreadyInRoom(self.name, user_id)
 
     def invite(self, user_id: str, by: str, seq: int = 0) -> None:
-        """Ask the user in, until they come.
+        """Invite the user.
 
         Args:
-            seq: Where the room's stream stands.
+            seq: The head of the room's stream.
 
         Raises:
             AlreadyInRoom
@@ -219,7 +219,7 @@ class Room:
         guest.by, guest.seq, guest.has_come, guest.is_changed = by, seq, False, True
 
     def check_open_to(self, user_id: str) -> None:
-        """Whether the user may join.
+        """Check that the user may join.
 
         Raises:
             NotInvited
@@ -228,9 +228,9 @@ class Room:
             raise NotInvited(self.name)
 
     def admit(self, user_id: str, read_seq: int = 0) -> None:
-        """Let the user in, who knows all up to ``read_seq``; nothing changes for who is in already.
+        """Add the user, who has read up to ``read_seq``; does nothing for a member.
 
-        An invitation is used up.
+        Uses up an invitation.
         """
         if self.has(user_id):
             return
@@ -245,7 +245,7 @@ class Room:
             guest.has_come = guest.is_changed = True
 
     def dismiss(self, user_id: str) -> None:
-        """Let the user go.
+        """Remove the user.
 
         Raises:
             NotInRoom
@@ -258,11 +258,11 @@ class Room:
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether nobody is in the room any more, nor may come in."""
+        """Whether the room has no members and no user may join."""
         return self.private and self.count <= 0
 
     def vacate(self, seq: int) -> None:
-        """Let the room be gone, with all up to ``seq`` in its stream; its name is free."""
+        """Mark the room as gone, with its stream up to ``seq``; its name is free."""
         self.gone.append(Gone(seq, self.created_by, self.created_at))
         self.is_there = self.private = False
         self.title = self.created_by = self.created_at = None
@@ -272,17 +272,17 @@ class Room:
 
     @property
     def begins_after(self) -> int:
-        """The last ``seq`` of a room of this name that is gone; only of those that were left just now."""
+        """The last ``seq`` of a gone room of this name; only of rooms gone in this unit of work."""
         return self.gone[-1].seq if self.gone else 0
 
 
 @dataclass(slots=True)
 class Post:
-    """A message as it is kept. Times are Unix milliseconds.
+    """A stored message. Times are Unix milliseconds.
 
     Attributes:
         text: Empty once it is deleted.
-        size: The largest push that told of it, in bytes.
+        size: The size of its largest push, in bytes.
         is_stored: Whether the database has a row of it.
     """
 
@@ -299,7 +299,7 @@ class Post:
     is_changed: bool = False
 
     def edit(self, user_id: str, text: str, at: int) -> None:
-        """Say it otherwise.
+        """Replace the text.
 
         Raises:
             NotTheAuthor, MessageDeleted
@@ -308,7 +308,7 @@ class Post:
         self.text, self.edited_at, self.is_changed = text, at, True
 
     def delete(self, user_id: str, at: int) -> None:
-        """Take it back: its text is gone for good.
+        """Delete the message: its text is removed permanently.
 
         Raises:
             NotTheAuthor, MessageDeleted
@@ -349,10 +349,10 @@ def direct_name(one: str, other: str) -> str:
 
 
 def title(room: str, given: str | None, user_id: str) -> str:
-    """What a room is called for ``user_id``: a two-person room has the name of the other.
+    """The title of a room for ``user_id``: a two-person room has the name of the other user.
 
     Args:
-        given: The title it was made with.
+        given: The title set at its creation.
     """
     if not is_direct(room):
         return given or room

@@ -1,15 +1,16 @@
-"""Fan-out: how many deliveries one user may cause.
+"""Fan-out: limits the deliveries that one user may cause.
 
-What a message costs is how many connections hear it: one line in a room of 5,000 is 5,000 frames for the gateways.
-So each user has a bucket of deliveries (:mod:`towpath.servicekit.buckets`), and pays for what is pushed to a room. A
-long text costs more: one delivery for each 2 KiB that are begun.
+The cost of a message is the number of connections that receive it: one line in a room of 5,000 is 5,000 frames for
+the gateways. So each user has a bucket of deliveries (:mod:`towpath.servicekit.buckets`), and pays for each push to
+a room.
+A long text costs more: one delivery per started 2 KiB.
 Guarantees:
 
 * A user causes at most ``deliveries_burst`` deliveries at once and ``deliveries_per_user`` a second, on each replica.
-  A push to more connections than that is possible when the bucket is full, and paid for afterwards.
-* That somebody types is pushed once a second for each user and room at most.
-* Rooms are counted with one statement a unit of work, and each at most once in :data:`COUNTED_SECONDS`. Memory is
-  bounded by who asked lately.
+  A push to more connections is possible when the bucket is full, and leaves a debt.
+* Typing is pushed at most once a second per user and room.
+* Rooms are counted with one statement per unit of work, and each at most once in :data:`COUNTED_SECONDS`. Memory is
+  bounded by the recently active users.
 """
 
 import time
@@ -25,12 +26,12 @@ from towpath.protocol.errors import RateLimited
 from towpath.servicekit import bulk
 from towpath.servicekit.buckets import Buckets, Rate
 
-#: So long the number of connections that hear a room is taken for true.
+#: Seconds that the number of a room's connections is cached.
 COUNTED_SECONDS: Final = 10.0
 _LETTERS: Final = 2048
 _TYPING: Final = Rate(rate=1.0, burst=2.0)
 _ROOMS_KEPT: Final = 10_000
-#: More connections than this are not counted: a push to so many empties every bucket.
+#: Connections are counted up to this number: a push to so many empties every bucket.
 _MOST_COUNTED: Final = 10_000
 
 
@@ -39,10 +40,10 @@ class TooManyHear(RateLimited):
 
 
 class FanOut:
-    """Who has caused how much; lives as long as the service.
+    """The deliveries caused by each user; lives as long as the service.
 
     Args:
-        deliveries: What each user may cause.
+        deliveries: The limit per user.
         clock: Seconds.
     """
 
@@ -50,15 +51,15 @@ class FanOut:
         self._clock = clock
         self._users: Buckets[str] = Buckets(deliveries)
         self._typing: Buckets[tuple[str, str]] = Buckets(_TYPING)
-        self._counted: OrderedDict[str, tuple[float, int]] = OrderedDict()  # room → until when, connections
+        self._counted: OrderedDict[str, tuple[float, int]] = OrderedDict()  # Room → valid until, connections.
 
     def uncounted(self, rooms: Iterable[str]) -> set[str]:
-        """Those of ``rooms`` whose connections have to be counted before they are paid for."""
+        """The ``rooms`` whose connections must be counted before they are paid for."""
         now = self._clock()
         return {room for room in rooms if room not in self._counted or self._counted[room][0] <= now}
 
     async def count(self, connection: AsyncConnection, rooms: Collection[str]) -> None:
-        """Count how many connections hear each of ``rooms``."""
+        """Count the connections in each of ``rooms``."""
         if not rooms:
             return
         asked = bulk.pairs(connection, [(room, "") for room in sorted(rooms)]).subquery()
@@ -79,7 +80,7 @@ class FanOut:
             self._counted.popitem(last=False)
 
     def pay(self, user_id: str, room: str, letters: int = 0) -> None:
-        """Take what one push with a text of so many ``letters`` to ``room`` costs from ``user_id``.
+        """Charge ``user_id`` for one push of a text of ``letters`` characters to ``room``.
 
         Raises:
             TooManyHear
@@ -92,7 +93,7 @@ class FanOut:
             )
 
     def may_show_typing(self, user_id: str, room: str) -> bool:
-        """Whether others may see now that ``user_id`` types; if so, it is paid for."""
+        """Whether a typing push of ``user_id`` is allowed now; if so, it is charged."""
         now = self._clock()
         if self._typing.of((user_id, room), now).take(1.0, now):
             return False

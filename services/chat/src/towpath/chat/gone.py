@@ -1,15 +1,15 @@
-"""Rooms that are gone: private rooms that nobody is in any more.
+"""Gone rooms: private rooms without members.
 
-The name of such a room is free at once. What is left of it (messages, stream entries, invitations) is deleted by a
-timer.
+The name of such a room is free at once. Its messages, stream entries and invitations are deleted by a timer.
 
 Guarantees:
 
-* Nothing of a room that is gone is visible, from the commit of the last leave on. The stream of its name goes on from
-  where it stood; the entry of the last leave is never stored, so a resume from before it is not complete.
-* Rows are deleted in steps of :data:`STEP`, with a fixed number of statements each. Replicas pass over a room that
-  another has locked.
-* Who made a room that is gone has made it, for the limit of rooms made in a day.
+* Nothing of a gone room is visible after the commit of the last leave. The stream of its name continues from its
+  head;
+  the entry of the last leave is never stored, so a resume from before it is incomplete.
+* Rows are deleted in steps of :data:`STEP`, with a fixed number of statements each. Replicas skip a room that another
+  one has locked.
+* A gone room still counts as created by its creator, for the limit of rooms per day.
 """
 
 from collections.abc import Collection
@@ -24,31 +24,31 @@ from towpath.protocol.chat import stream_of
 from towpath.protocol.envelope import now_ms
 from towpath.servicekit.timers import Turn
 
-#: Rows of each kind that one turn deletes.
+#: Rows of each kind that one run deletes.
 STEP: Final = 500
-#: How long a room that is gone counts as made.
+#: How long a gone room counts as created.
 _KEPT_MS: Final = 86_400_000
 
 
 def is_gone(room: sa.ColumnElement[Any], seq: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
-    """Whether what stands at ``seq`` of the stream of ``room`` belongs to a room that is gone."""
+    """Whether the entry at ``seq`` of the stream of ``room`` belongs to a gone room."""
     return sa.exists().where(GONE.c.room == room, GONE.c.seq >= seq)
 
 
 def is_withdrawn() -> sa.ColumnElement[bool]:
-    """Whether an invitation was to a room that is gone."""
+    """Whether an invitation was to a gone room."""
     return sa.exists().where(GONE.c.room == INVITATIONS.c.room, GONE.c.seq > INVITATIONS.c.seq)
 
 
 async def read_gone(connection: AsyncConnection, rooms: Collection[str]) -> dict[str, int]:
-    """Of each of ``rooms`` that was gone once, the last ``seq`` that belongs to nobody."""
+    """For each of ``rooms`` that was gone once, the last ``seq`` of the gone room."""
     last = sa.select(GONE.c.room, sa.func.max(GONE.c.seq)).where(GONE.c.room.in_(sorted(rooms)))
     rows = await connection.execute(last.group_by(GONE.c.room))
     return {row.room: row[1] for row in rows}
 
 
 class Clearing:
-    """Deletes what is left of rooms that are gone, in turns."""
+    """Deletes the rows of gone rooms; timer work."""
 
     def __init__(self, clock: Clock = now_ms) -> None:
         self._clock = clock
@@ -56,7 +56,7 @@ class Clearing:
     async def round(self, turn: Turn) -> bool:
         """Delete some rows of one room; returns whether there may be more to do at once."""
         is_due = GONE.c.uncleared_since.is_not(None)
-        # Without a lock: a quiet turn must not hold up writers.
+        # Without a lock: a run without work must not block writers.
         async with turn.database.reading() as connection:
             if not (await connection.execute(sa.select(sa.exists().where(is_due)))).scalar_one():
                 return False
@@ -67,7 +67,7 @@ class Clearing:
                 return False
             if await _delete_some(connection, gone.room, gone.seq):
                 return True
-            # A unit of work may have locked an invitation, and not have deleted it in the end.
+            # A unit of work may have locked an invitation without deleting it.
             left = sa.exists().where(INVITATIONS.c.room == gone.room, INVITATIONS.c.seq < gone.seq)
             if (await connection.execute(sa.select(left))).scalar_one():
                 return False
@@ -76,7 +76,7 @@ class Clearing:
         return True
 
     async def forget(self, turn: Turn) -> bool:
-        """Forget rooms that do not count as made any more; returns whether there may be more."""
+        """Delete gone rooms that no longer count as created; returns whether there may be more."""
         keys = (GONE.c.room, GONE.c.seq)
         is_old = sa.and_(GONE.c.uncleared_since.is_(None), GONE.c.created_at < self._clock() - _KEPT_MS)
         async with turn.database.transaction() as connection:

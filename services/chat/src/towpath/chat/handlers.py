@@ -1,4 +1,4 @@
-"""What chat does with each request and event: plain functions on what the unit of work loaded."""
+"""The handlers of chat: plain functions on the loaded unit of work, one per request and event."""
 
 from typing import Final
 
@@ -72,7 +72,7 @@ def join(request: JoinRoom, session: Session, rooms: Rooms) -> Outcome:
     tell = [] if room.has(session.user_id) else _admitted(room, session.user_id, rooms)
     seq, stream = rooms.seq(room), stream_of(room.name)
     answer = Joined(room=room.name, seq=seq, members=rooms.listed(room), count=rooms.crowd_count(room))
-    # What is said between the commit and the subscription is replayed.
+    # Messages between the commit and the subscription are replayed.
     return Outcome(answer=answer, tell=tell, subscribe=[stream], replay={stream: seq})
 
 
@@ -90,7 +90,7 @@ def leave(request: LeaveRoom, session: Session, rooms: Rooms) -> Outcome:
         tell = _counted("chat.left", room, session.user_id, rooms)
     else:
         left = rooms.changed("chat.left", room, session.user_id)
-        # The user's connections are no longer in the group then.
+        # By then the user's connections are no longer in the group.
         tell = [*_told(room, left, rooms), to_user(session.user_id, left)]
     return Outcome(
         answer=Left(room=room.name),
@@ -104,7 +104,7 @@ def invite(request: Invite, session: Session, rooms: Rooms) -> Outcome:
     room.check_outside(request.user)  # raises AlreadyInRoom
     answer = Invited(room=room.name, user=request.user)
     if room.inviter(request.user) is not None:
-        # An open invitation is pushed once, or members who take turns could push without end.
+        # An open invitation is pushed once; else members could alternate and push without end.
         return Outcome(answer=answer)
     rooms.quotas.check_inviting(session.user_id, request.user)  # raises TooManyInvitations
     room.invite(request.user, by=session.user_id, seq=rooms.seq(room))
@@ -179,7 +179,7 @@ def mark_read(request: MarkRead, session: Session, rooms: Rooms) -> Outcome:
     if not grew:
         return Outcome(answer=answer)
     told = make("chat.read", ReadTold(room=room.name, user=session.user_id, seq=member.read_seq).model_dump())
-    # In a crowd only the reader's own connections need it.
+    # In a crowd only the reader's own connections get it.
     tell = [to_user(session.user_id, told)] if rooms.is_crowd(room) else _told(room, told, rooms)
     return Outcome(answer=answer, tell=tell)
 
@@ -200,26 +200,26 @@ def resume(request: Resume, session: Session, rooms: Rooms) -> Outcome:
 
 
 def greet(event: SessionStarted, rooms: Rooms) -> Outcome:
-    """A connection is new: it hears the rooms of its user from now on."""
+    """Subscribe a new connection to its user's rooms."""
     rooms.signs.started(event)
     session = Session(event.user_id, event.connection_id, event.gateway_id, inbox=event.inbox)
     return Outcome(connection=session, groups=rooms.groups(event.user_id))
 
 
 def part(event: SessionEnded, rooms: Rooms) -> Outcome:
-    """A connection is gone."""
+    """Record that a connection has ended."""
     rooms.signs.ended(event)
     return Outcome()
 
 
 def hear(event: GatewayAlive, rooms: Rooms) -> Outcome:
-    """A gateway lives, and its connections with it."""
+    """Record that a gateway and its connections are alive."""
     rooms.signs.alive(event)
     return Outcome()
 
 
 def _check_making(room: Room, user_id: str, rooms: Rooms) -> None:
-    """Whether the user may make the room; all who will be in it at once are checked.
+    """Check that the user may create the room, for all its initial members.
 
     Raises:
         TooManyRooms, TooManyRoomsMade
@@ -230,7 +230,7 @@ def _check_making(room: Room, user_id: str, rooms: Rooms) -> None:
 
 
 def _admitted(room: Room, user_id: str, rooms: Rooms) -> list[Tell]:
-    """Let the user in. Everybody in the room hears of it, the user included; in a crowd only the user."""
+    """Add the user, and push that to every member, including the user; in a crowd only to the user."""
     if (inviter := room.inviter(user_id)) is not None:
         rooms.quotas.accepted(inviter, user_id)
     rooms.quotas.entered(user_id, room.name)
@@ -244,7 +244,7 @@ def _admitted(room: Room, user_id: str, rooms: Rooms) -> list[Tell]:
 
 
 def _counted(action: str, room: Room, user_id: str, rooms: Rooms) -> list[Tell]:
-    """Who came or went in a crowd is counted for the others; the user's own connections hear it, without a stream."""
+    """Mark the crowd for its next count, and push the change to the user's own connections, without a stream."""
     rooms.mark_crowd(room)
     change = MemberChange(room=room.name, seq=rooms.seq(room), user=user_id)
     return [to_user(user_id, make(action, change.model_dump()))]
@@ -258,7 +258,7 @@ def _sent(room: Room, user_id: str, text: str, client_ref: str | None, rooms: Ro
 
 
 def _told(room: Room, envelope: Envelope, rooms: Rooms) -> list[Tell]:
-    """Everybody in the room. A two-person room has no group: each of the two hears it as a user."""
+    """Pushes to every member of the room. A two-person room has no group: each of the two is pushed to as a user."""
     if room.is_direct:
         return [to_user(user, envelope) for user in room.pair]
     return [to_group(stream_of(room.name), envelope, leaves=rooms.leaves(room))]
@@ -277,7 +277,7 @@ COMMANDS: Final[Handlers] = {
     "chat.rooms": Handler(ListRooms, list_rooms, changes=False, cost=10),
     "chat.members": Handler(ListMembers, list_members, changes=False, cost=10),
     "chat.read": Handler(MarkRead, mark_read),
-    # Nobody types faster than this allows. Below the cost of a heavy read.
+    # No user types faster than this allows. Below the cost of a heavy read.
     "chat.typing": Handler(Typing, typing, changes=False, cost=9),
     "chat.resume": Handler(Resume, resume, changes=False, cost=20, groups=True),
 }

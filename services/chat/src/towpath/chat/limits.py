@@ -1,11 +1,11 @@
-"""Limits: how many rooms and invitations one user may have, and how many rooms one user may make in a day.
+"""Limits on the rooms and invitations of one user, and on the rooms that one user may create in a day.
 
 Guarantees:
 
 * The number of statements does not depend on the number of requests, and no count reads more rows than its limit.
-* The counts follow what the same unit of work changes. Every ``check_...`` is a check only.
-* Units of work of one user that run at the same time in other partitions do not see each other: such a user can pass
-  a limit by a few, and is refused from then on.
+* The counts include the changes of the same unit of work. Every ``check_...`` is a check only.
+* Concurrent units of work of one user in different partitions do not see each other: such a user can exceed a limit
+  by a few, and is refused from then on.
 """
 
 from collections import Counter
@@ -25,9 +25,9 @@ from towpath.servicekit import bulk
 from towpath.servicekit.buckets import Rate
 
 DAY_MS: Final = 86_400_000
-#: The highest ``crowd_members`` that can be set: answers that name so many members pass every hop.
+#: The maximum of ``crowd_members``: an answer with so many members is within the size limit of every hop.
 MOST_LISTED: Final = 1000
-#: The highest limit that can be set: a connection is put into the groups of no more rooms than this.
+#: The maximum of the limits: a connection is subscribed to the groups of no more rooms than this.
 MOST_ROOMS: Final = 10_000
 
 _DIRECT: Final = "direct"
@@ -49,7 +49,7 @@ class Limits:
 
     @property
     def deliveries(self) -> Rate:
-        """What one user may cause."""
+        """The limit of deliveries per user."""
         return Rate(self.deliveries_per_user, self.deliveries_burst)
 
 
@@ -58,15 +58,15 @@ class TooManyRooms(Conflict):
 
 
 class TooManyRoomsMade(RateLimited):
-    """The user has made as many rooms in 24 hours as the limit allows."""
+    """The user has created as many rooms in 24 hours as the limit allows."""
 
 
 class TooManyInvitations(Conflict):
-    """As many invitations of the user are open as the limit allows, from everybody or from one person."""
+    """The user has as many open invitations as the limit allows, in total or from one inviter."""
 
 
 class Quotas:
-    """What the users of one unit of work have: load, check, change."""
+    """The counts of the users of one unit of work: load, check, change."""
 
     def __init__(self, connection: AsyncConnection, limits: Limits, clock: Clock) -> None:
         self._connection = connection
@@ -89,8 +89,8 @@ class Quotas:
 
         Args:
             entering: Users, each with the name of a room that the user may enter.
-            making: Users who may make a room.
-            inviting: Pairs of users, the second of whom the first may invite.
+            making: Users who may create a room.
+            inviting: Pairs of inviter and invitee.
         """
         if entering:
             await self._load_rooms({(user, _kind(room)) for user, room in entering})
@@ -100,7 +100,7 @@ class Quotas:
             await self._load_invitations(set(inviting))
 
     def check_entering(self, user_id: str, room: str, *, by: str) -> None:
-        """Whether ``user_id`` may be in one more room; ``by`` is the user who asks.
+        """Check that ``user_id`` may be in one more room; ``by`` is the asking user.
 
         Raises:
             TooManyRooms
@@ -115,7 +115,7 @@ class Quotas:
         raise TooManyRooms(f"{subject} in {limit:,} {kind}, which is the limit{advice}.")
 
     def check_making(self, user_id: str) -> None:
-        """Whether the user may make one more room today.
+        """Check that the user may create one more room today.
 
         Raises:
             TooManyRoomsMade
@@ -131,7 +131,7 @@ class Quotas:
         )
 
     def check_inviting(self, by: str, user_id: str) -> None:
-        """Whether ``by`` may invite ``user_id`` to one more room.
+        """Check that ``by`` may invite ``user_id`` to one more room.
 
         Raises:
             TooManyInvitations
@@ -146,25 +146,25 @@ class Quotas:
             )
 
     def entered(self, user_id: str, room: str) -> None:
-        """The user is in one more room."""
+        """Count one more room of the user."""
         self._rooms[user_id, _kind(room)] += 1
 
     def left(self, user_id: str, room: str) -> None:
-        """The user is in one room less."""
+        """Count one room less of the user."""
         self._rooms[user_id, _kind(room)] -= 1
 
     def made(self, user_id: str) -> None:
-        """The user has made a room."""
+        """Count one more created room of the user."""
         self._made[user_id] += 1
         self._oldest.setdefault(user_id, self._clock())
 
     def invited(self, by: str, user_id: str) -> None:
-        """One more invitation is open."""
+        """Count one more open invitation."""
         self._open[user_id] += 1
         self._pairs[by, user_id] += 1
 
     def accepted(self, by: str, user_id: str) -> None:
-        """An invitation is used up."""
+        """Count one open invitation less."""
         self._open[user_id] -= 1
         self._pairs[by, user_id] -= 1
 

@@ -24,7 +24,7 @@ _CHANGING: Final = ("text", "size", "edited_at", "deleted_at")
 
 
 class Messages:
-    """What is said, and what becomes of it; rooms are locked by who loads them."""
+    """Messages and their changes; the caller locks the rooms."""
 
     def __init__(self, connection: AsyncConnection, streams: Streams) -> None:
         self._connection = connection
@@ -32,18 +32,18 @@ class Messages:
         self._posts: dict[tuple[str, int], Post] = {}
 
     async def load(self, wanted: Collection[tuple[str, int]]) -> None:
-        """Read those of ``wanted``, rooms and ``seq``, that there are."""
+        """Read the existing messages of ``wanted``, pairs of room and ``seq``."""
         if not wanted:
             return
         asked = bulk.pairs(self._connection, [(room, str(seq)) for room, seq in wanted]).subquery()
-        # A join: for a row value with a number in it SQLite would search the index by the room alone.
+        # A join: for a row value that contains a number SQLite would use only the room column of the index.
         here = sa.and_(MESSAGES.c.room == asked.c[0], MESSAGES.c.seq == sa.cast(asked.c[1], sa.BigInteger))
         there = sa.select(MESSAGES).join(asked, here).where(~is_gone(MESSAGES.c.room, MESSAGES.c.seq))
         for row in await self._connection.execute(there):
             self._posts[row.room, row.seq] = Post(**row._mapping, is_stored=True)
 
     def get(self, room: Room, seq: int) -> Post:
-        """A message of those that were loaded or posted.
+        """A loaded or posted message.
 
         Raises:
             NoSuchMessage
@@ -56,7 +56,7 @@ class Messages:
     def post(
         self, room: Room, user_id: str, text: str, client_ref: str | None = None
     ) -> tuple[Message, Envelope]:
-        """Keep a message; returns it with the durable push that tells of it."""
+        """Store a message; returns it with its durable push."""
         stream = stream_of(room.name)
         message = Message(
             room=room.name,
@@ -79,7 +79,7 @@ class Messages:
         return message, push
 
     def edited(self, post: Post) -> Envelope:
-        """The durable push that tells of a message that was just edited."""
+        """The durable push for an edited message."""
         assert post.edited_at is not None
         told = MessageEdited(
             room=post.room, seq=post.seq, user=post.user_id, text=post.text, edited_at=post.edited_at
@@ -93,14 +93,14 @@ class Messages:
         return push
 
     def deleted(self, post: Post) -> Envelope:
-        """The durable push that tells of a message that was just deleted."""
+        """The durable push for a deleted message."""
         assert post.deleted_at is not None
         told = MessageDeleted(room=post.room, seq=post.seq, user=post.user_id, deleted_at=post.deleted_at)
         self._withhold(post, post.seq)
         return self._streams.append(stream_of(post.room), "chat.deleted", lambda _: told.model_dump())
 
     async def save(self) -> None:
-        """Write what was posted and what was changed."""
+        """Write posted and changed messages."""
         posts = self._posts.values()
         await bulk.insert(self._connection, MESSAGES, [_row(post) for post in posts if not post.is_stored])
         changed = [
@@ -111,7 +111,7 @@ class Messages:
         await bulk.update(self._connection, MESSAGES, changed, key=["room", "seq"])
 
     def _withhold(self, post: Post, seq: int) -> None:
-        """Leave the text out of the entry at ``seq``, which tells of ``post``."""
+        """Withhold the text from the entry at ``seq``, whose subject is ``post``."""
         self._streams.withhold(stream_of(post.room), seq, about=post.seq, blank=BLANK)
 
 

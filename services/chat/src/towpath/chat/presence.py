@@ -1,20 +1,21 @@
-"""Who is online: from the first connection to the last, over all gateways, and told to the rooms concerned.
+"""Presence: a user is online from the first connection to the last, over all gateways; changes go to their rooms.
 
-Session events only leave signs (:mod:`towpath.chat.signs`) and mark whom they concern. Rounds, which every replica
-runs, look at those who are marked and tell what has changed.
+Session events only store presence events (:mod:`towpath.chat.signs`) and mark the users concerned. Rounds, which
+every replica runs, examine marked users and publish changes.
 
 Guarantees:
 
-* A change is told at least once, and the changes of one person in their order: what is to be told is committed with
-  the change (:mod:`towpath.servicekit.outbox`), under the lock on the person's row. Replicas pass over what another
-  has locked, so that it is told once as a rule.
-* Who is back within ``presence_grace`` was never gone, for anybody.
-* A gateway that is silent for ``gateway_silence`` has lost its connections, as of when it was last heard; if it is
-  heard again they are back. Silence counts only while another gateway is heard, and this service has had its broker
-  without a break: else nobody is there to be told, or it is we who do not hear.
+* A change is published at least once, and the changes of one user in order: the push is committed with the change
+  (:mod:`towpath.servicekit.outbox`), under the lock on the user's row. Replicas skip rows that another one has
+  locked, so that a change is normally published once.
+* A user who reconnects within ``presence_grace`` is never shown as offline.
+* The connections of a gateway that is silent for ``gateway_silence`` count as lost, as of its last announcement; if
+  it announces itself again they are restored. Silence counts only while another gateway is heard and this service
+  has been
+  connected to its broker without a break: else there is no client to notify, or this service itself is cut off.
 * Every step is bounded, in statements and in rows.
 
-Times are those of the replicas: as far as their clocks differ, so do the bounds.
+Times are taken from the replicas' clocks; the bounds vary by the differences of these clocks.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,11 +37,11 @@ from towpath.servicekit.outcome import Tell, to_group, to_user
 from towpath.servicekit.streams import batched
 from towpath.servicekit.timers import Turn
 
-#: Rows that one step takes.
+#: Maximum number of rows of one step.
 STEP: Final = 500
-#: How long an ended connection is kept: a start that comes late, out of a retry queue, must find it.
+#: How long an ended connection is kept: a late start event from a retry queue must find it.
 _ENDED_KEPT_MS: Final = 3_600_000
-#: How long a gateway that is silent may still come back with its connections.
+#: How long a silent gateway may still return with its connections.
 _SILENT_KEPT_MS: Final = 86_400_000
 _USERS_A_STATEMENT: Final = 10_000
 
@@ -52,11 +53,11 @@ _IS_OPEN: Final = sa.and_(CONNECTIONS.c.ended_at.is_(None), GATEWAYS.c.over_at.i
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How it stands with one person's connections.
+    """The state of one user's connections.
 
     Attributes:
         is_connected: At least one is open.
-        left_at: When the last of those that are known was lost, in Unix milliseconds.
+        left_at: When the last known connection was lost, in Unix milliseconds.
     """
 
     is_connected: bool = False
@@ -64,10 +65,10 @@ class Standing:
 
 
 def judge(standing: Standing, *, was_online: bool, now: int, grace: int) -> tuple[bool, int | None]:
-    """Whether a person is online at ``now``, and when to look again; times in milliseconds.
+    """Whether a user is online at ``now``, and when to check again; times in milliseconds.
 
-    Who was online stays so for ``grace`` after the last connection. Who comes and goes before anybody was told is
-    not told of at all.
+    An online user stays online for ``grace`` after the last connection. A user who connects and disconnects before
+    the change was published is not published at all.
     """
     if standing.is_connected:
         return True, None
@@ -76,7 +77,7 @@ def judge(standing: Standing, *, was_online: bool, now: int, grace: int) -> tupl
 
 
 async def read_online(connection: AsyncConnection, users: Iterable[str]) -> set[str]:
-    """Those of ``users`` who are online: as their rooms were told, or about to be told."""
+    """The ``users`` who are online, as published or about to be published to their rooms."""
     online: set[str] = set()
     is_connected = sa.exists().where(CONNECTIONS.c.user_id == PEOPLE.c.user_id, _OF_GATEWAY, _IS_OPEN)
     for part in batched(sorted(set(users)), _USERS_A_STATEMENT):
@@ -88,7 +89,7 @@ async def read_online(connection: AsyncConnection, users: Iterable[str]) -> set[
 
 
 class Presence:
-    """What chat does about presence by itself, in turns."""
+    """The timer work on presence."""
 
     def __init__(self, settings: ChatSettings, clock: Clock = now_ms) -> None:
         self._grace_ms = int(settings.presence_grace * 1000)
@@ -97,7 +98,7 @@ class Presence:
         self._clock = clock
 
     async def round(self, turn: Turn) -> bool:
-        """One step: miss silent gateways, mark the people of one, tell of those who are marked.
+        """One step: find silent gateways, mark the users of one gateway, publish changes of marked users.
 
         Returns whether there is more to do at once.
         """
@@ -112,7 +113,7 @@ class Presence:
         return people and (await self._tell_next(turn, now) or gateways)
 
     async def forget(self, turn: Turn) -> bool:
-        """One step of forgetting what nobody needs any more; returns whether there may be more."""
+        """Delete one step of obsolete rows; returns whether there may be more."""
         now = self._clock()
         ended = CONNECTIONS.c.ended_at < now - _ENDED_KEPT_MS
         lost = GATEWAYS.c.over_at < now - _SILENT_KEPT_MS
@@ -153,15 +154,15 @@ class Presence:
             )
             await _save(connection, found)
         if crowds:
-            # Not in the transaction above: that holds rows of people, which units of work wait for that hold crowds.
+            # Not in the transaction above: it locks rows of users, and units of work that hold crowds wait for those.
             async with turn.database.transaction() as connection:
                 await mark_crowds(connection, crowds, now)
         return len(was_online) == STEP
 
 
 async def _what_is_due(database: Database, now: int, silent_since: int) -> tuple[bool, bool]:
-    """Whether there is something to do about gateways, and about people."""
-    # Without a lock: a quiet round must not hold up who writes.
+    """Whether there is work on gateways, and on users."""
+    # Without a lock: a round without work must not block writers.
     gateway = sa.or_(GATEWAYS.c.looked_up_to.is_not(None), _is_silent(silent_since))
     async with database.reading() as connection:
         found = await connection.execute(
@@ -172,7 +173,7 @@ async def _what_is_due(database: Database, now: int, silent_since: int) -> tuple
 
 
 async def _miss(connection: AsyncConnection, silent_since: int) -> None:
-    """Take gateways that were not heard since then for lost."""
+    """Mark gateways without an announcement since then as lost."""
     key = (GATEWAYS.c.gateway_id, GATEWAYS.c.incarnation)
     silent = await connection.execute(
         sa.select(*key)
@@ -190,7 +191,7 @@ async def _miss(connection: AsyncConnection, silent_since: int) -> None:
 
 
 async def _mark_next(connection: AsyncConnection, now: int) -> bool:
-    """Mark the next people of a gateway that was lost or is back; returns whether there was one."""
+    """Mark the next users of a gateway that was lost or has returned; returns whether there was one."""
     to_look_up = sa.select(GATEWAYS).where(GATEWAYS.c.looked_up_to.is_not(None)).limit(1)
     gateway = (await connection.execute(to_look_up.with_for_update(skip_locked=True))).first()
     if gateway is None:
@@ -243,7 +244,7 @@ async def _read_standings(connection: AsyncConnection, users: Sequence[str]) -> 
 async def _read_rooms(
     connection: AsyncConnection, users: Sequence[str], crowd_members: int
 ) -> tuple[dict[str, list[str]], set[str]]:
-    """The rooms in which each of ``users`` is told of, and the crowds in which they are only counted."""
+    """The rooms that get pushes about each of ``users``, and the crowds in which users are only counted."""
     rooms: dict[str, list[str]] = {user: [] for user in users}
     crowds: set[str] = set()
     if users:

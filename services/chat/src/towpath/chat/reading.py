@@ -1,6 +1,6 @@
-"""What people read: histories, lists of rooms, members and invitations.
+"""Reads: histories, lists of rooms, members and invitations.
 
-Guarantees: the number of statements does not depend on the number of questions (but for one statement each 200);
+Guarantees: the number of statements does not depend on the number of requests (except one statement per 200);
 every answer is bounded.
 """
 
@@ -26,16 +26,16 @@ from towpath.protocol.chat import (
 from towpath.servicekit import bulk
 from towpath.servicekit.streams import batched
 
-#: Bytes that a history holds before it leaves the rest to the next request, so that it passes every hop.
+#: Maximum bytes of a history page, so that it is within the size limit of every hop.
 HISTORY_BYTES: Final = 256 * 1024
-#: Rooms and invitations that ``chat.rooms`` tells of, and messages it counts as unread in each.
+#: Maximum number of rooms and invitations in ``chat.rooms``, and of messages counted as unread in each.
 ROOMS_TOLD: Final = 1000
 UNREAD_COUNTED: Final = 1000
-#: SQLite takes 500 at most: https://www.sqlite.org/limits.html#max_compound_select
+#: SQLite allows 500 at most: https://www.sqlite.org/limits.html#max_compound_select
 _SELECTS_A_STATEMENT: Final = 200
 
-# As text, because SQLAlchemy takes 2 ms to build and compile one of these, and a batch may have hundreds.
-# One row more than asked for, as far as the bytes reach; each row tells how many there were.
+# As text, because SQLAlchemy takes 2 ms to build and compile one of these selects, and a batch may have hundreds.
+# One row more than requested, within the byte limit; each row has the number of rows found.
 _HISTORY: Final = """
     SELECT * FROM (
         SELECT {number} AS number, page.*, COUNT(*) OVER () AS found,
@@ -53,8 +53,8 @@ _LISTED: Final = """
         SELECT room, user_id FROM chat_members WHERE room = :room_{number} ORDER BY user_id LIMIT {limit}
     ) AS listed
 """
-# A room of two has no group: its members hear it as users. Before there were limits a user could be in any number of
-# rooms: a LIMIT stops reading the index there, a window function would read all of them.
+# A two-person room has no group: its members are pushed to as users. Before limits existed a user could be in any
+# number of rooms: a LIMIT stops the index scan, a window function would read all of them.
 _GROUPED: Final = """
     SELECT * FROM (
         SELECT user_id, room FROM chat_members
@@ -66,7 +66,7 @@ _GROUPED: Final = """
 async def read_histories(
     connection: AsyncConnection, wanted: Iterable[ReadHistory]
 ) -> dict[ReadHistory, History]:
-    """What each of ``wanted`` asks for, whoever asks."""
+    """The history page of each request in ``wanted``, independent of the asking user."""
     asked = list(dict.fromkeys(wanted))
     found: list[list[sa.Row[Any]]] = [[] for _ in asked]
     for row in await _union(
@@ -105,7 +105,7 @@ async def read_invitations(connection: AsyncConnection, users: Iterable[str]) ->
 
 
 async def read_groups(connection: AsyncConnection, users: Iterable[str]) -> dict[str, list[str]]:
-    """The groups that the connections of each user belong in; those of the first :data:`MOST_ROOMS` rooms."""
+    """The groups of each user's connections; those of the first :data:`MOST_ROOMS` rooms."""
     groups: dict[str, list[str]] = {user: [] for user in sorted(users)}
     selects = [
         (
@@ -120,7 +120,7 @@ async def read_groups(connection: AsyncConnection, users: Iterable[str]) -> dict
 
 
 async def may_hear(connection: AsyncConnection, wanted: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Those pairs of a user and a room's stream whose user is in the room."""
+    """The pairs of a user and a room's stream whose user is in the room."""
     rooms = {(stream.removeprefix(STREAM_PREFIX), user) for user, stream in wanted}
     key = sa.tuple_(MEMBERS.c.room, MEMBERS.c.user_id)
     rows = await connection.execute(
@@ -143,7 +143,7 @@ async def read_listed(connection: AsyncConnection, rooms: Iterable[str], limit: 
 async def _union(
     connection: AsyncConnection, selects: Sequence[tuple[str, str]], parameter: str = "room"
 ) -> list[sa.Row[Any]]:
-    """The rows of all ``selects``; the n-th has a parameter such as ``room_n``, which stands beside it."""
+    """The rows of all ``selects``; the n-th has a parameter such as ``room_n``, given with it."""
     found: list[sa.Row[Any]] = []
     for part in batched(list(enumerate(selects)), _SELECTS_A_STATEMENT):
         statement = sa.text(" UNION ALL ".join(select for _, (select, _) in part))
@@ -167,7 +167,7 @@ def _page(request: ReadHistory, rows: list[sa.Row[Any]]) -> History:
 
 
 def _history(number: int, request: ReadHistory) -> str:
-    # Nothing but checked integers gets into the text.
+    # Only checked integers are put into the text.
     order, side = "DESC", "> 0"
     if request.before_seq is not None:
         side = f"< {request.before_seq}"
@@ -208,7 +208,7 @@ def _invitations(connection: AsyncConnection, users: Sequence[str]) -> sa.Select
 def first_rooms(connection: AsyncConnection, table: sa.Table, users: Sequence[str]) -> sa.Subquery:
     """The rows of each of ``users`` in ``table``, by room; the first :data:`ROOMS_TOLD`.
 
-    The index is read up to the last of them and no further, in however many rooms a user is.
+    The index is read up to the last of them and no further, for any number of rooms of a user.
     """
     asked = bulk.pairs(connection, [(user, "") for user in users]).subquery()
     user = asked.c[0]

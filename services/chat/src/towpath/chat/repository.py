@@ -1,6 +1,6 @@
-"""Where rooms are kept: the unit of work that handlers see.
+"""The repository of rooms: the unit of work of the handlers.
 
-Guarantees: the number of statements does not depend on the number of requests. Who changes a room holds the lock on
+Guarantees: the number of statements does not depend on the number of requests. A change of a room holds the lock on
 the head of its stream, taken before anything else of the room is read.
 """
 
@@ -58,7 +58,7 @@ from towpath.servicekit.requests import Request
 from towpath.servicekit.streams import Streams
 
 DEFAULT_LIMITS: Final = Limits()
-#: Requests that something is pushed to a room for.
+#: Requests that cause a push to a room.
 _PUSHED: Final = (
     JoinRoom | LeaveRoom | SendMessage | SendDirect | EditMessage | DeleteMessage | MarkRead | Typing
 )
@@ -68,9 +68,9 @@ class Rooms:
     """Unit of work of the chat service; see :class:`towpath.servicekit.working.UnitOfWork`.
 
     Attributes:
-        messages: What is said in the rooms.
-        signs: What gateways tell of their connections.
-        quotas: What the users of the requests have already.
+        messages: The messages of the rooms.
+        signs: The presence events from gateways.
+        quotas: The current counts of the users of the requests.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Rooms:
         counted = LeaveRoom | MarkRead | Typing | ListMembers
         await self._load_rooms(opened, {room for room, r in named if isinstance(r.payload, Invite | counted)})
         await self._load_members({(room, user) for room, r in named for user in users_of(r)})
-        # Of an invitation the last is who is invited.
+        # The last element of an invitation is the invitee.
         await self._load_guests(
             {(room, users_of(r)[-1]) for room, r in named if isinstance(r.payload, JoinRoom | Invite)}
         )
@@ -147,15 +147,15 @@ class Rooms:
         return self._rooms[name]
 
     def opened(self, name: str) -> Room:
-        """A room that is made if it is not there; only for requests that may open one."""
+        """A room that is created if it does not exist; only for requests that may create one."""
         return self._rooms[name]
 
     def seq(self, room: Room) -> int:
-        """Where the stream of a room stands; only for rooms of requests that change something."""
+        """The head of a room's stream; only for rooms of requests that change something."""
         return self._streams.head(stream_of(room.name))
 
     def changed(self, action: str, room: Room, user_id: str) -> Envelope:
-        """The durable push that tells who came (``chat.joined``) or went (``chat.left``)."""
+        """The durable push for a join (``chat.joined``) or a leave (``chat.left``)."""
         return self._streams.append(
             stream_of(room.name),
             action,
@@ -163,19 +163,19 @@ class Rooms:
         )
 
     def take_out(self, room: Room, user_id: str) -> None:
-        """Let nothing that is pushed to a room from now on reach a user who leaves it."""
+        """Remove a leaving user from the room's group, before any later push."""
         self._streams.take_out(stream_of(room.name), stream_of(room.name), user_id)
 
     def let_in(self, room: Room, user_id: str) -> None:
-        """The opposite, for a user who comes."""
+        """Add a joining user to the room's group."""
         self._streams.let_in(stream_of(room.name), user_id)
 
     def leaves(self, room: Room) -> Sequence[Leave]:
-        """Who left a room while gateways may not know it."""
+        """Leaves of a room that the gateways may not know yet."""
         return self._streams.leaves(stream_of(room.name))
 
     def vacate(self, room: Room, user_id: str) -> Envelope:
-        """Let a room be gone that ``user_id`` has left last; returns the push that tells of it."""
+        """Mark a room as gone after its last member ``user_id`` left; returns the push for it."""
         stream = stream_of(room.name)
         left = self._streams.append(
             stream,
@@ -187,11 +187,11 @@ class Rooms:
         return left
 
     def history(self, request: ReadHistory) -> History:
-        """What a member asked to read."""
+        """The history page of a request."""
         return self._histories[request]
 
     def summaries(self, user_id: str) -> list[RoomSummary]:
-        """The rooms of a user, by name, with what is unread."""
+        """The rooms of a user, by name, with unread counts."""
         return self._summaries[user_id]
 
     def invitations(self, user_id: str) -> list[Invitation]:
@@ -199,27 +199,27 @@ class Rooms:
         return self._invitations[user_id]
 
     def is_online(self, user_id: str) -> bool:
-        """Whether a user has a connection open; only for rooms whose members are asked for."""
+        """Whether a user has an open connection; only for members of requested rooms."""
         return user_id in self._online
 
     def groups(self, user_id: str) -> list[str]:
-        """The groups that a user's connections belong in."""
+        """The groups of a user's connections."""
         return self._groups[user_id]
 
     def may_hear(self, user_id: str, stream: str) -> bool:
-        """Whether a user may read a stream; only for streams that a resume names."""
+        """Whether a user may receive a stream; only for streams that a resume names."""
         return (user_id, stream) in self._heard
 
     def is_crowd(self, room: Room, *, more: int = 0) -> bool:
-        """Whether a room is a crowd, or would be with so many ``more`` members."""
+        """Whether a room is a crowd, or would be with ``more`` additional members."""
         return room.count + more > self._limits.crowd_members
 
     def crowd_count(self, room: Room) -> int | None:
-        """How many members a crowd has; ``None`` for other rooms."""
+        """The number of members of a crowd; ``None`` for other rooms."""
         return room.count if self.is_crowd(room) else None
 
     def pay(self, user_id: str, room: Room, text: str = "") -> None:
-        """Charge a user for a push of ``text`` to everybody in a room; a check, so before anything is changed.
+        """Charge a user for a push of ``text`` to every member of a room; a check, so call it before any change.
 
         Raises:
             TooManyHear
@@ -227,7 +227,7 @@ class Rooms:
         self._fanout.pay(user_id, room.name, len(text))
 
     def pay_for_change(self, user_id: str, room: Room) -> None:
-        """Charge a user for coming, going or reading, which in a crowd is not pushed to everybody.
+        """Charge a user for a join, a leave or a read position, which in a crowd is not pushed to every member.
 
         Raises:
             TooManyHear
@@ -236,7 +236,7 @@ class Rooms:
             self._fanout.pay(user_id, room.name)
 
     def may_show_typing(self, user_id: str, room: Room) -> bool:
-        """Whether others may see now that a user types."""
+        """Whether a typing push is allowed now."""
         return self._fanout.may_show_typing(user_id, room.name)
 
     def listed(self, room: Room) -> list[str]:
@@ -244,7 +244,7 @@ class Rooms:
         return room.listed[: self._limits.crowd_members]
 
     def mark_crowd(self, room: Room) -> None:
-        """Have the numbers of a crowd pushed soon."""
+        """Mark a crowd, so that its count is pushed soon."""
         self._crowds.add(room.name)
 
     async def save(self) -> None:
@@ -300,7 +300,7 @@ class Rooms:
             (user, room)
             for room, users in opening
             for user in users
-            # Most who join, or write to one person, are in the room: their rooms are not counted.
+            # Most users who join, or write to one person, are members already: their rooms need not be counted.
             if not self._has(room, user) or user in leaving
         }
         await self.quotas.load(
@@ -310,15 +310,15 @@ class Rooms:
         )
 
     def _may_be_abandoned(self, leaving: Mapping[str, int]) -> set[str]:
-        """Rooms whose members have to be counted, because all of them may leave."""
+        """Rooms whose members must be counted, because all of them may leave."""
         rooms = [self._rooms[room] for room in leaving if room in self._rooms]
         return {room.name for room in rooms if room.private and room.count <= leaving[room.name]}
 
     async def _load_listed(self, names: set[str], leaving: int) -> None:
-        # So many more that the first are still known when so many have left.
+        # Reads so many more members that the first ones are still known after the leaves.
         limit = self._limits.crowd_members + leaving
         for name, listed in (await read_listed(self._connection, names & self._rooms.keys(), limit)).items():
             room = self._rooms[name]
             room.listed = listed
-            # Right even if a version that does not count members has run beside this one.
+            # Correct even if a version that does not count members has run beside this one.
             room.count = len(listed) if len(listed) < limit else max(room.count, limit)

@@ -14,9 +14,9 @@ class ChatSettings(ServiceSettings):
 
     Attributes:
         rooms_per_user: Rooms that a user may be in, rooms of two not counted.
-        direct_rooms_per_user: Rooms of two that a user may be in; counted by themselves, so that strangers who write
-            to somebody do not keep them from joining rooms.
-        rooms_made_per_day: Rooms that a user may make within 24 hours, by any action.
+        direct_rooms_per_user: Rooms of two that a user may be in; counted separately, so that strangers who write to
+            a user cannot prevent that user from joining rooms.
+            rooms_made_per_day: Rooms that a user may create within 24 hours, by any action.
         invitations_per_user: Open invitations that a user may have.
         invitations_per_pair: Open invitations that a user may have from one other user.
         crowd_members: Members of a room up to which joins, leaves, read positions, typing and presence are pushed
@@ -24,9 +24,9 @@ class ChatSettings(ServiceSettings):
         deliveries_per_user: Deliveries a second that what one user sends may cause in the long run, on each replica:
             a message in a room that 50 connections hear is 50 deliveries. 0 for no limit.
         deliveries_burst: The same, at once.
-        presence_grace: Seconds that who has lost the last connection may take to come back before others are told.
-        gateway_silence: Seconds after which a silent gateway is taken for dead, and its people for gone; some three
-            times the gateways' `alive_interval`.
+        presence_grace: Seconds after the loss of a user's last connection before the user is published as offline.
+        gateway_silence: Seconds after which a silent gateway counts as dead, and its users as disconnected; about
+        three times the gateways' `alive_interval`.
     """
 
     database_url: DatabaseUrl = "sqlite+aiosqlite:///towpath-chat.db"

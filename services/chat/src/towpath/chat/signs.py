@@ -1,8 +1,8 @@
-"""Signs of life: what gateways tell of their connections and of themselves, kept as it comes.
+"""Presence events: starts and ends of connections and announcements of gateways, stored as they come.
 
-Guarantees: the order does not matter in which a connection's start and end are heard, nor how often; whoever a sign
-concerns is marked for a look (:mod:`towpath.chat.presence`) in the same transaction. The number of statements does
-not depend on the number of signs.
+Guarantees: a connection's start and end may arrive in any order and any number of times; the user concerned is marked
+for the next presence round (:mod:`towpath.chat.presence`) in the same transaction. The number of statements does not
+depend on the number of events.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,31 +20,31 @@ Clock = Callable[[], int]
 
 
 class Signs:
-    """The signs that one unit of work hears: hear, save."""
+    """The presence events of one unit of work: collect, save."""
 
     def __init__(self, connection: AsyncConnection, clock: Clock) -> None:
         self._connection = connection
         self._clock = clock
         self._heard: set[tuple[str, str]] = set()
-        self._present: dict[str, str] = {}  # of each gateway the incarnation heard last
+        self._present: dict[str, str] = {}  # Gateway → its latest incarnation.
         self._started: dict[str, SessionStarted] = {}
         self._ended: dict[str, SessionEnded] = {}
 
     def started(self, event: SessionStarted) -> None:
-        """A connection is open, so its gateway lives."""
+        """Record the start of a connection, which also shows that its gateway is alive."""
         self._started[event.connection_id] = event
         self._hear(event.gateway_id, event.incarnation)
 
     def ended(self, event: SessionEnded) -> None:
-        """A connection is closed."""
+        """Record the end of a connection."""
         self._ended[event.connection_id] = event
 
     def alive(self, event: GatewayAlive) -> None:
-        """A gateway lives."""
+        """Record an announcement of a gateway."""
         self._hear(event.gateway_id, event.incarnation)
 
     async def save(self) -> None:
-        """Write what was heard: five statements at most, and none where nothing was."""
+        """Write the events: five statements at most, and none without events."""
         if not self._heard and not self._ended:
             return
         now = self._clock()
@@ -102,7 +102,7 @@ class Signs:
 
 
 async def mark(connection: AsyncConnection, users: Iterable[str], at: int) -> None:
-    """Have a look taken at ``users``, not before ``at``."""
+    """Mark ``users`` for a presence round, not before ``at``."""
     marking = _insert(connection, PEOPLE)
     rows = [{"user_id": user, "is_online": False, "look_at": at} for user in sorted(users)]
     if rows:

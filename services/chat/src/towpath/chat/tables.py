@@ -15,8 +15,8 @@ INBOX: Final = inbox_table(METADATA, "chat")
 OUTBOX: Final = OutboxTables.define(METADATA, "chat")
 STREAMS: Final = StreamTables.define(METADATA, "chat", groups=True)
 GROUP_NUMBERS: Final = numbers_table(METADATA, "chat")
-#: ``title`` is empty where a room is called by its name, ``created_by`` where nobody took note.
-#: ``members`` is how many rows :data:`MEMBERS` has of the room; it is changed under the lock on the stream's head.
+#: ``title`` is empty if the room has no title but its name, ``created_by`` if the creator is unknown.
+#: ``members`` is the number of rows of the room in :data:`MEMBERS`, changed under the lock on the stream's head.
 ROOMS: Final = sa.Table(
     "chat_rooms",
     METADATA,
@@ -36,7 +36,7 @@ MEMBERS: Final = sa.Table(
     sa.Column("read_seq", sa.BigInteger, nullable=False),
     sa.Index("ix_chat_members_user", "user_id", "room"),
 )
-#: Who is asked into a room and has not come yet. ``seq`` is where the room's stream stood.
+#: Users invited to a room who have not joined yet. ``seq`` is the head of the room's stream at the invitation.
 INVITATIONS: Final = sa.Table(
     "chat_invitations",
     METADATA,
@@ -47,9 +47,8 @@ INVITATIONS: Final = sa.Table(
     sa.Column("seq", sa.BigInteger, nullable=False, server_default="0"),
     sa.Index("ix_chat_invitations_user", "user_id", "room"),
 )
-#: What was said; unlike streams it is kept for good, but for the text of what is deleted. It is the only place of a
-#: text that was edited (:mod:`towpath.chat.texts`). ``size`` is the largest
-#: push that told of it, in bytes.
+#: Messages; unlike streams they are kept permanently, except the text of deleted ones. An edited text is stored only
+#: here (:mod:`towpath.chat.texts`). ``size`` is the size of the message's largest push, in bytes.
 MESSAGES: Final = sa.Table(
     "chat_messages",
     METADATA,
@@ -63,8 +62,8 @@ MESSAGES: Final = sa.Table(
     sa.Column("edited_at", sa.BigInteger),
     sa.Column("deleted_at", sa.BigInteger),
 )
-#: Private rooms that nobody is in any more, a row each time one is left by the last: what stands at ``seq`` of the
-#: stream, or before, belongs to nobody. ``uncleared_since`` is when that was, empty once these rows are deleted.
+#: Gone private rooms, one row each time a room loses its last member: entries up to ``seq`` of the stream belong to
+#: the gone room. ``uncleared_since`` is when that was, empty once its rows are deleted.
 GONE: Final = sa.Table(
     "chat_gone_rooms",
     METADATA,
@@ -75,8 +74,8 @@ GONE: Final = sa.Table(
     sa.Column("uncleared_since", sa.BigInteger, index=True),
     sa.Index("ix_chat_gone_rooms_created_by", "created_by", "created_at"),
 )
-#: Rooms of many members. ``changed_at`` is when their numbers changed, empty once these were pushed; ``pushed_at`` is
-#: when that was done last.
+#: Crowds. ``changed_at`` is when their counts changed, empty once these were pushed; ``pushed_at`` is the time of the
+#: last push.
 CROWDS: Final = sa.Table(
     "chat_crowds",
     METADATA,
@@ -84,7 +83,7 @@ CROWDS: Final = sa.Table(
     sa.Column("changed_at", sa.BigInteger, index=True),
     sa.Column("pushed_at", sa.BigInteger, nullable=False),
 )
-#: Connections as gateways tell of them; ``ended_at`` stays for a while, for a start that is heard after the end.
+#: Connections, from session events; an ended row stays for a while, for a start event that arrives after the end.
 CONNECTIONS: Final = sa.Table(
     "chat_connections",
     METADATA,
@@ -95,8 +94,8 @@ CONNECTIONS: Final = sa.Table(
     sa.Column("ended_at", sa.BigInteger, index=True),
     sa.Index("ix_chat_connections_gateway", "gateway_id", "incarnation", "connection_id"),
 )
-#: Gateways, a row for each time one was started. ``over_at`` is when all its connections were lost: it fell silent,
-#: or was started anew. ``looked_up_to`` is the last of them whose user is marked for a look; none when all are.
+#: Gateways, one row per start. ``over_at`` is when all its connections were lost: it fell silent, or was restarted.
+#: ``looked_up_to`` is the last connection whose user is marked for a presence round; empty when all are.
 GATEWAYS: Final = sa.Table(
     "chat_gateways",
     METADATA,
@@ -106,7 +105,7 @@ GATEWAYS: Final = sa.Table(
     sa.Column("over_at", sa.BigInteger),
     sa.Column("looked_up_to", sa.String(256)),
 )
-#: Who is online, as others were told, and who is to be looked at, and when.
+#: Users with their published presence, and when to check them again.
 PEOPLE: Final = sa.Table(
     "chat_people",
     METADATA,

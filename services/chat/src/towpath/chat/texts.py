@@ -1,7 +1,8 @@
-"""Texts of messages stand in ``chat_messages``, and in the stream entries of messages that nobody has changed.
+"""Texts of messages are stored in ``chat_messages``, and in the stream entries of unchanged messages.
 
-Guarantee: a text that was deleted, or replaced by an edit, is in no table once that is committed. An older push of
-the message is replayed with what is true by then: the new text, or ``deleted``.
+Guarantee: a deleted text, or one replaced by an edit, is in no table once the change is committed. An older push of
+the
+message is replayed with the current state: the new text, or ``deleted``.
 """
 
 from collections.abc import Collection
@@ -16,12 +17,12 @@ from towpath.protocol.chat import STREAM_PREFIX, stream_of
 from towpath.servicekit import bulk
 from towpath.servicekit.withheld import Fields, Place
 
-#: What a stored entry has instead of a text that is changed.
+#: The replacement of a changed text in a stored entry.
 BLANK: Final[Fields] = {"text": ""}
 
 
 async def texts_by_now(connection: AsyncConnection, places: Collection[Place]) -> dict[Place, Fields]:
-    """What is true of the messages at ``places``; places in rooms that are gone are left out. One statement.
+    """The current fields of the messages at ``places``; places in gone rooms are left out. One statement.
 
     See :data:`towpath.servicekit.withheld.Fill`.
     """

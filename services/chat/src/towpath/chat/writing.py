@@ -1,4 +1,4 @@
-"""What a unit of work changed in rooms, members and invitations, written in bulk.
+"""Bulk writes of a unit of work's changes in rooms, members and invitations.
 
 Guarantee: the number of statements does not depend on the number of rooms. Rooms are sorted, so that rows are locked
 in one order.
@@ -15,7 +15,7 @@ from towpath.servicekit import bulk
 
 
 async def save_rooms(connection: AsyncConnection, rooms: Sequence[Room], now: int) -> None:
-    """Write new rooms, rooms that are gone, and how many members rooms have."""
+    """Write new rooms, gone rooms, and the numbers of members."""
     if gone := [room for room in rooms if room.gone]:
         stored = [room.name for room in gone if room.is_stored]
         await connection.execute(ROOMS.delete().where(ROOMS.c.room.in_(stored)))
@@ -59,7 +59,7 @@ async def save_rooms(connection: AsyncConnection, rooms: Sequence[Room], now: in
 
 
 async def save_members(connection: AsyncConnection, rooms: Sequence[Room]) -> None:
-    """Write who joined, who left and how far members have read."""
+    """Write joins, leaves and read positions."""
     members = [
         (member, {"room": room.name, "user_id": member.user_id, "read_seq": member.read_seq})
         for room in rooms
@@ -82,7 +82,7 @@ async def save_members(connection: AsyncConnection, rooms: Sequence[Room]) -> No
 
 
 async def save_guests(connection: AsyncConnection, rooms: Sequence[Room], now: int) -> None:
-    """Write who was invited, and which invitations are used up."""
+    """Write new and used invitations."""
     changed = [
         (guest, {"room": room.name, "user_id": guest.user_id})
         for room in rooms

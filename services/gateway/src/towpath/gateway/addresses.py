@@ -1,14 +1,14 @@
-"""Addresses: where a connection comes from, also through a proxy. Pure functions.
+"""Addresses: the client's address of a connection, also behind a proxy. Pure functions.
 
-Guarantees: an IPv6 address counts as its /64, which is what one customer has at least (RFC 6177); an IPv4 address in
-IPv6 form counts as IPv4. ``X-Forwarded-For`` is believed only as far as trusted proxies wrote it: from the right, up
-to the first address that is not a trusted proxy. What is left of it may be invented by the client.
+Guarantees: an IPv6 address counts as its /64, the smallest block of one customer (RFC 6177); an IPv4 address in IPv6
+form counts as IPv4. ``X-Forwarded-For`` is trusted only as far as trusted proxies wrote it: from the right, up to the
+first address that is not a trusted proxy. Addresses left of that may be invented by the client.
 """
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-#: Where there is no address, as with a socket that is lost already.
+#: Used if there is no address, as for a socket that is lost already.
 UNKNOWN = "unknown"
 
 
@@ -22,7 +22,7 @@ def networks(value: str) -> list[IPv4Network | IPv6Network]:
 
 
 def limited_by(host: str) -> str:
-    """What limits count: the IPv4 address, or the /64 of an IPv6 address."""
+    """The address as limits count it: the IPv4 address, or the /64 of an IPv6 address."""
     if ":" not in host:
         return host or UNKNOWN
     try:
@@ -35,7 +35,7 @@ def limited_by(host: str) -> str:
 
 
 class Proxies:
-    """The proxies that are trusted to say where a connection comes from."""
+    """The proxies that are trusted to report the client's address."""
 
     def __init__(self, trusted: str) -> None:
         self._networks = networks(trusted)

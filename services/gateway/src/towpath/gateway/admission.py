@@ -1,11 +1,11 @@
-"""Admission: who may connect. Pure functions of headers, settings and the time.
+"""Admission: checks of origin and token. Pure functions of headers, settings and the time.
 
 Tokens are JWTs (RFC 7519), signed with HS256 (shared secret) or with the key that a public key belongs to: RS256,
 ES256 or EdDSA. The algorithm follows from the setting, never from the token (RFC 8725, section 3.1).
 
-Guarantees: whatever a token holds, it is taken or refused with a reason (:class:`TokenRefused`), and nothing else is
-raised. ``iat`` and ``nbf`` may be ahead of the clock here by ``clock_leeway`` seconds. ``exp`` has no leeway: a
-connection ends when its token does.
+Guarantees: any token is either accepted or refused with a reason (:class:`TokenRefused`); no other exception is
+raised. ``iat`` and ``nbf`` may be ahead of the local clock by ``clock_leeway`` seconds. ``exp`` has no leeway: a
+connection ends when its token expires.
 """
 
 import math
@@ -31,9 +31,9 @@ SUBPROTOCOL: Final = "towpath.v1"
 TOKEN_SUBPROTOCOL: Final = "towpath.token."  # noqa: S105  # a prefix, not a secret
 
 
-#: 9999-12-31T23:59:59Z. What lies after that is no date in seconds; most often it is one in milliseconds.
+#: 9999-12-31T23:59:59Z. A larger number is not a date in seconds; most often it is in milliseconds.
 _LAST_SECOND: Final = 253_402_300_799
-#: What PyJWT raises on input that it does not expect, beside its own errors.
+#: Exceptions of PyJWT on unexpected input, beside its own errors.
 _UNREADABLE: Final = (
     jwt.PyJWTError,
     ValueError,
@@ -46,12 +46,12 @@ _UNREADABLE: Final = (
 
 
 class TokenRefused(Exception):
-    """The token is missing, not valid, or expired; the text says which."""
+    """The token is missing, invalid or expired; the text gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a token speaks for.
+    """The user of a token.
 
     Attributes:
         expires_at: Unix seconds.
@@ -90,11 +90,11 @@ class Admission:
         )
 
     def admits_origin(self, origin: str | None) -> bool:
-        """Whether a page from ``origin`` may connect (RFC 6454); no origin means that it is no browser."""
+        """Whether a page from ``origin`` may connect (RFC 6454); no origin means that the client is not a browser."""
         return origin is None or "*" in self._origins or origin.lower() in self._origins
 
     def identify(self, token: str | None) -> Identity:
-        """Who ``token`` speaks for.
+        """The user of ``token``.
 
         Raises:
             TokenRefused
@@ -112,7 +112,7 @@ class Admission:
             with warnings.catch_warnings():
                 warnings.simplefilter(
                     "ignore"
-                )  # PyJWT warns of short secrets at each call; we did once, at start
+                )  # PyJWT warns about short secrets at each call; the gateway warns once, at start.
                 claims = jwt.decode(
                     token,
                     self._key,
@@ -134,7 +134,7 @@ class Admission:
 def bearer_token(authorization: str | None, subprotocols: Sequence[str]) -> str | None:
     """The token of a handshake: from the Authorization header (RFC 6750), else from the subprotocols.
 
-    An Authorization header of another scheme is not for us: a proxy or a browser adds ``Basic`` by itself.
+    An Authorization header of another scheme is ignored: a proxy or a browser may add ``Basic``.
 
     Raises:
         TokenRefused: There are different tokens in the subprotocols.
@@ -188,7 +188,7 @@ def _seconds(claims: dict[str, Any], name: str) -> float:
 
 
 def _in_short(error: Exception) -> str:
-    """What is wrong, without what PyJWT may quote of the token."""
+    """The defect, without quotes of the token that PyJWT may add."""
     if isinstance(error, jwt.PyJWTError):
         return str(error)[:200]
     return f"it cannot be read ({type(error).__name__})"

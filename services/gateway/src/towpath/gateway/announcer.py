@@ -1,9 +1,8 @@
-"""Session events: tells services which connections began and ended, and that this replica lives.
+"""Session events: publishes the start and end of connections, and ``session.alive`` of this replica.
 
-Guarantees: an event that the broker did not take, or that no queue was bound for, is published again with the next
-sign of life at the latest; of one connection only the last event. So a service that hears the signs of life knows
-which connections are open here, but for what is on its way. A replica that restarts says so, even under the same id:
-its ``incarnation`` is another.
+Guarantees: an event that was not confirmed or not routed is published again with the next ``session.alive`` at the
+latest; per connection only the last event. So a service that receives ``session.alive`` knows which connections are
+open here, except for events in flight. A restarted replica has a new ``incarnation``, even under the same id.
 """
 
 import asyncio
@@ -21,7 +20,7 @@ from towpath.servicekit.lanes import Lanes
 from towpath.servicekit.telemetry import Telemetry
 from towpath.servicekit.turns import Turn
 
-#: Connections whose last event may wait to be published again, for each one that may be open.
+#: Maximum number of events that wait to be published again, per connection that may be open.
 _KEPT_EACH: Final = 2
 
 _Data = Mapping[str, str | int]
@@ -31,16 +30,16 @@ class Announcer:
     """Publishes session events. Only :meth:`run` waits.
 
     Args:
-        events: Mandatory: an event that no queue is bound for must come back.
+        events: Mandatory lanes: an event whose key no queue is bound to must be returned.
     """
 
     def __init__(self, events: Lanes, settings: GatewaySettings, telemetry: Telemetry) -> None:
         self._events = events
         self._replica = {"gateway_id": settings.gateway_id, "incarnation": secrets.token_hex(8)}
         self._interval = settings.alive_interval
-        self._kept: dict[str, tuple[str, _Data]] = {}  # by connection: the event's name and data
+        self._kept: dict[str, tuple[str, _Data]] = {}  # Connection → name and data of the event.
         self._kept_max = _KEPT_EACH * settings.max_connections
-        self._unbound: set[str] = set()  # names of events that no queue was bound for, when tried last
+        self._unbound: set[str] = set()  # Names of events that were unroutable at the last attempt.
         self._due = asyncio.Event()
         self._lost = telemetry.counter("session_events_lost", "Session events that are not published again")
 
@@ -48,23 +47,23 @@ class Announcer:
         """Publish that ``session`` is open.
 
         Returns:
-            Done when the broker has it, or failed; ``None`` if it failed at once. A failed one is published again.
+            A future of the confirm; ``None`` if it failed at once. A failed event is published again.
         """
         data = _data_of(session)
         return self._announce(SESSION_STARTED, {**data, "inbox": session.inbox} if session.inbox else data)
 
     def ended(self, session: Session, code: int | None) -> None:
-        """Publish that ``session`` is closed, and with which close code."""
+        """Publish that ``session`` is closed, with its close code."""
         self._announce(
             SESSION_ENDED, _data_of(session) if code is None else {**_data_of(session), "code": code}
         )
 
     def announce(self) -> None:
-        """Let :meth:`run` publish now that this replica lives, after what could not be published before."""
+        """Make :meth:`run` publish ``session.alive`` now, after the events that failed before."""
         self._due.set()
 
     async def run(self) -> None:
-        """Announce at once, and then again and again."""
+        """Announce at once, then periodically until cancelled."""
         while True:
             self._due.clear()
             await self._publish_kept()
@@ -77,7 +76,7 @@ class Announcer:
         waiting = self._unbound.copy()
         self._unbound.clear()
         turn = Turn()
-        # One round: what fails again goes to the end.
+        # One round: an event that fails again goes to the end.
         for connection in list(self._kept):
             if turn.is_over():
                 await turn.next()
@@ -89,7 +88,7 @@ class Announcer:
                 continue
             self._announce(name, data)
             if name in waiting:
-                # One of this name shows whether a queue is bound by now; the others follow next time.
+                # One event of this name shows whether a queue is bound by now; the others follow next time.
                 self._unbound.add(name)
 
     def _announce(self, name: str, data: _Data) -> "asyncio.Future[None] | None":

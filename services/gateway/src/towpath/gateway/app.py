@@ -1,4 +1,4 @@
-"""The gateway: holds the WebSockets, passes envelopes between them and the broker, knows no business."""
+"""The gateway: holds the WebSockets and passes envelopes between them and the broker, without business logic."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -40,10 +40,10 @@ log = structlog.get_logger(__name__)
 
 
 async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect = connect) -> None:
-    """Run one replica until ``stop`` is set, then send its people elsewhere and finish what is in hand.
+    """Run one replica until ``stop`` is set, then close its connections and finish the work in hand.
 
     Raises:
-        BadSetting, BrokerRefused, TopologyMismatch: It cannot start like this.
+        BadSetting, BrokerRefused, TopologyMismatch: It cannot start.
     """
     admission = Admission(settings)
     if settings.auth_secret and len(settings.auth_secret.encode()) < 32:
@@ -133,7 +133,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
         async def outliving(
             name: str, work: Callable[[], Awaitable[object]], after: asyncio.Event | None = None
         ) -> None:
-            """Run a loop, which an unexpected error does not end, from the moment that ``after`` is set."""
+            """Run a loop that survives unexpected errors, once ``after`` is set."""
             if after is not None:
                 await after.wait()
             await keep_running(name, work, pause=1.0, failed=failures_of(name, telemetry))
@@ -158,7 +158,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
 
 
 def _make_room(settings: GatewaySettings) -> Room:
-    """Raise the limit of open files to what the settings need, and say so if that is not possible."""
+    """Raise the limit of open files to the number that the settings need; log if that is not possible."""
     limit = descriptors.raise_limit(needed(settings))
     room = share(limit, settings)
     if room.connections < settings.max_connections or room.handshakes < settings.handshakes_max:

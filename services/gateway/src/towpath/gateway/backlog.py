@@ -1,13 +1,13 @@
-"""The backlog: what waits to be written to clients that do not read, or not fast enough.
+"""The backlog: bytes that wait to be written to clients that read slowly or not at all.
 
 Guarantees:
 
 * One connection never holds more than ``send_buffer_bytes`` (and one message).
-* All together hold no more than ``send_buffer_total_bytes``. Past it, connections that are closing already are
-  aborted and then the others closed with 4001, the largest first, until three quarters of it are left. One that is
-  closed like that and still does not read is aborted at the next message that does not fit.
-* The cost of a message does not depend on how many connections have a backlog: the search for the largest frees so
-  much that the next one is far away.
+* All together hold no more than ``send_buffer_total_bytes``. Past it, connections that are already closing are
+  aborted, then the others are closed with 4001, the largest first, until three quarters of it are left. A connection
+  closed like that which still does not read is aborted at the next message that does not fit.
+* The cost of a message does not depend on the number of connections with a backlog: a search for the largest frees so
+  many bytes that the next search is far away.
 """
 
 from typing import Protocol
@@ -17,12 +17,12 @@ from towpath.servicekit.telemetry import Telemetry
 
 
 class Waiting(Protocol):
-    """A connection with something to be written."""
+    """A connection with bytes to be written."""
 
     closing: bool
 
     def backlog_size(self) -> int:
-        """Bytes that wait right now."""
+        """Bytes that wait now."""
         ...
 
     def too_slow(self) -> None:
@@ -30,12 +30,12 @@ class Waiting(Protocol):
         ...
 
     def cut_off(self) -> None:
-        """Abort it, which frees what waits."""
+        """Abort it, which frees its waiting bytes."""
         ...
 
 
 class Backlog:
-    """The connections of this replica that have something to be written."""
+    """The connections of this replica with bytes to be written."""
 
     def __init__(self, settings: GatewaySettings, telemetry: Telemetry) -> None:
         self._each = settings.send_buffer_bytes
@@ -53,7 +53,7 @@ class Backlog:
         telemetry.gauge("send_backlog_bytes", "Bytes that wait to be written to clients", self._refresh)
 
     def note(self, socket: Waiting, size: int) -> None:
-        """Take note that ``size`` bytes wait for ``socket``; closes what holds too much."""
+        """Record that ``size`` bytes wait for ``socket``; closes connections that hold too much."""
         self._total += size - self._sizes.get(socket, 0)
         if size:
             self._sizes[socket] = size
@@ -79,11 +79,11 @@ class Backlog:
                 one.too_slow()
 
     def forget(self, socket: Waiting) -> None:
-        """The connection is gone."""
+        """Forget a connection that has ended."""
         self._total -= self._sizes.pop(socket, 0)
 
     def _refresh(self) -> int:
-        # Sizes are as of the last write; what the kernel took since then is seen only by asking.
+        # Sizes are as of the last write; bytes that the kernel took since then are only seen by asking.
         self._sizes = {socket: size for socket in self._sizes if (size := socket.backlog_size())}
         self._total = sum(self._sizes.values())
         return self._total

@@ -1,12 +1,12 @@
 """The WebSocket side: accepts connections, feeds frames in, writes frames out. The only user of ``websockets``.
 
-Guarantees: nothing is read from a connection before it is admitted, and its welcome comes when what is pushed to its
-user comes here; what waits to be written to one connection is
-bounded in bytes (4001); a write never waits for the receiver; binary frames close with 1003, large ones with 1009.
+Guarantees: nothing is read from a connection before it is admitted; its welcome is sent once pushes to its user are
+routed to this replica; bytes that wait to be written to one connection are bounded (4001); a write never waits for
+the receiver; binary frames close with 1003, large ones with 1009.
 
-Frames are written to the transport directly: without compression (it is never negotiated) every receiver's frame is
-the same, so that one is built for many. And they are taken as they are read: nothing that is done with one waits, so
-that a queue with a task to read from it would only cost time.
+Frames are written to the transport directly: without compression (it is never negotiated) the frame is the same for
+every receiver, so that one frame is built for many. Incoming frames are handled as they are read: no handling waits,
+so a queue and a task per connection would only cost time.
 """
 
 import asyncio
@@ -51,32 +51,32 @@ PATH: Final = "/ws"
 #: websockets logs each refused handshake as an error; ours are counted, not faults.
 _QUIET: Final = logging.getLogger("towpath.gateway.websockets")
 _QUIET.setLevel(logging.CRITICAL)
-#: Nagle-sized writes are the kernel's business; this is only where websockets would pause its own send().
+#: The limit at which websockets would pause its own send(); small writes are left to the kernel.
 _WRITE_LIMIT: Final = 64 * 1024
-#: Connections that wait for their turn: as many as Linux allows, since after a restart everybody comes at once.
+#: The listen backlog: the maximum of Linux, because after a restart all clients connect at once.
 _BACKLOG: Final = 4096
-#: Data frames that may come before the session is ready; reading stops there.
+#: Data frames that may arrive before the session is ready; then reading stops.
 _EARLY_FRAMES: Final = 16
-#: Bytes that are parsed at once: some 150 of the smallest frames. Of a large frame more, as long as none ends.
+#: Bytes parsed at once: about 150 of the smallest frames. Slices of a large frame grow until it ends.
 _SLICE: Final = 1024
 _LARGEST_SLICE: Final = 64 * 1024
-#: Bytes that may come after a close has begun: what an honest client had on the way. Its close frame is among them.
+#: Bytes that may arrive after a close has begun: an honest client's bytes in flight, including its close frame.
 _AFTER_CLOSE_BYTES: Final = 128 * 1024
-#: The same in frames, which cost more than their bytes where they are small.
+#: The same in frames: small frames cost more than their bytes.
 _AFTER_CLOSE_FRAMES: Final = 512
-#: Seconds that are left to who goes on after that.
+#: Seconds until a client that sends more than that is aborted.
 _LAST_SECONDS: Final = 1.0
-#: Frames that are no part of a message and cost the gateway an answer, or at least a look.
+#: Control frames, which cost the gateway an answer or at least a check.
 _COUNTED: Final = frozenset({Opcode.PING, Opcode.PONG})
 _ABUSE: Final = frozenset({CloseCode.RATE_LIMIT_ABUSED, CloseCode.PROTOCOL_VIOLATED})
-#: Headers of which a second one would leave open which of them counts.
+#: Headers that must not be repeated, because it would be ambiguous which one counts.
 _ONCE: Final = ("Origin", "Authorization", "Host")
-#: The answer to what is no HTTP request at all. websockets would close without a word.
+#: The answer to bytes that are not an HTTP request. websockets would close without an answer.
 _NO_REQUEST: Final = (
     b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n"
     b"Content-Length: 26\r\n\r\nthis is no HTTP/1 request\n"
 )
-#: Frames that one text may come in.
+#: Maximum number of frames of one text message.
 _FRAGMENTS: Final = 1024
 
 #: The first byte of a text frame that is the last of its message.
@@ -97,7 +97,7 @@ class _Socket(EnteringConnection):
     """A WebSocket as :class:`towpath.gateway.sessions.Socket` wants it.
 
     Attributes:
-        turns, backlog, writes: What the connections of this replica share.
+        turns, backlog, writes: Shared by the connections of this replica.
     """
 
     identity: Identity
@@ -114,7 +114,7 @@ class _Socket(EnteringConnection):
     _frames_since_close: int = 0
     _is_paused: bool = False
     _is_cut_off: bool = False
-    _is_noted: bool = False  # the backlog knows of something that waits to be written
+    _is_noted: bool = False  # The backlog has recorded bytes of this connection.
     _rest: asyncio.Handle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -126,7 +126,7 @@ class _Socket(EnteringConnection):
         super().connection_made(transport)
         self.whose = self.address
 
-    # What comes in
+    # Incoming
 
     def data_received(self, data: bytes) -> None:
         self.last_seen = self.loop.time()
@@ -139,7 +139,7 @@ class _Socket(EnteringConnection):
             self._unparsed = memoryview(b"".join((self._unparsed, data)))
             return
         if len(data) <= _SLICE and (began := self.turns.begin_small()):
-            super().data_received(data)  # nearly every read of an honest client
+            super().data_received(data)  # The usual case of an honest client.
             self.turns.end_small(began)
             return
         self._unparsed = memoryview(data)
@@ -147,14 +147,14 @@ class _Socket(EnteringConnection):
             self._pause()
 
     def parse_slice(self) -> bool:
-        """Parse a part of what was read: at most some tens of frames, or a piece of a large one."""
+        """Parse a part of the bytes read: at most some tens of frames, or a piece of a large one."""
         if self._rest or not self._unparsed:  # it rests, or the connection was lost meanwhile
             return False
         part = self._unparsed[: self._slice]
         self._unparsed = self._unparsed[self._slice :]
         before = self._events
         super().data_received(bytes(part))
-        # A slice in which no frame ends is cheap: so larger ones are read in larger slices.
+        # A slice in which no frame ends is cheap, so a large frame is read in larger slices.
         self._slice = min(2 * self._slice, _LARGEST_SLICE) if self._events == before else _SLICE
         if self._rest:
             return False
@@ -176,7 +176,7 @@ class _Socket(EnteringConnection):
             self.transport.pause_reading()
 
     def rest(self, seconds: float) -> bool:
-        """Neither read nor parse more for a moment: the kernel's window then slows down the sender."""
+        """Stop reading and parsing for a moment: the TCP window then slows down the sender."""
         if self._rest is not None or self.closing:
             return False
         self._rest = self.loop.call_later(seconds, self._rested)
@@ -184,13 +184,13 @@ class _Socket(EnteringConnection):
         return True
 
     def go_on(self) -> None:
-        """End the rest soon. Not at once: this may be said while an answer is being written."""
+        """Resume reading soon. Not at once: the caller may be writing an answer."""
         if self._rest is not None and not self._is_cut_off:
             self._rest.cancel()
             self._rest = self.loop.call_soon(self._rested)
 
     def _stop_reading(self) -> None:
-        """Read nothing ever again. The client has a moment to see the close frame, which a reset may swallow."""
+        """Stop reading for good. The client has a moment to read the close frame, which a reset could discard."""
         if not self._is_cut_off:
             self._is_cut_off = True
             if self._rest is not None:
@@ -227,7 +227,7 @@ class _Socket(EnteringConnection):
 
     @property
     def _is_held(self) -> bool:
-        """Whether early frames wait for the session, and no more are read until then."""
+        """Whether early frames wait for the session, so that reading is paused."""
         return self.receiver is None and len(self._early) >= _EARLY_FRAMES
 
     def process_event(self, event: Event) -> None:
@@ -235,7 +235,7 @@ class _Socket(EnteringConnection):
         if not isinstance(event, Frame):
             super().process_event(event)
         elif self.closing:
-            # Nothing that comes after a close has begun is read, but for the client's own close.
+            # After a close has begun only the client's close frame is read.
             self._frames_since_close += 1
             if self._frames_since_close > _AFTER_CLOSE_FRAMES:
                 self._stop_reading()
@@ -251,7 +251,7 @@ class _Socket(EnteringConnection):
                 self.transport.pause_reading()
 
     def begin(self, receiver: "Receiver") -> None:
-        """Hand each data frame to ``receiver`` from now on, after those that came before."""
+        """Pass each data frame to ``receiver`` from now on, starting with the early frames."""
         was_held = self._is_held
         self.receiver = receiver
         for frame in self._early:
@@ -261,10 +261,10 @@ class _Socket(EnteringConnection):
             self.transport.resume_reading()
         self._early.clear()
 
-    # What goes out
+    # Outgoing
 
     def send_data(self) -> None:
-        # Everything that websockets writes by itself, pongs above all, is bounded as well.
+        # Frames that websockets writes itself, mainly pongs, are bounded as well.
         if not (waiting := self.protocol.data_to_send()):
             return
         if self._kept:
@@ -280,7 +280,7 @@ class _Socket(EnteringConnection):
         self._check_backlog()
 
     def _got_no_request(self) -> bool:
-        """Whether what came could not be read as a request, and is not merely cut off."""
+        """Whether the bytes received are not an HTTP request, and not merely an incomplete one."""
         error = self.protocol.handshake_exc
         return (
             isinstance(error, InvalidMessage)
@@ -307,7 +307,7 @@ class _Socket(EnteringConnection):
             self.writes.add(self)
 
     def write_out(self) -> None:
-        """Write the frames that were kept until the turn's end."""
+        """Write the frames buffered until the end of the loop iteration."""
         kept, self._kept = self._kept, []
         if not kept or self.transport.is_closing():
             return
@@ -326,12 +326,12 @@ class _Socket(EnteringConnection):
         self.backlog.note(self, waiting)
 
     def too_slow(self) -> None:
-        """More waits to be written than is kept: the client does not read."""
+        """Close with 4001: the client does not read, and too many bytes wait."""
         log.warning("slow_consumer", user=self.whose)
         self.close_with(CloseCode.SLOW_CONSUMER, "too slow: reconnect and resume")
 
     def cut_off(self) -> None:
-        """Free what waits to be written, at once."""
+        """Abort the connection, which frees its waiting bytes at once."""
         self.transport.abort()
 
     def backlog_size(self) -> int:
@@ -349,17 +349,18 @@ class _Socket(EnteringConnection):
             self.begin_close(self, code, reason)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        self.closing = True  # websockets closes by itself, too, when its server ends
+        self.closing = True  # websockets also closes connections itself when its server ends.
         await super().close(code, reason)
 
 
 class Receiver:
-    """Puts the texts of one connection together from frames, which are in the order of RFC 6455 already.
+    """Assembles the text messages of one connection from its data frames, whose order RFC 6455 guarantees.
 
     Args:
-        received: Told of each text.
+        received: Called with each text.
         charge: Called with the size of each fragment but the last.
-        refuse: Told once, with a close code and a reason, of what no text can be made of; nothing is read after it.
+        refuse: Called once with a close code and a reason if the frames are not a valid text; nothing is read after
+        it.
     """
 
     def __init__(
@@ -410,12 +411,12 @@ class Receiver:
 
 
 class Listener:
-    """Accepts connections while it is open; made with :meth:`open`.
+    """Accepts connections while it is open; created with :meth:`open`.
 
     Args:
         entrance: Counts sockets and handshakes.
-        refusing: Why new connections are refused with 503 for now; ``None`` while they are welcome.
-        reaching: Inside, pushes to a user come here; every connection is inside for as long as it is here.
+        refusing: Returns why new connections are refused with 503 for now; ``None`` while they are accepted.
+        reaching: Context in which pushes to a user are routed to this replica; held for the life of each connection.
     """
 
     def __init__(
@@ -467,7 +468,7 @@ class Listener:
         """Serve ``/ws`` from entry to exit.
 
         Raises:
-            BadSetting: The port is taken, or the host is not of this machine.
+            BadSetting: The port is in use, or the host is not an address of this machine.
         """
         settings = self._settings
         try:
@@ -480,7 +481,7 @@ class Listener:
                 process_request=self._admit,
                 server_header=None,
                 open_timeout=settings.open_timeout,
-                ping_interval=None,  # towpath.gateway.heartbeat does it, without a task a connection
+                ping_interval=None,  # towpath.gateway.heartbeat pings, without a task per connection
                 close_timeout=settings.close_timeout,
                 max_size=settings.max_frame_bytes,
                 write_limit=_WRITE_LIMIT,
@@ -502,24 +503,24 @@ class Listener:
                 await asyncio.wait(self._closing, timeout=settings.close_timeout + 1)
 
     def _socket(self, *args: Any, **options: Any) -> "_Socket":
-        """One more connection, which shares what all of them share."""
+        """Create a connection with the shared objects of this listener."""
         socket = _Socket(*args, entrance=self._entrance, proxies=self._proxies, **options)
         socket.turns, socket.backlog, socket.writes = self._turns, self._backlog, self._writes
         return socket
 
     async def _admit(self, socket: ServerConnection, request: Request) -> Response | None:
-        """Check one handshake; anything but ``None`` is its refusal."""
+        """Check one handshake; returns the refusal, or ``None``."""
         assert isinstance(socket, _Socket)
         refusal = self._refuse(socket, request)
         if refusal is not None and refusal.status_code == http.HTTPStatus.TOO_MANY_REQUESTS:
-            # Slows down who comes again at once; what waits here counts as a handshake.
+            # Slows down clients that reconnect at once; a delayed refusal counts as a handshake.
             await asyncio.sleep(self._settings.refusal_delay)
         return refusal
 
     def _refuse(self, socket: _Socket, request: Request) -> Response | None:
         headers = request.headers
         socket.locate(headers.get_all("X-Forwarded-For"))
-        # First of all, and before a signature is checked: nobody may make this replica work as fast as they can.
+        # First, before a signature is checked: a client must not make this replica work as fast as it can send.
         if refusal := self._is_too_often(socket, "address", self._by_address, socket.address):
             return refusal
         if _path_of(request.path) != PATH:
@@ -576,7 +577,7 @@ class Listener:
 
     def _begin_close(self, socket: _Socket, code: int, reason: str) -> None:
         if code in _ABUSE:
-            # Who comes back at once costs the others as much again.
+            # A client that reconnects at once would cost the other clients as much again.
             now = socket.loop.time()
             self._by_user.of(socket.identity.user_id, now).spend(self._settings.connects_after_abuse, now)
         task = asyncio.create_task(self._close(socket, code, reason), name="connection: close")
@@ -584,7 +585,7 @@ class Listener:
         task.add_done_callback(self._closing.discard)
 
     async def _close(self, socket: _Socket, code: int, reason: str) -> None:
-        # websockets waits for room in the write buffer without a limit: who does not read is cut off.
+        # websockets waits for room in the write buffer without a limit: a client that does not read is aborted.
         try:
             async with asyncio.timeout(self._settings.close_timeout):
                 await socket.close(code, reason)
@@ -593,7 +594,7 @@ class Listener:
 
 
 def _path_of(target: str) -> str | None:
-    """The path of a request target (RFC 9112, section 3.2); ``None`` where it cannot be read."""
+    """The path of a request target (RFC 9112, section 3.2); ``None`` if it cannot be parsed."""
     if not target.startswith("/"):
         try:
             target = urlsplit(target).path

@@ -1,8 +1,7 @@
-"""Costs: what each action costs others, as services publish it in ``service.alive``.
+"""Costs: the relative cost of each action, as services publish it in ``service.alive``.
 
 The gateway knows no action: it reads a table ``{action: cost}`` of a domain. Guarantees: the tables are bounded, a
-cost lies between 1 and 100, and a service sets only those of the domain it names. A table that cannot be read
-changes nothing.
+cost lies between 1 and 100, and a service sets only those of the domain it names. An invalid table changes nothing.
 """
 
 from typing import Final
@@ -28,12 +27,12 @@ class Costs:
         )
 
     def of(self, domain: str, action: str) -> float:
-        """The cost of an action; 1 where no service named another."""
+        """The cost of an action; 1 if no service has published another."""
         table = self._domains.get(domain)
         return MIN_COST if table is None else table.get(action, MIN_COST)
 
     def take(self, envelope: Envelope) -> None:
-        """Take over what a service published."""
+        """Store the table that a service published."""
         try:
             alive = ServiceAlive.model_validate(envelope.data)
         except ValidationError as error:

@@ -1,7 +1,7 @@
-"""Directed items, checked one by one: what services may ask for on ``connection.<gateway>`` and ``control.<user>``.
+"""Directed items, checked one by one: requests of services on ``connection.<gateway>`` and ``control.<user>``.
 
-Guarantees: an item that :func:`read` gives can be carried out, and its envelope reaches the client as strict JSON and
-as an envelope; one that cannot costs only itself, as far as the body can be split into items at all.
+Guarantees: an item returned by :func:`read` can be carried out, and its envelope is a valid envelope in strict JSON;
+an invalid item affects only itself, as far as the body can be split into items at all.
 """
 
 import re
@@ -26,7 +26,7 @@ _COMMA: Final = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
 
 
 class GroupChange(msgspec.Struct, frozen=True, gc=False):
-    """What an item does to groups, which are named by their routing keys.
+    """The membership changes of an item; groups are named by their routing keys.
 
     Attributes:
         as_of, complete, inbox: See :class:`~towpath.protocol.messages.Directed`.
@@ -43,9 +43,9 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     """One item that can be carried out.
 
     Attributes:
-        envelope: What to deliver, as it came; empty when there is nothing.
+        envelope: The envelope to deliver, unchanged; empty if there is none.
         correlation_id: Of the envelope.
-        groups: What it does to groups, if anything.
+        groups: Its membership changes, if any.
         disconnect: Close code and reason.
     """
 
@@ -57,7 +57,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
 
 
 def read(body: bytes) -> Iterator[Item | BadEnvelope]:
-    """The items of a body, in their order; in place of one that cannot be carried out the reason."""
+    """The items of a body, in order; an invalid item is replaced by the error."""
     try:
         items: Iterable[Directed | BadEnvelope] = read_directed(body)
     except TooManyItems as error:
@@ -74,7 +74,7 @@ def read(body: bytes) -> Iterator[Item | BadEnvelope]:
 
 
 def split(body: bytes) -> Iterator[bytes | BadEnvelope]:
-    """The JSON texts of a body, as far as it is JSON; what cannot be split further is one :class:`BadEnvelope`."""
+    """The JSON texts of a body, as far as it is JSON; the rest is one :class:`BadEnvelope`."""
     try:
         yield from split_batch(body)
     except TooManyItems as error:
@@ -85,7 +85,7 @@ def split(body: bytes) -> Iterator[bytes | BadEnvelope]:
 
 
 def _split_as_far_as_possible(body: bytes) -> Iterator[bytes]:
-    # Latin-1 has one character for each byte, so that places in the text are places in the body.
+    # Latin-1 has one character per byte, so that offsets in the text are offsets in the body.
     text = body.decode("latin-1")
     if not (start := _ARRAY.match(text)):
         return

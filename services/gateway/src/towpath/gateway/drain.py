@@ -1,9 +1,9 @@
-"""Drain: a replica that stops sends its people elsewhere, in paced and jittered steps, with advice when to return.
+"""Drain: a stopping replica closes its connections in paced, jittered steps, with advice when to reconnect.
 
-All at once would be a storm on the other replicas: the steps spread who goes, the advice spreads who comes back.
+Closing all at once would be a storm on the other replicas: the steps spread the closes, the advice the reconnects.
 
-Guarantee: the last step begins early enough that closing and flushing fit into ``drain_timeout`` as well, however
-many connections there are.
+Guarantee: the last step begins early enough that closing and flushing fit into ``drain_timeout`` as well, for any
+number of connections.
 """
 
 import asyncio
@@ -24,18 +24,18 @@ log = structlog.get_logger(__name__)
 _PAUSE: Final = 0.2
 #: How much earlier or later a step may begin, as a share of the pause.
 _JITTER: Final = 0.5
-#: The share of drain_timeout that is kept for flushing what waits for the broker (seconds: publish_timeout at most),
-#: and the least that the steps get, when close_timeout is set longer than that leaves.
+#: The share of drain_timeout reserved for flushing the lanes (publish_timeout at most), and the minimum share of the
+#: steps if close_timeout leaves less.
 _FLUSH_SHARE: Final = 1 / 6
 _LEAST_SHARE: Final = 1 / 3
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How a replica drains.
+    """The pace of a drain.
 
     Attributes:
-        steps: How many there are.
+        steps: Number of steps.
         step: Connections that are closed together.
         pause: Seconds between two steps, on average.
     """
@@ -46,7 +46,7 @@ class Pace:
 
     @property
     def longest(self) -> float:
-        """Seconds from the first step to the last, at most."""
+        """Maximum seconds from the first step to the last."""
         return max(0.0, self.steps - 1 + _JITTER) * self.pause if self.steps > 1 else 0.0
 
 
@@ -58,8 +58,8 @@ def time_for_steps(settings: GatewaySettings) -> float:
 
 
 def pace(connections: int, settings: GatewaySettings) -> Pace:
-    """Steps of ``drain_step``, as far apart as there is time for. Steps come faster, not larger: a large one would
-    hold up whoever is still served."""
+    """Steps of ``drain_step``, as far apart as time allows. With less time, steps come faster and not larger: a large
+    step would delay the connections still served."""
     steps = -(-connections // settings.drain_step)
     if steps <= 1:
         return Pace(steps, settings.drain_step, 0.0)
@@ -67,7 +67,7 @@ def pace(connections: int, settings: GatewaySettings) -> Pace:
 
 
 async def drain(members: Members, settings: GatewaySettings) -> None:
-    """Close every connection with 1012; returns when they are gone, or the close timeout is over."""
+    """Close every connection with 1012; returns when all have ended, or at the close timeout."""
     sessions = members.all()
     plan = pace(len(sessions), settings)
     log.info("draining_connections", connections=len(sessions), steps=plan.steps, limit_s=plan.longest)

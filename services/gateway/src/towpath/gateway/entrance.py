@@ -1,15 +1,15 @@
-"""The entrance: how many sockets there may be, and how many of them may still be in their opening handshake.
+"""The entrance: limits the number of sockets, and of sockets in their opening handshake.
 
 Guarantees:
 
 * There are never more handshakes than ``handshakes_max`` in total and ``handshakes_max_per_address`` from one address
-  (trusted proxies are counted in total only). A socket counts from its acceptance until it is admitted or gone.
-* There are never more sockets than descriptors are meant for: what is kept in reserve stays free.
-* What is over a limit is aborted at once, without an answer, and counted.
+  (trusted proxies are counted in total only). A socket counts from its acceptance until it is admitted or closed.
+* There are never more sockets than descriptors assigned to them: the reserve stays free.
+* A socket over a limit is aborted at once, without an answer, and counted.
 
-Past a limit the oldest unfinished handshake gives way, and not the newest: a client that means it sends its request
-within a round trip, so the oldest is most likely one that never will. Were the newest aborted, a few thousand silent
-sockets would shut everybody out until ``open_timeout``.
+Past a limit the oldest unfinished handshake is aborted, not the newest: an honest client sends its request within a
+round trip, so the oldest is most likely one that never will. If the newest were aborted, a few thousand silent
+sockets would lock out every client until ``open_timeout``.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ from towpath.servicekit.telemetry import Telemetry
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What the descriptors of this process allow.
+    """The limits that the descriptors of this process allow.
 
     Attributes:
-        limit: Descriptors there may be.
-        connections, handshakes, handshakes_per_address: The limits that hold.
+        limit: Maximum number of descriptors.
+        connections, handshakes, handshakes_per_address: The effective limits.
     """
 
     limit: int
@@ -40,12 +40,12 @@ class Room:
 
 
 def needed(settings: GatewaySettings) -> int:
-    """The descriptors that the settings ask for."""
+    """The number of descriptors that the settings need."""
     return settings.max_connections + settings.handshakes_max + settings.descriptors_reserve
 
 
 def share(limit: int, settings: GatewaySettings) -> Room:
-    """Share ``limit`` descriptors out: the reserve first, then handshakes (a quarter at most), then connections."""
+    """Divide ``limit`` descriptors: first the reserve, then handshakes (a quarter at most), then connections."""
     free = max(4, limit - settings.descriptors_reserve)
     handshakes = min(settings.handshakes_max, free // 4)
     per_address = settings.handshakes_max_per_address * handshakes // settings.handshakes_max
@@ -71,7 +71,7 @@ class Entrance:
     def __init__(self, room: Room, telemetry: Telemetry) -> None:
         self._room = room
         self._sockets_max = room.connections + room.handshakes
-        self._unfinished: dict[Abortable, str] = {}  # to the address; oldest first
+        self._unfinished: dict[Abortable, str] = {}  # Socket → address, oldest first.
         self._by_address: dict[str, dict[Abortable, None]] = {}
         self._sockets = 0
         self._aborted = {
@@ -92,7 +92,7 @@ class Entrance:
         """Count a socket that was accepted; ``False`` if it must be aborted, and then it is not counted.
 
         Args:
-            address: Whose handshake it counts as; ``None`` only in total.
+            address: The address it counts for; ``None`` to count it in total only.
         """
         if self._sockets >= self._sockets_max and not self._abort_oldest("sockets", self._unfinished):
             self._aborted["sockets"].add(limit="sockets", address=address)
@@ -118,12 +118,12 @@ class Entrance:
                 del self._by_address[address]
 
     def gone(self, socket: Abortable) -> None:
-        """A socket that had entered is closed."""
+        """A counted socket was closed."""
         self.admitted(socket)
         self._sockets -= 1
 
     def abort_unfinished(self) -> None:
-        """Wait for no handshake any more."""
+        """Abort all unfinished handshakes."""
         for socket in list(self._unfinished):
             self.admitted(socket)
             socket.abort()
@@ -139,11 +139,11 @@ class Entrance:
 
 
 class EnteringConnection(ServerConnection):
-    """A connection that goes through an :class:`Entrance`.
+    """A connection that is counted by an :class:`Entrance`.
 
     Attributes:
         peer: The host at the other end of the TCP connection.
-        address: Where the client is, as limits count it; behind a trusted proxy known with the request.
+        address: The client's address, as limits count it; behind a trusted proxy known once the request is read.
     """
 
     def __init__(self, *args: Any, entrance: Entrance, proxies: Proxies, **options: Any) -> None:
@@ -160,7 +160,7 @@ class EnteringConnection(ServerConnection):
             self.peer, self.address = peer[0], limited_by(peer[0])
         self._accepted = transport
         if not self._entrance.enter(self, None if self._proxies.trusts(self.peer) else self.address):
-            # No task, no parser: what is turned away must cost next to nothing.
+            # No task, no parser: a refused socket must cost next to nothing.
             self._turned_away = True
             self.abort()
             return
@@ -182,10 +182,10 @@ class EnteringConnection(ServerConnection):
                 self._break_rings()
 
     def _break_rings(self) -> None:
-        """Let go of errors: their tracebacks hold this connection, which holds them.
+        """Drop references to errors: their tracebacks refer to this connection, which refers to them.
 
-        Such rings wait for the garbage collector, which comes rarely: those of thousands of failed handshakes would
-        take 60 MiB for minutes.
+        Such cycles wait for the garbage collector, which runs rarely: thousands of failed handshakes would hold 60
+        MiB for minutes.
         """
         self.protocol.handshake_exc = None
         if (ended := self.protocol.parser_exc) is not None:
@@ -196,7 +196,7 @@ class EnteringConnection(ServerConnection):
 
     def abort(self) -> None:
         """Close at once, without an answer."""
-        # Not checked: uvloop's transports are of no class of asyncio.
+        # Not checked: uvloop's transports are not instances of asyncio's classes.
         cast("asyncio.WriteTransport", self._accepted).abort()
 
     def admitted(self) -> None:

@@ -1,16 +1,16 @@
-"""Group order: the groups that one service puts one connection into, whatever the order in which its changes arrive.
+"""Group order: the groups of one connection from one service, independent of the order in which changes arrive.
 
-A service may number its changes of groups (``as_of`` of a directed item) in the order in which it commits them. Its
-changes come by two routing keys, from several replicas, and late after a fault, so they may arrive in another order.
+A service may number its membership changes (``as_of`` of a directed item) in commit order. The changes arrive under
+two routing keys, from several replicas, and late after a fault, so they may arrive in another order.
 
 Guarantees:
 
-* Of two changes of one group the one with the higher number counts.
-* A ``complete`` list replaces all that the service said before its number, and nothing that it said after.
-* Until the first complete list, what has been lost is unknown: an ``unsubscribe`` may have gone with an older inbox.
-  So a ``subscribe`` counts at once only if it answers what this connection asked since the present inbox stands
-  (``is_current``); else it waits for the list.
-* What is remembered of groups that were left is bounded; the oldest is forgotten first.
+* Of two changes of one group the one with the higher number wins.
+* A ``complete`` list replaces all earlier changes of the service by number, and no later ones.
+* Until the first complete list, lost changes are unknown: an ``unsubscribe`` may have been lost with an older inbox.
+  So a ``subscribe`` applies at once only if it answers a request that this connection sent since the current inbox
+  exists (``is_current``); else it waits for the list.
+* The number of remembered left groups is bounded; the oldest is dropped first.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,10 +21,10 @@ _NONE: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 class GroupOrder:
-    """The groups of one connection that one service decides on; groups are named by their routing keys.
+    """The groups of one connection from one service; groups are named by their routing keys.
 
     Attributes:
-        groups: Those that the connection is in, and the number of the change that said so.
+        groups: Group → number of the change that subscribed the connection.
     """
 
     __slots__ = ("_as_of", "_left", "_waiting", "groups")
@@ -41,10 +41,10 @@ class GroupOrder:
         """Put the connection into ``groups``.
 
         Args:
-            room: Groups that the connection may enter; no more wait, either.
+            room: Number of further groups that the connection may enter; also bounds the waiting ones.
 
         Returns:
-            Those that it is in from now on, and how many were refused because of ``room``.
+            The groups newly entered, and the number refused because of ``room``.
         """
         if self._as_of is None and not is_current:
             for group in groups:
@@ -64,10 +64,10 @@ class GroupOrder:
         return entered, refused
 
     def unsubscribe(self, groups: Iterable[str], as_of: int, *, most: int) -> list[str]:
-        """Take the connection out of ``groups``; returns those that it is not in any more.
+        """Remove the connection from ``groups``; returns those that it has left.
 
         Args:
-            most: Groups that were left and are remembered.
+            most: Maximum number of left groups that are remembered.
         """
         out: list[str] = []
         for group in groups:
@@ -79,11 +79,10 @@ class GroupOrder:
         return out
 
     def complete(self, as_of: int, *, room: int) -> tuple[list[str], list[str], int]:
-        """All groups as of a number are named by now.
+        """Record that all groups as of a number have been named.
 
         Returns:
-            The groups that the connection is not in any more, those that it is in from now on, and how many were
-            refused because of ``room``.
+            The groups left, the groups newly entered, and the number refused because of ``room``.
         """
         if self._as_of is not None and as_of < self._as_of:
             return [], [], 0
@@ -103,7 +102,7 @@ class GroupOrder:
 
 
 def _noted(numbers: Mapping[str, int], group: str, number: int, *, most: int) -> Mapping[str, int]:
-    """``numbers`` with one more, as the youngest, and at most so many."""
+    """``numbers`` with one more entry, as the newest, limited to ``most`` entries."""
     noted = numbers if isinstance(numbers, dict) else {}
     noted[group] = max(number, noted.pop(group, 0))
     while len(noted) > most:

@@ -1,7 +1,7 @@
-"""Who is here: the connections of this replica by id, by user and by group.
+"""Members: the connections of this replica by id, by user and by group.
 
-Keyed by routing keys, so that a push finds its receivers with one look-up. These tables are the truth about local
-membership; they live and die with the connections.
+Keyed by routing keys, so that a push finds its receivers with one look-up. These tables are the only source of local
+membership; their entries live as long as the connections.
 """
 
 import asyncio
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from towpath.gateway.sessions import Session
 
 
-#: Services that number their changes of one connection's groups; those of more count as they come.
+#: Number of services whose numbered changes are ordered per connection; changes of further services apply as they
+#: come.
 _SERVICES_MAX: Final = 16
-#: Under this name stand the groups whose changes have no number.
+#: The service name of groups whose changes have no number.
 _UNNUMBERED: Final = ""
 
 
@@ -25,7 +26,7 @@ class Members:
     """The connections of this replica.
 
     Attributes:
-        inbox: How often the inbox was made anew. All groups of before are forgotten.
+        inbox: How often the inbox was recreated. All earlier groups are dropped.
     """
 
     def __init__(self) -> None:
@@ -33,23 +34,23 @@ class Members:
         self._by_user: dict[str, dict[Session, None]] = {}
         self._by_group: dict[str, dict[Session, None]] = {}
         self.inbox = 0
-        self.empty = asyncio.Event()  #: set while nobody is here
+        self.empty = asyncio.Event()  #: Set while there are no connections.
         self.empty.set()
 
     def __len__(self) -> int:
         return len(self._by_id)
 
     def all(self) -> list["Session"]:
-        """Everybody, oldest first; a copy."""
+        """All sessions, oldest first; a copy."""
         return list(self._by_id.values())
 
     def new_inbox(self) -> None:
-        """The inbox was made anew, and changes of groups may have gone with the old one: nobody is in any group."""
+        """The inbox was recreated, and changes may have been lost with the old one: drop all groups."""
         self.inbox += 1
         self._by_group = {}
 
     def add(self, session: "Session") -> None:
-        """Take in a session, with its user's keys."""
+        """Add a session, with its user's keys."""
         session.use_inbox(self.inbox)
         self._by_id[session.connection_id] = session
         self.empty.clear()
@@ -78,15 +79,15 @@ class Members:
         as_of: int = 0,
         is_current: bool = True,
     ) -> int:
-        """Put a session into groups, named by their routing keys; idempotent.
+        """Subscribe a session to groups, named by their routing keys; idempotent.
 
         Args:
             most: Groups that a session may be in.
-            service: Who numbers its changes with ``as_of``; 0 counts as it comes.
+            service: The service that numbers its changes with ``as_of``; a change with 0 applies as it comes.
             is_current: See :mod:`towpath.gateway.group_order`.
 
         Returns:
-            How many it was not put into because of ``most``.
+            The number of groups refused because of ``most``.
         """
         if session.connection_id not in self._by_id:
             return 0
@@ -99,10 +100,10 @@ class Members:
     def unsubscribe(
         self, session: "Session", groups: Sequence[str], *, most: int, service: str = "", as_of: int = 0
     ) -> None:
-        """Take a session out of groups, named by their routing keys; idempotent.
+        """Unsubscribe a session from groups, named by their routing keys; idempotent.
 
         Args:
-            most: Groups that a session may be in; as many that it has left are remembered.
+            most: Maximum number of groups of a session; as many left groups are remembered.
         """
         orders = self._orders(session)
         if as_of:
@@ -112,7 +113,7 @@ class Members:
                 self._leave(session, [group for group in groups if order.groups.pop(group, None) is not None])
 
     def complete(self, session: "Session", *, most: int, service: str, as_of: int) -> int:
-        """All groups that a service has for a session were named by now; returns the same as :meth:`subscribe`."""
+        """Record that a service has named all groups of a session; returns the same as :meth:`subscribe`."""
         if session.connection_id not in self._by_id:
             return 0
         order = self._order(session, service, as_of)
@@ -122,15 +123,15 @@ class Members:
         return over
 
     def connection(self, connection_id: str | None) -> "Session | None":
-        """The session of a connection, if it is here."""
+        """The session of a connection, if it is on this replica."""
         return self._by_id.get(connection_id) if connection_id else None
 
     def behind(self, routing_key: str) -> "Collection[Session]":
-        """The sessions that ``user.*``, ``group.*`` or ``control.*`` means, oldest first; not a copy."""
+        """The sessions of a ``user.*``, ``group.*`` or ``control.*`` key, oldest first; not a copy."""
         return self._by_group.get(routing_key) or self._by_user.get(routing_key, {})
 
     def surplus(self, user_id: str, limit: int) -> "Session | None":
-        """The oldest connection of a user who has more than ``limit``."""
+        """The oldest connection of a user with more than ``limit`` connections."""
         sessions = self._by_user.get(user_key(user_id), {})
         return next(iter(sessions)) if len(sessions) > limit else None
 

@@ -1,4 +1,4 @@
-"""Heartbeat: one task for all connections. Who is silent is pinged; who stays silent is closed with 4002."""
+"""Heartbeat: one task for all connections. Silent connections are pinged, then closed with 4002."""
 
 import asyncio
 from typing import Final
@@ -13,7 +13,7 @@ _LOOKS: Final = 64
 
 
 async def run(members: Members, settings: GatewaySettings) -> None:
-    """Look at every connection ten times a heartbeat, for ever."""
+    """Check every connection ten times per heartbeat, until cancelled."""
     loop = asyncio.get_running_loop()
     pause = settings.heartbeat / _SWEEP_STEPS
     while True:

@@ -1,7 +1,7 @@
 """Inbound: one frame → envelope check → limits → lane of ``(domain, partition)``.
 
-The client's JSON goes on as it came, wrapped with the session that the gateway stamped. Every request gets its
-answer: from the service, or from here when the broker did not take it.
+The client's JSON is forwarded unchanged, wrapped with the session data of the gateway. Every request gets an answer:
+from the service, or from the gateway if the broker did not confirm it.
 """
 
 import math
@@ -41,13 +41,13 @@ from towpath.servicekit.lanes import LaneFull, Lanes
 from towpath.servicekit.telemetry import Telemetry, trace_id
 
 REFRESH: Final = "session.refresh"
-#: A signature is checked; nobody needs this more often than once a minute.
+#: A signature is checked; no client needs this more often than once a minute.
 _REFRESH_COST: Final = 20.0
 _RETRY_AFTER_MS: Final = 1000
 
 
 class Inbound:
-    """Takes the frames of all sessions. Nothing here waits."""
+    """Handles the frames of all sessions. No method waits."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Inbound:
         self._admission = admission
         self._domain_absence = settings.domain_absence
         self._telemetry = telemetry
-        #: Of each domain that a service has, or had, when the broker took a request last.
+        #: Domain → time when the broker last confirmed a request for it.
         self._served_at: dict[str, float] = {}
         self._received = telemetry.counter("messages_received", "Frames from clients")
         self._refused = telemetry.counter("requests_refused", "Frames answered with an error by the gateway")
@@ -161,7 +161,7 @@ class Inbound:
         self._answer(session, envelope.msg_id, told, trace)
 
     def _was_served(self, domain: str) -> bool:
-        """Whether the broker took a request for this domain lately."""
+        """Whether the broker confirmed a request for this domain lately."""
         return time.monotonic() - self._served_at.get(domain, -math.inf) < self._domain_absence
 
     def _answer(
@@ -172,7 +172,7 @@ class Inbound:
 
 
 def _charge(session: Session, weight: float, text: bytes) -> float:
-    """Charge a message; returns what it weighs while it is in flight, which is 1 for a small one.
+    """Charge a message; returns its weight while it is in flight, which is 1 for a small one.
 
     Raises:
         RateLimited
@@ -188,7 +188,7 @@ def _charge(session: Session, weight: float, text: bytes) -> float:
 
 
 def _told(error: BaseException, domain: str) -> TowpathError:
-    """What a client is told when the broker did not take its request."""
+    """The error answer to a request that the broker did not confirm."""
     match error:
         case Unroutable():
             return UnknownAction(f"No service is there for the domain {domain!r}.")

@@ -1,14 +1,14 @@
-"""Limits: what one connection, one user and one address may ask of this replica.
+"""Limits: rates and in-flight requests of one connection, one user and one address on this replica.
 
-The cost of a message is the weight of its action and a token for each 16 KiB. A weight says what the action costs
-others: services publish it for their actions (:mod:`towpath.gateway.costs`). Guarantees:
+The cost of a message is the weight of its action plus a token for each 16 KiB. Services publish the weights of their
+actions (:mod:`towpath.gateway.costs`). Guarantees:
 
-* A connection, a user with all connections, and an address each get what their token bucket gives
-  (:mod:`towpath.servicekit.buckets`); a refusal costs none of them anything.
-* A connection that goes on after refusals is closed with 4005 after ``rate_strikes`` of them.
-* Past ``inflight_paced`` unanswered requests of a user, more of them are read only as answers come.
-* A request counts as in flight until it is answered, and a user has at most ``inflight_per_user`` of them by weight,
-  also over connections that come and go. One request is always allowed.
+* A connection, a user with all connections, and an address are each limited by a token bucket
+  (:mod:`towpath.servicekit.buckets`); a refusal takes no token from any of them.
+* A connection that continues after refusals is closed with 4005 after ``rate_strikes`` of them.
+* Past ``inflight_paced`` unanswered requests of a user, further requests are read only as answers come.
+* A request counts as in flight until it is answered. A user has at most ``inflight_per_user`` of them by weight,
+  across all connections, including ended ones. One request is always allowed.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ from towpath.servicekit.telemetry import Telemetry
 #: Bytes that cost a token.
 TOKEN_BYTES: Final = 16 * 1024
 _STRIKE_SECONDS: Final = 60.0
-#: What a closed connection had asked for counts for so long: services still work on it.
+#: Seconds that requests of a closed connection still count: services are still working on them.
 _ORPHANED_SECONDS: Final = 5.0
 
 
 class User:
-    """What the connections of one user share.
+    """The limits that the connections of one user share.
 
     Attributes:
-        connections: What each of them may ask for.
-        used: What the user waits for, by weight, over all connections and those that went lately.
-        woken: What to call once ``used`` is below ``inflight_paced`` again.
+        connections: The allowance of each connection.
+        used: Weight of the user's unanswered requests, over all connections and those that ended lately.
+        woken: Callbacks for when ``used`` is below ``inflight_paced`` again.
     """
 
     __slots__ = ("_orphans", "bucket", "connections", "used", "woken")
@@ -47,11 +47,11 @@ class User:
         self._orphans: deque[tuple[float, float]] = deque()  # when it is given up, weight; the next one first
 
     def adopt(self, weight: float, deadline: float) -> None:
-        """A connection is gone, and what it waited for counts until ``deadline``."""
+        """Count the unanswered requests of an ended connection until ``deadline``."""
         self._orphans.append((deadline, weight))
 
     def give_up(self, now: float) -> None:
-        """Forget what waits no longer, on all connections."""
+        """Drop expired requests, on all connections."""
         for connection in self.connections:
             connection.give_up(now)
         while self._orphans and self._orphans[0][0] <= now:
@@ -59,14 +59,14 @@ class User:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing of it is needed any more, its bucket aside."""
+        """Whether it can be dropped (its bucket is kept separately)."""
         return not self.connections and not self._orphans
 
 
 class Allowance:
-    """What one connection may still ask for.
+    """The limits of one connection.
 
-    Each request is kept with its weight, and when it is given up: an answer may never come.
+    Each request is stored with its weight and its deadline, because an answer may never come.
     """
 
     __slots__ = (
@@ -88,13 +88,13 @@ class Allowance:
         self._address = address
         self._own = Bucket(limits.connection, now)
         self._strikes = Bucket(limits.strikes, now)
-        # msg_id → weight, deadline, how often it was asked; the oldest first
+        # msg_id → weight, deadline, number of times it was sent; oldest first.
         self._requests: dict[str, tuple[float, float, int]] = {}
-        self._answered: deque[str] | None = None  # the last ones; most connections never ask for anything
+        self._answered: deque[str] | None = None  # The last ones; most connections never send a request.
         self.used = 0.0
 
     def charge(self, cost: float) -> float:
-        """Take ``cost`` tokens; returns 0, or the seconds after which to try again."""
+        """Take ``cost`` tokens; returns 0, or the seconds after which to retry."""
         limits = self._limits
         now = limits.now()
         if wait := self._own.take(cost, now):
@@ -116,7 +116,7 @@ class Allowance:
         return self._strikes.take(1.0, self._limits.now()) > 0
 
     def begin(self, msg_id: str, weight: float) -> str | None:
-        """Count a request as in flight; returns ``None``, or whose limit it would exceed."""
+        """Count a request as in flight; returns ``None``, or the name of the limit that it would exceed."""
         limits, user = self._limits, self._user
         now = limits.now()
         if (self.used + weight > limits.inflight_per_connection and self.used) or (
@@ -140,7 +140,7 @@ class Allowance:
         return None
 
     def is_ahead(self) -> bool:
-        """Whether the user waits for so much that more should only be read as answers come."""
+        """Whether the user has so many unanswered requests that more are read only as answers come."""
         limits, user = self._limits, self._user
         if user.used <= limits.inflight_paced:
             return False
@@ -148,14 +148,14 @@ class Allowance:
         return user.used > limits.inflight_paced
 
     def when_not_ahead(self, call: Callable[[], None]) -> None:
-        """Call once, as soon as the user is not ahead any more."""
+        """Call ``call`` once, as soon as the user is no longer ahead."""
         self._user.woken.append(call)
 
     def answer(self, msg_id: str) -> bool:
-        """A service answers a request; returns whether the client is to have the answer.
+        """Record an answer to a request; returns whether to send it to the client.
 
-        A service that died before it could ack answers again. An answer that comes late, to a request that is given
-        up, counts.
+        A service that died before it could ack answers again; such a repetition is dropped. A late answer to an
+        expired request is sent.
         """
         answered = self._answered
         if (request := self._requests.get(msg_id)) is not None:
@@ -173,7 +173,7 @@ class Allowance:
         return False
 
     def end(self, msg_id: str) -> None:
-        """The request is not waited for any more."""
+        """Stop counting a request as in flight."""
         if (request := self._requests.pop(msg_id, None)) is not None:
             user = self._user
             self.used = self.used - request[0] if self._requests else 0.0
@@ -184,18 +184,18 @@ class Allowance:
                     call()
 
     def count_abuse(self, code: CloseCode) -> None:
-        """The connection is about to be closed for going on over a limit."""
+        """Count a close for continued abuse of a limit."""
         self._limits.abused[code].add(1)
 
     def close(self) -> None:
-        """The connection is gone; what it waited for counts a little longer."""
+        """End the connection; its unanswered requests count a little longer."""
         self._requests.clear()
         self._user.connections.discard(self)
         self._limits.close(self._user_id, self._address, self.used)
         self.used = 0.0
 
     def give_up(self, now: float) -> None:
-        """Forget requests that are not answered any more."""
+        """Drop expired requests."""
         while self._requests:
             msg_id, (_, deadline, _) = next(iter(self._requests.items()))
             if deadline > now:
@@ -239,7 +239,7 @@ class Limits:
         }
 
     def open(self, user_id: str, address: str) -> Allowance:
-        """What a new connection may ask for; :meth:`Allowance.close` ends it."""
+        """The allowance of a new connection; :meth:`Allowance.close` ends it."""
         now = self.now()
         user = self._users.get(user_id)
         if user is None:
@@ -249,7 +249,7 @@ class Limits:
         return allowance
 
     def close(self, user_id: str, address: Bucket, waiting: float) -> None:
-        """A connection is gone, with requests that weigh ``waiting`` not answered."""
+        """End a connection with unanswered requests of weight ``waiting``."""
         address.let_go()
         user = self._users[user_id]
         if waiting:

@@ -1,11 +1,11 @@
-"""Outbound: what the broker brings → the connections it is for.
+"""Outbound: deliveries from the broker → the addressed connections.
 
-A push arrives once a replica; local tables say whose it is; it is checked and framed once and written to many.
+A push arrives once per replica; local tables give its receivers; it is checked and framed once and written to many.
 
-Guarantees: nothing that a service or a backend publishes ends this program, closes a client's connection by its form,
-or reaches a client unless it is an envelope; what cannot be used costs only itself, a log line and a count. Each
-connection gets its pushes in the order in which they arrived. However many connections a push is for, the event loop
-serves others every few milliseconds meanwhile.
+Guarantees: a malformed message from a service or a backend never ends this program, never closes a client's
+connection, and never reaches a client; it is dropped, logged and counted, and affects no other message. Each
+connection gets its pushes in the order in which they arrived. For a push to any number of connections, the event
+loop serves other tasks every few milliseconds.
 """
 
 import re
@@ -35,9 +35,9 @@ log = structlog.get_logger(__name__)
 
 _MAX_REASON_BYTES: Final = 120
 _KINDS: Final = ("user", "group", "control", "other")
-#: Connections that are written to between two looks at the clock.
+#: Connections that are written to between two checks of the clock.
 _WRITES: Final = 32
-#: Letters of a routing key that need no encoding; who uses only these has spelled it right.
+#: A routing key with only characters that need no encoding, which is therefore spelled correctly.
 _PLAIN_KEY: Final = re.compile(r"[a-z]+(?:\.[A-Za-z0-9_:-]+)?")
 
 
@@ -166,7 +166,7 @@ class Outbound:
         if len(receivers) == 1:
             receivers[0].send_frames(joined)
         else:
-            # More for one of them would hardly come within this turn, and to keep it costs time.
+            # A second frame for one of them is unlikely within this loop iteration, and buffering costs time.
             for start in range(0, len(receivers), _WRITES):
                 for session in receivers[start : start + _WRITES]:
                     session.write_frames(joined)
@@ -177,7 +177,8 @@ class Outbound:
     def _direct(self, session: Session, item: Item, delivery: Delivery, *, is_control: bool = False) -> None:
         if item.groups is not None:
             self._change_groups(session, item.groups, delivery.app_id or "", is_control=is_control)
-        # Two connections to the broker: the answer may be read before the confirm. Who answers has it.
+        # Publishing and consuming use two connections: the answer may arrive before the confirm. An answered request
+        # has been accepted.
         if item.envelope and (item.correlation_id is None or session.answer(item.correlation_id)):
             session.send_text(item.envelope)
             self._delivered.add(1)
@@ -211,7 +212,7 @@ class Outbound:
 
 
 def _right_key(key: str) -> str:
-    """The one spelling of a routing key that is delivered; the key itself where no spelling can be right."""
+    """The only spelling of a routing key that is delivered; the key itself if it cannot be spelled correctly."""
     kind, _, word = key.partition(".")
     try:
         return f"{kind}.{encode_word(decode_word(word))}"

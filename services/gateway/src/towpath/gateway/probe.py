@@ -1,18 +1,20 @@
-"""The probe: a replica asks itself through the broker whether its inbox still gets what is sent to it.
+"""The inbox probe: a replica sends itself a message through the broker to check that its inbox works.
 
-A connection may look well while nothing comes any more: the inbox is a ghost (known to the cluster, served by no
-node), its binding is lost, its consumer is stuck. Heartbeats do not see that. What is sent to ``connection.<id>``
-and does not come back within the limit does: the link to the broker is made anew, with a fresh inbox, and clients
-are told to resume. Before each probe goes one along each other way in
-(:meth:`~towpath.gateway.routing.Routing.ways`): if the last comes back without one of them, that binding is lost.
-(``everyone`` is everyone's: what goes along that is an empty batch.)
+A connection may look healthy while no message arrives: the inbox is a ghost (known to the cluster, served by no
+node),
+its binding is lost, or its consumer is stuck. Heartbeats do not detect that. A probe to ``connection.<id>`` that does
+not return within the limit does: the link to the broker is rebuilt, with a new inbox, and clients are told to resume.
+Before each probe one message is sent through every other binding
+(:meth:`~towpath.gateway.routing.Routing.ways`): if the probe returns without one of them, that binding is lost.
+(The ``everyone`` key reaches all replicas: an empty batch is sent there.)
 
-Guarantees: a lost inbox is found within ``probe_interval`` + ``probe_timeout``. A broker that is blocked or away is
-not taken for a lost inbox, nor is one that is only slow: while anything arrives, the probe is behind it. Nor is a
-late event loop of this replica: what came back may wait to be read (three times in a row at most). A probe that
-RabbitMQ does not even confirm says nothing about the inbox (the broker is slow, paused or cut off, which the link
-finds out by itself): only the second in a row is taken for a loss. A probe is a directed item for a connection that
-nobody has, which every replica, of whatever version, passes over.
+Guarantees: a lost inbox is found within ``probe_interval`` + ``probe_timeout``. A blocked or disconnected broker does
+not count as a lost inbox, nor does a slow one: while messages arrive, the probe is queued behind them. Nor does a
+late
+event loop of this replica: the probe may wait to be read (three times in a row at most). A probe that RabbitMQ does
+not confirm proves nothing about the inbox (the broker is slow, paused or cut off, which the link detects): only the
+second in a row counts as a loss. A probe is a directed item for an unused connection id, which replicas of every
+version ignore.
 """
 
 import asyncio
@@ -41,20 +43,20 @@ from towpath.servicekit.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
-#: The event loop was late if it was held up for this share of the limit, all in all.
+#: The event loop was late if it was blocked for this share of the limit in total.
 _LATE_SHARE: Final = 0.2
 _LATE_MAX: Final = 3
 _TICK: Final = 0.05
-_SLACK: Final = 0.01  # a tick may be so late: timers have a resolution of 1 ms
+_SLACK: Final = 0.01  # Tolerance of one tick: timers have a resolution of 1 ms.
 _EMPTY: Final = Message(body=b"[]", persistent=False)
 
 
 class Probe:
-    """Watches over one inbox: told what arrives in it, and sends to it.
+    """Monitors one inbox: it is notified of arrivals, and sends probes.
 
     Args:
-        ways: Gives the ways into the inbox, made with a word that is no user's and no group's.
-        found: Called with what was lost.
+        ways: Returns the routes into the inbox, built with a word that is not a user or group id.
+        found: Called with each loss that is found.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class Probe:
         self._ways = ways
         self._found = found
         self._unconfirmed = 0
-        self._late = 0  # probes in a row that a late loop excused
+        self._late = 0  # Consecutive probes excused by a late loop.
         self._awaited: set[str | None] = set()
         self._last = ""
         self._came_back = asyncio.Event()
@@ -82,25 +84,25 @@ class Probe:
         self._lost = telemetry.counter("probes_lost", "Probes that did not come back: the link was made anew")
 
     def arrived(self) -> None:
-        """Something arrived in the inbox."""
+        """Record an arrival in the inbox."""
         self._arrived = True
 
     def heard(self, whom: str | None) -> None:
-        """Something arrived that may be the probe: for a connection or key that nobody here has, or a control key."""
+        """Record an arrival that may be the probe: for an unknown connection or key, or a control key."""
         if whom in self._awaited:
             self._awaited.discard(whom)
             if whom == self._last:
                 self._came_back.set()
 
     async def run(self) -> None:
-        """Probe again and again."""
+        """Probe periodically until cancelled."""
         while True:
             await asyncio.sleep(self._interval)
             if self._broker.state is BrokerState.READY:
                 await self.once()
 
     async def once(self) -> None:
-        """Probe now; returns when it is clear how it went."""
+        """Probe once; returns when the result is known."""
         connection_id = f"probe-{secrets.token_hex(8)}"
         ways = self._ways(connection_id)
         keys = [way.key for way in ways]
@@ -146,7 +148,7 @@ class Probe:
             loop_clock.stop()
 
     def _forget(self) -> None:
-        # A probe to the inbox of before has nothing to say of the new one.
+        # A probe to the old inbox proves nothing about the new one.
         self._awaited.clear()
         self._unconfirmed = 0
         self._came_back.set()
@@ -158,10 +160,10 @@ class Probe:
 
 
 class _LoopClock:
-    """Measures by how much the event loop is late, from its making until :meth:`stop`.
+    """Measures the delay of the event loop, from construction until :meth:`stop`.
 
     Attributes:
-        late: Seconds by which ticks came too late, all in all.
+        late: Total seconds by which ticks were late.
     """
 
     def __init__(self) -> None:

@@ -1,12 +1,12 @@
-"""Resync: what a replica does for its sessions after its inbox was made anew.
+"""Resync: brings the sessions of a replica up to date after its inbox was recreated.
 
-Pushes, and changes of groups, were lost with the old inbox. So the groups of all sessions are forgotten before
-anything of the new inbox is read. Then each session's client is told to resume its streams (``session.resync``), and
-services hear of it again (``session.started``) and subscribe it from what is true now.
+Pushes and membership changes were lost with the old inbox. So the groups of all sessions are dropped before anything
+is read from the new inbox. Then each client gets ``session.resync`` to resume its streams, and services get
+``session.started`` again and subscribe the connection to its current groups.
 
-Guarantees: every session that was open when the inbox was made anew gets all of that, in that order. Sessions take
-turns in bounded steps, each after the broker has confirmed the one before, so that neither this replica nor a service
-has all of them at once. If the inbox is made anew meanwhile, it begins again with all.
+Guarantees: every session that was open when the inbox was recreated gets all of that, in that order. Sessions are
+processed in bounded steps, each after the broker has confirmed the previous one, so that neither this replica nor a
+service handles all of them at once. If the inbox is recreated meanwhile, the resync starts again with all sessions.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ from towpath.servicekit.telemetry import Telemetry
 log = structlog.get_logger(__name__)
 
 _REASON: Final = "the gateway was cut off from the broker"
-#: Seconds between two steps: clients resume, and services have others to serve.
+#: Seconds between two steps: clients resume, and services have other work.
 _PAUSE: Final = 0.05
 
 
 class Resync:
-    """Brings sessions up to date; :meth:`run` does it."""
+    """Brings sessions up to date; see :meth:`run`."""
 
     def __init__(
         self, members: Members, announcer: Announcer, settings: GatewaySettings, telemetry: Telemetry
@@ -36,7 +36,7 @@ class Resync:
         self._members = members
         self._announcer = announcer
         self._step = settings.resync_step
-        self._due: list[Session] = []  # the next one is the last
+        self._due: list[Session] = []  # The last element is next.
         self._begun = asyncio.Event()
         self._sessions = telemetry.counter(
             "sessions_resynced", "Sessions announced again after the inbox was made anew"
@@ -46,13 +46,13 @@ class Resync:
         )
 
     def begin(self) -> None:
-        """The inbox was made anew: begin with all sessions that are open now."""
+        """Start a resync of all sessions that are open now, because the inbox was recreated."""
         self._members.new_inbox()
         self._due = self._members.all()[::-1]
         self._begun.set()
 
     async def run(self) -> None:
-        """Do it each time that :meth:`begin` is called, until cancelled."""
+        """Run a resync each time that :meth:`begin` is called, until cancelled."""
         while True:
             await self._begun.wait()
             self._begun.clear()

@@ -1,15 +1,16 @@
-"""Routing: what leads into the inbox of this replica, and how that follows who is here.
+"""Routing: the bindings of this replica's inbox, which follow the connected users.
 
-``everything``: all pushes come to every replica, and local tables say whose they are. ``selective``: once it is
-calm, ``user.*`` and ``control.*`` give way to one binding for each user who is here, ``*.<user>``; a push to somebody
-else then costs this replica nothing. ``group.*`` always stays: that somebody is put into a group is told in this very
-inbox, and what is pushed next would be lost before a binding stood.
+``everything``: all pushes reach every replica, and local tables give their receivers. ``selective``: once connects
+are calm, ``user.*`` and ``control.*`` are replaced by one binding per connected user, ``*.<user>``; a push to
+another user
+then costs this replica nothing. ``group.*`` always stays: group changes arrive in this same inbox, and a push that
+follows one would be lost before a binding existed.
 
-Guarantees: a connection is welcomed once what is pushed to its user comes here, and as long as it is here it does
-(:mod:`~towpath.gateway.routing_plan`); while everything comes here nobody waits, and otherwise a few seconds at
-worst; bindings change at a bounded rate. A fresh inbox has the catch-alls, and one of which nobody knows any more
-what is bound to it is given up for a fresh one. Local tables stay the truth: bindings spare traffic, and grant
-nothing.
+Guarantees: a connection is welcomed once pushes to its user reach this replica, and they do as long as it is
+connected (:mod:`~towpath.gateway.routing_plan`); with catch-all bindings no connection waits, otherwise a few
+seconds at worst; bindings change at a bounded rate. A new inbox has the catch-alls; an inbox whose bindings are
+uncertain is replaced by
+a new one. Local tables remain the only source of membership: bindings save traffic, and grant nothing.
 """
 
 import asyncio
@@ -36,12 +37,12 @@ from towpath.servicekit.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
-#: What single bindings stand in for.
+#: The catch-all keys that single bindings replace.
 _CATCH_ALLS: Final = ("user.*", "control.*")
-#: No right key has three words: a dot in an id is encoded. So these only bring pushes whose sender left a dot as it
-#: is, to be counted and logged. Other wrong spellings come with the catch-alls.
+#: No valid key has three words: a dot in an id is encoded. So these keys match only pushes with an unencoded dot, to
+#: be counted and logged. Other misspelled keys match the catch-alls.
 _TOO_MANY_WORDS: Final = tuple(f"{kind}.*.*.#" for kind in ("user", "group", "control"))
-#: Seconds until a user who waits for a binding is one too many, and until the broker must have changed one.
+#: Seconds after which a user waiting for a binding triggers the fallback, and the time limit of a binding change.
 _PATIENCE: Final = 1.0
 _LIMIT: Final = 2.0
 
@@ -49,7 +50,7 @@ _AT_ONCE: Final[AbstractAsyncContextManager[None]] = nullcontext()
 
 
 def inbox(gateway_id: str) -> Inbox:
-    """The queue of one replica: with catch-alls, so that it is right from the first moment."""
+    """The queue of one replica, with catch-alls, so that it is complete from the start."""
     keys = (connection_key(gateway_id), EVERYONE, "group.*", *_CATCH_ALLS, *_TOO_MANY_WORDS)
     bindings = [*(Binding(PUSH, key) for key in keys), Binding(EVENTS, SERVICE_ALIVE)]
     return Inbox(name=f"gateway.{gateway_id}", bindings=bindings)
@@ -57,10 +58,10 @@ def inbox(gateway_id: str) -> Inbox:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A routing key that leads here.
+    """A routing key that reaches this replica.
 
     Attributes:
-        holds: Whether it has done so ever since.
+        holds: Whether its binding has existed without a break since.
     """
 
     key: str
@@ -68,7 +69,7 @@ class Way:
 
 
 class Routing:
-    """Keeps the bindings of ``inbox``; :meth:`run` does it."""
+    """Maintains the bindings of ``inbox``; see :meth:`run`."""
 
     def __init__(self, broker: Broker, inbox: Inbox, settings: GatewaySettings, telemetry: Telemetry) -> None:
         self._broker = broker
@@ -87,7 +88,7 @@ class Routing:
         self._bindings: Bindings | None = None
         self._news = asyncio.Event()
         self._reached: dict[str, asyncio.Future[None]] = {}
-        self.waiting = 0  #: Connections that wait to be reached
+        self.waiting = 0  #: Number of connections that wait for their routing.
         self._fallbacks = telemetry.counter(
             "routing_fallbacks", "Times that catch-alls had to be bound again"
         )
@@ -101,14 +102,14 @@ class Routing:
         broker.on_rebuilt(self._forget)
 
     def reaching(self, user_id: str) -> AbstractAsyncContextManager[None]:
-        """Inside, pushes to this user come here; entry waits for that."""
+        """Context in which pushes to this user reach this replica; entry waits for that."""
         return _Reaching(self, encode_word(user_id)) if self._selective else _AT_ONCE
 
     def ways(self, nobody: str) -> list[Way]:
-        """The ways into the inbox; of the bindings of single users one.
+        """The routes into the inbox; of the bindings of single users only one.
 
         Args:
-            nobody: A word that is no user's and no group's.
+            nobody: A word that is not a user or group id.
         """
         ways = [Way(f"group.{nobody}", lambda: True)]
         if self._plan.everything:
@@ -117,12 +118,12 @@ class Routing:
                 Way(f"{kind}.{nobody}", lambda: self._plan.turns == turns) for kind in ("user", "control")
             ]
         elif (sample := self._plan.sample()) is not None:
-            # What goes to a user reaches the connections. A directed item that says nothing does not.
+            # A push to a user would reach clients. An empty directed item does not.
             ways.append(Way(f"control.{sample[0]}", partial(self._plan.stands, *sample)))
         return ways
 
     async def run(self) -> None:
-        """Follow who is here, from the moment that the inbox stands on."""
+        """Follow the connected users, once the inbox exists."""
         try:
             while self._selective:
                 bindings = self._standing()
@@ -132,14 +133,15 @@ class Routing:
                 else:
                     await self._carry_out(step, bindings)
         except Exception:
-            # The step may have been done or not, and a wrong binding loses pushes: only a fresh inbox is certain.
-            self._broker.rebuild("the routing failed in a way nobody expected")
+            # It is unknown whether the step took effect, and a missing binding loses pushes: only a new inbox is
+            # certain.
+            self._broker.rebuild("unexpected error of the routing")
             raise
         finally:
-            self._forget()  # nobody waits for what will not be done
+            self._forget()  # Release connections that wait for this step.
 
     async def arrive(self, user: str) -> None:
-        """Count a connection in, and wait until pushes to its user come here."""
+        """Add a connection, and wait until pushes to its user reach this replica."""
         self._plan.arrive(user, _now())
         self._news.set()
         if self._plan.reached(user) and user not in self._reached:
@@ -147,12 +149,12 @@ class Routing:
         reached = self._reached.setdefault(user, asyncio.get_running_loop().create_future())
         self.waiting += 1
         try:
-            await asyncio.wait([reached])  # others may wait for the same: it is not to be cancelled
+            await asyncio.wait([reached])  # Not cancelled: others may wait for the same future.
         finally:
             self.waiting -= 1
 
     def leave(self, user: str) -> None:
-        """Count a connection out."""
+        """Remove a connection."""
         self._plan.leave(user, _now())
         self._news.set()
 
@@ -185,14 +187,14 @@ class Routing:
                     await bindings.add(Binding(PUSH, key), timeout=_LIMIT)
                 await asyncio.sleep(self._settle)
             case Do.CATCH_NONE:
-                await asyncio.sleep(self._settle)  # for the last of the bindings that replace them
+                await asyncio.sleep(self._settle)  # For the last of the bindings that replace them.
                 for key in _CATCH_ALLS:
                     await bindings.remove(Binding(PUSH, key), timeout=_LIMIT)
 
     def _tell(self, step: Step) -> None:
-        """Let those go on who waited for a step."""
+        """Release connections that waited for a step."""
         if step.do is Do.BIND and (reached := self._reached.get(step.user)) is not None:
-            # In a cluster other nodes may know of a binding a moment later than the one that confirmed it:
+            # In a cluster other nodes may see a binding a moment later than the node that confirmed it:
             # https://www.rabbitmq.com/docs/metadata-store
             asyncio.get_running_loop().call_later(self._settle, self._release, step.user, reached)
         elif step.do is Do.CATCH_NONE:
@@ -207,11 +209,11 @@ class Routing:
             log.warning("binding_failed", error=str(error))
             self._plan.bind_failed(step, _now())
         else:
-            # A binding may be removed late that is counted on by then, or catch-alls may be missing.
+            # A late removal may hit a binding that is needed by then, or catch-alls may be missing.
             self._forget()
-            self._broker.rebuild(f"nobody knows what the inbox is bound to: {error}")
+            self._broker.rebuild(f"the bindings of the inbox are uncertain: {error}")
 
-    # One inbox after another
+    # Change of inbox
 
     def _standing(self) -> Bindings | None:
         if self._bindings is None:
@@ -223,7 +225,7 @@ class Routing:
         return self._bindings
 
     def _forget(self) -> None:
-        """The inbox is gone; the next one has the catch-alls, and clients are told to resume."""
+        """Forget the lost inbox; the next one has the catch-alls, and clients are told to resume."""
         self._bindings = None
         self._plan.begin(_now())
         self._news.set()
@@ -250,7 +252,7 @@ class Routing:
 
 
 class _Reaching:
-    """One connection, for as long as it is here."""
+    """One connection, for its lifetime."""
 
     __slots__ = ("_routing", "_user")
 
@@ -270,7 +272,7 @@ class _Reaching:
 
 
 def _binding_of(user: str) -> Binding:
-    """Both ``user.<user>`` and ``control.<user>``: half the bindings, and a third of what their end costs."""
+    """One binding for ``user.<user>`` and ``control.<user>``: half the bindings, a third of the cost of removal."""
     return Binding(PUSH, f"*.{user}")
 
 

@@ -1,16 +1,16 @@
-"""The plan of selective routing: who is here, what is bound for them, what to do next. No I/O, and no clock.
+"""The plan of selective routing: connected users, their bindings, and the next step. No I/O, and no clock.
 
-Guarantees, whatever happens in whatever order:
+Guarantees, for events in any order:
 
-* Whoever :meth:`Plan.reached` says is reached has a binding of their own that was confirmed, or all catch-alls stand
-  and were confirmed. So nobody is told to wait for what they miss.
-* Catch-alls go only once everybody here has a binding of their own, and they are counted on no more from the moment
-  that somebody begins to remove them.
-* There are at most ``most`` bindings of single users. More users than that, a binding that fails, or more who wait
-  than can be bound soon: back to the catch-alls, and nobody waits.
+* A user for whom :meth:`Plan.reached` is true has a confirmed binding of their own, or all catch-alls exist and are
+  confirmed. So no user is welcomed while their pushes would be missed.
+* Catch-alls are removed only once every connected user has a binding of their own, and they no longer count from the
+  moment that their removal begins.
+* There are at most ``most`` bindings of single users. With more users, a failed binding, or more waiting users than
+  can be bound soon, the catch-alls are bound again, and no user waits.
 
-Steps are done one at a time. A step that fails leaves what it does in doubt: a binding that may exist is removed in
-time; for all other steps whoever does them gives up the inbox, and calls :meth:`Plan.begin`.
+Steps run one at a time. The effect of a failed step is unknown: a binding that may exist is removed in time; after
+any other failed step the caller replaces the inbox, and calls :meth:`Plan.begin`.
 """
 
 import enum
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 
 class Do(enum.Enum):
-    """What a step does."""
+    """The kind of a step."""
 
     BIND = enum.auto()  #: bind for one user
     UNBIND = enum.auto()  #: remove the binding of one user
@@ -28,11 +28,11 @@ class Do(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is to be done next.
+    """The next thing to do.
 
     Attributes:
-        user: Whom it is for, with BIND and UNBIND.
-        reason: Why, with CATCH_ALL.
+        user: The user, for BIND and UNBIND.
+        reason: The reason, for CATCH_ALL.
     """
 
     do: Do
@@ -41,18 +41,18 @@ class Step:
 
 
 class Plan:
-    """What one inbox is bound to, and should be. Times are in seconds, of a clock that never goes back.
+    """The actual and desired bindings of one inbox. Times are in seconds, of a monotonic clock.
 
     Args:
-        most: Bindings of single users at most.
-        waiting_most: Users who may wait for their binding at once.
-        patience: How long one of them may.
-        linger: How long a binding stays that nobody needs.
-        calm: How long a fresh inbox, and one that fell back, stays with the catch-alls.
+        most: Maximum number of bindings of single users.
+        waiting_most: Maximum number of users who wait for their binding at once.
+        patience: Maximum time that a user waits.
+        linger: How long an unneeded binding stays.
+        calm: How long a new inbox, or one after a fallback, keeps the catch-alls.
 
     Attributes:
-        everything: Whether the catch-alls stand, and may be counted on.
-        selective: Whether they are gone, confirmed.
+        everything: Whether the catch-alls exist and count.
+        selective: Whether their removal is confirmed.
         turns: How often they were removed.
     """
 
@@ -62,25 +62,26 @@ class Plan:
         self._patience = patience
         self._linger = linger
         self._calm = calm
-        self._here: dict[str, int] = {}  # to the number of connections
+        self._here: dict[str, int] = {}  # User → number of connections.
         self._binds = 0
         self.turns = 0
         self.begin(0.0)
 
     def begin(self, now: float) -> None:
-        """Begin with a fresh inbox: it has the catch-alls, and nothing else."""
+        """Start with a new inbox, which has only the catch-alls."""
         self.everything, self.selective = True, False
         self._calm_at = now + self._calm
         self._failed = False
-        self._unbound = dict.fromkeys(self._here, now)  # here and not bound: since when, oldest first
-        self._bound: dict[str, int] = {}  # confirmed: which bind it was
-        self._doubtful: set[str] = set()  # asked for, and not confirmed
-        self._unneeded: dict[str, float] = {}  # bound or doubtful, and not here: since when, oldest first
+        self._unbound = dict.fromkeys(self._here, now)  # Connected and not bound → since when, oldest first.
+        self._bound: dict[str, int] = {}  # Confirmed bindings → number of the bind.
+        self._doubtful: set[str] = set()  # Requested, and not confirmed.
+        # Bound or unconfirmed, and not connected → since when, oldest first.
+        self._unneeded: dict[str, float] = {}
 
-    # Who is here
+    # Connected users
 
     def arrive(self, user: str, now: float) -> None:
-        """Count one more connection of a user; who is not :meth:`reached` now must wait."""
+        """Add a connection of a user; if :meth:`reached` is false now, it must wait."""
         self._here[user] = self._here.get(user, 0) + 1
         if self._here[user] == 1:
             self._unneeded.pop(user, None)
@@ -88,7 +89,7 @@ class Plan:
                 self._unbound[user] = now
 
     def leave(self, user: str, now: float) -> None:
-        """Count one connection less, also of one that still waits."""
+        """Remove a connection, also one that still waits."""
         self._here[user] -= 1
         if not self._here[user]:
             del self._here[user]
@@ -97,23 +98,23 @@ class Plan:
                 self._unneeded[user] = now
 
     def reached(self, user: str) -> bool:
-        """Whether what is published for this user, who is here, comes into the inbox."""
+        """Whether pushes to this connected user reach the inbox."""
         return self.everything or user in self._bound
 
-    # What is bound
+    # Bindings
 
     @property
     def users(self) -> int:
-        """How many users are here."""
+        """Number of connected users."""
         return len(self._here)
 
     @property
     def bindings(self) -> int:
-        """How many bindings of single users there are, or may be."""
+        """Number of bindings of single users that exist or may exist."""
         return len(self._bound) + len(self._doubtful)
 
     def sample(self) -> tuple[str, int] | None:
-        """A user with a binding, another each time, and which bind that was."""
+        """A user with a binding, a different one each time, and the number of the bind."""
         if not self._bound:
             return None
         user = next(iter(self._bound))
@@ -121,13 +122,13 @@ class Plan:
         return user, bind
 
     def stands(self, user: str, bind: int) -> bool:
-        """Whether that binding still stands."""
+        """Whether that binding still exists."""
         return self._bound.get(user) == bind
 
-    # What to do
+    # Steps
 
     def take(self, now: float) -> Step | None:
-        """The next step, if there is one; it must be told how that went before the next is asked for."""
+        """The next step, if any; its result must be reported before the next call."""
         if not self.everything:
             if reason := self._trouble(now):
                 return Step(Do.CATCH_ALL, reason=reason)
@@ -145,7 +146,7 @@ class Plan:
         return self._take_unneeded(now)
 
     def done(self, step: Step, now: float) -> None:
-        """The broker has confirmed a step."""
+        """Record a confirmed step."""
         if step.do is Do.CATCH_ALL:
             self.everything, self.selective = True, False
             self._failed = False
@@ -161,7 +162,7 @@ class Plan:
                 self._unneeded[step.user] = now
 
     def bind_failed(self, step: Step, now: float) -> None:
-        """Nobody knows what became of a BIND."""
+        """Record a BIND with unknown result."""
         self._doubtful.add(step.user)
         if step.user not in self._here:
             self._unneeded[step.user] = now
@@ -169,14 +170,14 @@ class Plan:
         self._calm_at = now + self._calm
 
     def due(self, now: float) -> float | None:
-        """When there may be a step without anything having happened until then."""
+        """When the next step may be due without any further event."""
         times = [self._calm_at] if self.everything else []
         if self._unneeded:
             times.append(next(iter(self._unneeded.values())) + self._linger)
         return min((time for time in times if time > now), default=None)
 
     def _trouble(self, now: float) -> str:
-        """Why single bindings will not do any more."""
+        """The reason to fall back to the catch-alls, or an empty text."""
         if self._failed:
             return "a binding failed"
         if len(self._here) > self._most:
@@ -193,7 +194,7 @@ class Plan:
         return None
 
     def _unbind(self, user: str) -> Step:
-        # From now on it is not counted on: who comes back meanwhile is bound again.
+        # From now on it does not count: a user who returns meanwhile is bound again.
         del self._unneeded[user]
         self._bound.pop(user, None)
         self._doubtful.discard(user)

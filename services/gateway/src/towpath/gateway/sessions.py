@@ -1,7 +1,7 @@
 """A session: one connection's identity, bounds and timers.
 
-It knows no WebSocket: :class:`Socket` is what it needs of one. The gateway keeps nothing about a session beyond the
-life of its connection.
+It does not depend on WebSockets: :class:`Socket` is the interface that it needs. The gateway stores nothing about a
+session after its connection ends.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ _VIOLATION_WINDOW: Final = 60.0
 
 
 class Socket(Protocol):
-    """What a session needs of its WebSocket. Nothing here waits."""
+    """The interface of a WebSocket that a session needs. No method waits."""
 
     last_seen: float  #: loop time of the last bytes from the client
-    address: str  #: where the client is
+    address: str  #: The client's address.
     closing: bool  #: a close has begun
 
     def send_text(self, text: bytes) -> None:
-        """Send one text frame; closes with 4001 when too much waits to be written."""
+        """Send one text frame; closes with 4001 if too many bytes wait to be written."""
         ...
 
     def send_frames(self, frames: bytes) -> None:
@@ -38,17 +38,18 @@ class Socket(Protocol):
         ...
 
     def write_frames(self, frames: bytes) -> None:
-        """The same, at once and not at the end of the turn, for what goes to many."""
+        """Like :meth:`send_frames`, but written at once and not at the end of the loop iteration; for pushes to
+        many."""
         ...
 
     def ping_now(self) -> None: ...
 
     def rest(self, seconds: float) -> bool:
-        """Read nothing more for so long; returns whether that begins now."""
+        """Stop reading for ``seconds``; returns whether a pause begins now."""
         ...
 
     def go_on(self) -> None:
-        """End the rest early."""
+        """End the pause early."""
         ...
 
     def close_with(self, code: int, reason: str) -> None:
@@ -89,13 +90,13 @@ class Session:
         self._expiry: asyncio.TimerHandle | None = None
         self.connection_id = secrets.token_hex(10)
         self.identity = identity
-        #: Which inbox services are to send to; see :meth:`use_inbox`.
+        #: The number of the inbox that services answer to; see :meth:`use_inbox`.
         self.inbox = 0
-        #: By service. Kept by :class:`~towpath.gateway.groups.Members`, as long as that inbox stands.
+        #: By service. Managed by :class:`~towpath.gateway.groups.Members`, while that inbox exists.
         self.groups: dict[str, GroupOrder] = {}
         self.groups_of_inbox = 0
         self.allowance = limits.open(identity.user_id, socket.address)
-        #: Requests that asked for ``accepted`` and have not had it: the answer must not overtake it.
+        #: Requests whose ``accepted`` is requested and not sent yet: the answer must not overtake it.
         self.awaiting_accepted: set[str] = set()
         self.command_session = b""
         self.take(identity)
@@ -109,7 +110,7 @@ class Session:
         return self._socket.last_seen
 
     def take(self, identity: Identity) -> None:
-        """Go on under ``identity``: stamp commands with it, and watch its expiry."""
+        """Continue with ``identity``: stamp commands with it, and watch its expiry."""
         self.identity = identity
         self._stamp()
         self.forget_timers()
@@ -120,7 +121,7 @@ class Session:
         self._expiry = loop.call_later(max(0.0, left), self._expire)
 
     def use_inbox(self, number: int) -> None:
-        """From now on what services send in answer to this connection comes by the inbox of this number."""
+        """From now on services' answers to this connection arrive in the inbox of this number."""
         if number != self.inbox:
             self.inbox = number
             self._stamp()
@@ -131,7 +132,7 @@ class Session:
         return scope is None or domain in scope.split()
 
     def welcome(self) -> None:
-        """The first frame of every connection."""
+        """Send the first frame of every connection."""
         self.tell(
             "session.welcome",
             {
@@ -146,7 +147,7 @@ class Session:
         )
 
     def tell(self, action: str, data: Mapping[str, Any], *, correlation_id: str | None = None) -> None:
-        """Send an envelope of the gateway's own."""
+        """Send an envelope created by the gateway."""
         self.send(make(action, data, correlation_id=correlation_id))
 
     def send(self, envelope: Envelope) -> None:
@@ -156,11 +157,11 @@ class Session:
         self._socket.send_text(text)
 
     def send_frames(self, frames: bytes) -> None:
-        """Send frames as they are."""
+        """Send frames unchanged."""
         self._socket.send_frames(frames)
 
     def accept(self, msg_id: str) -> None:
-        """Tell that the broker has a request safely, if that was asked for and is not told yet."""
+        """Send ``accepted`` for a confirmed request, if it was requested and is not sent yet."""
         if msg_id in self.awaiting_accepted:
             self.awaiting_accepted.discard(msg_id)
             self.tell(ACCEPTED, {}, correlation_id=msg_id)
@@ -169,33 +170,33 @@ class Session:
         self._socket.ping_now()
 
     def violated(self) -> None:
-        """Count an unreadable frame; too many in a minute end the connection."""
+        """Count an unreadable frame; too many in a minute close the connection."""
         if self._violations.take(1.0, asyncio.get_running_loop().time()):
             self._end_abuse(CloseCode.PROTOCOL_VIOLATED, "too many unreadable frames")
 
     def struck(self) -> None:
-        """Count a frame over a rate limit; too many in a minute end the connection."""
+        """Count a frame over a rate limit; too many in a minute close the connection."""
         if self.allowance.strike():
             self._end_abuse(CloseCode.RATE_LIMIT_ABUSED, "too many messages over the rate limit")
         else:
             self.rest()
 
     def rest(self) -> None:
-        """Read nothing for a moment from a client that was refused."""
+        """Pause reading for a moment after a refusal."""
         self._socket.rest(self._settings.rate_rest)
 
     def keep_pace(self) -> None:
-        """Read nothing while the user is far ahead of the answers."""
+        """Pause reading while the user is far ahead of the answers."""
         if self.allowance.is_ahead() and self._socket.rest(self._settings.inflight_pause):
             self.allowance.when_not_ahead(self._socket.go_on)
 
     def charge_frame(self, size: int) -> None:
-        """Charge a frame that is no message: a fragment, a ping or a pong."""
+        """Charge a frame that is not a message: a fragment, a ping or a pong."""
         if self.allowance.charge(1.0 + size / TOKEN_BYTES):
             self.struck()
 
     def answer(self, msg_id: str) -> bool:
-        """An answer to a request has come: it is in flight no more, and accepted by now.
+        """Record an answer: the request is no longer in flight, and has been accepted.
 
         Returns whether to send it.
         """
@@ -227,7 +228,7 @@ class Session:
             self.close(code, reason)
 
     def ended(self) -> None:
-        """The connection is gone."""
+        """The connection has ended."""
         self.forget_timers()
         self.allowance.close()
 

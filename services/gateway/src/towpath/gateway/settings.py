@@ -43,7 +43,7 @@ class GatewaySettings(BrokerSettings):
         clock_leeway: Seconds that `iat` and `nbf` of a token may be ahead of the clock here. Expiry has no leeway.
         token_max_bytes: The largest token, in the handshake and in `session.refresh`.
         allowed_origins: Origins of web pages that may connect, separated by commas; ``*`` for any. Clients that
-            send no Origin (not browsers) are not concerned.
+            send no Origin (not browsers) are not restricted.
         max_frame_bytes: The largest frame; past it the connection closes with 1009.
         trusted_proxies: Addresses or networks of the proxies in front, separated by commas. What they say in
             ``X-Forwarded-For`` is believed, so that limits count clients' addresses and not the proxies'.
@@ -55,12 +55,12 @@ class GatewaySettings(BrokerSettings):
         handshakes_max_per_address: The same from one address. Trusted proxies are counted in ``handshakes_max`` only.
         connects_per_user, connects_per_user_burst: Connections a second that one user may open, and how many at
             once; more are refused with 429. 0 for no limit, also below.
-        refusal_delay: Seconds that a refusal with 429 takes, so that who comes again at once does so less often.
+        refusal_delay: Seconds that a refusal with 429 takes, to slow down clients that reconnect at once.
         connects_after_abuse: Connects of its user that a close with 4005 or 4500 costs.
         connects_per_address, connects_per_address_burst: The same from one address (IPv6: one /64).
         groups_per_connection: Groups that services may subscribe one connection to; more are left out and logged.
-        read_turn: Seconds of one turn of the event loop that the bytes of all clients may take to be parsed.
-        read_share: The same for one connection; the rest of what it sent waits for a later turn.
+        read_turn: Seconds of one iteration of the event loop that parsing the bytes of all clients may take.
+        read_share: The same for one connection; the rest of its bytes waits for a later iteration.
         rate_per_connection, burst_per_connection: Messages a second of one connection in the long run, and at once;
             past it they are answered ``rate_limited``. A message counts as much as its action weighs (1, unless its
             service says more), and one more for each 16 KiB. 0 for no limit, also below.
@@ -89,25 +89,25 @@ class GatewaySettings(BrokerSettings):
         drain_step: Connections that are closed together when the replica stops. Steps are 100 to 300 ms apart, or
             less, so that all are done within ``drain_timeout``.
         retry_after: Advice to those who are refused or closed, in seconds.
-        retry_spread: Seconds over which those who are closed when the replica stops are told to come back.
-        alive_interval: Seconds between two `session.alive`, by which services know that this replica lives.
+        retry_spread: Seconds over which the advised reconnects of clients are spread when the replica stops.
+        alive_interval: Seconds between two `session.alive`, the announcements of this replica to services.
         probe_interval: Seconds between two probes: messages that the replica sends itself through the broker.
-        probe_timeout: Seconds for a probe to come back; past it the link to the broker is made anew, unless other
-            messages arrive meanwhile. Together with the interval it is how long a lost inbox may go unnoticed.
-        resync_step: Sessions that are told to resume and announced again together, after the inbox was made anew;
-            the next ones follow once the broker has confirmed these.
-        prefetch: Messages (each a batch) from the broker in hand at most.
-        routing: `everything`: all pushes come to every replica. `selective`: pushes to single users only come to the
-            replicas where they are, which pays with several replicas and many such pushes.
+        probe_timeout: Seconds for a probe to return; past it the link to the broker is rebuilt, unless other messages
+            arrive meanwhile. Interval plus timeout bound how long a lost inbox stays undetected.
+            resync_step: Sessions that are resumed and announced again together after the inbox was recreated; the
+            next ones follow once the broker has confirmed these.
+            prefetch: Maximum of unsettled messages (each a batch) from the broker.
+            routing: `everything`: all pushes reach every replica. `selective`: pushes to single users reach only the
+            replicas where they are connected, which pays with several replicas and many such pushes.
         routing_binds_per_second: Bindings that are made or removed in a second at most. A cluster may manage only a
             few hundred for all replicas together.
-        routing_bindings_max: Users here who may each have a binding; with more, everything comes. When a replica
-            dies, whoever publishes waits until RabbitMQ has removed its bindings.
-        routing_linger: Seconds that a binding stays when its user has gone.
-        routing_calm: Seconds that everything comes after the start, after a loss of the broker, and after bindings
-            could not keep up with who came.
-        routing_settle: Seconds that a new binding is given to be known to all nodes of a cluster. Who connects waits
-            for so long, unless everything comes.
+        routing_bindings_max: Maximum number of connected users with a binding each; with more users the catch-alls
+            are bound again. When a replica dies, publishers wait until RabbitMQ has removed its bindings.
+            routing_linger: Seconds that a binding stays after its user has disconnected.
+            routing_calm: Seconds that the catch-alls stay after the start, after a loss of the broker, and after
+            bindings could not keep up with new connections.
+            routing_settle: Seconds until a new binding counts as known to all nodes of a cluster. A connecting
+            client waits for so long, unless the catch-alls are bound.
     """
 
     host: Word = "127.0.0.1"

@@ -1,16 +1,16 @@
-"""Turns: how much of the event loop's time the bytes of clients may take, before they are parsed.
+"""Parse turns: limits the event loop's time that parsing of client bytes may take.
 
 The kernel hands over up to 256 KB at once, which may be 36,000 frames. So a connection's bytes are parsed in slices,
-and what is not parsed in one turn of the loop waits for the next, while the socket is not read: the kernel's window
-then slows down its sender.
+and bytes not parsed in one loop iteration wait for the next, while the socket is not read: the TCP window then
+slows down its sender.
 
 Guarantees:
 
-* All connections together take at most ``turn`` seconds of a loop turn (and one slice), and one of them at most
-  ``share``. Nothing is delayed while there is less to do than that.
-* What waits is served round robin, first between users and then between the connections of each, so a user with a
-  hundred connections gets as much as a user with one.
-* What waits of one connection is what one read brought: it is not read again before that is parsed.
+* All connections together take at most ``turn`` seconds of a loop iteration (plus one slice), and each of them at
+  most ``share``. Nothing is delayed while there is less to parse than that.
+* Waiting connections are served round robin, first between users and then between the connections of each, so a user
+  with a hundred connections gets as much as a user with one.
+* At most the bytes of one read wait per connection: it is not read again before they are parsed.
 """
 
 import asyncio
@@ -18,8 +18,9 @@ from collections import OrderedDict, deque
 from time import perf_counter
 from typing import Final, Protocol
 
-#: Seconds. An honest frame takes three turns or so from its socket to the answer: together a tenth of a second. Less
-#: would cost throughput: a busy gateway has that much to parse in each turn without anybody attacking it.
+#: Seconds. An honest frame takes about three loop iterations from its socket to the answer: a tenth of a second in
+#: all.
+#: A smaller value would cost throughput: a busy gateway has that much to parse in each iteration without an attack.
 TURN: Final = 0.03
 SHARE: Final = 0.002
 
@@ -29,34 +30,35 @@ class Reader(Protocol):
 
     @property
     def whose(self) -> str:
-        """The user, or the address while there is no user yet."""
+        """The user, or the address while the user is unknown."""
         ...
 
     def parse_slice(self) -> bool:
-        """Parse some of what waits; returns whether there is more."""
+        """Parse some of the waiting bytes; returns whether more wait."""
         ...
 
 
 class Turns:
-    """Shares the turns of one event loop."""
+    """Divides the parse time of one event loop."""
 
     def __init__(self, turn: float = TURN, share: float = SHARE) -> None:
         self._loop = asyncio.get_running_loop()
         self._turn = turn
         self._share = share
-        self._filed: dict[Reader, str] = {}  # under whom each reader waits
+        self._filed: dict[Reader, str] = {}  # Reader → the user or address that it is queued under.
         self._spent = 0.0
         self._is_scheduled = False
         self._waiting: OrderedDict[str, deque[Reader]] = OrderedDict()
-        self.deferred = 0  #: how often a connection had to wait for a later turn
+        self.deferred = 0  #: How often a connection had to wait for a later iteration.
 
     @property
     def waiting(self) -> int:
-        """How many connections have bytes that wait to be parsed."""
+        """Number of connections with bytes that wait to be parsed."""
         return len(self._filed)
 
     def take(self, reader: Reader) -> bool:
-        """Parse what ``reader`` has, as far as this turn allows; returns whether the rest waits for a later turn."""
+        """Parse bytes of ``reader``, as far as this iteration allows; returns whether the rest waits for a later
+        one."""
         self._schedule()
         began = perf_counter()
         until = began + min(self._share, self._turn - self._spent)
@@ -72,7 +74,7 @@ class Turns:
         return more
 
     def begin_small(self) -> float:
-        """Ask for the time to parse one slice without being queued; 0 if this turn has none left."""
+        """Reserve time to parse one slice without being queued; 0 if this iteration has none left."""
         if self._spent >= self._turn:
             return 0.0
         if not self._is_scheduled:
@@ -80,12 +82,12 @@ class Turns:
         return perf_counter()
 
     def end_small(self, began: float) -> None:
-        """What :meth:`begin_small` gave is used."""
+        """Account the time that :meth:`begin_small` reserved."""
         self._spent += perf_counter() - began
 
     def forget(self, reader: Reader) -> None:
-        """The connection is gone."""
-        # Not under ``reader.whose``: it may have been admitted since, and belong to a user now.
+        """Forget a connection that has ended."""
+        # Not under ``reader.whose``: it may have been admitted since, and have a user now.
         whose = self._filed.pop(reader, None)
         if whose is not None:
             readers = self._waiting[whose]
@@ -103,7 +105,7 @@ class Turns:
             self._loop.call_soon(self._begin)
 
     def _begin(self) -> None:
-        """A new turn of the loop: serve those who wait."""
+        """Start of a new loop iteration: serve the waiting connections."""
         self._is_scheduled = False
         self._spent = 0.0
         if not self._waiting:

@@ -1,31 +1,31 @@
-"""Writes: what is sent to a connection within one turn of the event loop leaves in one system call.
+"""Writes: all frames sent to a connection within one loop iteration are written in one system call.
 
-uvloop writes at once, and a write to a socket costs as much as all other work on a small message. So frames are kept
-until the turn ends. Guarantees:
+uvloop writes at once, and a write to a socket costs as much as all other work on a small message. So frames are
+buffered until the iteration ends. Guarantees:
 
-* Frames leave in the order in which they were sent, and before whatever the connection writes in another way.
-* Nothing waits longer than the turn, nor than :data:`MOST` connections.
+* Frames are written in the order in which they were sent, and before anything the connection writes directly.
+* No frame waits longer than the iteration, nor behind more than :data:`MOST` connections.
 
-A push to many connections is written at once: more for one of them hardly comes within the turn.
+A push to many connections is written at once: a second frame for one of them within the iteration is unlikely.
 """
 
 import asyncio
 from typing import Final, Protocol
 
-#: Connections that are written to without a look at anything else: about a millisecond.
+#: Connections written to without a break: about a millisecond.
 MOST: Final = 256
 
 
 class Writer(Protocol):
-    """A connection that keeps frames."""
+    """A connection that buffers frames."""
 
     def write_out(self) -> None:
-        """Write what is kept."""
+        """Write the buffered frames."""
         ...
 
 
 class Writes:
-    """The connections of one event loop that keep frames."""
+    """The connections of one event loop that buffer frames."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -33,7 +33,7 @@ class Writes:
         self._is_scheduled = False
 
     def add(self, writer: Writer) -> None:
-        """``writer`` keeps its first frame; its ``write_out`` is called at the end of the turn at the latest."""
+        """Register a writer with its first buffered frame; ``write_out`` is called by the end of the iteration."""
         self._writers.append(writer)
         if len(self._writers) >= MOST:
             self._write_out()

@@ -22,5 +22,5 @@ ORDERS: Final = Service(
 
 
 async def serve(settings: OrdersSettings, stop: asyncio.Event, connect: Connect = connect) -> None:
-    """Run orders until ``stop`` is set, then let deliveries in hand finish."""
+    """Run orders until ``stop`` is set, then finish the deliveries in hand."""
     await serve_domain(ORDERS, settings, stop, connect)

@@ -1,10 +1,10 @@
-"""Orders: what states there are, and which change is allowed when. No I/O.
+"""Orders: the states of an order, and the allowed changes. No I/O.
 
 Guarantees:
 
 * An order only ever moves forward; a late or repeated event changes no state.
-* What is only added takes effect whenever it comes: what an order costs and when it was made, and refunds.
-* What is refused changes nothing.
+* Additions take effect at any time: the amount, the time of creation, and refunds.
+* A refused change has no effect.
 """
 
 import secrets
@@ -34,7 +34,7 @@ _STOPPABLE: Final = frozenset(status for status, step in _STEPS.items() if step 
 
 
 class OrderNotFound(NotFound):
-    """The user has no such order; whether another has one is not said."""
+    """The user has no such order; the error does not reveal whether another user has one."""
 
 
 class OrderIdTaken(Conflict):
@@ -53,10 +53,10 @@ def new_order_id(now_ms: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where an event comes from.
+    """The source of an event.
 
     Attributes:
-        sender: Tells senders apart; opaque.
+        sender: Identifies the sender; opaque.
         made_at: When the sender made the event, by its own clock; Unix milliseconds.
     """
 
@@ -66,7 +66,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Refund:
-    """What was paid back at one time.
+    """One refund.
 
     Attributes:
         number: Counts the refunds of the order, from 1.
@@ -89,14 +89,14 @@ class Order:
 
     Attributes:
         revision: Grows with every change.
-        created_at: Unix milliseconds; until ``is_creation_known`` the time at which it was first heard of.
-        listed_at: Its place in the list, Unix milliseconds; never changes, so that pages hold each order once.
+        created_at: Unix milliseconds; until ``is_creation_known`` the time of the first event about it.
+        listed_at: Its position in the list, Unix milliseconds; never changes, so that pages contain each order once.
         updated_at: Unix milliseconds.
-        refund_count: How many refunds it has.
+        refund_count: Number of refunds.
         newest: The newest revision of each sender of events, as far as it is loaded.
         booked: Sender and revision of each refund that has one, as far as they are loaded.
         new_refunds: The refunds of this unit of work.
-        resolved_rest: What the last refund came to, which refunded the rest of an amount that is known only now.
+        resolved_rest: The amount of the last refund, which refunded the rest of an amount that became known only now.
     """
 
     order_id: str
@@ -120,7 +120,7 @@ class Order:
 
     @classmethod
     def submitted(cls, request: SubmitOrder, user_id: str, now_ms: int) -> "Order":
-        """A new order as its owner asked for it."""
+        """A new order as its owner submitted it."""
         return cls(
             order_id=request.order_id or new_order_id(now_ms),
             user_id=user_id,
@@ -134,7 +134,7 @@ class Order:
 
     @classmethod
     def born_elsewhere(cls, event: OrderEvent, status: Status, source: Source, now_ms: int) -> "Order":
-        """An order of which another backend tells first, by whichever event.
+        """An order created by another backend, from any first event.
 
         Raises:
             InvalidData, Conflict: The event's amount cannot be.
@@ -165,7 +165,7 @@ class Order:
         self._change(now_ms)
 
     def follow(self, event: OrderEvent, status: Status, source: Source, now_ms: int) -> bool:
-        """Do as another backend says; false if nothing that anybody sees has changed.
+        """Apply an event of another backend; false if nothing visible has changed.
 
         Raises:
             InvalidData, Conflict: The event's amount cannot be.
@@ -186,7 +186,7 @@ class Order:
         else:
             is_creation = status is Status.SUBMITTED
             price = price.learning(event.amount, event.currency, of_creation=is_creation)
-        # From here on nothing is refused.
+        # From here on no change is refused.
         if event.revision is not None:
             self.newest[source.sender] = max(event.revision, self.newest.get(source.sender, 0))
         learns_creation = status is Status.SUBMITTED and not self.is_creation_known
@@ -211,9 +211,9 @@ class Order:
         return True
 
     def _refund(self, event: OrderEvent, source: Source, now_ms: int) -> tuple[Price, Refund] | None:
-        """What the refund comes to; ``None`` if it is booked already, or nothing is left.
+        """The price and refund after the event; ``None`` if it is booked already, or nothing is left.
 
-        Lateness does not matter: a refund is added whenever it comes, only not twice.
+        A late refund is still added, but never twice.
         """
         if event.revision is not None and (source.sender, event.revision) in self.booked:
             return None

@@ -1,4 +1,4 @@
-"""What orders does with each request and event: plain functions on what the unit of work loaded."""
+"""The handlers of orders: plain functions on the loaded unit of work, one per request and event."""
 
 from functools import partial
 from typing import Final
@@ -60,7 +60,7 @@ def resume(request: Resume, session: Session, _: OrderBook) -> Outcome:
 
 
 def follow(status: Status, event: OrderEvent, book: OrderBook) -> Outcome:
-    """Another backend says what became of an order."""
+    """Apply an event of another backend to an order."""
     order = book.get(event.user_id, event.order_id)
     if order is None:
         order = Order.born_elsewhere(event, status, book.source(event), now_ms())

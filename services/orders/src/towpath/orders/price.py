@@ -1,7 +1,8 @@
-"""What an order costs, as far as it is known, and what of it was paid back. No I/O.
+"""The price of an order, as far as it is known, and its refunds. No I/O.
 
-Guarantees: amount and currency are set once, and never by half a fact; refunds add up to at most the amount. A price
-is never changed in place: what is refused changes nothing.
+Guarantees: amount and currency are set once, and never from incomplete facts; refunds add up to at most the amount.
+A price is
+immutable: a refused change has no effect.
 """
 
 from dataclasses import dataclass, replace
@@ -19,16 +20,16 @@ from towpath.protocol.money import (
 )
 from towpath.protocol.orders import DEFAULT_CURRENCY
 
-#: How an amount is written while its currency is not known; with more decimals where it has more.
+#: Decimals of an amount while its currency is not known; more if the amount has more.
 _USUAL_DECIMALS: Final = 2
 
 
 class CurrencyDiffers(Conflict):
-    """An amount that is needed is in another currency than the order."""
+    """A needed amount is in another currency than the order."""
 
 
 class TooMuchRefunded(Conflict):
-    """A refund is more than what is left of the order's amount."""
+    """A refund exceeds the rest of the order's amount."""
 
 
 class NothingRefunded(InvalidData):
@@ -41,12 +42,12 @@ class WrongDecimals(InvalidData):
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What an order costs, as far as it is known.
+    """The price of an order, as far as it is known.
 
     Attributes:
-        decimals: How many decimals all amounts of the order have. The order keeps them, whatever becomes of ISO 4217.
+        decimals: Number of decimals of all amounts of the order. The order keeps them, even if ISO 4217 changes.
         refunded: The sum of all refunds whose amounts are known; ``None`` without one.
-        rest_is_refunded: Whether all that is left was refunded before the amount was known.
+        rest_is_refunded: Whether the whole rest was refunded before the amount was known.
     """
 
     amount: Decimal | None = None
@@ -66,7 +67,7 @@ class Price:
         return cls(written_with(amount, decimals), currency, decimals)
 
     def learning(self, amount: Decimal | None, currency: str | None, *, of_creation: bool) -> "Price":
-        """This price and what an event says of it, as far as that was not known.
+        """This price plus the unknown parts that an event adds.
 
         ``amount`` without ``currency`` is in the order's currency; the one that an order is created with is in USD
         by default. ``currency`` alone says nothing, unless the order is created with it.
@@ -93,7 +94,7 @@ class Price:
         is left to be refunded.
 
         Args:
-            amount: ``None`` for all that is left.
+            amount: ``None`` for the whole rest.
             is_first: Whether it is the order's first refund: that of an order of 0.00 counts, too.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Where orders are kept: the unit of work that handlers see.
+"""The repository of orders: the unit of work of the handlers.
 
 Guarantee: the number of statements does not depend on the number of requests.
 """
@@ -18,17 +18,17 @@ from towpath.servicekit import bulk
 from towpath.servicekit.requests import Request
 from towpath.servicekit.streams import Streams, batched
 
-#: SQLite takes 500 at most: https://www.sqlite.org/limits.html#max_compound_select
+#: SQLite allows 500 at most: https://www.sqlite.org/limits.html#max_compound_select
 _PAGES_A_STATEMENT: Final = 200
 _KEY: Final = ("user_id", "order_id")
-#: Whose order, and its id.
+#: Owner and order id.
 Key = tuple[str, str]
 
 
 class OrderBook:
     """Unit of work of the orders service; see :class:`towpath.servicekit.working.UnitOfWork`.
 
-    Whoever changes orders of a user holds the head of the user's stream; that is their only lock.
+    A change of a user's orders holds the lock on the head of the user's stream, which is the only lock.
     """
 
     def __init__(self, connection: AsyncConnection) -> None:
@@ -75,11 +75,11 @@ class OrderBook:
                 self._orders[row.user_id, row.order_id].booked.add((row.sender, row.revision))
 
     def source(self, event: OrderEvent) -> Source:
-        """Where an event of this unit of work comes from."""
+        """The source of an event of this unit of work."""
         return self._sources[id(event)]
 
     def get(self, user_id: str, order_id: str) -> Order | None:
-        """The order of ``user_id``, if there is one."""
+        """The order of ``user_id``, or ``None``."""
         return self._orders.get((user_id, order_id))
 
     def owned_by(self, user_id: str, order_id: str) -> Order:
@@ -94,7 +94,7 @@ class OrderBook:
         return order
 
     def add(self, order: Order) -> None:
-        """Take in a new order.
+        """Add a new order.
 
         Raises:
             OrderIdTaken
@@ -111,7 +111,7 @@ class OrderBook:
         return self._pages[user_id, request]
 
     def updated(self, order: Order) -> Envelope:
-        """The durable push that tells of an order's state."""
+        """The durable push of an order's state."""
         return self._streams.append(
             stream_of(order.user_id),
             "order.updated",
@@ -175,7 +175,7 @@ _REVISION_KEY: Final = (*_KEY, "sender")
 
 
 def state(order: Order) -> OrderState:
-    """An order as ``order.updated`` tells it."""
+    """An order in the form of ``order.updated``."""
     return OrderState(
         order_id=order.order_id,
         status=order.status,

@@ -1,4 +1,4 @@
-"""The tables of the orders service. An order is known by its owner and its id together."""
+"""The tables of the orders service. An order is identified by its owner and its id together."""
 
 from typing import Final
 

@@ -7,7 +7,8 @@ from towpath.servicekit.broker.interface import Broker
 from towpath.servicekit.broker.rabbitmq import RabbitBroker
 from towpath.servicekit.settings import BadSetting, BrokerSettings
 
-#: Opens a broker connection under a name; what a service is given, so that it never chooses by itself.
+#: Opens a broker connection under a name. A service receives this function, so that it never chooses the broker
+#: itself.
 Connect = Callable[[BrokerSettings, str], AbstractAsyncContextManager[Broker]]
 
 __all__ = ["Broker", "Connect", "connect"]

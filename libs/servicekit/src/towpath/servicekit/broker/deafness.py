@@ -1,4 +1,4 @@
-"""Deafness: what a program that gets no messages any more has lost, and how often that was found."""
+"""Losses that stop the flow of messages to a program (queue, binding, consumer, channel, connection), counted."""
 
 import enum
 from collections.abc import Callable
@@ -14,7 +14,7 @@ log = structlog.get_logger(__name__)
 
 
 class Lost(enum.StrEnum):
-    """What was lost."""
+    """The kind of thing that was lost."""
 
     QUEUE = "queue"
     BINDING = "binding"
@@ -23,12 +23,13 @@ class Lost(enum.StrEnum):
     CONNECTION = "connection"
 
 
-#: Called with what was lost, and how that was found, in words for the log.
+#: Called with the kind of loss and a description for the log of how it was found.
 OnDeaf = Callable[[Lost, str], None]
 
 
 def watch_deafness(broker: "Broker", telemetry: "Telemetry") -> OnDeaf:
-    """Count and log each loss that ``broker`` finds; returns what counts and logs those found elsewhere."""
+    """Count and log each loss that ``broker`` finds; returns a callback that does the same for losses found
+    elsewhere."""
     found: Final = {
         what: telemetry.counter(
             "deaf_found",

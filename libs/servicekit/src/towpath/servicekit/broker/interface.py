@@ -1,4 +1,4 @@
-"""What every broker gives: at-least-once delivery of byte bodies through topic exchanges and queues.
+"""The broker interface: at-least-once delivery of byte bodies through topic exchanges and queues.
 
 Two implementations, one contract suite (``libs/servicekit/tests/test_broker_contract.py``):
 :mod:`~towpath.servicekit.broker.rabbitmq` and :mod:`~towpath.servicekit.broker.memory`.
@@ -8,10 +8,10 @@ Guarantees of both:
 * ``publish`` returns only once the broker has the message safely in every queue it was routed to, and raises
   otherwise. :class:`PublishUnconfirmed` means *unknown*: it may have arrived.
 * Messages published one after another to one queue are delivered in that order; a redelivery comes before
-  what was behind it.
-* A broker that goes away comes back by itself: topology, bindings and subscriptions are made anew from the
-  desired state, and ``on_rebuilt`` callbacks are told. Deliveries of the time before are redelivered.
-* Nothing waits for ever: each call has a time limit but those that wait for a connection, and says so.
+  the messages that followed it.
+* A lost connection is restored without the caller: topology, bindings and subscriptions are created again from the
+  desired state, then ``on_rebuilt`` callbacks are called. Unsettled deliveries of the old connection are redelivered.
+* Nothing waits for ever: each call has a time limit, except those documented to wait for a connection.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from towpath.servicekit.broker.deafness import OnDeaf
 
 HeaderValue = str | int | bool
 
-#: The header of a delivery whose properties could not be decoded; its value says what is wrong.
+#: The header of a delivery whose properties could not be decoded; its value gives the reason.
 UNDECODABLE: Final = "x-undecodable"
 
 
@@ -36,10 +36,10 @@ class Message:
     Attributes:
         body: UTF-8 JSON.
         persistent: Whether it must survive a restart of the broker.
-        type: What it holds, for people who look at the broker; informative.
+        type: The kind of content, for people who inspect the broker; informative.
         app_id: The program that sent it.
         headers: AMQP headers, e.g. ``traceparent`` or ``x-attempt``.
-        as_received: The body came from the broker as it is, so it may be larger than ``message_max_bytes``.
+        as_received: The body came from the broker unchanged, so it may be larger than ``message_max_bytes``.
     """
 
     body: bytes
@@ -51,7 +51,7 @@ class Message:
 
 
 class Delivery(Protocol):
-    """One message in hand. Settle it exactly once; settling a stale one is harmless."""
+    """One delivered message. Settle it exactly once; settling a stale one has no effect."""
 
     @property
     def body(self) -> bytes: ...
@@ -61,7 +61,7 @@ class Delivery(Protocol):
     def routing_key(self) -> str: ...
     @property
     def queue(self) -> str:
-        """The declared name of the queue it was taken from."""
+        """The declared name of the queue it was consumed from."""
         ...
 
     @property
@@ -70,14 +70,14 @@ class Delivery(Protocol):
     def app_id(self) -> str | None: ...
     @property
     def user_id(self) -> str | None:
-        """The account that published it, where the publisher named it and the broker validated that."""
+        """The account that published it, if the publisher set it and the broker validated it."""
         ...
 
     @property
     def headers(self) -> Mapping[str, Any]: ...
 
     def ack(self) -> None:
-        """Settle: the broker may forget it. Never blocks; if the connection is gone it will be redelivered."""
+        """Settle: the broker deletes it. Never blocks; if the connection is lost it will be redelivered."""
         ...
 
     def reject(self) -> None:
@@ -85,7 +85,7 @@ class Delivery(Protocol):
         ...
 
     def requeue(self) -> None:
-        """Give it back, to be delivered again at once. For hand-over at shutdown, never as a retry."""
+        """Settle: the broker delivers it again at once. For hand-over at shutdown, never as a retry."""
         ...
 
 
@@ -114,12 +114,13 @@ class Queue:
 
     Attributes:
         single_active: Only one consumer at a time gets deliveries (order across replicas).
-        delivery_limit: Redeliveries after which the broker dead-letters by itself; the net under the retries. Only
-            under such a limit does RabbitMQ give a requeued message its place again.
-        max_length: Messages after which publishes to it are refused.
+        delivery_limit: Redeliveries after which the broker dead-letters a message, as a safety net under the retries.
+            RabbitMQ puts a requeued message back to its position only if such a limit is set.
+        max_length: Number of messages from which publishes to it are refused.
         dead_letter_exchange: Where rejected messages go; ``""`` is the default exchange (routes by queue name).
-        message_ttl_ms: How long a message stays before it is dead-lettered.
-        proved: Bindings that are proved to stand with an empty batch now and then; nobody else may be bound so.
+        message_ttl_ms: Milliseconds until a message is dead-lettered.
+        proved: Bindings that are verified now and then by publishing an empty batch; no other queue may be bound to
+            these keys.
     """
 
     name: str
@@ -136,11 +137,11 @@ class Queue:
 class Inbox:
     """A transient queue of one subscription: exclusive, a fresh name each time it is made, bounded by drop-head.
 
-    It is gone with its subscription. What it is bound to may change while it stands, see :class:`Bindings`.
+    It is deleted with its subscription. Its bindings may change while it exists, see :class:`Bindings`.
 
     Attributes:
         name: Prefix of the queue's name on the broker; deliveries carry it as ``queue``.
-        max_length, max_bytes, message_ttl_ms: Bounds; what is over or too old is dropped, oldest first.
+        max_length, max_bytes, message_ttl_ms: Bounds; messages beyond them are dropped, oldest first.
     """
 
     name: str
@@ -155,7 +156,7 @@ class Topology:
     """The exchanges and queues a service needs; declared at start and after each reconnect.
 
     Attributes:
-        writes: Topic exchanges that it publishes to. At the start it is made sure that it may.
+        writes: Topic exchanges that it publishes to. The permission is checked at the start.
     """
 
     exchanges: Sequence[Exchange] = ()
@@ -171,7 +172,7 @@ class BrokerState(enum.Enum):
 
 
 class BrokerError(Exception):
-    """A publish or declaration that did not succeed."""
+    """A publish or declaration failed."""
 
 
 class Unroutable(BrokerError):
@@ -179,14 +180,14 @@ class Unroutable(BrokerError):
 
 
 class PublishRefused(BrokerError):
-    """The broker would not take it: a queue is full."""
+    """The broker refused the message: a queue is full."""
 
 
 class Unpublishable(BrokerError):
-    """The broker will never take this message: trying again is of no use.
+    """The broker will never accept this message: a retry cannot succeed.
 
     Attributes:
-        of_content: The reason lies in the body, so that other bodies for the same routing key may be taken.
+        of_content: The body is the reason, so other bodies for the same routing key may be accepted.
     """
 
     def __init__(self, reason: str, *, of_content: bool = False) -> None:
@@ -199,15 +200,15 @@ class PublishUnconfirmed(BrokerError):
 
 
 class BrokerUnavailable(BrokerError):
-    """There is no connection; nothing was sent."""
+    """No connection; nothing was sent."""
 
 
 class BrokerBlocked(BrokerError):
-    """The broker takes no publishes for now (memory or disk alarm); nothing was sent."""
+    """The broker accepts no publishes for now (memory or disk alarm); nothing was sent."""
 
 
 class BrokerRefused(BrokerError):
-    """The broker answered at the first connect, and refused user, password or virtual host; or a right is missing.
+    """The broker refused user, password or virtual host at the first connect, or a permission is missing.
 
     The text names the setting.
     """
@@ -220,8 +221,8 @@ class TopologyMismatch(BrokerError):
 class Subscription(Protocol):
     """A running consumer of one or more queues, as an asynchronous iterator of deliveries.
 
-    Survives reconnects. Leaving its context stops intake and gives back what is not settled, in its order; the
-    iteration ends then, and when the broker is closed.
+    Survives reconnects. Leaving its context stops intake and requeues unsettled deliveries in their order. The
+    iteration ends at that point, and also when the broker is closed.
     """
 
     def __aiter__(self) -> AsyncIterator[Delivery]: ...
@@ -231,9 +232,11 @@ class Subscription(Protocol):
         ...
 
     async def cancel(self) -> None:
-        """Stop intake for good. What has arrived can still be taken and settled, until the context is left.
+        """Stop intake for good. Deliveries that have arrived can still be taken and settled until the context is
+        left.
 
-        The next consumer of a queue with a single active one starts at once, beside what is unsettled here.
+        On a queue with a single active consumer the next consumer starts at once, while deliveries are unsettled
+        here.
 
         Raises:
             BrokerError: The broker did not answer; deliveries may still arrive.
@@ -242,16 +245,16 @@ class Subscription(Protocol):
 
 
 class Bindings(Protocol):
-    """What leads into one inbox, which may change for as long as that stands.
+    """The bindings of one inbox, which may change while the inbox exists.
 
-    An inbox that is made anew is bound as it was declared, whatever was added or removed before, and has new
-    ``Bindings``: these never touch it.
+    An inbox that is created again has its declared bindings, whatever was added or removed before, and a new
+    ``Bindings`` object: the old object never affects it.
     """
 
     async def add(self, binding: Binding, *, timeout: float) -> None:
-        """Bind the inbox, now and not when it is made anew. Idempotent.
+        """Bind the inbox that exists now; the binding is not restored when the inbox is created again. Idempotent.
 
-        What is published after this returned is in the inbox; in a cluster, other nodes may be a moment behind.
+        Messages published after this returned reach the inbox; in a cluster, other nodes may be a moment behind.
 
         Raises:
             BrokerUnavailable: The inbox stands no more.
@@ -270,19 +273,21 @@ class Bindings(Protocol):
 
 
 class Browsing(Protocol):
-    """A look at what waits in a queue, from its head, one message at a time, as an asynchronous iterator.
+    """The messages that wait in a queue, from its head, one at a time, as an asynchronous iterator.
 
-    Who looks may settle what it sees, or not; leaving gives back what is not settled, and returns once the broker has
-    all of it. What is given back keeps its order, but stands behind what was given back before and not looked at.
-    What others have in hand is not seen. It ends with the queue, and does not survive its connection: it raises
-    :class:`BrokerUnavailable` then, and all that was not settled is back.
+    The caller may settle each message or leave it. Leaving the context requeues unsettled messages and returns once
+    the broker has all of them. Requeued messages keep their order, but come after messages that were requeued
+    earlier and not yet seen. Messages held by other consumers are not seen. The iteration ends at the end of the
+    queue. It does not survive
+    its connection: it raises :class:`BrokerUnavailable`, and all unsettled messages are requeued.
 
-    A look counts as a delivery: it belongs on queues whose ``delivery_limit`` it can never reach.
+    Each message that is seen counts as delivered once: use it only on queues whose ``delivery_limit`` it can never
+        reach.
     """
 
     @property
     def waiting(self) -> int:
-        """How many messages waited when it began."""
+        """Number of messages in the queue when the iteration began."""
         ...
 
     def __aiter__(self) -> AsyncIterator[Delivery]: ...
@@ -290,7 +295,7 @@ class Browsing(Protocol):
 
 
 class Broker(Protocol):
-    """A connection to a broker that keeps itself alive."""
+    """A connection to a broker that reconnects by itself."""
 
     @property
     def state(self) -> BrokerState: ...
@@ -299,26 +304,27 @@ class Broker(Protocol):
         """Wait for a connection, however long that takes.
 
         Raises:
-            BrokerRefused: The first attempt was answered with a refusal of user, password or virtual host.
+            BrokerRefused: The broker refused user, password or virtual host at the first attempt.
         """
         ...
 
     def on_rebuilt(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` after each reconnect, once topology, bindings and subscriptions stand again.
+        """Call ``callback`` after each reconnect, once topology, bindings and subscriptions exist again.
 
-        Also after a subscription had to be made anew while the connection stood: either way deliveries to an inbox
-        may have been lost. Nothing is handed out of a subscription that was made anew until all were called.
+        Also called after a subscription was created again on the same connection: in both cases deliveries to an
+        inbox may have been lost. A new subscription hands out deliveries only after all callbacks were called.
         """
         ...
 
     def on_deaf(self, callback: OnDeaf) -> None:
-        """Call ``callback`` each time that something is found to be lost, without which no messages come."""
+        """Call ``callback`` each time a loss is found that stops the flow of messages (:class:`Lost`)."""
         ...
 
     def rebuild(self, reason: str) -> None:
-        """Give up the connection and make everything anew, with fresh inboxes; for who knows that it serves no more.
+        """Drop the connection and rebuild everything, with new inboxes; for callers that found the connection
+        useless.
 
-        Does not wait. Without a connection it does nothing: a new one is on its way.
+        Does not wait. Without a connection it does nothing: a reconnect is already in progress.
 
         Args:
             reason: For the log.
@@ -329,7 +335,7 @@ class Broker(Protocol):
         """Make sure that ``topology`` exists now and after each reconnect. Idempotent; waits for a connection.
 
         Raises:
-            BrokerRefused: See :meth:`until_ready`; or the user may not declare it.
+            BrokerRefused: See :meth:`until_ready`; or the user lacks the permission to declare it.
             TopologyMismatch: Something exists with other arguments.
             BrokerError: The broker did not answer in time.
         """
@@ -348,8 +354,8 @@ class Broker(Protocol):
 
         Raises:
             Unroutable: ``mandatory`` and no queue is bound.
-            PublishRefused: A queue is full (others it was routed to may have it).
-            Unpublishable: The broker will never take it: too large, not encodable, or not permitted.
+            PublishRefused: A queue is full (other queues of the same routing may have the message).
+            Unpublishable: The broker will never accept it: too large, not encodable, or not permitted.
             PublishUnconfirmed: Outcome unknown.
             BrokerUnavailable, BrokerBlocked: Nothing was sent.
         """
@@ -361,13 +367,14 @@ class Broker(Protocol):
         """Consume from all ``sources`` (declared queues, or inboxes made on entry).
 
         Args:
-            prefetch: Unsettled deliveries at most, a queue.
+            prefetch: Maximum of unsettled deliveries per queue.
             arrived: Set with each delivery, for a caller that takes from several subscriptions.
         """
         ...
 
     async def consumers(self, *queues: str) -> dict[str, int]:
-        """How many consumers each of these declared queues has. Where one is active, the others are not counted.
+        """The number of consumers of each of these declared queues; with a single active consumer only that one
+        counts.
 
         Raises:
             BrokerError: There is no such queue, no connection, or no answer in time.
@@ -375,15 +382,15 @@ class Broker(Protocol):
         ...
 
     def bindings(self, inbox: Inbox) -> Bindings:
-        """What leads into ``inbox``, the very object that was subscribed to, as it stands now.
+        """The bindings of ``inbox`` (the same object that was passed to :meth:`subscribe`) as it exists now.
 
         Raises:
-            BrokerUnavailable: It does not stand: not subscribed to, or there is no connection.
+            BrokerUnavailable: The inbox does not exist: not subscribed to, or no connection.
         """
         ...
 
     def browse(self, queue: str) -> AbstractAsyncContextManager[Browsing]:
-        """Look at what waits in ``queue``, without consuming it.
+        """Look at the messages that wait in ``queue``, without consuming them.
 
         Raises:
             BrokerError: There is no such queue, or no connection.
@@ -396,6 +403,6 @@ class Broker(Protocol):
 
 
 def undecodable(delivery: Delivery) -> str | None:
-    """What is wrong with a delivery that the driver could not decode; ``None`` where nothing is."""
+    """The reason why the driver could not decode a delivery; ``None`` if it could."""
     reason = delivery.headers.get(UNDECODABLE)
     return reason if isinstance(reason, str) else None

@@ -1,20 +1,20 @@
-"""What no broker takes, found out before anything is sent. Pure functions, the same for both brokers."""
+"""Limits of every broker, checked before anything is sent. Pure functions, the same for both brokers."""
 
 from typing import Final
 
 from towpath.servicekit.broker.interface import Message, Unpublishable
 
 MAX_KEY_BYTES: Final = 255  # AMQP 0-9-1 short string
-#: Properties and headers go as one frame. RabbitMQ takes 128 KiB by default, and closes the connection for more.
+#: Properties and headers are one frame. RabbitMQ accepts 128 KiB by default, and closes the connection above that.
 MAX_HEADER_BYTES: Final = 64 * 1024
 _INTEGERS: Final = range(-(2**63), 2**63)
 
 
 def check(exchange: str, routing_key: str, message: Message, max_bytes: int) -> None:
-    """Find out whether a broker could take this at all.
+    """Check a message against the limits of every broker.
 
     Raises:
-        Unpublishable: Never.
+        Unpublishable: No broker will accept it.
     """
     if len(message.body) > max_bytes and not message.as_received:
         raise too_large(len(message.body), max_bytes)

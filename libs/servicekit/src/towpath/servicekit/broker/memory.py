@@ -1,12 +1,12 @@
-"""A broker in one process: what ``towpath dev`` runs on where there is no RabbitMQ, and what tests run on.
+"""A broker in one process, for tests and for ``towpath dev`` without RabbitMQ.
 
 :class:`MemoryHub` is the broker, shared by its connections; :class:`MemoryBroker` is a connection. They keep
 the promises of :mod:`~towpath.servicekit.broker.interface`, with the semantics of quorum queues. Besides:
 
 * Bounded: a hub that holds ``max_bytes`` is blocked, as RabbitMQ is by its memory alarm, until consumers have
   taken enough.
-* A publish takes one turn of the event loop, as its confirm would; callers share the loop fairly.
-* Nothing runs in the background but the timers of queues with a time to live.
+* A publish takes one iteration of the event loop, as its confirm would; callers share the loop fairly.
+* Only the timers of queues with a time to live run in the background.
 
 It does not outlive its process.
 """
@@ -40,8 +40,8 @@ class MemoryHub:
     """The broker itself, for the connections of one event loop.
 
     Args:
-        max_bytes: What waiting and unsettled messages may take; from there on it is blocked.
-        message_max_bytes: The largest body it takes.
+        max_bytes: Bytes of waiting and unsettled messages from which the hub is blocked.
+        message_max_bytes: The largest body it accepts.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class MemoryHub:
         """A connection from entry to exit. Entry does not wait; see :meth:`MemoryBroker.until_ready`.
 
         Args:
-            name: Who connects, for its exceptions.
+            name: The name of the client, for exceptions.
             publish_timeout: Seconds until an unconfirmed publish counts as unknown.
         """
         connection = MemoryBroker(self, name=name, publish_timeout=publish_timeout)
@@ -76,7 +76,7 @@ class MemoryHub:
             finally:
                 self._connections.remove(connection)
 
-    # Levers for faults
+    # Fault injection for tests
 
     def stop(self) -> None:
         """Go away: every connection drops, inboxes and transient messages are lost."""
@@ -89,7 +89,7 @@ class MemoryHub:
         self.vhost.drop_transient()
 
     def start(self) -> None:
-        """Come back: connections stand again, with their subscriptions, when this returns."""
+        """Come back: connections and their subscriptions are restored when this returns."""
         if self.running:
             return
         self._running.set()
@@ -104,18 +104,18 @@ class MemoryHub:
         self._alarm = False
 
     def lose_bindings(self, routing_key: str | None = None) -> None:
-        """Forget what inboxes are bound to (by that key), as a broker does by a bug or a careless hand."""
+        """Delete the bindings of inboxes (of that key), as a bug of the broker or an operator's mistake would."""
         self.vhost.unbind_inboxes(routing_key)
 
     def hold_bindings(self) -> None:
-        """Change no bindings of inboxes that stand: who wants it waits, until the time limit."""
+        """Hold changes of bindings: callers wait until :meth:`release_bindings` or their time limit."""
         self.binding.clear()
 
     def release_bindings(self) -> None:
         self.binding.set()
 
     def hold_confirms(self) -> None:
-        """Take messages, but tell nobody: publishes wait, and time out as ``PublishUnconfirmed``."""
+        """Accept messages without confirming them: publishes wait, and time out as ``PublishUnconfirmed``."""
         self.confirming = False
 
     def release_confirms(self) -> None:
@@ -172,7 +172,7 @@ class MemoryBroker:
         self._rebuilt_callbacks.append(callback)
 
     def on_deaf(self, callback: OnDeaf) -> None:
-        """Nothing of this broker is lost one by one."""
+        """Does nothing: in this broker no single queue, binding or consumer gets lost."""
 
     def rebuild(self, reason: str) -> None:
         if not self._closed and self._hub.running:
@@ -195,9 +195,7 @@ class MemoryBroker:
         if self._closed or not self._hub.running:
             raise BrokerUnavailable(f"{self._name} has no connection to the memory broker")
         if self._hub.blocked:
-            raise BrokerBlocked(
-                "the memory broker takes no messages for now: it holds too much, or was blocked"
-            )
+            raise BrokerBlocked("the memory broker accepts no messages for now: it is full, or was blocked")
         check(exchange, routing_key, message, self._hub.message_max_bytes)
         drops = self._drops
         problem = self._hub.vhost.publish(
@@ -244,7 +242,7 @@ class MemoryBroker:
         for subscription in self.subscriptions:
             if (queue := subscription.inbox(inbox)) is not None:
                 return MemoryBindings(self._hub.vhost, queue, self._hub.binding)
-        raise BrokerUnavailable(f"the inbox {inbox.name!r} does not stand")
+        raise BrokerUnavailable(f"the inbox {inbox.name!r} does not exist")
 
     @asynccontextmanager
     async def browse(self, queue: str) -> AsyncIterator["MemoryBrowsing"]:
@@ -263,7 +261,9 @@ class MemoryBroker:
             return
         self._closed = True
         try:
-            await asyncio.sleep(0)  # The publishes of this turn of the loop have their confirms after it.
+            await asyncio.sleep(
+                0
+            )  # Publishes of this iteration of the loop get their confirms in the next one.
             if self._unconfirmed:
                 await asyncio.wait(self._unconfirmed, timeout=self._publish_timeout)
         finally:
@@ -274,7 +274,7 @@ class MemoryBroker:
     # For the hub
 
     def drop(self) -> None:
-        """Lose the connection: publishes in flight are unknown, deliveries in hand go back."""
+        """Lose the connection: the outcome of publishes in flight is unknown, unsettled deliveries are requeued."""
         self._drops += 1
         self.release_confirms()
         for browsing in self._browsings:
@@ -282,7 +282,7 @@ class MemoryBroker:
         _leave(self.subscriptions)
 
     def stand_again(self) -> None:
-        """Consume again, and tell so."""
+        """Consume again, and call the ``on_rebuilt`` callbacks."""
         if self._closed:
             return
         for subscription in self.subscriptions:
@@ -343,7 +343,7 @@ class MemorySubscription:
         return [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
 
     def start(self) -> None:
-        """Consume, from queues that stand and inboxes made anew."""
+        """Consume from the existing queues and from newly created inboxes."""
         if self._cancelled:
             return
         try:
@@ -370,12 +370,12 @@ class MemorySubscription:
             consumer.queue.pump()
 
     def inbox(self, inbox: Inbox) -> MemoryQueue | None:
-        """The queue that stands for one of its inboxes, if there is one."""
+        """The queue of one of its inboxes, if it exists."""
         queues = (consumer.queue for consumer in self._consumers)
         return next((queue for queue in queues if queue.source is inbox), None)
 
     def leave(self) -> list[MemoryQueue]:
-        """Consume no more and give back what is not settled; the queues that are now to be pumped."""
+        """Stop consuming and requeue unsettled deliveries; returns the queues to be pumped now."""
         self._waiting.clear()
         left: list[MemoryQueue] = []
         while self._consumers:
@@ -419,7 +419,7 @@ class MemoryBrowsing:
         return self._seen.pop()
 
     def end(self) -> None:
-        """Give back what is not settled."""
+        """Requeue unsettled deliveries."""
         if not self._ended:
             self._ended = True
             self._looking.queue.take_back(self._looking)
@@ -427,6 +427,6 @@ class MemoryBrowsing:
 
 
 def _leave(subscriptions: Sequence[MemorySubscription]) -> None:
-    """All leave before anything is handed out again, so that none gets what another of them gave back."""
+    """Detach all before anything is handed out again, so that none receives what another one requeued."""
     for queue in [queue for subscription in subscriptions for queue in subscription.leave()]:
         queue.pump()

@@ -1,4 +1,4 @@
-"""The bindings of one inbox of the memory broker, while it stands."""
+"""The bindings of one inbox of the memory broker, while it exists."""
 
 import asyncio
 
@@ -28,7 +28,7 @@ class MemoryBindings:
         self._vhost.unbind_inbox(self._queue, binding)
 
     async def _answered(self, timeout: float) -> None:
-        """Wait one turn of the event loop, as an answer takes, and for as long as bindings are held."""
+        """Wait one iteration of the event loop, as a real answer would take, and while bindings are held."""
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.sleep(0)
@@ -40,4 +40,4 @@ class MemoryBindings:
 
     def _must_stand(self) -> None:
         if not self._vhost.has_inbox(self._queue):
-            raise BrokerUnavailable("the inbox stands no more")
+            raise BrokerUnavailable("the inbox no longer exists")

@@ -1,14 +1,14 @@
-"""One queue of the memory broker: what waits, who consumes, what is in hand, and where the dead go.
+"""One queue of the memory broker: its messages, consumers, unsettled deliveries and dead-lettering.
 
 Guarantees, those of a RabbitMQ quorum queue with ``x-overflow: reject-publish`` (an inbox: of an exclusive
 queue with drop-head):
 
-* Messages leave in the order they came. What is given back keeps its place, ahead of all never delivered.
-* A consumer has at most ``prefetch`` deliveries in hand. Consumers take turns, unless the queue has a single
-  active one: then the next starts when the first has left and given back what it had.
-* A message dies once, of one cause, and is then no longer held.
+* Messages leave in the order they came. Requeued messages keep their position, ahead of those never delivered.
+* A consumer has at most ``prefetch`` unsettled deliveries. Consumers are served round robin, unless the queue has a
+  single active consumer: then the next one starts when the first has left and its deliveries are requeued.
+* A message is dead-lettered once, for one reason, and is then no longer held.
 
-Nothing here awaits: every method runs to its end on the event loop and leaves at most one timer behind.
+No method awaits: each runs to its end on the event loop and leaves at most one timer behind.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ OVERHEAD: Final = 600
 
 
 class Death(enum.StrEnum):
-    """Why a message left its queue without being acked; the words are RabbitMQ's."""
+    """Why a message left its queue without an ack, in RabbitMQ's terms."""
 
     EXPIRED = "expired"
     REJECTED = "rejected"
@@ -39,8 +39,8 @@ class Stored:
     """A message as the broker holds it, shared by the queues it was routed to.
 
     Attributes:
-        died_in: Queues it died in by itself since a consumer last rejected it. It never comes back to one of
-            them, or it would go round for ever. https://www.rabbitmq.com/docs/dlx#routing
+        died_in: Queues that dead-lettered it automatically since a consumer last rejected it. It never returns to one
+            of them, or it would cycle for ever. https://www.rabbitmq.com/docs/dlx#routing
     """
 
     body: bytes
@@ -64,7 +64,7 @@ class Host(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """A message in this queue; ``number`` is its place."""
+    """A message in this queue; ``number`` is its position."""
 
     number: int
     message: Stored
@@ -82,8 +82,8 @@ class MemoryQueue:
         self.name = name
         self.source = source
         self._host = host
-        self._fresh: deque[_Entry] = deque()  # never delivered, in order
-        self._returned: list[_Entry] = []  # delivered and given back: a heap, all before the fresh ones
+        self._fresh: deque[_Entry] = deque()  # Never delivered, in order.
+        self._returned: list[_Entry] = []  # Delivered and requeued: a heap, all before the fresh ones.
         self._ready_bytes = 0
         self._pushed = 0
         self._consumers: deque[Consumer] = deque()
@@ -94,22 +94,22 @@ class MemoryQueue:
         self._max_bytes = source.max_bytes if isinstance(source, Inbox) else math.inf
 
     def __len__(self) -> int:
-        """How many messages wait (those in hand do not count)."""
+        """Number of waiting messages; unsettled deliveries do not count."""
         return len(self._fresh) + len(self._returned)
 
     @property
     def consumers(self) -> int:
-        """How many take part; as in RabbitMQ, those that wait for a single active one do not count."""
+        """Number of active consumers; as in RabbitMQ, those that wait behind a single active one do not count."""
         is_shared = isinstance(self.source, Inbox) or not self.source.single_active
         return len(self._consumers) if is_shared else min(len(self._consumers), 1)
 
     @property
     def full(self) -> bool:
-        """Whether it takes no more. An inbox always does: it drops its oldest."""
+        """Whether it refuses publishes. An inbox never does: it drops its oldest message."""
         return isinstance(self.source, Queue) and len(self) >= self._max_length
 
     def push(self, message: Stored) -> None:
-        """Take a message, and hand it on if somebody is free."""
+        """Add a message, and deliver it if a consumer is free."""
         self._pushed += 1
         expires = math.inf if self._ttl == math.inf else asyncio.get_running_loop().time() + self._ttl
         self._fresh.append(_Entry(self._pushed, message, expires))
@@ -118,7 +118,7 @@ class MemoryQueue:
         self.pump()
 
     def pump(self) -> None:
-        """Hand out what waits as far as consumers have room; drop what is too old or too much."""
+        """Deliver waiting messages as far as consumers have room; drop those that are expired or over a bound."""
         self._drop_expired()
         while (self._fresh or self._returned) and (consumer := self._next_free()) is not None:
             consumer.receive(self._pop())
@@ -129,21 +129,21 @@ class MemoryQueue:
             self._timer = asyncio.get_running_loop().call_at(self._head().expires, self._on_timer)
 
     def attach(self, consumer: "Consumer") -> None:
-        """Let ``consumer`` take part from the next :meth:`pump` on."""
+        """Deliver to ``consumer`` from the next :meth:`pump` on."""
         self._consumers.append(consumer)
 
     def cancel(self, consumer: "Consumer") -> None:
-        """Hand nothing more to ``consumer``, which keeps what it has in hand."""
+        """Deliver nothing more to ``consumer``, which keeps its unsettled deliveries."""
         if consumer in self._consumers:
             self._consumers.remove(consumer)
 
     def detach(self, consumer: "Consumer") -> None:
-        """Give back all that ``consumer`` has in hand. The caller pumps once everyone who leaves has left."""
+        """Requeue all deliveries of ``consumer``. The caller pumps once all leaving consumers are detached."""
         self.cancel(consumer)
         self.take_back(consumer)
 
     def hand_to(self, consumer: "Consumer") -> bool:
-        """Hand the head to ``consumer``, who need not take part; false when nothing waits."""
+        """Deliver the head to ``consumer``, which need not be attached; false when the queue is empty."""
         self._drop_expired()
         if self:
             consumer.receive(self._pop())
@@ -151,13 +151,13 @@ class MemoryQueue:
         return False
 
     def take_back(self, consumer: "Consumer") -> None:
-        """Put all that ``consumer`` has in hand back into its place."""
+        """Requeue all deliveries of ``consumer`` at their positions."""
         entries = [delivery.entry for delivery in consumer.in_hand]
         consumer.in_hand.clear()
         self._give_back(sorted(entries))
 
     def drop_transient(self) -> None:
-        """Forget what does not survive a restart of the broker."""
+        """Drop transient messages, as a restart of the broker does."""
         waiting = sorted((*self._returned, *self._fresh))
         for entry in waiting:
             if not entry.message.persistent:
@@ -167,7 +167,7 @@ class MemoryQueue:
         self._fresh = deque(entry for entry in waiting if entry.message.persistent and not entry.returns)
 
     def delete(self) -> None:
-        """Forget everything; deliveries in hand become stale."""
+        """Drop everything; unsettled deliveries become stale."""
         for consumer in list(self._consumers):
             self.detach(consumer)
         while self:
@@ -176,7 +176,7 @@ class MemoryQueue:
             self._timer.cancel()
             self._timer = None
 
-    # What deliveries ask for
+    # Called by deliveries
 
     def ack(self, entry: _Entry) -> None:
         self._forget(entry)
@@ -242,7 +242,7 @@ class MemoryQueue:
 
 
 class Consumer:
-    """What one subscription takes from one queue, from one (re)connect to the next."""
+    """The consumer of one subscription on one queue, from one (re)connect to the next."""
 
     __slots__ = ("_deliver", "_prefetch", "in_hand", "queue")
 
@@ -322,7 +322,7 @@ class MemoryDelivery:
             self._consumer.queue.requeue(self.entry)
 
     def _taken_from_hand(self) -> bool:
-        """False when it is not there any more: settled before, or given back."""
+        """False if it was settled or requeued before."""
         if self not in self._consumer.in_hand:
             return False
         self._consumer.in_hand.remove(self)

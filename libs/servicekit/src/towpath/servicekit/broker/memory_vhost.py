@@ -1,8 +1,8 @@
-"""What the memory broker holds: exchanges, queues, and the ways between them.
+"""The virtual host of the memory broker: exchanges, queues and bindings.
 
-Guarantees: a message is in every queue it was routed to, or the publisher is told otherwise; what exists is
-never changed by a declaration; ``held_bytes`` counts every message that waits or is in hand, once a queue.
-Dead letters go into a full queue too; where nothing is bound they are dropped, with a warning.
+Guarantees: a message is in every queue it was routed to, or the publisher gets an error; a declaration never changes
+an existing exchange or queue; ``held_bytes`` counts every waiting or unsettled message, once per queue. Dead letters
+are added even to a full queue; where no queue is bound they are dropped, with a warning.
 """
 
 import itertools
@@ -69,36 +69,36 @@ class VirtualHost:
         return queue
 
     def has_inbox(self, queue: MemoryQueue) -> bool:
-        """Whether an inbox stands."""
+        """Whether an inbox exists."""
         return queue in self._bindings
 
     def bind_inbox(self, queue: MemoryQueue, binding: Binding) -> None:
-        """Let an inbox that stands have more."""
+        """Bind an existing inbox."""
         self._bind(queue, [binding])
         self._bindings[queue][binding] = None
 
     def unbind_inbox(self, queue: MemoryQueue, binding: Binding) -> None:
-        """Undo a binding of an inbox that stands."""
+        """Remove a binding of an existing inbox."""
         if binding in self._bindings[queue]:
             del self._bindings[queue][binding]
             self._exchanges[binding.exchange].unbind(binding.routing_key, queue)
 
     def delete_inbox(self, queue: MemoryQueue) -> None:
-        """Forget an inbox with its messages and bindings."""
+        """Delete an inbox with its messages and bindings."""
         del self._queues[queue.name]
         for binding in self._bindings.pop(queue):
             self._exchanges[binding.exchange].unbind(binding.routing_key, queue)
         queue.delete()
 
     def unbind_inboxes(self, routing_key: str | None) -> None:
-        """Forget the bindings of all inboxes, or those by one key; a fault to be found."""
+        """Delete the bindings of all inboxes, or those of one key: fault injection."""
         for queue, bindings in self._bindings.items():
             for binding in list(bindings):
                 if routing_key in (None, binding.routing_key):
                     self.unbind_inbox(queue, binding)
 
     def publish(self, message: Stored, *, mandatory: bool) -> BrokerError | None:
-        """Route to the queues that take it; what the publisher is to be told instead of a confirm."""
+        """Route to the bound queues; returns the error for the publisher, or ``None`` for a confirm."""
         targets = self._route(message.exchange, message.routing_key)
         if targets is None:
             return Unpublishable(f"there is no exchange {message.exchange!r}")
@@ -183,7 +183,7 @@ class _Exchange:
 
 
 def _must_match(existing: Any, declared: Exchange | Queue) -> None:
-    """Compare all but the bindings, which only ever add up."""
+    """Compare everything except the bindings, which are only ever added."""
     differences = [
         f"{field.name} is {getattr(existing, field.name)!r}, not {getattr(declared, field.name)!r}"
         for field in fields(declared)

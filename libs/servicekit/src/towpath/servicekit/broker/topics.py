@@ -1,15 +1,15 @@
-"""Topic routing: which targets a routing key reaches, ``*`` standing for one word and ``#`` for any number.
+"""Topic routing: the targets of a routing key, where ``*`` matches one word and ``#`` any number of words.
 
-Guarantees: a target is found once however many of its patterns match, earlier bindings first; a look-up costs
-by the words of the key and the patterns that share them, not by the number of bindings; memory is bounded by
-the bindings, the cache of recent keys by :data:`CACHED_KEYS`. Words are as RabbitMQ splits them: the empty
-key has none, ``"a."`` has two. https://www.rabbitmq.com/tutorials/amqp-concepts#exchange-topic
+Guarantees: a target is found once, however many of its patterns match, earlier bindings first; the cost of a look-up
+depends on the words of the key and the patterns that share them, not on the number of bindings; memory is bounded by
+the bindings, the cache of recent keys by :data:`CACHED_KEYS`. Keys are split into words as RabbitMQ does it: the
+empty key has no word, ``"a."`` has two. https://www.rabbitmq.com/tutorials/amqp-concepts#exchange-topic
 """
 
 from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
 
-#: Keys whose targets are remembered until a binding changes.
+#: Number of keys whose targets are cached until a binding changes.
 CACHED_KEYS: Final = 8192
 
 Target = TypeVar("Target", bound=Hashable)
@@ -22,8 +22,8 @@ class _Node(Generic[Target]):
 
     def __init__(self, *, repeats: bool = False) -> None:
         self.branches: dict[str, _Node[Target]] = {}
-        self.targets: dict[Target, int] = {}  # to the number of its binding: earlier ones come first
-        self.repeats = repeats  # this is a `#`
+        self.targets: dict[Target, int] = {}  # Target → number of its binding: earlier ones come first.
+        self.repeats = repeats  # This node is a `#`.
 
 
 class TopicTable(Generic[Target]):
@@ -35,7 +35,7 @@ class TopicTable(Generic[Target]):
         self._bound = 0
 
     def bind(self, pattern: str, target: Target) -> None:
-        """Let keys that match ``pattern`` reach ``target``. Idempotent."""
+        """Route keys that match ``pattern`` to ``target``. Idempotent."""
         node = self._root
         for word in split(pattern):
             node = node.branches.setdefault(word, _Node(repeats=word == "#"))
@@ -70,7 +70,7 @@ class TopicTable(Generic[Target]):
         return found
 
     def _walk(self, words: list[str]) -> tuple[Target, ...]:
-        """Follow all patterns at once, word by word: no pattern, however many ``#`` it has, backtracks."""
+        """Match all patterns at once, word by word: no pattern backtracks, however many ``#`` it has."""
         nodes = _with_repeats({self._root})
         for word in words:
             reached: set[_Node[Target]] = set()
@@ -89,7 +89,7 @@ class TopicTable(Generic[Target]):
 
 
 def _with_repeats(nodes: set[_Node[Target]]) -> set[_Node[Target]]:
-    """``nodes`` and the ``#`` behind them, which may stand for no word at all."""
+    """``nodes`` and the ``#`` nodes below them, which may match no word at all."""
     for node in list(nodes):
         while (repeat := node.branches.get("#")) is not None and repeat not in nodes:
             nodes.add(repeat)

@@ -1,7 +1,7 @@
 """The bindings of one inbox on RabbitMQ, changed over a channel of their own.
 
-RabbitMQ handles the frames of a channel one after another, and waits for its metadata store with a binding: on the
-consuming channel that would hold up deliveries and acks.
+RabbitMQ handles the frames of a channel one after another, and a binding waits for the metadata store: on the
+consuming channel that would delay deliveries and acks.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ class RabbitBindings:
     """See :class:`~towpath.servicekit.broker.interface.Bindings`.
 
     Args:
-        queue: The name that the inbox has for as long as it stands, and that no other ever has.
+        queue: The name of the inbox on the broker, unique and fixed while the inbox exists.
     """
 
     def __init__(self, link: Link, queue: str) -> None:
@@ -47,11 +47,11 @@ class RabbitBindings:
         await self._ask(timeout, lambda driver: driver.queue_unbind(self._queue, exchange, key))
 
     def end(self) -> None:
-        """The inbox is gone."""
+        """The inbox was deleted."""
         self._ended = True
 
     async def close(self) -> None:
-        """The inbox is gone, and with it the channel."""
+        """The inbox was deleted; close its channel."""
         self.end()
         channel, self._channel = self._channel, None
         if channel is not None:
@@ -67,7 +67,7 @@ class RabbitBindings:
 
     async def _answer(self, question: Callable[[Driver], Awaitable[object]]) -> None:
         async with self._asking:
-            # Put back only once it has answered: what comes late must not answer the next question.
+            # Stored for reuse only after the reply: a late reply must not answer the next request.
             channel, self._channel = self._channel, None
             if channel is None or channel.is_closed:
                 channel = await self._link.consumer_channel()
@@ -83,4 +83,4 @@ class RabbitBindings:
 
     def _must_stand(self) -> None:
         if not self.stands:
-            raise BrokerUnavailable("the inbox stands no more")
+            raise BrokerUnavailable("the inbox no longer exists")

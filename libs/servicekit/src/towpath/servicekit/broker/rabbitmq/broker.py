@@ -1,10 +1,10 @@
 """RabbitMQ (3.10 and 4.x, no plugins) behind the broker interface, on aio-pika.
 
-How it keeps itself alive: a :class:`~towpath.servicekit.broker.rabbitmq.supervisor.Supervisor` keeps a link, and on
-it topology and subscriptions as they were asked for here. Nothing of aio-pika's "robust" machinery is used: it
-retries in lock-step and restores without time limits.
+A :class:`~towpath.servicekit.broker.rabbitmq.supervisor.Supervisor` keeps a link open, and on it the topology and the
+subscriptions requested here. aio-pika's "robust" classes are not used: they retry in lock-step and restore without
+time limits.
 
-Ids: the AMQP ``message_id`` is unique per attempt, since a returned message is told apart by it alone.
+The AMQP ``message_id`` is unique per attempt, because it is the only way to match a returned message.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ from towpath.servicekit.broker.rabbitmq.supervisor import Supervisor
 _LIMIT: Final = re.compile(r"larger than (?:configured )?max(?:imum)? size:? (\d+)")
 _TOPIC: Final = re.compile(r"access to topic '(.*)' in exchange", re.DOTALL)
 
-#: How long closing waits for confirms in flight; whoever needs them longer waits before.
+#: Seconds that closing waits for confirms in flight; callers that need more wait before they close.
 CONFIRMS_TIMEOUT: Final = 1.0
 
 
@@ -170,7 +170,7 @@ class RabbitBroker:
         if link is None or link.lost.done() or self._closed:
             raise BrokerUnavailable("there is no connection to RabbitMQ")
         if link.blocked:
-            raise BrokerBlocked("RabbitMQ takes no messages for now (memory or disk alarm)")
+            raise BrokerBlocked("RabbitMQ accepts no messages for now (memory or disk alarm)")
         check(exchange, routing_key, message, self._message_max_bytes)
         properties = Basic.Properties(
             content_type="application/json",
@@ -193,7 +193,7 @@ class RabbitBroker:
                     routing_key=routing_key,
                     properties=properties,
                     mandatory=mandatory,
-                    wait=False,  # for the socket: it would hold up heartbeats; the confirm is what counts
+                    wait=False,  # Not for the socket, which would delay heartbeats; the confirm is awaited below.
                 )
         except TimeoutError:
             alarm = self.state is BrokerState.BLOCKED
@@ -203,7 +203,7 @@ class RabbitBroker:
             raise Unroutable(f"no queue is bound to {routing_key!r} on {exchange!r}") from None
         except ChannelNotFoundEntity as error:
             reason = f"there is no exchange {exchange!r}: {error}"
-            if self._is_ours(exchange):  # somebody deleted it, and it is declared again in a moment
+            if self._is_ours(exchange):  # It was deleted; the supervisor declares it again in a moment.
                 raise BrokerError(reason) from None
             raise Unpublishable(reason) from None
         except ChannelAccessRefused as error:
@@ -213,10 +213,10 @@ class RabbitBroker:
         except DeliveryError:
             link.refused(exchange)
             raise PublishRefused(f"a queue for {routing_key!r} on {exchange!r} is full") from None
-        except Exception as error:  # aiormq fails what is in flight with whatever closed the channel
+        except Exception as error:  # aiormq fails publishes in flight with the error that closed the channel.
             raise PublishUnconfirmed(f"the connection broke while publishing: {reason_of(error)}") from error
         except asyncio.CancelledError:
-            # aiormq fails confirms with CancelledError when the channel closes; nobody cancelled this task.
+            # aiormq fails confirms with CancelledError when the channel closes; this task was not cancelled.
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
@@ -263,7 +263,7 @@ class RabbitBroker:
         for subscription in self._supervisor.subscriptions:
             if (bindings := subscription.bindings(inbox)) is not None:
                 return bindings
-        raise BrokerUnavailable(f"the inbox {inbox.name!r} does not stand")
+        raise BrokerUnavailable(f"the inbox {inbox.name!r} does not exist")
 
     @asynccontextmanager
     async def browse(self, queue: str) -> AsyncIterator["RabbitBrowsing"]:
@@ -278,7 +278,7 @@ class RabbitBroker:
             return
         hopeless = self.state is BrokerState.BLOCKED
         self._closed = True
-        self._supervisor.settled.set()  # whoever waits for a connection is told
+        self._supervisor.settled.set()  # Wakes callers that wait for a connection.
         if not hopeless:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CONFIRMS_TIMEOUT):
@@ -289,7 +289,7 @@ class RabbitBroker:
         await self._supervisor.drop()
 
     def _is_ours(self, exchange: str) -> bool:
-        """Whether this program declares it, now and again."""
+        """Whether this program declares the exchange, now and after each reconnect."""
         return any(one.name == exchange for known in self._supervisor.topologies for one in known.exchanges)
 
     async def _live_link(self) -> Link:
@@ -300,8 +300,8 @@ class RabbitBroker:
                 return link
 
 
-# RabbitMQ closes the channel of a publish that it refuses, and all that are in flight on it get the same error. Its
-# text tells which of them it was; the others may be published again.
+# RabbitMQ closes the channel of a publish that it refuses, and all publishes in flight on it get the same error. The
+# text identifies the refused one; the others may be published again.
 
 
 def _refused(exchange: str, routing_key: str, text: str) -> BrokerError:

@@ -1,6 +1,6 @@
-"""A look at what waits in a queue, by ``basic.get`` on a channel of its own, whose end gives everything back.
+"""Browse a queue with ``basic.get`` on a separate channel; closing the channel requeues everything.
 
-One message at a time, so that memory is bounded however much waits.
+One message at a time, so that memory is bounded for any queue length.
 """
 
 import asyncio
@@ -60,13 +60,13 @@ class RabbitBrowsing:
                 yield browsing
             except BaseException:
                 with contextlib.suppress(*LOST):
-                    async with asyncio.timeout(_LAST_SECONDS):  # the channel's end gives back the rest
+                    async with asyncio.timeout(_LAST_SECONDS):  # Closing the channel requeues the rest.
                         await browsing._give_back()
                 raise
             try:
                 await browsing._give_back()
             except LOST as error:
-                if browsing._settled:  # else nothing was to be done, and the broker has all of it anyway
+                if browsing._settled:  # Else there is nothing to requeue.
                     raise _gone(error) from error
         finally:
             await close_channel(channel)
@@ -86,16 +86,16 @@ class RabbitBrowsing:
         return RabbitDelivery(message, self._queue, self, self._channel)
 
     def settle(self, channel: AbstractChannel, tag: int, how: str) -> None:
-        """Take note of a settlement; it is sent before the next look, or at the end."""
+        """Record a settlement; it is sent before the next ``basic.get``, or at the end."""
         if self._unsettled.pop(tag, tag) is None:
             self._settlements.append((tag, how))
         self._settled = True
 
     async def _give_back(self) -> None:
-        """Settle, give back all else, and wait until the next look will see it.
+        """Send the settlements, requeue the rest, and wait until the queue holds it again.
 
-        In small steps: RabbitMQ forgets the order of what a channel gives back at once when it is more than 32, or
-        when the channel closes.
+        In small steps: RabbitMQ loses the order when a channel requeues more than 32 messages at once, or when the
+        channel closes.
         """
         await self._send_settlements()
         alone = True
@@ -105,7 +105,8 @@ class RabbitBrowsing:
                 alone = await self._waits(number)
 
     async def _waits(self, count: int) -> bool:
-        """Whether so many wait, within a moment; not if somebody else takes them meanwhile."""
+        """Whether the queue holds ``count`` messages within a moment; false if another consumer takes them
+        meanwhile."""
         for _ in range(_BACK_POLLS):
             if await _waiting(self._channel, self._queue) >= count:
                 return True

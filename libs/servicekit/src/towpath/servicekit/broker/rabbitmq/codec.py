@@ -2,15 +2,15 @@
 
 aiormq ends the connection when pamqp cannot decode a frame, e.g. a timestamp in nanoseconds or a ``message_id`` in
 Latin-1. So a :class:`SafeReader` stands between the socket and aiormq: it looks at each frame and replaces what
-cannot be decoded. It needs no private name: it is handed to ``aiormq.Connection`` through its
-``transport_factory``, and reads AMQP 0-9-1, which is fixed.
+cannot be decoded. It needs no private API: it is passed to ``aiormq.Connection`` as ``transport_factory``, and the
+format it reads, AMQP 0-9-1, is fixed.
 
 Guarantees:
 
 * A frame that leaves here can be decoded by pamqp, whatever a sender put into properties, headers or routing key.
-* What can be decoded leaves as it came, byte for byte.
-* Of a content header that cannot be decoded, the properties and headers that can be are kept, and the header
-  :data:`~towpath.servicekit.broker.interface.UNDECODABLE` says what is wrong. The body is not touched.
+* A decodable frame is passed on unchanged, byte for byte.
+* In a content header that cannot be decoded, the decodable properties and headers are kept, and the header
+  :data:`~towpath.servicekit.broker.interface.UNDECODABLE` gives the reason. The body is not changed.
 * The work is linear in the size of a frame: the depth and number of values in a field table are bounded.
 """
 
@@ -24,17 +24,17 @@ _METHOD: Final = 1
 _HEADER: Final = 2
 _END: Final = b"\xce"
 _HEAD_SIZE: Final = 7
-#: Bytes that are taken from the socket at once.
+#: Bytes read from the socket at once.
 _READ: Final = 256 * 1024
 _MAX_SHORT: Final = 255
-#: Values in all field tables of one message, and how deep they may stand in each other.
+#: Maximum number of values in all field tables of one message, and their maximum nesting depth.
 _MAX_VALUES: Final = 1_000
 _MAX_DEPTH: Final = 16
-#: pamqp takes what is larger for milliseconds; the year 9999 is the last that Python knows.
+#: pamqp reads larger values as milliseconds; Python's last year is 9999.
 _LAST_SECOND: Final = 0xFFFFFFFF
 _LAST_MILLISECOND: Final = 253_402_300_799_000
 
-#: Methods that carry text of others: their fields, a number of bytes to pass over or 0 for a short string.
+#: Methods with text from other programs, and their fields: a number of bytes to skip, or 0 for a short string.
 _TEXTS: Final = {
     (60, 60): (
         0,
@@ -51,10 +51,10 @@ _TEXTS: Final = {
 }
 _METHODS: Final = {struct.pack(">HH", *method): fields for method, fields in _TEXTS.items()}
 _CONNECTION_CLOSE: Final = struct.pack(">HH", 10, 50)
-#: Those that a content header follows.
+#: Methods followed by a content header.
 _CONTENT: Final = tuple(struct.pack(">HH", *method) for method in ((60, 60), (60, 71), (60, 50)))
 
-#: The properties in their order: name, flag, and what they are.
+#: The properties in their order: name, flag and type.
 _PROPERTIES: Final = (
     ("content_type", 1 << 15, "text"),
     ("content_encoding", 1 << 14, "text"),
@@ -85,11 +85,11 @@ _TABLE: Final = ord("F")
 
 
 class _Odd(Exception):
-    """A value that cannot be decoded, and what is wrong with it."""
+    """A value cannot be decoded; the text gives the reason."""
 
 
 class _Broken(_Odd):
-    """Nothing behind it can be read either: a length or a type is wrong."""
+    """Nothing after it can be read either: a length or a type is wrong."""
 
 
 class SafeReader:
@@ -100,9 +100,9 @@ class SafeReader:
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
-        self._read = b""  # what came at once, which may be many frames
-        self._begin = 0  # where in it the next frame begins
-        self._frame = b""  # the one that aiormq is being given
+        self._read = b""  # The bytes of the last read, possibly many frames.
+        self._begin = 0  # Offset of the next frame in it.
+        self._frame = b""  # The frame that aiormq is reading now.
         self._at = 0
         self._odd: dict[int, str] = {}
         self.closed: tuple[int, str] | None = None  #: reply code and text of Connection.Close
@@ -111,7 +111,7 @@ class SafeReader:
         return self._at >= len(self._frame) and self._begin >= len(self._read) and self._reader.at_eof()
 
     async def read(self, n: int = -1) -> bytes:
-        """What is left, as it came; only asked for when the other end does not speak AMQP."""
+        """The remaining bytes, unchanged; only called when the peer does not speak AMQP."""
         rest = self._frame[self._at :] + self._read[self._begin :]
         self._frame = self._read = b""
         self._at = self._begin = 0
@@ -161,7 +161,7 @@ class SafeReader:
 
 
 def safe_method(payload: bytes) -> tuple[bytes, str | None]:
-    """A method frame's payload with texts that are UTF-8, and what was wrong if a content header follows it."""
+    """A method frame's payload with valid UTF-8 texts, and the defect found, if a content header follows it."""
     fields = _METHODS.get(payload[:4])
     if fields is None:
         return payload, None
@@ -190,7 +190,7 @@ def safe_header(payload: bytes, odd: str | None = None) -> bytes:
     """A content header's payload that can be decoded.
 
     Args:
-        odd: What is wrong with the method before it, which makes the message undecodable as well.
+        odd: A defect of the preceding method frame, which makes the message undecodable as well.
     """
     try:
         if odd is None:
@@ -212,7 +212,7 @@ def _check(payload: bytes) -> None:
 
 
 def _property(payload: bytes, at: int, kind: str) -> int:
-    """Where the property that begins at ``at`` ends.
+    """The end of the property that begins at ``at``.
 
     Raises:
         _Odd: It cannot be decoded.
@@ -245,7 +245,7 @@ def _entries(payload: bytes, at: int, end: int, count: list[int], depth: int) ->
 
 
 def _entry(payload: bytes, at: int, end: int, count: list[int], depth: int) -> int:
-    """Where the name and value that begin at ``at`` end."""
+    """The end of the name and value that begin at ``at``."""
     name_end = at + 1 + payload[at]
     if name_end >= end:
         raise _Broken("a header's name is cut off")
@@ -276,7 +276,7 @@ def _value(payload: bytes, at: int, end: int, count: list[int], depth: int) -> i
 
 
 def _value_end(payload: bytes, at: int, end: int) -> int:
-    """Where a value ends, whatever is in it."""
+    """The end of a value, whatever its content."""
     code = payload[at]
     size = _FIXED.get(code)
     if size is not None:
@@ -308,7 +308,7 @@ def _time(value: bytes) -> None:
 
 
 def _kept(payload: bytes, odd: str | None) -> bytes:
-    """What can be decoded of a content header, and the reason why that is not all."""
+    """The decodable part of a content header, with the reason for each part that is left out."""
     reasons = [odd] if odd else []
     flags, kept, headers = 0, [], b""
     present = int.from_bytes(payload[12:14], "big")
@@ -322,7 +322,7 @@ def _kept(payload: bytes, odd: str | None) -> bytes:
             end = _end_of(payload, at, kind)
         except (_Odd, IndexError) as error:
             reasons.append(f"{name}: {error}")
-            break  # where the next begins is not known
+            break  # The start of the next one is unknown.
         try:
             if kind == "table":
                 headers, wrong = _kept_headers(payload, at + 4, end)

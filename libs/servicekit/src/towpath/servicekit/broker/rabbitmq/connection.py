@@ -1,8 +1,8 @@
-"""One connection to RabbitMQ, of which every step has a time limit. The only user of aio-pika.
+"""One connection to RabbitMQ; every step has a time limit. The only user of aio-pika.
 
-aio-pika's own limits are not enough: some of its calls have none, and others, when they are cancelled, clean up over
-the very socket that hangs. So here a step whose time is over is told to end, and not waited for; and closing ends at
-the socket, if the broker does not play along.
+aio-pika's own limits are not enough: some of its calls have none, and others, when cancelled, clean up over the same
+hanging socket. So here a step that exceeds its time is cancelled but not awaited, and closing aborts the socket if
+the broker does not respond.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ from yarl import URL
 from towpath.servicekit.broker.rabbitmq.codec import SafeReader
 from towpath.servicekit.broker.rabbitmq.refusals import ClosedByBroker
 
-#: The driver gives a connection up after 3 × (8 + 1) s without a frame, and looks every 4 s: 31 s at most. RabbitMQ
-#: takes two missed heartbeats. https://www.rabbitmq.com/docs/heartbeats recommends 5 to 20.
+#: The driver drops a connection after 3 × (8 + 1) s without a frame, and checks every 4 s: 31 s at most. RabbitMQ
+#: tolerates two missed heartbeats. https://www.rabbitmq.com/docs/heartbeats recommends 5 to 20.
 HEARTBEAT_SECONDS: Final = 8
 _LEAST_HEARTBEAT: Final = 2
 
@@ -31,12 +31,12 @@ CONNECT_TIMEOUT: Final = 5.0  # for TCP, TLS and the handshake together
 RPC_TIMEOUT: Final = 10.0
 CLOSE_TIMEOUT: Final = 1.0
 _ABORT_TIMEOUT: Final = 0.5
-#: RabbitMQ looks twice in an interval, and sends a heartbeat when it has sent nothing since it looked last. So from a
-#: connection that stands something comes at least every interval; this is for a busy machine.
+#: RabbitMQ checks twice per interval, and sends a heartbeat if it has sent nothing since its last check. So a healthy
+#: connection receives something at least once per interval; the slack is for a busy machine.
 _SILENCE_SLACK: Final = 1.5
 _ALARM_TIMEOUT: Final = 0.05
 
-#: What aio-pika and aiormq raise when a channel or connection goes.
+#: Exceptions that aio-pika and aiormq raise when a channel or connection is lost.
 LOST: Final = (AMQPError, ConnectionError, OSError, RuntimeError, TimeoutError)
 
 Channel = aio_pika.abc.AbstractChannel
@@ -59,10 +59,10 @@ class Connection:
         Args:
             name: Shown in RabbitMQ's list of connections.
             consumes: Heartbeats are twice as frequent. RabbitMQ closes a connection after two to three intervals
-                without a byte, and only then does another replica get the messages of one that hangs.
+                without a byte, and only then can another replica get the messages of a replica that hangs.
 
         Raises:
-            OSError, AMQPError: It cannot be reached, or does not finish the handshake in time, or refuses.
+            OSError, AMQPError: The host cannot be reached, does not finish the handshake in time, or refuses.
         """
         heartbeat = max(HEARTBEAT_SECONDS // 2, _LEAST_HEARTBEAT) if consumes else HEARTBEAT_SECONDS
         socket = _Socket(TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory())
@@ -75,31 +75,31 @@ class Connection:
         except BaseException as error:
             socket.abort()
             if isinstance(error, LOST) and (closed := socket.closed) is not None:
-                raise ClosedByBroker(*closed) from None  # aiormq does not say what it was told
+                raise ClosedByBroker(*closed) from None  # aiormq does not report the reason.
             raise
         if connection.transport is not None:
-            # The same patience for connections with shorter intervals: a RabbitMQ that stands still for 20 s is not
-            # lost. aiormq derives it from the interval, and has no other place for it.
+            # The same timeout for connections with shorter intervals: a RabbitMQ that pauses for 20 s is not lost.
+            # aiormq derives the timeout from the interval, and offers no other setting.
             patience = 3.0 * (HEARTBEAT_SECONDS + 1)
             vars(connection.transport.connection)["_Connection__heartbeat_grace_timeout"] = patience
         return cls(connection, socket, heartbeat)
 
     @property
     def is_silent(self) -> bool:
-        """Whether nothing has come for so long that RabbitMQ does not speak, or is not heard."""
+        """Whether nothing was received for so long that RabbitMQ does not send or its packets do not arrive."""
         silent_for = asyncio.get_running_loop().time() - self._socket.heard_at
         return silent_for > self._heartbeat + _SILENCE_SLACK
 
     def on_closed(self, callback: Callable[[BaseException | None], None]) -> None:
-        """Call ``callback`` with the reason when the connection is gone."""
+        """Call ``callback`` with the reason when the connection is lost."""
         self._connection.close_callbacks.add(lambda _, error: callback(error))
 
     async def alarmed(self) -> bool:
-        """Whether RabbitMQ takes no publishes on this connection for now (memory or disk alarm)."""
+        """Whether RabbitMQ accepts no publishes on this connection for now (memory or disk alarm)."""
         transport = self._connection.transport
         if transport is None:
             return False
-        # aiormq tells of Connection.Blocked only through ready(), which then waits.
+        # aiormq reports Connection.Blocked only through ready(), which then waits.
         try:
             async with asyncio.timeout(_ALARM_TIMEOUT):
                 await transport.ready()
@@ -116,7 +116,7 @@ class Connection:
         return channel
 
     async def close(self) -> None:
-        """Say goodbye, or else cut the connection off; takes 1.5 s at most."""
+        """Close the connection cleanly, or abort it; takes 1.5 s at most."""
         closing = asyncio.ensure_future(self._connection.close())
         try:
             await asyncio.wait([closing], timeout=CLOSE_TIMEOUT)
@@ -127,7 +127,7 @@ class Connection:
 
 
 class _Socket(TransportFactory):
-    """Keeps hold of the socket that aiormq opens, so that it can be cut off, and makes what comes decodable."""
+    """Holds the socket that aiormq opens, so that it can be aborted, and makes incoming frames decodable."""
 
     def __init__(self, factory: TransportFactory) -> None:
         self._factory = factory
@@ -144,7 +144,7 @@ class _Socket(TransportFactory):
             self.heard_at = now()
             feed(data)
 
-        reader.feed_data = heard  # type: ignore[method-assign]  # what the socket calls
+        reader.feed_data = heard  # type: ignore[method-assign]  # The transport calls this.
         self._reader = SafeReader(reader)
         return cast("asyncio.StreamReader", self._reader), self._writer
 
@@ -159,10 +159,10 @@ class _Socket(TransportFactory):
 
 
 class _LastWord:
-    """What a channel writes to: nothing passes after its Channel.CloseOk.
+    """The write queue of a channel: nothing passes after its Channel.CloseOk.
 
-    aiormq lets publishes pass that wait for their turn when RabbitMQ closes the channel of another one; RabbitMQ
-    closes the whole connection for that. Before CloseOk it does not mind them.
+    When RabbitMQ closes a channel because of one publish, aiormq still writes the publishes that are queued on it,
+    and RabbitMQ closes the whole connection for that. Before CloseOk such publishes are harmless.
     """
 
     def __init__(self, queue: "asyncio.Queue[Any]") -> None:
@@ -181,19 +181,19 @@ class _LastWord:
             self._close()
 
     def put_nowait(self, close_ok: Any) -> None:
-        """Only CloseOk comes this way; it may have to wait for what is before it."""
+        """Only CloseOk is written this way; it may have to wait for the frames before it."""
         self._close_ok = close_ok
         self._close()
 
     def _close(self) -> None:
         if self._close_ok is not None and not self._passing:
-            # When there is no room, RabbitMQ goes without: it ignores this channel for ever.
+            # If the queue is full, RabbitMQ gets no CloseOk: it ignores this channel for ever.
             with contextlib.suppress(asyncio.QueueFull):
                 self._queue.put_nowait(self._close_ok)
 
 
 async def answers(url: URL, name: str, *, timeout: float) -> bool:
-    """Whether a host lets us in right now."""
+    """Whether a host accepts a new connection right now."""
     try:
         connection = await within(timeout, Connection.open(url, name))
     except LOST:
@@ -203,11 +203,11 @@ async def answers(url: URL, name: str, *, timeout: float) -> bool:
 
 
 async def within(seconds: float, work: Awaitable[T]) -> T:
-    """Wait for ``work``, which is told to end when the time is over, and then left alone.
+    """Wait for ``work``; at the time limit it is cancelled and not awaited.
 
     Raises:
-        TimeoutError: It was not done in time.
-        ConnectionError: The driver cancelled it, as it does when a connection closes; nobody cancelled the caller.
+        TimeoutError: The time limit was reached.
+        ConnectionError: The driver cancelled it, as it does when a connection closes; the caller was not cancelled.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -223,31 +223,31 @@ async def within(seconds: float, work: Awaitable[T]) -> T:
 
 
 async def rpc(work: Awaitable[T]) -> T:
-    """One question to the broker, and its answer; see :func:`within`."""
+    """One request to the broker, and its reply; see :func:`within`."""
     return await within(RPC_TIMEOUT, work)
 
 
 async def close_channel(channel: Channel) -> None:
-    """Close a channel, whatever state it is in."""
+    """Close a channel in any state."""
     with contextlib.suppress(*LOST):
         await within(CLOSE_TIMEOUT, channel.close())
 
 
 async def driver_of(channel: Channel) -> Driver:
-    """The channel of aiormq beneath: what aio-pika adds costs more than it gives here."""
+    """The aiormq channel beneath: aio-pika's layer costs more than it gives here."""
     driver = await channel.get_underlay_channel()
     assert isinstance(driver, Driver)
     return driver
 
 
 def leave(task: "asyncio.Future[Any]") -> None:
-    """Tell a task to end, and never mind how it does."""
+    """Cancel a task and ignore its result."""
     task.cancel()
     task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
 
 def reason_of(error: BaseException | None) -> str:
-    """An error in words for people."""
+    """The type and text of an error, for logs and messages."""
     if error is None or isinstance(error, asyncio.CancelledError):
         return "closed"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,4 +1,4 @@
-"""The hosts of a cluster, in turn: which one to try next, and how long to wait before."""
+"""The hosts of a cluster, round robin: which one to try next, and how long to wait before."""
 
 import random
 from collections.abc import Sequence
@@ -6,18 +6,18 @@ from typing import Final
 
 from yarl import URL
 
-#: The longest wait while an outage is young: most are a restart, and it should be over soon after.
+#: The longest wait early in an outage: most outages are restarts, and the program should be back soon after.
 EARLY_MAX: Final = 5.0
 #: Later on the longest wait is this share of the outage, so that a long one ends with a wide spread.
 SHARE: Final = 1 / 12
 
 
 class Hosts:
-    """Hosts in turn, from a random one on, so that programs spread over them.
+    """Hosts, round robin from a random one, so that programs spread over them.
 
     Args:
         reconnect_max: The longest wait, in seconds.
-        chance: Where the jitter comes from.
+        chance: Source of the jitter.
     """
 
     def __init__(self, urls: Sequence[URL], reconnect_max: float, chance: random.Random) -> None:
@@ -43,10 +43,10 @@ class Hosts:
         self._failures = 0
 
     def failed(self, url: URL, *, refused: bool, outage: float) -> float:
-        """Note that an attempt failed.
+        """Record a failed attempt.
 
         Args:
-            refused: The host answered, and did not let us in.
+            refused: The host answered and refused the connection.
             outage: Seconds without a connection so far.
 
         Returns:

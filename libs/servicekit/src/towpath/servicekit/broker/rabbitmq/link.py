@@ -1,7 +1,8 @@
-"""A link: two connections to RabbitMQ that live and die together, and what is done over them.
+"""A link: two connections to RabbitMQ with one lifetime, and the operations on them.
 
-One publishes and one consumes, so that an alarm, which stops the first, never stops acks on the second. Each exchange
-is published to on a channel of its own: RabbitMQ closes the channel of a publish that it refuses, with all that is in
+One publishes and one consumes, so that an alarm, which blocks the first, never blocks acks on the second. Each
+exchange
+has a publishing channel of its own: RabbitMQ closes the channel of a publish that it refuses, with all publishes in
 flight on it.
 """
 
@@ -40,19 +41,21 @@ _EMPTY_BATCH: Final = b"[]"
 _PROOF: Final = "proof"
 _PROOF_SECONDS: Final = 1.0
 _ALARM_POLL: Final = 0.2
-#: What is in flight when an alarm is seen may be confirmed for so long; RabbitMQ reads no more, so hope is small.
+#: Seconds that publishes in flight at an alarm may still be confirmed. RabbitMQ reads no more, so a confirm is
+#: unlikely.
 _ALARM_PATIENCE: Final = 0.5
-#: Seconds that a publishing channel is given at least, and that one that was replaced is kept for its confirms.
+#: Minimum age in seconds before a publishing channel is replaced, and how long a replaced one is kept for its
+#: confirms.
 _CHANNEL_LASTS: Final = 2.0
 _CONFIRMS_LAST: Final = 15.0
 
 
 class Link:
-    """Two connections that live and die together.
+    """Two connections with one lifetime.
 
     Attributes:
-        blocked: Whether RabbitMQ takes no publishes for now, as :meth:`watch_alarm` saw it last.
-        lost: Done with the reason, when the link serves no more.
+        blocked: Whether RabbitMQ accepts no publishes for now, as :meth:`watch_alarm` saw it last.
+        lost: Resolved with the reason when the link is lost.
         in_flight: The time limits of publishes that wait for their confirm.
     """
 
@@ -86,25 +89,25 @@ class Link:
             raise
         link = cls(publishing, consuming)
         try:
-            await link.publisher("")  # a link that cannot publish is none
+            await link.publisher("")  # A link that cannot publish is useless.
         except BaseException:
             await link.close()
             raise
         return link
 
     def silent(self) -> str | None:
-        """Which of its connections nothing comes from any more, if any."""
+        """The name of the connection that receives nothing any more, if any."""
         if self._publishing.is_silent:
             return "publishing"
         return "consuming" if self._consuming.is_silent else None
 
     def fail(self, reason: str) -> None:
-        """Declare the link lost; the supervisor makes a new one."""
+        """Mark the link as lost; the supervisor opens a new one."""
         if not self.lost.done():
             self.lost.set_result(reason)
 
     async def watch_alarm(self) -> None:
-        """Keep :attr:`blocked` up to date, for ever."""
+        """Keep :attr:`blocked` up to date until cancelled."""
         while True:
             blocked, before = await self._publishing.alarmed(), self.blocked
             self.blocked = blocked
@@ -122,7 +125,7 @@ class Link:
                 limit.reschedule(min(soon, limit.when() or soon))
 
     async def publisher(self, exchange: str) -> Driver:
-        """The channel to publish to ``exchange`` on; a fresh one when the broker closed the last."""
+        """The channel that publishes to ``exchange``; a new one if the broker closed the last."""
         channel = self._publishers.get(exchange)
         if channel is None or channel.is_closed:
             async with self._opening:
@@ -136,10 +139,10 @@ class Link:
         return await driver_of(channel)
 
     def refused(self, exchange: str) -> None:
-        """RabbitMQ refused a publish: use a fresh channel from now on, unless this one is.
+        """RabbitMQ refused a publish: use a new channel from now on, unless the current one is new.
 
-        Most often a queue is full, and then it helps nobody. But a channel of RabbitMQ 3.10 keeps asking the leader
-        of a quorum queue that it knew when it first published there, and refuses for as long as that node is gone.
+        Most often a queue is full, and a new channel does not help. But a channel of RabbitMQ 3.10 keeps using the
+        quorum queue leader of its first publish, and refuses for as long as that node is down.
         """
         now = asyncio.get_running_loop().time()
         if exchange in self._publishers and now - self._opened_at[exchange] >= _CHANNEL_LASTS:
@@ -151,7 +154,7 @@ class Link:
             await close_channel(self._replaced.pop(0)[1])
 
     async def consumer_channel(self) -> Channel:
-        """A new channel to consume on, or to ask something."""
+        """A new channel on the consuming connection, also for other requests."""
         return await self._consuming.channel(confirms=False)
 
     async def declare(self, topology: Topology) -> dict[str, int]:
@@ -159,7 +162,7 @@ class Link:
 
         Raises:
             TopologyMismatch: Something exists with other arguments.
-            BrokerRefused: A right is missing.
+            BrokerRefused: A permission is missing.
             LOST: See :data:`~towpath.servicekit.broker.rabbitmq.connection.LOST`.
         """
         consumers: dict[str, int] = {}
@@ -191,7 +194,7 @@ class Link:
         return consumers
 
     async def consumers(self, queues: Sequence[str]) -> dict[str, int]:
-        """How many consumers each of these queues has.
+        """The number of consumers of each of these queues.
 
         Raises:
             LOST: See :data:`~towpath.servicekit.broker.rabbitmq.connection.LOST`.
@@ -207,7 +210,7 @@ class Link:
             await close_channel(channel)
 
     async def unbound(self, topology: Topology) -> list[Binding]:
-        """Bindings that ``topology`` wants proved and that lead nowhere: an empty batch comes back from them.
+        """Bindings that ``topology`` wants verified and that are missing: an empty batch is returned as unroutable.
 
         Raises:
             LOST: See :data:`~towpath.servicekit.broker.rabbitmq.connection.LOST`.
@@ -228,14 +231,14 @@ class Link:
             except PublishError:
                 lost.append(binding)
             except DeliveryError:
-                pass  # its queue is full: so it is bound
+                pass  # The queue is full, so the binding exists.
         return lost
 
     async def prove_right_to_write(self, exchange: str) -> None:
-        """Make sure that the user may publish to ``exchange``, with an empty batch that no queue is bound for.
+        """Check the permission to publish to ``exchange``, with an empty batch whose key no queue is bound to.
 
-        It proves nothing where RabbitMQ does not answer soon, as under an alarm, or where the rights of the user
-        depend on the routing key.
+        The check is inconclusive if RabbitMQ does not answer soon (an alarm), or if the user's permissions depend on
+        the routing key.
 
         Raises:
             BrokerRefused: A right is missing.
@@ -256,7 +259,7 @@ class Link:
 
 
 def queue_arguments(queue: Queue) -> dict[str, Any]:
-    """How a queue is declared."""
+    """The arguments of a queue declaration."""
     arguments: dict[str, Any] = {
         "x-queue-type": "quorum",
         "x-delivery-limit": queue.delivery_limit,
@@ -276,7 +279,7 @@ def queue_arguments(queue: Queue) -> dict[str, Any]:
 
 
 async def bind(channel: AbstractChannel, queue: str, bindings: Sequence[Binding]) -> None:
-    """Bind a queue; what is bound already stays as it is."""
+    """Bind a queue; existing bindings stay as they are."""
     for binding in bindings:
         with needs(queue="write", exchange="read", topic="read"):
             await rpc(channel.queue_bind(queue, exchange=binding.exchange, routing_key=binding.routing_key))

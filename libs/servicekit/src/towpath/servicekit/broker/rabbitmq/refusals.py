@@ -1,8 +1,9 @@
-"""Refusals: what RabbitMQ does not let this program do, in one line for whoever set it up.
+"""Refusals by RabbitMQ (login, virtual host, permissions), as one line for the operator.
 
-A refusal at the start ends the program: trying again would get the same answer until somebody changes a setting or
-grants a right. What only lacks room (a limit of connections, a virtual host that is down) is no refusal, and is tried
-again. https://www.rabbitmq.com/docs/access-control
+A refusal at the start ends the program: a retry would fail until an operator changes a setting or grants a
+permission. Temporary limits (a connection limit, a virtual host that is down) do not count as refusals and are
+retried.
+https://www.rabbitmq.com/docs/access-control
 """
 
 import re
@@ -24,7 +25,7 @@ from towpath.servicekit.broker.interface import BrokerRefused
 _SETTING: Final = "TOWPATH_AMQP_URL"
 _ACCESS_REFUSED: Final = 403
 _NOT_ALLOWED: Final = 530
-#: What ends with time, though RabbitMQ says "not allowed" as well.
+#: Temporary conditions that RabbitMQ also reports as "not allowed".
 _PASSES: Final = re.compile(r"limit .*is reached|is down", re.DOTALL)
 #: RabbitMQ 4: "configure access to queue 'q' in vhost 'v' refused for user 'u'"; 3 leaves out the first word.
 _RIGHT: Final = re.compile(
@@ -35,7 +36,7 @@ _RIGHT: Final = re.compile(
 
 
 class ClosedByBroker(ConnectionError):
-    """RabbitMQ closed a connection that was being opened, and said why.
+    """RabbitMQ closed a connection during the handshake and gave a reason.
 
     Attributes:
         code: AMQP's reply code.
@@ -47,14 +48,14 @@ class ClosedByBroker(ConnectionError):
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether the broker answered, and does not want us."""
+    """Whether the broker answered and refused this client."""
     if isinstance(error, ClosedByBroker):
         return error.code in (_ACCESS_REFUSED, _NOT_ALLOWED) and not _PASSES.search(str(error))
     return isinstance(error, ProbableAuthenticationError | AuthenticationError | ConnectionNotAllowed)
 
 
 def refused_connection(url: URL, error: BaseException) -> BrokerRefused:
-    """A refusal of all hosts at the first connect, in words."""
+    """The error for a refusal by all hosts at the first connect."""
     what = (
         f"the virtual host {url.path.removeprefix('/') or '/'!r}"
         if isinstance(error, ClosedByBroker) and error.code == _NOT_ALLOWED
@@ -65,10 +66,10 @@ def refused_connection(url: URL, error: BaseException) -> BrokerRefused:
 
 @contextmanager
 def needs(**rights: str) -> Iterator[None]:
-    """Inside, one thing is asked of the broker; a right that is missing is told as :class:`BrokerRefused`.
+    """Around one request to the broker: a missing permission is raised as :class:`BrokerRefused`.
 
     Args:
-        rights: Kind of resource → the right that is needed. RabbitMQ 3 does not say which of them is missing.
+        rights: Kind of resource → the permission needed. RabbitMQ 3 does not say which permission is missing.
     """
     try:
         yield

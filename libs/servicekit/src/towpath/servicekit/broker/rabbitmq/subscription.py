@@ -1,4 +1,4 @@
-"""A running consumer over one link after another."""
+"""A running consumer that outlives its link and continues on the next one."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ from towpath.servicekit.broker.rabbitmq.connection import (
 from towpath.servicekit.broker.rabbitmq.link import Link, bind
 from towpath.servicekit.broker.rabbitmq.refusals import needs
 
-#: Called when the broker ended a subscription, with what was lost and how that was found.
+#: Called when the broker ended a subscription, with the kind of loss and how it was found.
 OnEnded = Callable[["RabbitSubscription", Lost, str], None]
 
 
@@ -69,20 +69,20 @@ class RabbitSubscription:
 
     @property
     def names(self) -> list[str]:
-        """What it consumes, for people and for the broker."""
+        """The names of its queues, for logs and for the broker."""
         return [source.name for source in self._sources]
 
     def started_before(self, seconds: float) -> bool:
-        """Whether it has consumed for so long."""
+        """Whether it has consumed for at least ``seconds``."""
         return self.is_taking and _now() - self._started_at > seconds
 
     @property
     def is_taking(self) -> bool:
-        """Whether it consumes, and is meant to."""
+        """Whether it consumes and was not cancelled."""
         return self._channel is not None and not self._cancelled
 
     def bindings(self, inbox: Inbox) -> RabbitBindings | None:
-        """What leads into one of its inboxes, if that stands."""
+        """The bindings of one of its inboxes, if that exists."""
         return next((one for source, one in self._bindings if source is inbox and one.stands), None)
 
     def take_waiting(self, limit: int) -> list[Delivery]:
@@ -98,14 +98,14 @@ class RabbitSubscription:
                 self._arrived.set()
 
     async def start(self, link: Link, *, held: bool = False) -> None:
-        """Consume over a new channel; what was in hand from an older one is forgotten (it comes again).
+        """Consume over a new channel; unsettled deliveries of the old one are dropped (the broker redelivers them).
 
         Args:
-            held: Hand nothing out before :meth:`hand_out`.
+            held: Hand out no deliveries before :meth:`hand_out`.
         """
         await self.stop()
         self._held = held
-        if self._cancelled:  # what it had in hand went back with the old channel
+        if self._cancelled:  # Its unsettled deliveries were requeued with the old channel.
             return
         channel = await link.consumer_channel()
         driver = await driver_of(channel)
@@ -133,7 +133,7 @@ class RabbitSubscription:
         self._started_at = _now()
 
     async def stop(self) -> None:
-        """Forget the channel and all that came over it."""
+        """Drop the channel and all deliveries that came over it."""
         channel, self._channel = self._channel, None
         self._waiting.clear()
         self._tags.clear()
@@ -162,7 +162,7 @@ class RabbitSubscription:
             raise BrokerUnavailable(f"RabbitMQ did not end the subscription: {reason_of(error)}") from error
 
     async def close(self) -> None:
-        """Stop intake, send what was settled, give the rest back."""
+        """Stop intake, send the settlements, requeue the rest."""
         self._ended = True
         self._arrived.set()
         channel = self._channel
@@ -202,7 +202,7 @@ class RabbitSubscription:
                 await channel.basic_reject(tag, requeue=how == "requeue", wait=False)
 
     def _on_channel_closed(self, channel: Channel, error: BaseException | None) -> None:
-        if not self._starting:  # else whoever starts it is told
+        if not self._starting:  # Else the caller of start() gets the error.
             self._end(channel, Lost.CHANNEL, f"its channel closed: {reason_of(error)}")
 
     def _end(self, channel: Channel, what: Lost, reason: str) -> None:
@@ -213,7 +213,7 @@ class RabbitSubscription:
 
 
 class Settling(Protocol):
-    """Who sends settlements to the broker."""
+    """Sends settlements to the broker."""
 
     def settle(self, channel: AbstractChannel, tag: int, how: str) -> None: ...
 
@@ -283,7 +283,7 @@ def _now() -> float:
 
 
 async def make_inbox(channel: AbstractChannel, inbox: Inbox) -> str:
-    """Make an inbox under a name never used before, and return that."""
+    """Declare an inbox under a new unique name; returns the name."""
     name = f"{inbox.name}.{secrets.token_hex(6)}"
     arguments: dict[str, Any] = {
         "x-max-length": inbox.max_length,

@@ -1,20 +1,21 @@
-"""The supervisor: keeps a link to RabbitMQ, and on it everything that is wanted.
+"""The supervisor: keeps a link to RabbitMQ open, and on it the desired topology and subscriptions.
 
-One task opens a link, makes topology and subscriptions from the desired state, and looks after them until the link is
-lost; then it forgets all of it and begins again, with the next host. Guarantees:
+One task opens a link, creates topology and subscriptions from the desired state, and maintains them until the link is
+lost; then it drops everything and starts again with the next host. Guarantees:
 
-* Hosts are tried in turn, from a random one on; between two rounds there is a wait with full jitter, see
+* Hosts are tried round robin from a random one; between two rounds there is a wait with full jitter, see
   :mod:`~towpath.servicekit.broker.rabbitmq.hosts`.
-* A subscription that the broker ended (its queue was deleted, its channel closed) is made anew, with what it needs;
-  the link and all else on it go on. If that fails, the link is made anew.
-* Every ``CHECK_EVERY`` seconds at most bindings are proved and the topology is declared again, which changes nothing
-  where nothing is amiss: a queue or binding that somebody removed is there again, and a subscription whose queue has
-  no consumer is made anew.
-* A connection from which nothing comes (half-open, or cut in one direction) is found within 15 s, and the link given
-  up if a host answers on a new connection. If none does, RabbitMQ as a whole is silent (paused, or out of reach), and
-  giving up would help nobody: that is logged, and left to the driver's heartbeats.
-* What was found lost is passed to ``on_deaf`` callbacks.
-* Whatever goes wrong is logged and tried again. Only at the start, when every host refuses, is that the end.
+* A subscription that the broker ended (its queue was deleted, its channel closed) is created again, with its queues
+  and bindings; the link and the rest continue. If that fails, a new link is opened.
+* At least every ``CHECK_EVERY`` seconds bindings are verified and the topology is declared again, which changes
+  nothing if it is complete: a deleted queue or binding is restored, and a subscription whose queue has no consumer is
+  created again.
+* A connection that receives nothing (half-open, or cut in one direction) is found within 15 s, and the link is
+  dropped if a host answers on a new connection. If none does, RabbitMQ as a whole is silent (paused or
+  unreachable), and
+  dropping the link would not help: this is logged, and left to the driver's heartbeats.
+* Every loss that is found is passed to ``on_deaf`` callbacks.
+* Every error is logged and retried. Only a refusal by every host at the start ends the supervisor.
 """
 
 import asyncio
@@ -38,22 +39,22 @@ log = structlog.get_logger(__name__)
 
 CHECK_EVERY: Final = 8.0
 
-#: Seconds between two looks whether a connection is silent, and that a host may take to answer on a new one.
+#: Seconds between two checks for a silent connection, and the time limit of a host's answer on a new connection.
 _LISTEN_EVERY: Final = 0.5
 _ANSWER_TIMEOUT: Final = 3.0
-#: Seconds after its start in which a subscription is not missed by its queue.
+#: Seconds after its start in which a subscription is not checked for a missing consumer.
 _BEGINNING: Final = 2.0
 
-#: Programs that lost the same thing at the same moment come back spread over this many seconds.
+#: Programs that lost the same thing at the same moment reconnect spread over this many seconds.
 _SPREAD: Final = 1.0
 
 
 class Supervisor:
-    """Keeps a link; :meth:`run` does it.
+    """Keeps a link open; see :meth:`run`.
 
     Attributes:
-        link: What stands now, or ``None``.
-        settled: Set while a link stands, and when there will never be one.
+        link: The current link, or ``None``.
+        settled: Set while a link is open, and when there will never be one.
         refusal: Why there will never be one.
         topologies, subscriptions: The desired state.
     """
@@ -84,16 +85,16 @@ class Supervisor:
     def rebuild(self, reason: str) -> None:
         """See :meth:`towpath.servicekit.broker.interface.Broker.rebuild`."""
         if self.link is not None and not self.link.lost.done():
-            self._is_given_up = True  # whoever gives it up has found what is lost
+            self._is_given_up = True  # The caller has found the loss already.
             self.link.fail(reason)
 
     def subscription_ended(self, subscription: RabbitSubscription, what: Lost, reason: str) -> None:
-        """Take note that the broker ended a subscription."""
+        """Record that the broker ended a subscription."""
         self._ended.setdefault(subscription, (what, reason))
         self._disturbed.set()
 
     async def run(self) -> None:
-        """Keep a link, for ever; returns only when there will never be one."""
+        """Keep a link open until cancelled; returns only when there will never be one."""
         first = True
         while True:
             try:
@@ -117,13 +118,13 @@ class Supervisor:
             await asyncio.sleep(self._jitter(self._spread))
 
     async def drop(self) -> None:
-        """Forget the link and what came over it; takes 2 s at most."""
+        """Drop the link and everything on it; takes 2 s at most."""
         link, self.link = self.link, None
         if link is not None:
             await link.close()
         await asyncio.gather(*(subscription.stop() for subscription in self.subscriptions))
 
-    # To a link
+    # Opening a link
 
     async def _connect(self, *, first: bool) -> tuple[Link, URL]:
         now = asyncio.get_running_loop().time
@@ -156,7 +157,7 @@ class Supervisor:
             raise
         return link
 
-    # On a link
+    # Maintaining a link
 
     async def _look_after(self, link: Link) -> str:
         watching = asyncio.create_task(link.watch_alarm(), name=f"{self._name}: alarm")
@@ -175,7 +176,7 @@ class Supervisor:
                 leave(task)
 
     async def _listen(self, link: Link) -> None:
-        """Give ``link`` up once one of its connections is silent though RabbitMQ answers on a new one."""
+        """Drop ``link`` once one of its connections is silent while RabbitMQ answers on a new one."""
         told = False
         while True:
             await asyncio.sleep(_LISTEN_EVERY)
@@ -184,11 +185,11 @@ class Supervisor:
                 continue
             asked = (answers(url, f"{self._name} check", timeout=_ANSWER_TIMEOUT) for url in self._hosts.all)
             is_there = any(await asyncio.gather(*asked))
-            # Looked at again: if it was we who stood still, what came meanwhile is read by now.
+            # Checked again: if this process itself was paused, the bytes received meanwhile are read by now.
             if (silent := link.silent()) is None:
                 continue
             if is_there:
-                link.fail(f"nothing comes over the {silent} connection, and RabbitMQ answers on a new one")
+                link.fail(f"the {silent} connection receives nothing, and RabbitMQ answers on a new one")
                 return
             if not told:
                 told = True
@@ -206,7 +207,7 @@ class Supervisor:
                 await self._repair(link)
 
     async def _repair(self, link: Link) -> None:
-        """Make anew what the broker ended; an error ends the link."""
+        """Create again the subscriptions that the broker ended; an error ends the link."""
         self._disturbed.clear()
         ended, self._ended = self._ended, {}
         wanted = [one for one in ended if one in self.subscriptions]
@@ -222,13 +223,13 @@ class Supervisor:
             try:
                 await subscription.start(link, held=True)
             except Exception:
-                if subscription in self.subscriptions:  # else it was left meanwhile
+                if subscription in self.subscriptions:  # Else its context was left meanwhile.
                     raise
         log.info("subscription_back", queues=[name for one in wanted for name in one.names])
         self._stands_again()
 
     async def _check(self, link: Link) -> None:
-        """Declare everything again, and see whether somebody consumes; a link that is slow is no lost one."""
+        """Declare everything again, and check that each queue has a consumer; a slow link does not count as lost."""
         consumed = [one for one in self.subscriptions if one.started_before(_BEGINNING)]
         for topology in self.topologies:
             if not link.blocked:
@@ -241,7 +242,7 @@ class Supervisor:
             for subscription in (one for one in consumed if one.is_taking):
                 for name in subscription.names:
                     if consumers.get(name) == 0:
-                        self.subscription_ended(subscription, Lost.CONSUMER, f"nobody consumes {name}")
+                        self.subscription_ended(subscription, Lost.CONSUMER, f"{name} has no consumer")
 
     async def _prove(self, link: Link, topology: Topology) -> None:
         try:
@@ -260,7 +261,7 @@ class Supervisor:
                 log.exception("deaf_callback_failed")
 
     def _stands_again(self, *, tell: bool = True) -> None:
-        """Call those who want to know that everything stands again, and only then hand deliveries out."""
+        """Call the ``on_rebuilt`` callbacks, and only then hand out deliveries."""
         for callback in self._rebuilt_callbacks if tell else ():
             try:
                 callback()

@@ -1,4 +1,4 @@
-"""Rooms, who is in them and what was said, their streams and the inbox."""
+"""Rooms, members and messages, their streams and the inbox."""
 
 import sqlalchemy as sa
 from alembic import op

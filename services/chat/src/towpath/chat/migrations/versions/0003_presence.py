@@ -1,4 +1,4 @@
-"""Who is connected, through which gateway, and who is online."""
+"""Connections, gateways, and the presence of users."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What is to be told though nobody asked, and who tells it."""
+"""The outbox and the lease of its relay."""
 
 import sqlalchemy as sa
 from alembic import op

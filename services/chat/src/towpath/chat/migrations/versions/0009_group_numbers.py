@@ -1,4 +1,4 @@
-"""Changes of groups have a number, and heads of streams know who left the group."""
+"""Numbers of membership changes, and leaves at the heads of streams."""
 
 import sqlalchemy as sa
 from alembic import op
