@@ -6,11 +6,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from towpath.protocol.messages import Session
-from towpath.servicekit.outcome import Outcome
-from towpath.servicekit.requests import Handler
-from towpath.servicekit.run import run
-from towpath.servicekit.service import Service, serve_domain
-from towpath.servicekit.settings import ServiceSettings
+from towpath.servicekit import Handler, Outcome, Service, ServiceSettings, run, serve_domain
 
 
 class Say(BaseModel):

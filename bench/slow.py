@@ -10,11 +10,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from towpath.protocol.messages import Session
-from towpath.servicekit.outcome import Outcome
-from towpath.servicekit.requests import Handler
-from towpath.servicekit.run import run
-from towpath.servicekit.service import Service, serve_domain
-from towpath.servicekit.settings import ServiceSettings
+from towpath.servicekit import Handler, Outcome, Service, ServiceSettings, run, serve_domain
 
 #: What a request takes, in seconds.
 REQUEST_SECONDS: Final = 0.005

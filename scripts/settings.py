@@ -16,12 +16,14 @@ from pydantic_settings import BaseSettings
 from towpath.chat.settings import ChatSettings
 from towpath.gateway.settings import GatewaySettings
 from towpath.orders.settings import OrdersSettings
-from towpath.servicekit.settings import PREFIX, BrokerSettings, ServiceSettings, TelemetrySettings
+from towpath.servicekit.runtime.settings import PREFIX, BrokerSettings, ServiceSettings, TelemetrySettings
 from towpath.tools.cli import app
 
 PAGE: Final = Path(__file__).parent.parent / "docs/reference/settings.md"
 
-NAMES: Final = Path(__file__).parent.parent / "libs/servicekit/src/towpath/servicekit/known_settings.py"
+NAMES: Final = (
+    Path(__file__).parent.parent / "libs/servicekit/src/towpath/servicekit/runtime/known_settings.py"
+)
 
 HEAD: Final = """\
 # Settings

@@ -26,7 +26,7 @@ from towpath.client.reconnect import should_move_on
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.close_codes import should_reconnect
 from towpath.protocol.errors import ErrorCode
-from towpath.servicekit.settings import ServiceSettings
+from towpath.servicekit.runtime.settings import ServiceSettings
 from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import Processes, free_port
 from towpath.testkit.rabbitmq import Rabbit

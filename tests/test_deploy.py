@@ -33,9 +33,9 @@ from towpath.gateway.admission import Admission
 from towpath.gateway.settings import GatewaySettings
 from towpath.orders.app import ORDERS
 from towpath.orders.settings import OrdersSettings
-from towpath.servicekit.database import Database
-from towpath.servicekit.service import Storage
-from towpath.servicekit.settings import BadSetting, BrokerSettings, load
+from towpath.servicekit.handling.store import Storage
+from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings, load
+from towpath.servicekit.storage.database import Database
 from towpath.testkit.client import WireClient
 from towpath.testkit.eventually import eventually
 from towpath.testkit.postgres import Postgres

@@ -18,8 +18,9 @@ from towpath.chat.tables import INBOX, MEMBERS, MESSAGES, ROOMS, STREAMS
 from towpath.protocol.chat import Message, Sent, stream_of
 from towpath.protocol.envelope import make, new_msg_id, now_ms
 from towpath.protocol.routes import PUSH, group_key
-from towpath.servicekit.database import Database
-from towpath.servicekit.outcome import Outgoing, Settled
+from towpath.servicekit.messaging.publication import Publication
+from towpath.servicekit.storage.database import Database
+from towpath.servicekit.storage.stored_outcome import StoredOutcome
 
 #: Stands in a template for the ``seq``; no other number in it is like this one.
 _MARK: Final = 4_242_424_242_424_242
@@ -70,10 +71,10 @@ def _copies(room: str, user: str, first: int, last: int) -> list[sa.Insert]:
     message = Message(room=room, seq=_MARK, user=user, text=PADDING, sent_at=now)
     push = make("chat.message", message.model_dump(exclude_none=True), stream=stream, seq=_MARK).to_json()
     answer = make("chat.send.ok", Sent(room=room, seq=_MARK, sent_at=now).model_dump()).to_json()
-    settled = Settled(
+    settled = StoredOutcome(
         answer=msgspec.Raw(answer),
-        outgoing=[Outgoing(PUSH, group_key(stream), msgspec.Raw(push), stream, _MARK)],
-    ).by_place()
+        outgoing=[Publication(PUSH, group_key(stream), msgspec.Raw(push), stream, _MARK)],
+    ).as_reference()
     numbers = sa.select(sa.literal(first).label("seq")).cte("numbers", recursive=True)
     numbers = numbers.union_all(sa.select(numbers.c.seq + 1).where(numbers.c.seq < last))
     seq = numbers.c.seq

@@ -26,8 +26,8 @@ from bench.tests.growth_runs import a_run
 from towpath.chat.tables import INBOX, MESSAGES, STREAMS
 from towpath.protocol.chat import stream_of
 from towpath.protocol.envelope import parse
-from towpath.servicekit.outcome import Settled
-from towpath.servicekit.replays import replay
+from towpath.servicekit.storage.replays import replay
+from towpath.servicekit.storage.stored_outcome import StoredOutcome
 
 _SVG = "{http://www.w3.org/2000/svg}"
 
@@ -271,7 +271,7 @@ async def test_a_seeded_message_is_as_if_it_had_been_said(tmp_path: Path) -> Non
         ("chat.message", stream, room)
     }
     assert [push.data["seq"] for push in pushes] == list(range(201, 301))
-    answers = [parse(bytes(msgspec.json.decode(outcome, type=Settled).answer)) for outcome in outcomes]
+    answers = [parse(bytes(msgspec.json.decode(outcome, type=StoredOutcome).answer)) for outcome in outcomes]
     assert sorted(answer.data["seq"] for answer in answers) == list(range(1, 301))
 
 

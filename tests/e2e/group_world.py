@@ -38,8 +38,8 @@ from towpath.protocol.routes import (
 )
 from towpath.servicekit.broker.interface import Message
 from towpath.servicekit.broker.memory import MemoryBroker, MemoryHub
-from towpath.servicekit.lanes import Lanes
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.messaging.lanes import Lanes
+from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.dispatching import Incoming, ServiceUnderTest
 from towpath.testkit.eventually import eventually
 from towpath.testkit.tokens import SECRET

@@ -24,10 +24,7 @@ from towpath.orders.settings import OrdersSettings
 from towpath.protocol.messages import Session
 from towpath.protocol.orders import SubmitOrder
 from towpath.protocol.routes import RETRY_DELAYS
-from towpath.servicekit.outcome import Outcome
-from towpath.servicekit.requests import Handler
-from towpath.servicekit.run import run
-from towpath.servicekit.service import Service, serve_domain
+from towpath.servicekit import Handler, Outcome, Service, run, serve_domain
 
 FIXED: Final = "--fixed" in sys.argv
 MOMENT_MS: Final = 100

@@ -70,7 +70,7 @@ async def test_a_direct_message_reaches_every_connection_of_both(system: System)
         assert texts(eve) == []
 
 
-async def test_who_is_not_in_a_room_can_neither_speak_nor_read(system: System) -> None:
+async def test_a_non_member_can_neither_send_nor_read(system: System) -> None:
     async with system.connect("ana", 0) as ana, system.connect("eve", 1) as eve:
         await join(ana, "lobby")
         for action, data in (
@@ -108,7 +108,7 @@ async def test_history_rooms_and_leaving(system: System) -> None:
         assert "gone" not in texts(ben)
 
 
-async def test_typing_is_told_and_not_kept(system: System) -> None:
+async def test_typing_is_pushed_and_not_stored(system: System) -> None:
     async with system.connect("ana", 0) as ana, system.connect("ben", 1) as ben:
         await join(ana, "lobby")
         await join(ben, "lobby")

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from towpath.servicekit.descriptors import raise_limit
+from towpath.servicekit.runtime.descriptors import raise_limit
 from towpath.testkit.client import WireClient
 from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import Process, Processes, free_port

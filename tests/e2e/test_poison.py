@@ -19,7 +19,7 @@ from towpath.protocol.messages import join_batch, read_directed
 from towpath.protocol.routes import PUSH, connection_key, dead_queue
 from towpath.servicekit.broker.interface import Binding, Broker, BrokerError, Inbox, Message, Subscription
 from towpath.servicekit.broker.rabbitmq import RabbitBroker
-from towpath.servicekit.failures import history
+from towpath.servicekit.messaging.dead_letters import history
 from towpath.testkit.dispatching import GATEWAY, Incoming, a_command, an_event
 from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import Process, Processes
@@ -209,7 +209,7 @@ async def test_poison_is_parked_and_the_rest_flows_on(
         assert len(orders.ends) == ends
 
 
-async def test_a_command_that_failed_tells_where_and_that_it_has_no_effect(orders: Orders) -> None:
+async def test_a_failed_command_is_parked_with_its_location_and_without_effect(orders: Orders) -> None:
     await orders.send(an_order("bug-1"))
     assert (await orders.answer("m-bug-1")).data["code"] == "internal"
     [parked] = await orders.parked(1)
@@ -219,7 +219,7 @@ async def test_a_command_that_failed_tells_where_and_that_it_has_no_effect(order
     assert "<lambda>" in tries[0].where
 
 
-async def test_what_nobody_can_read_is_parked_and_its_neighbours_are_handled(orders: Orders) -> None:
+async def test_an_unreadable_message_is_parked_and_its_neighbours_are_handled(orders: Orders) -> None:
     good = an_order("ana-1")
     await orders.send(
         good, Incoming(exchange=good.exchange, routing_key=good.routing_key, item=b'{"no": 1}', app_id="x")
@@ -243,7 +243,7 @@ async def test_several_poisons_in_one_batch_are_each_found(orders: Orders) -> No
 
 
 @pytest.mark.timeout(300)  # the program is started a dozen times
-async def test_what_no_trial_finds_is_put_off_alone_and_parked_at_last(
+async def test_a_message_that_no_crash_probe_finds_is_deferred_alone_and_finally_parked(
     rabbitmq: Rabbit, processes: Processes, tmp_path: Path
 ) -> None:
     async with Orders.running(rabbitmq, processes, tmp_path, crash_limit=2) as orders:

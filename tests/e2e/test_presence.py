@@ -76,7 +76,9 @@ async def sees_online(client: WireClient, users: set[str]) -> None:
     await eventually(sees, timeout=PROMISED)
 
 
-async def test_the_first_on_and_the_last_off_are_told_over_two_gateways(system: System) -> None:
+async def test_the_first_connect_and_the_last_disconnect_are_published_over_two_gateways(
+    system: System,
+) -> None:
     async with system.connect("ana", 0) as ana:
         room = await Watcher.alone(ana)
         async with system.connect("ben", 1):
@@ -88,7 +90,7 @@ async def test_the_first_on_and_the_last_off_are_told_over_two_gateways(system: 
         await sees_online(ana, {"ana"})
 
 
-async def test_who_is_back_in_time_was_never_gone(system: System) -> None:
+async def test_a_user_who_reconnects_in_time_never_goes_offline(system: System) -> None:
     async with system.connect("ana", 0) as ana:
         room = await Watcher.alone(ana)
         for gateway in (0, 1, 0, 1):

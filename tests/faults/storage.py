@@ -12,7 +12,7 @@ from towpath.chat.tables import CONNECTIONS, GATEWAYS, MESSAGES
 from towpath.chat.tables import STREAMS as CHAT_STREAMS
 from towpath.orders.tables import ORDERS
 from towpath.orders.tables import STREAMS as ORDER_STREAMS
-from towpath.servicekit.streams import StreamTables
+from towpath.servicekit.storage.streams import StreamTables
 from towpath.testkit.processes import Process
 
 from .evidence import Entry, Message

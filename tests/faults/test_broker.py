@@ -86,7 +86,7 @@ async def test_an_alarm_means_busy_at_once_and_drops_no_connection(
         await broker.returns_to(before)
 
 
-async def test_connections_that_an_operator_closes_are_made_anew(
+async def test_connections_closed_by_an_operator_are_reopened(
     system: System, broker: Broker, trial: Trial
 ) -> None:
     async with trial.of("all AMQP connections closed every 2 s", system, within=10) as load:
@@ -100,9 +100,7 @@ async def test_connections_that_an_operator_closes_are_made_anew(
         await broker.returns_to(before)
 
 
-async def test_who_may_not_connect_for_a_while_comes_back(
-    system: System, broker: Broker, trial: Trial
-) -> None:
+async def test_a_program_refused_for_a_while_reconnects(system: System, broker: Broker, trial: Trial) -> None:
     async with trial.of("permissions taken away for 4 s", system, within=15):
         await broker.forbid()
         try:

@@ -20,10 +20,7 @@ from towpath.chat.app import configured
 from towpath.chat.settings import ChatSettings
 from towpath.orders.app import ORDERS
 from towpath.orders.settings import OrdersSettings
-from towpath.servicekit.outcome import Outcome
-from towpath.servicekit.requests import Handler, Request
-from towpath.servicekit.run import run
-from towpath.servicekit.service import Service, serve_domain
+from towpath.servicekit import Handler, Outcome, Request, Service, run, serve_domain
 
 SPARED: Final = "calm"
 _CHANCE: Final = 0.02

@@ -22,8 +22,8 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from towpath.client import TowpathError, connect, key_of
 from towpath.protocol.routes import user_key
-from towpath.servicekit import amqp_url
-from towpath.servicekit.streams import batched
+from towpath.servicekit.runtime import amqp_url
+from towpath.servicekit.storage.streams import batched
 from towpath.testkit.eventually import eventually
 from towpath.testkit.tokens import a_token
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from towpath.servicekit.settings import BadSetting
+from towpath.servicekit.runtime.settings import BadSetting
 from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import free_port
 from towpath.testkit.rabbitmq import Rabbit

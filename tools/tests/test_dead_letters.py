@@ -18,11 +18,11 @@ from towpath.orders.app import ORDERS
 from towpath.protocol.envelope import make, now_ms
 from towpath.protocol.messages import Session, encode, join_batch, wrap_command
 from towpath.protocol.routes import dead_queue
-from towpath.servicekit import failures
 from towpath.servicekit.broker.interface import Delivery, HeaderValue, Message, Queue, Topology
-from towpath.servicekit.broker.memory_queue import Consumer, MemoryQueue, Stored
+from towpath.servicekit.broker.memory_queue import HeldMessage, MemoryQueue, QueueConsumer
 from towpath.servicekit.broker.memory_vhost import VirtualHost
 from towpath.servicekit.broker.rabbitmq import RabbitBroker
+from towpath.servicekit.messaging import dead_letters
 from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import Processes
 from towpath.testkit.rabbitmq import Rabbit
@@ -61,8 +61,8 @@ def a_parked(body: bytes, told: Mapping[str, Any] = NONE) -> Parked:
     """What is read of a message with these headers."""
     delivered: list[Delivery] = []
     queue = MemoryQueue(DEAD, Queue(name=DEAD), VirtualHost())
-    queue.attach(Consumer(queue, prefetch=1, deliver=delivered.append))
-    queue.push(Stored(body, DEAD, "order.3", True, "gateway", told))
+    queue.attach(QueueConsumer(queue, prefetch=1, deliver=delivered.append))
+    queue.push(HeldMessage(body, DEAD, "order.3", True, "gateway", told))
     return read(delivered[0])
 
 
@@ -231,12 +231,12 @@ class Desk:
 @pytest.fixture
 async def desk(rabbitmq: Rabbit, processes: Processes) -> AsyncIterator[Desk]:
     async with RabbitBroker.connect(rabbitmq.url, name="test", reconnect_max=0.5) as broker:
-        dead = failures.queues("orders", 1000)
-        await broker.declare(Topology(failures.exchanges("orders"), [ORIGIN, *dead]))
+        dead = dead_letters.queues("orders", 1000)
+        await broker.declare(Topology(dead_letters.exchanges("orders"), [ORIGIN, *dead]))
         yield Desk(rabbitmq, processes, broker)
 
 
-async def test_looking_shows_what_is_parked_and_changes_nothing(desk: Desk) -> None:
+async def test_list_shows_parked_messages_and_changes_nothing(desk: Desk) -> None:
     await desk.park(a_command("m-1"), a_command("m-2", user="ben"))
     await desk.park(b"\xff no json", told=headers("unreadable"))
     for _ in range(2):
@@ -366,7 +366,7 @@ async def test_a_tool_that_is_killed_loses_nothing(desk: Desk) -> None:
     assert await desk.waiting(DEAD) == []
 
 
-async def test_what_is_parked_anew_meanwhile_is_left_alone(desk: Desk) -> None:
+async def test_messages_parked_meanwhile_are_left_alone(desk: Desk) -> None:
     # Played into the dead queue itself: what fails at once.
     await desk.park(*(a_command(f"m-{n}") for n in range(3)), told=headers(more={"x-queue": DEAD}))
     status, said = await desk.tool("replay", "orders")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from towpath.servicekit.settings import BrokerSettings
+from towpath.servicekit.runtime.settings import BrokerSettings
 from towpath.testkit.processes import free_port
 from towpath.tools.brokers import MemoryBroker
 from towpath.tools.parts import PartEnded, Parts, ProcessPart, Program

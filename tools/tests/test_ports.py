@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from towpath.servicekit.settings import BadSetting
+from towpath.servicekit.runtime.settings import BadSetting
 from towpath.testkit.processes import free_port
 from towpath.tools.ports import PortTaken, check_free, free_ports, hold
 

@@ -8,9 +8,9 @@ import pytest
 
 from towpath.servicekit.broker.interface import Broker
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.database import Database
-from towpath.servicekit.settings import TelemetrySettings
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.runtime.settings import TelemetrySettings
+from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.servicekit.storage.database import Database
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 from yarl import URL
 
-from towpath.servicekit.amqp_url import hosts, shown
+from towpath.servicekit.runtime.amqp_url import hosts, shown
 
 
 def test_each_host_has_all_but_the_others() -> None:
@@ -14,7 +14,7 @@ def test_each_host_has_all_but_the_others() -> None:
     ]
 
 
-def test_a_single_host_is_what_it_was() -> None:
+def test_a_single_host_is_unchanged() -> None:
     assert hosts("amqp://ana:secret@broker:5672/") == [URL("amqp://ana:secret@broker:5672/")]
     assert hosts("memory://") == [URL("memory://")]
 
@@ -43,5 +43,5 @@ def test_what_is_wrong_is_said_and_where(url: str, problem: str) -> None:
         hosts(url)
 
 
-def test_nobody_sees_user_password_and_options() -> None:
+def test_user_password_and_options_are_hidden() -> None:
     assert shown(URL("amqp://ana:secret@one:5672/v?password=secret")) == "amqp://one:5672/v"

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from towpath.protocol.envelope import parse
-from towpath.servicekit.database import Database, forget
-from towpath.servicekit.replays import replay
-from towpath.servicekit.streams import Replay, Streams, StreamTables, read_heads
+from towpath.servicekit.storage.database import Database, forget
+from towpath.servicekit.storage.replays import replay
+from towpath.servicekit.storage.streams import Replay, Streams, StreamTables, read_heads
 
 METADATA: Final = sa.MetaData()
 TABLES: Final = StreamTables.define(METADATA, "test")
@@ -24,7 +24,7 @@ PLENTY: Final = 1024 * 1024
 MIGRATION: Final = """
 import sqlalchemy as sa
 from alembic import op
-from towpath.servicekit.streams import StreamTables
+from towpath.servicekit.storage.streams import StreamTables
 revision, down_revision = "1", None
 def upgrade():
     metadata = sa.MetaData()
@@ -40,7 +40,7 @@ async def replicas(database_url: str, tmp_path: Path) -> AsyncIterator[list[Data
     (folder / "versions").mkdir(parents=True)
     (folder / "env.py").write_text(
         "import sqlalchemy as sa\n"
-        "from towpath.servicekit.migrations import run_migrations\n"
+        "from towpath.servicekit.storage.migrations import run_migrations\n"
         "run_migrations(sa.MetaData())\n"
     )
     (folder / "versions" / "1.py").write_text(MIGRATION)
@@ -78,7 +78,7 @@ async def seqs(database: Database) -> dict[str, list[int]]:
     return found
 
 
-async def test_numbers_grow_by_one_whoever_appends(replicas: list[Database]) -> None:
+async def test_numbers_grow_by_one_for_concurrent_appenders(replicas: list[Database]) -> None:
     chance = random.Random(7)
     units = [chance.choices(NAMES, k=chance.randint(1, 6)) for _ in range(60)]
     expected = {name: sum(unit.count(name) for unit in units) for name in NAMES}
@@ -106,7 +106,7 @@ async def test_what_is_undone_leaves_no_hole(replicas: list[Database]) -> None:
     assert await seqs(replicas[0]) == {NAMES[0]: list(range(1, 13))}
 
 
-async def test_who_reads_meanwhile_sees_a_stream_without_holes(replicas: list[Database]) -> None:
+async def test_concurrent_readers_see_a_stream_without_gaps(replicas: list[Database]) -> None:
     done = asyncio.Event()
 
     async def look(database: Database) -> int:
@@ -144,9 +144,7 @@ steps = st.lists(
 
 @given(steps)
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-async def test_a_replay_is_what_a_list_of_all_entries_would_give(
-    replicas: list[Database], steps: list[Any]
-) -> None:
+async def test_a_replay_equals_the_list_of_all_entries(replicas: list[Database], steps: list[Any]) -> None:
     database = replicas[0]
     heads: dict[str, int] = {}
     kept: list[tuple[str, int]] = []  # oldest first

@@ -20,7 +20,6 @@ from towpath.servicekit.broker.interface import (
     BrokerError,
     BrokerState,
     BrokerUnavailable,
-    Browsing,
     Delivery,
     Exchange,
     ExchangeType,
@@ -30,6 +29,7 @@ from towpath.servicekit.broker.interface import (
     PublishRefused,
     PublishUnconfirmed,
     Queue,
+    QueueBrowser,
     Subscription,
     Topology,
     TopologyMismatch,
@@ -265,7 +265,7 @@ async def test_the_default_exchange_routes_by_queue_name(broker: Broker) -> None
     assert await drain(broker, second) == ["hello"]
 
 
-async def test_a_delivery_says_what_it_carries_and_where_it_came_from(broker: Broker) -> None:
+async def test_a_delivery_has_its_body_headers_and_origin(broker: Broker) -> None:
     await broker.declare(bound(WORK))
     headers: dict[str, HeaderValue] = {"traceparent": "00-ab-cd-01", "x-attempt": 3, "x-last": True}
     message = Message(body=b'{"a":[1,2]}', type="work", app_id="tests", headers=headers)
@@ -279,13 +279,13 @@ async def test_a_delivery_says_what_it_carries_and_where_it_came_from(broker: Br
     assert not delivery.redelivered
 
 
-async def test_a_message_that_nobody_wants_is_confirmed_and_forgotten(broker: Broker) -> None:
+async def test_an_unroutable_message_is_confirmed_and_dropped(broker: Broker) -> None:
     await broker.declare(bound(WORK))
     await broker.publish(TOPICS.name, "play", a_message())
     assert await drain(broker, WORK) == []
 
 
-async def test_a_mandatory_message_that_nobody_wants_is_unroutable(broker: Broker) -> None:
+async def test_a_mandatory_message_without_a_bound_queue_is_unroutable(broker: Broker) -> None:
     await broker.declare(bound(WORK))
     with pytest.raises(Unroutable, match="play"):
         await broker.publish(TOPICS.name, "play", a_message(), mandatory=True)
@@ -313,7 +313,7 @@ async def test_publishing_to_an_unknown_exchange_is_an_error_that_names_it(broke
     assert await drain(broker, WORK) == ["found"]
 
 
-async def test_publishing_to_an_unknown_exchange_fails_nobody_else(broker: Broker) -> None:
+async def test_publishing_to_an_unknown_exchange_does_not_affect_other_publishes(broker: Broker) -> None:
     await broker.declare(bound(WORK))
     exchanges = ["nowhere" if n % 3 == 0 else TOPICS.name for n in range(30)]
     outcomes = await asyncio.gather(
@@ -327,7 +327,7 @@ async def test_publishing_to_an_unknown_exchange_fails_nobody_else(broker: Broke
 # Confirms
 
 
-async def test_a_confirmed_message_waits_for_whoever_comes_later(server: BrokerUnderTest) -> None:
+async def test_a_confirmed_message_waits_for_a_later_consumer(server: BrokerUnderTest) -> None:
     async with connected(server, "publisher") as publisher:
         await publisher.declare(bound(WORK))
         await publish_all(publisher, WORK, "one", "two")
@@ -400,7 +400,9 @@ async def test_a_requeued_delivery_comes_again_at_once(broker: Broker) -> None:
 # Subscriptions
 
 
-async def test_one_subscription_serves_several_queues_and_tells_them_apart(broker: Broker) -> None:
+async def test_one_subscription_serves_several_queues_and_names_the_queue_of_each_delivery(
+    broker: Broker,
+) -> None:
     queues = [Queue(name=f"q{n}") for n in range(3)]
     await broker.declare(Topology(queues=queues))
     async with broker.subscribe(*queues, prefetch=5) as subscription:
@@ -412,7 +414,7 @@ async def test_one_subscription_serves_several_queues_and_tells_them_apart(broke
         assert bodies(arrived) == [f"{queue.name} one", f"{queue.name} two"]
 
 
-async def test_the_prefetch_bounds_what_is_in_hand(broker: Broker, other: Broker) -> None:
+async def test_the_prefetch_bounds_unsettled_deliveries(broker: Broker, other: Broker) -> None:
     await broker.declare(bound(WORK))
     async with broker.subscribe(WORK, prefetch=2) as full, other.subscribe(WORK, prefetch=2) as helper:
         await publish_all(broker, WORK, "one", "two", "three", "four", "five", "six")
@@ -450,7 +452,7 @@ async def test_what_has_arrived_can_be_taken_without_waiting(broker: Broker) -> 
         assert subscription.take_waiting(10) == []
 
 
-async def test_leaving_a_subscription_gives_back_what_is_not_settled(broker: Broker) -> None:
+async def test_leaving_a_subscription_requeues_unsettled_deliveries(broker: Broker) -> None:
     await broker.declare(bound(WORK))
     async with broker.subscribe(WORK, prefetch=10) as subscription:
         await publish_all(broker, WORK, "one", "two", "three")
@@ -692,7 +694,7 @@ async def publish_push(broker: Broker, *names: str) -> None:
         await broker.publish(TOPICS.name, "push.x", message, mandatory=True)
 
 
-async def test_an_inbox_gets_what_it_is_bound_to(broker: Broker) -> None:
+async def test_an_inbox_gets_messages_of_its_bindings(broker: Broker) -> None:
     await broker.declare(bound())
     async with broker.subscribe(an_inbox(), prefetch=10) as subscription:
         await publish_push(broker, "one", "two")
@@ -753,7 +755,7 @@ async def test_an_inbox_over_its_bytes_drops_the_oldest(broker: Broker) -> None:
     assert bodies(taken) == big[1:]
 
 
-async def test_an_inbox_drops_what_is_too_old(broker: Broker) -> None:
+async def test_an_inbox_drops_expired_messages(broker: Broker) -> None:
     clock = Queue(name="clock", message_ttl_ms=250, dead_letter_exchange=GRAVES.name)
     await broker.declare(bound(clock, DEAD))
     async with (
@@ -872,7 +874,7 @@ async def test_a_fresh_inbox_delivers_nothing_before_the_callbacks_of_the_rebuil
         publishing.cancel()
 
 
-async def test_an_inbox_made_anew_is_bound_as_it_was_declared(broker: Broker, other: Broker) -> None:
+async def test_a_recreated_inbox_has_its_declared_bindings(broker: Broker, other: Broker) -> None:
     rebuilt = asyncio.Event()
     broker.on_rebuilt(rebuilt.set)
     await broker.declare(bound())
@@ -1094,7 +1096,7 @@ async def test_a_broker_that_comes_back_has_lost_nothing_durable(
     assert [delivery.redelivered for delivery in taken[:2]] == [True, True]
 
 
-async def test_an_inbox_is_made_anew_and_empty_when_the_broker_comes_back(
+async def test_an_inbox_is_recreated_empty_when_the_broker_comes_back(
     server: BrokerUnderTest, broker: Broker
 ) -> None:
     rebuilt = asyncio.Event()
@@ -1115,7 +1117,7 @@ async def test_an_inbox_is_made_anew_and_empty_when_the_broker_comes_back(
     assert delivery.queue == "inbox"
 
 
-async def test_a_link_that_is_given_up_is_made_anew_with_fresh_inboxes(broker: Broker, other: Broker) -> None:
+async def test_a_dropped_link_is_rebuilt_with_new_inboxes(broker: Broker, other: Broker) -> None:
     rebuilt = asyncio.Event()
     broker.on_rebuilt(rebuilt.set)
     await broker.declare(bound(WORK))
@@ -1163,7 +1165,7 @@ async def test_a_broker_can_be_closed_while_it_is_away(server: BrokerUnderTest) 
     await server.start()
 
 
-# Browsing
+# QueueBrowser
 
 PARKED: Final = Queue(name="test.parked", delivery_limit=1_000_000)
 
@@ -1174,12 +1176,12 @@ async def seen(broker: Broker, limit: int = 1000) -> list[str]:
         return bodies([delivery async for delivery in first(parked, limit)])
 
 
-async def look_for_ever(parked: Browsing) -> None:
+async def look_for_ever(parked: QueueBrowser) -> None:
     while True:
         await anext(parked)
 
 
-async def first(parked: Browsing, limit: int) -> AsyncIterator[Delivery]:
+async def first(parked: QueueBrowser, limit: int) -> AsyncIterator[Delivery]:
     for _ in range(limit):
         try:
             yield await anext(parked)
@@ -1187,7 +1189,9 @@ async def first(parked: Browsing, limit: int) -> AsyncIterator[Delivery]:
             return
 
 
-async def test_who_browses_sees_all_in_order_and_changes_nothing(broker: Broker, other: Broker) -> None:
+async def test_browsing_shows_all_messages_in_order_and_changes_nothing(
+    broker: Broker, other: Broker
+) -> None:
     await broker.declare(bound(PARKED))
     await publish_all(broker, PARKED, "one", "two", "three")
     assert await seen(broker, 2) == ["one", "two"]
@@ -1196,7 +1200,7 @@ async def test_who_browses_sees_all_in_order_and_changes_nothing(broker: Broker,
     assert await drain(broker, PARKED) == ["one", "two", "three"]
 
 
-async def test_browsing_tells_how_much_waited_and_ends_with_it(broker: Broker) -> None:
+async def test_browsing_reports_the_queue_length_and_ends_there(broker: Broker) -> None:
     await broker.declare(bound(PARKED))
     await publish_all(broker, PARKED, "one", "two")
     async with asyncio.timeout(PATIENCE), broker.browse(PARKED.name) as parked:

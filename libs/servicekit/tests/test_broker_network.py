@@ -16,7 +16,6 @@ from pamqp.base import Frame
 from pamqp.frame import marshal
 from structlog.testing import capture_logs
 
-from towpath.servicekit.broker.deafness import Lost
 from towpath.servicekit.broker.interface import (
     Binding,
     BrokerBlocked,
@@ -25,6 +24,7 @@ from towpath.servicekit.broker.interface import (
     BrokerState,
     Exchange,
     Inbox,
+    Lost,
     Message,
     PublishRefused,
     PublishUnconfirmed,
@@ -305,7 +305,7 @@ async def blocked(rabbitmq: Rabbit, broker: RabbitBroker) -> list[BaseException 
     )
 
 
-async def test_who_is_in_flight_at_an_alarm_is_told_soon_that_nobody_knows(
+async def test_publishes_in_flight_at_an_alarm_are_unconfirmed_soon(
     rabbitmq: Rabbit, broker: RabbitBroker
 ) -> None:
     await broker.publish("", WORK.name, HELLO)
@@ -510,11 +510,11 @@ async def test_a_queue_deleted_under_its_consumer_is_there_again_and_the_link_st
     assert found == [Lost.QUEUE]
 
 
-async def test_a_proved_binding_that_somebody_removed_is_found(
+async def test_a_deleted_verified_binding_is_found(
     broker: RabbitBroker, admin: aio_pika.abc.AbstractChannel
 ) -> None:
     proved = Binding(TOPICS.name, "proof")
-    await broker.declare(Topology([], [Queue(name="test.proved", bindings=[proved], proved=[proved])]))
+    await broker.declare(Topology([], [Queue(name="test.proved", bindings=[proved], verified=[proved])]))
     found = found_by(broker)
     queue = await admin.get_queue("test.proved", ensure=False)
     await queue.unbind(TOPICS.name, "proof")
@@ -529,7 +529,7 @@ async def test_a_proved_binding_that_somebody_removed_is_found(
     await eventually(is_bound)
 
 
-async def test_a_consumer_that_its_queue_forgot_is_found_and_made_anew(
+async def test_a_consumer_lost_by_its_queue_is_found_and_recreated(
     rabbitmq: Rabbit, rabbitmq_node: RabbitControl, broker: RabbitBroker
 ) -> None:
     found = found_by(broker)
@@ -545,7 +545,7 @@ async def test_a_consumer_that_its_queue_forgot_is_found_and_made_anew(
         await arrives(broker, subscription, "work.again")
 
 
-async def test_a_binding_that_somebody_removed_is_there_again(
+async def test_a_deleted_binding_is_restored(
     broker: RabbitBroker, admin: aio_pika.abc.AbstractChannel
 ) -> None:
     async with broker.subscribe(WORK, prefetch=10) as subscription:
@@ -554,7 +554,7 @@ async def test_a_binding_that_somebody_removed_is_there_again(
         await arrives(broker, subscription, "work.again")
 
 
-async def test_an_inbox_deleted_by_the_broker_is_made_anew(
+async def test_an_inbox_deleted_by_the_broker_is_recreated(
     rabbitmq: Rabbit, rabbitmq_node: RabbitControl, broker: RabbitBroker
 ) -> None:
     rebuilt = Rebuilt(broker)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towpath.servicekit.buckets import Bucket, Buckets, Rate
+from towpath.servicekit.runtime.buckets import Bucket, Buckets, Rate
 
 STEPS = st.lists(st.tuples(st.floats(0, 5), st.floats(0.1, 20)), max_size=60)
 

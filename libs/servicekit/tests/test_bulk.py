@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from towpath.servicekit import bulk
+from towpath.servicekit.storage import bulk
 from towpath.testkit.dispatching import counted_statements
 
 METADATA: Final = sa.MetaData()
@@ -19,7 +19,7 @@ PEOPLE: Final = sa.Table(
     sa.Column("name", sa.String(20), primary_key=True),
     sa.Column("note", sa.Text),
     sa.Column("age", sa.BigInteger),
-    sa.Column("is_here", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("is_connected", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 
 
@@ -35,7 +35,7 @@ async def connection(database_url: str) -> AsyncIterator[AsyncConnection]:
 
 
 def a_person(number: int, **more: Any) -> dict[str, Any]:
-    return {"city": "Ulm", "name": f"p{number}", "note": None, "age": number, "is_here": True} | more
+    return {"city": "Ulm", "name": f"p{number}", "note": None, "age": number, "is_connected": True} | more
 
 
 async def people(connection: AsyncConnection) -> list[tuple[Any, ...]]:
@@ -45,7 +45,7 @@ async def people(connection: AsyncConnection) -> list[tuple[Any, ...]]:
 
 async def test_rows_are_there_as_they_were_given(connection: AsyncConnection) -> None:
     odd = "ü, {\"curly\"} 'quoted' \\ NULL"
-    rows = [a_person(1, note=odd), a_person(2, is_here=False), a_person(2**40)]
+    rows = [a_person(1, note=odd), a_person(2, is_connected=False), a_person(2**40)]
     await bulk.insert(connection, PEOPLE, rows)
     assert await people(connection) == [
         ("Ulm", "p1", odd, 1, True),
@@ -59,7 +59,7 @@ async def test_columns_that_are_not_named_get_their_default(connection: AsyncCon
     assert await people(connection) == [("Ulm", "ana", None, 1, False)]
 
 
-async def test_only_what_is_named_is_changed_and_only_where_the_whole_key_is_right(
+async def test_only_named_columns_change_and_only_for_the_whole_key(
     connection: AsyncConnection,
 ) -> None:
     await bulk.insert(connection, PEOPLE, [a_person(n, note="old") for n in range(4)])

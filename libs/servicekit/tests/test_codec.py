@@ -49,13 +49,13 @@ def decoded(payload: bytes, kind: int = 2) -> Any:
         (properties(headers=b"\xff\xff\xff\xff"), "headers"),
     ],
 )
-def test_a_header_that_pamqp_cannot_decode_says_what_is_wrong(raw: bytes, what: str) -> None:
+def test_an_undecodable_header_is_replaced_by_the_reason(raw: bytes, what: str) -> None:
     safe = decoded(safe_header(header(raw)))
     assert what in safe.properties.headers[UNDECODABLE]
     assert safe.body_size == 7
 
 
-def test_what_can_be_decoded_is_kept_beside_what_cannot() -> None:
+def test_decodable_headers_are_kept_beside_undecodable_ones() -> None:
     good, bad = b"S\x00\x00\x00\x0corders.event", b"T" + NANOSECONDS
     raw = properties(
         headers=table({b"x-first-death-queue": good, b"at": bad}),

@@ -18,7 +18,7 @@ from towpath.servicekit.broker.interface import (
     Topology,
 )
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.consumer import Consumer, Dispatch
+from towpath.servicekit.messaging.consumer import Consumer, Dispatch
 from towpath.testkit.eventually import eventually
 
 PATIENCE: Final = 30.0
@@ -133,7 +133,7 @@ async def test_a_unit_is_bounded_in_bytes_but_holds_one_delivery_at_least(broker
     assert hands.units == [["x" * 100], ["a", "b", "c"], ["d", "e", "f"], ["g"]]
 
 
-async def test_it_tells_when_deliveries_flow(broker: Broker) -> None:
+async def test_running_is_called_when_deliveries_flow(broker: Broker) -> None:
     stop, running = asyncio.Event(), asyncio.Event()
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
         tasks.create_task(a_consumer(broker, Hands().dispatch).run(stop, running=running.set))
@@ -236,7 +236,7 @@ async def test_units_that_wait_for_their_confirms_are_waited_for(broker: Broker)
     assert await left_in(broker) == []
 
 
-async def test_being_cancelled_waits_for_nobody_and_gives_all_back(broker: Broker) -> None:
+async def test_cancellation_waits_for_no_work_and_requeues_all(broker: Broker) -> None:
     hands, stop = Hands(at_once=False), asyncio.Event()
     await publish(broker, *range(3))
     consuming = asyncio.create_task(a_consumer(broker, hands.dispatch).run(stop))
@@ -307,7 +307,7 @@ class Readers:
         return True
 
 
-async def test_on_stop_heavy_reads_finish_before_what_is_in_hand_is_given_back(broker: Broker) -> None:
+async def test_on_stop_heavy_reads_finish_before_unsettled_deliveries_are_requeued(broker: Broker) -> None:
     readers, stop = Readers(), asyncio.Event()
     held: list[Delivery] = []
 

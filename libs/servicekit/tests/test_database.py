@@ -13,16 +13,16 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from structlog.testing import capture_logs
 
-from towpath.servicekit.database import Database, lacks_something
-from towpath.servicekit.settings import BadSetting
-from towpath.servicekit.writability import MEMORY, Writability
+from towpath.servicekit.runtime.settings import BadSetting
+from towpath.servicekit.storage.database import Database, lacks_something
+from towpath.servicekit.storage.writability import MEMORY, Writability
 from towpath.testkit.eventually import eventually
 from towpath.testkit.postgres import Postgres
 
 COUNTERS: Final = sa.table("counters", sa.column("name"), sa.column("value"))
 ENVIRONMENT: Final = """
 import sqlalchemy as sa
-from towpath.servicekit.migrations import run_migrations
+from towpath.servicekit.storage.migrations import run_migrations
 run_migrations(sa.MetaData())
 """
 REVISION: Final = """
@@ -196,8 +196,8 @@ async def test_its_folder_is_made(tmp_path: Path, migrations: Path) -> None:
 
 async def test_a_server_that_cannot_be_used_is_a_bad_setting(postgres: Postgres, migrations: Path) -> None:
     assert "does not exist" in await refusal(postgres.url("nowhere"), migrations)
-    in_words = f"postgresql+asyncpg:///nowhere?host={postgres.host}&user=postgres&password=hunter2"
-    assert "nowhere" in await refusal(in_words, migrations)
+    describe_error = f"postgresql+asyncpg:///nowhere?host={postgres.host}&user=postgres&password=hunter2"
+    assert "nowhere" in await refusal(describe_error, migrations)
 
 
 async def test_a_server_that_is_away_at_the_start_is_waited_for(
@@ -355,7 +355,7 @@ async def test_work_that_meets_a_read_only_database_waits_for_it(database: Datab
 
     with pytest.raises(sa.exc.DBAPIError) as failed:
         await write()
-    assert await database.is_to_blame(failed.value)
+    assert await database.is_database_failure(failed.value)
     assert not database.writability.is_writable
 
 
@@ -411,7 +411,7 @@ async def test_a_mistake_in_a_statement_says_nothing_of_the_database(database: D
     assert database.writability.is_writable
 
 
-async def test_connections_that_broke_are_made_anew(postgres_url: str, migrations: Path) -> None:
+async def test_broken_connections_are_replaced(postgres_url: str, migrations: Path) -> None:
     others = sa.text(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -427,7 +427,7 @@ async def test_connections_that_broke_are_made_anew(postgres_url: str, migration
         assert await database.answers()
 
 
-async def test_a_database_that_lets_nobody_in_does_not_answer(
+async def test_a_database_that_refuses_logins_does_not_answer(
     postgres: Postgres, postgres_url: str, migrations: Path
 ) -> None:
     name = sa.make_url(postgres_url).database
@@ -460,7 +460,7 @@ async def test_a_full_disk_is_trouble_of_the_database_though_it_answers(
         with pytest.raises(sa.exc.OperationalError, match="full") as full:
             await fill()
         assert await database.answers()
-        assert await database.is_to_blame(full.value)
+        assert await database.is_database_failure(full.value)
 
 
 async def test_a_statement_that_breaks_a_constraint_is_not(database: Database) -> None:
@@ -468,7 +468,7 @@ async def test_a_statement_that_breaks_a_constraint_is_not(database: Database) -
     with pytest.raises(sa.exc.IntegrityError) as twice:
         async with database.transaction() as connection:
             await connection.execute(COUNTERS.insert(), [row, row])
-    assert not await database.is_to_blame(twice.value)
+    assert not await database.is_database_failure(twice.value)
 
 
 async def test_a_server_that_is_shut_down_amid_a_statement_is_trouble(

@@ -23,14 +23,14 @@ from towpath.servicekit.broker.interface import (
     Subscription,
 )
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.dispatcher import Dispatcher, Settling
-from towpath.servicekit.failures import Failures
-from towpath.servicekit.outcome import Outcome, to_everyone, to_group, to_user
-from towpath.servicekit.publisher import Publisher
-from towpath.servicekit.requests import Handler
+from towpath.servicekit.handling.dispatcher import Completion, Dispatcher
+from towpath.servicekit.handling.outcome import Outcome, to_everyone, to_group, to_user
+from towpath.servicekit.handling.requests import Handler
+from towpath.servicekit.messaging.dead_letters import Failures
+from towpath.servicekit.messaging.publisher import Publisher
+from towpath.servicekit.runtime.settings import ServiceSettings
+from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.service import Service, topology, work_queues
-from towpath.servicekit.settings import ServiceSettings
-from towpath.servicekit.telemetry import Telemetry
 from towpath.testkit.dispatching import GATEWAY, Incoming, ServiceUnderTest, a_command, an_event
 
 PATIENCE: Final = 30.0
@@ -52,7 +52,7 @@ def announce(request: Say, session: Session, _: None) -> Outcome:
     said = make("echo.said", {"text": request.text})
     return Outcome(
         answer=Say(text=request.text),
-        tell=[to_user(session.user_id, said), to_group("chat:lobby", said), to_everyone(said)],
+        pushes=[to_user(session.user_id, said), to_group("chat:lobby", said), to_everyone(said)],
         events=[said],
         subscribe=["chat:lobby"],
     )
@@ -106,7 +106,7 @@ def hear(event: Say, _: None) -> Outcome:
         raise ZeroDivisionError
     if event.text == "refuse":
         raise Conflict("It does not hear that.")
-    return Outcome(tell=[to_everyone(make("echo.heard", {"text": event.text}))])
+    return Outcome(pushes=[to_everyone(make("echo.heard", {"text": event.text}))])
 
 
 ECHO: Final[Service[Any]] = Service(
@@ -151,13 +151,13 @@ async def test_answers_come_in_the_order_of_the_requests(service: ServiceUnderTe
     assert [parse(bytes(item.envelope)).data["text"] for item in told] == [str(n) for n in range(20)]
 
 
-async def test_a_command_whose_handler_says_nothing_is_answered_empty(service: ServiceUnderTest) -> None:
+async def test_a_command_without_an_answer_is_answered_empty(service: ServiceUnderTest) -> None:
     await service.dispatch(a_command("echo.silent", msg_id="m-1", text="hush"))
     answer = service.answer("m-1")
     assert (answer.action, answer.data) == ("echo.silent.ok", {})
 
 
-async def test_what_follows_is_told_to_whom_it_concerns(service: ServiceUnderTest) -> None:
+async def test_answers_pushes_and_events_are_published_to_their_receivers(service: ServiceUnderTest) -> None:
     await service.dispatch(a_command("echo.announce", by="ana", msg_id="m-1", text="ahoy"))
     for key in ("user.ana", "group.chat:lobby", EVERYONE):
         [push] = service.pushes(key)
@@ -193,7 +193,7 @@ async def test_a_scope_that_does_not_name_the_domain_is_forbidden(service: Servi
     assert service.error("m-1") == ErrorCode.FORBIDDEN
 
 
-async def test_what_the_domain_refuses_is_told_with_its_code_and_details(service: ServiceUnderTest) -> None:
+async def test_a_domain_error_is_answered_with_its_code_and_details(service: ServiceUnderTest) -> None:
     await service.dispatch(a_command("echo.say", msg_id="m-1", text="refuse"))
     data = service.answer("m-1").data
     assert (data["code"], data["message"]) == ("conflict", "It does not say that.")
@@ -324,7 +324,7 @@ async def test_the_services_own_events_are_not_handled_when_they_come_round(
     assert service.pushes() == []
 
 
-# Settling
+# Completion
 
 
 class Desk:
@@ -347,7 +347,7 @@ class Desk:
         async with asyncio.timeout(PATIENCE):
             return await anext(self._work)
 
-    async def dispatch(self, *deliveries: Delivery) -> Settling:
+    async def dispatch(self, *deliveries: Delivery) -> Completion:
         async with asyncio.timeout(PATIENCE):
             return await self._dispatcher.dispatch(deliveries)
 
@@ -413,7 +413,7 @@ async def test_a_delivery_is_settled_once_the_broker_has_the_answer(hub: MemoryH
         await settling
 
 
-async def test_what_could_not_be_told_is_told_again_when_the_broker_is_back(
+async def test_unconfirmed_messages_are_published_again_when_the_broker_is_back(
     hub: MemoryHub, desk: Desk
 ) -> None:
     delivery = await desk.receive(a_command("echo.say", msg_id="m-1", text="ahoy"))
@@ -461,7 +461,7 @@ class Fragile(Say):
 def knocked(event: Say, _: None) -> Outcome:
     if event.text == "crash":
         os._exit(3)
-    return Outcome(tell=[to_everyone(make("brittle.heard", {"text": event.text}))])
+    return Outcome(pushes=[to_everyone(make("brittle.heard", {"text": event.text}))])
 
 
 BRITTLE: Final[Service[Any]] = Service(
@@ -511,7 +511,7 @@ async def test_an_action_that_ended_a_program_is_tried_first_from_then_on(brittl
     assert brittle.answer("m-3").data["text"] == "well"
 
 
-async def test_a_validator_that_raises_what_nobody_foresaw_parks_its_item_alone(
+async def test_an_unexpected_error_of_a_validator_parks_only_its_item(
     brittle: ServiceUnderTest,
 ) -> None:
     await brittle.dispatch(
@@ -533,7 +533,9 @@ async def test_what_came_back_too_often_is_put_off_unhandled(desk: Desk) -> None
     delivery = await desk.receive(a_command("echo.say", msg_id="m-1", text="ahoy"))
     delivery = await returned(desk, delivery, 5)
     await (await desk.dispatch(delivery))
-    assert await desk.waits("echo.retry.5s") == ["DiedInHand: it came back 5 times without being settled"]
+    assert await desk.waits("echo.retry.5s") == [
+        "RepeatedlyUnsettled: it came back 5 times without being settled"
+    ]
 
 
 async def test_what_came_back_too_often_for_the_last_time_is_parked_and_answered(desk: Desk) -> None:

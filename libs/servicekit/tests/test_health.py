@@ -9,9 +9,9 @@ from typing import Final
 import aiohttp
 import pytest
 
-from towpath.servicekit.health import Health, serve_admin
-from towpath.servicekit.settings import BadSetting
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.runtime.health import Health, serve_admin
+from towpath.servicekit.runtime.settings import BadSetting
+from towpath.servicekit.runtime.telemetry import Telemetry
 
 HOST: Final = "127.0.0.1"
 

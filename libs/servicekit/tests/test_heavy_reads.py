@@ -13,12 +13,12 @@ from towpath.protocol.messages import Session, encode, join_batch, wrap_command
 from towpath.protocol.routes import command_queue
 from towpath.servicekit.broker.interface import Broker, Delivery, Message, Queue, Subscription, Topology
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.departures import Departures
-from towpath.servicekit.heavy_reads import Bounds, HeavyReads, Taken
-from towpath.servicekit.outcome import Outcome
-from towpath.servicekit.requests import Handler, Request, read
-from towpath.servicekit.telemetry import Telemetry
-from towpath.servicekit.telling import SharedAck
+from towpath.servicekit.handling.heavy_reads import Bounds, HeavyReads, RoundCost
+from towpath.servicekit.handling.outcome import Outcome
+from towpath.servicekit.handling.publishing import SharedAck
+from towpath.servicekit.handling.requests import Handler, Request, read
+from towpath.servicekit.messaging.ended_connections import EndedConnections
+from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.eventually import eventually
 
 QUEUES: Final = [Queue(name=command_queue("shelves", number)) for number in range(2)]
@@ -48,14 +48,14 @@ class Rounds:
         self.seconds = 0.0
         self.error: Exception | None = None
 
-    async def run(self, reads: Sequence[Request]) -> Taken:
+    async def run(self, reads: Sequence[Request]) -> RoundCost:
         if self.error is not None:
             raise self.error
         self.begun.append([request.envelope.msg_id for request in reads])
         for request in reads:
             if (event := self.let.get(request.session.user_id if request.session else "")) is not None:
                 await event.wait()
-        return Taken(self.seconds * len(reads), 0)
+        return RoundCost(self.seconds * len(reads), 0)
 
     @property
     def ids(self) -> list[str]:
@@ -137,7 +137,7 @@ async def test_a_slow_read_of_one_user_does_not_hold_up_the_others(desk: Desk, t
     assert rounds.ids[-1] == "e-2"
 
 
-async def test_rounds_are_as_large_as_what_the_action_took_allows(desk: Desk, telemetry: Telemetry) -> None:
+async def test_the_size_of_rounds_follows_the_cost_of_the_action(desk: Desk, telemetry: Telemetry) -> None:
     rounds = Rounds()
     rounds.seconds = 1.0
     reads = a_scheduler(rounds, telemetry)
@@ -234,8 +234,8 @@ async def test_what_comes_after_a_heavy_read_of_its_sender_waits_behind_it(
 async def test_a_change_has_its_effect_though_its_connection_is_gone(
     desk: Desk, telemetry: Telemetry
 ) -> None:
-    rounds, departures = Rounds(), Departures()
-    reads = HeavyReads(rounds.run, Bounds(), departures.is_here, telemetry)
+    rounds, departures = Rounds(), EndedConnections()
+    reads = HeavyReads(rounds.run, Bounds(), departures.is_connected, telemetry)
     await put(reads, desk, ("ana", "a-1"))
     change, ack = await desk.read("ana", "a-2", action="shelf.put")
     assert reads.admit(change)
@@ -247,8 +247,8 @@ async def test_a_change_has_its_effect_though_its_connection_is_gone(
 
 
 async def test_nothing_is_run_for_a_connection_that_is_gone(desk: Desk, telemetry: Telemetry) -> None:
-    rounds, departures = Rounds(), Departures()
-    reads = HeavyReads(rounds.run, Bounds(), departures.is_here, telemetry)
+    rounds, departures = Rounds(), EndedConnections()
+    reads = HeavyReads(rounds.run, Bounds(), departures.is_connected, telemetry)
     await put(reads, desk, ("eve", "e-1"), ("eve", "e-2"), ("ana", "a-1"))
     departures.ended("c-eve")
     async with running(reads):
@@ -257,7 +257,7 @@ async def test_nothing_is_run_for_a_connection_that_is_gone(desk: Desk, telemetr
     assert b"heavy_reads_gone_total 2.0" in telemetry.exposition()
 
 
-async def test_an_error_that_nobody_expected_ends_it(desk: Desk, telemetry: Telemetry) -> None:
+async def test_an_unexpected_error_ends_it(desk: Desk, telemetry: Telemetry) -> None:
     rounds = Rounds()
     rounds.error = ZeroDivisionError()
     reads = a_scheduler(rounds, telemetry)

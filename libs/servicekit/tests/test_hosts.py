@@ -56,7 +56,7 @@ def test_the_longest_wait_grows_to_the_most_in_minutes() -> None:
     assert hosts(reconnect_max=0.5).longest_wait(99, 3600) == 0.5
 
 
-def test_those_who_wait_together_come_back_spread() -> None:
+def test_programs_that_wait_together_reconnect_spread() -> None:
     waits = sorted(
         hosts(THREE[:1], seed=seed).failed(THREE[0], refused=False, outage=360) for seed in range(300)
     )

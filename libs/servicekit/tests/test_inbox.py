@@ -12,9 +12,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from towpath.protocol.envelope import make
-from towpath.servicekit.database import forget
-from towpath.servicekit.inbox import Key, find, inbox_table, store
-from towpath.servicekit.outcome import Outgoing, Settled
+from towpath.servicekit.messaging.publication import Publication
+from towpath.servicekit.storage.database import forget
+from towpath.servicekit.storage.inbox import Key, find, inbox_table, store
+from towpath.servicekit.storage.stored_outcome import StoredOutcome
 
 METADATA: Final = sa.MetaData()
 INBOX: Final = inbox_table(METADATA, "test")
@@ -26,9 +27,9 @@ envelopes = st.dictionaries(names, names, max_size=2).map(
     lambda data: msgspec.Raw(make("order.updated", data).to_json())
 )
 outcomes = st.builds(
-    Settled,
+    StoredOutcome,
     answer=envelopes,
-    outgoing=st.lists(st.builds(Outgoing, names, names, envelopes), max_size=2),
+    outgoing=st.lists(st.builds(Publication, names, names, envelopes), max_size=2),
     subscribe=st.lists(names, max_size=2),
     unsubscribe=st.lists(names, max_size=2),
     replay=st.dictionaries(names, st.integers(0, 2**63 - 1), max_size=2),
@@ -59,8 +60,8 @@ async def connection(database_url: str) -> AsyncIterator[AsyncConnection]:
     await engine.dispose()
 
 
-def an_outcome(text: str = "done") -> Settled:
-    return Settled(answer=msgspec.Raw(make("order.submit.ok", {"text": text}).to_json()))
+def an_outcome(text: str = "done") -> StoredOutcome:
+    return StoredOutcome(answer=msgspec.Raw(make("order.submit.ok", {"text": text}).to_json()))
 
 
 @given(
@@ -68,7 +69,7 @@ def an_outcome(text: str = "done") -> Settled:
 )
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 async def test_what_is_stored_is_found_as_it_was_and_nothing_else(
-    connection: AsyncConnection, stored: dict[Key, Settled], others: set[Key]
+    connection: AsyncConnection, stored: dict[Key, StoredOutcome], others: set[Key]
 ) -> None:
     await connection.execute(INBOX.delete())
     await store(connection, INBOX, stored)
@@ -80,7 +81,7 @@ async def test_what_is_stored_is_found_as_it_was_and_nothing_else(
 
 
 async def test_an_outcome_without_an_answer_is_kept_like_any_other(connection: AsyncConnection) -> None:
-    await store(connection, INBOX, {("event:backend", "m-1"): Settled(subscribe=["chat:lobby"])})
+    await store(connection, INBOX, {("event:backend", "m-1"): StoredOutcome(subscribe=["chat:lobby"])})
     found = await find(connection, INBOX, [("event:backend", "m-1")])
     assert not found["event:backend", "m-1"].answer
     assert found["event:backend", "m-1"].subscribe == ["chat:lobby"]

@@ -8,7 +8,7 @@ import pytest
 
 from towpath.servicekit.broker.interface import Broker, Delivery, Message, Queue, Topology
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.intake import Intake
+from towpath.servicekit.messaging.intake import Intake
 from towpath.testkit.eventually import eventually
 
 PATIENCE: Final = 20.0
@@ -62,7 +62,7 @@ async def test_queues_are_taken_from_in_turns(broker: Broker, intake: Intake) ->
     assert "10" in bodies(intake.take_waiting(1) + intake.take_waiting(1))
 
 
-async def test_a_queue_is_released_once_what_was_handed_out_is_settled(
+async def test_a_queue_is_released_once_its_deliveries_are_settled(
     broker: Broker, intake: Intake, other: Intake
 ) -> None:
     await intake.take(A)

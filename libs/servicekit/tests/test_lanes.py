@@ -26,9 +26,9 @@ from towpath.servicekit.broker.interface import (
     Unroutable,
 )
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.lanes import LaneFull, Lanes
-from towpath.servicekit.settings import BrokerSettings, TelemetrySettings
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.messaging.lanes import LaneFull, Lanes
+from towpath.servicekit.runtime.settings import BrokerSettings, TelemetrySettings
+from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.eventually import eventually
 
 PATIENCE: Final = 30.0
@@ -132,7 +132,7 @@ async def test_lanes_do_not_wait_for_each_other(
         assert await outcomes(*sent) == [None] * 3
 
 
-async def test_a_batch_says_who_sent_it_and_carries_the_first_trace(
+async def test_a_batch_has_the_app_id_and_the_first_trace(
     hub: MemoryHub, broker: Broker, ears: Subscription, telemetry: Telemetry
 ) -> None:
     async with open_lanes(broker, telemetry) as lanes:
@@ -146,7 +146,7 @@ async def test_a_batch_says_who_sent_it_and_carries_the_first_trace(
         assert (await one(ears)).headers["traceparent"] == "00-first"
 
 
-async def test_only_what_must_survive_a_restart_of_the_broker_does(
+async def test_only_persistent_messages_survive_a_restart_of_the_broker(
     hub: MemoryHub, broker: Broker, telemetry: Telemetry
 ) -> None:
     queue = Queue(name="q", bindings=[Binding(TOPICS.name, "heard")])
@@ -268,7 +268,7 @@ async def test_nothing_is_queued_while_the_broker_is_away_or_blocked(
         assert numbers((await one(ears)).body) == [3]
 
 
-async def test_what_waits_behind_a_publish_is_told_when_the_broker_blocks(
+async def test_waiting_items_fail_at_once_when_the_broker_blocks(
     hub: MemoryHub, broker: Broker, ears: Subscription, telemetry: Telemetry
 ) -> None:
     async with open_lanes(broker, telemetry) as lanes:
@@ -286,7 +286,7 @@ async def test_what_waits_behind_a_publish_is_told_when_the_broker_blocks(
         assert numbers((await one(ears)).body) == [4]
 
 
-async def test_when_the_broker_goes_what_was_in_flight_is_unknown_and_the_rest_was_not_sent(
+async def test_after_a_lost_connection_items_in_flight_are_unknown_and_waiting_ones_unsent(
     hub: MemoryHub, broker: Broker, ears: Subscription, telemetry: Telemetry
 ) -> None:
     async with open_lanes(broker, telemetry) as lanes:
@@ -302,7 +302,7 @@ async def test_when_the_broker_goes_what_was_in_flight_is_unknown_and_the_rest_w
     assert figure(telemetry, "messages_unpublished_total") == 2
 
 
-async def test_all_of_a_batch_that_nobody_is_bound_for_is_unroutable(
+async def test_every_item_of_an_unroutable_batch_fails_as_unroutable(
     hub: MemoryHub, broker: Broker, ears: Subscription, telemetry: Telemetry
 ) -> None:
     async with open_lanes(broker, telemetry, mandatory=True) as lanes:
@@ -322,7 +322,7 @@ async def test_a_key_that_no_broker_can_carry_fails_its_items_and_no_others(
         assert await outcomes(kept) == [None]
 
 
-async def test_who_does_not_wait_for_the_outcome_harms_nobody(
+async def test_an_abandoned_future_does_not_affect_other_items(
     hub: MemoryHub, broker: Broker, ears: Subscription, telemetry: Telemetry
 ) -> None:
     async with open_lanes(broker, telemetry) as lanes:
@@ -366,7 +366,7 @@ async def test_leaving_takes_twice_the_publish_timeout_at_most(
     assert [type(error) for error in await outcomes(first, second)] == [PublishUnconfirmed, BrokerUnavailable]
 
 
-async def test_being_cancelled_waits_for_nobody(
+async def test_cancellation_does_not_flush(
     hub: MemoryHub, broker: Broker, ears: Subscription, telemetry: Telemetry
 ) -> None:
     hub.hold_confirms()
@@ -388,7 +388,7 @@ async def test_being_cancelled_waits_for_nobody(
     assert [type(error) for error in await outcomes(*sent)] == [PublishUnconfirmed, BrokerUnavailable]
 
 
-async def test_who_fails_when_told_keeps_nobody_else_from_being_told(
+async def test_one_failing_callback_does_not_stop_the_others(
     hub: MemoryHub, broker: Broker, telemetry: Telemetry, ears: Subscription
 ) -> None:
     told: list[BrokerError | None] = []

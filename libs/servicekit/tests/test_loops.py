@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from structlog.testing import capture_logs
 
-from towpath.servicekit.loops import LONGEST_PAUSE, failures_of, keep_running
-from towpath.servicekit.telemetry import Counter, Telemetry
+from towpath.servicekit.runtime.loops import LONGEST_PAUSE, failures_of, keep_running
+from towpath.servicekit.runtime.telemetry import Counter, Telemetry
 from towpath.testkit.eventually import eventually
 
 

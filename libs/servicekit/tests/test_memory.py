@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from towpath.servicekit.memory import give_back
+from towpath.servicekit.runtime.memory import give_back
 
 
 def resident() -> int:

@@ -21,7 +21,7 @@ from towpath.servicekit.broker.interface import (
     Unpublishable,
 )
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.broker.memory_queue import Consumer, MemoryDelivery, MemoryQueue, Stored
+from towpath.servicekit.broker.memory_queue import HeldMessage, MemoryDelivery, MemoryQueue, QueueConsumer
 from towpath.servicekit.broker.memory_vhost import VirtualHost
 
 TOPICS = Exchange("topics")
@@ -161,7 +161,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.published = 0
         self.settled = 0
         self.waiting: list[int] = []
-        self.consumers: list[Consumer] = []
+        self.consumers: list[QueueConsumer] = []
         self.deliveries: list[MemoryDelivery] = []
 
     def delivered(self, delivery: MemoryDelivery) -> None:
@@ -176,11 +176,11 @@ class QueueMachine(RuleBasedStateMachine):
     def push(self) -> None:
         self.published += 1
         self.waiting.append(self.published)
-        self.queue.push(Stored(str(self.published).encode(), "", "q", True, None, {}))
+        self.queue.push(HeldMessage(str(self.published).encode(), "", "q", True, None, {}))
 
     @rule(prefetch=st.integers(1, 3))
     def join(self, prefetch: int) -> None:
-        self.consumers.append(Consumer(self.queue, prefetch=prefetch, deliver=self.delivered))
+        self.consumers.append(QueueConsumer(self.queue, prefetch=prefetch, deliver=self.delivered))
         self.queue.attach(self.consumers[-1])
         self.queue.pump()
 

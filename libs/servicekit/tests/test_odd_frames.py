@@ -10,7 +10,6 @@ import pytest
 
 from towpath.protocol.messages import Directed, Session, split_directed
 from towpath.protocol.routes import EVENTS, EVERYONE, EXCHANGES, PUSH, dead_queue, group_key, user_key
-from towpath.servicekit import failures
 from towpath.servicekit.broker.interface import (
     Binding,
     Broker,
@@ -26,12 +25,13 @@ from towpath.servicekit.broker.interface import (
     undecodable,
 )
 from towpath.servicekit.broker.rabbitmq import RabbitBroker
-from towpath.servicekit.lanes import LaneFull
-from towpath.servicekit.outcome import Outgoing
-from towpath.servicekit.publisher import Publisher
-from towpath.servicekit.receipts import Receipt
-from towpath.servicekit.settings import ServiceSettings
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.messaging import dead_letters
+from towpath.servicekit.messaging.confirms import PendingConfirms
+from towpath.servicekit.messaging.lanes import LaneFull
+from towpath.servicekit.messaging.publication import Publication
+from towpath.servicekit.messaging.publisher import Publisher
+from towpath.servicekit.runtime.settings import ServiceSettings
+from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.eventually import eventually
 from towpath.testkit.odd_messages import (
     RawPublisher,
@@ -62,7 +62,9 @@ async def broker(rabbitmq: Any) -> AsyncIterator[Broker]:
     async with RabbitBroker.connect(rabbitmq.url, name="under test", reconnect_max=0.5) as broker:
         exchanges = [Exchange(name) for name in EXCHANGES]
         await broker.declare(
-            Topology([*exchanges, *failures.exchanges("shop")], [WORK, *failures.queues("shop", 1_000)])
+            Topology(
+                [*exchanges, *dead_letters.exchanges("shop")], [WORK, *dead_letters.queues("shop", 1_000)]
+            )
         )
         yield broker
 
@@ -167,12 +169,12 @@ async def test_what_the_broker_forbids_is_parked_and_holds_nobody_up(
 async def told_until_taken(publisher: Publisher, key: str) -> None:
     """Publish an event again and again until nothing of it is left to do."""
     while True:
-        receipt = Receipt()
+        confirms = PendingConfirms()
         event = msgspec.Raw(b'{"key":"%s"}' % key.encode())
         try:
-            publisher.post(Outgoing(EVENTS, key, event), receipt.settle)
-            receipt.sent()
-            await receipt.confirmed()
+            publisher.post(Publication(EVENTS, key, event), confirms.resolve)
+            confirms.expect()
+            await confirms.confirmed()
         except BrokerError:
             await asyncio.sleep(0.05)
         else:
@@ -196,26 +198,26 @@ async def test_whatever_is_sent_at_any_size_what_is_behind_it_arrives(
         keys = [(PUSH, user_key("ann")), (PUSH, group_key("g")), (PUSH, EVERYONE), (EVENTS, "order.paid")]
         for size in SIZES:
             raw = msgspec.Raw(msgspec.json.encode({"correlation_id": "m", "text": "x" * size}))
-            receipt = Receipt()
+            confirms = PendingConfirms()
             for exchange, key in keys:
-                publisher.post(Outgoing(exchange, key, raw), receipt.settle)
-                receipt.sent()
-            publisher.direct(ann, Directed(connection_id="c-1", envelope=raw), receipt.settle)
-            receipt.sent()
-            publisher.control("ann", Directed(envelope=raw), receipt.settle)
-            receipt.sent()
-            await asyncio.wait_for(receipt.confirmed(), PATIENCE)
+                publisher.post(Publication(exchange, key, raw), confirms.resolve)
+                confirms.expect()
+            publisher.direct(ann, Directed(connection_id="c-1", envelope=raw), confirms.resolve)
+            confirms.expect()
+            publisher.control("ann", Directed(envelope=raw), confirms.resolve)
+            confirms.expect()
+            await asyncio.wait_for(confirms.confirmed(), PATIENCE)
         for count in (1, 500, 150_000):
             groups = [f"chat:{'room' * 25}-{number}" for number in range(count)]
-            receipt = Receipt()
+            confirms = PendingConfirms()
             for part in split_directed(Directed(connection_id="c-1", subscribe=groups)):
-                await queued(partial(publisher.direct, ann, part, receipt.settle))
-                receipt.sent()
+                await queued(partial(publisher.direct, ann, part, confirms.resolve))
+                confirms.expect()
             for part in split_directed(Directed(subscribe=groups)):
-                await queued(partial(publisher.control, "ann", part, receipt.settle))
-                receipt.sent()
-            await asyncio.wait_for(receipt.confirmed(), PATIENCE)
-        ends = [Outgoing(exchange, key, msgspec.Raw(END)) for exchange, key in keys]
+                await queued(partial(publisher.control, "ann", part, confirms.resolve))
+                confirms.expect()
+            await asyncio.wait_for(confirms.confirmed(), PATIENCE)
+        ends = [Publication(exchange, key, msgspec.Raw(END)) for exchange, key in keys]
         await asyncio.wait_for(asyncio.gather(*map(publisher.send, ends)), PATIENCE)
         left = len(ends)
         while left:

@@ -14,10 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.protocol.envelope import make
 from towpath.protocol.routes import EVENTS, PUSH
-from towpath.servicekit import outbox
-from towpath.servicekit.database import Database
-from towpath.servicekit.outbox import OutboxTables
-from towpath.servicekit.outcome import Outgoing
+from towpath.servicekit.messaging.publication import Publication
+from towpath.servicekit.storage import outbox
+from towpath.servicekit.storage.database import Database
+from towpath.servicekit.storage.outbox import OutboxTables
 from towpath.testkit.eventually import eventually
 
 METADATA: Final = sa.MetaData()
@@ -29,7 +29,7 @@ names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x0
 items = st.dictionaries(names, names, max_size=2).map(
     lambda data: msgspec.Raw(make("test.told", data).to_json())
 )
-several = st.lists(st.builds(Outgoing, st.sampled_from([PUSH, EVENTS]), names, items), max_size=6)
+several = st.lists(st.builds(Publication, st.sampled_from([PUSH, EVENTS]), names, items), max_size=6)
 
 
 @pytest.fixture
@@ -46,11 +46,11 @@ async def connection(database: Database) -> AsyncIterator[AsyncConnection]:
         yield connection
 
 
-def numbered(number: int) -> Outgoing:
-    return Outgoing(PUSH, "everyone", msgspec.Raw(b"%d" % number))
+def numbered(number: int) -> Publication:
+    return Publication(PUSH, "everyone", msgspec.Raw(b"%d" % number))
 
 
-async def waiting(connection: AsyncConnection, limit: int = ANY, max_bytes: int = ANY) -> list[Outgoing]:
+async def waiting(connection: AsyncConnection, limit: int = ANY, max_bytes: int = ANY) -> list[Publication]:
     found = await outbox.first(connection, OUTBOX, limit=limit, max_bytes=max_bytes)
     return [one.outgoing for one in found if one.outgoing is not None]
 
@@ -58,7 +58,7 @@ async def waiting(connection: AsyncConnection, limit: int = ANY, max_bytes: int 
 @given(st.lists(several, max_size=4), st.integers(1, 12), st.integers(1, 600))
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 async def test_what_is_put_comes_in_its_order_as_it_was_and_in_bounded_parts(
-    connection: AsyncConnection, puts: list[list[Outgoing]], limit: int, max_bytes: int
+    connection: AsyncConnection, puts: list[list[Publication]], limit: int, max_bytes: int
 ) -> None:
     await connection.execute(OUTBOX.items.delete())
     for part in puts:
@@ -81,7 +81,7 @@ async def test_many_are_put_in_their_order(connection: AsyncConnection) -> None:
     assert await waiting(connection) == many
 
 
-async def test_nobody_counts_more_than_is_of_interest(connection: AsyncConnection) -> None:
+async def test_waiting_rows_are_counted_up_to_a_limit(connection: AsyncConnection) -> None:
     await outbox.put(connection, OUTBOX, [numbered(0)] * (outbox.COUNTED_UP_TO + 1))
     assert await outbox.count(connection, OUTBOX) == outbox.COUNTED_UP_TO
 
@@ -95,7 +95,7 @@ async def test_what_is_not_committed_is_not_there(database: Database) -> None:
         assert await waiting(connection) == []
 
 
-async def test_who_waits_for_the_lock_of_another_comes_after_it(database: Database) -> None:
+async def test_rows_of_a_transaction_that_waited_for_a_lock_come_later(database: Database) -> None:
     locked = THINGS.select().with_for_update()
     first_has_it = asyncio.Event()
 
@@ -146,7 +146,7 @@ class TestLease:
         assert await hold("other")
         assert not await hold("one")
 
-    async def test_of_many_who_want_it_together_one_gets_it(self, database: Database) -> None:
+    async def test_one_of_many_concurrent_requests_gets_the_lease(self, database: Database) -> None:
         async def hold(holder: str) -> bool:
             async with database.transaction() as connection:
                 return await outbox.hold(connection, OUTBOX, holder, 60)

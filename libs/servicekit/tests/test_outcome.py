@@ -4,11 +4,12 @@ from typing import Final
 
 import msgspec
 
-from towpath.servicekit.outcome import Outgoing, Settled
+from towpath.servicekit.messaging.publication import Publication
+from towpath.servicekit.storage.stored_outcome import StoredOutcome
 
-JOINED: Final = Settled(
+JOINED: Final = StoredOutcome(
     answer=msgspec.Raw(b'{"action":"chat.join.ok"}'),
-    outgoing=[Outgoing("towpath.push", "group.chat:lobby", msgspec.Raw(b"{}"))],
+    outgoing=[Publication("towpath.push", "group.chat:lobby", msgspec.Raw(b"{}"))],
     subscribe=["chat:lobby", "chat:lock"],
     unsubscribe=["chat:lock", "chat:quay"],
     replay={"chat:lobby": 3, "chat:quay": 4},
@@ -16,17 +17,17 @@ JOINED: Final = Settled(
 
 
 def test_it_names_all_groups_and_streams_that_it_is_about() -> None:
-    assert JOINED.heard == {"chat:lobby", "chat:lock", "chat:quay"}
-    assert Settled(answer=JOINED.answer).heard == set()
+    assert JOINED.names == {"chat:lobby", "chat:lock", "chat:quay"}
+    assert StoredOutcome(answer=JOINED.answer).names == set()
 
 
-def test_nothing_is_joined_or_replayed_that_may_not_be_heard() -> None:
+def test_only_allowed_groups_and_streams_are_joined_and_replayed() -> None:
     settled = JOINED.within({"chat:lock"})
     assert settled.subscribe == ["chat:lock"]
     assert settled.replay == {}
 
 
-def test_nothing_is_left_that_may_be_heard() -> None:
+def test_no_allowed_group_is_left() -> None:
     assert JOINED.within({"chat:lock"}).unsubscribe == ["chat:quay"]
     assert JOINED.within(set()).unsubscribe == ["chat:lock", "chat:quay"]
 

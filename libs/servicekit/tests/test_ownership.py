@@ -12,15 +12,17 @@ from structlog.testing import capture_logs
 from towpath.protocol.envelope import make
 from towpath.protocol.routes import EVENTS, SERVICE_ALIVE
 from towpath.protocol.services import ServiceAlive
-from towpath.servicekit.alive import Announcer
 from towpath.servicekit.broker.interface import Broker, Exchange, Message, Topology
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.loops import keep_running
-from towpath.servicekit.outcome import Outcome
-from towpath.servicekit.ownership import BadService, Owners, check_domain
-from towpath.servicekit.requests import Handler
-from towpath.servicekit.service import Service, serve_domain
-from towpath.servicekit.settings import ServiceSettings
+from towpath.servicekit.handling.checks import BadService, check_domain
+from towpath.servicekit.handling.outcome import Outcome
+from towpath.servicekit.handling.requests import Handler
+from towpath.servicekit.messaging.announcements import Announcer
+from towpath.servicekit.messaging.ownership import Owners
+from towpath.servicekit.runtime.loops import keep_running
+from towpath.servicekit.runtime.settings import ServiceSettings
+from towpath.servicekit.service import Service
+from towpath.servicekit.serving import serve_domain
 from towpath.testkit.eventually import eventually
 
 INTERVAL: Final = 5.0
@@ -49,7 +51,7 @@ INTERVAL: Final = 5.0
         ("", ".put", "cannot own the domain ''"),
     ],
 )
-def test_an_action_that_nobody_could_ask_for_is_refused(domain: str, action: str, said: str) -> None:
+def test_an_unroutable_action_is_refused(domain: str, action: str, said: str) -> None:
     with pytest.raises(BadService) as bad:
         check_domain("shelves", domain, [f"{domain}.list", action])
     assert said in str(bad.value)
@@ -95,10 +97,10 @@ def alive(service: str, domain: str) -> ServiceAlive:
         ("shelves", "cupboard", "service_name_taken_twice"),
     ],
 )
-def test_a_second_owner_is_logged_and_told_by_readiness(service: str, domain: str, event: str | None) -> None:
+def test_a_second_owner_is_logged_and_fails_readiness(service: str, domain: str, event: str | None) -> None:
     owners = Owners("shelves", "shelf", interval=INTERVAL, clock=lambda: 100.0)
     with capture_logs() as lines:
-        owners.heard(alive(service, domain))
+        owners.announced(alive(service, domain))
     assert [line["event"] for line in lines] == ([event] if event else [])
     assert owners.is_sole() is (event is None)
 
@@ -108,7 +110,7 @@ def test_a_second_owner_is_logged_once_a_minute_and_forgotten_when_it_is_silent(
     owners = Owners("shelves", "shelf", interval=INTERVAL, clock=lambda: now)
     with capture_logs() as lines:
         for _ in range(25):
-            owners.heard(alive("cupboards", "shelf"))
+            owners.announced(alive("cupboards", "shelf"))
             now += INTERVAL
             assert not owners.is_sole()
     assert len(lines) == 3  # at 0, 60 and 120 s

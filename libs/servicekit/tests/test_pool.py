@@ -10,12 +10,12 @@ from pydantic import BaseModel
 from towpath.protocol.envelope import make
 from towpath.protocol.messages import Session, encode, wrap_command
 from towpath.servicekit.broker.interface import Delivery
-from towpath.servicekit.outcome import Outcome
-from towpath.servicekit.pool import Pool
-from towpath.servicekit.requests import FAIR_SHARE, Handler, Refusal, Request, read_item
-from towpath.servicekit.settings import TelemetrySettings
-from towpath.servicekit.telemetry import Telemetry
-from towpath.servicekit.telling import SharedAck
+from towpath.servicekit.handling.outcome import Outcome
+from towpath.servicekit.handling.pending import PendingRequests
+from towpath.servicekit.handling.publishing import SharedAck
+from towpath.servicekit.handling.requests import FAIR_SHARE, Handler, Refusal, Request, read_item
+from towpath.servicekit.runtime.settings import TelemetrySettings
+from towpath.servicekit.runtime.telemetry import Telemetry
 
 LIMIT = 500
 
@@ -62,19 +62,19 @@ def a_request(user: str, action: str = "shelf.put") -> Request:
     return request
 
 
-def all_units(pool: Pool) -> list[list[Request | Refusal]]:
+def all_units(pool: PendingRequests) -> list[list[Request | Refusal]]:
     units = []
     while pool.has_more():
         unit, acks = pool.next_unit(LIMIT)
         for ack in acks:
             ack.release()
-        for _, ack in pool.free_apart():
+        for _, ack in pool.ready_heavy_reads():
             ack.release()
         units.append(unit)
     return units
 
 
-def put(pool: Pool, requests: Sequence[Request]) -> list[Came]:
+def put(pool: PendingRequests, requests: Sequence[Request]) -> list[Came]:
     """Each request as a delivery of its own."""
     came = []
     for request in requests:
@@ -85,8 +85,8 @@ def put(pool: Pool, requests: Sequence[Request]) -> list[Came]:
     return came
 
 
-def test_who_comes_while_a_flood_is_worked_on_is_in_the_next_unit() -> None:
-    pool = Pool()
+def test_a_request_that_arrives_during_a_flood_is_in_the_next_unit() -> None:
+    pool = PendingRequests()
     put(pool, [a_request(f"eve-{number % 10}") for number in range(1000)])
     put(pool, [a_request("ben")])
     first, _ = pool.next_unit(LIMIT)
@@ -98,7 +98,7 @@ def test_who_comes_while_a_flood_is_worked_on_is_in_the_next_unit() -> None:
 
 
 def test_a_delivery_is_released_with_the_last_of_its_items() -> None:
-    pool, came = Pool(), Came()
+    pool, came = PendingRequests(), Came()
     ack = an_ack(came)
     for number in range(250):
         pool.add(a_request(f"eve-{number % 2}"), 10, ack)
@@ -114,24 +114,24 @@ def test_a_delivery_is_released_with_the_last_of_its_items() -> None:
 
 
 def test_a_delivery_with_nothing_in_it_is_released_too() -> None:
-    pool, came = Pool(), Came()
+    pool, came = PendingRequests(), Came()
     pool.all_added(an_ack(came))
     assert all_units(pool) == [[]]
     assert came.acks == 1
 
 
-def test_a_heavy_read_waits_for_what_its_sender_asked_for_before() -> None:
-    pool = Pool()
+def test_a_heavy_read_waits_for_earlier_requests_of_its_sender() -> None:
+    pool = PendingRequests()
     put(pool, [a_request("eve") for _ in range(150)] + [a_request("ana")])
     read, ack = a_request("eve", "shelf.list"), an_ack(Came())
-    pool.add_apart(read, ack)
+    pool.add_heavy_read(read, ack)
     put(pool, [a_request("eve") for _ in range(150)])
     run = 0
     while run < 150:
-        assert [*pool.free_apart()] == []
+        assert [*pool.ready_heavy_reads()] == []
         unit, _ = pool.next_unit(LIMIT)
         run += sum(request.sender == "user:eve" for request in unit)
-    assert [*pool.free_apart()] == [(read, ack)]
+    assert [*pool.ready_heavy_reads()] == [(read, ack)]
 
 
 steps = st.lists(
@@ -145,14 +145,14 @@ steps = st.lists(
 
 @given(steps, st.integers(1, 5))
 def test_nothing_is_lost_and_each_senders_order_is_kept(steps: list[tuple[str, str]], limit: int) -> None:
-    pool, sent, done, came = Pool(), [], [], []
+    pool, sent, done, came = PendingRequests(), [], [], []
 
     def work() -> None:
         unit, acks = pool.next_unit(limit)
         done.extend(unit)
         for ack in acks:
             ack.release()
-        for read, ack in pool.free_apart():
+        for read, ack in pool.ready_heavy_reads():
             done.append(read)
             ack.release()
 
@@ -164,7 +164,7 @@ def test_nothing_is_lost_and_each_senders_order_is_kept(steps: list[tuple[str, s
         came.append(delivery := Came())
         ack = an_ack(delivery)
         if what == "list":
-            pool.add_apart(request, ack)
+            pool.add_heavy_read(request, ack)
         else:
             pool.add(request, 10, ack)
         pool.all_added(ack)

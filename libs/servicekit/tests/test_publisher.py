@@ -25,11 +25,11 @@ from towpath.servicekit.broker.interface import (
     Topology,
 )
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.outcome import Outgoing
-from towpath.servicekit.publisher import Publisher
-from towpath.servicekit.receipts import Receipt
-from towpath.servicekit.settings import ServiceSettings
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.messaging.confirms import PendingConfirms
+from towpath.servicekit.messaging.publication import Publication
+from towpath.servicekit.messaging.publisher import Publisher
+from towpath.servicekit.runtime.settings import ServiceSettings
+from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.eventually import eventually
 
 PATIENCE: Final = 30.0
@@ -61,8 +61,8 @@ def an_answer(session: Session, msg_id: str = "m-1") -> Directed:
     return Directed(connection_id=session.connection_id, envelope=msgspec.Raw(envelope))
 
 
-def a_push(exchange: str, routing_key: str, **data: Any) -> Outgoing:
-    return Outgoing(exchange, routing_key, msgspec.Raw(make("order.updated", data).to_json()))
+def a_push(exchange: str, routing_key: str, **data: Any) -> Publication:
+    return Publication(exchange, routing_key, msgspec.Raw(make("order.updated", data).to_json()))
 
 
 async def one(ears: Subscription) -> Delivery:
@@ -96,18 +96,18 @@ def answer(
     publisher: Publisher, session: Session, msg_id: str, *, trace: str | None = None
 ) -> Awaitable[None]:
     """Queue an answer; the awaitable is done when the broker has it."""
-    receipt = Receipt()
-    publisher.direct(session, an_answer(session, msg_id), receipt.settle, trace)
-    receipt.sent()
-    return receipt.confirmed()
+    confirms = PendingConfirms()
+    publisher.direct(session, an_answer(session, msg_id), confirms.resolve, trace)
+    confirms.expect()
+    return confirms.confirmed()
 
 
 def control(publisher: Publisher, user_id: str) -> Awaitable[None]:
     """Queue a subscription of all of a user's connections; see :func:`answer`."""
-    receipt = Receipt()
-    publisher.control(user_id, Directed(subscribe=["chat:lobby"]), receipt.settle)
-    receipt.sent()
-    return receipt.confirmed()
+    confirms = PendingConfirms()
+    publisher.control(user_id, Directed(subscribe=["chat:lobby"]), confirms.resolve)
+    confirms.expect()
+    return confirms.confirmed()
 
 
 # Ways out
@@ -148,7 +148,7 @@ async def test_events_survive_a_restart_of_the_broker_and_pushes_do_not(
         assert left.take_waiting(10) == []
 
 
-async def test_a_push_that_nobody_hears_is_no_failure(broker: Broker, telemetry: Telemetry) -> None:
+async def test_a_push_without_a_receiver_is_not_an_error(broker: Broker, telemetry: Telemetry) -> None:
     async with open_publisher(broker, telemetry) as publisher:
         await publisher.send(a_push(PUSH, "user.nobody"))
         await control(publisher, "nobody")
@@ -177,7 +177,7 @@ async def test_it_waits_through_several_rounds(broker: Broker, telemetry: Teleme
             assert await answered(ears, 1) == ["m-1"]
 
 
-async def test_nobody_waits_for_somebody_elses_gateway(broker: Broker, telemetry: Telemetry) -> None:
+async def test_an_absent_gateway_delays_no_other_gateway(broker: Broker, telemetry: Telemetry) -> None:
     async with (
         broker.subscribe(gateway("gw-2"), prefetch=10) as ears,
         open_publisher(broker, telemetry) as publisher,
@@ -234,7 +234,7 @@ async def test_nothing_is_queued_while_the_broker_is_away_or_blocked(
             publisher.send(a_push(EVENTS, "order.paid"))
 
 
-async def test_an_answer_that_may_be_lost_is_told_as_such(
+async def test_an_unconfirmed_answer_is_reported_as_unconfirmed(
     hub: MemoryHub, broker: Broker, telemetry: Telemetry
 ) -> None:
     async with (

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from towpath.protocol.messages import split_batch
 from towpath.protocol.routes import EVENTS, EXCHANGES, PUSH
-from towpath.servicekit import outbox
 from towpath.servicekit.broker.interface import (
     Binding,
     BrokerBlocked,
@@ -26,14 +25,15 @@ from towpath.servicekit.broker.interface import (
     Topology,
 )
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.database import Database
-from towpath.servicekit.lanes import LaneFull
-from towpath.servicekit.outbox import OutboxTables
-from towpath.servicekit.outcome import Outgoing
-from towpath.servicekit.publisher import Publisher
-from towpath.servicekit.relay import Relay
-from towpath.servicekit.settings import ServiceSettings
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.messaging.lanes import LaneFull
+from towpath.servicekit.messaging.publication import Publication
+from towpath.servicekit.messaging.publisher import Publisher
+from towpath.servicekit.runtime.settings import ServiceSettings
+from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.servicekit.storage import outbox
+from towpath.servicekit.storage.database import Database
+from towpath.servicekit.storage.outbox import OutboxTables
+from towpath.servicekit.storage.relay import Relay
 from towpath.testkit.eventually import eventually
 
 METADATA: Final = sa.MetaData()
@@ -68,7 +68,7 @@ class Replica:
         """Another relay, of a program that does not live long."""
         return self._made(lease=lease)
 
-    async def put(self, *outgoing: Outgoing) -> None:
+    async def put(self, *outgoing: Publication) -> None:
         """Commit ``outgoing``, and tell no relay of it."""
         async with self.database.transaction() as connection:
             await outbox.put(connection, OUTBOX, outgoing)
@@ -146,12 +146,12 @@ async def other(house: House) -> AsyncIterator[Replica]:
         yield replica
 
 
-def a_push(number: int, key: str = LOBBY, exchange: str = PUSH, size: int = 0) -> Outgoing:
+def a_push(number: int, key: str = LOBBY, exchange: str = PUSH, size: int = 0) -> Publication:
     item = msgspec.json.encode({"number": number, "more": "x" * size})
-    return Outgoing(exchange, key, msgspec.Raw(item))
+    return Publication(exchange, key, msgspec.Raw(item))
 
 
-def an_event(number: int, size: int = 0) -> Outgoing:
+def an_event(number: int, size: int = 0) -> Publication:
     return a_push(number, SMALL, EVENTS, size)
 
 
@@ -188,7 +188,7 @@ def last_words(told: Sequence[int]) -> list[int]:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     deadline=None,
 )
-async def test_each_key_is_told_in_its_order_and_once(house: House, pushes: list[tuple[str, int]]) -> None:
+async def test_each_key_is_published_in_order_and_once(house: House, pushes: list[tuple[str, int]]) -> None:
     house.heard.clear()
     async with house.replica(batch_max_items=4, batch_max_bytes=1024, lane_max_items=3) as replica:
         await replica.put(
@@ -208,7 +208,7 @@ async def test_pushes_and_events_go_where_they_belong(house: House, replica: Rep
     await house.hears([2], "order.paid")
 
 
-async def test_after_a_commit_of_this_process_it_is_told_at_once(house: House, replica: Replica) -> None:
+async def test_after_a_commit_of_this_process_it_publishes_at_once(house: House, replica: Replica) -> None:
     async with replica.running(poll=SELDOM) as relay:
         for number in range(3):
             await replica.put(a_push(number))
@@ -216,7 +216,7 @@ async def test_after_a_commit_of_this_process_it_is_told_at_once(house: House, r
             await house.hears(range(number + 1))
 
 
-async def test_what_a_replica_left_that_was_killed_after_its_commit_is_told_by_another(
+async def test_messages_of_a_killed_replica_are_published_by_another(
     house: House, replica: Replica, other: Replica
 ) -> None:
     async with replica.running(poll=OFTEN):
@@ -224,13 +224,15 @@ async def test_what_a_replica_left_that_was_killed_after_its_commit_is_told_by_a
         await house.hears([1, 2])
 
 
-async def test_what_was_left_before_the_start_is_told_at_the_start(house: House, replica: Replica) -> None:
+async def test_messages_from_before_the_start_are_published_at_the_start(
+    house: House, replica: Replica
+) -> None:
     await replica.put(a_push(1))
     async with replica.running(poll=SELDOM):
         await house.hears([1])
 
 
-async def test_on_stop_what_waits_is_told(house: House, replica: Replica) -> None:
+async def test_waiting_messages_are_published_on_stop(house: House, replica: Replica) -> None:
     async with replica.running(poll=SELDOM) as relay:
         await replica.put(a_push(1))
         relay.wake()
@@ -253,7 +255,7 @@ async def test_how_many_wait_can_be_seen(house: House, replica: Replica) -> None
 
 
 @pytest.mark.parametrize("fault", ["blocked", "away"])
-async def test_what_waits_for_the_broker_is_told_once_it_is_back_in_order(
+async def test_messages_that_wait_for_the_broker_are_published_in_order_once_it_is_back(
     house: House, replica: Replica, fault: str
 ) -> None:
     leave, come_back = {
@@ -271,7 +273,7 @@ async def test_what_waits_for_the_broker_is_told_once_it_is_back_in_order(
         await house.hears(range(5))
 
 
-async def test_a_broker_that_is_lost_amid_it_hears_again_what_it_did_not_confirm(
+async def test_messages_unconfirmed_by_a_lost_broker_are_published_again(
     house: House, replica: Replica
 ) -> None:
     await replica.put(*map(a_push, range(5)))
@@ -289,7 +291,7 @@ async def test_a_broker_that_is_lost_amid_it_hears_again_what_it_did_not_confirm
         await eventually(is_empty)
 
 
-async def test_who_stops_while_the_broker_is_away_leaves_it_to_the_next(
+async def test_a_relay_that_stops_without_a_broker_leaves_the_messages_to_the_next(
     house: House, replica: Replica, other: Replica
 ) -> None:
     house.hub.block()
@@ -301,9 +303,7 @@ async def test_who_stops_while_the_broker_is_away_leaves_it_to_the_next(
     await house.hears([1])
 
 
-async def test_nobody_waits_for_a_slow_broker_but_the_relay(
-    house: House, replica: Replica, other: Replica
-) -> None:
+async def test_only_the_relay_waits_for_a_slow_broker(house: House, replica: Replica, other: Replica) -> None:
     house.hub.hold_confirms()
     async with replica.running(poll=SELDOM) as relay:
         await replica.put(a_push(1))
@@ -322,7 +322,7 @@ async def test_nobody_waits_for_a_slow_broker_but_the_relay(
         await house.hears([1, 2, 2])
 
 
-async def test_a_key_that_is_refused_holds_up_no_other_and_is_told_when_there_is_room(house: House) -> None:
+async def test_a_refused_key_delays_no_other_and_is_published_when_there_is_room(house: House) -> None:
     async with house.replica(batch_max_items=3) as replica, a_small_queue(house) as take:
         await replica.publisher.send(an_event(0))
         await replica.put(an_event(1), *map(a_push, range(10)), an_event(2))
@@ -335,7 +335,7 @@ async def test_a_key_that_is_refused_holds_up_no_other_and_is_told_when_there_is
         assert await take() == [1, 2]
 
 
-async def test_what_comes_behind_a_refusal_is_told_again_behind_it(house: House) -> None:
+async def test_messages_behind_a_refused_one_are_published_again_after_it(house: House) -> None:
     probes = count()
     async with (
         house.replica(batch_max_items=3, lane_max_bytes=2000) as replica,
@@ -371,7 +371,7 @@ async def test_what_comes_behind_a_refusal_is_told_again_behind_it(house: House)
         await asyncio.gather(*others, return_exceptions=True)
 
 
-async def test_what_is_small_does_not_overtake_what_is_too_large_for_now(house: House) -> None:
+async def test_a_small_message_does_not_overtake_one_that_is_too_large_for_now(house: House) -> None:
     async with house.replica(lane_max_bytes=1024) as replica:
         house.hub.hold_confirms()
         others = [replica.publisher.send(a_push(-2))]
@@ -438,7 +438,7 @@ async def test_while_one_is_at_it_another_lets_it_and_goes_on_after_its_death(
     assert await other.waiting() == 0
 
 
-async def test_who_waits_longer_for_the_broker_than_the_lease_lasts_keeps_it(
+async def test_the_lease_is_extended_during_a_long_wait_for_the_broker(
     house: House, replica: Replica, other: Replica
 ) -> None:
     async def held_until() -> int:
@@ -462,7 +462,7 @@ async def test_who_waits_longer_for_the_broker_than_the_lease_lasts_keeps_it(
     assert house.told() == [1]
 
 
-async def test_who_was_frozen_deletes_nothing_that_is_not_told(
+async def test_a_relay_that_was_frozen_deletes_no_unpublished_message(
     house: House, replica: Replica, other: Replica
 ) -> None:
     await replica.put(a_push(1))
@@ -512,9 +512,7 @@ async def test_whatever_fails_the_last_words_are_in_order(house: House) -> None:
     assert last_words(house.told()) == list(range(total))
 
 
-async def test_what_the_broker_takes_nothing_of_is_an_error_for_who_flushes(
-    house: House, replica: Replica
-) -> None:
+async def test_flush_raises_if_the_broker_accepts_nothing(house: House, replica: Replica) -> None:
     house.hub.stop()
     await replica.put(a_push(1))
     with pytest.raises(BrokerError):

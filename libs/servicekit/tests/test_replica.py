@@ -15,8 +15,8 @@ from towpath.protocol.services import ServiceReplica
 from towpath.servicekit.broker.interface import Broker, Exchange, Message, Queue, Topology
 from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.broker.rabbitmq import RabbitBroker
-from towpath.servicekit.replica import Replica
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.messaging.replica import Replica
+from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.eventually import eventually
 from towpath.testkit.rabbitmq import Rabbit
 
@@ -166,7 +166,7 @@ async def test_while_queues_move_everything_is_handled_once_and_in_order(
     assert len(ledger.by) == 4
 
 
-async def test_a_queue_is_not_taken_while_one_who_says_nothing_consumes_it(
+async def test_a_queue_is_not_taken_while_a_silent_replica_consumes_it(
     connect: Connect, fleet: Fleet
 ) -> None:
     """A replica that hangs: it is silent, and its connection stands."""
@@ -184,7 +184,7 @@ async def test_a_queue_is_not_taken_while_one_who_says_nothing_consumes_it(
 async def test_a_replica_that_announces_itself_and_takes_nothing_is_left_out(
     connect: Connect, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("towpath.servicekit.replica._IDLE_SECONDS", 3.0)
+    monkeypatch.setattr("towpath.servicekit.messaging.replica._IDLE_SECONDS", 3.0)
     said = ServiceReplica(service="shared", replica="0", queues=[])
     hello = make(SERVICE_REPLICA, said.model_dump()).to_json()
     await fleet.start("r0")

@@ -15,12 +15,20 @@ from towpath.protocol.errors import BadEnvelope, Forbidden, InvalidData, Unknown
 from towpath.protocol.fields import Json
 from towpath.protocol.messages import Session, encode, join_batch, wrap_command
 from towpath.servicekit.broker.interface import Delivery, Queue
-from towpath.servicekit.broker.memory_queue import Consumer, MemoryQueue, Stored
+from towpath.servicekit.broker.memory_queue import HeldMessage, MemoryQueue, QueueConsumer
 from towpath.servicekit.broker.memory_vhost import VirtualHost
-from towpath.servicekit.outcome import Outcome
-from towpath.servicekit.requests import FAIR_SHARE, Handler, Refusal, Request, Unreadable, next_unit, read
-from towpath.servicekit.settings import TelemetrySettings
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.handling.outcome import Outcome
+from towpath.servicekit.handling.requests import (
+    FAIR_SHARE,
+    Handler,
+    Refusal,
+    Request,
+    Unreadable,
+    next_unit,
+    read,
+)
+from towpath.servicekit.runtime.settings import TelemetrySettings
+from towpath.servicekit.runtime.telemetry import Telemetry
 
 Read = Request | Refusal | Unreadable
 
@@ -58,8 +66,8 @@ def a_delivery(
     """What a broker hands over for ``body``."""
     delivered: list[Delivery] = []
     waiting = MemoryQueue(queue, Queue(name=queue), VirtualHost())
-    waiting.attach(Consumer(waiting, prefetch=1, deliver=delivered.append))
-    waiting.push(Stored(body, exchange, routing_key, True, app_id, headers))
+    waiting.attach(QueueConsumer(waiting, prefetch=1, deliver=delivered.append))
+    waiting.push(HeldMessage(body, exchange, routing_key, True, app_id, headers))
     return delivered[0]
 
 
@@ -100,7 +108,7 @@ def test_a_command_becomes_a_request_of_its_sender() -> None:
     assert isinstance(item, Request)
     assert item.handler is COMMANDS["shelf.put"]
     assert item.payload == Put(name="cup", value=[1])
-    assert (item.session, item.key, item.order) == (ANA, ("user:ana", "m-1"), ("user:ana", "user:ana"))
+    assert (item.session, item.key, item.sequence_key) == (ANA, ("user:ana", "m-1"), ("user:ana", "user:ana"))
     assert not item.is_redelivery
 
 
@@ -108,7 +116,7 @@ def test_the_ordering_key_is_the_clients_where_it_gave_one() -> None:
     envelope = make("shelf.put", {"name": "cup"}, key="kitchen")
     item = read_one(a_delivery(wrap_command(encode(ANA), envelope.to_json())))
     assert isinstance(item, Request)
-    assert item.order == ("user:ana", "kitchen")
+    assert item.sequence_key == ("user:ana", "kitchen")
 
 
 def test_a_batch_is_read_item_by_item_in_its_order() -> None:
@@ -118,7 +126,7 @@ def test_a_batch_is_read_item_by_item_in_its_order() -> None:
     assert [item.payload.name for item in items if isinstance(item, Request)] == ["a", "b", "c"]
 
 
-def test_an_action_nobody_wrote_is_refused() -> None:
+def test_an_unknown_action_is_refused() -> None:
     item = refusal(a_command("shelf.paint"))
     assert isinstance(item.error, UnknownAction)
     assert (item.session, item.envelope.msg_id) == (ANA, "m-1")
@@ -155,7 +163,7 @@ def test_data_that_fails_its_model_is_refused_with_the_fields() -> None:
         (wrap_command(b'{"user_id":"ana"}', make("shelf.put").to_json()), BadEnvelope),
     ],
 )
-def test_what_is_no_command_is_unreadable(body: bytes, error: type[BadEnvelope]) -> None:
+def test_an_invalid_command_is_unreadable(body: bytes, error: type[BadEnvelope]) -> None:
     assert type(unreadable(a_delivery(body)).error) is error
 
 
@@ -168,7 +176,7 @@ def test_an_event_becomes_a_request_of_its_sender() -> None:
     assert (item.session, item.key) == (None, ("backend:backend", "m-1"))
 
 
-def test_an_event_of_nobody_in_particular_is_keyed_as_such() -> None:
+def test_an_event_of_an_unknown_sender_is_keyed_as_anonymous() -> None:
     body = make("shelf.fell", {"name": "cup"}, msg_id="m-1").to_json()
     item = read_one(an_event_delivery(body, app_id=None))
     assert isinstance(item, Request)
@@ -319,9 +327,9 @@ def test_units_keep_the_order_and_no_change_overtakes_a_question(
         asked: set[Any] = set()
         for item in unit:
             if isinstance(item, Request):
-                assert not (item.handler.changes and item.order in asked)
+                assert not (item.handler.changes and item.sequence_key in asked)
                 if not item.handler.changes:
-                    asked.add(item.order)
+                    asked.add(item.sequence_key)
 
 
 def test_a_unit_is_as_large_as_it_may_be() -> None:
@@ -351,7 +359,7 @@ def test_one_sender_with_many_requests_delays_the_others_by_one_share() -> None:
     assert [len(unit) for unit in made] == [26, 175]
 
 
-def test_many_senders_who_flood_together_delay_another_by_one_small_unit() -> None:
+def test_many_flooding_senders_delay_another_by_one_small_unit() -> None:
     floods = [a_request(f"eve{who}", number) for number in range(60) for who in range(10)]
     ana = a_request("ana", 0)
     made = units([*floods, ana], 500, share=100)
@@ -382,7 +390,7 @@ def test_fair_units_keep_the_order_of_each_key_and_lose_nothing(
     def by_key(requests: Sequence[Request | Refusal]) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
         for request in requests:
-            found.setdefault(request.order[1], []).append(id(request))
+            found.setdefault(request.sequence_key[1], []).append(id(request))
         return found
 
     assert by_key(flat) == by_key(items)
@@ -390,6 +398,6 @@ def test_fair_units_keep_the_order_of_each_key_and_lose_nothing(
         asked: set[tuple[str, str]] = set()
         for item in unit:
             assert isinstance(item, Request)
-            assert not (item.handler.changes and item.order in asked)
+            assert not (item.handler.changes and item.sequence_key in asked)
             if not item.handler.changes:
-                asked.add(item.order)
+                asked.add(item.sequence_key)

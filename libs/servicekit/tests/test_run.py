@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from towpath.servicekit.run import or_stopped
+from towpath.servicekit.runtime.run import or_stopped
 from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import Process, Processes
 
@@ -19,9 +19,9 @@ import asyncio
 import sys
 
 from towpath.servicekit.broker.interface import BrokerRefused, Exchange, Message, Topology, TopologyMismatch
-from towpath.servicekit.broker.memory import MemoryHub from towpath.servicekit.lanes import Lanes from
-towpath.servicekit.run import run from towpath.servicekit.settings import BadSetting, BrokerSettings from
-towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.broker.memory import MemoryHub from towpath.servicekit.messaging.lanes import Lanes from
+towpath.servicekit.runtime.run import run from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings
+from towpath.servicekit.runtime.telemetry import Telemetry
 
 
 async def finish(settings, stop):
@@ -195,7 +195,7 @@ async def test_so_does_one_that_shows_only_when_it_is_used(launch: Any, behaviou
     assert process.output == f"towpath-example: {line}\n"
 
 
-async def test_a_crash_is_logged_with_its_cause_and_told_by_the_status(launch: Any) -> None:
+async def test_a_crash_is_logged_with_its_cause_and_sets_the_exit_status(launch: Any) -> None:
     process = launch("crash")
     assert await process.ended() == 1
     [line] = [json.loads(line) for line in process.output.splitlines()]

@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from towpath.servicekit import senders
-from towpath.servicekit.senders import MAX_LENGTH, SENDER, SERVICE
+from towpath.servicekit.messaging import senders
+from towpath.servicekit.messaging.senders import MAX_LENGTH, SENDER, SERVICE
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ def test_two_names_are_two_senders(one: str, other: str) -> None:
         assert (sender(make(one)) == sender(make(other))) == (one == other)
 
 
-def test_a_user_who_is_called_like_a_backend_is_another_sender() -> None:
+def test_a_user_with_the_name_of_a_backend_is_another_sender() -> None:
     assert senders.user("event:billing") != sender(Published(app_id="billing"))
     assert senders.user("backend:billing") != sender(Published(app_id="billing"))
     assert senders.user("service:orders") != sender(Published(headers={SERVICE: "orders"}))
 
 
-def test_without_a_name_events_are_told_apart_by_what_they_are_about() -> None:
+def test_anonymous_events_are_distinguished_by_their_subject() -> None:
     assert sender(Published(), "ana/O-1") != sender(Published(), "ana/O-2")
     assert sender(Published(exchange="a"), "O-1") != sender(Published(exchange="b"), "O-1")
 
@@ -79,5 +79,5 @@ def test_what_comes_back_from_a_retry_queue_keeps_its_sender() -> None:
     assert sender(back, comes_again=True) == "backend:billing"
 
 
-def test_nobody_can_choose_a_sender_by_a_header() -> None:
+def test_a_header_cannot_forge_a_sender() -> None:
     assert sender(Published(app_id="crook", headers={SENDER: "backend:billing"})) == "backend:crook"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from towpath.servicekit.broker import connect
-from towpath.servicekit.settings import BadSetting, BrokerSettings, ServiceSettings, Word, load
+from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings, ServiceSettings, Word, load
 
 
 class Strict(ServiceSettings):
@@ -90,7 +90,7 @@ def test_a_misspelt_variable_is_refused_with_the_right_name(
         "TOWPATHS_AMQP_URI",
     ],
 )
-def test_variables_of_others_and_what_kubernetes_adds_are_let_be(
+def test_unrelated_variables_and_those_of_kubernetes_are_ignored(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "tcp://10.0.0.1:80")
@@ -128,7 +128,7 @@ WRONG: Final = [
 
 
 @pytest.mark.parametrize(("name", "value", "remedy"), WRONG)
-def test_a_wrong_value_is_told_with_its_name_and_what_would_be_right(
+def test_a_wrong_value_is_reported_with_its_name_and_the_remedy(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, remedy: str
 ) -> None:
     told = complaint(monkeypatch, name, value)
@@ -141,7 +141,7 @@ def test_a_very_long_value_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(complaint(monkeypatch, "TOWPATH_LOG_LEVEL", "x" * 10_000)) < 300
 
 
-def test_a_missing_setting_is_told_as_such() -> None:
+def test_a_missing_setting_is_reported_as_missing() -> None:
     with pytest.raises(BadSetting, match=re.escape("TOWPATH_AUTH_SECRET: is required")):
         load(Strict)
 

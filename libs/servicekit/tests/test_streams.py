@@ -9,11 +9,11 @@ import pytest_asyncio
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from towpath.servicekit import bulk
-from towpath.servicekit.database import forget
-from towpath.servicekit.leaves import Confirmed, Leave, to_store
-from towpath.servicekit.replays import replay
-from towpath.servicekit.streams import Replay, Streams, StreamTables, read_heads
+from towpath.servicekit.storage import bulk
+from towpath.servicekit.storage.database import forget
+from towpath.servicekit.storage.leaves import ConfirmedLeaves, Leave, to_store
+from towpath.servicekit.storage.replays import replay
+from towpath.servicekit.storage.streams import Replay, Streams, StreamTables, read_heads
 
 METADATA: Final = sa.MetaData()
 TABLES: Final = StreamTables.define(METADATA, "test")
@@ -76,7 +76,7 @@ async def test_streams_wanted_only_if_there_are_not_made(connection: AsyncConnec
     assert await read_heads(connection, TABLES, ["a", "b", "c"]) == {"a": 2, "b": 0}
 
 
-async def test_each_asker_gets_what_came_after_its_own_position(connection: AsyncConnection) -> None:
+async def test_each_request_gets_the_entries_after_its_own_position(connection: AsyncConnection) -> None:
     told = await append(connection, a=4, b=2)
     asked = [{"a": 1, "b": 0}, {"a": 3}, {"a": 4}, {"a": 5, "c": 0, "d": 7}, {}]
     assert await replay(connection, TABLES, asked, limit=LIMIT, max_bytes=PLENTY) == [
@@ -175,12 +175,12 @@ async def test_a_leave_is_seen_by_later_units_of_work_until_it_is_confirmed(
     connection: AsyncConnection,
 ) -> None:
     await connection.run_sync(GROUPED_METADATA.create_all)
-    here, elsewhere = (replace(GROUPED, confirmed=Confirmed()) for _ in range(2))
+    here, elsewhere = (replace(GROUPED, confirmed=ConfirmedLeaves()) for _ in range(2))
     streams = Streams(connection, here)
     await streams.load(["a"])
     streams.append("a", "test.told", lambda seq: {"n": seq})
-    streams.take_out("a", "a", "ana")
-    streams.take_out("a", "a", "bob")
+    streams.remove_member("a", "a", "ana")
+    streams.remove_member("a", "a", "bob")
     await streams.save()
     assert await _leaves(connection, elsewhere) == ["ana", "bob"]
     here.confirmed.add(leave for leave in streams.leaves("a") if leave.user_id == "ana")
@@ -190,23 +190,25 @@ async def test_a_leave_is_seen_by_later_units_of_work_until_it_is_confirmed(
     )
 
 
-async def test_who_comes_back_is_no_leaver_and_may_leave_again(connection: AsyncConnection) -> None:
+async def test_a_user_who_returns_is_removed_from_the_leaves_and_may_leave_again(
+    connection: AsyncConnection,
+) -> None:
     await connection.run_sync(GROUPED_METADATA.create_all)
-    tables = replace(GROUPED, confirmed=Confirmed())
+    tables = replace(GROUPED, confirmed=ConfirmedLeaves())
     streams = Streams(connection, tables)
     await streams.load(["a"])
     streams.append("a", "test.told", lambda seq: {"n": seq})
-    streams.take_out("a", "a", "ana")
+    streams.remove_member("a", "a", "ana")
     tables.confirmed.add(streams.leaves("a"))
-    streams.let_in("a", "ana")
+    streams.add_member("a", "ana")
     assert streams.leaves("a") == ()
-    streams.take_out("a", "a", "ana")
+    streams.remove_member("a", "a", "ana")
     await streams.save()
     assert await _leaves(connection, tables) == ["ana"], "another leave, which is not confirmed"
 
 
 def test_confirmed_leaves_are_forgotten_in_the_end() -> None:
-    confirmed = Confirmed()
+    confirmed = ConfirmedLeaves()
     old = Leave("ana", "a", "first")
     confirmed.add([old])
     stored = to_store([old])

@@ -14,8 +14,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.trace import SpanKind
 from prometheus_client.parser import text_string_to_metric_families
 
-from towpath.servicekit.settings import TelemetrySettings
-from towpath.servicekit.telemetry import Telemetry, trace_id
+from towpath.servicekit.runtime.settings import TelemetrySettings
+from towpath.servicekit.runtime.telemetry import Telemetry, trace_id
 
 TRACE: Final = f"00-{'ab' * 16}-{'cd' * 8}-01"
 WELL_FORMED: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]")
@@ -77,8 +77,8 @@ async def test_a_distribution_is_shown_in_seconds_with_buckets_for_milliseconds(
 
 async def test_two_programs_in_one_process_do_not_mix(telemetry: Telemetry) -> None:
     async with Telemetry.open("other", TelemetrySettings()) as other:
-        telemetry.counter("messages_received", "Taken").add(1)
-        other.counter("messages_received", "Taken").add(2)
+        telemetry.counter("messages_received", "RoundCost").add(1)
+        other.counter("messages_received", "RoundCost").add(2)
         assert figures(telemetry)["messages_received_total",] == 1
         assert figures(other)["messages_received_total",] == 2
 

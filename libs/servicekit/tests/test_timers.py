@@ -21,14 +21,14 @@ from towpath.servicekit.broker.interface import (
     Topology,
 )
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.database import Database
-from towpath.servicekit.outbox import OutboxTables
-from towpath.servicekit.outcome import to_group, to_user
-from towpath.servicekit.publisher import Publisher
-from towpath.servicekit.relay import Relay
-from towpath.servicekit.settings import ServiceSettings
-from towpath.servicekit.telemetry import Telemetry
-from towpath.servicekit.timers import Hearing, NoOutbox, Timer, Turn, keep
+from towpath.servicekit.handling.outcome import to_group, to_user
+from towpath.servicekit.handling.timers import BrokerUptime, NoOutbox, Timer, TimerRun, keep
+from towpath.servicekit.messaging.publisher import Publisher
+from towpath.servicekit.runtime.settings import ServiceSettings
+from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.servicekit.storage.database import Database
+from towpath.servicekit.storage.outbox import OutboxTables
+from towpath.servicekit.storage.relay import Relay
 from towpath.testkit.eventually import eventually
 
 METADATA: Final = sa.MetaData()
@@ -71,7 +71,7 @@ class Kept:
         turns: How many have begun.
     """
 
-    def __init__(self, stop: asyncio.Event, task: "asyncio.Task[None]", turns: list[Turn]) -> None:
+    def __init__(self, stop: asyncio.Event, task: "asyncio.Task[None]", turns: list[TimerRun]) -> None:
         self.stop = stop
         self.task = task
         self.turns = turns
@@ -91,10 +91,10 @@ async def keeping(database: Database, relay: Relay, broker: Broker) -> AsyncIter
     def start(
         *results: bool | Exception, every: float = SELDOM, holding: asyncio.Event | None = None
     ) -> Kept:
-        left, turns = list(results), list[Turn]()
+        left, turns = list(results), list[TimerRun]()
 
-        async def run(turn: Turn) -> bool:
-            turns.append(turn)
+        async def run(run: TimerRun) -> bool:
+            turns.append(run)
             if holding is not None:
                 await holding.wait()
             result = left.pop(0) if left else False
@@ -103,7 +103,7 @@ async def keeping(database: Database, relay: Relay, broker: Broker) -> AsyncIter
             return result
 
         stop = asyncio.Event()
-        keeper = keep(Timer("test", every, run), database, relay, Hearing(broker), stop)
+        keeper = keep(Timer("test", every, run), database, relay, BrokerUptime(broker), stop)
         kept.append(Kept(stop, asyncio.create_task(keeper), turns))
         return kept[-1]
 
@@ -133,17 +133,17 @@ async def test_a_turn_that_fails_is_followed_by_another(keeping: Keeping) -> Non
     assert not kept.task.done()
 
 
-async def test_there_is_no_turn_while_the_broker_takes_nothing(keeping: Keeping, hub: MemoryHub) -> None:
+async def test_no_run_starts_while_the_broker_accepts_nothing(keeping: Keeping, hub: MemoryHub) -> None:
     kept = keeping(every=0.01)
     for leave, come_back in ((hub.block, hub.unblock), (hub.stop, hub.start)):
-        await eventually(lambda: kept.turns and kept.turns[-1].heard_for > 0.3)
+        await eventually(lambda: kept.turns and kept.turns[-1].connected_for > 0.3)
         leave()
         held = len(kept.turns)
         await asyncio.wait([kept.task], timeout=0.1)
         assert len(kept.turns) == held
         come_back()
         await eventually(lambda count=held: len(kept.turns) > count)  # type: ignore[misc]
-        assert kept.turns[held].heard_for < kept.turns[held - 1].heard_for
+        assert kept.turns[held].connected_for < kept.turns[held - 1].connected_for
 
 
 async def test_on_stop_a_pause_ends_at_once(keeping: Keeping) -> None:
@@ -188,23 +188,23 @@ async def numbers(ears: Subscription, count: int) -> list[int]:
     return heard
 
 
-async def test_what_is_told_goes_out_in_order_as_soon_as_the_turn_commits(
+async def test_messages_are_published_in_order_as_soon_as_the_run_commits(
     database: Database, relay: Relay, broker: Broker
 ) -> None:
-    turn = Turn(database, relay, 1.0)
+    run = TimerRun(database, relay, 1.0)
     async with broker.subscribe(EARS, prefetch=100) as ears:
-        async with turn.transaction() as connection:
-            await turn.tell(connection, [to_group("lobby", told(number)) for number in range(1000)])
+        async with run.transaction() as connection:
+            await run.publish(connection, [to_group("lobby", told(number)) for number in range(1000)])
         assert await numbers(ears, 1000) == list(range(1000))
 
 
-async def test_pushes_and_events_are_told_to_whom_they_belong(
+async def test_pushes_and_events_are_published_to_their_receivers(
     database: Database, relay: Relay, broker: Broker
 ) -> None:
-    turn = Turn(database, relay, 1.0)
+    run = TimerRun(database, relay, 1.0)
     async with broker.subscribe(EARS, prefetch=100) as ears:
-        async with turn.transaction() as connection:
-            await turn.tell(connection, [to_user("ana", told(1))], events=[told(2)])
+        async with run.transaction() as connection:
+            await run.publish(connection, [to_user("ana", told(1))], events=[told(2)])
         heard = [await next_of(ears), await next_of(ears)]
     assert sorted((delivery.exchange, delivery.routing_key) for delivery in heard) == [
         (EVENTS, "test.told"),
@@ -212,27 +212,29 @@ async def test_pushes_and_events_are_told_to_whom_they_belong(
     ]
 
 
-async def test_what_does_not_commit_is_not_told(database: Database, relay: Relay, broker: Broker) -> None:
-    turn = Turn(database, relay, 1.0)
+async def test_messages_of_a_rolled_back_run_are_not_published(
+    database: Database, relay: Relay, broker: Broker
+) -> None:
+    run = TimerRun(database, relay, 1.0)
     async with broker.subscribe(EARS, prefetch=100) as ears:
-        async with turn.transaction() as connection:
-            await turn.tell(connection, [to_group("lobby", told(1))])
+        async with run.transaction() as connection:
+            await run.publish(connection, [to_group("lobby", told(1))])
             await connection.rollback()
-        async with turn.transaction() as connection:
-            await turn.tell(connection, [to_group("lobby", told(2))])
+        async with run.transaction() as connection:
+            await run.publish(connection, [to_group("lobby", told(2))])
         assert await numbers(ears, 1) == [2]
 
 
-async def test_a_turn_that_tells_of_what_it_changes_locks_it_for_no_broker(
+async def test_a_run_holds_no_lock_while_the_broker_is_slow(
     database: Database, relay: Relay, broker: Broker, hub: MemoryHub
 ) -> None:
     change = THINGS.update().values(value=THINGS.c.value + 1)
-    turn = Turn(database, relay, 1.0)
+    run = TimerRun(database, relay, 1.0)
 
     async def change_and_tell(number: int) -> None:
-        async with asyncio.timeout(PATIENCE), turn.transaction() as connection:
+        async with asyncio.timeout(PATIENCE), run.transaction() as connection:
             await connection.execute(change)
-            await turn.tell(connection, [to_group("lobby", told(number))])
+            await run.publish(connection, [to_group("lobby", told(number))])
 
     async with broker.subscribe(EARS, prefetch=100) as ears:
         hub.hold_confirms()
@@ -247,8 +249,8 @@ async def test_a_turn_that_tells_of_what_it_changes_locks_it_for_no_broker(
         assert await numbers(ears, 2) == [2, 3]
 
 
-async def test_who_has_no_outbox_is_told_so(database: Database) -> None:
-    turn = Turn(database, None, 1.0)
-    async with turn.transaction() as connection:
+async def test_publishing_without_an_outbox_raises(database: Database) -> None:
+    run = TimerRun(database, None, 1.0)
+    async with run.transaction() as connection:
         with pytest.raises(NoOutbox, match="Storage"):
-            await turn.tell(connection, [to_group("lobby", told(1))])
+            await run.publish(connection, [to_group("lobby", told(1))])

@@ -69,7 +69,7 @@ def test_words_between_dots_may_be_empty_but_an_empty_key_has_none() -> None:
     assert table.find(".") == (1, 3)
 
 
-def test_unbinding_what_is_not_bound_changes_nothing() -> None:
+def test_unbinding_a_missing_binding_changes_nothing() -> None:
     table = a_table([("a.b", 1)])
     table.unbind("a.b", 2)
     table.unbind("a.b.c", 1)

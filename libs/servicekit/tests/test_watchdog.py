@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from towpath.servicekit.watchdog import EXIT_HUNG, Overdue, Watchdog
+from towpath.servicekit.handling.watchdog import EXIT_HUNG, Overdue, Watchdog
 
 LIMIT: Final = 0.3
 PATIENCE: Final = 20.0
@@ -78,7 +78,7 @@ async def test_an_event_loop_that_stands_still_ends_the_program_whatever_holds_i
 def test_the_program_ends_where_nothing_else_helps(hang: str, status: int) -> None:
     program = (
         "import asyncio, itertools\n"
-        "from towpath.servicekit.watchdog import Watchdog\n"
+        "from towpath.servicekit.handling.watchdog import Watchdog\n"
         "def loop():\n"
         "  while True: pass\n"
         "async def main():\n"
@@ -103,7 +103,7 @@ async def test_everything_is_as_before_once_it_is_closed() -> None:
     assert threading.active_count() == threads
 
 
-async def test_two_in_one_process_each_interrupt_what_is_theirs() -> None:
+async def test_two_watchdogs_in_one_process_interrupt_only_their_own_steps() -> None:
     with Watchdog.open(LIMIT) as one, Watchdog.open(LIMIT) as other:
         for watchdog in (one, other):
             with pytest.raises(Overdue), watchdog:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.protocol.envelope import make
-from towpath.servicekit.withheld import Fields, Place, fill_page, filled, is_withheld, withhold
+from towpath.servicekit.storage.withheld import EntryId, Fields, fill_page, filled, is_withheld, withhold
 
 texts = st.text(max_size=20)
 datas = st.dictionaries(
@@ -28,20 +28,20 @@ class Row:
         self.stream, self.seq, self.envelope = "chat:lobby", seq, envelope
 
 
-async def new_text(_: AsyncConnection, places: Collection[Place]) -> dict[Place, Fields]:
+async def new_text(_: AsyncConnection, places: Collection[EntryId]) -> dict[EntryId, Fields]:
     return {place: {"text": f"new {place[1]}"} for place in places}
 
 
-async def gone(_: AsyncConnection, places: Collection[Place]) -> dict[Place, Fields]:
+async def gone(_: AsyncConnection, places: Collection[EntryId]) -> dict[EntryId, Fields]:
     return {}
 
 
-async def unchanged(_: AsyncConnection, places: Collection[Place]) -> dict[Place, Fields]:
+async def unchanged(_: AsyncConnection, places: Collection[EntryId]) -> dict[EntryId, Fields]:
     return {place: {} for place in places}
 
 
 @given(datas, texts, st.integers(1, 2**62))
-def test_only_what_is_withheld_changes(data: dict[str, Any], text: str, about: int) -> None:
+def test_only_withheld_fields_change(data: dict[str, Any], text: str, about: int) -> None:
     entry = an_entry({**data, "text": text})
     stored = withhold(entry, about, {"text": ""})
     assert is_withheld(stored)
@@ -70,7 +70,7 @@ async def test_what_is_gone_is_not_published() -> None:
 
 
 @pytest.mark.parametrize("fill", [new_text, gone])
-async def test_a_page_keeps_its_order_and_leaves_out_what_is_gone(fill: Any) -> None:
+async def test_a_page_keeps_its_order_and_omits_missing_entries(fill: Any) -> None:
     rows = [Row(seq, an_entry({"text": f"old {seq}"}, seq)) for seq in (1, 2, 3)]
     rows[1].envelope = withhold(rows[1].envelope, 2, {"text": ""})
     page = await fill_page(NO_CONNECTION, fill, rows)
@@ -81,7 +81,7 @@ async def test_a_page_keeps_its_order_and_leaves_out_what_is_gone(fill: Any) -> 
 
 
 async def test_a_page_without_withheld_fields_asks_nothing() -> None:
-    async def refuse(_: AsyncConnection, places: Collection[Place]) -> dict[Place, Fields]:
+    async def refuse(_: AsyncConnection, places: Collection[EntryId]) -> dict[EntryId, Fields]:
         raise AssertionError(f"asked about {places}")
 
     rows = [Row(seq, an_entry({"text": "said"}, seq)) for seq in (1, 2)]

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from towpath.chat.app import CHAT
-from towpath.chat.gone import Clearing
+from towpath.chat.gone import GoneRoomSweeper
 from towpath.chat.tables import METADATA
 from towpath.testkit.dispatching import Incoming, ServiceUnderTest, a_command
 
@@ -166,7 +166,7 @@ class Story:
     async def look(self, *, cleared: bool) -> None:
         """All who may see something see what is true; nobody, and no table, has what is gone."""
         if cleared:
-            while await self.chat.turn(Clearing().round):
+            while await self.chat.turn(GoneRoomSweeper().round):
                 pass
         rows = [str(row) for table in METADATA.sorted_tables for row in await self.chat.rows(table)]
         stored = "\n".join(rows)

@@ -13,8 +13,8 @@ from towpath.chat.repository import Rooms
 from towpath.chat.tables import INBOX, MEMBERS, MESSAGES, ROOMS, STREAMS
 from towpath.protocol.chat import SendMessage, is_direct
 from towpath.protocol.messages import Session
-from towpath.servicekit.outcome import Outcome
-from towpath.servicekit.requests import Handler
+from towpath.servicekit.handling.outcome import Outcome
+from towpath.servicekit.handling.requests import Handler
 from towpath.testkit.dispatching import (
     GATEWAY,
     Heard,

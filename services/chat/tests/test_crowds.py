@@ -18,7 +18,7 @@ from towpath.chat.repository import Rooms
 from towpath.chat.settings import ChatSettings
 from towpath.chat.tables import CROWDS, INBOX, MEMBERS, ROOMS, STREAMS
 from towpath.protocol.chat import CrowdCounted
-from towpath.servicekit.timers import Turn
+from towpath.servicekit.handling.timers import TimerRun
 from towpath.testkit.dispatching import (
     GATEWAY,
     Incoming,
@@ -60,8 +60,8 @@ class Arena:
     async def execute(self, statement: sa.Executable) -> None:
         """Change the database as another version would."""
 
-        async def run(turn: Turn) -> bool:
-            async with turn.database.transaction() as connection:
+        async def run(run: TimerRun) -> bool:
+            async with run.database.transaction() as connection:
                 await connection.execute(statement)
             return False
 

@@ -15,7 +15,7 @@ from towpath.chat.limits import Limits
 from towpath.chat.repository import Rooms
 from towpath.chat.tables import MESSAGES
 from towpath.protocol.errors import RateLimited
-from towpath.servicekit.buckets import Rate
+from towpath.servicekit.runtime.buckets import Rate
 from towpath.testkit.dispatching import (
     GATEWAY,
     Incoming,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from towpath.chat.app import CHAT, configured
-from towpath.chat.gone import STEP, Clearing
+from towpath.chat.gone import STEP, GoneRoomSweeper
 from towpath.chat.settings import ChatSettings
 from towpath.chat.tables import GONE, INVITATIONS, MEMBERS, MESSAGES, ROOMS, STREAMS
 from towpath.testkit.dispatching import (
@@ -50,10 +50,10 @@ async def ask(chat: ServiceUnderTest, action: str, by: str = "bob", **data: Any)
     return dict(chat.answer("asked").data)
 
 
-async def cleared(chat: ServiceUnderTest, clearing: Clearing | None = None) -> int:
+async def cleared(chat: ServiceUnderTest, clearing: GoneRoomSweeper | None = None) -> int:
     """Give the timer its turns until there is nothing to do; returns how many it took."""
     turns = 1
-    while await chat.turn((clearing or Clearing()).round):
+    while await chat.turn((clearing or GoneRoomSweeper()).round):
         turns += 1
     return turns
 
@@ -266,7 +266,7 @@ async def test_a_large_room_is_deleted_in_bounded_steps_and_invisible_at_once(ch
     await chat.dispatch(a_join())
     assert (await ask(chat, "chat.history", room=ROOM, after_seq=0))["messages"] == []
     with counted_statements() as clearing:
-        assert await chat.turn(Clearing().round)
+        assert await chat.turn(GoneRoomSweeper().round)
     assert len(clearing) < 12
     assert len(await chat.rows(MESSAGES)) == STEP
     await cleared(chat)
@@ -276,7 +276,7 @@ async def test_a_large_room_is_deleted_in_bounded_steps_and_invisible_at_once(ch
 
 async def test_a_quiet_turn_asks_one_question(chat: ServiceUnderTest) -> None:
     with counted_statements() as statements:
-        assert not await chat.turn(Clearing().round)
+        assert not await chat.turn(GoneRoomSweeper().round)
     assert len([statement for statement in statements if "chat_gone_rooms" in statement]) == 1
     assert not [statement for statement in statements if "DELETE" in statement]
 
@@ -284,11 +284,11 @@ async def test_a_quiet_turn_asks_one_question(chat: ServiceUnderTest) -> None:
 async def test_a_room_that_is_gone_is_forgotten_after_a_day(chat: ServiceUnderTest) -> None:
     await chat.dispatch(a_create(), a_leave())
     [gone] = await chat.rows(GONE)
-    tomorrow = Clearing(lambda: gone.created_at + DAY + 1)
+    tomorrow = GoneRoomSweeper(lambda: gone.created_at + DAY + 1)
     await chat.turn(tomorrow.forget)
     assert len(await chat.rows(GONE)) == 1  # its rows are not deleted yet
     await cleared(chat)
-    await chat.turn(Clearing(lambda: gone.created_at + DAY - 1).forget)
+    await chat.turn(GoneRoomSweeper(lambda: gone.created_at + DAY - 1).forget)
     assert len(await chat.rows(GONE)) == 1
     await chat.turn(tomorrow.forget)
     assert await chat.rows(GONE) == []

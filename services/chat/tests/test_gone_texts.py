@@ -7,8 +7,8 @@ import pytest
 from towpath.chat.app import CHAT
 from towpath.chat.tables import METADATA
 from towpath.protocol.envelope import Envelope
-from towpath.servicekit.outcome import to_group
-from towpath.servicekit.timers import Turn
+from towpath.servicekit.handling.outcome import to_group
+from towpath.servicekit.handling.timers import TimerRun
 from towpath.testkit.dispatching import Incoming, ServiceUnderTest, a_command, counted_statements
 
 ROOM = "weavers"
@@ -183,9 +183,9 @@ async def test_a_push_that_waits_in_the_outbox_leaves_without_its_text(chat: Ser
     (said,) = chat.pushes(action="chat.message")
     chat.forget()
 
-    async def remind_then_delete(turn: Turn) -> bool:
-        async with turn.transaction() as connection:
-            await turn.tell(connection, [to_group(STREAM, said)])
+    async def remind_then_delete(run: TimerRun) -> bool:
+        async with run.transaction() as connection:
+            await run.publish(connection, [to_group(STREAM, said)])
         await chat.dispatch(a_delete())
         assert SECRET not in await stored(chat)
         return False

@@ -13,8 +13,8 @@ from towpath.chat.limits import DAY_MS, MOST_ROOMS, Limits
 from towpath.chat.repository import Rooms
 from towpath.chat.settings import ChatSettings
 from towpath.chat.tables import INVITATIONS, MEMBERS, ROOMS, STREAMS
-from towpath.servicekit import bulk
-from towpath.servicekit.timers import Turn
+from towpath.servicekit.handling.timers import TimerRun
+from towpath.servicekit.storage import bulk
 from towpath.testkit.dispatching import (
     GATEWAY,
     Incoming,
@@ -243,9 +243,9 @@ async def test_a_user_in_more_rooms_than_any_limit_starts_and_resumes_with_a_bou
     async with running(database_url) as chat:
         await chat.dispatch(a_direct("bob"), a_join("zzz"), a_command("chat.send", room="zzz", text="hello"))
 
-        async def fill(turn: Turn) -> bool:
+        async def fill(run: TimerRun) -> bool:
             rows = [{"room": f"r-{n:06}", "user_id": "alice", "read_seq": 0} for n in range(many)]
-            async with turn.database.transaction() as connection:
+            async with run.database.transaction() as connection:
                 await bulk.insert(connection, MEMBERS, rows)
             return False
 

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from structlog.testing import capture_logs
 
 from towpath.chat.app import CHAT
-from towpath.chat.gone import Clearing
+from towpath.chat.gone import GoneRoomSweeper
 from towpath.chat.tables import INBOX, MESSAGES, METADATA, OUTBOX, ROOMS, STREAMS
 from towpath.protocol.envelope import make, now_ms
 from towpath.testkit.dispatching import ServiceUnderTest, a_command
@@ -193,7 +193,7 @@ async def test_an_empty_private_room_of_before_is_gone(database_url: str) -> Non
         assert chat.answer("m-2").data["messages"] == []
         await chat.dispatch(a_command("chat.rooms", by="zoe", msg_id="m-3"))
         assert chat.answer("m-3").data == {"rooms": []}
-        while await chat.turn(Clearing().round):
+        while await chat.turn(GoneRoomSweeper().round):
             pass
         assert [row.room for row in await chat.rows(MESSAGES)] == ["weavers"] * 3
 

@@ -16,8 +16,8 @@ from towpath.chat.presence import STEP, Presence, Standing, judge
 from towpath.chat.repository import Rooms
 from towpath.chat.settings import ChatSettings
 from towpath.chat.tables import CONNECTIONS, GATEWAYS, INBOX, OUTBOX, PEOPLE
-from towpath.servicekit.outcome import Tell
-from towpath.servicekit.timers import Turn
+from towpath.servicekit.handling.outcome import Push
+from towpath.servicekit.handling.timers import TimerRun
 from towpath.testkit.dispatching import Incoming, ServiceUnderTest, a_command, an_event, counted_statements
 
 GRACE, SILENCE = 10, 15
@@ -63,10 +63,10 @@ class Town:
         await self.chat.dispatch(*messages)
         await self.settle()
 
-    async def settle(self, *, heard_for: float = DAY, replica: int = 0) -> int:
+    async def settle(self, *, connected_for: float = DAY, replica: int = 0) -> int:
         """Take turns until there is nothing to do at once; returns how many."""
         turns = 1
-        while await self.chat.turn(self.presence.round, heard_for=heard_for, replica=replica):
+        while await self.chat.turn(self.presence.round, connected_for=connected_for, replica=replica):
             turns += 1
         return turns
 
@@ -126,7 +126,7 @@ class TestConnections:
         await town.wait(GRACE)
         assert town.told("group.chat:weavers") == [("alice", False)]
 
-    async def test_who_is_back_in_time_was_never_gone(self, town: Town) -> None:
+    async def test_a_user_who_reconnects_in_time_never_goes_offline(self, town: Town) -> None:
         await town.hear(starts("a-1"))
         town.told()
         for number in range(1, 4):
@@ -241,9 +241,9 @@ class TestGateways:
         town.told()
         town.clock.pass_by(DAY)  # this service was down
         await town.chat.dispatch(lives(WATCHING))
-        await town.settle(heard_for=SILENCE - 0.1)
+        await town.settle(connected_for=SILENCE - 0.1)
         assert town.told() == []
-        await town.settle(heard_for=SILENCE)
+        await town.settle(connected_for=SILENCE)
         assert town.told() == [("alice", False)]
 
     async def test_where_no_gateway_is_heard_at_all_nobody_is_taken_for_gone(self, town: Town) -> None:
@@ -290,15 +290,15 @@ class TestTold:
             assert sorted(rooms) == ["one", "three"]
 
     async def test_what_was_not_committed_is_not_told_but_by_the_next_look(self, town: Town) -> None:
-        class Interrupted(Turn):
+        class Interrupted(TimerRun):
             async def tell(
-                self, connection: AsyncConnection, tells: Sequence[Tell] = (), **more: Any
+                self, connection: AsyncConnection, tells: Sequence[Push] = (), **more: Any
             ) -> None:
-                await Turn.tell(self, connection, tells, **more)
+                await TimerRun.publish(self, connection, tells, **more)
                 raise InterruptedError
 
-        async def interrupted(turn: Turn) -> bool:
-            return await town.presence.round(Interrupted(turn.database, turn.relay, turn.heard_for))
+        async def interrupted(run: TimerRun) -> bool:
+            return await town.presence.round(Interrupted(run.database, run.relay, run.connected_for))
 
         await town.chat.dispatch(starts())
         with pytest.raises(InterruptedError):
@@ -334,16 +334,16 @@ class TestTold:
             town.told()
             returning: list[asyncio.Task[None]] = []
 
-            class Overtaken(Turn):
+            class Overtaken(TimerRun):
                 async def tell(
-                    self, connection: AsyncConnection, tells: Sequence[Tell] = (), **more: Any
+                    self, connection: AsyncConnection, tells: Sequence[Push] = (), **more: Any
                 ) -> None:
                     returning.append(asyncio.create_task(town.chat.dispatch(starts("a-2"), replica=0)))
                     await asyncio.wait(returning, timeout=0.2)  # it may wait for us, but not overtake
-                    await Turn.tell(self, connection, tells, **more)
+                    await TimerRun.publish(self, connection, tells, **more)
 
-            async def overtaken(turn: Turn) -> bool:
-                return await town.presence.round(Overtaken(turn.database, turn.relay, turn.heard_for))
+            async def overtaken(run: TimerRun) -> bool:
+                return await town.presence.round(Overtaken(run.database, run.relay, run.connected_for))
 
             town.clock.pass_by(GRACE)
             await town.chat.turn(overtaken, replica=1)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from towpath.gateway.admission import Admission, TokenRefused, bearer_token
 from towpath.gateway.settings import GatewaySettings
-from towpath.servicekit.settings import BadSetting, bad_setting
+from towpath.servicekit.runtime.settings import BadSetting, bad_setting
 from towpath.testkit.tokens import SECRET, a_token
 
 

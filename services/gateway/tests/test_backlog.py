@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from towpath.gateway.backlog import Backlog
 from towpath.gateway.settings import GatewaySettings
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.tokens import SECRET
 
 EACH = 64 * 1024

@@ -15,7 +15,7 @@ from towpath.gateway.groups import Members
 from towpath.gateway.limits import Limits
 from towpath.gateway.sessions import Session
 from towpath.gateway.settings import GatewaySettings
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.gateway import RunGateway
 from towpath.testkit.tokens import SECRET
 

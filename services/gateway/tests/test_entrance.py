@@ -12,7 +12,7 @@ from websockets.exceptions import InvalidStatus
 
 from towpath.gateway.entrance import EnteringConnection, Entrance, Room, share
 from towpath.gateway.settings import GatewaySettings
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.client import WireClient
 from towpath.testkit.eventually import eventually
 from towpath.testkit.gateway import GatewayUnderTest, RunGateway

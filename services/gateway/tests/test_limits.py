@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from towpath.gateway.limits import Allowance, Limits
 from towpath.gateway.settings import GatewaySettings
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.tokens import SECRET
 
 STEP = st.tuples(

@@ -17,8 +17,8 @@ from towpath.protocol.routes import EXCHANGES, user_key
 from towpath.servicekit.broker.interface import Broker, Delivery, Exchange, Topology
 from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.broker.rabbitmq import RabbitBroker
-from towpath.servicekit.settings import TelemetrySettings
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.runtime.settings import TelemetrySettings
+from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.client import WireClient
 from towpath.testkit.eventually import eventually
 from towpath.testkit.gateway import GatewayUnderTest, RunGateway, a_backend

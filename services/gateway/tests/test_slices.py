@@ -14,8 +14,8 @@ from towpath.gateway.sessions import Session
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.envelope import make
 from towpath.protocol.routes import EVERYONE, PUSH, connection_key, group_key
-from towpath.servicekit.telemetry import Telemetry
-from towpath.servicekit.turns import SLICE
+from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.servicekit.runtime.time_slices import SLICE
 from towpath.testkit.tokens import SECRET
 
 WRITE_SECONDS: Final = 0.0001

@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 from towpath.orders.app import ORDERS
 from towpath.orders.tables import INBOX, REFUNDS, STREAMS
 from towpath.orders.tables import ORDERS as TABLE
-from towpath.servicekit import bulk
-from towpath.servicekit.database import Database
+from towpath.servicekit.storage import bulk
+from towpath.servicekit.storage.database import Database
 from towpath.testkit.dispatching import ServiceUnderTest, a_command, an_event
 
 MANY: Final = 100_000

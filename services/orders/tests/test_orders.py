@@ -15,9 +15,9 @@ from towpath.orders.repository import OrderBook
 from towpath.orders.tables import ORDERS as TABLE
 from towpath.protocol.messages import Session
 from towpath.protocol.orders import GetOrder
-from towpath.servicekit.database import Database
-from towpath.servicekit.outcome import Outcome
-from towpath.servicekit.requests import Handler, Request
+from towpath.servicekit.handling.outcome import Outcome
+from towpath.servicekit.handling.requests import Handler, Request
+from towpath.servicekit.storage.database import Database
 from towpath.testkit.dispatching import Incoming, ServiceUnderTest, a_command, an_event, counted_statements
 
 
@@ -125,14 +125,14 @@ class TestOnce:
             if lost:
                 raise DBAPIError("COMMIT", None, lost.pop())
 
-        async def is_to_blame(_: Database, __: BaseException) -> bool:
+        async def is_database_failure(_: Database, __: BaseException) -> bool:
             return away
 
         repeated = a_submit("O-0", by="cyd", msg_id="m-0")
         await orders.dispatch(repeated)
         orders.forget()
         monkeypatch.setattr(Database, "transaction", breaking)
-        monkeypatch.setattr(Database, "is_to_blame", is_to_blame)
+        monkeypatch.setattr(Database, "is_database_failure", is_database_failure)
         first = a_submit(msg_id="m-1")
         await orders.dispatch(first, a_submit("O-2", by="bob", msg_id="m-2"), first, repeated)
         assert not lost

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from yarl import URL
 
-from towpath.servicekit.amqp_url import hosts as hosts_of
-from towpath.servicekit.amqp_url import shown
-from towpath.servicekit.settings import BadSetting, BrokerSettings
+from towpath.servicekit.runtime.amqp_url import hosts as hosts_of
+from towpath.servicekit.runtime.amqp_url import shown
+from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings
 from towpath.tools.data_folder import DataFolder
 from towpath.tools.greeting import Greeting, NoBroker, greet
 from towpath.tools.options import Choice

@@ -26,7 +26,7 @@ class _TroubleInOneLine(TyperGroup):
         try:
             return super().main(*arguments, **{**options, "standalone_mode": False})
         except Exception as error:
-            status, line = _told(error)
+            status, line = _error_text(error)
             print(f"towpath: {line}", file=sys.stderr)  # noqa: T201  # a command speaks to a person
             sys.exit(status)
 
@@ -279,10 +279,10 @@ def _wanted(
     return parked.Wanted(frozenset(ids or ()), reason, action, user, at)
 
 
-def _told(error: Exception) -> tuple[int, str]:
+def _error_text(error: Exception) -> tuple[int, str]:
     """The exit status and the line for a person; what nobody foresaw has a traceback on request."""
     from towpath.servicekit.broker.interface import BrokerError, BrokerRefused
-    from towpath.servicekit.settings import BadSetting
+    from towpath.servicekit.runtime.settings import BadSetting
 
     if isinstance(error, typer.TyperException):
         return error.exit_code, _one_line(error.format_message().replace("Value error, ", ""))

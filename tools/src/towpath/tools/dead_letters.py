@@ -37,19 +37,19 @@ from rich.table import Table
 from rich.text import Text
 
 from towpath.protocol.routes import dead_queue
-from towpath.servicekit import amqp_url, logs
 from towpath.servicekit.broker import connect
 from towpath.servicekit.broker.interface import (
     Broker,
     BrokerBlocked,
     BrokerError,
     BrokerUnavailable,
-    Browsing,
     Delivery,
     PublishRefused,
+    QueueBrowser,
     Unroutable,
 )
-from towpath.servicekit.settings import BadSetting, BrokerSettings, load
+from towpath.servicekit.runtime import amqp_url, logs
+from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings, load
 from towpath.tools.brokers import AMQP_URL, port_of
 from towpath.tools.data_folder import DataFolder
 from towpath.tools.greeting import NoBroker, greet
@@ -267,7 +267,7 @@ async def _count(broker: Broker, service: str, wanted: Wanted) -> int:
 
 
 @asynccontextmanager
-async def _parked(broker: Broker, service: str) -> AsyncIterator[Browsing]:
+async def _parked(broker: Broker, service: str) -> AsyncIterator[QueueBrowser]:
     async with AsyncExitStack() as stack:
         try:
             if not _NAME.fullmatch(service):
@@ -282,7 +282,7 @@ async def _parked(broker: Broker, service: str) -> AsyncIterator[Browsing]:
         yield looking
 
 
-async def _each(looking: Browsing) -> AsyncIterator[tuple[Delivery, Parked]]:
+async def _each(looking: QueueBrowser) -> AsyncIterator[tuple[Delivery, Parked]]:
     """The messages that waited at the start, except those that others took meanwhile.
 
     Look at all of it: RabbitMQ puts what is given back behind what was given back before, so who stops half-way

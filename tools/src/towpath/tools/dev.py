@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Final
 import uvloop
 
 from towpath.protocol.envelope import Envelope
-from towpath.servicekit import logs
-from towpath.servicekit.settings import BrokerSettings
+from towpath.servicekit.runtime import logs
+from towpath.servicekit.runtime.settings import BrokerSettings
 from towpath.tools import order_events
 from towpath.tools.brokers import AMQP_URL, OpenBroker, Source, choose
 from towpath.tools.data_folder import DataFolder, RunningDev

@@ -10,11 +10,11 @@ import structlog
 import uvloop
 from yarl import URL
 
-from towpath.servicekit import logs
-from towpath.servicekit.amqp_url import hosts
 from towpath.servicekit.broker import connect
-from towpath.servicekit.run import or_stopped, until_stopped
-from towpath.servicekit.settings import BadSetting, BrokerSettings, load
+from towpath.servicekit.runtime import logs
+from towpath.servicekit.runtime.amqp_url import hosts
+from towpath.servicekit.runtime.run import or_stopped, until_stopped
+from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings, load
 from towpath.tools.brokers import greet_any
 from towpath.tools.greeting import NoBroker
 from towpath.tools.order_events import APP_ID, exchanges, publish

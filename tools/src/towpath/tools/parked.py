@@ -15,7 +15,8 @@ from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.messages import split_batch
 from towpath.protocol.routes import PARTITIONS, command_queue, dead_queue, events_queue
 from towpath.servicekit.broker.interface import Delivery, HeaderValue, Message, undecodable
-from towpath.servicekit.failures import (
+from towpath.servicekit.handling.requests import UNREADABLE
+from towpath.servicekit.messaging.dead_letters import (
     EFFECT,
     ERROR,
     FIRST_FAILED_AT,
@@ -28,9 +29,8 @@ from towpath.servicekit.failures import (
     history,
     number,
 )
-from towpath.servicekit.requests import UNREADABLE
-from towpath.servicekit.senders import SENDER
-from towpath.servicekit.telemetry import trace_id
+from towpath.servicekit.messaging.senders import SENDER
+from towpath.servicekit.runtime.telemetry import trace_id
 from towpath.tools.trouble import Trouble
 
 #: Reasons that the broker gives, in the words of ``x-first-death-reason``.

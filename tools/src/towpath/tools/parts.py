@@ -24,7 +24,7 @@ import structlog
 from towpath.chat.settings import ChatSettings
 from towpath.gateway.settings import GatewaySettings
 from towpath.orders.settings import OrdersSettings
-from towpath.servicekit.settings import PREFIX, BadSetting, BrokerSettings
+from towpath.servicekit.runtime.settings import PREFIX, BadSetting, BrokerSettings
 from towpath.tools.brokers import OpenBroker
 from towpath.tools.trouble import Trouble
 
@@ -32,7 +32,9 @@ _READY_SECONDS: Final = 60.0
 _READY_POLL_SECONDS: Final = 0.05
 _GRACE_SECONDS: Final = 3.0
 _TAIL_BYTES: Final = 64 * 1024
-_BAD_SETTING: Final = 2  # towpath.servicekit.run.EXIT_BAD_SETTING, which would load the broker's client
+_BAD_SETTING: Final = (
+    2  # towpath.servicekit.runtime.run.EXIT_BAD_SETTING, which would load the broker's client
+)
 
 
 @dataclass(frozen=True, slots=True)

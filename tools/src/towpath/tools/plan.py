@@ -11,7 +11,13 @@ from pydantic import ValidationError
 from yarl import URL
 
 from towpath.gateway.settings import GatewaySettings
-from towpath.servicekit.settings import PREFIX, BadSetting, BrokerSettings, bad_setting, refuse_misspelt
+from towpath.servicekit.runtime.settings import (
+    PREFIX,
+    BadSetting,
+    BrokerSettings,
+    bad_setting,
+    refuse_misspelt,
+)
 from towpath.tools.data_folder import DataFolder
 from towpath.tools.parts import CHAT, GATEWAY, ORDERS, Program
 from towpath.tools.ports import PortTaken, check_free, free_ports, hold
@@ -36,7 +42,7 @@ class Plan:
     Attributes:
         page, gateway: Addresses.
         web_port: Where the page is served, on 127.0.0.1.
-        secret: Signs and checks tokens.
+        secret: PresenceEvents and checks tokens.
         database: The displayed name of the database.
         web_root: The folder of the page.
         settings: Of each program; the broker is added once it runs.

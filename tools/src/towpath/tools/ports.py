@@ -7,7 +7,7 @@ import socket
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from towpath.servicekit.listening import LISTEN_ERRORS, blames_port, cannot_listen
+from towpath.servicekit.runtime.listening import LISTEN_ERRORS, blames_port, cannot_listen
 from towpath.tools.trouble import Trouble
 
 

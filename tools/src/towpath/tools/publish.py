@@ -8,8 +8,8 @@ from typing import Any, Final
 import aiohttp
 
 from towpath.protocol.envelope import Envelope
-from towpath.servicekit import logs
-from towpath.servicekit.settings import BrokerSettings, load
+from towpath.servicekit.runtime import logs
+from towpath.servicekit.runtime.settings import BrokerSettings, load
 from towpath.tools import order_events
 from towpath.tools.brokers import AMQP_URL, GivenBroker
 from towpath.tools.data_folder import DataFolder

@@ -8,7 +8,7 @@ from typing import Final
 import jwt
 
 from towpath.protocol.routes import check_user_id
-from towpath.servicekit.settings import BadSetting, no_surrounding_space
+from towpath.servicekit.runtime.settings import BadSetting, no_surrounding_space
 from towpath.tools.data_folder import DataFolder
 from towpath.tools.trouble import Trouble
 

@@ -19,7 +19,7 @@ from yarl import URL
 from towpath.protocol.envelope import Envelope
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.messages import read_object
-from towpath.servicekit.listening import LISTEN_ERRORS, blames_port, cannot_listen
+from towpath.servicekit.runtime.listening import LISTEN_ERRORS, blames_port, cannot_listen
 from towpath.tools.order_events import BadEvent, NotPublished, order_event
 from towpath.tools.ports import PortTaken
 from towpath.tools.token import LIFETIME_SECONDS, BadUser

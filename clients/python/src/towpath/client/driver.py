@@ -203,7 +203,7 @@ class Driver:
 
     def _do_connect(self, action: actions.Connect) -> None:
         self._transport = Transport(
-            action.url, action.token, self._tls, heard=self._heard, ended=self._disconnected
+            action.url, action.token, self._tls, heard=self._on_received, ended=self._disconnected
         )
         self._tasks.spawn(self._transport.run(), self._report)
 
@@ -322,7 +322,7 @@ class Driver:
         error.__cause__ = cause
         self.tell(events.TokenFailed(purpose, error))
 
-    def _heard(self, frame: str | bytes) -> None:
+    def _on_received(self, frame: str | bytes) -> None:
         self.tell(events.Frame(frame))
 
     def _disconnected(self, how: events.Disconnected) -> None:

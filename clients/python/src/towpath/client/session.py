@@ -264,7 +264,7 @@ class Session:
     def _frame(self, text: str | bytes) -> None:
         if self._phase not in ("socket", "open"):
             return
-        self._heard()
+        self._on_received()
         envelope = decode(text)
         if envelope is None:
             excerpt = text[:80] if isinstance(text, str) else f"a binary frame of {len(text)} bytes"
@@ -313,7 +313,7 @@ class Session:
 
     # Heartbeat: any frame shows that the other side lives
 
-    def _heard(self) -> None:
+    def _on_received(self) -> None:
         self._heard_at = self._now
         if self._pinged:
             self._pinged = False

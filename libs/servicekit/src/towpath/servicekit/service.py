@@ -1,20 +1,8 @@
-"""A service: the owner of one domain, assembled from the kit.
+"""A service: the owner of one domain. Its ``app.py`` defines it, :mod:`towpath.servicekit.serving` runs it."""
 
-``app.py`` of a service defines it (:class:`Service`); :func:`serve_domain` runs every service: declare, consume,
-dispatch, sweep, run timers, relay their messages, and on stop drain in the correct order.
-"""
-
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
-from typing import Any, Final, Generic
-
-import sqlalchemy as sa
-import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
+from typing import Any, Generic
 
 from towpath.protocol.routes import (
     COMMANDS,
@@ -25,60 +13,12 @@ from towpath.protocol.routes import (
     dead_queue,
     events_queue,
 )
-from towpath.servicekit import failures
-from towpath.servicekit.alive import Announcer
-from towpath.servicekit.broker import Connect, connect
-from towpath.servicekit.broker.deafness import watch_deafness
-from towpath.servicekit.broker.interface import Binding, BrokerState, Exchange, Queue, Topology
-from towpath.servicekit.consumer import Consumer
-from towpath.servicekit.database import Database, forget
-from towpath.servicekit.departures import Departures
-from towpath.servicekit.dispatcher import Dispatcher
-from towpath.servicekit.failures import DELIVERY_LIMIT, Failures
-from towpath.servicekit.groups import Groups
-from towpath.servicekit.handler_checks import check_greeting, check_handlers
-from towpath.servicekit.health import Health, serve_admin
-from towpath.servicekit.heavy_reads import Bounds
-from towpath.servicekit.loops import failures_of, keep_running
-from towpath.servicekit.outbox import OutboxTables
-from towpath.servicekit.ownership import Owners, check_domain
-from towpath.servicekit.publisher import Publisher
-from towpath.servicekit.relay import Relay
-from towpath.servicekit.replica import Replica
-from towpath.servicekit.requests import Handlers
-from towpath.servicekit.run import or_stopped
-from towpath.servicekit.settings import ServiceSettings
-from towpath.servicekit.streams import StreamTables
-from towpath.servicekit.telemetry import Telemetry
-from towpath.servicekit.timers import Hearing, Timer, keep
-from towpath.servicekit.watchdog import Watchdog
-from towpath.servicekit.wording import in_words
-from towpath.servicekit.working import Store, U
-
-log = structlog.get_logger(__name__)
-
-_SWEEP_SECONDS: Final = 60.0
-_SWEEP_STEP: Final = 500
-_SWEEP_STEP_SECONDS: Final = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Storage(Generic[U]):
-    """The tables of a service, its unit of work and its migrations.
-
-    Attributes:
-        unit: Creates a unit of work on a connection.
-        migrations: The Alembic folder.
-        groups: For a service that subscribes connections to groups.
-        outbox: For the messages of timers; ``None`` if timers publish nothing.
-    """
-
-    inbox: sa.Table
-    streams: StreamTables
-    unit: Callable[[AsyncConnection], U]
-    migrations: Path
-    groups: Groups | None = None
-    outbox: OutboxTables | None = None
+from towpath.servicekit.broker.interface import Binding, Exchange, Queue, Topology
+from towpath.servicekit.handling.requests import Handlers
+from towpath.servicekit.handling.store import Storage, U
+from towpath.servicekit.handling.timers import Timer
+from towpath.servicekit.messaging import dead_letters
+from towpath.servicekit.messaging.dead_letters import DELIVERY_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +45,8 @@ class Service(Generic[U]):
 def topology(service: Service[Any], max_length: int) -> Topology:
     """The exchanges and queues of a service."""
     return Topology(
-        [*(Exchange(name) for name in EXCHANGES), *failures.exchanges(service.name)],
-        [*work_queues(service, max_length), *failures.queues(service.name, max_length)],
+        [*(Exchange(name) for name in EXCHANGES), *dead_letters.exchanges(service.name)],
+        [*work_queues(service, max_length), *dead_letters.queues(service.name, max_length)],
         writes=EXCHANGES,
     )
 
@@ -136,182 +76,14 @@ def event_queues(service: Service[Any], max_length: int) -> list[Queue]:
 
 
 def _queue(
-    service: Service[Any], name: str, max_length: int, bindings: list[Binding], proved: Binding
+    service: Service[Any], name: str, max_length: int, bindings: list[Binding], verified: Binding
 ) -> Queue:
     return Queue(
         name=name,
         bindings=bindings,
-        proved=[proved],
+        verified=[verified],
         single_active=True,
         delivery_limit=DELIVERY_LIMIT,
         max_length=max_length,
         dead_letter_exchange=dead_queue(service.name),
     )
-
-
-async def serve_domain(
-    service: Service[U], settings: ServiceSettings, stop: asyncio.Event, connect: Connect = connect
-) -> None:
-    """Run ``service`` until ``stop`` is set, then finish the work in hand.
-
-    Raises:
-        BadService, BadSetting, BrokerRefused, TopologyMismatch: It cannot start.
-    """
-    name = service.name
-    check_domain(name, service.domain, service.commands)
-    check_handlers(name, service.commands, arguments=("payload", "session", "unit of work"))
-    check_handlers(name, service.events, arguments=("payload", "unit of work"))
-    if service.storage is not None and service.storage.groups is not None:
-        check_greeting(name, service.events)
-    async with AsyncExitStack() as stack:
-        telemetry = await stack.enter_async_context(Telemetry.open(name, settings))
-        health, consuming = Health(), asyncio.Event()
-        health.add("consuming", consuming.is_set)
-        await stack.enter_async_context(
-            serve_admin(settings.admin_host, settings.admin_port, health, telemetry)
-        )
-        opening = asyncio.ensure_future(
-            stack.enter_async_context(_open_store(service.storage, settings, name))
-        )
-        if not await or_stopped(opening, stop):  # Opening waits while the server cannot be reached.
-            return
-        store = opening.result()
-        broker = await stack.enter_async_context(connect(settings, name))
-        health.add("broker", lambda: broker.state in (BrokerState.READY, BrokerState.BLOCKED))
-        watch_deafness(broker, telemetry)
-        if not await or_stopped(broker.declare(topology(service, settings.queue_max_length)), stop):
-            return
-        publisher = await stack.enter_async_context(Publisher.open(broker, name, settings, telemetry))
-        relay = None
-        if store is not None and service.storage is not None and service.storage.outbox is not None:
-            relay = await stack.enter_async_context(
-                Relay.open(store.database, service.storage.outbox, publisher, settings, telemetry)
-            )
-        failing = Failures(broker, name, telemetry)
-        health.add("parking", lambda: not failing.blocked)
-        watched = stack.enter_context(Watchdog.open(settings.handler_time_limit))
-        departures = Departures()
-        dispatcher = Dispatcher(
-            service.commands,
-            service.events,
-            store,
-            publisher,
-            failing,
-            telemetry,
-            own=name,
-            unit_max=settings.unit_max_items,
-            replay_limit=settings.replay_limit,
-            replay_max_bytes=settings.replay_max_bytes,
-            handler_time_limit=settings.handler_time_limit,
-            unit_time_limit=settings.unit_time_limit,
-            try_seconds=settings.try_seconds,
-            crash_limit=settings.crash_limit,
-            watched=watched,
-            heavy=Bounds(
-                user_max=settings.heavy_reads_user_max,
-                total_max=settings.heavy_reads_max,
-                round_max_bytes=settings.unit_max_bytes,
-                queue_held_max=max(1, settings.prefetch // 2),
-            ),
-            is_here=departures.is_here,
-        )
-        replica = Replica(
-            broker,
-            name,
-            [
-                command_queues(service, settings.queue_max_length),
-                event_queues(service, settings.queue_max_length),
-            ],
-            telemetry,
-            prefetch=settings.prefetch,
-        )
-        consumer = Consumer(
-            replica.subscribe,
-            dispatcher,
-            intake_max_bytes=settings.intake_max_bytes,
-            apart=[dispatcher.troubles, dispatcher.heavy_reads],
-        )
-        announcer = Announcer(
-            broker, name, service.domain, service.commands, interval=settings.alive_interval
-        )
-
-        def loop(title: str, work: Callable[[], Awaitable[object]], pause: float = 0.0) -> None:
-            running = keep_running(title, work, pause=pause, failed=failures_of(title, telemetry))
-            task = asyncio.create_task(running, name=f"{name}: {title}")
-            stack.callback(task.cancel)
-
-        if store is not None:
-            loop("sweep", partial(_sweep, store, settings))
-            database = store.database
-            health.add("database", lambda: database.writability.is_writable)
-            telemetry.gauge(
-                "database_writable",
-                "1 while what the service writes is stored",
-                lambda: int(database.writability.is_writable),
-            )
-            loop(
-                "database probe",
-                partial(database.probe, settings.database_probe_timeout),
-                pause=settings.database_probe_interval,
-            )
-        loop("count dead letters", failing.keep_count)
-        owners = Owners(name, service.domain, interval=settings.alive_interval)
-        health.add("sole owner", owners.is_sole)
-        loop("owners", partial(owners.listen, broker), pause=1.0)
-        if any(handler.is_heavy_read for handler in service.commands.values()):
-            loop("departures", partial(departures.listen, broker, name), pause=1.0)
-
-        def running() -> None:
-            consuming.set()
-            loop("alive", announcer.step)
-            log.info("serving", domain=service.domain)
-
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(consumer.run(stop, running=running), name=f"{name}: consume")
-            if service.timers and store is not None and await or_stopped(consuming.wait(), stop):
-                hearing = Hearing(broker)
-                for timer in service.timers:
-                    keeping = keep(timer, store.database, relay, hearing, stop)
-                    tasks.create_task(keeping, name=f"{name}: {timer.name}")
-            await stop.wait()
-            health.draining = True
-
-
-@asynccontextmanager
-async def _open_store(
-    storage: Storage[U] | None, settings: ServiceSettings, name: str
-) -> AsyncIterator[Store[U] | None]:
-    if storage is None:
-        yield None
-        return
-    async with Database.open(
-        settings.database_url, migrations=storage.migrations, version_table=f"{name}_version"
-    ) as database:
-        yield Store(database, storage.inbox, storage.streams, storage.unit, storage.groups)
-
-
-async def _sweep(store: Store[Any], settings: ServiceSettings) -> None:
-    """Delete rows past their retention, in small steps that block no other work; until cancelled."""
-    pause = _SWEEP_SECONDS
-    while True:
-        await asyncio.sleep(pause)
-        pause = _SWEEP_SECONDS
-        try:
-            if await _sweep_once(store, settings) >= _SWEEP_STEP:
-                pause = _SWEEP_STEP_SECONDS
-        except (sa.exc.SQLAlchemyError, OSError) as error:
-            log.warning("sweep_failed", error=in_words(error, 300))
-
-
-async def _sweep_once(store: Store[Any], settings: ServiceSettings) -> int:
-    async with store.database.transaction() as connection:
-        outcomes = await forget(
-            connection, store.inbox, older_than_ms=int(settings.inbox_retention * 1000), limit=_SWEEP_STEP
-        )
-        entries = await forget(
-            connection,
-            store.streams.entries,
-            older_than_ms=int(settings.stream_retention * 1000),
-            limit=_SWEEP_STEP,
-        )
-    return max(outcomes, entries)

@@ -42,17 +42,17 @@ from towpath.protocol.routes import (
 from towpath.servicekit.broker import Connect
 from towpath.servicekit.broker.interface import Binding, Broker, Delivery, Inbox, Message, Subscription
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.database import Database
-from towpath.servicekit.dispatcher import Dispatcher
-from towpath.servicekit.failures import Failures
-from towpath.servicekit.publisher import Publisher
-from towpath.servicekit.relay import Relay
-from towpath.servicekit.senders import SERVICE
+from towpath.servicekit.handling.dispatcher import Dispatcher
+from towpath.servicekit.handling.store import Store
+from towpath.servicekit.handling.timers import TimerRun
+from towpath.servicekit.messaging.dead_letters import Failures
+from towpath.servicekit.messaging.publisher import Publisher
+from towpath.servicekit.messaging.senders import SERVICE
+from towpath.servicekit.runtime.settings import ServiceSettings
+from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.service import Service, topology, work_queues
-from towpath.servicekit.settings import ServiceSettings
-from towpath.servicekit.telemetry import Telemetry
-from towpath.servicekit.timers import Turn
-from towpath.servicekit.working import Store
+from towpath.servicekit.storage.database import Database
+from towpath.servicekit.storage.relay import Relay
 from towpath.testkit.eventually import eventually
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -238,11 +238,15 @@ class ServiceUnderTest:
         self._listen()
 
     async def turn(
-        self, run: Callable[[Turn], Awaitable[bool]], *, replica: int = 0, heard_for: float = _LONG_SECONDS
+        self,
+        run: Callable[[TimerRun], Awaitable[bool]],
+        *,
+        replica: int = 0,
+        connected_for: float = _LONG_SECONDS,
     ) -> bool:
         """Give a timer one turn, and wait until all that it tells is published; returns what the turn returns."""
         relay = self._relays[replica]
-        more = await run(Turn(self._databases[replica], relay, heard_for))
+        more = await run(TimerRun(self._databases[replica], relay, connected_for))
         if relay is not None:
             await eventually(relay.flush)  # another replica may be at it
         self._listen()
@@ -258,7 +262,7 @@ class ServiceUnderTest:
         self.heard.clear()
         self._answers.clear()
 
-    # Hearing
+    # BrokerUptime
 
     def answers(self, msg_id: str) -> list[Envelope]:
         """All answers to a request, wherever they went."""

@@ -32,7 +32,7 @@ from towpath.servicekit.broker.interface import (
     Topology,
 )
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.settings import BrokerSettings
+from towpath.servicekit.runtime.settings import BrokerSettings
 from towpath.testkit.client import WireClient
 from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import free_port

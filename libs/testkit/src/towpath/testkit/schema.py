@@ -6,8 +6,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
-from towpath.servicekit.database import Database
-from towpath.servicekit.service import Storage
+from towpath.servicekit.handling.store import Storage
+from towpath.servicekit.storage.database import Database
 
 
 async def schema_differences(storage: Storage[Any], database_url: str) -> list[Any]:

@@ -4,7 +4,7 @@ from typing import NoReturn
 
 from towpath.chat.app import serve
 from towpath.chat.settings import ChatSettings
-from towpath.servicekit.run import run
+from towpath.servicekit import run
 
 
 def main() -> NoReturn:

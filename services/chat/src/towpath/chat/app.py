@@ -9,19 +9,16 @@ from typing import Final
 
 from towpath.chat.crowds import Crowds
 from towpath.chat.fanout import FanOut
-from towpath.chat.gone import Clearing
+from towpath.chat.gone import GoneRoomSweeper
 from towpath.chat.handlers import COMMANDS, EVENTS
 from towpath.chat.presence import Presence
-from towpath.chat.reading import may_hear
+from towpath.chat.reading import may_receive
 from towpath.chat.repository import Rooms
 from towpath.chat.settings import ChatSettings
 from towpath.chat.tables import GROUP_NUMBERS, INBOX, OUTBOX, STREAMS
 from towpath.chat.texts import texts_by_now
 from towpath.protocol.chat import DOMAIN
-from towpath.servicekit.broker import Connect, connect
-from towpath.servicekit.groups import Groups
-from towpath.servicekit.service import Service, Storage, serve_domain
-from towpath.servicekit.timers import Timer
+from towpath.servicekit import Connect, Groups, Service, Storage, Timer, connect, serve_domain
 
 #: Seconds between two presence rounds: the maximum delay of a presence change.
 _LOOK_SECONDS: Final = 0.25
@@ -34,7 +31,7 @@ STORAGE: Final = Storage(
     _STREAMS,
     Rooms,
     Path(__file__).parent / "migrations",
-    groups=Groups(GROUP_NUMBERS, may_hear),
+    groups=Groups(GROUP_NUMBERS, may_receive),
     outbox=replace(OUTBOX, streams=_STREAMS),
 )
 CHAT: Final = Service(
@@ -60,7 +57,7 @@ def configured(settings: ChatSettings) -> Service[Rooms]:
 
 def timers(settings: ChatSettings) -> Sequence[Timer]:
     """The timers of chat: push presence and the numbers of crowds, and delete the rows of gone rooms."""
-    presence, crowds, clearing = Presence(settings), Crowds(), Clearing()
+    presence, crowds, clearing = Presence(settings), Crowds(), GoneRoomSweeper()
     return [
         Timer("presence", _LOOK_SECONDS, presence.round),
         Timer("presence: forget", _FORGET_SECONDS, presence.forget),

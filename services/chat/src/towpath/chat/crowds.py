@@ -19,12 +19,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from towpath.chat.signs import Clock
+from towpath.chat.presence_events import Clock
 from towpath.chat.tables import CROWDS, MEMBERS, PEOPLE, ROOMS, STREAMS
 from towpath.protocol.chat import STREAM_PREFIX, CrowdCounted, stream_of
 from towpath.protocol.envelope import make, now_ms
-from towpath.servicekit.outcome import Tell, to_group
-from towpath.servicekit.timers import Turn
+from towpath.servicekit import Push, TimerRun, to_group
 
 #: Maximum number of rooms of one run.
 STEP: Final = 50
@@ -55,15 +54,15 @@ class Crowds:
     def __init__(self, clock: Clock = now_ms) -> None:
         self._clock = clock
 
-    async def round(self, turn: Turn) -> bool:
+    async def round(self, run: TimerRun) -> bool:
         """Push the counts of some marked rooms; returns whether there may be more to do at once."""
         now = self._clock()
         is_due = sa.and_(CROWDS.c.changed_at.is_not(None), CROWDS.c.pushed_at <= now - EVERY_MS)
         # Without a lock: a run without work must not block writers.
-        async with turn.database.reading() as connection:
+        async with run.database.reading() as connection:
             if not (await connection.execute(sa.select(sa.exists().where(is_due)))).scalar_one():
                 return False
-        async with turn.transaction() as connection:
+        async with run.transaction() as connection:
             due = await connection.execute(
                 sa.select(CROWDS.c.room)
                 .where(is_due)
@@ -73,22 +72,22 @@ class Crowds:
             )
             rooms = list(due.scalars())
             if rooms:
-                await turn.tell(connection, await _read_crowds(connection, rooms))
+                await run.publish(connection, await _read_crowds(connection, rooms))
                 pushed = CROWDS.update().where(CROWDS.c.room.in_(rooms))
                 await connection.execute(pushed.values(changed_at=None, pushed_at=now))
         return len(rooms) == STEP
 
-    async def forget(self, turn: Turn) -> bool:
+    async def forget(self, run: TimerRun) -> bool:
         """Delete rows of rooms without recent changes; returns whether there may be more."""
         is_old = sa.and_(CROWDS.c.changed_at.is_(None), CROWDS.c.pushed_at < self._clock() - _KEPT_MS)
         old = sa.select(CROWDS.c.room).where(is_old).limit(STEP)
-        async with turn.database.transaction() as connection:
+        async with run.database.transaction() as connection:
             # The condition is repeated, because a row may have been marked while this statement waited for its lock.
             gone = await connection.execute(CROWDS.delete().where(CROWDS.c.room.in_(old), is_old))
         return gone.rowcount >= STEP
 
 
-async def _read_crowds(connection: AsyncConnection, rooms: Sequence[str]) -> list[Tell]:
+async def _read_crowds(connection: AsyncConnection, rooms: Sequence[str]) -> list[Push]:
     """The pushes with the counts of ``rooms``; none for a gone room."""
     online = await connection.execute(
         sa.select(MEMBERS.c.room, sa.func.count().label("online"))

@@ -134,7 +134,7 @@ class Room:
         private: Whether only invited users may join.
         created_by: The creator, if known.
         created_at: Unix milliseconds; ``None`` if created in this unit of work.
-        is_there: Whether the room exists. Known if loaded, like the attributes above.
+        exists: Whether the room exists. Known if loaded, like the attributes above.
         is_stored: Whether the database has a row of it.
         count: Number of members.
         listed: The first members, sorted. Kept up to date if loaded.
@@ -146,7 +146,7 @@ class Room:
     private: bool = False
     created_by: str | None = None
     created_at: int | None = None
-    is_there: bool = False
+    exists: bool = False
     is_stored: bool = False
     count: int = 0
     is_count_changed: bool = False
@@ -186,9 +186,9 @@ class Room:
         Raises:
             RoomExists
         """
-        if self.is_there:
+        if self.exists:
             raise RoomExists(self.name)
-        self.is_there = True
+        self.exists = True
         self.title, self.private, self.created_by = title, private, by
 
     def inviter(self, user_id: str) -> str | None:
@@ -264,7 +264,7 @@ class Room:
     def vacate(self, seq: int) -> None:
         """Mark the room as gone, with its stream up to ``seq``; its name is free."""
         self.gone.append(Gone(seq, self.created_by, self.created_at))
-        self.is_there = self.private = False
+        self.exists = self.private = False
         self.title = self.created_by = self.created_at = None
         self.count = 0
         for guest in self.guests.values():

@@ -1,8 +1,8 @@
 """Fan-out: limits the deliveries that one user may cause.
 
 The cost of a message is the number of connections that receive it: one line in a room of 5,000 is 5,000 frames for
-the gateways. So each user has a bucket of deliveries (:mod:`towpath.servicekit.buckets`), and pays for each push to
-a room.
+the gateways. So each user has a bucket of deliveries (:mod:`towpath.servicekit.runtime.buckets`), and pays for each
+push to a room.
 A long text costs more: one delivery per started 2 KiB.
 Guarantees:
 
@@ -23,8 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.chat.tables import CONNECTIONS, MEMBERS
 from towpath.protocol.errors import RateLimited
-from towpath.servicekit import bulk
-from towpath.servicekit.buckets import Buckets, Rate
+from towpath.servicekit import Buckets, Rate, bulk
 
 #: Seconds that the number of a room's connections is cached.
 COUNTED_SECONDS: Final = 10.0
@@ -35,7 +34,7 @@ _ROOMS_KEPT: Final = 10_000
 _MOST_COUNTED: Final = 10_000
 
 
-class TooManyHear(RateLimited):
+class FanOutLimitExceeded(RateLimited):
     """The user has caused as many deliveries as the limit allows."""
 
 
@@ -83,11 +82,11 @@ class FanOut:
         """Charge ``user_id`` for one push of a text of ``letters`` characters to ``room``.
 
         Raises:
-            TooManyHear
+            FanOutLimitExceeded
         """
         now = self._clock()
         if wait := self._users.of(user_id, now).take(self._cost(room, letters), now):
-            raise TooManyHear(
+            raise FanOutLimitExceeded(
                 "What you send reaches more people than one user may reach for now: slow down.",
                 retry_after_ms=max(1, round(wait * 1000)),
             )

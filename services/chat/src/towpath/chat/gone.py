@@ -18,11 +18,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from towpath.chat.signs import Clock
+from towpath.chat.presence_events import Clock
 from towpath.chat.tables import GONE, INVITATIONS, MESSAGES, STREAMS
 from towpath.protocol.chat import stream_of
 from towpath.protocol.envelope import now_ms
-from towpath.servicekit.timers import Turn
+from towpath.servicekit import TimerRun
 
 #: Rows of each kind that one run deletes.
 STEP: Final = 500
@@ -47,20 +47,20 @@ async def read_gone(connection: AsyncConnection, rooms: Collection[str]) -> dict
     return {row.room: row[1] for row in rows}
 
 
-class Clearing:
+class GoneRoomSweeper:
     """Deletes the rows of gone rooms; timer work."""
 
     def __init__(self, clock: Clock = now_ms) -> None:
         self._clock = clock
 
-    async def round(self, turn: Turn) -> bool:
+    async def round(self, run: TimerRun) -> bool:
         """Delete some rows of one room; returns whether there may be more to do at once."""
         is_due = GONE.c.uncleared_since.is_not(None)
         # Without a lock: a run without work must not block writers.
-        async with turn.database.reading() as connection:
+        async with run.database.reading() as connection:
             if not (await connection.execute(sa.select(sa.exists().where(is_due)))).scalar_one():
                 return False
-        async with turn.database.transaction() as connection:
+        async with run.database.transaction() as connection:
             oldest = sa.select(GONE.c.room, GONE.c.seq).where(is_due).order_by(GONE.c.uncleared_since)
             found = await connection.execute(oldest.limit(1).with_for_update(skip_locked=True))
             if (gone := found.first()) is None:
@@ -75,11 +75,11 @@ class Clearing:
             await connection.execute(GONE.update().where(this).values(uncleared_since=None))
         return True
 
-    async def forget(self, turn: Turn) -> bool:
+    async def forget(self, run: TimerRun) -> bool:
         """Delete gone rooms that no longer count as created; returns whether there may be more."""
         keys = (GONE.c.room, GONE.c.seq)
         is_old = sa.and_(GONE.c.uncleared_since.is_(None), GONE.c.created_at < self._clock() - _KEPT_MS)
-        async with turn.database.transaction() as connection:
+        async with run.database.transaction() as connection:
             some = sa.select(*keys).where(is_old).limit(STEP)
             gone = await connection.execute(GONE.delete().where(sa.tuple_(*keys).in_(some)))
         return gone.rowcount >= STEP

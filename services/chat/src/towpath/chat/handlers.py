@@ -39,19 +39,18 @@ from towpath.protocol.messages import Session
 from towpath.protocol.routes import SESSION_ALIVE, SESSION_ENDED, SESSION_STARTED
 from towpath.protocol.sessions import GatewayAlive, SessionEnded, SessionStarted
 from towpath.protocol.streams import Resume
-from towpath.servicekit.outcome import Outcome, Tell, resumed, to_group, to_user
-from towpath.servicekit.requests import Handler, Handlers
+from towpath.servicekit import Handler, Handlers, Outcome, Push, resumed, to_group, to_user
 
 
 def create(request: CreateRoom, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.opened(ordinary(request.room))  # raises NotForDirectRooms
-    if not room.is_there:
+    if not room.exists:
         _check_making(room, session.user_id, rooms)  # raises TooManyRooms, TooManyRoomsMade
     room.make(session.user_id, request.title, private=request.private)  # raises RoomExists
     rooms.quotas.made(session.user_id)
     return Outcome(
         answer=Created(room=room.name),
-        tell=_admitted(room, session.user_id, rooms),
+        pushes=_admitted(room, session.user_id, rooms),
         subscribe=[stream_of(room.name)],
         replay={stream_of(room.name): rooms.seq(room)},
     )
@@ -62,39 +61,39 @@ def join(request: JoinRoom, session: Session, rooms: Rooms) -> Outcome:
     room.check_open_to(session.user_id)  # raises NotInvited
     if not room.has(session.user_id):
         rooms.quotas.check_entering(session.user_id, room.name, by=session.user_id)  # raises TooManyRooms
-    if not room.is_there:
+    if not room.exists:
         _check_making(room, session.user_id, rooms)  # raises TooManyRooms, TooManyRoomsMade
     if not room.has(session.user_id):
-        rooms.pay_for_change(session.user_id, room)  # raises TooManyHear
-    if not room.is_there:
+        rooms.pay_for_change(session.user_id, room)  # raises FanOutLimitExceeded
+    if not room.exists:
         room.make(session.user_id)
         rooms.quotas.made(session.user_id)
     tell = [] if room.has(session.user_id) else _admitted(room, session.user_id, rooms)
     seq, stream = rooms.seq(room), stream_of(room.name)
     answer = Joined(room=room.name, seq=seq, members=rooms.listed(room), count=rooms.crowd_count(room))
     # Messages between the commit and the subscription are replayed.
-    return Outcome(answer=answer, tell=tell, subscribe=[stream], replay={stream: seq})
+    return Outcome(answer=answer, pushes=tell, subscribe=[stream], replay={stream: seq})
 
 
 def leave(request: LeaveRoom, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, ordinary(request.room))  # raises NotForDirectRooms, NotInRoom
     was_crowd = rooms.is_crowd(room)
-    rooms.pay_for_change(session.user_id, room)  # raises TooManyHear
+    rooms.pay_for_change(session.user_id, room)  # raises FanOutLimitExceeded
     room.dismiss(session.user_id)
-    rooms.take_out(room, session.user_id)
+    rooms.remove_member(room, session.user_id)
     rooms.quotas.left(session.user_id, room.name)
     if room.is_abandoned:
         left = rooms.vacate(room, session.user_id)
-        tell = [to_user(session.user_id, left, kept=False)]
+        tell = [to_user(session.user_id, left, stored=False)]
     elif was_crowd:
-        tell = _counted("chat.left", room, session.user_id, rooms)
+        tell = _crowd_change("chat.left", room, session.user_id, rooms)
     else:
         left = rooms.changed("chat.left", room, session.user_id)
         # By then the user's connections are no longer in the group.
-        tell = [*_told(room, left, rooms), to_user(session.user_id, left)]
+        tell = [*_push(room, left, rooms), to_user(session.user_id, left)]
     return Outcome(
         answer=Left(room=room.name),
-        tell=tell,
+        pushes=tell,
         unsubscribe=[stream_of(room.name)],
     )
 
@@ -110,21 +109,21 @@ def invite(request: Invite, session: Session, rooms: Rooms) -> Outcome:
     room.invite(request.user, by=session.user_id, seq=rooms.seq(room))
     rooms.quotas.invited(session.user_id, request.user)
     told = Invitation(room=room.name, title=title(room.name, room.title, request.user), by=session.user_id)
-    return Outcome(answer=answer, tell=[to_user(request.user, make("chat.invited", told.model_dump()))])
+    return Outcome(answer=answer, pushes=[to_user(request.user, make("chat.invited", told.model_dump()))])
 
 
 def send(request: SendMessage, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
-    rooms.pay(session.user_id, room, request.text)  # raises TooManyHear
+    rooms.pay(session.user_id, room, request.text)  # raises FanOutLimitExceeded
     return _sent(room, session.user_id, request.text, request.client_ref, rooms)
 
 
 def direct(request: SendDirect, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.opened(direct_name(session.user_id, request.to))  # raises NamesTooLong
-    if not room.is_there:
+    if not room.exists:
         _check_making(room, session.user_id, rooms)  # raises TooManyRooms, TooManyRoomsMade
-    rooms.pay(session.user_id, room, request.text)  # raises TooManyHear
-    if not room.is_there:
+    rooms.pay(session.user_id, room, request.text)  # raises FanOutLimitExceeded
+    if not room.exists:
         room.make(session.user_id)
         rooms.quotas.made(session.user_id)
     for user in room.pair:
@@ -137,19 +136,19 @@ def direct(request: SendDirect, session: Session, rooms: Rooms) -> Outcome:
 def edit(request: EditMessage, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
     post = rooms.messages.get(room, request.seq)  # raises NoSuchMessage
-    rooms.pay(session.user_id, room, request.text)  # raises TooManyHear
+    rooms.pay(session.user_id, room, request.text)  # raises FanOutLimitExceeded
     post.edit(session.user_id, request.text, now_ms())  # raises NotTheAuthor, MessageDeleted
     answer = MessageChanged(room=room.name, seq=post.seq)
-    return Outcome(answer=answer, tell=_told(room, rooms.messages.edited(post), rooms))
+    return Outcome(answer=answer, pushes=_push(room, rooms.messages.edited(post), rooms))
 
 
 def delete(request: DeleteMessage, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
     post = rooms.messages.get(room, request.seq)  # raises NoSuchMessage
-    rooms.pay(session.user_id, room)  # raises TooManyHear
+    rooms.pay(session.user_id, room)  # raises FanOutLimitExceeded
     post.delete(session.user_id, now_ms())  # raises NotTheAuthor, MessageDeleted
     answer = MessageChanged(room=room.name, seq=post.seq)
-    return Outcome(answer=answer, tell=_told(room, rooms.messages.deleted(post), rooms))
+    return Outcome(answer=answer, pushes=_push(room, rooms.messages.deleted(post), rooms))
 
 
 def history(request: ReadHistory, session: Session, rooms: Rooms) -> Outcome:
@@ -173,15 +172,15 @@ def mark_read(request: MarkRead, session: Session, rooms: Rooms) -> Outcome:
     member = room.member(session.user_id)
     position = min(request.seq, rooms.seq(room))
     if position > member.read_seq:
-        rooms.pay_for_change(session.user_id, room)  # raises TooManyHear
+        rooms.pay_for_change(session.user_id, room)  # raises FanOutLimitExceeded
     grew = member.has_read(position)
     answer = ReadPosition(room=room.name, seq=member.read_seq)
     if not grew:
         return Outcome(answer=answer)
     told = make("chat.read", ReadTold(room=room.name, user=session.user_id, seq=member.read_seq).model_dump())
     # In a crowd only the reader's own connections get it.
-    tell = [to_user(session.user_id, told)] if rooms.is_crowd(room) else _told(room, told, rooms)
-    return Outcome(answer=answer, tell=tell)
+    tell = [to_user(session.user_id, told)] if rooms.is_crowd(room) else _push(room, told, rooms)
+    return Outcome(answer=answer, pushes=tell)
 
 
 def typing(request: Typing, session: Session, rooms: Rooms) -> Outcome:
@@ -190,31 +189,33 @@ def typing(request: Typing, session: Session, rooms: Rooms) -> Outcome:
         return Outcome(answer={})
     told = make("chat.typing", TypingTold(room=room.name, user=session.user_id).model_dump())
     if room.is_direct:
-        return Outcome(answer={}, tell=[to_user(user, told) for user in room.pair if user != session.user_id])
-    return Outcome(answer={}, tell=_told(room, told, rooms))
+        return Outcome(
+            answer={}, pushes=[to_user(user, told) for user in room.pair if user != session.user_id]
+        )
+    return Outcome(answer={}, pushes=_push(room, told, rooms))
 
 
 def resume(request: Resume, session: Session, rooms: Rooms) -> Outcome:
-    allowed = {name for name in request.positions if rooms.may_hear(session.user_id, name)}
+    allowed = {name for name in request.positions if rooms.may_receive(session.user_id, name)}
     return resumed(request.positions, allowed=allowed, groups=rooms.groups(session.user_id))
 
 
-def greet(event: SessionStarted, rooms: Rooms) -> Outcome:
+def on_session_started(event: SessionStarted, rooms: Rooms) -> Outcome:
     """Subscribe a new connection to its user's rooms."""
-    rooms.signs.started(event)
+    rooms.presence_events.started(event)
     session = Session(event.user_id, event.connection_id, event.gateway_id, inbox=event.inbox)
     return Outcome(connection=session, groups=rooms.groups(event.user_id))
 
 
-def part(event: SessionEnded, rooms: Rooms) -> Outcome:
+def on_session_ended(event: SessionEnded, rooms: Rooms) -> Outcome:
     """Record that a connection has ended."""
-    rooms.signs.ended(event)
+    rooms.presence_events.ended(event)
     return Outcome()
 
 
-def hear(event: GatewayAlive, rooms: Rooms) -> Outcome:
+def on_gateway_alive(event: GatewayAlive, rooms: Rooms) -> Outcome:
     """Record that a gateway and its connections are alive."""
-    rooms.signs.alive(event)
+    rooms.presence_events.alive(event)
     return Outcome()
 
 
@@ -229,21 +230,21 @@ def _check_making(room: Room, user_id: str, rooms: Rooms) -> None:
     rooms.quotas.check_making(user_id)
 
 
-def _admitted(room: Room, user_id: str, rooms: Rooms) -> list[Tell]:
+def _admitted(room: Room, user_id: str, rooms: Rooms) -> list[Push]:
     """Add the user, and push that to every member, including the user; in a crowd only to the user."""
     if (inviter := room.inviter(user_id)) is not None:
         rooms.quotas.accepted(inviter, user_id)
     rooms.quotas.entered(user_id, room.name)
-    rooms.let_in(room, user_id)
+    rooms.add_member(room, user_id)
     if rooms.is_crowd(room, more=1):
         room.admit(user_id, read_seq=rooms.seq(room))
-        return _counted("chat.joined", room, user_id, rooms)
+        return _crowd_change("chat.joined", room, user_id, rooms)
     joined = rooms.changed("chat.joined", room, user_id)
     room.admit(user_id, read_seq=rooms.seq(room))
-    return _told(room, joined, rooms)
+    return _push(room, joined, rooms)
 
 
-def _counted(action: str, room: Room, user_id: str, rooms: Rooms) -> list[Tell]:
+def _crowd_change(action: str, room: Room, user_id: str, rooms: Rooms) -> list[Push]:
     """Mark the crowd for its next count, and push the change to the user's own connections, without a stream."""
     rooms.mark_crowd(room)
     change = MemberChange(room=room.name, seq=rooms.seq(room), user=user_id)
@@ -254,10 +255,10 @@ def _sent(room: Room, user_id: str, text: str, client_ref: str | None, rooms: Ro
     message, push = rooms.messages.post(room, user_id, text, client_ref)
     room.member(user_id).has_read(message.seq)
     answer = Sent(room=room.name, seq=message.seq, sent_at=message.sent_at)
-    return Outcome(answer=answer, tell=_told(room, push, rooms))
+    return Outcome(answer=answer, pushes=_push(room, push, rooms))
 
 
-def _told(room: Room, envelope: Envelope, rooms: Rooms) -> list[Tell]:
+def _push(room: Room, envelope: Envelope, rooms: Rooms) -> list[Push]:
     """Pushes to every member of the room. A two-person room has no group: each of the two is pushed to as a user."""
     if room.is_direct:
         return [to_user(user, envelope) for user in room.pair]
@@ -283,7 +284,7 @@ COMMANDS: Final[Handlers] = {
 }
 
 EVENTS: Final[Handlers] = {
-    SESSION_STARTED: Handler(SessionStarted, greet, changes=False, notes=True, groups=True),
-    SESSION_ENDED: Handler(SessionEnded, part, changes=False, notes=True),
-    SESSION_ALIVE: Handler(GatewayAlive, hear, changes=False, notes=True),
+    SESSION_STARTED: Handler(SessionStarted, on_session_started, changes=False, idempotent=True, groups=True),
+    SESSION_ENDED: Handler(SessionEnded, on_session_ended, changes=False, idempotent=True),
+    SESSION_ALIVE: Handler(GatewayAlive, on_gateway_alive, changes=False, idempotent=True),
 }

@@ -17,12 +17,11 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.chat.gone import is_withdrawn
-from towpath.chat.signs import Clock
+from towpath.chat.presence_events import Clock
 from towpath.chat.tables import GONE, INVITATIONS, MEMBERS, ROOMS
 from towpath.protocol.chat import DIRECT_PREFIX, is_direct
 from towpath.protocol.errors import Conflict, RateLimited
-from towpath.servicekit import bulk
-from towpath.servicekit.buckets import Rate
+from towpath.servicekit import Rate, bulk
 
 DAY_MS: Final = 86_400_000
 #: The maximum of ``crowd_members``: an answer with so many members is within the size limit of every hop.

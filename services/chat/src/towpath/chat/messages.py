@@ -16,8 +16,7 @@ from towpath.chat.tables import MESSAGES
 from towpath.chat.texts import BLANK
 from towpath.protocol.chat import Message, MessageDeleted, MessageEdited, stream_of
 from towpath.protocol.envelope import Envelope, now_ms
-from towpath.servicekit import bulk
-from towpath.servicekit.streams import Streams
+from towpath.servicekit import Streams, bulk
 
 _COLUMNS: Final = MESSAGES.columns.keys()
 _CHANGING: Final = ("text", "size", "edited_at", "deleted_at")

@@ -1,13 +1,13 @@
 """Presence: a user is online from the first connection to the last, over all gateways; changes go to their rooms.
 
-Session events only store presence events (:mod:`towpath.chat.signs`) and mark the users concerned. Rounds, which
-every replica runs, examine marked users and publish changes.
+Session events only store presence events (:mod:`towpath.chat.presence_events`) and mark the users concerned.
+Rounds, which every replica runs, examine marked users and publish changes.
 
 Guarantees:
 
 * A change is published at least once, and the changes of one user in order: the push is committed with the change
-  (:mod:`towpath.servicekit.outbox`), under the lock on the user's row. Replicas skip rows that another one has
-  locked, so that a change is normally published once.
+  (:mod:`towpath.servicekit.storage.outbox`), under the lock on the user's row. Replicas skip rows that another one
+  has locked, so that a change is normally published once.
 * A user who reconnects within ``presence_grace`` is never shown as offline.
 * The connections of a gateway that is silent for ``gateway_silence`` count as lost, as of its last announcement; if
   it announces itself again they are restored. Silence counts only while another gateway is heard and this service
@@ -26,16 +26,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.chat.crowds import mark as mark_crowds
+from towpath.chat.presence_events import Clock, mark
 from towpath.chat.reading import first_rooms
 from towpath.chat.settings import ChatSettings
-from towpath.chat.signs import Clock, mark
 from towpath.chat.tables import CONNECTIONS, GATEWAYS, MEMBERS, PEOPLE, ROOMS
 from towpath.protocol.chat import PresenceTold, direct_users, is_direct, stream_of
 from towpath.protocol.envelope import make, now_ms
-from towpath.servicekit.database import Database
-from towpath.servicekit.outcome import Tell, to_group, to_user
-from towpath.servicekit.streams import batched
-from towpath.servicekit.timers import Turn
+from towpath.servicekit import Database, Push, TimerRun, batched, to_group, to_user
 
 #: Maximum number of rows of one step.
 STEP: Final = 500
@@ -64,15 +61,15 @@ class Standing:
     left_at: int | None = None
 
 
-def judge(standing: Standing, *, was_online: bool, now: int, grace: int) -> tuple[bool, int | None]:
+def judge(state: Standing, *, was_online: bool, now: int, grace: int) -> tuple[bool, int | None]:
     """Whether a user is online at ``now``, and when to check again; times in milliseconds.
 
     An online user stays online for ``grace`` after the last connection. A user who connects and disconnects before
     the change was published is not published at all.
     """
-    if standing.is_connected:
+    if state.is_connected:
         return True, None
-    over_at = (standing.left_at or 0) + grace
+    over_at = (state.left_at or 0) + grace
     return (True, over_at) if was_online and over_at > now else (False, None)
 
 
@@ -97,29 +94,29 @@ class Presence:
         self._crowd_members = settings.crowd_members
         self._clock = clock
 
-    async def round(self, turn: Turn) -> bool:
+    async def round(self, run: TimerRun) -> bool:
         """One step: find silent gateways, mark the users of one gateway, publish changes of marked users.
 
         Returns whether there is more to do at once.
         """
         now = self._clock()
-        could_hear = turn.heard_for >= self._silence
+        could_hear = run.connected_for >= self._silence
         silent_since = now - int(self._silence * 1000) if could_hear else -1
-        gateways, people = await _what_is_due(turn.database, now, silent_since)
+        gateways, people = await _due_work(run.database, now, silent_since)
         if gateways:
-            async with turn.database.transaction() as connection:
-                await _miss(connection, silent_since)
+            async with run.database.transaction() as connection:
+                await _mark_silent_gateways(connection, silent_since)
                 people = await _mark_next(connection, now) or people
-        return people and (await self._tell_next(turn, now) or gateways)
+        return people and (await self._publish_next(run, now) or gateways)
 
-    async def forget(self, turn: Turn) -> bool:
+    async def forget(self, run: TimerRun) -> bool:
         """Delete one step of obsolete rows; returns whether there may be more."""
         now = self._clock()
         ended = CONNECTIONS.c.ended_at < now - _ENDED_KEPT_MS
         lost = GATEWAYS.c.over_at < now - _SILENT_KEPT_MS
         name = CONNECTIONS.c.connection_id
         more = False
-        async with turn.database.transaction() as connection:
+        async with run.database.transaction() as connection:
             for old in (
                 sa.select(name).where(ended),
                 sa.select(name).join_from(GATEWAYS, CONNECTIONS, _OF_GATEWAY).where(lost),
@@ -129,8 +126,8 @@ class Presence:
             await connection.execute(GATEWAYS.delete().where(lost, ~sa.exists().where(_OF_GATEWAY)))
         return more
 
-    async def _tell_next(self, turn: Turn, now: int) -> bool:
-        async with turn.transaction() as connection:
+    async def _publish_next(self, run: TimerRun, now: int) -> bool:
+        async with run.transaction() as connection:
             rows = await connection.execute(
                 sa.select(PEOPLE.c.user_id, PEOPLE.c.is_online)
                 .where(PEOPLE.c.look_at <= now)
@@ -141,26 +138,26 @@ class Presence:
             was_online = {row.user_id: row.is_online for row in rows}
             if not was_online:
                 return False
-            standings = await _read_standings(connection, list(was_online))
+            standings = await _read_states(connection, list(was_online))
             found = {
                 user: judge(standings[user], was_online=was, now=now, grace=self._grace_ms)
                 for user, was in was_online.items()
             }
             changed = {user: online for user, (online, _) in found.items() if online != was_online[user]}
             rooms, crowds = await _read_rooms(connection, list(changed), self._crowd_members)
-            await turn.tell(
+            await run.publish(
                 connection,
-                [tell for user, online in changed.items() for tell in _told(user, online, rooms[user])],
+                [tell for user, online in changed.items() for tell in _pushes(user, online, rooms[user])],
             )
             await _save(connection, found)
         if crowds:
             # Not in the transaction above: it locks rows of users, and units of work that hold crowds wait for those.
-            async with turn.database.transaction() as connection:
+            async with run.database.transaction() as connection:
                 await mark_crowds(connection, crowds, now)
         return len(was_online) == STEP
 
 
-async def _what_is_due(database: Database, now: int, silent_since: int) -> tuple[bool, bool]:
+async def _due_work(database: Database, now: int, silent_since: int) -> tuple[bool, bool]:
     """Whether there is work on gateways, and on users."""
     # Without a lock: a round without work must not block writers.
     gateway = sa.or_(GATEWAYS.c.looked_up_to.is_not(None), _is_silent(silent_since))
@@ -172,7 +169,7 @@ async def _what_is_due(database: Database, now: int, silent_since: int) -> tuple
     return bool(gateways), bool(people)
 
 
-async def _miss(connection: AsyncConnection, silent_since: int) -> None:
+async def _mark_silent_gateways(connection: AsyncConnection, silent_since: int) -> None:
     """Mark gateways without an announcement since then as lost."""
     key = (GATEWAYS.c.gateway_id, GATEWAYS.c.incarnation)
     silent = await connection.execute(
@@ -224,7 +221,7 @@ def _is_silent(since: int) -> sa.ColumnElement[bool]:
     )
 
 
-async def _read_standings(connection: AsyncConnection, users: Sequence[str]) -> dict[str, Standing]:
+async def _read_states(connection: AsyncConnection, users: Sequence[str]) -> dict[str, Standing]:
     is_open = sa.case((sa.and_(_IS_OPEN, GATEWAYS.c.gateway_id.is_not(None)), 1), else_=0)
     lost_at = sa.func.coalesce(CONNECTIONS.c.ended_at, GATEWAYS.c.over_at)
     rows = await connection.execute(
@@ -275,8 +272,8 @@ async def _save(connection: AsyncConnection, found: dict[str, tuple[bool, int | 
         await connection.execute(PEOPLE.delete().where(PEOPLE.c.user_id.in_(gone)))
 
 
-def _told(user: str, online: bool, rooms: Iterable[str]) -> list[Tell]:
-    tell: list[Tell] = []
+def _pushes(user: str, online: bool, rooms: Iterable[str]) -> list[Push]:
+    tell: list[Push] = []
     for room in rooms:
         told = make("chat.presence", PresenceTold(room=room, user=user, online=online).model_dump())
         if is_direct(room):

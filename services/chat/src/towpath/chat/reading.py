@@ -23,8 +23,7 @@ from towpath.protocol.chat import (
     RoomSummary,
     stream_of,
 )
-from towpath.servicekit import bulk
-from towpath.servicekit.streams import batched
+from towpath.servicekit import batched, bulk
 
 #: Maximum bytes of a history page, so that it is within the size limit of every hop.
 HISTORY_BYTES: Final = 256 * 1024
@@ -119,7 +118,9 @@ async def read_groups(connection: AsyncConnection, users: Iterable[str]) -> dict
     return {user: sorted(found) for user, found in groups.items()}
 
 
-async def may_hear(connection: AsyncConnection, wanted: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+async def may_receive(
+    connection: AsyncConnection, wanted: Collection[tuple[str, str]]
+) -> set[tuple[str, str]]:
     """The pairs of a user and a room's stream whose user is in the room."""
     rooms = {(stream.removeprefix(STREAM_PREFIX), user) for user, stream in wanted}
     key = sa.tuple_(MEMBERS.c.room, MEMBERS.c.user_id)

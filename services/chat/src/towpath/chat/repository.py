@@ -11,7 +11,6 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from towpath.chat.asking import opens, room_of, users_of
 from towpath.chat.crowds import mark
 from towpath.chat.domain import Guest, Member, NotInRoom, Room
 from towpath.chat.fanout import FanOut
@@ -19,15 +18,16 @@ from towpath.chat.gone import read_gone
 from towpath.chat.limits import Limits, Quotas
 from towpath.chat.messages import Messages
 from towpath.chat.presence import read_online
+from towpath.chat.presence_events import Clock, PresenceEvents
 from towpath.chat.reading import (
-    may_hear,
+    may_receive,
     read_groups,
     read_histories,
     read_invitations,
     read_listed,
     read_summaries,
 )
-from towpath.chat.signs import Clock, Signs
+from towpath.chat.request_names import opens, room_of, users_of
 from towpath.chat.tables import INVITATIONS, MEMBERS, ROOMS, STREAMS
 from towpath.chat.writing import save_guests, save_members, save_rooms
 from towpath.protocol.chat import (
@@ -52,10 +52,7 @@ from towpath.protocol.chat import (
 from towpath.protocol.envelope import Envelope, now_ms
 from towpath.protocol.sessions import SessionStarted
 from towpath.protocol.streams import Resume
-from towpath.servicekit import bulk
-from towpath.servicekit.leaves import Leave
-from towpath.servicekit.requests import Request
-from towpath.servicekit.streams import Streams
+from towpath.servicekit import Leave, Request, Streams, bulk
 
 DEFAULT_LIMITS: Final = Limits()
 #: Requests that cause a push to a room.
@@ -65,11 +62,11 @@ _PUSHED: Final = (
 
 
 class Rooms:
-    """Unit of work of the chat service; see :class:`towpath.servicekit.working.UnitOfWork`.
+    """Unit of work of the chat service; see :class:`towpath.servicekit.handling.unit_runner.UnitOfWork`.
 
     Attributes:
         messages: The messages of the rooms.
-        signs: The presence events from gateways.
+        presence_events: The presence events from gateways.
         quotas: The current counts of the users of the requests.
     """
 
@@ -84,7 +81,7 @@ class Rooms:
         self._clock = clock
         self._streams = Streams(connection, STREAMS)
         self.messages = Messages(connection, self._streams)
-        self.signs = Signs(connection, clock)
+        self.presence_events = PresenceEvents(connection, clock)
         self._limits = limits
         self._fanout = fanout or FanOut(limits.deliveries)
         self.quotas = Quotas(connection, limits, clock)
@@ -94,7 +91,7 @@ class Rooms:
         self._invitations: dict[str, list[Invitation]] = {}
         self._online: set[str] = set()
         self._groups: dict[str, list[str]] = {}
-        self._heard: set[tuple[str, str]] = set()
+        self._receivable: set[tuple[str, str]] = set()
         self._crowds: set[str] = set()
 
     async def load(self, requests: Sequence[Request]) -> None:
@@ -134,7 +131,7 @@ class Rooms:
             self._connection, {user for p, user in asked if isinstance(p, Resume | SessionStarted)}
         )
         if wanted := {(user, name) for p, user in asked if isinstance(p, Resume) for name in p.positions}:
-            self._heard = await may_hear(self._connection, wanted)
+            self._receivable = await may_receive(self._connection, wanted)
 
     def of_member(self, user_id: str, name: str) -> Room:
         """A room that ``user_id`` is in.
@@ -162,13 +159,13 @@ class Rooms:
             lambda seq: MemberChange(room=room.name, seq=seq, user=user_id).model_dump(),
         )
 
-    def take_out(self, room: Room, user_id: str) -> None:
+    def remove_member(self, room: Room, user_id: str) -> None:
         """Remove a leaving user from the room's group, before any later push."""
-        self._streams.take_out(stream_of(room.name), stream_of(room.name), user_id)
+        self._streams.remove_member(stream_of(room.name), stream_of(room.name), user_id)
 
-    def let_in(self, room: Room, user_id: str) -> None:
+    def add_member(self, room: Room, user_id: str) -> None:
         """Add a joining user to the room's group."""
-        self._streams.let_in(stream_of(room.name), user_id)
+        self._streams.add_member(stream_of(room.name), user_id)
 
     def leaves(self, room: Room) -> Sequence[Leave]:
         """Leaves of a room that the gateways may not know yet."""
@@ -181,7 +178,7 @@ class Rooms:
             stream,
             "chat.left",
             lambda seq: MemberChange(room=room.name, seq=seq, user=user_id).model_dump(),
-            kept=False,
+            stored=False,
         )
         room.vacate(self._streams.head(stream))
         return left
@@ -206,9 +203,9 @@ class Rooms:
         """The groups of a user's connections."""
         return self._groups[user_id]
 
-    def may_hear(self, user_id: str, stream: str) -> bool:
+    def may_receive(self, user_id: str, stream: str) -> bool:
         """Whether a user may receive a stream; only for streams that a resume names."""
-        return (user_id, stream) in self._heard
+        return (user_id, stream) in self._receivable
 
     def is_crowd(self, room: Room, *, more: int = 0) -> bool:
         """Whether a room is a crowd, or would be with ``more`` additional members."""
@@ -222,7 +219,7 @@ class Rooms:
         """Charge a user for a push of ``text`` to every member of a room; a check, so call it before any change.
 
         Raises:
-            TooManyHear
+            FanOutLimitExceeded
         """
         self._fanout.pay(user_id, room.name, len(text))
 
@@ -230,7 +227,7 @@ class Rooms:
         """Charge a user for a join, a leave or a read position, which in a crowd is not pushed to every member.
 
         Raises:
-            TooManyHear
+            FanOutLimitExceeded
         """
         if not self.is_crowd(room):
             self._fanout.pay(user_id, room.name)
@@ -256,7 +253,7 @@ class Rooms:
         await mark(self._connection, self._crowds, now)
         await self.messages.save()
         await self._streams.save()
-        await self.signs.save()
+        await self.presence_events.save()
 
     # Inside
 
@@ -289,13 +286,13 @@ class Rooms:
             room = self._room(row.room)
             room.title, room.private, room.created_by = row.title, row.private, row.created_by
             room.created_at, room.count = row.created_at, row.members
-            room.is_there = room.is_stored = True
+            room.exists = room.is_stored = True
 
     async def _load_quotas(self, named: Sequence[tuple[str, Request]]) -> None:
         leaving = {users_of(r)[0] for _, r in named if isinstance(r.payload, LeaveRoom)}
         opening = [(room, users_of(r)) for room, r in named if opens(r)]
         left = {room for room, r in named if isinstance(r.payload, LeaveRoom)}
-        making = [(room, users) for room, users in opening if room in left or not self._rooms[room].is_there]
+        making = [(room, users) for room, users in opening if room in left or not self._rooms[room].exists]
         entering = {
             (user, room)
             for room, users in opening

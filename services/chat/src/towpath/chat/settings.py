@@ -6,11 +6,11 @@ from typing import Annotated
 from pydantic import Field
 
 from towpath.chat.limits import MOST_LISTED, MOST_ROOMS, Limits
-from towpath.servicekit.settings import DatabaseUrl, Port, Seconds, ServiceSettings
+from towpath.servicekit import DatabaseUrl, Port, Seconds, ServiceSettings
 
 
 class ChatSettings(ServiceSettings):
-    """See :class:`~towpath.servicekit.settings.ServiceSettings`.
+    """See :class:`~towpath.servicekit.runtime.settings.ServiceSettings`.
 
     Attributes:
         rooms_per_user: Rooms that a user may be in, rooms of two not counted.

@@ -5,10 +5,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from towpath.protocol.chat import MAX_ROOM, MAX_TITLE
-from towpath.servicekit.groups import numbers_table
-from towpath.servicekit.inbox import inbox_table
-from towpath.servicekit.outbox import OutboxTables
-from towpath.servicekit.streams import StreamTables
+from towpath.servicekit import OutboxTables, StreamTables, inbox_table, numbers_table
 
 METADATA: Final = sa.MetaData()
 INBOX: Final = inbox_table(METADATA, "chat")

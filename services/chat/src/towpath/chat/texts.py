@@ -14,17 +14,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from towpath.chat.gone import is_gone
 from towpath.chat.tables import MESSAGES
 from towpath.protocol.chat import STREAM_PREFIX, stream_of
-from towpath.servicekit import bulk
-from towpath.servicekit.withheld import Fields, Place
+from towpath.servicekit import EntryId, Fields, bulk
 
 #: The replacement of a changed text in a stored entry.
 BLANK: Final[Fields] = {"text": ""}
 
 
-async def texts_by_now(connection: AsyncConnection, places: Collection[Place]) -> dict[Place, Fields]:
+async def texts_by_now(connection: AsyncConnection, places: Collection[EntryId]) -> dict[EntryId, Fields]:
     """The current fields of the messages at ``places``; places in gone rooms are left out. One statement.
 
-    See :data:`towpath.servicekit.withheld.Fill`.
+    See :data:`towpath.servicekit.storage.withheld.Fill`.
     """
     rooms = [(stream.removeprefix(STREAM_PREFIX), str(seq)) for stream, seq in places]
     asked = bulk.pairs(connection, rooms).subquery()

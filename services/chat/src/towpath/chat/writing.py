@@ -47,7 +47,7 @@ async def save_rooms(connection: AsyncConnection, rooms: Sequence[Room], now: in
                 "members": room.count,
             }
             for room in rooms
-            if room.is_there and (room.gone or not room.is_stored)
+            if room.exists and (room.gone or not room.is_stored)
         ],
     )
     counts = [

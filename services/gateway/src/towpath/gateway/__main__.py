@@ -4,7 +4,7 @@ from typing import NoReturn
 
 from towpath.gateway.app import serve
 from towpath.gateway.settings import GatewaySettings
-from towpath.servicekit.run import run
+from towpath.servicekit.runtime.run import run
 
 
 def main() -> NoReturn:

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.routes import check_user_id
-from towpath.servicekit.settings import BadSetting
+from towpath.servicekit.runtime.settings import BadSetting
 
 AUDIENCE: Final = "towpath"
 SUBPROTOCOL: Final = "towpath.v1"

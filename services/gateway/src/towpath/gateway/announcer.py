@@ -16,9 +16,9 @@ from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.envelope import make
 from towpath.protocol.routes import SESSION_ALIVE, SESSION_ENDED, SESSION_STARTED
 from towpath.servicekit.broker.interface import BrokerError, Unroutable
-from towpath.servicekit.lanes import Lanes
-from towpath.servicekit.telemetry import Telemetry
-from towpath.servicekit.turns import Turn
+from towpath.servicekit.messaging.lanes import Lanes
+from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.servicekit.runtime.time_slices import Turn
 
 #: Maximum number of events that wait to be published again, per connection that may be open.
 _KEPT_EACH: Final = 2
@@ -37,7 +37,7 @@ class Announcer:
         self._events = events
         self._replica = {"gateway_id": settings.gateway_id, "incarnation": secrets.token_hex(8)}
         self._interval = settings.alive_interval
-        self._kept: dict[str, tuple[str, _Data]] = {}  # Connection → name and data of the event.
+        self._unpublished: dict[str, tuple[str, _Data]] = {}  # Connection → name and data of the event.
         self._kept_max = _KEPT_EACH * settings.max_connections
         self._unbound: set[str] = set()  # Names of events that were unroutable at the last attempt.
         self._due = asyncio.Event()
@@ -77,10 +77,10 @@ class Announcer:
         self._unbound.clear()
         turn = Turn()
         # One round: an event that fails again goes to the end.
-        for connection in list(self._kept):
+        for connection in list(self._unpublished):
             if turn.is_over():
                 await turn.next()
-            if (event := self._kept.pop(connection, None)) is None:
+            if (event := self._unpublished.pop(connection, None)) is None:
                 continue  # a later event of this connection was published meanwhile
             name, data = event
             if name in self._unbound:
@@ -93,7 +93,7 @@ class Announcer:
 
     def _announce(self, name: str, data: _Data) -> "asyncio.Future[None] | None":
         connection = str(data["connection_id"])
-        self._kept.pop(connection, None)
+        self._unpublished.pop(connection, None)
 
         def settled(error: BaseException | None) -> None:
             if isinstance(error, Unroutable):
@@ -106,10 +106,10 @@ class Announcer:
         return self._publish(name, data, settled)
 
     def _keep(self, connection: str, name: str, data: _Data) -> None:
-        if connection in self._kept:
+        if connection in self._unpublished:
             return  # A later event of the same connection waits there: its end, and this is the start.
-        if len(self._kept) < self._kept_max:
-            self._kept[connection] = (name, data)
+        if len(self._unpublished) < self._kept_max:
+            self._unpublished[connection] = (name, data)
         else:
             self._lost.add(1)
 

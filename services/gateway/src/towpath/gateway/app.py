@@ -18,23 +18,24 @@ from towpath.gateway.groups import Members
 from towpath.gateway.inbound import Inbound
 from towpath.gateway.limits import Limits
 from towpath.gateway.outbound import Outbound
+from towpath.gateway.parse_turns import ParseTurns
 from towpath.gateway.probe import Probe
 from towpath.gateway.resync import Resync
 from towpath.gateway.routing import Routing, inbox
 from towpath.gateway.sessions import Session
 from towpath.gateway.settings import GatewaySettings
-from towpath.gateway.turns import Turns
 from towpath.protocol.close_codes import CloseCode
 from towpath.protocol.routes import COMMANDS, EVENTS, EXCHANGES
-from towpath.servicekit import descriptors, senders
 from towpath.servicekit.broker import Connect, connect
 from towpath.servicekit.broker.deafness import watch_deafness
 from towpath.servicekit.broker.interface import BrokerState, Exchange, Topology
-from towpath.servicekit.consumer import Consumer
-from towpath.servicekit.health import Health, serve_admin
-from towpath.servicekit.lanes import Lanes
-from towpath.servicekit.loops import failures_of, keep_running
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.messaging import senders
+from towpath.servicekit.messaging.consumer import Consumer
+from towpath.servicekit.messaging.lanes import Lanes
+from towpath.servicekit.runtime import descriptors
+from towpath.servicekit.runtime.health import Health, serve_admin
+from towpath.servicekit.runtime.loops import failures_of, keep_running
+from towpath.servicekit.runtime.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +71,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
         ) as events,
     ):
         costs, limits, backlog = Costs(telemetry), Limits(settings, telemetry), Backlog(settings, telemetry)
-        turns = Turns(settings.read_turn, settings.read_share)
+        turns = ParseTurns(settings.read_turn, settings.read_share)
         inbound = Inbound(commands, admission, costs, settings, telemetry)
         source = inbox(settings.gateway_id)
         routing = Routing(broker, source, settings, telemetry)

@@ -13,7 +13,7 @@ Guarantees:
 from typing import Protocol
 
 from towpath.gateway.settings import GatewaySettings
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.runtime.telemetry import Telemetry
 
 
 class Waiting(Protocol):

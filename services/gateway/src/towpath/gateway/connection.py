@@ -35,15 +35,15 @@ from towpath.gateway.admission import SUBPROTOCOL, Admission, Identity, TokenRef
 from towpath.gateway.backlog import Backlog
 from towpath.gateway.entrance import EnteringConnection, Entrance
 from towpath.gateway.limits import Limits
+from towpath.gateway.parse_turns import ParseTurns
 from towpath.gateway.sessions import Session
 from towpath.gateway.settings import GatewaySettings
-from towpath.gateway.turns import Turns
 from towpath.gateway.writes import Writes
 from towpath.protocol.close_codes import CloseCode
-from towpath.servicekit.buckets import Buckets, Rate
-from towpath.servicekit.listening import LISTEN_ERRORS, cannot_listen
-from towpath.servicekit.tally import Tally
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.runtime.buckets import Buckets, Rate
+from towpath.servicekit.runtime.listening import LISTEN_ERRORS, cannot_listen
+from towpath.servicekit.runtime.sampled_log import Tally
+from towpath.servicekit.runtime.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
@@ -101,7 +101,7 @@ class _Socket(EnteringConnection):
     """
 
     identity: Identity
-    turns: Turns
+    turns: ParseTurns
     backlog: Backlog
     writes: Writes
     begin_close: "Callable[[_Socket, int, str], None]"
@@ -426,7 +426,7 @@ class Listener:
         settings: GatewaySettings,
         telemetry: Telemetry,
         *,
-        turns: Turns,
+        turns: ParseTurns,
         limits: Limits,
         backlog: Backlog,
         refusing: Callable[[], str | None],

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from towpath.protocol.envelope import Envelope
 from towpath.protocol.services import MAX_COST, MIN_COST, ServiceAlive
-from towpath.servicekit.tally import Tally
-from towpath.servicekit.telemetry import Telemetry
-from towpath.servicekit.wording import in_words
+from towpath.servicekit.runtime.error_text import describe_error
+from towpath.servicekit.runtime.sampled_log import Tally
+from towpath.servicekit.runtime.telemetry import Telemetry
 
 _DOMAINS: Final = 100
 
@@ -36,7 +36,7 @@ class Costs:
         try:
             alive = ServiceAlive.model_validate(envelope.data)
         except ValidationError as error:
-            self._refused.add(error=in_words(error, 300))
+            self._refused.add(error=describe_error(error, 300))
             return
         if alive.domain not in self._domains and len(self._domains) >= _DOMAINS:
             self._refused.add(error=f"more than {_DOMAINS} domains")

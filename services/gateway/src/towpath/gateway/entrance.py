@@ -20,8 +20,8 @@ from websockets.asyncio.server import ServerConnection
 
 from towpath.gateway.addresses import UNKNOWN, Proxies, limited_by
 from towpath.gateway.settings import GatewaySettings
-from towpath.servicekit.tally import Tally
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.runtime.sampled_log import Tally
+from towpath.servicekit.runtime.telemetry import Telemetry
 
 
 @dataclass(frozen=True, slots=True)

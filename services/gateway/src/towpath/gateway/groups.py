@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from towpath.gateway.group_order import GroupOrder
+from towpath.gateway.group_versions import GroupOrder
 from towpath.protocol.routes import control_key, user_key
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Members:
         Args:
             most: Groups that a session may be in.
             service: The service that numbers its changes with ``as_of``; a change with 0 applies as it comes.
-            is_current: See :mod:`towpath.gateway.group_order`.
+            is_current: See :mod:`towpath.gateway.group_versions`.
 
         Returns:
             The number of groups refused because of ``most``.

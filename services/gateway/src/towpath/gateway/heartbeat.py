@@ -6,7 +6,7 @@ from typing import Final
 from towpath.gateway.groups import Members
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.close_codes import CloseCode
-from towpath.servicekit.turns import Turn
+from towpath.servicekit.runtime.time_slices import Turn
 
 _SWEEP_STEPS: Final = 10
 _LOOKS: Final = 64

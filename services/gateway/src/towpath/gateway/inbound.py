@@ -37,8 +37,8 @@ from towpath.servicekit.broker.interface import (
     PublishUnconfirmed,
     Unroutable,
 )
-from towpath.servicekit.lanes import LaneFull, Lanes
-from towpath.servicekit.telemetry import Telemetry, trace_id
+from towpath.servicekit.messaging.lanes import LaneFull, Lanes
+from towpath.servicekit.runtime.telemetry import Telemetry, trace_id
 
 REFRESH: Final = "session.refresh"
 #: A signature is checked; no client needs this more often than once a minute.
@@ -137,15 +137,15 @@ class Inbound:
         key = command_key(domain, envelope.key or session.user_id)
         try:
             item = wrap_command(session.command_session, raw)
-            self._commands.post(key, item, partial(self._settled, session, envelope, domain, trace), trace)
+            self._commands.post(key, item, partial(self._on_confirm, session, envelope, domain, trace), trace)
         except BrokerError as error:
             session.allowance.end(envelope.msg_id)
-            raise _told(error, domain) from None
+            raise _error_of(error, domain) from None
         session.keep_pace()
         if envelope.ack:
             session.awaiting_accepted.add(envelope.msg_id)
 
-    def _settled(
+    def _on_confirm(
         self, session: Session, envelope: Head, domain: str, trace: str, error: BrokerError | None
     ) -> None:
         if error is None:
@@ -155,7 +155,7 @@ class Inbound:
             return
         session.allowance.end(envelope.msg_id)
         session.awaiting_accepted.discard(envelope.msg_id)
-        told = _told(error, domain)
+        told = _error_of(error, domain)
         if isinstance(error, Unroutable) and self._was_served(domain):
             told = Unavailable("The service has lost its queue for a moment.", retry_after_ms=_RETRY_AFTER_MS)
         self._answer(session, envelope.msg_id, told, trace)
@@ -187,7 +187,7 @@ def _charge(session: Session, weight: float, text: bytes) -> float:
     return weight + size // TOKEN_BYTES
 
 
-def _told(error: BaseException, domain: str) -> TowpathError:
+def _error_of(error: BaseException, domain: str) -> TowpathError:
     """The error answer to a request that the broker did not confirm."""
     match error:
         case Unroutable():

@@ -4,7 +4,7 @@ The cost of a message is the weight of its action plus a token for each 16 KiB. 
 actions (:mod:`towpath.gateway.costs`). Guarantees:
 
 * A connection, a user with all connections, and an address are each limited by a token bucket
-  (:mod:`towpath.servicekit.buckets`); a refusal takes no token from any of them.
+  (:mod:`towpath.servicekit.runtime.buckets`); a refusal takes no token from any of them.
 * A connection that continues after refusals is closed with 4005 after ``rate_strikes`` of them.
 * Past ``inflight_paced`` unanswered requests of a user, further requests are read only as answers come.
 * A request counts as in flight until it is answered. A user has at most ``inflight_per_user`` of them by weight,
@@ -18,8 +18,8 @@ from typing import Final
 
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.close_codes import CloseCode
-from towpath.servicekit.buckets import Bucket, Buckets, Rate
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.runtime.buckets import Bucket, Buckets, Rate
+from towpath.servicekit.runtime.telemetry import Telemetry
 
 #: Bytes that cost a token.
 TOKEN_BYTES: Final = 16 * 1024

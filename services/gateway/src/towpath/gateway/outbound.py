@@ -27,9 +27,9 @@ from towpath.protocol.envelope import check, parse
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.routes import EVERYONE, SERVICE_ALIVE, decode_word, encode_word
 from towpath.servicekit.broker.interface import Delivery, undecodable
-from towpath.servicekit.tally import Tally
-from towpath.servicekit.telemetry import Telemetry
-from towpath.servicekit.turns import Turn
+from towpath.servicekit.runtime.sampled_log import Tally
+from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.servicekit.runtime.time_slices import Turn
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ class Outbound:
         self._probe = probe
         self._costs = costs
         self._groups_max = settings.groups_per_connection
-        self._turn = Turn()
+        self._slice = Turn()
         self._delivered = telemetry.counter("messages_delivered", "Frames handed to connections")
         self._foreign = {
             kind: telemetry.counter(
@@ -86,7 +86,7 @@ class Outbound:
     async def dispatch(self, deliveries: Sequence[Delivery]) -> None:
         """Deliver and ack."""
         self._probe.arrived()
-        self._turn = Turn()
+        self._slice = Turn()
         for delivery in deliveries:
             try:
                 if (odd := undecodable(delivery)) is not None:
@@ -97,8 +97,8 @@ class Outbound:
                 self._failed.add(1)
                 log.exception("push_failed", routing_key=delivery.routing_key[:255])
             delivery.ack()
-            if self._turn.is_over():
-                await self._turn.next()
+            if self._slice.is_over():
+                await self._slice.next()
 
     async def _deliver(self, delivery: Delivery) -> None:
         key, body = delivery.routing_key, delivery.body
@@ -122,20 +122,20 @@ class Outbound:
                     self._direct(session, item, delivery)
                 else:
                     self._probe.heard(item.connection_id)
-                if self._turn.is_over():
-                    await self._turn.next()
+                if self._slice.is_over():
+                    await self._slice.next()
         elif kind == "control":
             self._probe.heard(key)
             if not (sessions := list(self._members.behind(key))):
-                self._for_nobody(kind, key)
+                self._count_unaddressed(kind, key)
             for item in directed.read(body):
                 if isinstance(item, BadEnvelope):
                     self._drop_item(key, item)
                     continue
                 for session in sessions:
                     self._direct(session, item, delivery, is_control=True)
-                    if self._turn.is_over():
-                        await self._turn.next()
+                    if self._slice.is_over():
+                        await self._slice.next()
         elif key == EVERYONE:
             self._probe.heard(key)
             await self._push(key, body, self._members.all())
@@ -145,7 +145,7 @@ class Outbound:
     async def _push(self, key: str, body: bytes, receivers: Iterable[Session]) -> None:
         receivers = list(receivers)
         if not receivers:
-            self._for_nobody(key.partition(".")[0], key)
+            self._count_unaddressed(key.partition(".")[0], key)
             self._probe.heard(key)
             return
         frames: list[bytes] = []
@@ -158,8 +158,8 @@ class Outbound:
                 self._unreadable.add(routing_key=key, error=error.message, details=error.details)
             else:
                 frames.append(text_frame(text))
-            if self._turn.is_over():
-                await self._turn.next()
+            if self._slice.is_over():
+                await self._slice.next()
         if not frames:
             return
         joined = b"".join(frames)
@@ -170,8 +170,8 @@ class Outbound:
             for start in range(0, len(receivers), _WRITES):
                 for session in receivers[start : start + _WRITES]:
                     session.write_frames(joined)
-                if self._turn.is_over():
-                    await self._turn.next()
+                if self._slice.is_over():
+                    await self._slice.next()
         self._delivered.add(len(frames) * len(receivers))
 
     def _direct(self, session: Session, item: Item, delivery: Delivery, *, is_control: bool = False) -> None:
@@ -202,7 +202,7 @@ class Outbound:
         if over:
             self._groups_refused.add(over, user=session.user_id, limit=most)
 
-    def _for_nobody(self, kind: str, key: str) -> None:
+    def _count_unaddressed(self, kind: str, key: str) -> None:
         self._foreign[kind if kind in _KINDS else "other"].add()
         if kind in _KINDS and not _PLAIN_KEY.fullmatch(key) and (right := _right_key(key)) != key:
             self._misspelled.add(routing_key=key, right=right)

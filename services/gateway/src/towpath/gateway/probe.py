@@ -25,21 +25,22 @@ from typing import Final
 
 import structlog
 
-from towpath.gateway.routing import Way
+from towpath.gateway.routing import Route
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.messages import Directed, encode
 from towpath.protocol.routes import EVERYONE, PUSH, connection_key
-from towpath.servicekit.broker.deafness import Lost, OnDeaf
 from towpath.servicekit.broker.interface import (
     Broker,
     BrokerBlocked,
     BrokerError,
     BrokerState,
     BrokerUnavailable,
+    Lost,
     Message,
+    OnDeaf,
     Unroutable,
 )
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.runtime.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
@@ -62,7 +63,7 @@ class Probe:
     def __init__(
         self,
         broker: Broker,
-        ways: Callable[[str], Sequence[Way]],
+        ways: Callable[[str], Sequence[Route]],
         settings: GatewaySettings,
         telemetry: Telemetry,
         found: OnDeaf,
@@ -71,7 +72,7 @@ class Probe:
         self._key = connection_key(settings.gateway_id)
         self._interval = settings.probe_interval
         self._limit = settings.probe_timeout
-        self._ways = ways
+        self._routes = ways
         self._found = found
         self._unconfirmed = 0
         self._late = 0  # Consecutive probes excused by a late loop.
@@ -104,7 +105,7 @@ class Probe:
     async def once(self) -> None:
         """Probe once; returns when the result is known."""
         connection_id = f"probe-{secrets.token_hex(8)}"
-        ways = self._ways(connection_id)
+        ways = self._routes(connection_id)
         keys = [way.key for way in ways]
         self._awaited, self._last = {*keys, EVERYONE, connection_id}, connection_id
         self._came_back.clear()
@@ -128,7 +129,9 @@ class Probe:
                 return
             if loop_clock.late >= _LATE_SHARE * self._limit and self._late < _LATE_MAX:
                 self._late += 1
-                log.warning("probe_of_late_loop", limit_s=self._limit, late_s=round(loop_clock.late, 3))
+                log.warning(
+                    "probe_inconclusive_loop_late", limit_s=self._limit, late_s=round(loop_clock.late, 3)
+                )
                 return
             self._unconfirmed += not is_confirmed
             if self._arrived or self._unconfirmed == 1:

@@ -18,7 +18,7 @@ from towpath.gateway.announcer import Announcer
 from towpath.gateway.groups import Members
 from towpath.gateway.sessions import Session
 from towpath.gateway.settings import GatewaySettings
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.runtime.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 

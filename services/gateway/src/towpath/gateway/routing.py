@@ -7,7 +7,7 @@ then costs this replica nothing. ``group.*`` always stays: group changes arrive 
 follows one would be lost before a binding existed.
 
 Guarantees: a connection is welcomed once pushes to its user reach this replica, and they do as long as it is
-connected (:mod:`~towpath.gateway.routing_plan`); with catch-all bindings no connection waits, otherwise a few
+connected (:mod:`~towpath.gateway.binding_plan`); with catch-all bindings no connection waits, otherwise a few
 seconds at worst; bindings change at a bounded rate. A new inbox has the catch-alls; an inbox whose bindings are
 uncertain is replaced by
 a new one. Local tables remain the only source of membership: bindings save traffic, and grant nothing.
@@ -22,7 +22,7 @@ from typing import Final
 
 import structlog
 
-from towpath.gateway.routing_plan import Do, Plan, Step
+from towpath.gateway.binding_plan import Plan, Step, StepKind
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.routes import EVENTS, EVERYONE, PUSH, SERVICE_ALIVE, connection_key, encode_word
 from towpath.servicekit.broker.interface import (
@@ -33,7 +33,7 @@ from towpath.servicekit.broker.interface import (
     BrokerUnavailable,
     Inbox,
 )
-from towpath.servicekit.telemetry import Telemetry
+from towpath.servicekit.runtime.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +57,7 @@ def inbox(gateway_id: str) -> Inbox:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Route:
     """A routing key that reaches this replica.
 
     Attributes:
@@ -76,7 +76,7 @@ class Routing:
         self._inbox = inbox
         self._selective = settings.routing == "selective"
         self._pause = 1 / settings.routing_binds_per_second
-        self._settle = settings.routing_settle
+        self._propagation_delay = settings.routing_settle
         self._retry = settings.routing_calm
         self._plan = Plan(
             most=settings.routing_bindings_max,
@@ -86,7 +86,7 @@ class Routing:
             calm=settings.routing_calm,
         )
         self._bindings: Bindings | None = None
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._reached: dict[str, asyncio.Future[None]] = {}
         self.waiting = 0  #: Number of connections that wait for their routing.
         self._fallbacks = telemetry.counter(
@@ -103,30 +103,30 @@ class Routing:
 
     def reaching(self, user_id: str) -> AbstractAsyncContextManager[None]:
         """Context in which pushes to this user reach this replica; entry waits for that."""
-        return _Reaching(self, encode_word(user_id)) if self._selective else _AT_ONCE
+        return _RoutedConnection(self, encode_word(user_id)) if self._selective else _AT_ONCE
 
-    def ways(self, nobody: str) -> list[Way]:
+    def ways(self, nobody: str) -> list[Route]:
         """The routes into the inbox; of the bindings of single users only one.
 
         Args:
             nobody: A word that is not a user or group id.
         """
-        ways = [Way(f"group.{nobody}", lambda: True)]
+        ways = [Route(f"group.{nobody}", lambda: True)]
         if self._plan.everything:
             turns = self._plan.turns
             ways += [
-                Way(f"{kind}.{nobody}", lambda: self._plan.turns == turns) for kind in ("user", "control")
+                Route(f"{kind}.{nobody}", lambda: self._plan.turns == turns) for kind in ("user", "control")
             ]
         elif (sample := self._plan.sample()) is not None:
             # A push to a user would reach clients. An empty directed item does not.
-            ways.append(Way(f"control.{sample[0]}", partial(self._plan.stands, *sample)))
+            ways.append(Route(f"control.{sample[0]}", partial(self._plan.stands, *sample)))
         return ways
 
     async def run(self) -> None:
         """Follow the connected users, once the inbox exists."""
         try:
             while self._selective:
-                bindings = self._standing()
+                bindings = self._current_bindings()
                 step = self._plan.take(_now()) if bindings is not None else None
                 if bindings is None or step is None:
                     await self._until_news()
@@ -143,7 +143,7 @@ class Routing:
     async def arrive(self, user: str) -> None:
         """Add a connection, and wait until pushes to its user reach this replica."""
         self._plan.arrive(user, _now())
-        self._news.set()
+        self._changed.set()
         if self._plan.reached(user) and user not in self._reached:
             return
         reached = self._reached.setdefault(user, asyncio.get_running_loop().create_future())
@@ -156,7 +156,7 @@ class Routing:
     def leave(self, user: str) -> None:
         """Remove a connection."""
         self._plan.leave(user, _now())
-        self._news.set()
+        self._changed.set()
 
     # Steps
 
@@ -173,39 +173,41 @@ class Routing:
         else:
             if self._bindings is bindings:
                 self._plan.done(step, _now())
-                self._tell(step)
+                self._release_waiting(step)
         await asyncio.sleep(until - _now())
 
     async def _change(self, step: Step, bindings: Bindings) -> None:
         match step.do:
-            case Do.BIND:
+            case StepKind.BIND:
                 await bindings.add(_binding_of(step.user), timeout=_LIMIT)
-            case Do.UNBIND:
+            case StepKind.UNBIND:
                 await bindings.remove(_binding_of(step.user), timeout=_LIMIT)
-            case Do.CATCH_ALL:
+            case StepKind.CATCH_ALL:
                 for key in _CATCH_ALLS:
                     await bindings.add(Binding(PUSH, key), timeout=_LIMIT)
-                await asyncio.sleep(self._settle)
-            case Do.CATCH_NONE:
-                await asyncio.sleep(self._settle)  # For the last of the bindings that replace them.
+                await asyncio.sleep(self._propagation_delay)
+            case StepKind.CATCH_NONE:
+                await asyncio.sleep(
+                    self._propagation_delay
+                )  # For the last of the bindings that replace them.
                 for key in _CATCH_ALLS:
                     await bindings.remove(Binding(PUSH, key), timeout=_LIMIT)
 
-    def _tell(self, step: Step) -> None:
+    def _release_waiting(self, step: Step) -> None:
         """Release connections that waited for a step."""
-        if step.do is Do.BIND and (reached := self._reached.get(step.user)) is not None:
+        if step.do is StepKind.BIND and (reached := self._reached.get(step.user)) is not None:
             # In a cluster other nodes may see a binding a moment later than the node that confirmed it:
             # https://www.rabbitmq.com/docs/metadata-store
-            asyncio.get_running_loop().call_later(self._settle, self._release, step.user, reached)
-        elif step.do is Do.CATCH_NONE:
+            asyncio.get_running_loop().call_later(self._propagation_delay, self._release, step.user, reached)
+        elif step.do is StepKind.CATCH_NONE:
             log.info("routing_selective", users=self._plan.users)
-        elif step.do is Do.CATCH_ALL:
+        elif step.do is StepKind.CATCH_ALL:
             self._fallbacks.add(1)
-            log.warning("routing_fell_back", reason=step.reason, users=self._plan.users)
+            log.warning("routing_fallback", reason=step.reason, users=self._plan.users)
             self._release_all()
 
     def _failed(self, step: Step, error: BrokerError) -> None:
-        if step.do is Do.BIND:
+        if step.do is StepKind.BIND:
             log.warning("binding_failed", error=str(error))
             self._plan.bind_failed(step, _now())
         else:
@@ -215,7 +217,7 @@ class Routing:
 
     # Change of inbox
 
-    def _standing(self) -> Bindings | None:
+    def _current_bindings(self) -> Bindings | None:
         if self._bindings is None:
             try:
                 self._bindings = self._broker.bindings(self._inbox)
@@ -228,7 +230,7 @@ class Routing:
         """Forget the lost inbox; the next one has the catch-alls, and clients are told to resume."""
         self._bindings = None
         self._plan.begin(_now())
-        self._news.set()
+        self._changed.set()
         self._release_all()
 
     def _release(self, user: str, reached: "asyncio.Future[None]") -> None:
@@ -245,13 +247,13 @@ class Routing:
         due = (self._plan.due(now) if self._bindings is not None else None) or now + self._retry
         try:
             async with asyncio.timeout_at(due):
-                await self._news.wait()
+                await self._changed.wait()
         except TimeoutError:
             return
-        self._news.clear()
+        self._changed.clear()
 
 
-class _Reaching:
+class _RoutedConnection:
     """One connection, for its lifetime."""
 
     __slots__ = ("_routing", "_user")

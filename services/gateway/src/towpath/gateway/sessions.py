@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from towpath.gateway.admission import Identity
-from towpath.gateway.group_order import GroupOrder
+from towpath.gateway.group_versions import GroupOrder
 from towpath.gateway.limits import TOKEN_BYTES, Limits
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol import messages
 from towpath.protocol.close_codes import CloseCode
 from towpath.protocol.envelope import ACCEPTED, VERSION, Envelope, make, now_ms
-from towpath.servicekit.buckets import Bucket, Rate
+from towpath.servicekit.runtime.buckets import Bucket, Rate
 
 _VIOLATION_WINDOW: Final = 60.0
 
@@ -117,7 +117,7 @@ class Session:
         loop = asyncio.get_running_loop()
         left = identity.expires_at - time.time()
         notice = max(0.0, left - self._settings.expiry_notice)
-        self._notice = loop.call_later(notice, self._tell_expiring)
+        self._notice = loop.call_later(notice, self._send_expiring)
         self._expiry = loop.call_later(max(0.0, left), self._expire)
 
     def use_inbox(self, number: int) -> None:
@@ -238,7 +238,7 @@ class Session:
             if timer is not None:
                 timer.cancel()
 
-    def _tell_expiring(self) -> None:
+    def _send_expiring(self) -> None:
         self.tell("session.expiring", {"expires_at": int(self.identity.expires_at * 1000)})
 
     def _expire(self) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from towpath.gateway.addresses import networks
-from towpath.servicekit.settings import BrokerSettings, Port, Seconds, Word
+from towpath.servicekit.runtime.settings import BrokerSettings, Port, Seconds, Word
 
 
 def _origins(value: str) -> str:
@@ -32,7 +32,7 @@ Burst = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 
 class GatewaySettings(BrokerSettings):
-    """See also :class:`~towpath.servicekit.settings.BrokerSettings`.
+    """See also :class:`~towpath.servicekit.runtime.settings.BrokerSettings`.
 
     Attributes:
         host, port: Where ``/ws`` is served.
@@ -94,9 +94,9 @@ class GatewaySettings(BrokerSettings):
         probe_interval: Seconds between two probes: messages that the replica sends itself through the broker.
         probe_timeout: Seconds for a probe to return; past it the link to the broker is rebuilt, unless other messages
             arrive meanwhile. Interval plus timeout bound how long a lost inbox stays undetected.
-            resync_step: Sessions that are resumed and announced again together after the inbox was recreated; the
+        resync_step: Sessions that are resumed and announced again together after the inbox was recreated; the
             next ones follow once the broker has confirmed these.
-            prefetch: Maximum of unsettled messages (each a batch) from the broker.
+        prefetch: Maximum of unsettled messages (each a batch) from the broker.
             routing: `everything`: all pushes reach every replica. `selective`: pushes to single users reach only the
             replicas where they are connected, which pays with several replicas and many such pushes.
         routing_binds_per_second: Bindings that are made or removed in a second at most. A cluster may manage only a

@@ -39,9 +39,9 @@ class Writes:
             self._write_out()
         elif not self._is_scheduled:
             self._is_scheduled = True
-            self._loop.call_soon(self._end_turn)
+            self._loop.call_soon(self._end_iteration)
 
-    def _end_turn(self) -> None:
+    def _end_iteration(self) -> None:
         self._is_scheduled = False
         self._write_out()
 

@@ -4,7 +4,7 @@ from typing import NoReturn
 
 from towpath.orders.app import serve
 from towpath.orders.settings import OrdersSettings
-from towpath.servicekit.run import run
+from towpath.servicekit import run
 
 
 def main() -> NoReturn:

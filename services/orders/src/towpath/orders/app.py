@@ -9,8 +9,7 @@ from towpath.orders.repository import OrderBook
 from towpath.orders.settings import OrdersSettings
 from towpath.orders.tables import INBOX, STREAMS
 from towpath.protocol.orders import DOMAIN
-from towpath.servicekit.broker import Connect, connect
-from towpath.servicekit.service import Service, Storage, serve_domain
+from towpath.servicekit import Connect, Service, Storage, connect, serve_domain
 
 ORDERS: Final = Service(
     name="orders",

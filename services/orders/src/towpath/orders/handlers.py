@@ -22,8 +22,7 @@ from towpath.protocol.orders import (
     stream_of,
 )
 from towpath.protocol.streams import Resume
-from towpath.servicekit.outcome import Outcome, Tell, resumed, to_user
-from towpath.servicekit.requests import Handler, Handlers
+from towpath.servicekit import Handler, Handlers, Outcome, Push, resumed, to_user
 
 
 def submit(request: SubmitOrder, session: Session, book: OrderBook) -> Outcome:
@@ -36,14 +35,14 @@ def submit(request: SubmitOrder, session: Session, book: OrderBook) -> Outcome:
         amount=request.total,
         currency=request.currency,
     )
-    return Outcome(answer=answer, tell=[_told(order, book)], events=[_announced("order.created", order)])
+    return Outcome(answer=answer, pushes=[_push(order, book)], events=[_announced("order.created", order)])
 
 
 def cancel(request: CancelOrder, session: Session, book: OrderBook) -> Outcome:
     order = book.owned_by(session.user_id, request.order_id)  # raises OrderNotFound
     order.cancel(request.reason, now_ms())  # raises NotCancellable, before any change
     answer = CancelAnswer(order_id=order.order_id, status=order.status, revision=order.revision)
-    return Outcome(answer=answer, tell=[_told(order, book)], events=[_announced("order.cancelled", order)])
+    return Outcome(answer=answer, pushes=[_push(order, book)], events=[_announced("order.cancelled", order)])
 
 
 def get(request: GetOrder, session: Session, book: OrderBook) -> Outcome:
@@ -67,10 +66,10 @@ def follow(status: Status, event: OrderEvent, book: OrderBook) -> Outcome:
         book.add(order)
     elif not order.follow(event, status, book.source(event), now_ms()):
         return Outcome()
-    return Outcome(tell=[_told(order, book)])
+    return Outcome(pushes=[_push(order, book)])
 
 
-def _told(order: Order, book: OrderBook) -> Tell:
+def _push(order: Order, book: OrderBook) -> Push:
     return to_user(order.user_id, book.updated(order))
 
 

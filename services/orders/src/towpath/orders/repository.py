@@ -14,9 +14,7 @@ from towpath.orders.rows import order_of, refund_row, rest_row, row_of
 from towpath.orders.tables import ORDERS, REFUNDS, REVISIONS, STREAMS
 from towpath.protocol.envelope import Envelope
 from towpath.protocol.orders import ListOrders, OrderEvent, OrderState, stream_of
-from towpath.servicekit import bulk
-from towpath.servicekit.requests import Request
-from towpath.servicekit.streams import Streams, batched
+from towpath.servicekit import Request, Streams, batched, bulk
 
 #: SQLite allows 500 at most: https://www.sqlite.org/limits.html#max_compound_select
 _PAGES_A_STATEMENT: Final = 200
@@ -26,7 +24,7 @@ Key = tuple[str, str]
 
 
 class OrderBook:
-    """Unit of work of the orders service; see :class:`towpath.servicekit.working.UnitOfWork`.
+    """Unit of work of the orders service; see :class:`towpath.servicekit.handling.unit_runner.UnitOfWork`.
 
     A change of a user's orders holds the lock on the head of the user's stream, which is the only lock.
     """

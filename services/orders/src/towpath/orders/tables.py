@@ -4,8 +4,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from towpath.servicekit.inbox import inbox_table
-from towpath.servicekit.streams import StreamTables
+from towpath.servicekit import StreamTables, inbox_table
 
 METADATA: Final = sa.MetaData()
 INBOX: Final = inbox_table(METADATA, "orders")

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 
 from towpath.servicekit.broker.interface import Broker
 from towpath.servicekit.broker.rabbitmq import RabbitBroker
-from towpath.servicekit.settings import BadSetting, BrokerSettings
+from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings
 
 #: Opens a broker connection under a name. A service receives this function, so that it never chooses the broker
 #: itself.

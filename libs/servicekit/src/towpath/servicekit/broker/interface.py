@@ -21,7 +21,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from towpath.servicekit.broker.deafness import OnDeaf
+from towpath.servicekit.runtime.settings import CannotStart
 
 HeaderValue = str | int | bool
 
@@ -119,7 +119,7 @@ class Queue:
         max_length: Number of messages from which publishes to it are refused.
         dead_letter_exchange: Where rejected messages go; ``""`` is the default exchange (routes by queue name).
         message_ttl_ms: Milliseconds until a message is dead-lettered.
-        proved: Bindings that are verified now and then by publishing an empty batch; no other queue may be bound to
+        verified: Bindings that are verified now and then by publishing an empty batch; no other queue may be bound to
             these keys.
     """
 
@@ -130,7 +130,7 @@ class Queue:
     max_length: int | None = None
     dead_letter_exchange: str | None = None
     message_ttl_ms: int | None = None
-    proved: Sequence[Binding] = ()
+    verified: Sequence[Binding] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,15 +207,29 @@ class BrokerBlocked(BrokerError):
     """The broker accepts no publishes for now (memory or disk alarm); nothing was sent."""
 
 
-class BrokerRefused(BrokerError):
+class BrokerRefused(BrokerError, CannotStart):
     """The broker refused user, password or virtual host at the first connect, or a permission is missing.
 
     The text names the setting.
     """
 
 
-class TopologyMismatch(BrokerError):
+class TopologyMismatch(BrokerError, CannotStart):
     """An exchange or queue exists with other arguments; the message names it and the remedy."""
+
+
+class Lost(enum.StrEnum):
+    """The kind of thing that was lost."""
+
+    QUEUE = "queue"
+    BINDING = "binding"
+    CONSUMER = "consumer"
+    CHANNEL = "channel"
+    CONNECTION = "connection"
+
+
+#: Called with the kind of loss and a description for the log of how it was found.
+OnDeaf = Callable[[Lost, str], None]
 
 
 class Subscription(Protocol):
@@ -272,7 +286,7 @@ class Bindings(Protocol):
         ...
 
 
-class Browsing(Protocol):
+class QueueBrowser(Protocol):
     """The messages that wait in a queue, from its head, one at a time, as an asynchronous iterator.
 
     The caller may settle each message or leave it. Leaving the context requeues unsettled messages and returns once
@@ -389,7 +403,7 @@ class Broker(Protocol):
         """
         ...
 
-    def browse(self, queue: str) -> AbstractAsyncContextManager[Browsing]:
+    def browse(self, queue: str) -> AbstractAsyncContextManager[QueueBrowser]:
         """Look at the messages that wait in ``queue``, without consuming them.
 
         Raises:

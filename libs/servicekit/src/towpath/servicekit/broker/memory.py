@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from towpath.protocol.messages import MESSAGE_MAX_BYTES
-from towpath.servicekit.broker.deafness import OnDeaf
 from towpath.servicekit.broker.interface import (
     BrokerBlocked,
     BrokerError,
@@ -26,13 +25,14 @@ from towpath.servicekit.broker.interface import (
     Delivery,
     Inbox,
     Message,
+    OnDeaf,
     PublishUnconfirmed,
     Queue,
     Topology,
 )
 from towpath.servicekit.broker.limits import check
 from towpath.servicekit.broker.memory_bindings import MemoryBindings
-from towpath.servicekit.broker.memory_queue import Consumer, MemoryDelivery, MemoryQueue, Stored
+from towpath.servicekit.broker.memory_queue import HeldMessage, MemoryDelivery, MemoryQueue, QueueConsumer
 from towpath.servicekit.broker.memory_vhost import VirtualHost
 
 
@@ -150,7 +150,7 @@ class MemoryBroker:
         self._was_ready = hub.running
         self._drops = 0
         self.subscriptions: list[MemorySubscription] = []
-        self._browsings: list[MemoryBrowsing] = []
+        self._browsings: list[MemoryQueueBrowser] = []
         self._unconfirmed: set[asyncio.Future[None]] = set()
         self._rebuilt_callbacks: list[Callable[[], None]] = []
 
@@ -199,7 +199,7 @@ class MemoryBroker:
         check(exchange, routing_key, message, self._hub.message_max_bytes)
         drops = self._drops
         problem = self._hub.vhost.publish(
-            Stored(
+            HeldMessage(
                 body=message.body,
                 exchange=exchange,
                 routing_key=routing_key,
@@ -245,10 +245,10 @@ class MemoryBroker:
         raise BrokerUnavailable(f"the inbox {inbox.name!r} does not exist")
 
     @asynccontextmanager
-    async def browse(self, queue: str) -> AsyncIterator["MemoryBrowsing"]:
+    async def browse(self, queue: str) -> AsyncIterator["MemoryQueueBrowser"]:
         if self.state in (BrokerState.CLOSED, BrokerState.CONNECTING):
             raise BrokerUnavailable(f"{self._name} has no connection to the memory broker")
-        browsing = MemoryBrowsing(self._hub.vhost.queue(queue))
+        browsing = MemoryQueueBrowser(self._hub.vhost.queue(queue))
         self._browsings.append(browsing)
         try:
             yield browsing
@@ -324,7 +324,7 @@ class MemorySubscription:
         self._prefetch = prefetch
         self._waiting: deque[MemoryDelivery] = deque()
         self._changed = arrived or asyncio.Event()
-        self._consumers: list[Consumer] = []
+        self._consumers: list[QueueConsumer] = []
         self._ended = False
         self._cancelled = False
 
@@ -353,7 +353,7 @@ class MemorySubscription:
                     if isinstance(source, Queue)
                     else self._vhost.make_inbox(source)
                 )
-                consumer = Consumer(queue, prefetch=self._prefetch, deliver=self._receive)
+                consumer = QueueConsumer(queue, prefetch=self._prefetch, deliver=self._receive)
                 queue.attach(consumer)
                 self._consumers.append(consumer)
         except BrokerError:
@@ -398,16 +398,16 @@ class MemorySubscription:
         self._changed.set()
 
 
-class MemoryBrowsing:
-    """See :class:`~towpath.servicekit.broker.interface.Browsing`."""
+class MemoryQueueBrowser:
+    """See :class:`~towpath.servicekit.broker.interface.QueueBrowser`."""
 
     def __init__(self, queue: MemoryQueue) -> None:
         self.waiting = len(queue)
         self._seen: deque[MemoryDelivery] = deque()
-        self._looking = Consumer(queue, prefetch=0, deliver=self._seen.append)
+        self._looking = QueueConsumer(queue, prefetch=0, deliver=self._seen.append)
         self._ended = False
 
-    def __aiter__(self) -> "MemoryBrowsing":
+    def __aiter__(self) -> "MemoryQueueBrowser":
         return self
 
     async def __anext__(self) -> Delivery:

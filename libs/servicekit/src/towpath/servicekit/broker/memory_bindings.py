@@ -34,10 +34,10 @@ class MemoryBindings:
                 await asyncio.sleep(0)
                 await self._changing.wait()
         except TimeoutError:
-            self._must_stand()
+            self._check_exists()
             raise BrokerError(f"the binding was not changed within {timeout:g} s") from None
-        self._must_stand()
+        self._check_exists()
 
-    def _must_stand(self) -> None:
+    def _check_exists(self) -> None:
         if not self._vhost.has_inbox(self._queue):
             raise BrokerUnavailable("the inbox no longer exists")

@@ -26,7 +26,7 @@ from towpath.servicekit.broker.interface import Inbox, Queue
 OVERHEAD: Final = 600
 
 
-class Death(enum.StrEnum):
+class DeadLetterReason(enum.StrEnum):
     """Why a message left its queue without an ack, in RabbitMQ's terms."""
 
     EXPIRED = "expired"
@@ -35,12 +35,12 @@ class Death(enum.StrEnum):
 
 
 @dataclass(slots=True)
-class Stored:
+class HeldMessage:
     """A message as the broker holds it, shared by the queues it was routed to.
 
     Attributes:
-        died_in: Queues that dead-lettered it automatically since a consumer last rejected it. It never returns to one
-            of them, or it would cycle for ever. https://www.rabbitmq.com/docs/dlx#routing
+        dead_lettered_in: Queues that dead-lettered it automatically since a consumer last rejected it. It never
+            returns to one of them, or it would cycle for ever. https://www.rabbitmq.com/docs/dlx#routing
     """
 
     body: bytes
@@ -49,15 +49,15 @@ class Stored:
     persistent: bool
     app_id: str | None
     headers: Mapping[str, Any]
-    died_in: frozenset[str] = frozenset()
+    dead_lettered_in: frozenset[str] = frozenset()
 
 
-class Host(Protocol):
+class DeadLetterRouter(Protocol):
     """The broker around the queue."""
 
     held_bytes: int
 
-    def bury(self, queue: "MemoryQueue", message: Stored, death: Death) -> None:
+    def dead_letter(self, queue: "MemoryQueue", message: HeldMessage, death: DeadLetterReason) -> None:
         """Route a dead message to the queue's dead-letter exchange, or drop it."""
         ...
 
@@ -67,7 +67,7 @@ class _Entry:
     """A message in this queue; ``number`` is its position."""
 
     number: int
-    message: Stored
+    message: HeldMessage
     expires: float
     returns: int = 0
 
@@ -78,7 +78,7 @@ class _Entry:
 class MemoryQueue:
     """A queue under its ``name`` on the broker, made for ``source``."""
 
-    def __init__(self, name: str, source: Queue | Inbox, host: Host) -> None:
+    def __init__(self, name: str, source: Queue | Inbox, host: DeadLetterRouter) -> None:
         self.name = name
         self.source = source
         self._host = host
@@ -86,7 +86,7 @@ class MemoryQueue:
         self._returned: list[_Entry] = []  # Delivered and requeued: a heap, all before the fresh ones.
         self._ready_bytes = 0
         self._pushed = 0
-        self._consumers: deque[Consumer] = deque()
+        self._consumers: deque[QueueConsumer] = deque()
         self._timer: asyncio.TimerHandle | None = None
         ttl = source.message_ttl_ms
         self._ttl = math.inf if ttl is None else ttl / 1000
@@ -108,7 +108,7 @@ class MemoryQueue:
         """Whether it refuses publishes. An inbox never does: it drops its oldest message."""
         return isinstance(self.source, Queue) and len(self) >= self._max_length
 
-    def push(self, message: Stored) -> None:
+    def push(self, message: HeldMessage) -> None:
         """Add a message, and deliver it if a consumer is free."""
         self._pushed += 1
         expires = math.inf if self._ttl == math.inf else asyncio.get_running_loop().time() + self._ttl
@@ -128,21 +128,21 @@ class MemoryQueue:
         if self._timer is None and self._ttl != math.inf and self:
             self._timer = asyncio.get_running_loop().call_at(self._head().expires, self._on_timer)
 
-    def attach(self, consumer: "Consumer") -> None:
+    def attach(self, consumer: "QueueConsumer") -> None:
         """Deliver to ``consumer`` from the next :meth:`pump` on."""
         self._consumers.append(consumer)
 
-    def cancel(self, consumer: "Consumer") -> None:
+    def cancel(self, consumer: "QueueConsumer") -> None:
         """Deliver nothing more to ``consumer``, which keeps its unsettled deliveries."""
         if consumer in self._consumers:
             self._consumers.remove(consumer)
 
-    def detach(self, consumer: "Consumer") -> None:
+    def detach(self, consumer: "QueueConsumer") -> None:
         """Requeue all deliveries of ``consumer``. The caller pumps once all leaving consumers are detached."""
         self.cancel(consumer)
         self.take_back(consumer)
 
-    def hand_to(self, consumer: "Consumer") -> bool:
+    def hand_to(self, consumer: "QueueConsumer") -> bool:
         """Deliver the head to ``consumer``, which need not be attached; false when the queue is empty."""
         self._drop_expired()
         if self:
@@ -150,7 +150,7 @@ class MemoryQueue:
             return True
         return False
 
-    def take_back(self, consumer: "Consumer") -> None:
+    def take_back(self, consumer: "QueueConsumer") -> None:
         """Requeue all deliveries of ``consumer`` at their positions."""
         entries = [delivery.entry for delivery in consumer.in_hand]
         consumer.in_hand.clear()
@@ -183,7 +183,7 @@ class MemoryQueue:
         self.pump()
 
     def reject(self, entry: _Entry) -> None:
-        self._die(entry, Death.REJECTED)
+        self._dead_letter(entry, DeadLetterReason.REJECTED)
         self.pump()
 
     def requeue(self, entry: _Entry) -> None:
@@ -197,12 +197,12 @@ class MemoryQueue:
         for entry in entries:
             entry.returns += 1
             if limit is not None and entry.returns > limit:
-                self._die(entry, Death.DELIVERY_LIMIT)
+                self._dead_letter(entry, DeadLetterReason.DELIVERY_LIMIT)
             else:
                 heapq.heappush(self._returned, entry)
                 self._ready_bytes += len(entry.message.body)
 
-    def _next_free(self) -> "Consumer | None":
+    def _next_free(self) -> "QueueConsumer | None":
         consumers = self._consumers
         if isinstance(self.source, Queue) and self.source.single_active:
             return consumers[0] if consumers and consumers[0].free else None
@@ -224,9 +224,9 @@ class MemoryQueue:
     def _forget(self, entry: _Entry) -> None:
         self._host.held_bytes -= len(entry.message.body) + OVERHEAD
 
-    def _die(self, entry: _Entry, death: Death) -> None:
+    def _dead_letter(self, entry: _Entry, death: DeadLetterReason) -> None:
         self._forget(entry)
-        self._host.bury(self, entry.message, death)
+        self._host.dead_letter(self, entry.message, death)
 
     def _drop_expired(self) -> None:
         # Every message stays equally long, so the oldest is the first to go.
@@ -234,14 +234,14 @@ class MemoryQueue:
             return
         now = asyncio.get_running_loop().time()
         while self and self._head().expires <= now:
-            self._die(self._pop(), Death.EXPIRED)
+            self._dead_letter(self._pop(), DeadLetterReason.EXPIRED)
 
     def _on_timer(self) -> None:
         self._timer = None
         self.pump()
 
 
-class Consumer:
+class QueueConsumer:
     """The consumer of one subscription on one queue, from one (re)connect to the next."""
 
     __slots__ = ("_deliver", "_prefetch", "in_hand", "queue")
@@ -269,7 +269,7 @@ class MemoryDelivery:
 
     __slots__ = ("_consumer", "_returns", "entry")
 
-    def __init__(self, consumer: Consumer, entry: _Entry) -> None:
+    def __init__(self, consumer: QueueConsumer, entry: _Entry) -> None:
         self._consumer = consumer
         self._returns = entry.returns
         self.entry = entry

@@ -25,7 +25,7 @@ from towpath.servicekit.broker.interface import (
     Unpublishable,
     Unroutable,
 )
-from towpath.servicekit.broker.memory_queue import Death, MemoryQueue, Stored
+from towpath.servicekit.broker.memory_queue import DeadLetterReason, HeldMessage, MemoryQueue
 from towpath.servicekit.broker.topics import TopicTable
 
 log = structlog.get_logger(__name__)
@@ -97,7 +97,7 @@ class VirtualHost:
                 if routing_key in (None, binding.routing_key):
                     self.unbind_inbox(queue, binding)
 
-    def publish(self, message: Stored, *, mandatory: bool) -> BrokerError | None:
+    def publish(self, message: HeldMessage, *, mandatory: bool) -> BrokerError | None:
         """Route to the bound queues; returns the error for the publisher, or ``None`` for a confirm."""
         targets = self._route(message.exchange, message.routing_key)
         if targets is None:
@@ -117,7 +117,7 @@ class VirtualHost:
         for queue in self._queues.values():
             queue.drop_transient()
 
-    def bury(self, queue: MemoryQueue, message: Stored, death: Death) -> None:
+    def dead_letter(self, queue: MemoryQueue, message: HeldMessage, death: DeadLetterReason) -> None:
         """Route a dead message to the queue's dead-letter exchange, or drop it."""
         exchange = queue.source.dead_letter_exchange if isinstance(queue.source, Queue) else None
         if exchange is None:
@@ -126,19 +126,21 @@ class VirtualHost:
         headers.setdefault("x-first-death-exchange", message.exchange)
         headers.setdefault("x-first-death-queue", queue.name)
         headers.setdefault("x-first-death-reason", str(death))
-        dead = Stored(
+        dead = HeldMessage(
             body=message.body,
             exchange=exchange,
             routing_key=message.routing_key,
             persistent=message.persistent,
             app_id=message.app_id,
             headers=headers,
-            died_in=frozenset() if death is Death.REJECTED else message.died_in | {queue.name},
+            dead_lettered_in=frozenset()
+            if death is DeadLetterReason.REJECTED
+            else message.dead_lettered_in | {queue.name},
         )
         targets = [
             target
             for target in self._route(exchange, dead.routing_key) or ()
-            if target.name not in dead.died_in
+            if target.name not in dead.dead_lettered_in
         ]
         if not targets:
             log.warning(

@@ -1,6 +1,6 @@
-"""Alembic's entry; see :mod:`towpath.servicekit.migrations`."""
+"""Alembic's entry; see :mod:`towpath.servicekit.storage.migrations`."""
 
 from towpath.orders.tables import METADATA
-from towpath.servicekit.migrations import run_migrations
+from towpath.servicekit.storage.migrations import run_migrations
 
 run_migrations(METADATA)

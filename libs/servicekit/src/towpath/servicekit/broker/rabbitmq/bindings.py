@@ -31,7 +31,7 @@ class RabbitBindings:
         self._link = link
         self._queue = queue
         self._channel: Channel | None = None
-        self._asking = asyncio.Lock()
+        self._request_lock = asyncio.Lock()
         self._ended = False
 
     @property
@@ -58,15 +58,15 @@ class RabbitBindings:
             await close_channel(channel)
 
     async def _ask(self, timeout: float, question: Callable[[Driver], Awaitable[object]]) -> None:
-        self._must_stand()
+        self._check_exists()
         try:
             await within(timeout, self._answer(question))
         except LOST as error:
-            self._must_stand()
+            self._check_exists()
             raise BrokerError(f"RabbitMQ did not change a binding: {reason_of(error)}") from error
 
     async def _answer(self, question: Callable[[Driver], Awaitable[object]]) -> None:
-        async with self._asking:
+        async with self._request_lock:
             # Stored for reuse only after the reply: a late reply must not answer the next request.
             channel, self._channel = self._channel, None
             if channel is None or channel.is_closed:
@@ -81,6 +81,6 @@ class RabbitBindings:
             else:
                 self._channel = channel
 
-    def _must_stand(self) -> None:
+    def _check_exists(self) -> None:
         if not self.stands:
             raise BrokerUnavailable("the inbox no longer exists")

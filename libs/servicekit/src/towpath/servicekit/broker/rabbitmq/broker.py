@@ -27,8 +27,6 @@ from aiormq.exceptions import (
 from pamqp.commands import Basic
 
 from towpath.protocol.messages import MESSAGE_MAX_BYTES
-from towpath.servicekit import amqp_url
-from towpath.servicekit.broker.deafness import OnDeaf
 from towpath.servicekit.broker.interface import (
     BrokerBlocked,
     BrokerError,
@@ -36,6 +34,7 @@ from towpath.servicekit.broker.interface import (
     BrokerUnavailable,
     Inbox,
     Message,
+    OnDeaf,
     PublishRefused,
     PublishUnconfirmed,
     Queue,
@@ -45,12 +44,13 @@ from towpath.servicekit.broker.interface import (
 )
 from towpath.servicekit.broker.limits import check, too_large
 from towpath.servicekit.broker.rabbitmq.bindings import RabbitBindings
-from towpath.servicekit.broker.rabbitmq.browsing import RabbitBrowsing
+from towpath.servicekit.broker.rabbitmq.browsing import RabbitQueueBrowser
 from towpath.servicekit.broker.rabbitmq.connection import LOST, leave, reason_of
 from towpath.servicekit.broker.rabbitmq.hosts import Hosts
 from towpath.servicekit.broker.rabbitmq.link import Link
 from towpath.servicekit.broker.rabbitmq.subscription import RabbitSubscription
 from towpath.servicekit.broker.rabbitmq.supervisor import Supervisor
+from towpath.servicekit.runtime import amqp_url
 
 _LIMIT: Final = re.compile(r"larger than (?:configured )?max(?:imum)? size:? (\d+)")
 _TOPIC: Final = re.compile(r"access to topic '(.*)' in exchange", re.DOTALL)
@@ -98,7 +98,7 @@ class RabbitBroker:
         Entry does not wait for the first connection; ``declare``, ``subscribe`` and ``until_ready`` do.
 
         Args:
-            url: May name several hosts, see :mod:`towpath.servicekit.amqp_url`.
+            url: May name several hosts, see :mod:`towpath.servicekit.runtime.amqp_url`.
             name: Shown in RabbitMQ's list of connections.
             publish_timeout: Seconds until an unconfirmed publish counts as unknown.
             reconnect_max: Longest wait between two attempts, in seconds.
@@ -127,7 +127,7 @@ class RabbitBroker:
 
     async def until_ready(self) -> None:
         while self.state is BrokerState.CONNECTING:
-            await self._supervisor.settled.wait()
+            await self._supervisor.decided.wait()
             if self._supervisor.refusal is not None:
                 raise self._supervisor.refusal
             await asyncio.sleep(0)
@@ -149,7 +149,7 @@ class RabbitBroker:
             link = await self._live_link()
             try:
                 await link.declare(topology)
-                await asyncio.gather(*map(link.prove_right_to_write, topology.writes))
+                await asyncio.gather(*map(link.check_write_permission, topology.writes))
             except LOST as error:
                 if not link.lost.done():
                     raise BrokerError(f"RabbitMQ did not take the topology: {reason_of(error)}") from error
@@ -266,11 +266,11 @@ class RabbitBroker:
         raise BrokerUnavailable(f"the inbox {inbox.name!r} does not exist")
 
     @asynccontextmanager
-    async def browse(self, queue: str) -> AsyncIterator["RabbitBrowsing"]:
+    async def browse(self, queue: str) -> AsyncIterator["RabbitQueueBrowser"]:
         link = self._supervisor.link
         if link is None or link.lost.done() or self._closed:
             raise BrokerUnavailable("there is no connection to RabbitMQ")
-        async with RabbitBrowsing.begin(link, queue) as browsing:
+        async with RabbitQueueBrowser.begin(link, queue) as browsing:
             yield browsing
 
     async def close(self) -> None:
@@ -278,7 +278,7 @@ class RabbitBroker:
             return
         hopeless = self.state is BrokerState.BLOCKED
         self._closed = True
-        self._supervisor.settled.set()  # Wakes callers that wait for a connection.
+        self._supervisor.decided.set()  # Wakes callers that wait for a connection.
         if not hopeless:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CONFIRMS_TIMEOUT):

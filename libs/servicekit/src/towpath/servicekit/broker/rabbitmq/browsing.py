@@ -24,8 +24,8 @@ _BACK_POLLS: Final = 50
 _BACK_POLL: Final = 0.01
 
 
-class RabbitBrowsing:
-    """See :class:`~towpath.servicekit.broker.interface.Browsing`; made with :meth:`begin`."""
+class RabbitQueueBrowser:
+    """See :class:`~towpath.servicekit.broker.interface.QueueBrowser`; made with :meth:`begin`."""
 
     def __init__(self, channel: AbstractChannel, queue: str, waiting: int) -> None:
         self._channel = channel
@@ -37,7 +37,7 @@ class RabbitBrowsing:
 
     @classmethod
     @asynccontextmanager
-    async def begin(cls, link: Link, queue: str) -> AsyncIterator["RabbitBrowsing"]:
+    async def begin(cls, link: Link, queue: str) -> AsyncIterator["RabbitQueueBrowser"]:
         """Look at ``queue`` from entry to exit.
 
         Raises:
@@ -71,7 +71,7 @@ class RabbitBrowsing:
         finally:
             await close_channel(channel)
 
-    def __aiter__(self) -> "RabbitBrowsing":
+    def __aiter__(self) -> "RabbitQueueBrowser":
         return self
 
     async def __anext__(self) -> Delivery:

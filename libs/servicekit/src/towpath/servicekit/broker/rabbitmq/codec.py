@@ -84,11 +84,11 @@ _ARRAY: Final = ord("A")
 _TABLE: Final = ord("F")
 
 
-class _Odd(Exception):
+class _Undecodable(Exception):
     """A value cannot be decoded; the text gives the reason."""
 
 
-class _Broken(_Odd):
+class _Unreadable(_Undecodable):
     """Nothing after it can be read either: a length or a type is wrong."""
 
 
@@ -196,15 +196,15 @@ def safe_header(payload: bytes, odd: str | None = None) -> bytes:
         if odd is None:
             _check(payload)
             return payload
-    except (_Odd, IndexError, struct.error):
+    except (_Undecodable, IndexError, struct.error):
         pass
-    return _kept(payload, odd)
+    return _decodable_part(payload, odd)
 
 
 def _check(payload: bytes) -> None:
     flags = int.from_bytes(payload[12:14], "big")
     if flags & 0b11:
-        raise _Broken("flags: not of AMQP 0-9-1")
+        raise _Unreadable("flags: not of AMQP 0-9-1")
     at = 14
     for _, flag, kind in _PROPERTIES:
         if flags & flag:
@@ -215,12 +215,12 @@ def _property(payload: bytes, at: int, kind: str) -> int:
     """The end of the property that begins at ``at``.
 
     Raises:
-        _Odd: It cannot be decoded.
+        _Undecodable: It cannot be decoded.
     """
     if kind == "text":
         end = at + 1 + payload[at]
         if end > len(payload):
-            raise _Broken("cut off")
+            raise _Unreadable("cut off")
         text = payload[at + 1 : end]
         if not text.isascii():
             _utf8(text)
@@ -228,12 +228,12 @@ def _property(payload: bytes, at: int, kind: str) -> int:
     if kind == "table":
         end = at + 4 + int.from_bytes(payload[at : at + 4], "big", signed=True)
         if not at + 4 <= end <= len(payload):
-            raise _Broken("cut off")
+            raise _Unreadable("cut off")
         _entries(payload, at + 4, end, [0], 0)
         return end
     end = at + (8 if kind == "time" else 1)
     if end > len(payload):
-        raise _Broken("cut off")
+        raise _Unreadable("cut off")
     if kind == "time":
         _time(payload[at:end])
     return end
@@ -248,7 +248,7 @@ def _entry(payload: bytes, at: int, end: int, count: list[int], depth: int) -> i
     """The end of the name and value that begin at ``at``."""
     name_end = at + 1 + payload[at]
     if name_end >= end:
-        raise _Broken("a header's name is cut off")
+        raise _Unreadable("a header's name is cut off")
     name = payload[at + 1 : name_end]
     if not name.isascii():
         _utf8(name)
@@ -258,14 +258,14 @@ def _entry(payload: bytes, at: int, end: int, count: list[int], depth: int) -> i
 def _value(payload: bytes, at: int, end: int, count: list[int], depth: int) -> int:
     count[0] += 1
     if count[0] > _MAX_VALUES:
-        raise _Odd(f"more than {_MAX_VALUES} values")
+        raise _Undecodable(f"more than {_MAX_VALUES} values")
     stop = _value_end(payload, at, end)
     code = payload[at]
     if code == _TIME:
         _time(payload[at + 1 : stop])
     elif code in (_ARRAY, _TABLE):
         if depth >= _MAX_DEPTH:
-            raise _Odd(f"deeper than {_MAX_DEPTH}")
+            raise _Undecodable(f"deeper than {_MAX_DEPTH}")
         if code == _TABLE:
             _entries(payload, at + 5, stop, count, depth + 1)
         else:
@@ -285,12 +285,12 @@ def _value_end(payload: bytes, at: int, end: int) -> int:
         stop = at + 9
     elif code in (_LONG, _BYTES, _ARRAY, _TABLE):
         if at + 5 > end:
-            raise _Broken("a header is cut off")
+            raise _Unreadable("a header is cut off")
         stop = at + 5 + int.from_bytes(payload[at + 1 : at + 5], "big", signed=True)
     else:
-        raise _Broken(f"unknown type {payload[at : at + 1]!r}")
+        raise _Unreadable(f"unknown type {payload[at : at + 1]!r}")
     if not at < stop <= end:
-        raise _Broken("a header is cut off")
+        raise _Unreadable("a header is cut off")
     return stop
 
 
@@ -298,16 +298,16 @@ def _utf8(text: bytes) -> None:
     try:
         text.decode()
     except UnicodeDecodeError:
-        raise _Odd("not UTF-8") from None
+        raise _Undecodable("not UTF-8") from None
 
 
 def _time(value: bytes) -> None:
     seconds = int.from_bytes(value, "big")
     if seconds > _LAST_SECOND and seconds > _LAST_MILLISECOND:
-        raise _Odd("not a time in seconds")
+        raise _Undecodable("not a time in seconds")
 
 
-def _kept(payload: bytes, odd: str | None) -> bytes:
+def _decodable_part(payload: bytes, odd: str | None) -> bytes:
     """The decodable part of a content header, with the reason for each part that is left out."""
     reasons = [odd] if odd else []
     flags, kept, headers = 0, [], b""
@@ -320,18 +320,18 @@ def _kept(payload: bytes, odd: str | None) -> bytes:
             continue
         try:
             end = _end_of(payload, at, kind)
-        except (_Odd, IndexError) as error:
+        except (_Undecodable, IndexError) as error:
             reasons.append(f"{name}: {error}")
             break  # The start of the next one is unknown.
         try:
             if kind == "table":
-                headers, wrong = _kept_headers(payload, at + 4, end)
+                headers, wrong = _decodable_headers(payload, at + 4, end)
                 reasons += wrong
             else:
                 _property(payload, at, kind)
                 flags |= flag
                 kept.append((flag, payload[at:end]))
-        except _Odd as error:
+        except _Undecodable as error:
             reasons.append(f"{name}: {error}")
         at = end
     reason = "; ".join(reasons).encode()[:400]
@@ -350,11 +350,11 @@ def _end_of(payload: bytes, at: int, kind: str) -> int:
     else:
         end = at + (8 if kind == "time" else 1)
     if end > len(payload):
-        raise _Broken("cut off")
+        raise _Unreadable("cut off")
     return end
 
 
-def _kept_headers(payload: bytes, at: int, end: int) -> tuple[bytes, list[str]]:
+def _decodable_headers(payload: bytes, at: int, end: int) -> tuple[bytes, list[str]]:
     kept: list[bytes] = []
     wrong: list[str] = []
     count = [0]
@@ -363,14 +363,14 @@ def _kept_headers(payload: bytes, at: int, end: int) -> tuple[bytes, list[str]]:
         name = payload[at + 1 : at + 1 + payload[at]]
         try:
             after = _value_end(payload, at + 1 + len(name), end)
-        except (_Odd, IndexError) as error:
+        except (_Undecodable, IndexError) as error:
             wrong.append(f"header {name[:40].decode('utf-8', 'backslashreplace')}: {error}")
             break
         try:
             _entry(payload, at, end, count, 0)
             if name != ours:
                 kept.append(payload[at:after])
-        except (_Odd, IndexError) as error:
+        except (_Undecodable, IndexError) as error:
             if len(wrong) < 5:
                 wrong.append(f"header {name[:40].decode('utf-8', 'backslashreplace')}: {error}")
         if count[0] > _MAX_VALUES:

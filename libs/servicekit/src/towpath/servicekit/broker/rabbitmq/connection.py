@@ -87,7 +87,7 @@ class Connection:
     @property
     def is_silent(self) -> bool:
         """Whether nothing was received for so long that RabbitMQ does not send or its packets do not arrive."""
-        silent_for = asyncio.get_running_loop().time() - self._socket.heard_at
+        silent_for = asyncio.get_running_loop().time() - self._socket.received_at
         return silent_for > self._heartbeat + _SILENCE_SLACK
 
     def on_closed(self, callback: Callable[[BaseException | None], None]) -> None:
@@ -112,7 +112,7 @@ class Connection:
         channel = self._connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
         await within(RPC_TIMEOUT, channel.initialize())
         driver = await driver_of(channel)
-        driver.write_queue = cast("asyncio.Queue[Any]", _LastWord(driver.write_queue))
+        driver.write_queue = cast("asyncio.Queue[Any]", _WriteQueueGuard(driver.write_queue))
         return channel
 
     async def close(self) -> None:
@@ -133,18 +133,18 @@ class _Socket(TransportFactory):
         self._factory = factory
         self._writer: asyncio.StreamWriter | None = None
         self._reader: SafeReader | None = None
-        self.heard_at = 0.0  #: loop time of the last bytes from RabbitMQ
+        self.received_at = 0.0  #: loop time of the last bytes from RabbitMQ
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, self._writer = await self._factory.create(url, **kwargs)
         now, feed = asyncio.get_running_loop().time, reader.feed_data
-        self.heard_at = now()
+        self.received_at = now()
 
-        def heard(data: Any) -> None:
-            self.heard_at = now()
+        def on_data(data: Any) -> None:
+            self.received_at = now()
             feed(data)
 
-        reader.feed_data = heard  # type: ignore[method-assign]  # The transport calls this.
+        reader.feed_data = on_data  # type: ignore[method-assign]  # The transport calls this.
         self._reader = SafeReader(reader)
         return cast("asyncio.StreamReader", self._reader), self._writer
 
@@ -158,7 +158,7 @@ class _Socket(TransportFactory):
             self._writer.transport.abort()
 
 
-class _LastWord:
+class _WriteQueueGuard:
     """The write queue of a channel: nothing passes after its Channel.CloseOk.
 
     When RabbitMQ closes a channel because of one publish, aiormq still writes the publishes that are queued on it,

@@ -43,7 +43,7 @@ _PROOF_SECONDS: Final = 1.0
 _ALARM_POLL: Final = 0.2
 #: Seconds that publishes in flight at an alarm may still be confirmed. RabbitMQ reads no more, so a confirm is
 #: unlikely.
-_ALARM_PATIENCE: Final = 0.5
+_CONFIRM_TIMEOUT_AT_ALARM: Final = 0.5
 #: Minimum age in seconds before a publishing channel is replaced, and how long a replaced one is kept for its
 #: confirms.
 _CHANNEL_LASTS: Final = 2.0
@@ -113,13 +113,13 @@ class Link:
             self.blocked = blocked
             if blocked and not before:
                 log.warning("broker_blocked", in_flight=len(self.in_flight))
-                self._hurry()
+                self._shorten_time_limits()
             elif before and not blocked:
                 log.info("broker_unblocked")
             await asyncio.sleep(_ALARM_POLL)
 
-    def _hurry(self) -> None:
-        soon = asyncio.get_running_loop().time() + _ALARM_PATIENCE
+    def _shorten_time_limits(self) -> None:
+        soon = asyncio.get_running_loop().time() + _CONFIRM_TIMEOUT_AT_ALARM
         for limit in self.in_flight:
             if not limit.expired():
                 limit.reschedule(min(soon, limit.when() or soon))
@@ -132,7 +132,7 @@ class Link:
                 channel = self._publishers.get(exchange)
                 if channel is None or channel.is_closed:
                     channel = await self._publishing.channel(confirms=True)
-                    channel.close_callbacks.add(lambda _, error: _tell_closed(exchange, error))
+                    channel.close_callbacks.add(lambda _, error: _log_closed(exchange, error))
                     self._publishers[exchange] = channel
                     self._opened_at[exchange] = asyncio.get_running_loop().time()
                     await self._close_replaced()
@@ -216,7 +216,7 @@ class Link:
             LOST: See :data:`~towpath.servicekit.broker.rabbitmq.connection.LOST`.
         """
         lost = []
-        for binding in (binding for queue in topology.queues for binding in queue.proved):
+        for binding in (binding for queue in topology.queues for binding in queue.verified):
             driver = await self.publisher(binding.exchange)
             try:
                 await rpc(
@@ -234,7 +234,7 @@ class Link:
                 pass  # The queue is full, so the binding exists.
         return lost
 
-    async def prove_right_to_write(self, exchange: str) -> None:
+    async def check_write_permission(self, exchange: str) -> None:
         """Check the permission to publish to ``exchange``, with an empty batch whose key no queue is bound to.
 
         The check is inconclusive if RabbitMQ does not answer soon (an alarm), or if the user's permissions depend on
@@ -285,6 +285,6 @@ async def bind(channel: AbstractChannel, queue: str, bindings: Sequence[Binding]
             await rpc(channel.queue_bind(queue, exchange=binding.exchange, routing_key=binding.routing_key))
 
 
-def _tell_closed(exchange: str, error: BaseException | None) -> None:
+def _log_closed(exchange: str, error: BaseException | None) -> None:
     if isinstance(error, ChannelClosed):
         log.warning("publish_channel_closed", exchange=exchange, reason=reason_of(error))

@@ -19,8 +19,8 @@ from aiormq.exceptions import (
 )
 from yarl import URL
 
-from towpath.servicekit.amqp_url import shown
 from towpath.servicekit.broker.interface import BrokerRefused
+from towpath.servicekit.runtime.amqp_url import shown
 
 _SETTING: Final = "TOWPATH_AMQP_URL"
 _ACCESS_REFUSED: Final = 403

@@ -9,8 +9,7 @@ from typing import Any, Protocol
 
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
-from towpath.servicekit.broker.deafness import Lost
-from towpath.servicekit.broker.interface import BrokerUnavailable, Delivery, Inbox, Queue
+from towpath.servicekit.broker.interface import BrokerUnavailable, Delivery, Inbox, Lost, Queue
 from towpath.servicekit.broker.rabbitmq.bindings import RabbitBindings
 from towpath.servicekit.broker.rabbitmq.connection import (
     CLOSE_TIMEOUT,
@@ -212,7 +211,7 @@ class RabbitSubscription:
             self._on_ended(self, what, reason)
 
 
-class Settling(Protocol):
+class Settler(Protocol):
     """Sends settlements to the broker."""
 
     def settle(self, channel: AbstractChannel, tag: int, how: str) -> None: ...
@@ -227,7 +226,7 @@ class RabbitDelivery:
         self,
         message: DeliveredMessage,
         queue: str,
-        settling: Settling,
+        settling: Settler,
         channel: AbstractChannel,
     ) -> None:
         self._message = message

@@ -26,14 +26,13 @@ from typing import Any, Final
 import structlog
 from yarl import URL
 
-from towpath.servicekit.amqp_url import shown
-from towpath.servicekit.broker.deafness import Lost, OnDeaf
-from towpath.servicekit.broker.interface import BrokerRefused, Topology, TopologyMismatch
+from towpath.servicekit.broker.interface import BrokerRefused, Lost, OnDeaf, Topology, TopologyMismatch
 from towpath.servicekit.broker.rabbitmq.connection import LOST, answers, leave, reason_of
 from towpath.servicekit.broker.rabbitmq.hosts import Hosts
 from towpath.servicekit.broker.rabbitmq.link import Link
 from towpath.servicekit.broker.rabbitmq.refusals import is_refusal, refused_connection
 from towpath.servicekit.broker.rabbitmq.subscription import RabbitSubscription
+from towpath.servicekit.runtime.amqp_url import shown
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +42,7 @@ CHECK_EVERY: Final = 8.0
 _LISTEN_EVERY: Final = 0.5
 _ANSWER_TIMEOUT: Final = 3.0
 #: Seconds after its start in which a subscription is not checked for a missing consumer.
-_BEGINNING: Final = 2.0
+_CONSUMER_CHECK_GRACE: Final = 2.0
 
 #: Programs that lost the same thing at the same moment reconnect spread over this many seconds.
 _SPREAD: Final = 1.0
@@ -54,7 +53,7 @@ class Supervisor:
 
     Attributes:
         link: The current link, or ``None``.
-        settled: Set while a link is open, and when there will never be one.
+        decided: Set while a link is open, and when there will never be one.
         refusal: Why there will never be one.
         topologies, subscriptions: The desired state.
     """
@@ -64,12 +63,12 @@ class Supervisor:
         self._name = name
         self._spread = min(_SPREAD, reconnect_max)
         self._ended: dict[RabbitSubscription, tuple[Lost, str]] = {}
-        self._disturbed = asyncio.Event()
+        self._needs_repair = asyncio.Event()
         self._rebuilt_callbacks: list[Callable[[], None]] = []
         self._deaf_callbacks: list[OnDeaf] = []
-        self._is_given_up = False
+        self._is_dropped = False
         self.link: Link | None = None
-        self.settled = asyncio.Event()
+        self.decided = asyncio.Event()
         self.refusal: BrokerRefused | None = None
         self.topologies: list[Topology] = []
         self.subscriptions: list[RabbitSubscription] = []
@@ -85,13 +84,13 @@ class Supervisor:
     def rebuild(self, reason: str) -> None:
         """See :meth:`towpath.servicekit.broker.interface.Broker.rebuild`."""
         if self.link is not None and not self.link.lost.done():
-            self._is_given_up = True  # The caller has found the loss already.
+            self._is_dropped = True  # The caller has found the loss already.
             self.link.fail(reason)
 
     def subscription_ended(self, subscription: RabbitSubscription, what: Lost, reason: str) -> None:
         """Record that the broker ended a subscription."""
         self._ended.setdefault(subscription, (what, reason))
-        self._disturbed.set()
+        self._needs_repair.set()
 
     async def run(self) -> None:
         """Keep a link open until cancelled; returns only when there will never be one."""
@@ -101,19 +100,19 @@ class Supervisor:
                 link, url = await self._connect(first=first)
             except BrokerRefused as refusal:
                 self.refusal = refusal
-                self.settled.set()
+                self.decided.set()
                 return
             self.link = link
-            self.settled.set()
-            log.info("broker_connected" if first else "broker_back", url=shown(url))
-            self._stands_again(tell=not first)
+            self.decided.set()
+            log.info("broker_connected" if first else "broker_reconnected", url=shown(url))
+            self._notify_rebuilt(tell=not first)
             first = False
-            reason = await self._look_after(link)
-            self.settled.clear()
+            reason = await self._maintain(link)
+            self.decided.clear()
             log.warning("broker_lost", url=shown(url), reason=reason)
-            if not self._is_given_up:
+            if not self._is_dropped:
                 self._found(Lost.CONNECTION, reason)
-            self._is_given_up = False
+            self._is_dropped = False
             await self.drop()
             await asyncio.sleep(self._jitter(self._spread))
 
@@ -159,10 +158,10 @@ class Supervisor:
 
     # Maintaining a link
 
-    async def _look_after(self, link: Link) -> str:
+    async def _maintain(self, link: Link) -> str:
         watching = asyncio.create_task(link.watch_alarm(), name=f"{self._name}: alarm")
-        tending = asyncio.create_task(self._tend(link), name=f"{self._name}: tend")
-        listening = asyncio.create_task(self._listen(link), name=f"{self._name}: listen")
+        tending = asyncio.create_task(self._repair_and_check(link), name=f"{self._name}: tend")
+        listening = asyncio.create_task(self._watch_silence(link), name=f"{self._name}: listen")
         tasks = (watching, tending, listening)
         try:
             ends: list[asyncio.Future[Any]] = [link.lost, *tasks]
@@ -175,7 +174,7 @@ class Supervisor:
             for task in tasks:
                 leave(task)
 
-    async def _listen(self, link: Link) -> None:
+    async def _watch_silence(self, link: Link) -> None:
         """Drop ``link`` once one of its connections is silent while RabbitMQ answers on a new one."""
         told = False
         while True:
@@ -195,11 +194,11 @@ class Supervisor:
                 told = True
                 log.warning("broker_silent", connection=silent)
 
-    async def _tend(self, link: Link) -> None:
+    async def _repair_and_check(self, link: Link) -> None:
         while True:
             try:
                 async with asyncio.timeout(CHECK_EVERY - self._jitter(CHECK_EVERY / 4)):
-                    await self._disturbed.wait()
+                    await self._needs_repair.wait()
             except TimeoutError:
                 await self._check(link)
             else:
@@ -208,7 +207,7 @@ class Supervisor:
 
     async def _repair(self, link: Link) -> None:
         """Create again the subscriptions that the broker ended; an error ends the link."""
-        self._disturbed.clear()
+        self._needs_repair.clear()
         ended, self._ended = self._ended, {}
         wanted = [one for one in ended if one in self.subscriptions]
         for subscription in wanted:
@@ -225,15 +224,15 @@ class Supervisor:
             except Exception:
                 if subscription in self.subscriptions:  # Else its context was left meanwhile.
                     raise
-        log.info("subscription_back", queues=[name for one in wanted for name in one.names])
-        self._stands_again()
+        log.info("subscription_restored", queues=[name for one in wanted for name in one.names])
+        self._notify_rebuilt()
 
     async def _check(self, link: Link) -> None:
         """Declare everything again, and check that each queue has a consumer; a slow link does not count as lost."""
-        consumed = [one for one in self.subscriptions if one.started_before(_BEGINNING)]
+        consumed = [one for one in self.subscriptions if one.started_before(_CONSUMER_CHECK_GRACE)]
         for topology in self.topologies:
             if not link.blocked:
-                await self._prove(link, topology)
+                await self._verify_bindings(link, topology)
             try:
                 consumers = await link.declare(topology)
             except Exception as error:
@@ -244,7 +243,7 @@ class Supervisor:
                     if consumers.get(name) == 0:
                         self.subscription_ended(subscription, Lost.CONSUMER, f"{name} has no consumer")
 
-    async def _prove(self, link: Link, topology: Topology) -> None:
+    async def _verify_bindings(self, link: Link, topology: Topology) -> None:
         try:
             lost = await link.unbound(topology)
         except LOST as error:
@@ -260,7 +259,7 @@ class Supervisor:
             except Exception:
                 log.exception("deaf_callback_failed")
 
-    def _stands_again(self, *, tell: bool = True) -> None:
+    def _notify_rebuilt(self, *, tell: bool = True) -> None:
         """Call the ``on_rebuilt`` callbacks, and only then hand out deliveries."""
         for callback in self._rebuilt_callbacks if tell else ():
             try:

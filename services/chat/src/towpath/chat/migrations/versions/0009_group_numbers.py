@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from towpath.servicekit.migrations import create_numbers_table
+from towpath.servicekit.storage.migrations import create_numbers_table
 
 revision = "0009"
 down_revision = "0008"

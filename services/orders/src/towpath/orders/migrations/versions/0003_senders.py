@@ -1,6 +1,6 @@
 """Senders in the inbox have their kind in front."""
 
-from towpath.servicekit.migrations import name_kinds_of_senders
+from towpath.servicekit.storage.migrations import name_kinds_of_senders
 
 revision = "0003"
 down_revision = "0002"

@@ -1,0 +1,97 @@
+"""Checks at the start: an invalid service is found when it starts, not by its first request."""
+
+import inspect
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from towpath.protocol.envelope import ACTION_PATTERN
+from towpath.protocol.routes import SESSION_STARTED
+from towpath.servicekit.handling.outcome import Outcome
+from towpath.servicekit.handling.requests import Handlers
+from towpath.servicekit.runtime.settings import CannotStart
+
+#: Domains that gateways answer or refuse themselves; they are never routed to a service.
+RESERVED: Final = frozenset({"session", "service"})
+
+_DOMAIN: Final = re.compile(r"[a-z][a-z0-9_]*")
+_ACTION: Final = re.compile(ACTION_PATTERN)
+
+
+class BadService(CannotStart):
+    """The definition of a service is invalid; the text gives the reason."""
+
+
+def check_domain(service: str, domain: str, actions: Iterable[str]) -> None:
+    """Check that all ``actions`` of a service can be routed to it.
+
+    Raises:
+        BadService
+    """
+    if not _DOMAIN.fullmatch(domain) or domain in RESERVED:
+        raise BadService(f"the service {service!r} cannot own the domain {domain!r}: take another word")
+    for action in actions:
+        if not _ACTION.fullmatch(action):
+            raise BadService(
+                f"the service {service!r} has an action {action!r}: not a valid name, use {domain}.verb"
+            )
+        if (named := action.partition(".")[0]) != domain:
+            raise BadService(
+                f"the service {service!r} owns the domain {domain!r} and would never be asked for its action "
+                f"{action!r}: name it {domain}.{action.removeprefix(named).lstrip('.')}, or move it to the "
+                f"service that owns {named!r}"
+            )
+
+
+def check_handlers(service: str, handlers: Handlers, *, arguments: Sequence[str]) -> None:
+    """Check that each handler can be called and is annotated to return an ``Outcome``.
+
+    Args:
+        arguments: The names of the positional arguments it is called with, in order.
+
+    Raises:
+        BadService
+    """
+    for action, handler in handlers.items():
+        run: Any = handler.run  # Any object: the table may never have been type-checked.
+        model: Any = handler.model
+        wrong = ""
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            wrong = f"has {model!r} as its model, which is not a pydantic model"
+        elif not callable(run):
+            wrong = f"is {run!r}, which cannot be called"
+        elif inspect.iscoroutinefunction(run) or inspect.iscoroutinefunction(type(run).__call__):
+            wrong = "is async: handlers do no I/O, write a plain def"
+        else:
+            try:
+                signature = inspect.signature(run)
+                signature.bind(*arguments)
+            except TypeError:
+                wrong = f"does not take the arguments ({', '.join(arguments)})"
+            except ValueError:  # A built-in without a signature.
+                continue
+            else:
+                returns = signature.return_annotation
+                if returns not in (signature.empty, Any, Outcome, "Any", "Outcome"):
+                    wrong = f"is annotated to return {returns!r}: it must return an Outcome"
+        if handler.groups and handler.changes:
+            wrong = "returns the groups of a connection (groups=True) and changes state: split it"
+        if wrong:
+            raise BadService(f"the handler of {action!r} in the service {service!r} {wrong}")
+
+
+def check_session_started_handler(service: str, events: Handlers) -> None:
+    """Check that a service with numbered groups answers each new connection with the groups of that connection.
+
+    Gateways wait for this answer: until then they may have missed changes.
+
+    Raises:
+        BadService
+    """
+    greeting = events.get(SESSION_STARTED)
+    if greeting is None or not greeting.groups:
+        raise BadService(
+            f"the service {service!r} keeps groups, and has no handler of {SESSION_STARTED!r} with groups=True"
+        )

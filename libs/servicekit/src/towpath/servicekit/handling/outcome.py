@@ -1,0 +1,139 @@
+"""Outcomes: the result of a handler, and the publications that follow from it.
+
+A handler returns the answer and the messages to publish; it does not know exchanges, connections or batches.
+"""
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel
+
+from towpath.protocol.envelope import Envelope
+from towpath.protocol.messages import Session
+from towpath.protocol.routes import EVENTS, EVERYONE, PUSH, group_key, user_key
+from towpath.servicekit.messaging.publication import Publication
+from towpath.servicekit.storage.leaves import Leave
+from towpath.servicekit.storage.streams import Replay
+from towpath.servicekit.storage.withheld import EntryId
+
+Answer = BaseModel | Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """One push; create it with :func:`to_user`, :func:`to_group` or :func:`to_everyone`.
+
+    Attributes:
+        stored: Whether its stream stores it, if it has a position in one.
+        leaves: Users no longer in the group, to be removed from it first.
+    """
+
+    routing_key: str
+    envelope: Envelope
+    stored: bool = True
+    leaves: Sequence[Leave] = ()
+
+
+def to_user(user_id: str, envelope: Envelope, *, stored: bool = True) -> Push:
+    """Push to every connection of a user."""
+    return Push(user_key(user_id), envelope, stored)
+
+
+def to_group(group_id: str, envelope: Envelope, *, stored: bool = True, leaves: Sequence[Leave] = ()) -> Push:
+    """Push to every connection subscribed to a group.
+
+    Args:
+        leaves: Users who left the group, see :meth:`towpath.servicekit.storage.streams.Streams.leaves`.
+    """
+    return Push(group_key(group_id), envelope, stored, leaves)
+
+
+def to_everyone(envelope: Envelope) -> Push:
+    """Push to every connection."""
+    return Push(EVERYONE, envelope)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The result of handling one request or event.
+
+    Attributes:
+        answer: ``data`` of ``<action>.ok``; a function of the replays if the answer depends on them.
+        pushes: Pushes, in order.
+        events: Envelopes for ``towpath.events``.
+        subscribe, unsubscribe: Groups for the asking connection, and for the user's other connections.
+        groups: The complete set of this service's groups for the asking connection; ``None`` for no statement. The
+            handler's table entry must declare it (:class:`~towpath.servicekit.handling.requests.Handler`).
+        replay: Streams whose entries after the given position go to the asking connection, between the
+            subscription and the answer, so that no entry is missed.
+        connection: The target connection, if it is not the asking one (session events).
+    """
+
+    answer: Answer | Callable[[Mapping[str, Replay]], Answer] | None = None
+    pushes: Sequence[Push] = ()
+    events: Sequence[Envelope] = ()
+    subscribe: Sequence[str] = ()
+    unsubscribe: Sequence[str] = ()
+    groups: Sequence[str] | None = None
+    replay: Mapping[str, int] = field(default_factory=dict)
+    connection: Session | None = None
+
+
+def resumed(
+    positions: Mapping[str, int],
+    allowed: Container[str],
+    groups: Sequence[str] | None = None,
+) -> Outcome:
+    """The outcome of ``<domain>.resume``: replay the allowed streams, then answer with the position of each stream.
+
+    A stream that is not ``allowed`` is answered as incomplete at the requested position, which reveals nothing.
+
+    Args:
+        groups: The complete set of this service's groups for the connection.
+    """
+    may = {name: seq for name, seq in positions.items() if name in allowed}
+
+    def answer(replays: Mapping[str, Replay]) -> Answer:
+        told = {name: {"seq": seq, "complete": False} for name, seq in positions.items()}
+        told |= {name: {"seq": stream.seq, "complete": stream.complete} for name, stream in replays.items()}
+        return {"streams": told}
+
+    return Outcome(answer=answer, replay=may, groups=groups)
+
+
+def answer_data(answer: Answer) -> Mapping[str, Any]:
+    """The ``data`` object of an answer."""
+    if isinstance(answer, BaseModel):
+        return answer.model_dump(mode="json", exclude_none=True)
+    return answer
+
+
+def outgoing(outcome: Outcome) -> list[Publication]:
+    """The pushes and events of an outcome."""
+    return [
+        Publication(PUSH, push.routing_key, msgspec.Raw(push.envelope.to_json()))
+        if not push.stored or push.envelope.stream is None or push.envelope.seq is None
+        else Publication(
+            PUSH,
+            push.routing_key,
+            msgspec.Raw(push.envelope.to_json()),
+            push.envelope.stream,
+            push.envelope.seq,
+        )
+        for push in outcome.pushes
+    ] + [Publication(EVENTS, event.action, msgspec.Raw(event.to_json())) for event in outcome.events]
+
+
+def with_texts(items: Sequence[Publication], stored: Mapping[EntryId, bytes | None]) -> Sequence[Publication]:
+    """``items``, with those named in ``stored`` replaced by its text, or dropped if it has none."""
+    if not stored:
+        return items
+    found: list[Publication] = []
+    for item in items:
+        if (place := (item.stream, item.seq)) not in stored:
+            found.append(item)
+        elif (text := stored[place]) is not None:
+            found.append(Publication(item.exchange, item.routing_key, msgspec.Raw(text)))
+    return found

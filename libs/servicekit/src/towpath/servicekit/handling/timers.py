@@ -1,0 +1,149 @@
+"""Timers: periodic work of a service that no request causes.
+
+No delivery causes it, so no redelivery repeats it. A timer writes its messages to the outbox, in the transaction of
+its changes (:mod:`towpath.servicekit.storage.outbox`): they are published at least once if, and only if, it
+commits. No lock is held while the broker is slow.
+
+Guarantees: runs of one timer never overlap in a process; every replica runs its own. A failed run is logged and
+repeated later, with growing pauses and full jitter. No run starts while the broker is disconnected or blocked. On
+stop a run may finish within a moment.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towpath.protocol.envelope import Envelope
+from towpath.servicekit.broker.interface import Broker, BrokerState
+from towpath.servicekit.handling.outcome import Outcome, Push, outgoing
+from towpath.servicekit.runtime.error_text import describe_error
+from towpath.servicekit.storage import outbox
+from towpath.servicekit.storage.database import Database
+from towpath.servicekit.storage.relay import Relay
+
+log = structlog.get_logger(__name__)
+
+_LONGEST_PAUSE: Final = 30.0
+#: Seconds that a run may continue after the stop.
+_STOP_GRACE: Final = 1.0
+
+
+class NoOutbox(Exception):
+    """A timer publishes, but the service's storage has no outbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimerRun:
+    """The resources of one run of a timer.
+
+    Attributes:
+        relay: ``None`` if the service has no outbox: its timers publish nothing.
+        connected_for: Seconds that this replica has been connected to the broker without a break. Silence of a peer
+        proves something only within this time.
+    """
+
+    database: Database
+    relay: Relay | None
+    connected_for: float
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that may write and publish: its messages are published as soon as it is committed."""
+        async with self.database.transaction() as connection:
+            yield connection
+        if self.relay is not None:
+            self.relay.wake()
+
+    async def publish(
+        self, connection: AsyncConnection, pushes: Sequence[Push] = (), *, events: Sequence[Envelope] = ()
+    ) -> None:
+        """Publish pushes and events, in order, if the transaction of ``connection`` commits.
+
+        Lock the rows they report on first: then replicas publish changes in the order in which they happened.
+
+        Raises:
+            NoOutbox: The service's storage has no outbox.
+        """
+        if self.relay is None:
+            raise NoOutbox("a timer publishes: set an outbox in the service's Storage")
+        await outbox.put(connection, self.relay.tables, outgoing(Outcome(pushes=pushes, events=events)))
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """Periodic work.
+
+    Attributes:
+        name: For logs.
+        every: Seconds between two runs.
+        run: One run, which must be a bounded step; returns whether there is more work to do at once.
+    """
+
+    name: str
+    every: float
+    run: Callable[[TimerRun], Awaitable[bool]]
+
+
+class BrokerUptime:
+    """How long the broker has been connected without an observed break."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._begin()
+        broker.on_rebuilt(self._begin)
+
+    def seconds(self) -> float:
+        """Seconds; 0 while the broker is disconnected or blocked."""
+        now = asyncio.get_running_loop().time()
+        if self._broker.state is not BrokerState.READY:
+            self._since = now
+        return now - self._since
+
+    def _begin(self) -> None:
+        self._since = asyncio.get_running_loop().time()
+
+
+async def keep(
+    timer: Timer, database: Database, relay: Relay | None, hearing: BrokerUptime, stop: asyncio.Event
+) -> None:
+    """Run ``timer`` periodically until ``stop``."""
+    turning = asyncio.create_task(_run_repeatedly(timer, database, relay, hearing, stop), name=timer.name)
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([turning, stopping], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([turning], timeout=_STOP_GRACE)
+    finally:
+        for task in (turning, stopping):
+            task.cancel()
+        await asyncio.wait([turning, stopping])
+    if not turning.cancelled():
+        turning.result()
+
+
+async def _run_repeatedly(
+    timer: Timer, database: Database, relay: Relay | None, hearing: BrokerUptime, stop: asyncio.Event
+) -> None:
+    failures = 0
+    while not stop.is_set():
+        pause = timer.every
+        try:
+            if (connected_for := hearing.seconds()) and await timer.run(
+                TimerRun(database, relay, connected_for)
+            ):
+                pause = 0.0
+            failures = 0
+        except Exception as error:
+            failures += 1
+            log.warning("timer_failed", timer=timer.name, failures=failures, error=describe_error(error, 300))
+            longest = min(_LONGEST_PAUSE, timer.every * 2 ** min(failures, 16))
+            pause = timer.every + random.uniform(0, longest)  # noqa: S311  # jitter
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await stop.wait()

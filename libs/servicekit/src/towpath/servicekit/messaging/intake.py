@@ -1,0 +1,231 @@
+"""The intake: one subscription over a changing set of queues, which are added and released one by one.
+
+Guarantees:
+
+* A queue is released once all its handed-out deliveries are settled, so that its next consumer starts after them.
+* Deliveries that have arrived and were not handed out are requeued in their order. Usually there are none: if no
+  other replica consumes the queue, the broker is asked to stop, and the arrived deliveries are handed out first.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import structlog
+
+from towpath.servicekit.broker.interface import Broker, BrokerError, Delivery, Queue, Subscription
+from towpath.servicekit.runtime.error_text import describe_error
+
+log = structlog.get_logger(__name__)
+
+#: Seconds to wait for a queue that is being released. Deliveries unsettled by then are requeued.
+_DRAIN_SECONDS: Final = 30.0
+
+
+class Intake:
+    """See :class:`~towpath.servicekit.broker.interface.Subscription`; made with :meth:`open`."""
+
+    def __init__(self, broker: Broker, prefetch: int) -> None:
+        self._broker = broker
+        self._prefetch = prefetch
+        self._arrived = asyncio.Event()
+        self._parts: dict[str, _Part] = {}
+        self._round_robin: deque[_Part] = deque()
+        self._closed = False
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, broker: Broker, prefetch: int) -> AsyncIterator["Intake"]:
+        """An intake without queues; on exit its remaining deliveries are requeued."""
+        intake = cls(broker, prefetch)
+        try:
+            yield intake
+        finally:
+            intake._closed = True
+            intake._arrived.set()
+            parts = list(intake._parts.values())
+            intake._parts.clear()
+            intake._round_robin.clear()
+            await asyncio.gather(*(part.stack.aclose() for part in parts))
+
+    @property
+    def queues(self) -> set[str]:
+        """The names of the queues that it consumes, including those being released."""
+        return set(self._parts)
+
+    async def take(self, queue: Queue) -> None:
+        """Consume ``queue`` as well.
+
+        Raises:
+            BrokerError: The broker refused.
+        """
+        async with AsyncExitStack() as stack:
+            subscription = await stack.enter_async_context(
+                self._broker.subscribe(queue, prefetch=self._prefetch, arrived=self._arrived)
+            )
+            if self._closed:
+                return
+            part = _Part(subscription, stack.pop_all())
+        self._parts[queue.name] = part
+        self._round_robin = deque(self._parts.values())
+        self._arrived.set()
+
+    async def release(self, name: str, *, is_contested: bool) -> None:
+        """Stop consuming a queue: see the guarantees. Returns once another consumer may start.
+
+        Args:
+            is_contested: Another replica may consume it as well. The broker cannot tell: RabbitMQ counts only the
+                active consumer of a queue.
+        """
+        part = self._parts[name]
+        try:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                if is_contested:
+                    # After a cancel the broker would start the next consumer while deliveries are unsettled here.
+                    part.is_held = True
+                else:
+                    await part.subscription.cancel()
+                    await part.emptied(self._arrived)
+                await part.settled()
+        except (BrokerError, TimeoutError) as error:
+            log.warning(
+                "queue_released_unsettled", queue=name, in_hand=part.in_hand, error=describe_error(error, 300)
+            )
+        if self._parts.pop(name, None) is not None:
+            self._round_robin = deque(self._parts.values())
+            await part.stack.aclose()
+
+    # Used by the consumer
+
+    def __aiter__(self) -> "Intake":
+        return self
+
+    async def __anext__(self) -> Delivery:
+        while not (waiting := self.take_waiting(1)):
+            if self._closed:
+                raise StopAsyncIteration
+            self._arrived.clear()
+            await self._arrived.wait()
+        return waiting[0]
+
+    def take_waiting(self, limit: int) -> list[Delivery]:
+        taken: list[Delivery] = []
+        round_robin = self._round_robin
+        for _ in range(len(round_robin)):
+            part = round_robin.popleft()
+            round_robin.append(part)  # The next call begins with another queue.
+            taken += part.take(limit - len(taken))
+            if len(taken) >= limit:
+                break
+        return taken
+
+    async def cancel(self) -> None:
+        for part in self._round_robin:
+            await part.subscription.cancel()
+
+
+class _Part:
+    """One queue.
+
+    Attributes:
+        in_hand: Number of deliveries handed out and not settled.
+        is_held: No more deliveries are handed out.
+    """
+
+    def __init__(self, subscription: Subscription, stack: AsyncExitStack) -> None:
+        self.subscription = subscription
+        self.stack = stack
+        self.in_hand = 0
+        self.is_held = False
+        self._is_empty = asyncio.Event()
+        self._is_settled = asyncio.Event()
+        self._is_settled.set()
+
+    def take(self, limit: int) -> list["_CountedDelivery"]:
+        if self.is_held:
+            return []
+        taken = [_CountedDelivery(one, self) for one in self.subscription.take_waiting(limit)]
+        if taken:
+            self.in_hand += len(taken)
+            self._is_settled.clear()
+        if len(taken) < limit:
+            self._is_empty.set()
+        else:
+            self._is_empty.clear()
+        return taken
+
+    def gone(self) -> None:
+        """Record that one delivery was settled."""
+        self.in_hand -= 1
+        if not self.in_hand:
+            self._is_settled.set()
+
+    async def emptied(self, arrived: asyncio.Event) -> None:
+        """Wait until all arrived deliveries are handed out; ``arrived`` wakes the consumer."""
+        self._is_empty.clear()
+        arrived.set()
+        await self._is_empty.wait()
+
+    async def settled(self) -> None:
+        """Wait until all handed-out deliveries are settled."""
+        await self._is_settled.wait()
+
+
+class _CountedDelivery:
+    """A delivery that is counted until it is settled."""
+
+    __slots__ = ("_delivery", "_gone")
+
+    def __init__(self, delivery: Delivery, part: _Part) -> None:
+        self._delivery = delivery
+        self._gone: Callable[[], None] | None = part.gone
+
+    @property
+    def body(self) -> bytes:
+        return self._delivery.body
+
+    @property
+    def queue(self) -> str:
+        return self._delivery.queue
+
+    @property
+    def exchange(self) -> str:
+        return self._delivery.exchange
+
+    @property
+    def routing_key(self) -> str:
+        return self._delivery.routing_key
+
+    @property
+    def redelivered(self) -> bool:
+        return self._delivery.redelivered
+
+    @property
+    def app_id(self) -> str | None:
+        return self._delivery.app_id
+
+    @property
+    def user_id(self) -> str | None:
+        return self._delivery.user_id
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        return self._delivery.headers
+
+    def ack(self) -> None:
+        self._settle(self._delivery.ack)
+
+    def reject(self) -> None:
+        self._settle(self._delivery.reject)
+
+    def requeue(self) -> None:
+        self._settle(self._delivery.requeue)
+
+    def _settle(self, settle: Callable[[], None]) -> None:
+        settle()
+        if (gone := self._gone) is not None:
+            self._gone = None
+            gone()

@@ -1,0 +1,35 @@
+"""Publications: one JSON text and where it goes. The inbox and the outbox store them, the publisher sends them."""
+
+from typing import Final
+
+import msgspec
+
+
+class Publication(msgspec.Struct, frozen=True, array_like=True):
+    """One JSON text to publish to an exchange.
+
+    Attributes:
+        item: The text; :data:`STORED_IN_STREAM` if only the reference is stored.
+        stream, seq: Reference to the stream entry that stores the push.
+    """
+
+    exchange: str
+    routing_key: str
+    item: msgspec.Raw
+    stream: str = ""
+    seq: int = 0
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the text must be read from the stream before it can be published."""
+        return self.item == STORED_IN_STREAM
+
+    def as_reference(self) -> "Publication":
+        """The same without the text, if a stream stores the text."""
+        if not self.stream:
+            return self
+        return Publication(self.exchange, self.routing_key, STORED_IN_STREAM, self.stream, self.seq)
+
+
+#: JSON, because it is part of the JSON of a stored outcome.
+STORED_IN_STREAM: Final = msgspec.Raw(b"0")

@@ -1,0 +1,111 @@
+"""Error texts for logs and for the headers of parked messages: the error and its location, without payload.
+
+Database drivers, pydantic and Python itself quote the values that cause an error: the row that violates a constraint,
+the text that is not a number. Such values are user content and must not be logged.
+
+Guarantees: for a database error the text has its class, its code and the names of constraint, table and column,
+never a value, a parameter or the DETAIL line; for a model's error the names of the fields; for Python's own value
+errors everything except quoted text. Errors of other classes keep the text of their authors. Formatting never
+raises, whatever the error contains.
+"""
+
+import re
+import traceback
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pydantic
+import sqlalchemy.exc
+
+_QUOTED: Final = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
+#: SQLAlchemy's own errors around those of asyncpg.
+_WRAPPER: Final = "sqlalchemy.dialects.postgresql.asyncpg"
+_LETTERS: Final = 500
+#: Errors of Python that quote a value. Others (AttributeError, ImportError, OSError) quote names of code and files.
+_QUOTING: Final = (ValueError, LookupError, ArithmeticError)
+#: SQLSTATE classes whose first line quotes values too: data exceptions.
+_VALUES: Final = ("22",)
+#: Maximum number of causes in a chain.
+_CAUSES: Final = 10
+
+
+def describe_error(error: BaseException, letters: int = _LETTERS) -> str:
+    """``error`` in one line: its class and its text, without payload."""
+    try:
+        said = " ".join(_text(error).split())
+    except Exception as another:
+        said = f"(its text raised {type(another).__name__})"
+    told = f"{type(error).__name__}: {said}"
+    return told.encode("utf-8", "replace").decode()[:letters]
+
+
+def traceback_text(error: BaseException) -> str:
+    """The traceback of ``error`` and its causes, root cause first; errors as :func:`describe_error` shows them."""
+    return "\n".join(_lines(error, set()))
+
+
+def _lines(error: BaseException, seen: set[int]) -> Iterator[str]:
+    seen.add(id(error))
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if before is not None and id(before) not in seen and len(seen) < _CAUSES:
+        yield from _lines(before, seen)
+        yield "The above exception was the cause of, or was being handled during, the following:"
+    yield "Traceback (most recent call last):"
+    yield "".join(traceback.format_tb(error.__traceback__)).rstrip("\n")
+    yield describe_error(error)
+    if isinstance(error, BaseExceptionGroup) and len(seen) < _CAUSES:
+        for part in error.exceptions:
+            yield from _lines(part, seen)
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, sqlalchemy.exc.DBAPIError):
+        return _of_driver(error.orig) if error.orig is not None else ""
+    if isinstance(error, sqlalchemy.exc.StatementError):
+        # Errors before the database sees the statement: a missing parameter, or an unsupported type.
+        return describe_error(error.orig) if error.orig is not None else "a statement could not be built"
+    if _is_of_driver(error):
+        return _of_driver(error)
+    if isinstance(error, pydantic.ValidationError):
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+        return "; ".join(
+            f"{'.'.join(map(str, one['loc']))}: {_unquoted(one['msg'])}" for one in problems[:10]
+        )
+    if (
+        isinstance(error, _QUOTING)
+        and not isinstance(error, UnicodeError)
+        and type(error).__module__ in ("builtins", "decimal")
+    ):
+        return _unquoted(str(error))
+    return str(error)
+
+
+def _is_of_driver(error: BaseException) -> bool:
+    module = type(error).__module__
+    return module.partition(".")[0] in ("asyncpg", "sqlite3") or module == _WRAPPER
+
+
+def _of_driver(error: BaseException) -> str:
+    """The text of a driver's error, without values."""
+    state = getattr(error, "sqlstate", None)
+    cause: Any = error
+    if type(error).__module__ == _WRAPPER and error.__cause__ is not None:
+        cause = error.__cause__
+    first = (str(cause).splitlines() or [""])[0]
+    if "query argument" in first:  # asyncpg could not encode a parameter, and quotes it.
+        first = first.partition(": ")[0]
+    if not isinstance(state, str):
+        return _unquoted(first) if type(cause).__module__.startswith("asyncpg") else first
+    if state.startswith(_VALUES):
+        first = _unquoted(first)
+    names = [
+        f"{what} {name}"
+        for what in ("constraint", "table", "column")
+        if isinstance(name := getattr(cause, f"{what}_name", None), str)
+    ]
+    told = f"{type(cause).__name__} ({state}): {first}"
+    return f"{told} [{', '.join(names)}]" if names else told
+
+
+def _unquoted(text: str) -> str:
+    return _QUOTED.sub("'…'", text)

@@ -1,0 +1,246 @@
+"""One service's own database: SQLite by default, PostgreSQL where it grows, through SQLAlchemy Core.
+
+Guarantees: :meth:`Database.transaction` is serialised against writers of the same rows (SQLite: one writer at a
+time, ``BEGIN IMMEDIATE``; PostgreSQL: row locks that the caller takes with ``FOR UPDATE``); a commit survives a crash
+of the machine (SQLite: ``synchronous=FULL``). The schema is migrated on open; replicas that start together migrate
+one after another. If PostgreSQL cannot be reached on open, the program waits for it, as for the broker; a refusal
+of user, password or database is a wrong setting.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+import structlog
+from alembic import command
+from alembic.config import Config
+from alembic.util.exc import CommandError
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from towpath.protocol.envelope import now_ms
+from towpath.servicekit.runtime.backoff import pauses
+from towpath.servicekit.runtime.error_text import describe_error
+from towpath.servicekit.runtime.settings import BadSetting
+from towpath.servicekit.storage import sqlite
+from towpath.servicekit.storage.writability import Writability
+
+log = structlog.get_logger(__name__)
+
+_PING_SECONDS: Final = 5.0
+#: Time limits of a PostgreSQL statement; a statement of a migration may go through millions of rows.
+_STATEMENT_SECONDS: Final = 30.0
+_MIGRATION_SECONDS: Final = 3600.0
+#: A replica that freezes during a transaction must not keep its locks: another replica has its queues by then.
+_FROZEN_AFTER: Final = "15s"
+#: Connections, resources, shutdown, system: https://www.postgresql.org/docs/current/errcodes-appendix.html
+#: and 25006, read-only: a standby, or a server that was set read-only for a while.
+_POSTGRESQL_LACKS: Final = ("08", "25006", "53", "57P0", "58")
+#: An arbitrary constant: the advisory lock that serialises replicas migrating the same PostgreSQL database.
+_MIGRATION_LOCK: Final = 7_046_029
+
+
+class Database:
+    """A pool of connections; made with :meth:`open`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._sqlite = engine.dialect.name == "sqlite"
+        self._writer = asyncio.Lock()
+        #: A write that changes nothing, for the probe; set after the migration, when the row it updates exists.
+        self._no_change: sa.Executable = text("SELECT 1")
+        self.writability = Writability()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str, *, migrations: Path, version_table: str) -> AsyncIterator["Database"]:
+        """Open ``url`` and bring its schema up to date.
+
+        Args:
+            migrations: The service's Alembic folder.
+            version_table: Alembic's version table; one per service, so that services may share a server.
+
+        Raises:
+            BadSetting: The database cannot be opened and waiting would not help, or its schema is newer than this
+                program supports.
+        """
+        try:
+            engine = _engine(url)
+        except (ArgumentError, ValueError):
+            raise BadSetting(
+                "TOWPATH_DATABASE_URL", None, "is not like postgresql://user:password@host:port/database"
+            ) from None
+        try:
+            database = cls(engine)
+            try:
+                _make_folder(engine.url)
+                migrating = _engine(url, statement_seconds=_MIGRATION_SECONDS)
+                try:
+                    await database._migrate(migrating, migrations, version_table)
+                finally:
+                    await migrating.dispose()
+            except (DBAPIError, OSError) as error:
+                raise BadSetting(
+                    "TOWPATH_DATABASE_URL", _shown(engine.url), f"cannot be opened: {_cause(error)}"
+                ) from error
+            except CommandError as error:
+                raise BadSetting(
+                    "TOWPATH_DATABASE_URL", None, f"holds a schema this version does not know: {error}"
+                ) from error
+            yield database
+        finally:
+            await engine.dispose()
+
+    @property
+    def name(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+        return self._engine.dialect.name
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that may write; commits on exit, rolls back on an exception."""
+        try:
+            async with self._writer if self._sqlite else nullcontext(), self._engine.begin() as connection:
+                yield connection
+        except (DBAPIError, OSError) as error:
+            if lacks_something(error) or is_away(error):
+                self.writability.failed(error)
+            raise
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that only reads; never waits for writers."""
+        async with self._engine.connect() as connection:
+            reader = await connection.execution_options(towpath_reads=True)
+            async with reader.begin():
+                yield reader
+
+    async def is_database_failure(self, error: BaseException) -> bool:
+        """Whether ``error`` is a failure of the database (unreachable, full, short of a resource) that may pass.
+
+        Otherwise the statement is the cause, and fails again each time.
+        """
+        return lacks_something(error) or not await self.answers()
+
+    async def answers(self) -> bool:
+        """Whether the database can be reached and written to right now."""
+        return await self._probe(_PING_SECONDS) is None
+
+    async def probe(self, limit: float) -> None:
+        """Commit a write that changes nothing, for :attr:`writability`.
+
+        Args:
+            limit: Seconds that it may take.
+        """
+        self.writability.probed(await self._probe(limit))
+
+    async def _probe(self, limit: float) -> Exception | None:
+        # Not through transaction(): the result of a probe counts until the next probe only.
+        try:
+            async with (
+                asyncio.timeout(limit),
+                self._writer if self._sqlite else nullcontext(),
+                self._engine.begin() as connection,
+            ):
+                await connection.execute(self._no_change)
+        except (sa.exc.SQLAlchemyError, OSError) as error:
+            return error
+        return None
+
+    async def _migrate(self, engine: AsyncEngine, migrations: Path, version_table: str) -> None:
+        """Bring the schema up to date; waits while the server cannot be reached."""
+        async for _ in pauses():
+            try:
+                async with engine.connect() as connection:
+                    async with sqlite.in_thread(connection):
+                        await connection.run_sync(_migrate, migrations, version_table)
+                    if await connection.run_sync(lambda sync: sa.inspect(sync).has_table(version_table)):
+                        self._no_change = _rewrite(version_table)
+                return
+            except (DBAPIError, OSError) as error:
+                if self._sqlite or not (lacks_something(error) or is_away(error)):
+                    raise
+                log.warning(
+                    "database_unreachable",
+                    url=_shown(self._engine.url),
+                    error=describe_error(error, letters=300),
+                )
+
+
+def _rewrite(version_table: str) -> sa.Update:
+    """An update of the one row that each schema has, with its current value."""
+    table = sa.table(version_table, sa.column("version_num"))
+    return table.update().values(version_num=table.c.version_num)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether a database could not be reached, or its connection broke."""
+    return isinstance(error, OSError) or (isinstance(error, DBAPIError) and error.connection_invalidated)
+
+
+def lacks_something(error: BaseException) -> bool:
+    """Whether the database reports a missing resource, such as disk space; it may still answer reads."""
+    causes: list[BaseException] = []
+    while error not in causes:
+        causes.append(error)
+        error = getattr(error, "orig", None) or error.__cause__ or error
+    codes = {
+        code & 0xFF for cause in causes if isinstance(code := getattr(cause, "sqlite_errorcode", None), int)
+    }
+    states = [state for cause in causes if isinstance(state := getattr(cause, "sqlstate", None), str)]
+    return bool(codes & sqlite.LACKS) or any(state.startswith(_POSTGRESQL_LACKS) for state in states)
+
+
+async def forget(connection: AsyncConnection, table: sa.Table, *, older_than_ms: int, limit: int) -> int:
+    """Delete at most ``limit`` rows with an older ``created_at``; returns the number deleted."""
+    keys = list(table.primary_key.columns)
+    old = sa.select(*keys).where(table.c.created_at < now_ms() - older_than_ms).limit(limit).subquery()
+    result = await connection.execute(table.delete().where(sa.tuple_(*keys).in_(sa.select(old))))
+    return int(result.rowcount)
+
+
+def _engine(url: str, *, statement_seconds: float = _STATEMENT_SECONDS) -> AsyncEngine:
+    if url.startswith("sqlite"):
+        return sqlite.engine(url)
+    return create_async_engine(
+        url,
+        pool_size=4,
+        max_overflow=4,
+        pool_pre_ping=True,
+        hide_parameters=True,
+        connect_args={
+            "timeout": 5,
+            "command_timeout": statement_seconds,
+            "server_settings": {"idle_in_transaction_session_timeout": _FROZEN_AFTER},
+        },
+    )
+
+
+def _make_folder(url: sa.URL) -> None:
+    if url.get_backend_name() == "sqlite" and url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+
+
+def _migrate(connection: Connection, migrations: Path, version_table: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(migrations))
+    config.attributes["connection"] = connection
+    config.attributes["version_table"] = version_table
+    with connection.begin():
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        command.upgrade(config, "head")
+
+
+def _shown(url: sa.URL) -> str:
+    """The address for logs and errors, without the password."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def _cause(error: BaseException) -> str:
+    original = getattr(error, "orig", None) or error
+    return str(original).splitlines()[0] if str(original) else type(original).__name__

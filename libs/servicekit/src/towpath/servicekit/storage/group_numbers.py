@@ -1,0 +1,66 @@
+"""Numbers of membership changes: one order for all changes of groups.
+
+Changes for one connection and changes for all connections of a user reach the gateways on two routes, and from
+several replicas. So a service numbers its membership changes, and at a gateway the higher number wins.
+
+Guarantees:
+
+* Numbers grow in commit order: each transaction that changes groups takes its number last, and holds the row lock
+  until its commit. A number is at least the current time, so numbers still grow after an older copy of the database
+  was restored.
+* A read after :func:`read_number` sees all changes up to that number.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Set
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towpath.protocol.envelope import now_ms
+
+#: Given pairs of a user and a group or stream, returns the pairs in which the user may receive it now.
+MayReceive = Callable[[AsyncConnection, Collection[tuple[str, str]]], Awaitable[Set[tuple[str, str]]]]
+
+
+_THE_ROW: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Settings of a service that subscribes connections to groups. It answers ``session.started`` with all groups.
+
+    Attributes:
+        numbers: See :func:`numbers_table`.
+        may_receive: Called at most once per batch, if a repetition names groups or several requests name the same
+            group.
+    """
+
+    numbers: sa.Table
+    may_receive: MayReceive
+
+
+def numbers_table(metadata: sa.MetaData, prefix: str) -> sa.Table:
+    """Declare ``<prefix>_group_numbers`` with one row; a migration creates both (:func:`create_numbers_table`)."""
+    return sa.Table(
+        f"{prefix}_group_numbers",
+        metadata,
+        sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
+        sa.Column("number", sa.BigInteger, nullable=False),
+    )
+
+
+async def next_number(connection: AsyncConnection, table: sa.Table) -> int:
+    """The number of this transaction's changes; other transactions wait for theirs until it has ended."""
+    number, now = table.c.number, now_ms()
+    following = sa.case((number >= now, number + 1), else_=now)
+    taken = await connection.execute(
+        table.update().where(table.c.id == _THE_ROW).values(number=following).returning(number)
+    )
+    return int(taken.scalar_one())
+
+
+async def read_number(connection: AsyncConnection, table: sa.Table) -> int:
+    """The number of the last change that is committed or was made by this transaction."""
+    return int((await connection.execute(sa.select(table.c.number))).scalar_one())

@@ -1,0 +1,63 @@
+"""Leaves: users removed from a group, stored until the gateways know it.
+
+One replica may handle a leave while another one handles a push to the group that commits after it. Their publishes
+have no common order, so the push could reach a connection that must no longer receive it. A leave is therefore
+stored with the head of the group's stream, which each unit of work locks before it pushes. A push is preceded by
+another ``unsubscribe`` of those users; repeating it is harmless, because membership changes are numbered
+(:mod:`towpath.servicekit.storage.group_numbers`).
+
+Guarantee: a push that is committed after a leave is published after RabbitMQ has confirmed the ``unsubscribe`` of it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+_MOST_REMEMBERED: Final = 10_000
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+class Leave(msgspec.Struct, frozen=True, array_like=True):
+    """One user removed from one group.
+
+    Attributes:
+        token: Distinguishes this leave from other leaves of the same user.
+    """
+
+    user_id: str
+    group: str
+    token: str
+
+
+_DECODER: Final = msgspec.json.Decoder(list[Leave])
+
+
+class ConfirmedLeaves:
+    """The leaves whose ``unsubscribe`` is confirmed, as far as this program knows; the oldest are dropped.
+
+    A dropped leave is published once more.
+    """
+
+    def __init__(self) -> None:
+        self._tokens: OrderedDict[str, None] = OrderedDict()
+
+    def add(self, leaves: Iterable[Leave]) -> None:
+        """Record that RabbitMQ has confirmed the ``unsubscribe`` of these leaves."""
+        for leave in leaves:
+            self._tokens[leave.token] = None
+        while len(self._tokens) > _MOST_REMEMBERED:
+            self._tokens.popitem(last=False)
+
+    def left_of(self, stored: str | None) -> list[Leave]:
+        """The leaves of a stream that are not confirmed."""
+        if not stored:
+            return []
+        return [leave for leave in _DECODER.decode(stored) if leave.token not in self._tokens]
+
+
+def to_store(leaves: Iterable[Leave]) -> str | None:
+    """The text for the head of a stream."""
+    kept = list(leaves)
+    return _ENCODER.encode(kept).decode() if kept else None

@@ -1,0 +1,179 @@
+"""The outbox: messages to publish that no delivery causes, committed with the effect.
+
+The messages of an unacknowledged delivery are published in the end, because it is redelivered
+(:mod:`towpath.servicekit.storage.inbox`). A timer has no delivery: it writes its messages here, in its own
+transaction, and the relay (:mod:`towpath.servicekit.storage.relay`) publishes them.
+
+Guarantees: messages are stored if, and only if, the transaction commits. Messages put after another transaction's
+commit come after its messages, so transactions that first lock the rows they report on publish in order; the order of
+transactions that do not wait for each other is undefined. A number is never assigned twice. One relay at a time holds
+the lease, by the database's clock. A push that a stream stores is kept here as a reference only, and is relayed with
+the stream's content at that time (:mod:`towpath.servicekit.storage.withheld`).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towpath.protocol.envelope import now_ms
+from towpath.servicekit.messaging.publication import Publication
+from towpath.servicekit.storage.streams import StreamTables, batched
+from towpath.servicekit.storage.withheld import EntryId, read_by_now
+
+#: Waiting rows are counted up to this number only.
+COUNTED_UP_TO: Final = 10_000
+
+_ROWS_A_STATEMENT: Final = 1000
+_THE_LEASE: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxTables:
+    """A service's two outbox tables: the waiting messages and the relay's lease.
+
+    Attributes:
+        streams: Source of the pushes that are stored by reference; ``None`` to store every push here as a whole.
+    """
+
+    items: sa.Table
+    lease: sa.Table
+    streams: StreamTables | None = None
+
+    @classmethod
+    def define(cls, metadata: sa.MetaData, prefix: str) -> "OutboxTables":
+        """Declare ``<prefix>_outbox`` and ``<prefix>_outbox_lease``."""
+        return cls(
+            sa.Table(
+                f"{prefix}_outbox",
+                metadata,
+                # SQLite numbers rows automatically only for INTEGER.
+                sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+                sa.Column("exchange", sa.String(255), nullable=False),
+                sa.Column("routing_key", sa.String(255), nullable=False),
+                sa.Column("item", sa.Text, nullable=False),
+                sa.Column("created_at", sa.BigInteger, nullable=False),
+                # Else the numbers of deleted rows are assigned again, and a late delete removes unpublished rows:
+                # https://www.sqlite.org/autoinc.html
+                sqlite_autoincrement=True,
+            ),
+            sa.Table(
+                f"{prefix}_outbox_lease",
+                metadata,
+                sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
+                sa.Column("holder", sa.String(64), nullable=False),
+                sa.Column("held_until", sa.BigInteger, nullable=False),
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One row: a message that waits to be published.
+
+    Attributes:
+        outgoing: ``None`` if its stream no longer has the entry: there is nothing to publish.
+    """
+
+    id: int
+    outgoing: Publication | None
+
+
+async def put(connection: AsyncConnection, tables: OutboxTables, outgoing: Sequence[Publication]) -> None:
+    """Publish ``outgoing``, in this order, once the transaction is committed."""
+    now = now_ms()
+    # Sent together but executed row by row: one statement of many rows does not guarantee the order of its numbers.
+    for part in batched(outgoing, _ROWS_A_STATEMENT):
+        await connection.execute(
+            tables.items.insert(),
+            [
+                {
+                    "exchange": one.exchange,
+                    "routing_key": one.routing_key,
+                    "item": _stored(one, tables),
+                    "created_at": now,
+                }
+                for one in part
+            ],
+        )
+
+
+async def count(connection: AsyncConnection, tables: OutboxTables) -> int:
+    """The number of waiting rows, up to :data:`COUNTED_UP_TO`."""
+    some = sa.select(tables.items.c.id).limit(COUNTED_UP_TO).subquery()
+    return int((await connection.execute(sa.select(sa.func.count()).select_from(some))).scalar_one())
+
+
+async def first(
+    connection: AsyncConnection, tables: OutboxTables, *, limit: int, max_bytes: int
+) -> list[Waiting]:
+    """The first rows: at most ``limit`` and ``max_bytes``, unless the first row alone is larger."""
+    items = tables.items.c
+    rows = await connection.execute(
+        sa.select(items.id, items.exchange, items.routing_key, items.item).order_by(items.id).limit(limit)
+    )
+    waiting = [(row, _place(row.item)) for row in rows]
+    pushes: dict[EntryId, bytes] = {}
+    if tables.streams is not None and (places := {place for _, place in waiting if place is not None}):
+        pushes = await read_by_now(connection, tables.streams.entries, tables.streams.fill, places)
+    found: list[Waiting] = []
+    size = 0
+    for row, place in waiting:
+        item = row.item.encode() if place is None else pushes.get(place)
+        size += len(item or b"")
+        if found and size > max_bytes:
+            break
+        outgoing = None if item is None else Publication(row.exchange, row.routing_key, msgspec.Raw(item))
+        found.append(Waiting(row.id, outgoing))
+    return found
+
+
+async def remove(connection: AsyncConnection, tables: OutboxTables, ids: Iterable[int]) -> None:
+    """Delete published rows."""
+    if gone := sorted(ids):
+        await connection.execute(tables.items.delete().where(tables.items.c.id.in_(gone)))
+
+
+async def hold(connection: AsyncConnection, tables: OutboxTables, holder: str, seconds: float) -> bool:
+    """Take or extend the lease for ``seconds`` from now; returns whether ``holder`` has it."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    lease, now = tables.lease.c, _now(connection)
+    taking = dialect.insert(tables.lease).values(
+        id=_THE_LEASE, holder=holder, held_until=now + int(seconds * 1000)
+    )
+    taken = await connection.execute(
+        taking.on_conflict_do_update(
+            index_elements=["id"],
+            set_={"holder": holder, "held_until": taking.excluded.held_until},
+            where=sa.or_(lease.holder == holder, lease.held_until < now),
+        ).returning(lease.id)
+    )
+    return taken.first() is not None
+
+
+async def release(connection: AsyncConnection, tables: OutboxTables, holder: str) -> None:
+    """Release the lease, if ``holder`` has it."""
+    await connection.execute(tables.lease.delete().where(tables.lease.c.holder == holder))
+
+
+def _stored(one: Publication, tables: OutboxTables) -> str:
+    if tables.streams is not None and one.stream:
+        return msgspec.json.encode([one.stream, one.seq]).decode()
+    return bytes(one.item).decode()
+
+
+def _place(item: str) -> EntryId | None:
+    # A published item is a JSON object, or in tests a number.
+    return msgspec.json.decode(item, type=EntryId) if item.startswith('["') else None
+
+
+def _now(connection: AsyncConnection) -> sa.ColumnElement[int]:
+    """Unix milliseconds of a clock that all replicas share; with SQLite they share a machine."""
+    if connection.dialect.name == "postgresql":
+        seconds = sa.extract("epoch", sa.func.clock_timestamp())
+        return sa.cast(seconds * 1000, sa.BigInteger)
+    return sa.literal(now_ms(), sa.BigInteger)

@@ -1,0 +1,215 @@
+"""The relay: publishes the messages of the outbox, and deletes them once the broker has confirmed them.
+
+It takes the lease and the first rows, commits, publishes, and in a second transaction deletes the confirmed rows and
+releases the lease: no lock is held, and no transaction open, while the broker is slow.
+
+Guarantees:
+
+* Every message is published at least once, and in order per routing key. A message that was not confirmed is
+  published again, together with all later messages of the same key.
+* One replica at a time holds the lease, so that each message is normally published once. It is published twice if a
+  replica dies, freezes for longer than the lease, or loses its database between the publish and the delete; the lease
+  of a dead replica expires.
+* It polls at once after a commit of this process (:meth:`Relay.wake`), and every ``outbox_poll`` seconds for messages
+  that another replica left. While the broker is disconnected or blocked, or the database unreachable, the pauses grow
+  to 5 s, with full jitter.
+* A step is at most one batch of a lane, so that the items of one key are published as one message, unless other code
+  publishes with that key at the same moment. A key that the broker refuses delays no other key until it fills a step.
+"""
+
+import asyncio
+import contextlib
+import random
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import sqlalchemy as sa
+import structlog
+
+from towpath.servicekit.broker.interface import BrokerError
+from towpath.servicekit.messaging.publication import Publication
+from towpath.servicekit.messaging.publisher import Publisher, Sending
+from towpath.servicekit.runtime.error_text import describe_error
+from towpath.servicekit.runtime.settings import ServiceSettings
+from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.servicekit.storage import outbox
+from towpath.servicekit.storage.database import Database
+from towpath.servicekit.storage.outbox import OutboxTables, Waiting
+
+log = structlog.get_logger(__name__)
+
+#: Seconds. By then a frozen replica has also lost its queues and its locks.
+_LEASE: Final = 15.0
+_LONGEST_PAUSE: Final = 5.0
+#: Seconds that the last poll may take on stop.
+_LAST_POLL: Final = 2.0
+
+
+class Relay:
+    """One replica's relay; created with :meth:`open`, or flushed by the caller.
+
+    Args:
+        lease: Seconds after which another replica takes over from a dead or frozen one.
+
+    Attributes:
+        tables: The outbox tables.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        tables: OutboxTables,
+        publisher: Publisher,
+        settings: ServiceSettings,
+        telemetry: Telemetry,
+        *,
+        lease: float = _LEASE,
+    ) -> None:
+        self.tables = tables
+        self._database = database
+        self._publisher = publisher
+        self._settings = settings
+        self._lease = lease
+        self._name = secrets.token_hex(8)
+        self._woken = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
+        self._waiting = 0
+        telemetry.gauge(
+            "outbox_waiting",
+            f"Messages in the outbox that are not published yet; {outbox.COUNTED_UP_TO:,} stands for more",
+            lambda: self._waiting,
+        )
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        database: Database,
+        tables: OutboxTables,
+        publisher: Publisher,
+        settings: ServiceSettings,
+        telemetry: Telemetry,
+        *,
+        lease: float = _LEASE,
+    ) -> AsyncIterator["Relay"]:
+        """A running relay; on exit it publishes waiting messages for a moment, and leaves the rest to other
+        replicas."""
+        relay = cls(database, tables, publisher, settings, telemetry, lease=lease)
+        running = asyncio.create_task(relay._run(), name="outbox: relay")
+        try:
+            yield relay
+            try:
+                async with asyncio.timeout(_LAST_POLL):
+                    await relay.flush()
+            except Exception as error:
+                log.warning("outbox_not_flushed", error=describe_error(error, 300))
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+
+    def wake(self) -> None:
+        """Signal that messages may have been committed to the outbox."""
+        self._woken.set()
+
+    async def flush(self) -> bool:
+        """Publish all waiting messages; returns false at once if another replica holds the lease and will publish
+        them.
+
+        Raises:
+            BrokerError: The broker accepts none of the first rows; they stay in the outbox.
+            SQLAlchemyError, OSError: The database cannot be reached.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._one_at_a_time:
+            while await self._poll():
+                taken_at = loop.time()
+                waiting = await self._take()
+                if waiting is None:
+                    return False
+                if loop.time() - taken_at >= self._lease:
+                    continue  # This process was paused, and another replica may have the lease by now.
+                published, error = await self._publish(waiting)
+                await self._finish(published)
+                if error is not None and not published:
+                    raise error
+            return True
+
+    # Inside
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            try:
+                await self.flush()
+            except Exception as error:
+                failures += 1
+                log.warning("outbox_relay_failed", failures=failures, error=describe_error(error, 300))
+                longest = min(_LONGEST_PAUSE, 0.1 * 2 ** min(failures, 16))
+                await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  # jitter
+                continue
+            failures = 0
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.outbox_poll):
+                    await self._woken.wait()
+            self._woken.clear()
+
+    async def _poll(self) -> bool:
+        async with self._database.reading() as connection:
+            self._waiting = await outbox.count(connection, self.tables)
+        return self._waiting > 0
+
+    async def _take(self) -> list[Waiting] | None:
+        """Take the lease and read the first rows; ``None`` if another replica has the lease."""
+        async with self._database.transaction() as connection:
+            if not await outbox.hold(connection, self.tables, self._name, self._lease):
+                return None
+            return await outbox.first(
+                connection,
+                self.tables,
+                limit=self._settings.batch_max_items,
+                max_bytes=self._settings.batch_max_bytes,
+            )
+
+    async def _publish(self, waiting: Sequence[Waiting]) -> tuple[list[int], BaseException | None]:
+        """Publish ``waiting``; returns the ids of the confirmed rows, and the error of the rest."""
+        sent: list[tuple[int, Publication, Sending]] = []
+        published = [one.id for one in waiting if one.outgoing is None]
+        refused: dict[tuple[str, str], BaseException] = {}
+        for one in waiting:
+            item = one.outgoing
+            if item is not None and _key(item) not in refused:  # else it would overtake
+                try:
+                    sent.append((one.id, item, self._publisher.send(item)))
+                except BrokerError as error:
+                    refused[_key(item)] = error
+        results = await self._confirms([sending for _, _, sending in sent])
+        failed: dict[tuple[str, str], BaseException] = {}
+        for (number, item, _), error_or_none in zip(sent, results, strict=True):
+            if error_or_none is not None:
+                failed.setdefault(_key(item), error_or_none)
+            elif _key(item) not in failed:
+                published.append(number)
+        return published, next(iter([*failed.values(), *refused.values()]), None)
+
+    async def _confirms(self, sendings: Sequence[Sending]) -> list[BaseException | None]:
+        """Wait for all confirms, and extend the lease meanwhile."""
+        settled = asyncio.gather(*sendings, return_exceptions=True)
+        while not settled.done():
+            await asyncio.wait([settled], timeout=self._lease / 3)
+            if not settled.done():
+                with contextlib.suppress(sa.exc.SQLAlchemyError, OSError):
+                    async with self._database.transaction() as connection:
+                        await outbox.hold(connection, self.tables, self._name, self._lease)
+        return settled.result()
+
+    async def _finish(self, published: Sequence[int]) -> None:
+        """Delete the published rows, and release the lease."""
+        async with self._database.transaction() as connection:
+            await outbox.release(connection, self.tables, self._name)
+            await outbox.remove(connection, self.tables, published)
+
+
+def _key(item: Publication) -> tuple[str, str]:
+    return item.exchange, item.routing_key

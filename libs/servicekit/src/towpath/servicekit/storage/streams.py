@@ -1,0 +1,253 @@
+"""Streams: durable pushes with a position, stored in the service's database.
+
+Guarantees: ``seq`` starts at 1 and grows by exactly 1 per stream, for any number of writers (the head's row is locked
+until commit, and ``(stream, seq)`` is unique in the database); an entry is replayed byte for byte as it was first
+pushed, except for fields that were withheld since (:mod:`towpath.servicekit.storage.withheld`).
+"""
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towpath.protocol.envelope import Envelope, make
+from towpath.servicekit.storage import bulk, withheld
+from towpath.servicekit.storage.leaves import ConfirmedLeaves, Leave, to_store
+from towpath.servicekit.storage.withheld import EntryId, Fields, Fill
+
+T = TypeVar("T")
+
+#: PostgreSQL and SQLite accept about 32,000 parameters.
+_NAMES_A_STATEMENT: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTables:
+    """A service's two stream tables.
+
+    Attributes:
+        fill: Returns the current values of withheld fields; ``None`` if no fields are withheld.
+        confirmed: See :mod:`towpath.servicekit.storage.leaves`.
+    """
+
+    heads: sa.Table
+    entries: sa.Table
+    fill: Fill | None = None
+    confirmed: ConfirmedLeaves = field(default_factory=ConfirmedLeaves, compare=False)
+
+    @classmethod
+    def define(cls, metadata: sa.MetaData, prefix: str, *, groups: bool = False) -> "StreamTables":
+        """Declare ``<prefix>_streams`` and ``<prefix>_stream_entries``.
+
+        Args:
+            groups: Whether streams are pushed to groups that users may leave; the heads then have a nullable text
+                ``leaves``.
+        """
+        leaves = [sa.Column("leaves", sa.Text)] if groups else []
+        return cls(
+            sa.Table(
+                f"{prefix}_streams",
+                metadata,
+                sa.Column("stream", sa.String(512), primary_key=True),
+                sa.Column("head", sa.BigInteger, nullable=False),
+                *leaves,
+            ),
+            sa.Table(
+                f"{prefix}_stream_entries",
+                metadata,
+                sa.Column("stream", sa.String(512), primary_key=True),
+                sa.Column("seq", sa.BigInteger, primary_key=True),
+                sa.Column("envelope", sa.Text, nullable=False),
+                sa.Column("created_at", sa.BigInteger, nullable=False, index=True),
+            ),
+        )
+
+
+class Streams:
+    """The streams that one unit of work appends to: load, append, save."""
+
+    def __init__(self, connection: AsyncConnection, tables: StreamTables) -> None:
+        self._connection = connection
+        self._tables = tables
+        self._heads: dict[str, int] = {}
+        self._entries: list[dict[str, Any]] = []
+        self._touched: set[str] = set()
+        self._made: set[str] = set()
+        self._withheld: dict[EntryId, tuple[int, Fields]] = {}
+        self._keeps_leaves = "leaves" in tables.heads.c
+        self._leaves: dict[str, list[Leave]] = {}
+        self._changed_leaves: set[str] = set()
+
+    async def load(self, names: Iterable[str], *, if_there: Iterable[str] = ()) -> None:
+        """Lock the heads of ``names`` for appending, in one fixed order; new streams start at 0.
+
+        Args:
+            if_there: Further streams, loaded only if they exist.
+        """
+        needed = set(names)
+        wanted = sorted((needed | set(if_there)) - self._heads.keys())
+        if not wanted:
+            return
+        # Streams are created before any is locked; else two units of work could deadlock.
+        there = await self._read(wanted)
+        if missing := [name for name in wanted if name in needed and name not in there]:
+            dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
+            await self._connection.execute(
+                dialect.insert(self._tables.heads).on_conflict_do_nothing(),
+                [{"stream": name, "head": 0} for name in missing],
+            )
+            self._made.update(missing)
+        if (
+            self._connection.dialect.name == "sqlite"
+        ):  # One writer at a time: no other transaction can change them.
+            self._heads |= dict.fromkeys(needed - there.keys(), 0) | there
+        else:
+            self._heads |= await self._read(wanted, lock=True)
+
+    def head(self, stream: str) -> int:
+        """The last ``seq`` of a loaded stream, including this unit of work's entries."""
+        return self._heads[stream]
+
+    def append(
+        self, stream: str, action: str, data: Callable[[int], Mapping[str, Any]], *, stored: bool = True
+    ) -> Envelope:
+        """Append one entry to a loaded stream; ``data`` builds the payload from its ``seq``.
+
+        Args:
+            stored: False for a push that is not stored and only uses a ``seq``: a resume from before it is
+                incomplete.
+        """
+        seq = self._heads[stream] + 1
+        envelope = make(action, data(seq), stream=stream, seq=seq)
+        self._heads[stream] = seq
+        self._touched.add(stream)
+        if stored:
+            self._entries.append(
+                {
+                    "stream": stream,
+                    "seq": seq,
+                    "envelope": envelope.to_json().decode(),
+                    "created_at": envelope.timestamp,
+                }
+            )
+        return envelope
+
+    def remove_member(self, stream: str, group: str, user_id: str) -> None:
+        """A user leaves the group of a loaded stream: see :mod:`towpath.servicekit.storage.leaves`."""
+        self.add_member(stream, user_id)
+        self._leaves.setdefault(stream, []).append(Leave(user_id, group, secrets.token_hex(6)))
+        self._changed_leaves.add(stream)
+
+    def add_member(self, stream: str, user_id: str) -> None:
+        """Add a user to the group of a loaded stream."""
+        if any(leave.user_id == user_id for leave in self._leaves.get(stream, ())):
+            self._leaves[stream] = [leave for leave in self._leaves[stream] if leave.user_id != user_id]
+            self._changed_leaves.add(stream)
+
+    def leaves(self, stream: str) -> Sequence[Leave]:
+        """Leaves of the group of a loaded stream that the gateways may not know yet."""
+        return tuple(self._leaves.get(stream, ()))
+
+    def withhold(self, stream: str, seq: int, about: int, blank: Fields) -> None:
+        """Store an entry with ``blank`` fields; see :func:`towpath.servicekit.storage.withheld.withhold`."""
+        self._withheld[stream, seq] = about, blank
+
+    async def save(self) -> None:
+        """Write the appended entries: two statements for any number of entries; two more if any field is withheld.
+
+        A stream that was created and stayed empty is deleted, so that refused requests leave no rows. Its row is
+        locked
+        by this transaction: a transaction that waits for it creates it again.
+        """
+        if unused := sorted(self._made - self._touched):
+            columns = self._tables.heads.c
+            await self._connection.execute(
+                self._tables.heads.delete().where(columns.stream.in_(unused), columns.head == 0)
+            )
+        self._made = set()
+        await self._save_withheld()
+        changed = sorted(self._touched | self._changed_leaves)
+        if not changed:
+            return
+        await bulk.insert(self._connection, self._tables.entries, self._entries)
+        heads: list[dict[str, Any]] = [{"stream": name, "head": self._heads[name]} for name in changed]
+        if self._changed_leaves:
+            for head in heads:
+                head["leaves"] = to_store(self._leaves.get(head["stream"], ()))
+        await bulk.update(self._connection, self._tables.heads, heads, key=["stream"])
+        self._entries, self._touched, self._changed_leaves = [], set(), set()
+
+    async def _save_withheld(self) -> None:
+        if not self._withheld:
+            return
+        stored = dict(self._withheld)
+        for entry in self._entries:
+            if change := stored.pop((entry["stream"], entry["seq"]), None):
+                entry["envelope"] = withheld.withhold(entry["envelope"], *change)
+        self._withheld = {}
+        entries = self._tables.entries
+        found = await withheld.read(self._connection, entries, stored)
+        rows = [
+            {"stream": place[0], "seq": place[1], "envelope": withheld.withhold(entry, *stored[place])}
+            for place, entry in found
+        ]
+        await bulk.update(self._connection, entries, rows, key=["stream", "seq"])
+
+    async def _read(self, names: Sequence[str], *, lock: bool = False) -> dict[str, int]:
+        heads = self._tables.heads
+        found: dict[str, int] = {}
+        for part in batched(names, _NAMES_A_STATEMENT):
+            select = sa.select(heads).where(heads.c.stream.in_(part)).order_by(heads.c.stream)
+            for row in await self._connection.execute(select.with_for_update() if lock else select):
+                found[row.stream] = row.head
+                if self._keeps_leaves:
+                    self._load_leaves(row.stream, row.leaves)
+        return found
+
+    def _load_leaves(self, stream: str, stored: str | None) -> None:
+        leaves = self._tables.confirmed.left_of(stored)
+        if leaves or stored:
+            self._leaves[stream] = leaves
+            if stored != to_store(leaves):
+                self._changed_leaves.add(stream)
+        else:
+            self._leaves.pop(stream, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The entries of one stream after a position.
+
+    Attributes:
+        entries: The stored pushes, unchanged, oldest first.
+        seq: The position after them.
+        complete: False if some requested entries are no longer stored (or the position never existed).
+    """
+
+    entries: list[bytes]
+    seq: int
+    complete: bool
+
+
+def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """``items`` in chunks of at most ``size``."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+async def read_heads(
+    connection: AsyncConnection, tables: StreamTables, names: Iterable[str]
+) -> dict[str, int]:
+    """The last ``seq`` of each of ``names`` that exists, without locking."""
+    heads = tables.heads
+    found: dict[str, int] = {}
+    for part in batched(sorted(set(names)), _NAMES_A_STATEMENT):
+        rows = await connection.execute(
+            sa.select(heads.c.stream, heads.c.head).where(heads.c.stream.in_(part))
+        )
+        found |= {row.stream: row.head for row in rows}
+    return found

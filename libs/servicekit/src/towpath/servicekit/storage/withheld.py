@@ -1,0 +1,124 @@
+"""Withheld fields: content that a user can delete or edit is stored in one table, and in no stream entry.
+
+An entry about something that was changed or deleted is stored with blank fields and with ``about``, the ``seq`` of
+its subject. When the entry is published again, the fields are filled with the current values.
+
+Guarantees:
+
+* Once the transaction is committed, a withheld field is in no stored entry.
+* An entry is published again with the fields that ``fill`` returns, else unchanged, byte for byte. An entry that
+  ``fill`` omits is not published.
+* The number of statements does not depend on the number of entries.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towpath.servicekit.storage import bulk
+
+#: A stream and a ``seq`` in it.
+EntryId = tuple[str, int]
+#: Fields of ``data``.
+Fields = Mapping[str, Any]
+#: Returns the current fields of each place: the fields to set, or an empty mapping to leave the entry unchanged.
+#: Omitted places no longer exist.
+Fill = Callable[[AsyncConnection, Collection[EntryId]], Awaitable[Mapping[EntryId, Fields]]]
+
+_MARK: Final = '{"about":'
+_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+def withhold(entry: str, about: int, blank: Fields) -> str:
+    """The entry to be stored instead of ``entry``.
+
+    Args:
+        about: The ``seq`` of the entry's subject, in the same stream.
+        blank: Replacements in ``data`` for the withheld fields.
+    """
+    envelope = _OBJECT.decode(entry)
+    envelope.pop("about", None)
+    return _ENCODER.encode({"about": about, **_with_fields(envelope, blank)}).decode()
+
+
+def is_withheld(entry: str) -> bool:
+    """Whether a stored entry has withheld fields."""
+    return entry.startswith(_MARK)
+
+
+async def read(
+    connection: AsyncConnection, entries: sa.Table, places: Collection[EntryId]
+) -> list[tuple[EntryId, str]]:
+    """The stored entries at ``places``, for those places that have one."""
+    if not places:
+        return []
+    asked = bulk.pairs(connection, [(stream, str(seq)) for stream, seq in places]).subquery()
+    # A join: for a row value that contains a number SQLite would use only the stream column of the index.
+    here = sa.and_(entries.c.stream == asked.c[0], entries.c.seq == sa.cast(asked.c[1], sa.BigInteger))
+    rows = await connection.execute(
+        sa.select(entries.c.stream, entries.c.seq, entries.c.envelope).join(asked, here)
+    )
+    return [((row.stream, row.seq), row.envelope) for row in rows]
+
+
+async def read_by_now(
+    connection: AsyncConnection, entries: sa.Table, fill: Fill | None, places: Collection[EntryId]
+) -> dict[EntryId, bytes]:
+    """The current publishable text of the entries at ``places``; entries no longer stored are left out."""
+    found = await read(connection, entries, places)
+    if fill is None:
+        return {place: entry.encode() for place, entry in found}
+    return await filled(connection, fill, found)
+
+
+async def filled(
+    connection: AsyncConnection, fill: Fill, found: Iterable[tuple[EntryId, str]]
+) -> dict[EntryId, bytes]:
+    """The current publishable text of the stored entries ``found``."""
+    about = [(_about(place, entry), place, entry) for place, entry in found]
+    if not about:
+        return {}
+    fields = await fill(connection, {subject for subject, _, _ in about})
+    return {place: _filled(entry, fields[subject]) for subject, place, entry in about if subject in fields}
+
+
+async def fill_page(
+    connection: AsyncConnection, fill: Fill | None, rows: Sequence[Any]
+) -> list[tuple[EntryId, bytes]]:
+    """The current publishable text of a page of entries, in order; queries only entries with withheld fields."""
+    if fill is None:
+        return [((row.stream, row.seq), row.envelope.encode()) for row in rows]
+    withheld = [((row.stream, row.seq), row.envelope) for row in rows if is_withheld(row.envelope)]
+    if not withheld:
+        return [((row.stream, row.seq), row.envelope.encode()) for row in rows]
+    known = await filled(connection, fill, withheld)
+    page: list[tuple[EntryId, bytes]] = []
+    for row in rows:
+        place = (row.stream, row.seq)
+        if not is_withheld(row.envelope):
+            page.append((place, row.envelope.encode()))
+        elif place in known:
+            page.append((place, known[place]))
+    return page
+
+
+def _about(place: EntryId, entry: str) -> EntryId:
+    if not is_withheld(entry):
+        return place
+    return place[0], int(msgspec.json.decode(_OBJECT.decode(entry)["about"]))
+
+
+def _filled(entry: str, fields: Fields) -> bytes:
+    if not fields and not is_withheld(entry):
+        return entry.encode()
+    envelope = _OBJECT.decode(entry)
+    envelope.pop("about", None)
+    return _ENCODER.encode(_with_fields(envelope, fields))
+
+
+def _with_fields(envelope: dict[str, msgspec.Raw], fields: Fields) -> dict[str, Any]:
+    return {**envelope, "data": {**_OBJECT.decode(envelope["data"]), **fields}}
