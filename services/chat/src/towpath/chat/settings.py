@@ -16,7 +16,7 @@ class ChatSettings(ServiceSettings):
         rooms_per_user: Rooms that a user may be in, rooms of two not counted.
         direct_rooms_per_user: Rooms of two that a user may be in; counted separately, so that strangers who write to
             a user cannot prevent that user from joining rooms.
-            rooms_made_per_day: Rooms that a user may create within 24 hours, by any action.
+        rooms_made_per_day: Rooms that a user may create within 24 hours, by any action.
         invitations_per_user: Open invitations that a user may have.
         invitations_per_pair: Open invitations that a user may have from one other user.
         crowd_members: Members of a room up to which joins, leaves, read positions, typing and presence are pushed

@@ -97,16 +97,16 @@ class GatewaySettings(BrokerSettings):
         resync_step: Sessions that are resumed and announced again together after the inbox was recreated; the
             next ones follow once the broker has confirmed these.
         prefetch: Maximum of unsettled messages (each a batch) from the broker.
-            routing: `everything`: all pushes reach every replica. `selective`: pushes to single users reach only the
+        routing: `everything`: all pushes reach every replica. `selective`: pushes to single users reach only the
             replicas where they are connected, which pays with several replicas and many such pushes.
         routing_binds_per_second: Bindings that are made or removed in a second at most. A cluster may manage only a
             few hundred for all replicas together.
         routing_bindings_max: Maximum number of connected users with a binding each; with more users the catch-alls
             are bound again. When a replica dies, publishers wait until RabbitMQ has removed its bindings.
-            routing_linger: Seconds that a binding stays after its user has disconnected.
-            routing_calm: Seconds that the catch-alls stay after the start, after a loss of the broker, and after
+        routing_linger: Seconds that a binding stays after its user has disconnected.
+        routing_calm: Seconds that the catch-alls stay after the start, after a loss of the broker, and after
             bindings could not keep up with new connections.
-            routing_settle: Seconds until a new binding counts as known to all nodes of a cluster. A connecting
+        routing_settle: Seconds until a new binding counts as known to all nodes of a cluster. A connecting
             client waits for so long, unless the catch-alls are bound.
     """
 

@@ -146,7 +146,7 @@ class ServiceSettings(BrokerSettings):
         database_url: SQLAlchemy URL of the service's own database.
         database_probe_interval: Seconds between two database probes: small writes that check whether the database
             accepts writes. While they fail the service is not ready.
-            database_probe_timeout: Seconds that a database probe may take, including its wait for other writers.
+        database_probe_timeout: Seconds that a database probe may take, including its wait for other writers.
         lane_max_bytes: Bytes that may wait for all routing keys of an exchange together; a service waits for room.
         prefetch: Maximum of unsettled messages (each a batch) per queue.
         intake_max_bytes: Maximum bytes of requests that a service has taken and not handled. The next unit of work is
