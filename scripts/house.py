@@ -12,8 +12,8 @@ Another commit is measured with its own interpreter, from the root of its worktr
 How it counts:
 
 * *Code* is a line that is not blank, not a comment alone and not part of a docstring.
-* *Comments* are lines with a comment, for each 100 lines of code. Directives (``# noqa``, ``# type:``), docstrings
-  and ``#:``, which documents a constant, do not count.
+* *Comments* are lines with a comment, for each 100 lines of code. Directives (``# noqa``, ``# type:``), docstrings,
+  ``#:``, which documents a constant, and the licence above the first statement do not count.
 * A *function* is as long as its text without its docstring. *Parameters* are those of an ``__init__`` without
   ``self``, *fields* those of a dataclass, so that moving parameters into a record is visible.
 * The *walk* goes from the frame that a gateway reads to the frames that it writes to two clients, and to the ack,
@@ -149,8 +149,11 @@ def _count(row: Numbers, file: Path, place: Path) -> None:
         n for n, line in enumerate(text.splitlines(), 1) if line.strip() and not line.lstrip().startswith("#")
     }
     row.code += len(code - _docstring_lines(tree))
+    begin = tree.body[0].lineno if tree.body else 0
     row.comments += sum(
-        token.type == tokenize.COMMENT and not token.string.startswith(_DIRECTIVES)
+        token.type == tokenize.COMMENT
+        and token.start[0] >= begin
+        and not token.string.startswith(_DIRECTIVES)
         for token in tokenize.generate_tokens(io.StringIO(text).readline)
     )
     for node in ast.walk(tree):
