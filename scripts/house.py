@@ -29,6 +29,7 @@ import dis
 import inspect
 import io
 import json
+import re
 import sys
 import tempfile
 import tokenize
@@ -49,8 +50,8 @@ _PACKAGES: Final = (
     "tools/src/towpath/*",
     "clients/python/src/towpath/*",
 )
-#: The package whose folders have a row each.
-_WITH_SHELVES: Final = "servicekit"
+#: Migrations are written once and stay as they are.
+_MIGRATION: Final = re.compile(r"\d{4}_")
 _DIRECTIVES: Final = ("#:", "# noqa", "# type:", "# fmt:", "# pragma", "# pyright", "# pylint", "#!")
 _GENERATORS: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _BROKER: Final = "servicekit/broker/memory"
@@ -118,21 +119,22 @@ class Walk:
 
 
 def packages(root: Path) -> Iterator[Numbers]:
-    """A row for each package of the repository at ``root``, and for each folder of the kit."""
+    """A row for each package of the repository at ``root``, and below it one for each of its folders."""
     found = sorted(path for pattern in _PACKAGES for path in root.glob(pattern) if any(path.glob("*.py")))
     for path in found:
         yield numbers(path.name, path, path.rglob("*.py"))
-        if path.name == _WITH_SHELVES:
+        shelves = sorted({file.parent for file in path.glob("*/*.py") if file.parent.name != "migrations"})
+        if shelves:
             yield numbers(f"{path.name}, no folder", path, path.glob("*.py"))
-            for shelf in sorted({file.parent for file in path.glob("*/*.py")}):
-                yield numbers(f"{path.name}/{shelf.name}", path, shelf.rglob("*.py"))
+        for shelf in shelves:
+            yield numbers(f"{path.name}/{shelf.name}", path, shelf.rglob("*.py"))
 
 
 def numbers(name: str, package: Path, files: Iterable[Path]) -> Numbers:
     """The row of ``files``, which are named from ``package`` on."""
     row = Numbers(name)
     for file in sorted(files):
-        if "versions" not in file.parts:  # migrations are written once and stay
+        if not _MIGRATION.match(file.name):
             _count(row, file, file.relative_to(package))
     return row
 
