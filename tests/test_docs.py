@@ -1,5 +1,6 @@
 """The documents say what the code does: where they could drift apart, one of these fails."""
 
+import ast
 import re
 import runpy
 from pathlib import Path
@@ -18,6 +19,7 @@ from towpath.servicekit.service import Service
 
 ROOT = Path(__file__).parent.parent
 PROTOCOL = (ROOT / "docs/reference/protocol.md").read_text()
+DEFINITIONS = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 PAGES = sorted(
     page
     for page in ROOT.rglob("*.md")
@@ -115,3 +117,20 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.M)
             assert anchor in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings}
+
+
+def test_each_name_beside_a_link_of_the_reading_page_is_defined_in_that_file() -> None:
+    page = ROOT / "docs/reading.md"
+    stops = re.findall(r"\]\((\.\./[^)\s]+\.py)\): ((?:`[\w.]+`(?:, )?\s*)+)", page.read_text())
+    assert len(stops) > 10
+    for target, names in stops:
+        tree = ast.parse((page.parent / target).read_text())
+        defined = {node.name for node in ast.walk(tree) if isinstance(node, DEFINITIONS)} | {
+            part.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign | ast.AnnAssign)
+            for part in (node.targets if isinstance(node, ast.Assign) else [node.target])
+            if isinstance(part, ast.Name)
+        }
+        for name in re.findall(r"`([\w.]+)`", names):
+            assert set(name.split(".")) <= defined, f"{name} in {target}"

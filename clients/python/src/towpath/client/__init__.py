@@ -1,11 +1,16 @@
 """A client for Towpath: requests that get an answer, pushes that are neither missed nor doubled.
 
->>> from towpath.client import connect, key_of
->>> async with connect("wss://example.org/ws", token=fetch_token) as client:
-...     await client.request("chat.join", {"room": "lobby"}, stream="chat:lobby")
-...     await client.request("chat.send", {"room": "lobby", "text": "Hello!"}, key=key_of("lobby"))
-...     async for push in client.stream("chat:lobby"):
-...         print(push["action"], push["data"])
+::
+
+    from towpath.client import connect, key_of
+
+    async with connect("wss://example.org/ws", token=fetch_token) as client:
+        await client.request("chat.join", {"room": "lobby"}, stream="chat:lobby")
+        await client.request("chat.send", {"room": "lobby", "text": "Hello!"}, key=key_of("lobby"))
+        async for push in client.stream("chat:lobby"):
+            print(push["action"], push["data"])
+
+Errors have a code each, as a tree in :mod:`towpath.client.errors`.
 
 The session logic is a state machine without I/O (:mod:`towpath.client.session`); :mod:`towpath.client.driver` drives
 it with a WebSocket and timers.

@@ -94,6 +94,10 @@ class Incomplete:
     Attributes:
         stream: Its name.
         seq: Where it stands, if the service said.
+
+    Example:
+        >>> Incomplete("chat:lobby", seq=812).stream
+        'chat:lobby'
     """
 
     stream: str

@@ -58,6 +58,14 @@ def connect(
     Raises:
         TowpathError: ``bad_url``.
         TypeError: ``positions`` are none.
+
+    Example:
+        >>> client = connect("wss://example.org/ws", token="a JWT", positions={"chat:lobby": 41})
+        >>> client.state, client.positions
+        ('connecting', {'chat:lobby': 41})
+        >>> connect("example.org", token="a JWT")
+        Traceback (most recent call last):
+        towpath.client.errors.TowpathError: ...
     """
     return Client(
         urls,
@@ -75,6 +83,16 @@ class Client:
 
     It stays connected from :meth:`start` to :meth:`close`; ``async with`` does both, and waits for the first
     connection in between.
+
+    Example:
+        Listeners may be set before the client connects:
+
+        >>> client = connect("wss://example.org/ws", token="a JWT")
+        >>> @client.on("chat.message")
+        ... def show(message: dict[str, Any]) -> None:
+        ...     print(f"{message['user']}: {message['text']}")
+        >>> client.connection is None
+        True
     """
 
     def __init__(

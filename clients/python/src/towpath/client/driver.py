@@ -44,6 +44,10 @@ class Retry:
         delay: Seconds until then.
         code: Close code of the last connection; ``None`` when there was no token to connect with.
         reason: For people.
+
+    Example:
+        >>> Retry(attempt=1, delay=0.4, code=1012, reason="the gateway restarts").delay
+        0.4
     """
 
     attempt: int

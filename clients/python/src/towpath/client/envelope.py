@@ -53,6 +53,10 @@ def key_of(name: str) -> str:
 
     The name itself where the wire allows its letters, else ``crc32:`` and its CRC-32. Two names that share a key are
     only put in one order; nothing is mixed up.
+
+    Example:
+        >>> key_of("harbour"), key_of("Café am Kai")
+        ('harbour', 'crc32:bc014510')
     """
     return name if is_id(name) else f"crc32:{crc32(name.encode()):08x}"
 

@@ -1,17 +1,44 @@
-"""Errors, as data with a code.
+"""Errors: one class, and a code that says which error it is.
 
-A code comes from the wire (:class:`towpath.protocol.errors.ErrorCode`) or from this side:
+::
 
-* ``timeout``: no answer in time. The outcome is unknown unless ``details["sent"]`` is false: ask again with the same
-  ``msg_id``. From ``opened``: no connection in time.
-* ``queue_full``: too many requests wait for a connection; this one was not taken.
-* ``closed``: the client is closed, so no answer can come.
-* ``bad_url``: ``connect`` was called with an address that cannot work.
-* ``no_token``: the ``token`` function failed, took too long, or gave no token.
-* ``refused``: the server refused the connection; ``details["status"]`` is the HTTP status.
-* ``bad_frame``: the server sent something other than an envelope, or an answer that does not fit its model.
-* ``overrun``: a stream's reader fell too far behind; ``details["position"]`` is where to go on from.
-* ``bad_storage``: positions could not be loaded or saved.
+    TowpathError
+    ├── from the server             (towpath.protocol.errors.ErrorCode)
+    │   ├── bad_envelope            a field of the message is missing or malformed; also a bad msg_id or key here
+    │   ├── unsupported_version     the server speaks another major version
+    │   ├── unknown_action          no service has this action
+    │   ├── invalid_data            the payload fails the model of its action: details["fields"]
+    │   ├── unauthorized            the token is missing, invalid or expired
+    │   ├── forbidden               the user has no right to the domain, room or order
+    │   ├── not_found               there is no such thing, or this user may not see it
+    │   ├── conflict                the state of the thing does not allow it; here: that msg_id is under way
+    │   ├── payload_too_large       the message is larger than the server accepts
+    │   ├── rate_limited (*)        over a limit; retry after retry_after_ms
+    │   ├── busy (*)                a bound of the server is reached; retry shortly
+    │   ├── unavailable (*)         the server cannot accept requests now
+    │   ├── timeout (*)             the outcome is unknown; also no answer in time, see below
+    │   └── internal (*)            the server failed, and has logged it
+    └── from this side
+        ├── queue_full (*)          too many requests wait for a connection; this one was not sent
+        ├── closed                  the client is closed, so no answer can come
+        ├── aborted                 the caller cancelled the request; no call raises it
+        ├── bad_url                 ``connect`` was called with an address that cannot work
+        ├── no_token                the ``token`` function failed, took too long, or returned no token
+        ├── refused                 the server refused the connection: details["status"] is the HTTP status
+        ├── bad_frame               the server sent no envelope, or an answer that does not fit its model
+        ├── overrun                 a stream's reader fell too far behind: continue from details["position"]
+        └── bad_storage (*)         positions could not be loaded or saved
+
+(*) marks codes of which a repetition can succeed; of the server's, ``retryable`` has what the server answered.
+After a ``timeout`` the outcome is unknown unless ``details["sent"]`` is false: repeat the request with the same
+``msg_id``. ``opened`` raises it if there is no connection in time.
+
+Example:
+    >>> error = TowpathError.from_wire({"code": "busy", "message": "Full.", "retryable": True}, msg_id="m-1")
+    >>> print(error)
+    Full. (busy)
+    >>> error.retryable, error.msg_id
+    (True, 'm-1')
 """
 
 import math

@@ -22,7 +22,21 @@ _SAVE_EVERY: Final = 0.2
 
 
 class Storage(Protocol):
-    """Keeps positions. Both methods may be coroutine functions; plain ones must not block."""
+    """Keeps positions. Both methods may be coroutine functions; plain ones must not block.
+
+    Example:
+        >>> class DictStorage:
+        ...     def __init__(self, rows: dict[str, dict[str, int]], user: str) -> None:
+        ...         self.rows, self.user = rows, user
+        ...
+        ...     def load(self) -> dict[str, int] | None:
+        ...         return self.rows.get(self.user)
+        ...
+        ...     def save(self, positions: dict[str, int], /) -> None:
+        ...         self.rows[self.user] = positions
+        >>> DictStorage({"ana": {"chat:lobby": 41}}, "ana").load()
+        {'chat:lobby': 41}
+    """
 
     def load(self) -> Mapping[str, int] | Awaitable[Mapping[str, int] | None] | None:
         """The positions saved last; ``None`` if there are none."""
@@ -32,7 +46,13 @@ class Storage(Protocol):
 
 
 class MemoryStorage:
-    """Keeps positions as long as the program runs: for clients that come and go."""
+    """Keeps positions as long as the program runs: for clients that come and go.
+
+    Example:
+        >>> storage = MemoryStorage({"chat:lobby": 41})
+        >>> storage.load()
+        {'chat:lobby': 41}
+    """
 
     def __init__(self, positions: Mapping[str, int] | None = None) -> None:
         self.positions = dict(positions or {})
@@ -51,6 +71,16 @@ class FileStorage:
 
     Args:
         path: The file, one for each user and program; its folder is made when it is missing.
+
+    Raises:
+        OSError: From ``load`` and ``save``, which the client reports as ``bad_storage``.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     storage = FileStorage(f"{folder}/ana/positions.json")
+        ...     asyncio.run(storage.save({"chat:lobby": 41}))
+        ...     asyncio.run(storage.load())
+        {'chat:lobby': 41}
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

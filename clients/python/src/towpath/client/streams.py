@@ -18,7 +18,15 @@ from towpath.client.errors import TowpathError
 
 
 class StreamReader:
-    """Reads one stream; made by ``Client.stream``. It is for one task."""
+    """Reads one stream; made by ``Client.stream``. It is for one task.
+
+    Example:
+        >>> from towpath.client import connect
+        >>> client = connect("wss://example.org/ws", token="a JWT")
+        >>> async def show_messages() -> None:
+        ...     async for envelope in client.stream("chat:lobby"):
+        ...         print(envelope["seq"], envelope["data"])
+    """
 
     def __init__(self, box: "_Box") -> None:
         self._box = box

@@ -90,7 +90,12 @@ class Envelope(BaseModel):
         return _ENCODER.encode({name: value for name, value in self.__dict__.items() if value is not None})
 
     def answer(self, action: str, data: Mapping[str, Any]) -> "Envelope":
-        """An envelope that answers this one."""
+        """An envelope that answers this one.
+
+        Example:
+            >>> make("ping", msg_id="m-1").answer("pong", {}).correlation_id
+            'm-1'
+        """
         return make(action, data, correlation_id=self.msg_id)
 
 
@@ -137,7 +142,12 @@ def parse(text: str | bytes) -> Envelope:
 
     Raises:
         UnsupportedVersion: Another major version.
-        BadEnvelope: Not JSON, not an object, or a field missing or of the wrong form.
+        BadEnvelope: Not JSON, not an object, or a field is missing or malformed.
+
+    Example:
+        >>> envelope = parse('{"msg_id":"m-1","timestamp":0,"action":"chat.send","data":{},"version":"1.0"}')
+        >>> envelope.domain, envelope.msg_id
+        ('chat', 'm-1')
     """
     try:
         envelope = Envelope.model_validate_json(text)
@@ -232,7 +242,22 @@ def make(
     seq: int | None = None,
     traceparent: str | None = None,
 ) -> Envelope:
-    """A new envelope, stamped with a fresh id and the current time."""
+    """A new envelope with a new id and the current time.
+
+    Args:
+        action: ``domain.verb``, or one of :data:`BARE_ACTIONS`.
+        data: The payload; ``{}`` if there is none.
+        msg_id: The idempotency key; a new one if ``None``.
+        key, ack, correlation_id, stream, seq, traceparent: See :class:`Envelope`.
+
+    Raises:
+        pydantic.ValidationError: A field is malformed.
+
+    Example:
+        >>> envelope = make("order.updated", {"order_id": "o-1"}, stream="orders:ana", seq=8)
+        >>> envelope.action, envelope.data, envelope.seq
+        ('order.updated', {'order_id': 'o-1'}, 8)
+    """
     return Envelope(
         msg_id=msg_id or new_msg_id(),
         timestamp=now_ms(),
@@ -271,7 +296,17 @@ def write(
 
 
 def make_error(error: TowpathError, *, correlation_id: str | None, trace_id: str | None = None) -> Envelope:
-    """The ``error`` envelope that tells a client of ``error``."""
+    """The ``error`` envelope for ``error``.
+
+    Args:
+        correlation_id: The ``msg_id`` of the refused request, if it is known.
+        trace_id: See :meth:`TowpathError.data() <towpath.protocol.errors.TowpathError.data>`.
+
+    Example:
+        >>> envelope = make_error(BadEnvelope("This is not JSON."), correlation_id="m-1")
+        >>> envelope.action, envelope.data["code"], envelope.correlation_id
+        ('error', 'bad_envelope', 'm-1')
+    """
     return make(ERROR, error.data(trace_id=trace_id), correlation_id=correlation_id)
 
 

@@ -3,6 +3,32 @@
 An error that a person or program may act upon is data with a code, not a stack trace. Domain code raises a
 :class:`TowpathError` (or a subclass named for the situation); the dispatcher or the gateway turns it into one
 ``error`` envelope. Whether a retry can help is a property of the code, stated once, here.
+
+::
+
+    TowpathError                internal: anything that has no code of its own (*)
+    ├── BadEnvelope             bad_envelope: not JSON, not an object, or a field is missing or malformed
+    │   ├── UnsupportedVersion  unsupported_version: another major version
+    │   └── TooManyItems        bad_envelope: a body with too many items (towpath.protocol.messages)
+    ├── UnknownAction           unknown_action: no service has this action
+    ├── InvalidData             invalid_data: the payload fails the model of its action
+    ├── Forbidden               forbidden: the session has no right to the domain, room or order
+    ├── NotFound                not_found: there is no such thing, or this session may not see it
+    ├── Conflict                conflict: the state of the thing does not allow the request
+    ├── RateLimited             rate_limited: over a limit; retry after retry_after_ms (*)
+    ├── Busy                    busy: a bound is reached; retry shortly (*)
+    ├── Unavailable             unavailable: no broker; nothing was accepted (*)
+    └── OutcomeUnknown          timeout: no confirm in time; repeat with the same msg_id (*)
+
+The word before the colon is the code on the wire. (*) marks codes of which a repetition can succeed. Without a class:
+``unauthorized`` and ``payload_too_large``, which only the gateway uses.
+
+Example:
+    >>> class OrderNotFound(NotFound):
+    ...     pass
+    >>> error = OrderNotFound("There is no order 'o-1'.")
+    >>> error.data()
+    {'code': 'not_found', 'message': "There is no order 'o-1'.", 'retryable': False}
 """
 
 from collections.abc import Mapping
@@ -46,8 +72,14 @@ class TowpathError(Exception):
 
     Args:
         message: What was wrong, with what value, and what to do. Shown to people.
+        code: Only for a code without a class.
         details: Machine-readable particulars, e.g. ``{"fields": [...]}``.
-        retry_after_ms: When to try again, in milliseconds from now.
+        retry_after_ms: When to retry, in milliseconds from now.
+
+    Example:
+        >>> error = Busy("Too many requests wait.", retry_after_ms=250)
+        >>> error.code.retryable, error.data()["retry_after_ms"]
+        (True, 250)
     """
 
     code: ErrorCode = ErrorCode.INTERNAL
@@ -68,7 +100,11 @@ class TowpathError(Exception):
         self.retry_after_ms = retry_after_ms
 
     def data(self, *, trace_id: str | None = None) -> dict[str, Any]:
-        """The ``data`` object of the ``error`` envelope that tells of this."""
+        """The ``data`` object of the ``error`` envelope.
+
+        Args:
+            trace_id: 32 hexadecimal digits, by which operators find the request in their traces.
+        """
         data: dict[str, Any] = {
             "code": self.code.value,
             "message": self.message,

@@ -23,15 +23,33 @@ from towpath.servicekit.messaging.dead_letters import DELIVERY_LIMIT
 
 @dataclass(frozen=True, slots=True)
 class Service(Generic[U]):
-    """The definition of a service.
+    """The definition of a service: its tables of handlers, its storage and its timers.
+
+    It is checked when the service starts (:mod:`towpath.servicekit.handling.checks`), not here.
 
     Attributes:
         name: Names its queues, its program and its messages' ``app_id``.
-        domain: The first word of the actions it owns.
-        commands: Action → handler.
+        domain: The first word of the actions it owns; one service owns a domain.
+        commands: Action → handler, such as ``order.submit``; gateways learn these actions and their costs.
         events: Event on ``towpath.events`` → handler; the service's queue is bound to these events.
         storage: ``None`` for a service without a database.
         timers: Periodic work, on every replica; only with a storage.
+
+    Example:
+        >>> from pydantic import BaseModel
+        >>> from towpath.servicekit import Handler, Outcome, Service
+        >>> class Greet(BaseModel):
+        ...     name: str
+        >>> def greet(request: Greet, session, unit_of_work) -> Outcome:
+        ...     return Outcome(answer={"text": f"Hello, {request.name}!"})
+        >>> hello = Service(
+        ...     name="hello", domain="hello", commands={"hello.greet": Handler(Greet, greet, changes=False)}
+        ... )
+
+        A handler is a plain function, so a test calls it without a broker:
+
+        >>> hello.commands["hello.greet"].run(Greet(name="Ana"), None, None).answer
+        {'text': 'Hello, Ana!'}
     """
 
     name: str

@@ -50,8 +50,18 @@ async def serve_domain(
 ) -> None:
     """Run ``service`` until ``stop`` is set, then finish the work in hand.
 
+    Args:
+        connect: Opens the broker; tests and ``towpath dev`` pass one for the memory broker.
+
     Raises:
         BadService, BadSetting, BrokerRefused, TopologyMismatch: It cannot start.
+
+    Example:
+        The ``app.py`` of a service:
+
+        >>> HELLO = Service(name="hello", domain="hello", commands={})
+        >>> async def serve(settings: ServiceSettings, stop: asyncio.Event, connect: Connect = connect) -> None:
+        ...     await serve_domain(HELLO, settings, stop, connect)
     """
     name = service.name
     check_domain(name, service.domain, service.commands)

@@ -15,10 +15,20 @@ __all__ = ["Broker", "Connect", "connect"]
 
 
 def connect(settings: BrokerSettings, name: str) -> AbstractAsyncContextManager[Broker]:
-    """A connection to the broker that ``settings.amqp_url`` names.
+    """A connection to the broker that ``settings.amqp_url`` names, to be entered with ``async with``.
+
+    Args:
+        name: Names the connection on the broker, for operators.
 
     Raises:
         BadSetting: ``memory://``, which only exists inside the all-in-one process.
+
+    Example:
+        >>> try:
+        ...     connect(BrokerSettings(amqp_url="memory://"), "hello")
+        ... except BadSetting as error:
+        ...     print(str(error).partition(":")[0])
+        TOWPATH_AMQP_URL='memory
     """
     if settings.amqp_url.startswith("memory:"):
         raise BadSetting(

@@ -172,7 +172,11 @@ class BrokerState(enum.Enum):
 
 
 class BrokerError(Exception):
-    """A publish or declaration failed."""
+    """A publish or declaration failed.
+
+    The subclass says whether a repetition can succeed, and whether the first attempt may have had an effect:
+    only :class:`PublishUnconfirmed` and :class:`PublishRefused` leave that open.
+    """
 
 
 class Unroutable(BrokerError):

@@ -23,11 +23,20 @@ Answer = BaseModel | Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """One push; create it with :func:`to_user`, :func:`to_group` or :func:`to_everyone`.
+    """One push: an envelope, and the connections that get it.
+
+    Create it with :func:`to_user`, :func:`to_group` or :func:`to_everyone`.
 
     Attributes:
+        routing_key: The key on ``towpath.push``, such as ``user.ana``.
+        envelope: The message, the same bytes for all receivers.
         stored: Whether its stream stores it, if it has a position in one.
         leaves: Users no longer in the group, to be removed from it first.
+
+    Example:
+        >>> from towpath.protocol.envelope import make
+        >>> to_user("ana", make("order.updated", {"order_id": "o-1"})).routing_key
+        'user.ana'
     """
 
     routing_key: str
@@ -37,7 +46,20 @@ class Push:
 
 
 def to_user(user_id: str, envelope: Envelope, *, stored: bool = True) -> Push:
-    """Push to every connection of a user."""
+    """Push to every connection of a user, on all gateways.
+
+    Args:
+        user_id: As in the token; ``Session.user_id``.
+        envelope: From :func:`towpath.protocol.envelope.make`, or, for a durable push, from
+            :meth:`towpath.servicekit.storage.streams.Streams.append`.
+        stored: False if the envelope was appended with ``stored=False``: it has a position, but no stored entry.
+
+    Example:
+        >>> from towpath.protocol.envelope import make
+        >>> push = to_user("ana", make("order.updated", {"order_id": "o-1"}))
+        >>> push.routing_key, push.envelope.action
+        ('user.ana', 'order.updated')
+    """
     return Push(user_key(user_id), envelope, stored)
 
 
@@ -45,13 +67,28 @@ def to_group(group_id: str, envelope: Envelope, *, stored: bool = True, leaves: 
     """Push to every connection subscribed to a group.
 
     Args:
-        leaves: Users who left the group, see :meth:`towpath.servicekit.storage.streams.Streams.leaves`.
+        group_id: The name of the group, the same as in ``Outcome.subscribe``. Names that are no routing key are
+            encoded.
+        envelope, stored: See :func:`to_user`.
+        leaves: Users who left the group, see :meth:`towpath.servicekit.storage.streams.Streams.leaves`. They are
+            unsubscribed, and that is confirmed, before the push is published.
+
+    Example:
+        >>> from towpath.protocol.envelope import make
+        >>> to_group("chat:lobby", make("chat.message", {"text": "Hello!"})).envelope.data
+        {'text': 'Hello!'}
     """
     return Push(group_key(group_id), envelope, stored, leaves)
 
 
 def to_everyone(envelope: Envelope) -> Push:
-    """Push to every connection."""
+    """Push to every connection of every gateway.
+
+    Example:
+        >>> from towpath.protocol.envelope import make
+        >>> to_everyone(make("shop.closing", {"in_minutes": 5})).routing_key
+        'everyone'
+    """
     return Push(EVERYONE, envelope)
 
 
@@ -69,6 +106,20 @@ class Outcome:
         replay: Streams whose entries after the given position go to the asking connection, between the
             subscription and the answer, so that no entry is missed.
         connection: The target connection, if it is not the asking one (session events).
+
+    All of it is published after the commit: membership changes first, and confirmed; then pushes and events, the
+    replayed entries, the answer.
+
+    Example:
+        >>> from towpath.protocol.envelope import make
+        >>> joined = make("chat.joined", {"room": "lobby", "user": "ana"})
+        >>> outcome = Outcome(
+        ...     answer={"room": "lobby", "seq": 41},
+        ...     pushes=[to_group("chat:lobby", joined)],
+        ...     subscribe=["chat:lobby"],
+        ... )
+        >>> [push.envelope.action for push in outcome.pushes]
+        ['chat.joined']
     """
 
     answer: Answer | Callable[[Mapping[str, Replay]], Answer] | None = None
@@ -91,7 +142,20 @@ def resumed(
     A stream that is not ``allowed`` is answered as incomplete at the requested position, which reveals nothing.
 
     Args:
+        positions: The last ``seq`` of each stream that the client has, from
+            :class:`towpath.protocol.streams.Resume`.
+        allowed: The streams that this user may receive.
         groups: The complete set of this service's groups for the connection.
+
+    Example:
+        >>> outcome = resumed({"orders:ana": 7, "orders:ben": 3}, allowed={"orders:ana"})
+        >>> dict(outcome.replay)
+        {'orders:ana': 7}
+
+        The answer is made from the replays once they are read:
+
+        >>> outcome.answer({"orders:ana": Replay(entries=[], seq=9, complete=True)})["streams"]["orders:ben"]
+        {'seq': 3, 'complete': False}
     """
     may = {name: seq for name, seq in positions.items() if name in allowed}
 

@@ -47,7 +47,13 @@ def _no_subject(_: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """One row of a service's table.
+    """One row of a service's table: the model of an action's payload, and the function that handles it.
+
+    ``run`` is a plain function without I/O: it reads and changes the loaded unit of work and returns an
+    :class:`~towpath.servicekit.handling.outcome.Outcome`. It raises a
+    :class:`~towpath.protocol.errors.TowpathError` to refuse the request, before it changes anything. It may run more
+    than once for one request: when its transaction is tried again, and in the copy of the process in which
+    redelivered requests run first.
 
     Attributes:
         model: The pydantic model of ``data``.
@@ -55,11 +61,25 @@ class Handler:
         changes: Whether it changes state and so needs an inbox row. Reads and transient signals do not.
         idempotent: Idempotent write: saved, but without an inbox row. It sees the changes of its batch.
         cost: Relative cost, where a message that stores one row costs 1; from 1 to 100. Gateways charge it to the
-        sender's rate limit, and services run reads of cost :data:`HEAVY_COST` or more separately, see
-        :mod:`towpath.servicekit.handling.heavy_reads`.
+            sender's rate limit, and services run reads of cost :data:`HEAVY_COST` or more beside other requests.
         groups: Its outcome lists the groups of the connection (``Outcome.groups``); not allowed with ``changes``.
         subject: The subject of an event, taken from its payload, such as an order id: see
-        :mod:`towpath.servicekit.messaging.senders`.
+            :mod:`towpath.servicekit.messaging.senders`.
+
+    Raises:
+        ValueError: ``cost`` is out of range.
+
+    Example:
+        >>> class GetOrder(BaseModel):
+        ...     order_id: str
+        >>> def get(request: GetOrder, session: Session, book: dict[str, str]) -> Outcome:
+        ...     return Outcome(answer={"status": book[request.order_id]})
+        >>> handler = Handler(GetOrder, get, changes=False)
+        >>> ana = Session(user_id="ana", connection_id="c-1", gateway_id="gw-1")
+        >>> handler.run(GetOrder(order_id="o-1"), ana, {"o-1": "paid"}).answer
+        {'status': 'paid'}
+        >>> Handler(GetOrder, get, changes=False, cost=20).is_heavy_read
+        True
     """
 
     model: type[BaseModel]

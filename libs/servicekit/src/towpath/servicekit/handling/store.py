@@ -16,14 +16,37 @@ from towpath.servicekit.storage.streams import StreamTables
 
 
 class UnitOfWork(Protocol):
-    """The state that handlers read and change."""
+    """The state that handlers read and change: loaded once per batch, changed in memory, saved in bulk.
+
+    One object per transaction, made by ``Storage.unit`` with the connection of the transaction. Handlers of the batch
+    run between ``load`` and ``save``, one after the other.
+
+    Example:
+        A unit of work that counts in memory; a real one reads and writes with
+        :mod:`towpath.servicekit.storage.bulk`.
+
+        >>> class Visits:
+        ...     def __init__(self, connection: AsyncConnection) -> None:
+        ...         self._connection = connection
+        ...         self.visits: dict[str, int] = {}
+        ...
+        ...     async def load(self, requests: Sequence[Request]) -> None:
+        ...         users = {request.session.user_id for request in requests if request.session}
+        ...         self.visits = dict.fromkeys(users, 0)
+        ...
+        ...     async def save(self) -> None:
+        ...         pass
+    """
 
     async def load(self, requests: Sequence[Request]) -> None:
-        """Read all rows that ``requests`` name, in a few queries; lock rows that may change, in one fixed order."""
+        """Read all rows that ``requests`` name, in a few queries; lock rows that may change, in one fixed order.
+
+        The order must be the same in all replicas, or two transactions wait for each other.
+        """
         ...
 
     async def save(self) -> None:
-        """Write all changes in bulk."""
+        """Write all changes in bulk; the number of statements must not grow with the number of requests."""
         ...
 
 
@@ -35,10 +58,28 @@ class Storage(Generic[U]):
     """The tables of a service, its unit of work and its migrations.
 
     Attributes:
+        inbox: From :func:`~towpath.servicekit.storage.inbox.inbox_table`.
+        streams: From :meth:`StreamTables.define() <towpath.servicekit.storage.streams.StreamTables.define>`.
         unit: Creates a unit of work on a connection.
         migrations: The Alembic folder.
         groups: For a service that subscribes connections to groups.
         outbox: For the messages of timers; ``None`` if timers publish nothing.
+
+    Example:
+        >>> from towpath.servicekit import inbox_table
+        >>> class Notes:
+        ...     def __init__(self, connection: AsyncConnection) -> None: ...
+        ...     async def load(self, requests: Sequence[Request]) -> None: ...
+        ...     async def save(self) -> None: ...
+        >>> metadata = sa.MetaData()
+        >>> storage = Storage(
+        ...     inbox_table(metadata, "notes"),
+        ...     StreamTables.define(metadata, "notes"),
+        ...     unit=Notes,
+        ...     migrations=Path("notes/migrations"),
+        ... )
+        >>> sorted(metadata.tables)
+        ['notes_inbox', 'notes_stream_entries', 'notes_streams']
     """
 
     inbox: sa.Table

@@ -36,7 +36,7 @@ _STOP_GRACE: Final = 1.0
 
 
 class NoOutbox(Exception):
-    """A timer publishes, but the service's storage has no outbox."""
+    """A timer publishes, but the service's storage has no outbox: set ``Storage.outbox``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,19 @@ class TimerRun:
     """The resources of one run of a timer.
 
     Attributes:
+        database: Read with ``database.reading()``; write with :meth:`transaction`.
         relay: ``None`` if the service has no outbox: its timers publish nothing.
         connected_for: Seconds that this replica has been connected to the broker without a break. Silence of a peer
-        proves something only within this time.
+            proves something only within this time.
+
+    Example:
+        >>> from towpath.protocol.envelope import make
+        >>> from towpath.servicekit import to_user
+        >>> async def remind(run: TimerRun) -> bool:
+        ...     async with run.transaction() as connection:
+        ...         # … lock and update the rows that are due …
+        ...         await run.publish(connection, [to_user("ana", make("order.reminder", {"order_id": "o-1"}))])
+        ...     return False  # nothing more is due now
     """
 
     database: Database
@@ -78,12 +88,19 @@ class TimerRun:
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """Periodic work.
+    """Periodic work, on every replica of a service: runs of different replicas may overlap.
 
     Attributes:
         name: For logs.
         every: Seconds between two runs.
-        run: One run, which must be a bounded step; returns whether there is more work to do at once.
+        run: One run, which must be a bounded step; returns whether there is more work to do at once. What it raises
+            is logged, and the run is repeated later.
+
+    Example:
+        >>> async def forget_old_drafts(run: TimerRun) -> bool:
+        ...     return False
+        >>> Timer("forget drafts", every=60.0, run=forget_old_drafts).every
+        60.0
     """
 
     name: str

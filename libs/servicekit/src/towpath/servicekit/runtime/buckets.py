@@ -24,6 +24,10 @@ class Rate:
     Attributes:
         rate: Tokens a second in the long run; 0 for no limit.
         burst: Tokens at once.
+
+    Example:
+        >>> Rate(rate=5, burst=20)  # 20 at once, then 5 a second
+        Rate(rate=5, burst=20)
     """
 
     rate: float
@@ -84,7 +88,18 @@ class Buckets(Generic[K]):
     """A bucket for each key, such as a user or an address.
 
     Args:
+        rate: The limit of each bucket.
         keep: Number of full buckets that are kept: creating them again costs more.
+
+    Example:
+        >>> buckets = Buckets[str](Rate(rate=5, burst=2))
+        >>> [buckets.of("ana", now=100.0).take(1, now=100.0) for _ in range(3)]
+        [0.0, 0.0, 0.2]
+
+        The third was refused: there is a token again in 0.2 s.
+
+        >>> buckets.of("ana", now=100.2).take(1, now=100.25)
+        0.0
     """
 
     def __init__(self, rate: Rate, keep: int = _FULL_BUCKETS_KEPT) -> None:

@@ -33,6 +33,20 @@ EXIT_BAD_SETTING = 2
 def run(service: str, serve: Serve[S], settings_model: type[S]) -> NoReturn:
     """Run ``serve`` as a program until a signal stops it; never returns.
 
+    Args:
+        service: The name for logs and for messages to the operator.
+        serve: Runs until its event is set, then finishes the work in hand.
+        settings_model: Read from the environment, see :mod:`towpath.servicekit.runtime.settings`.
+
+    Example:
+        The ``__main__.py`` of a service:
+
+        >>> from towpath.servicekit import ServiceSettings, run
+        >>> async def serve(settings: ServiceSettings, stop: asyncio.Event) -> None:
+        ...     await stop.wait()  # see towpath.servicekit.serve_domain
+        >>> def main() -> None:
+        ...     run("hello", serve, ServiceSettings)
+
     Exit status: 0 after a clean stop, 1 after a failure, 2 if a restart cannot help: an invalid setting, a refusal by
     the broker, a topology mismatch, an invalid service definition.
     """

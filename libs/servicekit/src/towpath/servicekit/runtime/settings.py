@@ -28,8 +28,12 @@ class BadSetting(CannotStart):
 
     Args:
         name: The environment variable.
-        value: What it holds; ``None`` when it is missing or must not be shown.
+        value: Its value; ``None`` when it is missing or must not be shown.
         remedy: What to do.
+
+    Example:
+        >>> print(BadSetting("TOWPATH_PORT", 70000, "must be 65535 or less"))
+        TOWPATH_PORT='70000': must be 65535 or less
     """
 
     def __init__(self, name: str, value: object | None, remedy: str) -> None:
@@ -82,8 +86,11 @@ def _http_url(value: str) -> str:
 
 #: Text in which white space at an end is an error: a secret with a line break is a different secret.
 Word = Annotated[str, AfterValidator(no_surrounding_space)]
+#: A TCP port; 0 for any free one.
 Port = Annotated[int, Field(ge=0, le=65535)]
+#: A time limit or pause: more than 0, at most a day.
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+#: ``sqlite:///file.db`` or ``postgresql://user:password@host/database``, as a URL of SQLAlchemy with its driver.
 DatabaseUrl = Annotated[Word, AfterValidator(_database_url)]
 
 
@@ -140,7 +147,14 @@ class BrokerSettings(TelemetrySettings):
 
 
 class ServiceSettings(BrokerSettings):
-    """Settings of a service that owns a domain.
+    """Settings of a service that owns a domain; a service derives its own from them.
+
+    Each field is read from the environment variable of its name, ``TOWPATH_DATABASE_URL`` for ``database_url``.
+
+        >>> class HelloSettings(ServiceSettings):
+        ...     greetings_max: Annotated[int, Field(ge=1)] = 100
+        >>> HelloSettings(database_url="sqlite:///hello.db", greetings_max=5).database_url
+        'sqlite+aiosqlite:///hello.db'
 
     Attributes:
         database_url: SQLAlchemy URL of the service's own database.

@@ -3,6 +3,30 @@
 PostgreSQL gets one array per column (``unnest``), so that it plans and runs one statement: a tenth of the work of one
 statement per row. For SQLite, which runs within this process, one statement per row is the fastest.
 https://www.postgresql.org/docs/current/functions-array.html
+
+Example:
+    >>> import asyncio
+    >>> from sqlalchemy.ext.asyncio import create_async_engine
+    >>> metadata = sa.MetaData()
+    >>> rooms = sa.Table(
+    ...     "rooms",
+    ...     metadata,
+    ...     sa.Column("owner", sa.Text, primary_key=True),
+    ...     sa.Column("name", sa.Text, primary_key=True),
+    ...     sa.Column("members", sa.Integer),
+    ... )
+    >>> async def members() -> list[int]:
+    ...     engine = create_async_engine("sqlite+aiosqlite://")
+    ...     async with engine.begin() as connection:
+    ...         await connection.run_sync(metadata.create_all)
+    ...         rows = [{"owner": "ana", "name": name, "members": 1} for name in ("harbour", "lock")]
+    ...         await insert(connection, rooms, rows)
+    ...         await update(connection, rooms, [rows[1] | {"members": 5}], key=("owner", "name"))
+    ...         found = await find(connection, rooms, ("owner", "name"), {("ana", "lock"), ("ana", "weir")})
+    ...     await engine.dispose()
+    ...     return [row.members for row in found]
+    >>> asyncio.run(members())
+    [5]
 """
 
 import json
@@ -35,7 +59,13 @@ async def insert(connection: AsyncConnection, table: sa.Table, rows: Sequence[Ro
 async def update(
     connection: AsyncConnection, table: sa.Table, rows: Sequence[Row], *, key: Sequence[str]
 ) -> None:
-    """Update the rows with the same ``key`` columns as ``rows``; all ``rows`` have the same columns."""
+    """Update the rows with the same ``key`` columns as ``rows``; all ``rows`` have the same columns.
+
+    A row that the table does not have is left out.
+
+    Args:
+        key: Columns that identify a row; the others are set.
+    """
     if not rows:
         return
     names = tuple(rows[0])

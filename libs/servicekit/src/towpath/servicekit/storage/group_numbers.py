@@ -35,6 +35,15 @@ class Groups:
         numbers: See :func:`numbers_table`.
         may_receive: Called at most once per batch, if a repetition names groups or several requests name the same
             group.
+
+    Example:
+        >>> from collections.abc import Collection
+        >>> async def may_receive(
+        ...     connection: AsyncConnection, pairs: Collection[tuple[str, str]]
+        ... ) -> set[tuple[str, str]]:
+        ...     return {(user, group) for user, group in pairs if group == f"team:{user}"}
+        >>> Groups(numbers_table(sa.MetaData(), "teams"), may_receive).numbers.name
+        'teams_group_numbers'
     """
 
     numbers: sa.Table
@@ -42,7 +51,16 @@ class Groups:
 
 
 def numbers_table(metadata: sa.MetaData, prefix: str) -> sa.Table:
-    """Declare ``<prefix>_group_numbers`` with one row; a migration creates both (:func:`create_numbers_table`)."""
+    """Declare ``<prefix>_group_numbers`` with one row; a migration creates both.
+
+    Args:
+        metadata: That of the service's own tables.
+        prefix: The name of the service.
+
+    Example:
+        >>> [column.name for column in numbers_table(sa.MetaData(), "chat").columns]
+        ['id', 'number']
+    """
     return sa.Table(
         f"{prefix}_group_numbers",
         metadata,

@@ -23,7 +23,16 @@ _DECODER = msgspec.json.Decoder(StoredOutcome)
 
 
 def inbox_table(metadata: sa.MetaData, prefix: str) -> sa.Table:
-    """Declare ``<prefix>_inbox``."""
+    """Declare ``<prefix>_inbox``.
+
+    Args:
+        metadata: That of the service's own tables.
+        prefix: The name of the service.
+
+    Example:
+        >>> inbox_table(sa.MetaData(), "orders").name
+        'orders_inbox'
+    """
     return sa.Table(
         f"{prefix}_inbox",
         metadata,

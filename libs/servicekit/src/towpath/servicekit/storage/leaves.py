@@ -20,10 +20,16 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 
 class Leave(msgspec.Struct, frozen=True, array_like=True):
-    """One user removed from one group.
+    """One user removed from one group; made by ``Streams.remove_member``, read from ``Streams.leaves``.
 
     Attributes:
+        user_id: All connections of this user are unsubscribed.
+        group: The name of the group, as in ``Outcome.unsubscribe``.
         token: Distinguishes this leave from other leaves of the same user.
+
+    Example:
+        >>> Leave("ana", "chat:lobby", token="5f2c").group
+        'chat:lobby'
     """
 
     user_id: str

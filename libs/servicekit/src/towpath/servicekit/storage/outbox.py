@@ -34,10 +34,17 @@ _THE_LEASE: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class OutboxTables:
-    """A service's two outbox tables: the waiting messages and the relay's lease.
+    """A service's two outbox tables: the waiting messages and the relay's lease; made with :meth:`define`.
 
     Attributes:
+        items: One row per message; its number is its position.
+        lease: One row: the replica that publishes, and until when.
         streams: Source of the pushes that are stored by reference; ``None`` to store every push here as a whole.
+
+    Example:
+        >>> tables = OutboxTables.define(sa.MetaData(), "chat")
+        >>> tables.items.name, tables.lease.name
+        ('chat_outbox', 'chat_outbox_lease')
     """
 
     items: sa.Table

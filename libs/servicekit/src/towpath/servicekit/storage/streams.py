@@ -27,11 +27,18 @@ _NAMES_A_STATEMENT: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class StreamTables:
-    """A service's two stream tables.
+    """A service's two stream tables; made with :meth:`define`.
 
     Attributes:
+        heads: One row per stream: its last ``seq``, locked by a transaction that appends to it.
+        entries: One row per stored push, by stream and ``seq``.
         fill: Returns the current values of withheld fields; ``None`` if no fields are withheld.
         confirmed: See :mod:`towpath.servicekit.storage.leaves`.
+
+    Example:
+        >>> tables = StreamTables.define(sa.MetaData(), "orders")
+        >>> tables.heads.name, tables.entries.name
+        ('orders_streams', 'orders_stream_entries')
     """
 
     heads: sa.Table
@@ -44,6 +51,8 @@ class StreamTables:
         """Declare ``<prefix>_streams`` and ``<prefix>_stream_entries``.
 
         Args:
+            metadata: That of the service's own tables.
+            prefix: The name of the service.
             groups: Whether streams are pushed to groups that users may leave; the heads then have a nullable text
                 ``leaves``.
         """
@@ -68,7 +77,29 @@ class StreamTables:
 
 
 class Streams:
-    """The streams that one unit of work appends to: load, append, save."""
+    """The streams that one unit of work appends to: load, append, save.
+
+    Example:
+        >>> import asyncio
+        >>> from sqlalchemy.ext.asyncio import create_async_engine
+        >>> metadata = sa.MetaData()
+        >>> tables = StreamTables.define(metadata, "orders")
+        >>> async def append_two() -> list[int | None]:
+        ...     engine = create_async_engine("sqlite+aiosqlite://")
+        ...     async with engine.begin() as connection:
+        ...         await connection.run_sync(metadata.create_all)
+        ...         streams = Streams(connection, tables)
+        ...         await streams.load(["orders:ana"])
+        ...         first = streams.append("orders:ana", "order.updated", lambda seq: {"status": "submitted"})
+        ...         second = streams.append("orders:ana", "order.updated", lambda seq: {"status": "paid"})
+        ...         await streams.save()
+        ...     await engine.dispose()
+        ...     return [first.seq, second.seq]
+        >>> asyncio.run(append_two())
+        [1, 2]
+
+        The envelopes are the durable pushes; hand them to ``to_user`` or ``to_group``.
+    """
 
     def __init__(self, connection: AsyncConnection, tables: StreamTables) -> None:
         self._connection = connection
@@ -115,11 +146,17 @@ class Streams:
     def append(
         self, stream: str, action: str, data: Callable[[int], Mapping[str, Any]], *, stored: bool = True
     ) -> Envelope:
-        """Append one entry to a loaded stream; ``data`` builds the payload from its ``seq``.
+        """Append one entry to a loaded stream, and return it as the envelope to push.
 
         Args:
+            stream: The name of a stream that was loaded.
+            action: That of the push, such as ``order.updated``.
+            data: Builds the payload from the entry's ``seq``.
             stored: False for a push that is not stored and only uses a ``seq``: a resume from before it is
                 incomplete.
+
+        Raises:
+            KeyError: The stream was not loaded.
         """
         seq = self._heads[stream] + 1
         envelope = make(action, data(seq), stream=stream, seq=seq)
@@ -225,7 +262,12 @@ class Replay:
     Attributes:
         entries: The stored pushes, unchanged, oldest first.
         seq: The position after them.
-        complete: False if some requested entries are no longer stored (or the position never existed).
+        complete: False if some requested entries are no longer stored (or the position never existed): the client
+            has to load the state again.
+
+    Example:
+        >>> Replay(entries=[b'{"action":"order.updated"}'], seq=8, complete=True).seq
+        8
     """
 
     entries: list[bytes]
@@ -234,7 +276,12 @@ class Replay:
 
 
 def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """``items`` in chunks of at most ``size``."""
+    """``items`` in chunks of at most ``size``, for statements whose number of parameters is limited.
+
+    Example:
+        >>> list(batched([1, 2, 3, 4, 5], 2))
+        [[1, 2], [3, 4], [5]]
+    """
     for start in range(0, len(items), size):
         yield items[start : start + size]
 

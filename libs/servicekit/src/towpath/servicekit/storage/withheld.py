@@ -37,8 +37,13 @@ def withhold(entry: str, about: int, blank: Fields) -> str:
     """The entry to be stored instead of ``entry``.
 
     Args:
+        entry: The JSON of an envelope.
         about: The ``seq`` of the entry's subject, in the same stream.
         blank: Replacements in ``data`` for the withheld fields.
+
+    Example:
+        >>> withhold('{"action":"chat.message","data":{"user":"ana","text":"secret"}}', 4, {"text": ""})
+        '{"about":4,"action":"chat.message","data":{"user":"ana","text":""}}'
     """
     envelope = _OBJECT.decode(entry)
     envelope.pop("about", None)
