@@ -208,7 +208,7 @@ async def test_a_parked_message_has_time_error_and_location_of_each_failure(
         "ValueError: never raised",
     ]
     assert [attempt.at for attempt in told] == sorted(attempt.at for attempt in told)
-    assert all("test_failures.raised:" in attempt.where for attempt in told[:2])
+    assert all("test_parking.raised:" in attempt.where for attempt in told[:2])
     assert told[2].where == ""
 
 

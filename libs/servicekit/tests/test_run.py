@@ -19,8 +19,10 @@ import asyncio
 import sys
 
 from towpath.servicekit.broker.interface import BrokerRefused, Exchange, Message, Topology, TopologyMismatch
-from towpath.servicekit.broker.memory import MemoryHub from towpath.servicekit.messaging.lanes import Lanes from
-towpath.servicekit.runtime.run import run from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings
+from towpath.servicekit.broker.memory import MemoryHub
+from towpath.servicekit.messaging.lanes import Lanes
+from towpath.servicekit.runtime.run import run
+from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 
 

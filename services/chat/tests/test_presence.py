@@ -291,7 +291,7 @@ class TestTold:
 
     async def test_what_was_not_committed_is_not_told_but_by_the_next_look(self, town: Town) -> None:
         class Interrupted(TimerRun):
-            async def tell(
+            async def publish(
                 self, connection: AsyncConnection, tells: Sequence[Push] = (), **more: Any
             ) -> None:
                 await TimerRun.publish(self, connection, tells, **more)
@@ -335,7 +335,7 @@ class TestTold:
             returning: list[asyncio.Task[None]] = []
 
             class Overtaken(TimerRun):
-                async def tell(
+                async def publish(
                     self, connection: AsyncConnection, tells: Sequence[Push] = (), **more: Any
                 ) -> None:
                     returning.append(asyncio.create_task(town.chat.dispatch(starts("a-2"), replica=0)))
