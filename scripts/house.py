@@ -286,7 +286,7 @@ async def walks() -> list[Walk]:
     return [Walk.of("all", calls), Walk.of("without the memory broker", outside)]
 
 
-# What is printed
+# Output
 
 _COLUMNS: Final = ("", "modules", "lines", "code", "comments %", "depth", "classes", "functions")
 _EXTREMES: Final = ("longest module", "longest function", "most parameters", "most fields")
