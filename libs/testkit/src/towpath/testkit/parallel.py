@@ -25,7 +25,7 @@ _BUILD_THE_CLIENT: Final = frozenset(
 _LONG: Final = ("tests/", "bench/", "tools/", "clients/")
 
 
-class FileScheduling(LoadFileScheduling):
+class FileScheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist declares no types
     """Hands out files, those in :data:`_LONG` first."""
 
     def __init__(self, config: pytest.Config, log: Producer) -> None:
