@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from towpath.gateway.admission import Admission, TokenRefused, bearer_token
+from towpath.gateway.admission.credentials import Admission, TokenRefused, bearer_token
 from towpath.gateway.settings import GatewaySettings
 from towpath.servicekit.runtime.settings import BadSetting, bad_setting
 from towpath.testkit.tokens import SECRET, a_token

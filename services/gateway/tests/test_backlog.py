@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towpath.gateway.backlog import Backlog
 from towpath.gateway.settings import GatewaySettings
+from towpath.gateway.websocket.backlog import Backlog
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.tokens import SECRET
 
@@ -29,10 +29,10 @@ class Stalled:
     def backlog_size(self) -> int:
         return self.size
 
-    def too_slow(self) -> None:
+    def close_too_slow(self) -> None:
         self.closing = True
 
-    def cut_off(self) -> None:
+    def abort(self) -> None:
         self.is_gone = True
         self.size = 0
 

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from towpath.gateway.binding_plan import Plan, Step, StepKind
+from towpath.gateway.inbox.binding_plan import Plan, Step, StepKind
 
 EVERYTHING = "*"
 CALM, LINGER, PATIENCE = 10.0, 60.0, 1.0
@@ -217,13 +217,13 @@ def test_samples_go_round_and_tell_when_a_binding_was_another(routing: PlanUnder
     samples = [routing.plan.sample() for _ in range(4)]
     assert [sample[0] for sample in samples if sample] == ["ana", "ben", "ana", "ben"]
     assert samples[0] is not None
-    assert routing.plan.stands(*samples[0])
+    assert routing.plan.binding_exists(*samples[0])
     routing.leave("ana")
     routing.after(LINGER)
-    assert not routing.plan.stands(*samples[0])
+    assert not routing.plan.binding_exists(*samples[0])
     routing.arrive("ana")
     routing.after(0)
-    assert not routing.plan.stands(*samples[0])
+    assert not routing.plan.binding_exists(*samples[0])
 
 
 USERS = st.sampled_from(["ana", "ben", "cyd", "dan"])

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from towpath.gateway import directed
-from towpath.gateway.directed import Item
+from towpath.gateway.forwarding import directed
+from towpath.gateway.forwarding.directed import Item
 from towpath.protocol.envelope import make, parse
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.routes import connection_key, control_key, group_key

@@ -10,8 +10,10 @@ import aiohttp
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from towpath.gateway.entrance import EnteringConnection, Entrance, Room, share
+from towpath.gateway.admission.descriptor_share import DescriptorShare, divide
+from towpath.gateway.admission.entrance import Entrance
 from towpath.gateway.settings import GatewaySettings
+from towpath.gateway.websocket.counted import CountedConnection
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.client import WireClient
 from towpath.testkit.eventually import eventually
@@ -43,28 +45,28 @@ async def telemetry() -> AsyncIterator[Telemetry]:
         yield telemetry
 
 
-def room(*, connections: int = 100, handshakes: int = 100, per_address: int = 100) -> Room:
-    return Room(1000, connections, handshakes, per_address)
+def a_share(*, connections: int = 100, handshakes: int = 100, per_address: int = 100) -> DescriptorShare:
+    return DescriptorShare(1000, connections, handshakes, per_address)
 
 
 def test_with_enough_descriptors_the_settings_hold() -> None:
-    assert share(100_000, GatewaySettings()) == Room(100_000, 50_000, 2_000, 1_000)
+    assert divide(100_000, GatewaySettings()) == DescriptorShare(100_000, 50_000, 2_000, 1_000)
 
 
 def test_with_few_descriptors_the_reserve_comes_first_and_a_quarter_is_for_handshakes() -> None:
-    room = share(1024, GatewaySettings(descriptors_reserve=100))
-    assert room == Room(1024, 693, 231, 115)
-    assert room.connections + room.handshakes <= 1024 - 100
+    share = divide(1024, GatewaySettings(descriptors_reserve=100))
+    assert share == DescriptorShare(1024, 693, 231, 115)
+    assert share.connections + share.handshakes <= 1024 - 100
 
 
 @pytest.mark.parametrize("limit", [1, 64, 103, 104, 200])
 def test_even_with_next_to_none_there_is_room_for_somebody(limit: int) -> None:
-    room = share(limit, GatewaySettings())
-    assert min(room.connections, room.handshakes, room.handshakes_per_address) >= 1
+    share = divide(limit, GatewaySettings())
+    assert min(share.connections, share.handshakes, share.handshakes_per_address) >= 1
 
 
 async def test_past_the_limit_the_oldest_unfinished_handshake_gives_way(telemetry: Telemetry) -> None:
-    entrance = Entrance(room(handshakes=2), telemetry)
+    entrance = Entrance(a_share(handshakes=2), telemetry)
     finished, silent, third, fourth = (Line() for _ in range(4))
     for line in (finished, silent):
         assert entrance.enter(line, "a")
@@ -75,7 +77,7 @@ async def test_past_the_limit_the_oldest_unfinished_handshake_gives_way(telemetr
 
 
 async def test_an_address_over_its_limit_costs_only_itself(telemetry: Telemetry) -> None:
-    entrance = Entrance(room(per_address=2), telemetry)
+    entrance = Entrance(a_share(per_address=2), telemetry)
     other = Line()
     assert entrance.enter(other, "b")
     crowd = [Line() for _ in range(10)]
@@ -86,7 +88,7 @@ async def test_an_address_over_its_limit_costs_only_itself(telemetry: Telemetry)
 
 
 async def test_sockets_are_never_more_than_descriptors_are_meant_for(telemetry: Telemetry) -> None:
-    entrance = Entrance(room(connections=2, handshakes=1), telemetry)
+    entrance = Entrance(a_share(connections=2, handshakes=1), telemetry)
     lines = [Line() for _ in range(3)]
     for line in lines:
         assert entrance.enter(line, None)
@@ -215,7 +217,7 @@ def without_garbage_collector() -> Iterator[None]:
 
 
 def connections_left() -> int:
-    return sum(issubclass(type(each), EnteringConnection) for each in gc.get_objects())
+    return sum(issubclass(type(each), CountedConnection) for each in gc.get_objects())
 
 
 async def test_a_connection_that_is_gone_is_freed_at_once(run_gateway: RunGateway) -> None:

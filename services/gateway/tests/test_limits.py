@@ -5,7 +5,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towpath.gateway.limits import Allowance, Limits
+from towpath.gateway.sessions.allowance import Allowance
+from towpath.gateway.sessions.limits import Limits
 from towpath.gateway.settings import GatewaySettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.tokens import SECRET

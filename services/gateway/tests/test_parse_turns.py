@@ -4,7 +4,7 @@ import asyncio
 from time import perf_counter
 from typing import Final
 
-from towpath.gateway.parse_turns import TURN, ParseTurns
+from towpath.gateway.websocket.parse_turns import TURN, ParseTurns
 
 SLICE_SECONDS: Final = 0.0005
 
@@ -12,8 +12,8 @@ SLICE_SECONDS: Final = 0.0005
 class Bytes:
     """A connection with so many slices to parse."""
 
-    def __init__(self, whose: str, slices: int) -> None:
-        self.whose = whose
+    def __init__(self, owner: str, slices: int) -> None:
+        self.owner = owner
         self.left = slices
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -71,7 +71,7 @@ async def test_a_connection_that_is_gone_is_not_served() -> None:
 async def test_a_connection_that_was_admitted_while_it_waited_can_be_forgotten() -> None:
     turns, large = ParseTurns(), Bytes("192.0.2.1", 100)
     assert turns.take(large) is True
-    large.whose = "ana"
+    large.owner = "ana"
     turns.forget(large)
     left = large.left
     for _ in range(5):

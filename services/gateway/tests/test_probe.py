@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from towpath.gateway.probe import Probe
-from towpath.gateway.routing import Routing, inbox
+from towpath.gateway.inbox.probe import Probe
+from towpath.gateway.inbox.queue import inbox
+from towpath.gateway.inbox.routing import Routing
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.envelope import make
 from towpath.protocol.messages import read_directed
@@ -46,7 +47,7 @@ class ProbeUnderTest:
         routing = Routing(broker, self.inbox, settings, telemetry)
         self.found: list[str] = []
         self._probe = Probe(
-            broker, routing.ways, settings, telemetry, lambda what, _: self.found.append(what.value)
+            broker, routing.routes, settings, telemetry, lambda what, _: self.found.append(what.value)
         )
         broker.on_rebuilt(self._on_rebuilt)
 
@@ -54,10 +55,10 @@ class ProbeUnderTest:
         """What a gateway does."""
         self._probe.arrived()
         if not delivery.routing_key.startswith("connection."):
-            self._probe.heard(delivery.routing_key)
+            self._probe.received(delivery.routing_key)
             return
         for item in read_directed(delivery.body):
-            self._probe.heard(item.connection_id)
+            self._probe.received(item.connection_id)
 
     def arrived(self, _: Delivery) -> None:
         """What a gateway does that is behind."""

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
-from towpath.gateway.connection import Receiver
+from towpath.gateway.websocket.receiver import Receiver
 
 UNSUPPORTED: Final = 1003
 NOT_UTF8: Final = 1007

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from towpath.gateway.writes import MOST, Writes
+from towpath.gateway.websocket.writes import MOST, Writes
 from towpath.protocol.envelope import make
 from towpath.protocol.routes import connection_key, user_key
 from towpath.testkit.gateway import Backend, GatewayUnderTest

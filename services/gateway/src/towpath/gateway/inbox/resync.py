@@ -14,9 +14,9 @@ from typing import Final
 
 import structlog
 
-from towpath.gateway.announcer import Announcer
-from towpath.gateway.groups import Members
-from towpath.gateway.sessions import Session
+from towpath.gateway.sessions.announcer import Announcer
+from towpath.gateway.sessions.members import Members
+from towpath.gateway.sessions.session import Session
 from towpath.gateway.settings import GatewaySettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 
@@ -69,6 +69,6 @@ class Resync:
         if self._members.connection(session.connection_id) is not session:
             return None  # closed meanwhile
         session.use_inbox(self._members.inbox)
-        session.tell("session.resync", {"reason": _REASON})
+        session.send_own("session.resync", {"reason": _REASON})
         self._sessions.add(1)
         return self._announcer.started(session)

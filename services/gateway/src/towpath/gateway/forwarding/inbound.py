@@ -9,10 +9,10 @@ import time
 from functools import partial
 from typing import Final
 
-from towpath.gateway.admission import Admission, TokenRefused
-from towpath.gateway.costs import Costs
-from towpath.gateway.limits import TOKEN_BYTES
-from towpath.gateway.sessions import Session
+from towpath.gateway.admission.credentials import Admission, TokenRefused
+from towpath.gateway.forwarding.costs import Costs
+from towpath.gateway.sessions.limits import TOKEN_BYTES
+from towpath.gateway.sessions.session import Session
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.envelope import BARE_ACTIONS, PING, PONG, Head, head, make_error, parse
 from towpath.protocol.errors import (
@@ -101,7 +101,7 @@ class Inbound:
     def _bare(self, session: Session, envelope: Head) -> None:
         if envelope.action != PING:
             raise UnknownAction(f"{envelope.action!r} is the server's to send, not a client's.")
-        session.tell(PONG, {}, correlation_id=envelope.msg_id)
+        session.send_own(PONG, {}, correlation_id=envelope.msg_id)
 
     def _session(self, session: Session, envelope: Head, text: bytes) -> None:
         if envelope.action != REFRESH:
@@ -116,7 +116,7 @@ class Inbound:
         if identity.user_id != session.user_id:
             raise Forbidden("The new token is another user's; open a new connection for it.")
         session.take(identity)
-        session.tell(
+        session.send_own(
             f"{REFRESH}.ok",
             {"expires_at": int(identity.expires_at * 1000)},
             correlation_id=envelope.msg_id,
@@ -125,10 +125,10 @@ class Inbound:
     def _command(self, session: Session, envelope: Head, domain: str, text: bytes, weight: float) -> None:
         if not session.may_address(domain):
             raise Forbidden(f"Your token's scope does not name the domain {domain!r}.")
-        if (whose := session.allowance.begin(envelope.msg_id, weight)) is not None:
-            session.rest()
+        if (limit := session.allowance.begin(envelope.msg_id, weight)) is not None:
+            session.pause_reading()
             raise Busy(
-                f"Too many requests of this {whose} are not answered yet.", retry_after_ms=_RETRY_AFTER_MS
+                f"Too many requests of this {limit} are not answered yet.", retry_after_ms=_RETRY_AFTER_MS
             )
         trace = self._telemetry.trace(envelope.traceparent)
         raw = text
@@ -155,10 +155,12 @@ class Inbound:
             return
         session.allowance.end(envelope.msg_id)
         session.awaiting_accepted.discard(envelope.msg_id)
-        told = _error_of(error, domain)
+        answer = _error_of(error, domain)
         if isinstance(error, Unroutable) and self._was_served(domain):
-            told = Unavailable("The service has lost its queue for a moment.", retry_after_ms=_RETRY_AFTER_MS)
-        self._answer(session, envelope.msg_id, told, trace)
+            answer = Unavailable(
+                "The service has lost its queue for a moment.", retry_after_ms=_RETRY_AFTER_MS
+            )
+        self._answer(session, envelope.msg_id, answer, trace)
 
     def _was_served(self, domain: str) -> bool:
         """Whether the broker confirmed a request for this domain lately."""

@@ -10,18 +10,17 @@ loop serves other tasks every few milliseconds.
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
-from towpath.gateway import directed
-from towpath.gateway.connection import text_frame
-from towpath.gateway.costs import Costs
-from towpath.gateway.directed import GroupChange, Item
-from towpath.gateway.groups import Members
-from towpath.gateway.probe import Probe
-from towpath.gateway.sessions import Session
+from towpath.gateway.forwarding import directed
+from towpath.gateway.forwarding.costs import Costs
+from towpath.gateway.forwarding.directed import GroupChange, Item
+from towpath.gateway.sessions.members import Members
+from towpath.gateway.sessions.session import Session
 from towpath.gateway.settings import GatewaySettings
+from towpath.gateway.websocket.frames import text_frame
 from towpath.protocol.close_codes import CloseCode
 from towpath.protocol.envelope import check, parse
 from towpath.protocol.errors import BadEnvelope
@@ -41,19 +40,31 @@ _WRITES: Final = 32
 _PLAIN_KEY: Final = re.compile(r"[a-z]+(?:\.[A-Za-z0-9_:-]+)?")
 
 
+class Arrivals(Protocol):
+    """What is notified of arrivals in the inbox: the probe, which waits for its own messages among them."""
+
+    def arrived(self) -> None:
+        """Something has arrived."""
+        ...
+
+    def received(self, key: str | None) -> None:
+        """Something has arrived that may be a probe: for an unknown connection or key, or a control key."""
+        ...
+
+
 class Outbound:
     """Delivers to the connections of this replica."""
 
     def __init__(
         self,
         members: Members,
-        probe: Probe,
+        arrivals: Arrivals,
         costs: Costs,
         settings: GatewaySettings,
         telemetry: Telemetry,
     ) -> None:
         self._members = members
-        self._probe = probe
+        self._arrivals = arrivals
         self._costs = costs
         self._groups_max = settings.groups_per_connection
         self._slice = Turn()
@@ -85,7 +96,7 @@ class Outbound:
 
     async def dispatch(self, deliveries: Sequence[Delivery]) -> None:
         """Deliver and ack."""
-        self._probe.arrived()
+        self._arrivals.arrived()
         self._slice = Turn()
         for delivery in deliveries:
             try:
@@ -121,11 +132,11 @@ class Outbound:
                 elif (session := self._members.connection(item.connection_id)) is not None:
                     self._direct(session, item, delivery)
                 else:
-                    self._probe.heard(item.connection_id)
+                    self._arrivals.received(item.connection_id)
                 if self._slice.is_over():
                     await self._slice.next()
         elif kind == "control":
-            self._probe.heard(key)
+            self._arrivals.received(key)
             if not (sessions := list(self._members.behind(key))):
                 self._count_unaddressed(kind, key)
             for item in directed.read(body):
@@ -137,7 +148,7 @@ class Outbound:
                     if self._slice.is_over():
                         await self._slice.next()
         elif key == EVERYONE:
-            self._probe.heard(key)
+            self._arrivals.received(key)
             await self._push(key, body, self._members.all())
         else:
             await self._push(key, body, self._members.behind(key))
@@ -146,7 +157,7 @@ class Outbound:
         receivers = list(receivers)
         if not receivers:
             self._count_unaddressed(key.partition(".")[0], key)
-            self._probe.heard(key)
+            self._arrivals.received(key)
             return
         frames: list[bytes] = []
         for text in directed.split(body):

@@ -10,9 +10,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
-from towpath.gateway.admission import Identity
-from towpath.gateway.group_versions import GroupOrder
-from towpath.gateway.limits import TOKEN_BYTES, Limits
+from towpath.gateway.admission.credentials import Identity
+from towpath.gateway.sessions.group_versions import GroupVersions
+from towpath.gateway.sessions.limits import TOKEN_BYTES, Limits
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol import messages
 from towpath.protocol.close_codes import CloseCode
@@ -34,7 +34,7 @@ class Socket(Protocol):
         ...
 
     def send_frames(self, frames: bytes) -> None:
-        """Send one or more frames that :func:`towpath.gateway.connection.text_frame` built."""
+        """Send one or more frames that :func:`towpath.gateway.websocket.frames.text_frame` built."""
         ...
 
     def write_frames(self, frames: bytes) -> None:
@@ -42,13 +42,15 @@ class Socket(Protocol):
         many."""
         ...
 
-    def ping_now(self) -> None: ...
+    def send_ping(self) -> None:
+        """Send a ping; the client's answer updates :attr:`last_seen`."""
+        ...
 
-    def rest(self, seconds: float) -> bool:
+    def pause_reading(self, seconds: float) -> bool:
         """Stop reading for ``seconds``; returns whether a pause begins now."""
         ...
 
-    def go_on(self) -> None:
+    def resume_reading(self) -> None:
         """End the pause early."""
         ...
 
@@ -92,8 +94,8 @@ class Session:
         self.identity = identity
         #: The number of the inbox that services answer to; see :meth:`use_inbox`.
         self.inbox = 0
-        #: By service. Managed by :class:`~towpath.gateway.groups.Members`, while that inbox exists.
-        self.groups: dict[str, GroupOrder] = {}
+        #: By service. Managed by :class:`~towpath.gateway.sessions.members.Members`, while that inbox exists.
+        self.groups: dict[str, GroupVersions] = {}
         self.groups_of_inbox = 0
         self.allowance = limits.open(identity.user_id, socket.address)
         #: Requests whose ``accepted`` is requested and not sent yet: the answer must not overtake it.
@@ -133,7 +135,7 @@ class Session:
 
     def welcome(self) -> None:
         """Send the first frame of every connection."""
-        self.tell(
+        self.send_own(
             "session.welcome",
             {
                 "connection_id": self.connection_id,
@@ -146,7 +148,7 @@ class Session:
             },
         )
 
-    def tell(self, action: str, data: Mapping[str, Any], *, correlation_id: str | None = None) -> None:
+    def send_own(self, action: str, data: Mapping[str, Any], *, correlation_id: str | None = None) -> None:
         """Send an envelope created by the gateway."""
         self.send(make(action, data, correlation_id=correlation_id))
 
@@ -164,10 +166,10 @@ class Session:
         """Send ``accepted`` for a confirmed request, if it was requested and is not sent yet."""
         if msg_id in self.awaiting_accepted:
             self.awaiting_accepted.discard(msg_id)
-            self.tell(ACCEPTED, {}, correlation_id=msg_id)
+            self.send_own(ACCEPTED, {}, correlation_id=msg_id)
 
     def ping(self) -> None:
-        self._socket.ping_now()
+        self._socket.send_ping()
 
     def violated(self) -> None:
         """Count an unreadable frame; too many in a minute close the connection."""
@@ -179,16 +181,16 @@ class Session:
         if self.allowance.strike():
             self._end_abuse(CloseCode.RATE_LIMIT_ABUSED, "too many messages over the rate limit")
         else:
-            self.rest()
+            self.pause_reading()
 
-    def rest(self) -> None:
+    def pause_reading(self) -> None:
         """Pause reading for a moment after a refusal."""
-        self._socket.rest(self._settings.rate_rest)
+        self._socket.pause_reading(self._settings.rate_rest)
 
     def keep_pace(self) -> None:
         """Pause reading while the user is far ahead of the answers."""
-        if self.allowance.is_ahead() and self._socket.rest(self._settings.inflight_pause):
-            self.allowance.when_not_ahead(self._socket.go_on)
+        if self.allowance.is_ahead() and self._socket.pause_reading(self._settings.inflight_pause):
+            self.allowance.when_not_ahead(self._socket.resume_reading)
 
     def charge_frame(self, size: int) -> None:
         """Charge a frame that is not a message: a fragment, a ping or a pong."""
@@ -212,7 +214,7 @@ class Session:
         data: dict[str, Any] = {"code": int(code), "reason": reason}
         if code < 4500:
             data["retry_after_ms"] = int(advice * 1000)
-        self.tell("session.closing", data)
+        self.send_own("session.closing", data)
         self._socket.close_with(code, reason)
 
     def _stamp(self) -> None:
@@ -239,7 +241,7 @@ class Session:
                 timer.cancel()
 
     def _send_expiring(self) -> None:
-        self.tell("session.expiring", {"expires_at": int(self.identity.expires_at * 1000)})
+        self.send_own("session.expiring", {"expires_at": int(self.identity.expires_at * 1000)})
 
     def _expire(self) -> None:
         self.close(CloseCode.TOKEN_EXPIRED, "the token is expired", retry_after=0)

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final
 
-from towpath.gateway.groups import Members
+from towpath.gateway.sessions.members import Members
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.close_codes import CloseCode
 from towpath.servicekit.runtime.time_slices import Turn
