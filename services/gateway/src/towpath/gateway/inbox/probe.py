@@ -1,12 +1,12 @@
 """The inbox probe: a replica sends itself a message through the broker to check that its inbox works.
 
-A connection may look healthy while no message arrives: the inbox is a ghost (known to the
-cluster, served by no node), its binding is lost, or its consumer is stuck. Heartbeats do not detect that. A probe to ``connection.<id>`` that does
-not return within the limit does: the link to the broker is rebuilt, with a new inbox, and clients resume. Before each
-probe one message is sent over every other route (:meth:`~towpath.gateway.inbox.routing.Routing.routes`): if the probe
-returns without one of them, that binding is lost. (The ``everyone`` key reaches all replicas: an empty batch is sent
-there.) The order matters: RabbitMQ keeps the order of one channel's publishes, so a message that arrives after the
-probe was sent after it.
+A connection may look healthy while no message arrives: the inbox is a ghost (known to the cluster, served by no
+node), its binding is lost, or its consumer is stuck. Heartbeats do not detect that. A probe to ``connection.<id>``
+that does not return within the limit does: the link to the broker is rebuilt, with a new inbox, and clients resume.
+Before each probe one message is sent over every other route
+(:meth:`~towpath.gateway.inbox.routing.Routing.routes`): if the probe returns without one of them, that binding is
+lost. This works because RabbitMQ keeps the order of one channel's publishes. (The ``everyone`` key reaches all
+replicas: an empty batch is sent there.)
 
 Guarantees: a lost inbox is found within ``probe_interval`` + ``probe_timeout``. These do not count as a loss:
 
