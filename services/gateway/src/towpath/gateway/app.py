@@ -15,7 +15,7 @@ import structlog
 
 from towpath.gateway.admission import descriptor_share
 from towpath.gateway.admission.credentials import Admission
-from towpath.gateway.replica import Backend, Replica
+from towpath.gateway.replica import BrokerAccess, Replica
 from towpath.gateway.sessions import heartbeat
 from towpath.gateway.sessions.drain import drain
 from towpath.gateway.settings import GatewaySettings
@@ -53,12 +53,12 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
         Telemetry.open(_NAME, settings) as telemetry,
         serve_admin(settings.admin_host, settings.admin_port, health, telemetry),
         connect(settings, f"{_NAME} {settings.gateway_id}") as broker,
-        _open_lanes(broker, settings, telemetry) as backend,
+        _open_lanes(broker, settings, telemetry) as access,
     ):
-        replica = Replica(backend, admission, share, health, settings, telemetry)
+        replica = Replica(access, admission, share, health, settings, telemetry)
         async with replica.listener.open(), asyncio.TaskGroup() as tasks:
             loops = [
-                tasks.create_task(_consume(replica, backend.broker, consuming), name="gateway: consume"),
+                tasks.create_task(_consume(replica, access.broker, consuming), name="gateway: consume"),
                 *(
                     tasks.create_task(_keep_running(name, run, after, telemetry))
                     for name, run, after in _loops(replica, consuming, settings, telemetry)
@@ -75,7 +75,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
 @asynccontextmanager
 async def _open_lanes(
     broker: Broker, settings: GatewaySettings, telemetry: Telemetry
-) -> AsyncIterator[Backend]:
+) -> AsyncIterator[BrokerAccess]:
     """The lanes for commands and for session events.
 
     Persistent, as a client or a service relies on a confirm, and mandatory: a message without a queue must come back.
@@ -87,7 +87,7 @@ async def _open_lanes(
         events = await stack.enter_async_context(
             open_lanes(broker, EVENTS, settings, telemetry, headers=headers)
         )
-        yield Backend(broker, commands, events)
+        yield BrokerAccess(broker, commands, events)
 
 
 async def _consume(replica: Replica, broker: Broker, consuming: asyncio.Event) -> None:

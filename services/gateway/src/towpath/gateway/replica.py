@@ -37,7 +37,7 @@ from towpath.servicekit.runtime.telemetry import Telemetry
 
 
 @dataclass(frozen=True, slots=True)
-class Backend:
+class BrokerAccess:
     """A replica's access to the broker: the connection, and the lanes to the exchanges of commands and events."""
 
     broker: Broker
@@ -59,14 +59,14 @@ class Replica:
 
     def __init__(
         self,
-        backend: Backend,
+        access: BrokerAccess,
         admission: Admission,
         share: DescriptorShare,
         health: Health,
         settings: GatewaySettings,
         telemetry: Telemetry,
     ) -> None:
-        broker = backend.broker
+        broker = access.broker
         self._settings = settings
         self._health = health
         self._share = share
@@ -82,7 +82,7 @@ class Replica:
             Shared.of(share, rates, settings, telemetry),
             settings,
         )
-        self.receive = Inbound(backend.commands, admission, costs, settings, telemetry).receive
+        self.receive = Inbound(access.commands, admission, costs, settings, telemetry).receive
 
         # From the broker to clients.
         source = inbox(settings.gateway_id)
@@ -97,7 +97,7 @@ class Replica:
         )
 
         # From sessions to services.
-        self.announcer = Announcer(backend.events, settings, telemetry)
+        self.announcer = Announcer(access.events, settings, telemetry)
         self.resync = Resync(self.members, self.announcer, settings, telemetry)
         broker.on_rebuilt(self.announcer.announce)
         broker.on_rebuilt(self.resync.begin)

@@ -49,7 +49,9 @@ log = structlog.get_logger(__name__)
 
 #: The event loop was late if it was blocked for this share of the limit in total.
 _LATE_SHARE: Final = 0.2
+#: Probes in a row that a late event loop excuses.
 _LATE_MAX: Final = 3
+#: Seconds between two ticks that measure how late the event loop is.
 _TICK: Final = 0.05
 _SLACK: Final = 0.01  # Tolerance of one tick: timers have a resolution of 1 ms.
 _EMPTY: Final = Message(body=b"[]", persistent=False)
@@ -85,7 +87,9 @@ class Probe:
         self._arrived = False
         broker.on_rebuilt(self._forget)
         self._round_trip = telemetry.histogram("probe_round_trip", "Time of a probe through the broker")
-        self._lost = telemetry.counter("probes_lost", "Probes that did not come back: the link was made anew")
+        self._lost = telemetry.counter(
+            "probes_lost", "Probes that did not return, after which the link was rebuilt"
+        )
 
     def arrived(self) -> None:
         """Record an arrival in the inbox."""
@@ -124,20 +128,20 @@ class Probe:
                 self._unconfirmed, is_confirmed = 0, True
                 await self._returned.wait()
         except (BrokerBlocked, BrokerUnavailable):
-            return
+            return  # Case 1.
         except Unroutable:
             self._give_up(Lost.BINDING, "the inbox is bound to nothing")
         except (BrokerError, TimeoutError) as error:
             if self._broker.state is not BrokerState.READY:
-                return
-            if loop_clock.late >= _LATE_SHARE * self._limit and self._late < _LATE_MAX:
+                return  # Case 1.
+            if loop_clock.late >= _LATE_SHARE * self._limit and self._late < _LATE_MAX:  # Case 3.
                 self._late += 1
                 log.warning(
                     "probe_inconclusive_loop_late", limit_s=self._limit, late_s=round(loop_clock.late, 3)
                 )
                 return
             self._unconfirmed += not is_confirmed
-            if self._arrived or self._unconfirmed == 1:
+            if self._arrived or self._unconfirmed == 1:  # Cases 2 and 4.
                 log.info("probe_late", limit_s=self._limit, confirmed=is_confirmed)
             else:
                 how = f"the inbox got nothing for {self._limit:g} s ({str(error) or 'confirmed'})"

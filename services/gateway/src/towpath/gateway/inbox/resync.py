@@ -39,7 +39,7 @@ class Resync:
         self._due: list[Session] = []  # The last element is next.
         self._begun = asyncio.Event()
         self._sessions = telemetry.counter(
-            "sessions_resynced", "Sessions announced again after the inbox was made anew"
+            "sessions_resynced", "Sessions announced again after the inbox was recreated"
         )
         telemetry.gauge(
             "sessions_to_resync", "Sessions that wait to be announced again", lambda: len(self._due)

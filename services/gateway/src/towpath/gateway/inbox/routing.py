@@ -1,16 +1,14 @@
-"""Routing: the bindings of this replica's inbox, which follow the connected users.
+"""Routing: the bindings of the gateway inbox, which follow the connected users.
 
-``everything``: all pushes reach every replica, and local tables give their receivers. ``selective``: once connects
-are calm, ``user.*`` and ``control.*`` are replaced by one binding per connected user, ``*.<user>``; a push to
-another user
+``everything``: all pushes reach every replica, and local tables give their receivers. ``selective``: once connects are
+calm, ``user.*`` and ``control.*`` are replaced by one binding per connected user, ``*.<user>``; a push to another user
 then costs this replica nothing. ``group.*`` always stays: group changes arrive in this same inbox, and a push that
 follows one would be lost before a binding existed.
 
-Guarantees: a connection is welcomed once pushes to its user reach this replica, and they do as long as it is
-connected (:mod:`~towpath.gateway.inbox.binding_plan`); with catch-all bindings no connection waits, otherwise a few
-seconds at worst; bindings change at a bounded rate. A new inbox has the catch-alls; an inbox whose bindings are
-uncertain is replaced by
-a new one. Local tables remain the only source of membership: bindings save traffic, and grant nothing.
+Guarantees: a connection is welcomed once pushes to its user reach this replica, and they do as long as it is connected
+(:mod:`~towpath.gateway.inbox.binding_plan`); with catch-all bindings no connection waits, otherwise a few seconds at
+worst; bindings change at a bounded rate. A new inbox has the catch-alls; an inbox whose bindings are uncertain is
+replaced by a new one. Local tables remain the only source of membership: bindings save traffic, and grant nothing.
 """
 
 import asyncio
@@ -85,7 +83,7 @@ class Routing:
         telemetry.gauge("routing_waiting", "Connections that wait for a binding", lambda: self.waiting)
         telemetry.gauge(
             "routing_everything",
-            "1 while pushes to all users come here",
+            "1 while pushes to all users reach this replica",
             lambda: int(not self._plan.selective),
         )
         broker.on_rebuilt(self._forget)
@@ -94,21 +92,22 @@ class Routing:
         """Context in which pushes to this user reach this replica; entry waits for that."""
         return _RoutedConnection(self, encode_word(user_id)) if self._selective else _AT_ONCE
 
-    def routes(self, nobody: str) -> list[Route]:
+    def routes(self, unused: str) -> list[Route]:
         """The routes into the inbox; of the bindings of single users only one.
 
         Args:
-            nobody: A word that is not a user or group id.
+            unused: A word that is not a user or group id.
         """
-        routes = [Route(f"group.{nobody}", lambda: True)]
+        routes = [Route(f"group.{unused}", lambda: True)]
         if self._plan.everything:
             removals = self._plan.removals
             routes += [
-                Route(f"{kind}.{nobody}", lambda: self._plan.removals == removals)
+                Route(f"{kind}.{unused}", lambda: self._plan.removals == removals)
                 for kind in ("user", "control")
             ]
         elif (sample := self._plan.sample()) is not None:
-            # A push to a user would reach clients. An empty directed item does not.
+            # One binding is both user.<user> and control.<user>. A push to the user would reach clients; a directed
+            # item for an unused connection does not. One sample a probe: all bindings are checked in time.
             routes.append(Route(f"control.{sample[0]}", partial(self._plan.binding_exists, *sample)))
         return routes
 
@@ -217,7 +216,7 @@ class Routing:
         return self._bindings
 
     def _forget(self) -> None:
-        """Forget the lost inbox; the next one has the catch-alls, and clients are told to resume."""
+        """Forget the lost inbox; the next one has the catch-alls, and clients resume."""
         self._bindings = None
         self._plan.begin(_now())
         self._changed.set()

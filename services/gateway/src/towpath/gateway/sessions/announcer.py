@@ -2,7 +2,8 @@
 
 Guarantees: an event that was not confirmed or not routed is published again with the next ``session.alive`` at the
 latest; per connection only the last event. So a service that receives ``session.alive`` knows which connections are
-open here, except for events in flight. A restarted replica has a new ``incarnation``, even under the same id.
+open on this replica, except for events in flight. A restarted replica has a new ``incarnation``, even under the same
+id.
 """
 
 import asyncio
@@ -75,11 +76,11 @@ class Announcer:
     async def _publish_again(self) -> None:
         waiting = self._unbound.copy()
         self._unbound.clear()
-        turn = Turn()
+        time_slice = Turn()
         # One round: an event that fails again goes to the end.
         for connection in list(self._unpublished):
-            if turn.is_over():
-                await turn.next()
+            if time_slice.is_over():
+                await time_slice.next()
             if (event := self._unpublished.pop(connection, None)) is None:
                 continue  # a later event of this connection was published meanwhile
             name, data = event

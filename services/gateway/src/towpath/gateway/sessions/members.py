@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from towpath.gateway.sessions.session import Session
 
 
-#: Number of services whose numbered changes are ordered per connection; changes of further services apply as they
-#: come.
+#: Number of services whose numbered changes are ordered per connection; changes of further services apply in their
+#: order of arrival.
 _SERVICES_MAX: Final = 16
 #: The service name of groups whose changes have no number.
 _UNNUMBERED: Final = ""
@@ -83,7 +83,7 @@ class Members:
 
         Args:
             most: Groups that a session may be in.
-            service: The service that numbers its changes with ``as_of``; a change with 0 applies as it comes.
+            service: The service that numbers its changes with ``as_of``; one with 0 applies in its order of arrival.
             is_current: See :mod:`towpath.gateway.sessions.group_versions`.
 
         Returns:

@@ -1,4 +1,7 @@
-"""A session: one connection's identity, bounds and timers.
+"""A session: one connection's identity, limits and timers.
+
+Guarantees: nothing is sent after ``session.closing``; a session ends when its token expires, and its client is warned
+``expiry_notice`` seconds before, in time for ``session.refresh``; ``accepted`` never follows the answer.
 
 It does not depend on WebSockets: :class:`Socket` is the interface that it needs. The gateway stores nothing about a
 session after its connection ends.
@@ -25,9 +28,9 @@ _VIOLATION_WINDOW: Final = 60.0
 class Socket(Protocol):
     """The interface of a WebSocket that a session needs. No method waits."""
 
-    last_seen: float  #: loop time of the last bytes from the client
+    last_seen: float  #: Loop time of the last bytes from the client.
     address: str  #: The client's address.
-    closing: bool  #: a close has begun
+    closing: bool  #: A close has begun.
 
     def send_text(self, text: bytes) -> None:
         """Send one text frame; closes with 4001 if too many bytes wait to be written."""
@@ -81,9 +84,8 @@ class Session:
 
     def __init__(self, socket: Socket, identity: Identity, settings: GatewaySettings, limits: Limits) -> None:
         self._socket = socket
-        self.write_frames = (
-            socket.write_frames
-        )  #: see there; not a method, as a push to many is the hottest loop
+        #: Not a method that calls it: a push to many connections is the hottest loop.
+        self.write_frames = socket.write_frames
         self._settings = settings
         self._violations = Bucket(
             Rate(settings.max_violations / _VIOLATION_WINDOW, settings.max_violations), limits.now()
@@ -212,7 +214,9 @@ class Session:
             return
         advice = self._settings.retry_after if retry_after is None else retry_after
         data: dict[str, Any] = {"code": int(code), "reason": reason}
-        if code < 4500:
+        if (
+            code < 4500
+        ):  # From 4500 on a reconnect would end the same way, so clients get no advice to try one.
             data["retry_after_ms"] = int(advice * 1000)
         self.send_own("session.closing", data)
         self._socket.close_with(code, reason)

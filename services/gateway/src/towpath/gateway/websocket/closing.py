@@ -1,7 +1,7 @@
 """Closing handshakes: each runs in a task of its own, with a time limit (RFC 6455, section 7.1.2).
 
-Guarantees: whoever begins a close does not wait for it. ``close_timeout`` seconds later the connection is gone, also
-if its client neither reads nor answers. A close for abuse costs connects of its user.
+Guarantees: the caller that begins a close does not wait for it. ``close_timeout`` seconds later the connection is
+closed, also if its client neither reads nor answers. A close for abuse costs connects of its user.
 """
 
 import asyncio

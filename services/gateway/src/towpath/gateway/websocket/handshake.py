@@ -84,7 +84,7 @@ class Handshake:
                 socket, 403, f"origin {origin!r} may not connect; it is not in TOWPATH_ALLOWED_ORIGINS"
             )
         if (reason := self._refusing()) is not None:
-            # Before the token: a replica that accepts nobody should not spend its time on signatures.
+            # Before the token: a replica that accepts no connection should not spend its time on signatures.
             return _refusal(socket, 503, reason, {"Retry-After": str(max(1, round(self._retry_after)))})
         try:
             token = bearer_token(headers.get("Authorization"), _offered(request))

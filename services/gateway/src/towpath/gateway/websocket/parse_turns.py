@@ -19,8 +19,8 @@ from time import perf_counter
 from typing import Final, Protocol
 
 #: Seconds. An honest frame takes about three loop iterations from its socket to the answer: a tenth of a second in
-#: all.
-#: A smaller value would cost throughput: a busy gateway has that much to parse in each iteration without an attack.
+#: all. A smaller value would cost throughput: a busy gateway has that much to parse in each iteration without an
+#: attack.
 TURN: Final = 0.03
 SHARE: Final = 0.002
 
@@ -121,5 +121,7 @@ class ParseTurns:
             if reader.parse_slice():
                 self._queue(reader)
             self._spent = perf_counter() - began
-            if self._spent >= self._turn / 2:  # the rest is for those who did not have to wait so far
+            if (
+                self._spent >= self._turn / 2
+            ):  # The rest is for bytes that arrive now: a flood must not delay them by an iteration.
                 break

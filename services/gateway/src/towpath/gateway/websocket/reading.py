@@ -204,7 +204,7 @@ class ReadingConnection(CountedConnection):
     def _stop_reading(self) -> None:
         """Stop reading for good, and abort a second later.
 
-        Not at once: the kernel answers bytes that nobody reads with a reset, and a reset discards what the client has
+        Not at once: the kernel answers unread bytes with a reset, and a reset discards what the client has
         not read yet (RFC 9112, section 9.6 describes the same for HTTP): it would miss the close frame.
         """
         if not self._is_cut_off:

@@ -68,7 +68,7 @@ class Shared:
         turns = ParseTurns(settings.read_turn, settings.read_share)
         telemetry.gauge("read_waiting", "Connections whose bytes wait to be parsed", lambda: turns.waiting)
         telemetry.gauge(
-            "read_deferred", "Times that bytes had to wait for a later turn", lambda: turns.deferred
+            "read_deferred", "Times that bytes had to wait for a later loop iteration", lambda: turns.deferred
         )
         return cls(
             Entrance(share, telemetry),
