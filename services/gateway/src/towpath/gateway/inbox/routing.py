@@ -1,14 +1,15 @@
 """Routing: the bindings of the gateway inbox, which follow the connected users.
 
-``everything``: all pushes reach every replica, and local tables give their receivers. ``selective``: once connects are
-calm, ``user.*`` and ``control.*`` are replaced by one binding per connected user, ``*.<user>``; a push to another user
-then costs this replica nothing. ``group.*`` always stays: group changes arrive in this same inbox, and a push that
-follows one would be lost before a binding existed.
+``everything``: all pushes reach every replica, and local tables give their receivers. ``selective``: once connects
+are calm, ``user.*`` and ``control.*`` are replaced by one binding per connected user, ``*.<user>``; a push to another
+user then costs this replica nothing. ``group.*`` always stays: group changes arrive in this same inbox, and a push
+that follows one would be lost before a binding existed.
 
-Guarantees: a connection is welcomed once pushes to its user reach this replica, and they do as long as it is connected
-(:mod:`~towpath.gateway.inbox.binding_plan`); with catch-all bindings no connection waits, otherwise a few seconds at
-worst; bindings change at a bounded rate. A new inbox has the catch-alls; an inbox whose bindings are uncertain is
-replaced by a new one. Local tables remain the only source of membership: bindings save traffic, and grant nothing.
+Guarantees: a connection is welcomed once pushes to its user reach this replica, and they do as long as it is
+connected (:mod:`~towpath.gateway.inbox.binding_plan`); with catch-all bindings no connection waits, otherwise a few
+seconds at worst; bindings change at a bounded rate. A new inbox has the catch-alls; an inbox whose bindings are
+uncertain is replaced by a new one. Local tables remain the only source of membership: bindings save traffic, and
+grant nothing.
 """
 
 import asyncio
