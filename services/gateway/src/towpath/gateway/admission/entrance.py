@@ -56,6 +56,7 @@ class Entrance:
         Args:
             address: The address it counts for; ``None`` to count it in total only.
         """
+        # Without a descriptor to spare the newest socket is refused, unless an unfinished one can make way.
         if self._sockets >= self._sockets_max and not self._abort_oldest("sockets", self._unfinished):
             self._aborted["sockets"].add(limit="sockets", address=address)
             return False
@@ -65,6 +66,7 @@ class Entrance:
             same = self._by_address.setdefault(address, {})
             if len(same) >= self._share.handshakes_per_address:
                 self._abort_oldest("address", same, address)
+                # Emptied and removed, if the oldest was the only one.
                 same = self._by_address.setdefault(address, {})
             same[socket] = None
         self._unfinished[socket] = address or ""

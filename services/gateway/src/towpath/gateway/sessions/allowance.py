@@ -112,6 +112,8 @@ class Allowance:
         """Count a request as in flight; returns ``None``, or the name of the limit that it would exceed."""
         limits, user = self._limits, self._user
         now = limits.now()
+        # Expired requests are looked for only when a limit is reached, which keeps the usual case cheap. A request is
+        # always allowed while none is in flight, or one that weighs more than the limit could never be made.
         if (self.used + weight > limits.inflight_per_connection and self.used) or (
             user.used + weight > limits.inflight_per_user and user.used
         ):
@@ -169,9 +171,11 @@ class Allowance:
         """Stop counting a request as in flight."""
         if (request := self._requests.pop(msg_id, None)) is not None:
             user = self._user
+            # Exactly 0 when none is left: sums and differences of weights are floats, and errors would add up.
             self.used = self.used - request[0] if self._requests else 0.0
             user.used -= request[0]
             if user.waiting and user.used <= self._limits.inflight_paced:
+                # Emptied first: a callback may lead to another request, which waits again.
                 waiting, user.waiting = user.waiting, []
                 for call in waiting:
                     call()

@@ -22,6 +22,7 @@ from towpath.servicekit.runtime.telemetry import Telemetry
 
 #: Bytes that cost a token.
 TOKEN_BYTES: Final = 16 * 1024
+#: Strikes are counted over this time.
 _STRIKE_SECONDS: Final = 60.0
 #: Seconds that requests of a closed connection still count: services are still working on them.
 _ORPHANED_SECONDS: Final = 5.0
@@ -77,6 +78,7 @@ class Limits:
         address.let_go()
         user = self._users[user_id]
         if waiting:
+            # Else a client could have any number of requests in flight, by reconnecting after each window of them.
             user.adopt(waiting, self.now() + _ORPHANED_SECONDS)
         self._forget(user_id)
 

@@ -47,7 +47,7 @@ class Members:
     def new_inbox(self) -> None:
         """The inbox was recreated, and changes may have been lost with the old one: drop all groups."""
         self.inbox += 1
-        self._by_group = {}
+        self._by_group = {}  # Sessions drop theirs when they are next used, see _versions_of: not all at once.
 
     def add(self, session: "Session") -> None:
         """Add a session, with its user's keys."""
@@ -151,6 +151,7 @@ class Members:
         by_service = self._versions_of(session)
         name = service if as_of else _UNNUMBERED
         if name not in by_service and len(by_service) >= _SERVICES_MAX:
+            # The name comes from the message, so its number must be bounded.
             name = _UNNUMBERED
         return by_service.setdefault(name, GroupVersions())
 
@@ -163,6 +164,7 @@ class Members:
 
     def _leave(self, session: "Session", groups: Iterable[str]) -> None:
         for group in groups:
+            # Two services may have subscribed it to the same group.
             if not any(group in versions.groups for versions in session.groups.values()):
                 _drop(self._by_group, group, session)
 

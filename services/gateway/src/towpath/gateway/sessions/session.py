@@ -102,6 +102,7 @@ class Session:
         self.allowance = limits.open(identity.user_id, socket.address)
         #: Requests whose ``accepted`` is requested and not sent yet: the answer must not overtake it.
         self.awaiting_accepted: set[str] = set()
+        #: The session as each command carries it, encoded once and not per command.
         self.command_session = b""
         self.take(identity)
 
@@ -119,6 +120,7 @@ class Session:
         self._stamp()
         self.forget_timers()
         loop = asyncio.get_running_loop()
+        # The wall clock is read once: if it is set later, the connection still ends after the same time.
         left = identity.expires_at - time.time()
         notice = max(0.0, left - self._settings.expiry_notice)
         self._notice = loop.call_later(notice, self._send_expiring)
@@ -205,13 +207,14 @@ class Session:
         Returns whether to send it.
         """
         if self.awaiting_accepted:
-            self.accept(msg_id)
+            self.accept(msg_id)  # The answer has overtaken the confirm; see Outbound._direct.
         return self.allowance.answer(msg_id)
 
     def close(self, code: int, reason: str, *, retry_after: float | None = None) -> None:
         """Announce the close with ``session.closing``, then close; idempotent."""
         if self._socket.closing:
             return
+        # A frame and not only the close frame, as browsers cannot read more than a code and 123 bytes of that.
         advice = self._settings.retry_after if retry_after is None else retry_after
         data: dict[str, Any] = {"code": int(code), "reason": reason}
         if (

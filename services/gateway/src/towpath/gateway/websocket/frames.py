@@ -12,11 +12,7 @@ _TEXT: Final = b"\x81"
 
 
 def text_frame(text: bytes) -> bytes:
-    """One unmasked text frame, ready for any number of connections.
-
-    >>> text_frame(b"{}")
-    b'\\x81\\x02{}'
-    """
+    """One unmasked text frame, ready for any number of connections."""
     size = len(text)
     # The length has 7 bits, or 16 after the mark 126, or 64 after the mark 127; the shortest form is mandatory.
     if size < 126:
