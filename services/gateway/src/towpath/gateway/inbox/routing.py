@@ -1,16 +1,15 @@
-"""Routing: the bindings of this replica's inbox, which follow the connected users.
+"""Routing: the bindings of the gateway inbox, which follow the connected users.
 
 ``everything``: all pushes reach every replica, and local tables give their receivers. ``selective``: once connects
-are calm, ``user.*`` and ``control.*`` are replaced by one binding per connected user, ``*.<user>``; a push to
-another user
-then costs this replica nothing. ``group.*`` always stays: group changes arrive in this same inbox, and a push that
-follows one would be lost before a binding existed.
+are calm, ``user.*`` and ``control.*`` are replaced by one binding per connected user, ``*.<user>``; a push to another
+user then costs this replica nothing. ``group.*`` always stays: group changes arrive in this same inbox, and a push
+that follows one would be lost before a binding existed.
 
 Guarantees: a connection is welcomed once pushes to its user reach this replica, and they do as long as it is
-connected (:mod:`~towpath.gateway.binding_plan`); with catch-all bindings no connection waits, otherwise a few
+connected (:mod:`~towpath.gateway.inbox.binding_plan`); with catch-all bindings no connection waits, otherwise a few
 seconds at worst; bindings change at a bounded rate. A new inbox has the catch-alls; an inbox whose bindings are
-uncertain is replaced by
-a new one. Local tables remain the only source of membership: bindings save traffic, and grant nothing.
+uncertain is replaced by a new one. Local tables remain the only source of membership: bindings save traffic, and
+grant nothing.
 """
 
 import asyncio
@@ -22,9 +21,10 @@ from typing import Final
 
 import structlog
 
-from towpath.gateway.binding_plan import Plan, Step, StepKind
+from towpath.gateway.inbox.binding_plan import Plan, Step, StepKind
+from towpath.gateway.inbox.queue import CATCH_ALLS
 from towpath.gateway.settings import GatewaySettings
-from towpath.protocol.routes import EVENTS, EVERYONE, PUSH, SERVICE_ALIVE, connection_key, encode_word
+from towpath.protocol.routes import PUSH, encode_word
 from towpath.servicekit.broker.interface import (
     Binding,
     Bindings,
@@ -37,23 +37,11 @@ from towpath.servicekit.runtime.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
-#: The catch-all keys that single bindings replace.
-_CATCH_ALLS: Final = ("user.*", "control.*")
-#: No valid key has three words: a dot in an id is encoded. So these keys match only pushes with an unencoded dot, to
-#: be counted and logged. Other misspelled keys match the catch-alls.
-_TOO_MANY_WORDS: Final = tuple(f"{kind}.*.*.#" for kind in ("user", "group", "control"))
 #: Seconds after which a user waiting for a binding triggers the fallback, and the time limit of a binding change.
 _PATIENCE: Final = 1.0
 _LIMIT: Final = 2.0
 
 _AT_ONCE: Final[AbstractAsyncContextManager[None]] = nullcontext()
-
-
-def inbox(gateway_id: str) -> Inbox:
-    """The queue of one replica, with catch-alls, so that it is complete from the start."""
-    keys = (connection_key(gateway_id), EVERYONE, "group.*", *_CATCH_ALLS, *_TOO_MANY_WORDS)
-    bindings = [*(Binding(PUSH, key) for key in keys), Binding(EVENTS, SERVICE_ALIVE)]
-    return Inbox(name=f"gateway.{gateway_id}", bindings=bindings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,31 +84,33 @@ class Routing:
         telemetry.gauge("routing_waiting", "Connections that wait for a binding", lambda: self.waiting)
         telemetry.gauge(
             "routing_everything",
-            "1 while pushes to all users come here",
+            "1 while pushes to all users reach this replica",
             lambda: int(not self._plan.selective),
         )
         broker.on_rebuilt(self._forget)
 
-    def reaching(self, user_id: str) -> AbstractAsyncContextManager[None]:
+    def routed_to(self, user_id: str) -> AbstractAsyncContextManager[None]:
         """Context in which pushes to this user reach this replica; entry waits for that."""
         return _RoutedConnection(self, encode_word(user_id)) if self._selective else _AT_ONCE
 
-    def ways(self, nobody: str) -> list[Route]:
+    def routes(self, unused: str) -> list[Route]:
         """The routes into the inbox; of the bindings of single users only one.
 
         Args:
-            nobody: A word that is not a user or group id.
+            unused: A word that is not a user or group id.
         """
-        ways = [Route(f"group.{nobody}", lambda: True)]
+        routes = [Route(f"group.{unused}", lambda: True)]
         if self._plan.everything:
-            turns = self._plan.turns
-            ways += [
-                Route(f"{kind}.{nobody}", lambda: self._plan.turns == turns) for kind in ("user", "control")
+            removals = self._plan.removals
+            routes += [
+                Route(f"{kind}.{unused}", lambda: self._plan.removals == removals)
+                for kind in ("user", "control")
             ]
         elif (sample := self._plan.sample()) is not None:
-            # A push to a user would reach clients. An empty directed item does not.
-            ways.append(Route(f"control.{sample[0]}", partial(self._plan.stands, *sample)))
-        return ways
+            # One binding is both user.<user> and control.<user>. A push to the user would reach clients; a directed
+            # item for an unused connection does not. One sample a probe: all bindings are checked in time.
+            routes.append(Route(f"control.{sample[0]}", partial(self._plan.binding_exists, *sample)))
+        return routes
 
     async def run(self) -> None:
         """Follow the connected users, once the inbox exists."""
@@ -129,7 +119,7 @@ class Routing:
                 bindings = self._current_bindings()
                 step = self._plan.take(_now()) if bindings is not None else None
                 if bindings is None or step is None:
-                    await self._until_news()
+                    await self._until_changed()
                 else:
                     await self._carry_out(step, bindings)
         except Exception:
@@ -183,14 +173,14 @@ class Routing:
             case StepKind.UNBIND:
                 await bindings.remove(_binding_of(step.user), timeout=_LIMIT)
             case StepKind.CATCH_ALL:
-                for key in _CATCH_ALLS:
+                for key in CATCH_ALLS:
                     await bindings.add(Binding(PUSH, key), timeout=_LIMIT)
                 await asyncio.sleep(self._propagation_delay)
             case StepKind.CATCH_NONE:
                 await asyncio.sleep(
                     self._propagation_delay
                 )  # For the last of the bindings that replace them.
-                for key in _CATCH_ALLS:
+                for key in CATCH_ALLS:
                     await bindings.remove(Binding(PUSH, key), timeout=_LIMIT)
 
     def _release_waiting(self, step: Step) -> None:
@@ -227,7 +217,7 @@ class Routing:
         return self._bindings
 
     def _forget(self) -> None:
-        """Forget the lost inbox; the next one has the catch-alls, and clients are told to resume."""
+        """Forget the lost inbox; the next one has the catch-alls, and clients resume."""
         self._bindings = None
         self._plan.begin(_now())
         self._changed.set()
@@ -242,7 +232,7 @@ class Routing:
         for user, reached in list(self._reached.items()):
             self._release(user, reached)
 
-    async def _until_news(self) -> None:
+    async def _until_changed(self) -> None:
         now = _now()
         due = (self._plan.due(now) if self._bindings is not None else None) or now + self._retry
         try:

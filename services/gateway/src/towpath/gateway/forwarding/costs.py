@@ -14,6 +14,7 @@ from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.sampled_log import Tally
 from towpath.servicekit.runtime.telemetry import Telemetry
 
+#: Domains whose tables are stored: far more than a system has services, and a bound for a faulty one.
 _DOMAINS: Final = 100
 
 
@@ -41,6 +42,7 @@ class Costs:
         if alive.domain not in self._domains and len(self._domains) >= _DOMAINS:
             self._refused.add(error=f"more than {_DOMAINS} domains")
             return
+        # Replaced and not merged: an action that the service no longer names costs 1 again.
         self._domains[alive.domain] = {
             action: min(max(cost, MIN_COST), MAX_COST)
             for action, cost in alive.costs.items()

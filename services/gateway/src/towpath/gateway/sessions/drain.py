@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from towpath.gateway.groups import Members
+from towpath.gateway.sessions.members import Members
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.close_codes import CloseCode
 

@@ -19,8 +19,8 @@ from time import perf_counter
 from typing import Final, Protocol
 
 #: Seconds. An honest frame takes about three loop iterations from its socket to the answer: a tenth of a second in
-#: all.
-#: A smaller value would cost throughput: a busy gateway has that much to parse in each iteration without an attack.
+#: all. A smaller value would cost throughput: a busy gateway has that much to parse in each iteration without an
+#: attack.
 TURN: Final = 0.03
 SHARE: Final = 0.002
 
@@ -29,7 +29,7 @@ class Reader(Protocol):
     """A connection with bytes to parse."""
 
     @property
-    def whose(self) -> str:
+    def owner(self) -> str:
         """The user, or the address while the user is unknown."""
         ...
 
@@ -87,17 +87,17 @@ class ParseTurns:
 
     def forget(self, reader: Reader) -> None:
         """Forget a connection that has ended."""
-        # Not under ``reader.whose``: it may have been admitted since, and have a user now.
-        whose = self._filed.pop(reader, None)
-        if whose is not None:
-            readers = self._waiting[whose]
+        # Not under ``reader.owner``: it may have been admitted since, and have a user now.
+        owner = self._filed.pop(reader, None)
+        if owner is not None:
+            readers = self._waiting[owner]
             readers.remove(reader)
             if not readers:
-                del self._waiting[whose]
+                del self._waiting[owner]
 
     def _queue(self, reader: Reader) -> None:
-        whose = self._filed[reader] = reader.whose
-        self._waiting.setdefault(whose, deque()).append(reader)
+        owner = self._filed[reader] = reader.owner
+        self._waiting.setdefault(owner, deque()).append(reader)
 
     def _schedule(self) -> None:
         if not self._is_scheduled:
@@ -113,13 +113,15 @@ class ParseTurns:
         self._schedule()
         began = perf_counter()
         while self._waiting:
-            whose, readers = self._waiting.popitem(last=False)
+            owner, readers = self._waiting.popitem(last=False)
             reader = readers.popleft()
             del self._filed[reader]
             if readers:
-                self._waiting[whose] = readers
+                self._waiting[owner] = readers
             if reader.parse_slice():
                 self._queue(reader)
             self._spent = perf_counter() - began
-            if self._spent >= self._turn / 2:  # the rest is for those who did not have to wait so far
+            if (
+                self._spent >= self._turn / 2
+            ):  # The rest is for bytes that arrive now: a flood must not delay them by an iteration.
                 break

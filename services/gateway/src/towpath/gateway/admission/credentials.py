@@ -72,6 +72,7 @@ class Admission:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._key: Any
+        # With both, an attacker could sign with the public key as an HMAC secret (RFC 8725, section 2.1).
         if bool(settings.auth_secret) == bool(settings.auth_public_key):
             raise BadSetting(
                 "TOWPATH_AUTH_SECRET",
@@ -103,6 +104,7 @@ class Admission:
             raise TokenRefused(
                 f'no token: send "Authorization: Bearer <jwt>" or the subprotocol "{TOKEN_SUBPROTOCOL}<jwt>"'
             )
+        # Before it is decoded: a token costs work in proportion to its size, and is not trusted yet.
         if len(token) > self._max_bytes:
             raise TokenRefused(
                 f"the token has {len(token)} bytes, and {self._max_bytes} at most are taken "
@@ -127,6 +129,7 @@ class Admission:
                     },
                 )
         except _UNREADABLE as error:
+            # Without the cause, whose text may quote the token.
             raise TokenRefused(f"the token is not valid: {_in_short(error)}") from None
         return _identity(claims, time.time(), self._leeway)
 
@@ -148,6 +151,7 @@ def bearer_token(authorization: str | None, subprotocols: Sequence[str]) -> str 
         if subprotocol.startswith(TOKEN_SUBPROTOCOL)
     }
     if len(offered) > 1:
+        # Never guessed: the user of the connection would depend on the order of the header.
         raise TokenRefused(f'more than one token: offer one subprotocol "{TOKEN_SUBPROTOCOL}<jwt>"')
     return next(iter(offered), None)
 
@@ -177,6 +181,7 @@ def _identity(claims: dict[str, Any], now: float, leeway: float) -> Identity:
 def _seconds(claims: dict[str, Any], name: str) -> float:
     """A NumericDate (RFC 7519, section 2)."""
     value = claims[name]
+    # JSON's true is an int in Python, and 1e999 is infinity, which the range below refuses.
     is_number = isinstance(value, int) or (isinstance(value, float) and not math.isnan(value))
     if not is_number or isinstance(value, bool):
         raise TokenRefused(f"the token is not valid: {name} must be a number of seconds since 1970")

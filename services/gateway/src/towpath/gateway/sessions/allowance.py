@@ -1,31 +1,24 @@
-"""Limits: rates and in-flight requests of one connection, one user and one address on this replica.
+"""An allowance: what one connection may send, by its rate and by its requests in flight.
 
-The cost of a message is the weight of its action plus a token for each 16 KiB. Services publish the weights of their
-actions (:mod:`towpath.gateway.costs`). Guarantees:
+Guarantees:
 
-* A connection, a user with all connections, and an address are each limited by a token bucket
-  (:mod:`towpath.servicekit.runtime.buckets`); a refusal takes no token from any of them.
-* A connection that continues after refusals is closed with 4005 after ``rate_strikes`` of them.
-* Past ``inflight_paced`` unanswered requests of a user, further requests are read only as answers come.
-* A request counts as in flight until it is answered. A user has at most ``inflight_per_user`` of them by weight,
-  across all connections, including ended ones. One request is always allowed.
+* A message is charged to the connection, to its user and to its address, or to none of them: a refusal takes no
+  token, so one that is retried at the advised time succeeds.
+* A request counts from :meth:`Allowance.begin` until it is answered, or until its deadline: an answer may never come.
+* A request that the client repeats under the same id counts once, and is answered as often as it was sent.
+* An answer that a service sends again, because it died before its ack, is not sent twice; only the last
+  ``answers_remembered`` are known.
 """
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING
 
-from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.close_codes import CloseCode
-from towpath.servicekit.runtime.buckets import Bucket, Buckets, Rate
-from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.servicekit.runtime.buckets import Bucket
 
-#: Bytes that cost a token.
-TOKEN_BYTES: Final = 16 * 1024
-_STRIKE_SECONDS: Final = 60.0
-#: Seconds that requests of a closed connection still count: services are still working on them.
-_ORPHANED_SECONDS: Final = 5.0
+if TYPE_CHECKING:
+    from towpath.gateway.sessions.limits import Limits
 
 
 class User:
@@ -34,26 +27,26 @@ class User:
     Attributes:
         connections: The allowance of each connection.
         used: Weight of the user's unanswered requests, over all connections and those that ended lately.
-        woken: Callbacks for when ``used`` is below ``inflight_paced`` again.
+        waiting: Callbacks for when ``used`` is below ``inflight_paced`` again.
     """
 
-    __slots__ = ("_orphans", "bucket", "connections", "used", "woken")
+    __slots__ = ("_orphans", "bucket", "connections", "used", "waiting")
 
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
         self.connections: set[Allowance] = set()
         self.used = 0.0
-        self.woken: list[Callable[[], None]] = []
-        self._orphans: deque[tuple[float, float]] = deque()  # when it is given up, weight; the next one first
+        self.waiting: list[Callable[[], None]] = []
+        self._orphans: deque[tuple[float, float]] = deque()  # Deadline and weight; the next one first.
 
     def adopt(self, weight: float, deadline: float) -> None:
         """Count the unanswered requests of an ended connection until ``deadline``."""
         self._orphans.append((deadline, weight))
 
-    def give_up(self, now: float) -> None:
+    def drop_expired(self, now: float) -> None:
         """Drop expired requests, on all connections."""
         for connection in self.connections:
-            connection.give_up(now)
+            connection.drop_expired(now)
         while self._orphans and self._orphans[0][0] <= now:
             self.used -= self._orphans.popleft()[1]
 
@@ -119,10 +112,12 @@ class Allowance:
         """Count a request as in flight; returns ``None``, or the name of the limit that it would exceed."""
         limits, user = self._limits, self._user
         now = limits.now()
+        # Expired requests are looked for only when a limit is reached, which keeps the usual case cheap. A request is
+        # always allowed while none is in flight, or one that weighs more than the limit could never be made.
         if (self.used + weight > limits.inflight_per_connection and self.used) or (
             user.used + weight > limits.inflight_per_user and user.used
         ):
-            user.give_up(now)
+            user.drop_expired(now)
             if self.used and self.used + weight > limits.inflight_per_connection:
                 limits.busy["connection"].add(1)
                 return "connection"
@@ -144,12 +139,12 @@ class Allowance:
         limits, user = self._limits, self._user
         if user.used <= limits.inflight_paced:
             return False
-        user.give_up(limits.now())
+        user.drop_expired(limits.now())
         return user.used > limits.inflight_paced
 
     def when_not_ahead(self, call: Callable[[], None]) -> None:
         """Call ``call`` once, as soon as the user is no longer ahead."""
-        self._user.woken.append(call)
+        self._user.waiting.append(call)
 
     def answer(self, msg_id: str) -> bool:
         """Record an answer to a request; returns whether to send it to the client.
@@ -176,11 +171,13 @@ class Allowance:
         """Stop counting a request as in flight."""
         if (request := self._requests.pop(msg_id, None)) is not None:
             user = self._user
+            # Exactly 0 when none is left: sums and differences of weights are floats, and errors would add up.
             self.used = self.used - request[0] if self._requests else 0.0
             user.used -= request[0]
-            if user.woken and user.used <= self._limits.inflight_paced:
-                woken, user.woken = user.woken, []
-                for call in woken:
+            if user.waiting and user.used <= self._limits.inflight_paced:
+                # Emptied first: a callback may lead to another request, which waits again.
+                waiting, user.waiting = user.waiting, []
+                for call in waiting:
                     call()
 
     def count_abuse(self, code: CloseCode) -> None:
@@ -194,74 +191,10 @@ class Allowance:
         self._limits.close(self._user_id, self._address, self.used)
         self.used = 0.0
 
-    def give_up(self, now: float) -> None:
+    def drop_expired(self, now: float) -> None:
         """Drop expired requests."""
         while self._requests:
             msg_id, (_, deadline, _) = next(iter(self._requests.items()))
             if deadline > now:
                 return
             self.end(msg_id)
-
-
-class Limits:
-    """The limits of this replica, shared by its connections."""
-
-    def __init__(self, settings: GatewaySettings, telemetry: Telemetry) -> None:
-        self.now = asyncio.get_running_loop().time
-        self.connection = Rate(settings.rate_per_connection, settings.burst_per_connection)
-        self._user_buckets: Buckets[str] = Buckets(Rate(settings.rate_per_user, settings.burst_per_user))
-        self._addresses: Buckets[str] = Buckets(Rate(settings.rate_per_address, settings.burst_per_address))
-        self.strikes = Rate(settings.rate_strikes / _STRIKE_SECONDS, settings.rate_strikes)
-        self.inflight_per_connection = settings.inflight_per_connection
-        self.inflight_per_user = settings.inflight_per_user
-        self.inflight_paced = settings.inflight_paced
-        self.patience = settings.inflight_patience
-        self.answers_remembered = settings.answers_remembered
-        self.answered_again = telemetry.counter(
-            "answers_repeated", "Answers dropped because the client has had them"
-        )
-        self._users: dict[str, User] = {}
-        self.refused = {
-            kind: telemetry.counter("rate_limited", "Frames over a rate limit", {"limit": kind})
-            for kind in ("connection", "user", "address")
-        }
-        self.abused = {
-            code: telemetry.counter(
-                "connections_abused",
-                "Connections closed for going on over a limit",
-                {"code": str(int(code))},
-            )
-            for code in (CloseCode.RATE_LIMIT_ABUSED, CloseCode.PROTOCOL_VIOLATED)
-        }
-        self.busy = {
-            kind: telemetry.counter("inflight_refused", "Requests over an in-flight limit", {"limit": kind})
-            for kind in ("connection", "user")
-        }
-
-    def open(self, user_id: str, address: str) -> Allowance:
-        """The allowance of a new connection; :meth:`Allowance.close` ends it."""
-        now = self.now()
-        user = self._users.get(user_id)
-        if user is None:
-            user = self._users[user_id] = User(self._user_buckets.hold(user_id, now))
-        allowance = Allowance(self, user_id, user, self._addresses.hold(address, now), now)
-        user.connections.add(allowance)
-        return allowance
-
-    def close(self, user_id: str, address: Bucket, waiting: float) -> None:
-        """End a connection with unanswered requests of weight ``waiting``."""
-        address.let_go()
-        user = self._users[user_id]
-        if waiting:
-            user.adopt(waiting, self.now() + _ORPHANED_SECONDS)
-        self._forget(user_id)
-
-    def _forget(self, user_id: str) -> None:
-        if (user := self._users.get(user_id)) is None or user.connections:
-            return
-        user.give_up(self.now())
-        if user.is_idle:
-            user.bucket.let_go()
-            del self._users[user_id]
-        else:
-            asyncio.get_running_loop().call_later(_ORPHANED_SECONDS, self._forget, user_id)

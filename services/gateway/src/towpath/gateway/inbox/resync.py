@@ -14,9 +14,9 @@ from typing import Final
 
 import structlog
 
-from towpath.gateway.announcer import Announcer
-from towpath.gateway.groups import Members
-from towpath.gateway.sessions import Session
+from towpath.gateway.sessions.announcer import Announcer
+from towpath.gateway.sessions.members import Members
+from towpath.gateway.sessions.session import Session
 from towpath.gateway.settings import GatewaySettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 
@@ -39,7 +39,7 @@ class Resync:
         self._due: list[Session] = []  # The last element is next.
         self._begun = asyncio.Event()
         self._sessions = telemetry.counter(
-            "sessions_resynced", "Sessions announced again after the inbox was made anew"
+            "sessions_resynced", "Sessions announced again after the inbox was recreated"
         )
         telemetry.gauge(
             "sessions_to_resync", "Sessions that wait to be announced again", lambda: len(self._due)
@@ -69,6 +69,6 @@ class Resync:
         if self._members.connection(session.connection_id) is not session:
             return None  # closed meanwhile
         session.use_inbox(self._members.inbox)
-        session.tell("session.resync", {"reason": _REASON})
+        session.send_own("session.resync", {"reason": _REASON})
         self._sessions.add(1)
         return self._announcer.started(session)

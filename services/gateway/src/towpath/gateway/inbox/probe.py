@@ -1,20 +1,23 @@
 """The inbox probe: a replica sends itself a message through the broker to check that its inbox works.
 
 A connection may look healthy while no message arrives: the inbox is a ghost (known to the cluster, served by no
-node),
-its binding is lost, or its consumer is stuck. Heartbeats do not detect that. A probe to ``connection.<id>`` that does
-not return within the limit does: the link to the broker is rebuilt, with a new inbox, and clients are told to resume.
-Before each probe one message is sent through every other binding
-(:meth:`~towpath.gateway.routing.Routing.ways`): if the probe returns without one of them, that binding is lost.
-(The ``everyone`` key reaches all replicas: an empty batch is sent there.)
+node), its binding is lost, or its consumer is stuck. Heartbeats do not detect that. A probe to ``connection.<id>``
+that does not return within the limit does: the link to the broker is rebuilt, with a new inbox, and clients resume.
+Before each probe one message is sent over every other route
+(:meth:`~towpath.gateway.inbox.routing.Routing.routes`): if the probe returns without one of them, that binding is
+lost. This works because RabbitMQ keeps the order of one channel's publishes. (The ``everyone`` key reaches all
+replicas: an empty batch is sent there.)
 
-Guarantees: a lost inbox is found within ``probe_interval`` + ``probe_timeout``. A blocked or disconnected broker does
-not count as a lost inbox, nor does a slow one: while messages arrive, the probe is queued behind them. Nor does a
-late
-event loop of this replica: the probe may wait to be read (three times in a row at most). A probe that RabbitMQ does
-not confirm proves nothing about the inbox (the broker is slow, paused or cut off, which the link detects): only the
-second in a row counts as a loss. A probe is a directed item for an unused connection id, which replicas of every
-version ignore.
+Guarantees: a lost inbox is found within ``probe_interval`` + ``probe_timeout``. These do not count as a loss:
+
+1. A blocked or disconnected broker: the link detects both.
+2. A slow broker: while messages arrive, the probe is queued behind them.
+3. A late event loop of this replica: the probe may wait to be read. Three times in a row at most, or a replica that
+   is always late would never be repaired.
+4. One probe that RabbitMQ does not confirm: the broker is slow, paused or cut off, so it proves nothing about the
+   inbox. The second in a row counts as a loss of the connection.
+
+A probe is a directed item for an unused connection id, which replicas of every version ignore.
 """
 
 import asyncio
@@ -25,7 +28,7 @@ from typing import Final
 
 import structlog
 
-from towpath.gateway.routing import Route
+from towpath.gateway.inbox.routing import Route
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.messages import Directed, encode
 from towpath.protocol.routes import EVERYONE, PUSH, connection_key
@@ -46,7 +49,9 @@ log = structlog.get_logger(__name__)
 
 #: The event loop was late if it was blocked for this share of the limit in total.
 _LATE_SHARE: Final = 0.2
+#: Probes in a row that a late event loop excuses.
 _LATE_MAX: Final = 3
+#: Seconds between two ticks that measure how late the event loop is.
 _TICK: Final = 0.05
 _SLACK: Final = 0.01  # Tolerance of one tick: timers have a resolution of 1 ms.
 _EMPTY: Final = Message(body=b"[]", persistent=False)
@@ -56,14 +61,14 @@ class Probe:
     """Monitors one inbox: it is notified of arrivals, and sends probes.
 
     Args:
-        ways: Returns the routes into the inbox, built with a word that is not a user or group id.
+        routes: Returns the routes into the inbox, built with a word that is not a user or group id.
         found: Called with each loss that is found.
     """
 
     def __init__(
         self,
         broker: Broker,
-        ways: Callable[[str], Sequence[Route]],
+        routes: Callable[[str], Sequence[Route]],
         settings: GatewaySettings,
         telemetry: Telemetry,
         found: OnDeaf,
@@ -72,28 +77,30 @@ class Probe:
         self._key = connection_key(settings.gateway_id)
         self._interval = settings.probe_interval
         self._limit = settings.probe_timeout
-        self._routes = ways
+        self._routes = routes
         self._found = found
         self._unconfirmed = 0
         self._late = 0  # Consecutive probes excused by a late loop.
         self._awaited: set[str | None] = set()
         self._last = ""
-        self._came_back = asyncio.Event()
+        self._returned = asyncio.Event()
         self._arrived = False
         broker.on_rebuilt(self._forget)
         self._round_trip = telemetry.histogram("probe_round_trip", "Time of a probe through the broker")
-        self._lost = telemetry.counter("probes_lost", "Probes that did not come back: the link was made anew")
+        self._lost = telemetry.counter(
+            "probes_lost", "Probes that did not return, after which the link was rebuilt"
+        )
 
     def arrived(self) -> None:
         """Record an arrival in the inbox."""
         self._arrived = True
 
-    def heard(self, whom: str | None) -> None:
+    def received(self, key: str | None) -> None:
         """Record an arrival that may be the probe: for an unknown connection or key, or a control key."""
-        if whom in self._awaited:
-            self._awaited.discard(whom)
-            if whom == self._last:
-                self._came_back.set()
+        if key in self._awaited:
+            self._awaited.discard(key)
+            if key == self._last:
+                self._returned.set()
 
     async def run(self) -> None:
         """Probe periodically until cancelled."""
@@ -105,10 +112,10 @@ class Probe:
     async def once(self) -> None:
         """Probe once; returns when the result is known."""
         connection_id = f"probe-{secrets.token_hex(8)}"
-        ways = self._routes(connection_id)
-        keys = [way.key for way in ways]
+        routes = self._routes(connection_id)
+        keys = [route.key for route in routes]
         self._awaited, self._last = {*keys, EVERYONE, connection_id}, connection_id
-        self._came_back.clear()
+        self._returned.clear()
         self._arrived = False
         message = Message(body=encode(Directed(connection_id=connection_id)), persistent=False)
         started, is_confirmed = perf_counter(), False
@@ -119,29 +126,29 @@ class Probe:
                 for key in (*keys, self._key):
                     await self._broker.publish(PUSH, key, message, mandatory=True)
                 self._unconfirmed, is_confirmed = 0, True
-                await self._came_back.wait()
+                await self._returned.wait()
         except (BrokerBlocked, BrokerUnavailable):
-            return
+            return  # Case 1.
         except Unroutable:
             self._give_up(Lost.BINDING, "the inbox is bound to nothing")
         except (BrokerError, TimeoutError) as error:
             if self._broker.state is not BrokerState.READY:
-                return
-            if loop_clock.late >= _LATE_SHARE * self._limit and self._late < _LATE_MAX:
+                return  # Case 1.
+            if loop_clock.late >= _LATE_SHARE * self._limit and self._late < _LATE_MAX:  # Case 3.
                 self._late += 1
                 log.warning(
                     "probe_inconclusive_loop_late", limit_s=self._limit, late_s=round(loop_clock.late, 3)
                 )
                 return
             self._unconfirmed += not is_confirmed
-            if self._arrived or self._unconfirmed == 1:
+            if self._arrived or self._unconfirmed == 1:  # Cases 2 and 4.
                 log.info("probe_late", limit_s=self._limit, confirmed=is_confirmed)
             else:
                 how = f"the inbox got nothing for {self._limit:g} s ({str(error) or 'confirmed'})"
                 self._give_up(Lost.CONSUMER if is_confirmed else Lost.CONNECTION, how)
         else:
             self._late = 0
-            lost = [way.key for way in ways if way.key in self._awaited and way.holds()]
+            lost = [route.key for route in routes if route.key in self._awaited and route.holds()]
             lost += [EVERYONE] if EVERYONE in self._awaited else []
             if lost:
                 self._give_up(Lost.BINDING, f"the inbox gets nothing for {', '.join(lost)}")
@@ -154,7 +161,7 @@ class Probe:
         # A probe to the old inbox proves nothing about the new one.
         self._awaited.clear()
         self._unconfirmed = 0
-        self._came_back.set()
+        self._returned.set()
 
     def _give_up(self, what: Lost, reason: str) -> None:
         self._lost.add(1)

@@ -53,7 +53,7 @@ class Plan:
     Attributes:
         everything: Whether the catch-alls exist and count.
         selective: Whether their removal is confirmed.
-        turns: How often they were removed.
+        removals: How often they were removed.
     """
 
     def __init__(self, *, most: int, waiting_most: int, patience: float, linger: float, calm: float) -> None:
@@ -64,7 +64,7 @@ class Plan:
         self._calm = calm
         self._here: dict[str, int] = {}  # User → number of connections.
         self._binds = 0
-        self.turns = 0
+        self.removals = 0
         self.begin(0.0)
 
     def begin(self, now: float) -> None:
@@ -121,7 +121,7 @@ class Plan:
         self._bound[user] = bind = self._bound.pop(user)
         return user, bind
 
-    def stands(self, user: str, bind: int) -> bool:
+    def binding_exists(self, user: str, bind: int) -> bool:
         """Whether that binding still exists."""
         return self._bound.get(user) == bind
 
@@ -141,7 +141,7 @@ class Plan:
             return Step(StepKind.BIND, user)
         if self.everything:
             self.everything = False
-            self.turns += 1
+            self.removals += 1
             return Step(StepKind.CATCH_NONE)
         return self._take_unneeded(now)
 

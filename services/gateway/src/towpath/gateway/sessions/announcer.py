@@ -2,7 +2,8 @@
 
 Guarantees: an event that was not confirmed or not routed is published again with the next ``session.alive`` at the
 latest; per connection only the last event. So a service that receives ``session.alive`` knows which connections are
-open here, except for events in flight. A restarted replica has a new ``incarnation``, even under the same id.
+open on this replica, except for events in flight. A restarted replica has a new ``incarnation``, even under the same
+id.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from towpath.gateway.sessions import Session
+from towpath.gateway.sessions.session import Session
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.envelope import make
 from towpath.protocol.routes import SESSION_ALIVE, SESSION_ENDED, SESSION_STARTED
@@ -21,7 +22,7 @@ from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.runtime.time_slices import Turn
 
 #: Maximum number of events that wait to be published again, per connection that may be open.
-_KEPT_EACH: Final = 2
+_UNPUBLISHED_EACH: Final = 2
 
 _Data = Mapping[str, str | int]
 
@@ -38,7 +39,7 @@ class Announcer:
         self._replica = {"gateway_id": settings.gateway_id, "incarnation": secrets.token_hex(8)}
         self._interval = settings.alive_interval
         self._unpublished: dict[str, tuple[str, _Data]] = {}  # Connection → name and data of the event.
-        self._kept_max = _KEPT_EACH * settings.max_connections
+        self._unpublished_max = _UNPUBLISHED_EACH * settings.max_connections
         self._unbound: set[str] = set()  # Names of events that were unroutable at the last attempt.
         self._due = asyncio.Event()
         self._lost = telemetry.counter("session_events_lost", "Session events that are not published again")
@@ -66,20 +67,20 @@ class Announcer:
         """Announce at once, then periodically until cancelled."""
         while True:
             self._due.clear()
-            await self._publish_kept()
+            await self._publish_again()
             self._publish(SESSION_ALIVE, {}, lambda _: None)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval):
                     await self._due.wait()
 
-    async def _publish_kept(self) -> None:
+    async def _publish_again(self) -> None:
         waiting = self._unbound.copy()
         self._unbound.clear()
-        turn = Turn()
+        time_slice = Turn()
         # One round: an event that fails again goes to the end.
         for connection in list(self._unpublished):
-            if turn.is_over():
-                await turn.next()
+            if time_slice.is_over():
+                await time_slice.next()
             if (event := self._unpublished.pop(connection, None)) is None:
                 continue  # a later event of this connection was published meanwhile
             name, data = event
@@ -95,7 +96,7 @@ class Announcer:
         connection = str(data["connection_id"])
         self._unpublished.pop(connection, None)
 
-        def settled(error: BaseException | None) -> None:
+        def on_confirm(error: BaseException | None) -> None:
             if isinstance(error, Unroutable):
                 self._unbound.add(name)
             elif error is None:
@@ -103,26 +104,26 @@ class Announcer:
             if error is not None:
                 self._keep(connection, name, data)
 
-        return self._publish(name, data, settled)
+        return self._publish(name, data, on_confirm)
 
     def _keep(self, connection: str, name: str, data: _Data) -> None:
         if connection in self._unpublished:
             return  # A later event of the same connection waits there: its end, and this is the start.
-        if len(self._unpublished) < self._kept_max:
+        if len(self._unpublished) < self._unpublished_max:
             self._unpublished[connection] = (name, data)
         else:
             self._lost.add(1)
 
     def _publish(
-        self, name: str, data: _Data, settled: Callable[[BaseException | None], None]
+        self, name: str, data: _Data, on_confirm: Callable[[BaseException | None], None]
     ) -> "asyncio.Future[None] | None":
         try:
             confirmed = self._events.send(name, make(name, {**data, **self._replica}).to_json())
         except BrokerError as error:
-            settled(error)
+            on_confirm(error)
             return None
         confirmed.add_done_callback(
-            lambda done: settled(asyncio.CancelledError() if done.cancelled() else done.exception())
+            lambda done: on_confirm(asyncio.CancelledError() if done.cancelled() else done.exception())
         )
         return confirmed
 

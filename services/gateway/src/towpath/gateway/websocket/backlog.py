@@ -25,11 +25,11 @@ class Waiting(Protocol):
         """Bytes that wait now."""
         ...
 
-    def too_slow(self) -> None:
+    def close_too_slow(self) -> None:
         """Close it with 4001."""
         ...
 
-    def cut_off(self) -> None:
+    def abort(self) -> None:
         """Abort it, which frees its waiting bytes."""
         ...
 
@@ -62,7 +62,7 @@ class Backlog:
         if size > self._each:
             if not socket.closing:
                 self._closed["connection"].add(1)
-                socket.too_slow()
+                socket.close_too_slow()
         elif self._total > self._limit and self._refresh() > self._limit:
             self._free()
 
@@ -73,10 +73,10 @@ class Backlog:
                 return
             excess -= size
             if one.closing:
-                one.cut_off()
+                one.abort()
             else:
                 self._closed["total"].add(1)
-                one.too_slow()
+                one.close_too_slow()
 
     def forget(self, socket: Waiting) -> None:
         """Forget a connection that has ended."""

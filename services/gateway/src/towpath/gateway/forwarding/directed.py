@@ -63,6 +63,7 @@ def read(body: bytes) -> Iterator[Item | BadEnvelope]:
     except TooManyItems as error:
         items = [error]
     except BadEnvelope:
+        # The fast decoder refuses a body as a whole. Item by item costs more, and only a faulty sender pays for it.
         items = map(_one, split(body))
     for item in items:
         try:
@@ -111,7 +112,7 @@ def _one(text: bytes | BadEnvelope) -> Directed | BadEnvelope:
 def _checked(item: Directed) -> Item:
     envelope = bytes(item.envelope)
     if envelope == b"null":
-        envelope = b""
+        envelope = b""  # Some encoders write absent members as null.
     return Item(
         item.connection_id,
         envelope,
@@ -126,6 +127,7 @@ def _change(item: Directed) -> GroupChange:
         [group_key(group) for group in item.subscribe],
         [group_key(group) for group in item.unsubscribe],
         item.as_of,
+        # A list without a number cannot be ordered among other changes, so it is not complete.
         item.complete and bool(item.as_of),
         item.inbox,
     )

@@ -20,7 +20,7 @@ from typing import Final
 _NONE: Final[Mapping[str, int]] = MappingProxyType({})
 
 
-class GroupOrder:
+class GroupVersions:
     """The groups of one connection from one service; groups are named by their routing keys.
 
     Attributes:
@@ -36,19 +36,19 @@ class GroupOrder:
         self._waiting: Mapping[str, int] = _NONE
 
     def subscribe(
-        self, groups: Iterable[str], as_of: int, *, is_current: bool, room: int
+        self, groups: Iterable[str], as_of: int, *, is_current: bool, free: int
     ) -> tuple[list[str], int]:
         """Put the connection into ``groups``.
 
         Args:
-            room: Number of further groups that the connection may enter; also bounds the waiting ones.
+            free: Number of further groups that the connection may enter; also bounds the waiting ones.
 
         Returns:
-            The groups newly entered, and the number refused because of ``room``.
+            The groups newly entered, and the number refused because of ``free``.
         """
         if self._as_of is None and not is_current:
             for group in groups:
-                self._waiting = _with_entry(self._waiting, group, as_of, most=room)
+                self._waiting = _with_entry(self._waiting, group, as_of, most=free)
             return [], 0
         entered: list[str] = []
         refused = 0
@@ -56,7 +56,7 @@ class GroupOrder:
             if as_of < max(self._as_of or 0, self._left.get(group, 0), self.groups.get(group, 0)):
                 continue
             if group not in self.groups:
-                if len(entered) >= room:
+                if len(entered) >= free:
                     refused += 1
                     continue
                 entered.append(group)
@@ -78,11 +78,11 @@ class GroupOrder:
             self._left = _with_entry(self._left, group, as_of, most=most)
         return out
 
-    def complete(self, as_of: int, *, room: int) -> tuple[list[str], list[str], int]:
+    def complete(self, as_of: int, *, free: int) -> tuple[list[str], list[str], int]:
         """Record that all groups as of a number have been named.
 
         Returns:
-            The groups left, the groups newly entered, and the number refused because of ``room``.
+            The groups left, the groups newly entered, and the number refused because of ``free``.
         """
         if self._as_of is not None and as_of < self._as_of:
             return [], [], 0
@@ -95,7 +95,7 @@ class GroupOrder:
         entered: list[str] = []
         refused = 0
         for group, number in waiting.items():
-            now, over = self.subscribe([group], number, is_current=True, room=room + len(out) - len(entered))
+            now, over = self.subscribe([group], number, is_current=True, free=free + len(out) - len(entered))
             entered += now
             refused += over
         return out, entered, refused

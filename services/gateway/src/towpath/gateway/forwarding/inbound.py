@@ -9,10 +9,10 @@ import time
 from functools import partial
 from typing import Final
 
-from towpath.gateway.admission import Admission, TokenRefused
-from towpath.gateway.costs import Costs
-from towpath.gateway.limits import TOKEN_BYTES
-from towpath.gateway.sessions import Session
+from towpath.gateway.admission.credentials import Admission, TokenRefused
+from towpath.gateway.forwarding.costs import Costs
+from towpath.gateway.sessions.limits import TOKEN_BYTES
+from towpath.gateway.sessions.session import Session
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.envelope import BARE_ACTIONS, PING, PONG, Head, head, make_error, parse
 from towpath.protocol.errors import (
@@ -43,6 +43,7 @@ from towpath.servicekit.runtime.telemetry import Telemetry, trace_id
 REFRESH: Final = "session.refresh"
 #: A signature is checked; no client needs this more often than once a minute.
 _REFRESH_COST: Final = 20.0
+#: Advice for errors that pass: a broker's alarm, a full lane, a reconnect.
 _RETRY_AFTER_MS: Final = 1000
 
 
@@ -78,6 +79,7 @@ class Inbound:
         try:
             action = envelope.action
             domain = action.partition(".")[0]
+            # Charged before anything else is done for it, so that work is never free, also not for what is refused.
             cost = _REFRESH_COST if action == REFRESH else self._costs.of(domain, action)
             weight = _charge(session, cost, text)
             if action in BARE_ACTIONS:
@@ -93,6 +95,7 @@ class Inbound:
         try:
             _charge(session, 1.0, text)
         except RateLimited as limited:
+            # Only one error per frame: a client that floods learns that it floods.
             self._answer(session, error.msg_id, limited)
         else:
             self._answer(session, error.msg_id, error)
@@ -101,7 +104,7 @@ class Inbound:
     def _bare(self, session: Session, envelope: Head) -> None:
         if envelope.action != PING:
             raise UnknownAction(f"{envelope.action!r} is the server's to send, not a client's.")
-        session.tell(PONG, {}, correlation_id=envelope.msg_id)
+        session.send_own(PONG, {}, correlation_id=envelope.msg_id)
 
     def _session(self, session: Session, envelope: Head, text: bytes) -> None:
         if envelope.action != REFRESH:
@@ -114,9 +117,10 @@ class Inbound:
         except TokenRefused as error:
             raise TowpathError(f"Token refused: {error}.", code=ErrorCode.UNAUTHORIZED) from None
         if identity.user_id != session.user_id:
+            # Groups, limits and bindings of this connection belong to its user.
             raise Forbidden("The new token is another user's; open a new connection for it.")
         session.take(identity)
-        session.tell(
+        session.send_own(
             f"{REFRESH}.ok",
             {"expires_at": int(identity.expires_at * 1000)},
             correlation_id=envelope.msg_id,
@@ -125,15 +129,18 @@ class Inbound:
     def _command(self, session: Session, envelope: Head, domain: str, text: bytes, weight: float) -> None:
         if not session.may_address(domain):
             raise Forbidden(f"Your token's scope does not name the domain {domain!r}.")
-        if (whose := session.allowance.begin(envelope.msg_id, weight)) is not None:
-            session.rest()
+        if (limit := session.allowance.begin(envelope.msg_id, weight)) is not None:
+            session.pause_reading()
             raise Busy(
-                f"Too many requests of this {whose} are not answered yet.", retry_after_ms=_RETRY_AFTER_MS
+                f"Too many requests of this {limit} are not answered yet.", retry_after_ms=_RETRY_AFTER_MS
             )
         trace = self._telemetry.trace(envelope.traceparent)
         raw = text
         if envelope.traceparent is None:
+            # Written into the text, which ends with the object's brace: parsing and building it would cost more than
+            # all else that is done for a request here.
             raw = raw.rstrip()[:-1] + b',"traceparent":"' + trace.encode() + b'"}'
+        # Requests of one key go to one partition and stay in order; without a key those of one user do.
         key = command_key(domain, envelope.key or session.user_id)
         try:
             item = wrap_command(session.command_session, raw)
@@ -142,6 +149,7 @@ class Inbound:
             session.allowance.end(envelope.msg_id)
             raise _error_of(error, domain) from None
         session.keep_pace()
+        # The confirm comes in a later loop iteration at the earliest, so this is not too late.
         if envelope.ack:
             session.awaiting_accepted.add(envelope.msg_id)
 
@@ -149,16 +157,20 @@ class Inbound:
         self, session: Session, envelope: Head, domain: str, trace: str, error: BrokerError | None
     ) -> None:
         if error is None:
+            # Confirmed by the broker, not answered: the request counts as in flight until the service's answer.
             self._served_at[domain] = time.monotonic()
             if envelope.ack:
                 session.accept(envelope.msg_id)
             return
         session.allowance.end(envelope.msg_id)
         session.awaiting_accepted.discard(envelope.msg_id)
-        told = _error_of(error, domain)
+        answer = _error_of(error, domain)
         if isinstance(error, Unroutable) and self._was_served(domain):
-            told = Unavailable("The service has lost its queue for a moment.", retry_after_ms=_RETRY_AFTER_MS)
-        self._answer(session, envelope.msg_id, told, trace)
+            # A cluster may lose a queue with its node. "unknown_action" would tell clients never to try again.
+            answer = Unavailable(
+                "The service has lost its queue for a moment.", retry_after_ms=_RETRY_AFTER_MS
+            )
+        self._answer(session, envelope.msg_id, answer, trace)
 
     def _was_served(self, domain: str) -> bool:
         """Whether the broker confirmed a request for this domain lately."""
@@ -178,6 +190,7 @@ def _charge(session: Session, weight: float, text: bytes) -> float:
         RateLimited
     """
     size = len(text)
+    # Bytes cost as well as actions: a large message is work for every program that it passes.
     if wait := session.allowance.charge(weight + size / TOKEN_BYTES):
         session.struck()
         raise RateLimited(

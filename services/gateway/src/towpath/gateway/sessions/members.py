@@ -8,15 +8,15 @@ import asyncio
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from towpath.gateway.group_versions import GroupOrder
+from towpath.gateway.sessions.group_versions import GroupVersions
 from towpath.protocol.routes import control_key, user_key
 
 if TYPE_CHECKING:
-    from towpath.gateway.sessions import Session
+    from towpath.gateway.sessions.session import Session
 
 
-#: Number of services whose numbered changes are ordered per connection; changes of further services apply as they
-#: come.
+#: Number of services whose numbered changes are ordered per connection; changes of further services apply in their
+#: order of arrival.
 _SERVICES_MAX: Final = 16
 #: The service name of groups whose changes have no number.
 _UNNUMBERED: Final = ""
@@ -47,7 +47,7 @@ class Members:
     def new_inbox(self) -> None:
         """The inbox was recreated, and changes may have been lost with the old one: drop all groups."""
         self.inbox += 1
-        self._by_group = {}
+        self._by_group = {}  # Sessions drop theirs when they are next used, see _versions_of: not all at once.
 
     def add(self, session: "Session") -> None:
         """Add a session, with its user's keys."""
@@ -62,8 +62,8 @@ class Members:
         self._by_id.pop(session.connection_id, None)
         for key in (user_key(session.user_id), control_key(session.user_id)):
             _drop(self._by_user, key, session)
-        for order in self._orders(session).values():
-            for group in order.groups:
+        for versions in self._versions_of(session).values():
+            for group in versions.groups:
                 _drop(self._by_group, group, session)
         session.groups.clear()
         if not self._by_id:
@@ -83,17 +83,17 @@ class Members:
 
         Args:
             most: Groups that a session may be in.
-            service: The service that numbers its changes with ``as_of``; a change with 0 applies as it comes.
-            is_current: See :mod:`towpath.gateway.group_versions`.
+            service: The service that numbers its changes with ``as_of``; one with 0 applies in its order of arrival.
+            is_current: See :mod:`towpath.gateway.sessions.group_versions`.
 
         Returns:
             The number of groups refused because of ``most``.
         """
         if session.connection_id not in self._by_id:
             return 0
-        order = self._order(session, service, as_of)
-        room = most - self._count(session)
-        entered, over = order.subscribe(groups, as_of, is_current=is_current or not as_of, room=room)
+        versions = self._versions_from(session, service, as_of)
+        free = most - self._count(session)
+        entered, over = versions.subscribe(groups, as_of, is_current=is_current or not as_of, free=free)
         self._enter(session, entered)
         return over
 
@@ -105,19 +105,23 @@ class Members:
         Args:
             most: Maximum number of groups of a session; as many left groups are remembered.
         """
-        orders = self._orders(session)
+        by_service = self._versions_of(session)
         if as_of:
-            self._leave(session, self._order(session, service, as_of).unsubscribe(groups, as_of, most=most))
+            self._leave(
+                session, self._versions_from(session, service, as_of).unsubscribe(groups, as_of, most=most)
+            )
         else:
-            for order in orders.values():
-                self._leave(session, [group for group in groups if order.groups.pop(group, None) is not None])
+            for versions in by_service.values():
+                self._leave(
+                    session, [group for group in groups if versions.groups.pop(group, None) is not None]
+                )
 
     def complete(self, session: "Session", *, most: int, service: str, as_of: int) -> int:
         """Record that a service has named all groups of a session; returns the same as :meth:`subscribe`."""
         if session.connection_id not in self._by_id:
             return 0
-        order = self._order(session, service, as_of)
-        out, entered, over = order.complete(as_of, room=most - self._count(session))
+        versions = self._versions_from(session, service, as_of)
+        out, entered, over = versions.complete(as_of, free=most - self._count(session))
         self._leave(session, out)
         self._enter(session, entered)
         return over
@@ -137,21 +141,22 @@ class Members:
 
     # Groups
 
-    def _orders(self, session: "Session") -> dict[str, GroupOrder]:
+    def _versions_of(self, session: "Session") -> dict[str, GroupVersions]:
         if session.groups_of_inbox != self.inbox:
             session.groups = {}
             session.groups_of_inbox = self.inbox
         return session.groups
 
-    def _order(self, session: "Session", service: str, as_of: int) -> GroupOrder:
-        orders = self._orders(session)
+    def _versions_from(self, session: "Session", service: str, as_of: int) -> GroupVersions:
+        by_service = self._versions_of(session)
         name = service if as_of else _UNNUMBERED
-        if name not in orders and len(orders) >= _SERVICES_MAX:
+        if name not in by_service and len(by_service) >= _SERVICES_MAX:
+            # The name comes from the message, so its number must be bounded.
             name = _UNNUMBERED
-        return orders.setdefault(name, GroupOrder())
+        return by_service.setdefault(name, GroupVersions())
 
     def _count(self, session: "Session") -> int:
-        return sum(len(order.groups) for order in session.groups.values())
+        return sum(len(versions.groups) for versions in session.groups.values())
 
     def _enter(self, session: "Session", groups: Iterable[str]) -> None:
         for group in groups:
@@ -159,7 +164,8 @@ class Members:
 
     def _leave(self, session: "Session", groups: Iterable[str]) -> None:
         for group in groups:
-            if not any(group in order.groups for order in session.groups.values()):
+            # Two services may have subscribed it to the same group.
+            if not any(group in versions.groups for versions in session.groups.values()):
                 _drop(self._by_group, group, session)
 
 

@@ -1,4 +1,7 @@
-"""A session: one connection's identity, bounds and timers.
+"""A session: one connection's identity, limits and timers.
+
+Guarantees: nothing is sent after ``session.closing``; a session ends when its token expires, and its client is warned
+``expiry_notice`` seconds before, in time for ``session.refresh``; ``accepted`` never follows the answer.
 
 It does not depend on WebSockets: :class:`Socket` is the interface that it needs. The gateway stores nothing about a
 session after its connection ends.
@@ -10,9 +13,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
-from towpath.gateway.admission import Identity
-from towpath.gateway.group_versions import GroupOrder
-from towpath.gateway.limits import TOKEN_BYTES, Limits
+from towpath.gateway.admission.credentials import Identity
+from towpath.gateway.sessions.group_versions import GroupVersions
+from towpath.gateway.sessions.limits import TOKEN_BYTES, Limits
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol import messages
 from towpath.protocol.close_codes import CloseCode
@@ -25,16 +28,16 @@ _VIOLATION_WINDOW: Final = 60.0
 class Socket(Protocol):
     """The interface of a WebSocket that a session needs. No method waits."""
 
-    last_seen: float  #: loop time of the last bytes from the client
+    last_seen: float  #: Loop time of the last bytes from the client.
     address: str  #: The client's address.
-    closing: bool  #: a close has begun
+    closing: bool  #: A close has begun.
 
     def send_text(self, text: bytes) -> None:
         """Send one text frame; closes with 4001 if too many bytes wait to be written."""
         ...
 
     def send_frames(self, frames: bytes) -> None:
-        """Send one or more frames that :func:`towpath.gateway.connection.text_frame` built."""
+        """Send one or more frames that :func:`towpath.gateway.websocket.frames.text_frame` built."""
         ...
 
     def write_frames(self, frames: bytes) -> None:
@@ -42,13 +45,15 @@ class Socket(Protocol):
         many."""
         ...
 
-    def ping_now(self) -> None: ...
+    def send_ping(self) -> None:
+        """Send a ping; the client's answer updates :attr:`last_seen`."""
+        ...
 
-    def rest(self, seconds: float) -> bool:
+    def pause_reading(self, seconds: float) -> bool:
         """Stop reading for ``seconds``; returns whether a pause begins now."""
         ...
 
-    def go_on(self) -> None:
+    def resume_reading(self) -> None:
         """End the pause early."""
         ...
 
@@ -79,9 +84,8 @@ class Session:
 
     def __init__(self, socket: Socket, identity: Identity, settings: GatewaySettings, limits: Limits) -> None:
         self._socket = socket
-        self.write_frames = (
-            socket.write_frames
-        )  #: see there; not a method, as a push to many is the hottest loop
+        #: Not a method that calls it: a push to many connections is the hottest loop.
+        self.write_frames = socket.write_frames
         self._settings = settings
         self._violations = Bucket(
             Rate(settings.max_violations / _VIOLATION_WINDOW, settings.max_violations), limits.now()
@@ -92,12 +96,13 @@ class Session:
         self.identity = identity
         #: The number of the inbox that services answer to; see :meth:`use_inbox`.
         self.inbox = 0
-        #: By service. Managed by :class:`~towpath.gateway.groups.Members`, while that inbox exists.
-        self.groups: dict[str, GroupOrder] = {}
+        #: By service. Managed by :class:`~towpath.gateway.sessions.members.Members`, while that inbox exists.
+        self.groups: dict[str, GroupVersions] = {}
         self.groups_of_inbox = 0
         self.allowance = limits.open(identity.user_id, socket.address)
         #: Requests whose ``accepted`` is requested and not sent yet: the answer must not overtake it.
         self.awaiting_accepted: set[str] = set()
+        #: The session as each command carries it, encoded once and not per command.
         self.command_session = b""
         self.take(identity)
 
@@ -115,6 +120,7 @@ class Session:
         self._stamp()
         self.forget_timers()
         loop = asyncio.get_running_loop()
+        # The wall clock is read once: if it is set later, the connection still ends after the same time.
         left = identity.expires_at - time.time()
         notice = max(0.0, left - self._settings.expiry_notice)
         self._notice = loop.call_later(notice, self._send_expiring)
@@ -133,7 +139,7 @@ class Session:
 
     def welcome(self) -> None:
         """Send the first frame of every connection."""
-        self.tell(
+        self.send_own(
             "session.welcome",
             {
                 "connection_id": self.connection_id,
@@ -146,7 +152,7 @@ class Session:
             },
         )
 
-    def tell(self, action: str, data: Mapping[str, Any], *, correlation_id: str | None = None) -> None:
+    def send_own(self, action: str, data: Mapping[str, Any], *, correlation_id: str | None = None) -> None:
         """Send an envelope created by the gateway."""
         self.send(make(action, data, correlation_id=correlation_id))
 
@@ -164,10 +170,10 @@ class Session:
         """Send ``accepted`` for a confirmed request, if it was requested and is not sent yet."""
         if msg_id in self.awaiting_accepted:
             self.awaiting_accepted.discard(msg_id)
-            self.tell(ACCEPTED, {}, correlation_id=msg_id)
+            self.send_own(ACCEPTED, {}, correlation_id=msg_id)
 
     def ping(self) -> None:
-        self._socket.ping_now()
+        self._socket.send_ping()
 
     def violated(self) -> None:
         """Count an unreadable frame; too many in a minute close the connection."""
@@ -179,16 +185,16 @@ class Session:
         if self.allowance.strike():
             self._end_abuse(CloseCode.RATE_LIMIT_ABUSED, "too many messages over the rate limit")
         else:
-            self.rest()
+            self.pause_reading()
 
-    def rest(self) -> None:
+    def pause_reading(self) -> None:
         """Pause reading for a moment after a refusal."""
-        self._socket.rest(self._settings.rate_rest)
+        self._socket.pause_reading(self._settings.rate_rest)
 
     def keep_pace(self) -> None:
         """Pause reading while the user is far ahead of the answers."""
-        if self.allowance.is_ahead() and self._socket.rest(self._settings.inflight_pause):
-            self.allowance.when_not_ahead(self._socket.go_on)
+        if self.allowance.is_ahead() and self._socket.pause_reading(self._settings.inflight_pause):
+            self.allowance.when_not_ahead(self._socket.resume_reading)
 
     def charge_frame(self, size: int) -> None:
         """Charge a frame that is not a message: a fragment, a ping or a pong."""
@@ -201,18 +207,21 @@ class Session:
         Returns whether to send it.
         """
         if self.awaiting_accepted:
-            self.accept(msg_id)
+            self.accept(msg_id)  # The answer has overtaken the confirm; see Outbound._direct.
         return self.allowance.answer(msg_id)
 
     def close(self, code: int, reason: str, *, retry_after: float | None = None) -> None:
         """Announce the close with ``session.closing``, then close; idempotent."""
         if self._socket.closing:
             return
+        # A frame and not only the close frame, as browsers cannot read more than a code and 123 bytes of that.
         advice = self._settings.retry_after if retry_after is None else retry_after
         data: dict[str, Any] = {"code": int(code), "reason": reason}
-        if code < 4500:
+        if (
+            code < 4500
+        ):  # From 4500 on a reconnect would end the same way, so clients get no advice to try one.
             data["retry_after_ms"] = int(advice * 1000)
-        self.tell("session.closing", data)
+        self.send_own("session.closing", data)
         self._socket.close_with(code, reason)
 
     def _stamp(self) -> None:
@@ -239,7 +248,7 @@ class Session:
                 timer.cancel()
 
     def _send_expiring(self) -> None:
-        self.tell("session.expiring", {"expires_at": int(self.identity.expires_at * 1000)})
+        self.send_own("session.expiring", {"expires_at": int(self.identity.expires_at * 1000)})
 
     def _expire(self) -> None:
         self.close(CloseCode.TOKEN_EXPIRED, "the token is expired", retry_after=0)
