@@ -62,7 +62,7 @@ _PUSHED: Final = (
 
 
 class Rooms:
-    """Unit of work of the chat service; see :class:`towpath.servicekit.handling.unit_runner.UnitOfWork`.
+    """Unit of work of the chat service; see :class:`towpath.servicekit.handling.store.UnitOfWork`.
 
     Attributes:
         messages: The messages of the rooms.

@@ -1,14 +1,20 @@
 """Requests: the items of a delivery, decoded and checked against a service's tables. Pure functions.
 
-A delivery is a batch. Each of its items becomes a :class:`Request` to run, a :class:`Refusal` to answer, or
-:class:`Unreadable` to park; no item affects the handling of the others.
+A delivery is a batch, and no item affects the handling of the others. Each item becomes
+
+* a :class:`Request` to run;
+* a :class:`Request` with a ``refusal``: a command that is answered with that error and never run (an unknown action,
+  a scope that does not name the domain, data that fails its model);
+* :class:`Unreadable`: the :mod:`~towpath.servicekit.handling.reader` parks it;
+* nothing: an event that the service has no handler for.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Final
 
 import msgspec
 from pydantic import BaseModel, ValidationError
@@ -16,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from towpath.protocol import envelope as envelopes
 from towpath.protocol.envelope import Envelope, field_problems
 from towpath.protocol.errors import BadEnvelope, Forbidden, InvalidData, TowpathError, UnknownAction
-from towpath.protocol.messages import Session, read_command, read_object, split_batch
+from towpath.protocol.messages import Session, read_command, read_object
 from towpath.protocol.services import MAX_COST, MIN_COST
 from towpath.servicekit.broker.interface import Delivery
 from towpath.servicekit.handling.crash_probe import End
@@ -30,15 +36,10 @@ from towpath.servicekit.runtime.telemetry import Telemetry
 UNREADABLE: Final = "unreadable"
 #: The cost from which a read is heavy.
 HEAVY_COST: Final = 10.0
-#: Total cost of a unit of work that senders share fairly while others wait.
-FAIR_SHARE: Final = 100.0
-#: Maximum number of senders that it is divided by: with more senders, units grow.
-_SHARERS: Final = 20
-#: Usual maximum cost of a request. Only used to skip the sums for small batches.
-_USUAL_COST: Final = 4.0
 #: Equal values have equal text, whatever the order of their keys.
 _CANONICAL: Final = msgspec.json.Encoder(decimal_format="number", order="deterministic")
-_UNWATCHED: Final[AbstractContextManager[None]] = nullcontext()
+#: Requests in this process, in the order of arrival.
+_ARRIVED: Final = count(1)
 
 
 def _no_subject(_: Any) -> str:
@@ -103,12 +104,38 @@ class Handler:
 Handlers = Mapping[str, Handler]
 
 
+def _never(*_: Any) -> Outcome:
+    raise AssertionError("a refused request is not run")
+
+
+#: The table row of a refused request: it costs as little as any request, and changes nothing.
+_NOT_RUN: Final = Handler(BaseModel, _never, changes=False)
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerTables:
+    """What a service handles.
+
+    Attributes:
+        service: The service's name: it acks its own events without handling them.
+    """
+
+    service: str
+    commands: Handlers
+    events: Handlers
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
     """One item to handle: a client's command, or an event if there is no ``session``.
 
+    Two requests are never equal (``eq=False``): the same item may be delivered twice, and both are settled.
+
     Attributes:
         sender: The sender's identity; see :mod:`towpath.servicekit.messaging.senders`.
+        refusal: The error that answers a command instead of its handler.
+        is_isolated: It runs on the main path even if it is a heavy read, because it may crash the program.
+        number: Grows in the order of arrival.
     """
 
     delivery: Delivery
@@ -119,6 +146,9 @@ class Request:
     session: Session | None
     traceparent: str
     sender: str
+    refusal: TowpathError | None = None
+    is_isolated: bool = False
+    number: int = field(default_factory=_ARRIVED.__next__)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -143,29 +173,19 @@ class Request:
         return self.handler.cost
 
     @property
+    def is_heavy_read(self) -> bool:
+        """Whether it runs beside the main path; see :mod:`towpath.servicekit.handling.reads`."""
+        return (
+            self.handler.is_heavy_read
+            and self.session is not None
+            and self.refusal is None
+            and not self.is_isolated
+        )
+
+    @property
     def is_redelivery(self) -> bool:
         """Whether the broker (not the client) repeats it, so that its pushes may not have been published."""
         return self.delivery.redelivered or comes_again(self.delivery)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Refusal:
-    """A command that is answered with an ``error`` without being handled."""
-
-    session: Session
-    envelope: Envelope
-    error: TowpathError
-    traceparent: str
-    cost: ClassVar[float] = MIN_COST
-
-    @property
-    def sender(self) -> str:
-        return senders.user(self.session.user_id)
-
-    @property
-    def sequence_key(self) -> tuple[str, str]:
-        """See :class:`Request`."""
-        return self.sender, self.envelope.key or self.sender
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +193,13 @@ class Unreadable:
     """An item that cannot be handled; it is parked with its reason.
 
     Attributes:
-        refusal: The error answer to its sender, if enough of it could be decoded.
+        answer: The same item as a refused command, if enough of it could be decoded to answer its sender.
     """
 
-    delivery: Delivery
     item: bytes
     error: BaseException
     reason: str = UNREADABLE
-    refusal: Refusal | None = None
+    answer: Request | None = None
 
 
 def comes_again(delivery: Delivery) -> bool:
@@ -195,57 +214,46 @@ def comes_again(delivery: Delivery) -> bool:
     )
 
 
-def read(
-    delivery: Delivery,
-    commands: Handlers,
-    events: Handlers,
-    telemetry: Telemetry,
-    watched: AbstractContextManager[None] = _UNWATCHED,
-) -> Iterator[Request | Refusal | Unreadable]:
-    """The items of a delivery, in their order; events without a handler are left out.
-
-    Args:
-        watched: Entered for each item; it may raise :class:`~towpath.servicekit.handling.watchdog.Overdue` inside.
-    """
-    try:
-        items = split_batch(delivery.body)
-    except BadEnvelope as error:
-        yield Unreadable(delivery, delivery.body, error)
-        return
-    for item in items:
-        request = read_item(delivery, item, commands, events, telemetry, watched)
-        if request is not None:
-            yield request
-
-
 def read_item(
     delivery: Delivery,
     item: bytes,
-    commands: Handlers,
-    events: Handlers,
+    tables: HandlerTables,
     telemetry: Telemetry,
-    watched: AbstractContextManager[None] = _UNWATCHED,
-) -> Request | Refusal | Unreadable | None:
-    """One item of a delivery; ``None`` for an event without a handler."""
+    watchdog: AbstractContextManager[None],
+) -> Request | Unreadable | None:
+    """One item of a delivery; ``None`` for an event without a handler.
+
+    Args:
+        watchdog: Entered around the reading: validators are the service's own code, and may hang.
+    """
     try:
-        with watched:
-            if ".commands." in delivery.queue:
-                return _command(delivery, item, commands, telemetry)
-            return _event(delivery, item, events, telemetry)
+        with watchdog:
+            if is_command(delivery):
+                return _command(delivery, item, tables.commands, telemetry)
+            return _event(delivery, item, tables.events, telemetry)
     except (TowpathError, Overdue) as error:
-        return Unreadable(delivery, item, error, _reason(error))
+        return Unreadable(item, error, _reason(error))
 
 
-def refusal(delivery: Delivery, item: bytes, telemetry: Telemetry) -> Refusal | None:
-    """The error answer to a command that will not be handled; ``None`` for events and unknown senders."""
-    if ".commands." not in delivery.queue:
+def is_command(delivery: Delivery) -> bool:
+    """Whether its items are commands, by its queue: everything else is an event."""
+    return ".commands." in delivery.queue
+
+
+def unread_command(delivery: Delivery, item: bytes, telemetry: Telemetry) -> Request | None:
+    """The answer ``internal`` to a command that is not handled; ``None`` for events and unknown senders.
+
+    It reads the envelope only: the model of ``data`` may be what crashes the program.
+    """
+    if not is_command(delivery):
         return None
     try:
         command = read_command(item)
         envelope = envelopes.read(command.envelope)
     except TowpathError:
         return None
-    return Refusal(command.session, envelope, internal_error(), telemetry.trace(envelope.traceparent))
+    trace = telemetry.trace(envelope.traceparent)
+    return _refused(delivery, item, envelope, command.session, trace, internal_error())
 
 
 def internal_error() -> TowpathError:
@@ -257,110 +265,43 @@ def _reason(error: BaseException) -> str:
     return End.HUNG if isinstance(error, Overdue) else UNREADABLE
 
 
-def next_unit(
-    waiting: Sequence[Request | Refusal], limit: int, share: float = FAIR_SHARE
-) -> tuple[list[Request | Refusal], list[Request | Refusal]]:
-    """Take the next unit of work of at most ``limit`` items; returns it, and the remaining items in order.
-
-    In a unit of work all changes run before all reads. So a change starts a new unit if this one has an earlier read
-    with its sequence (sender and ordering key): else that read's answer would include a change sent later.
-
-    If the waiting cost exceeds ``share``, and one sender has more than its part of ``share``, its further requests
-    are left to the next units, so that others wait for a small unit only. The order of arrival is kept per ordering
-    key, across all senders.
-    """
-    if len(waiting) > share / _USUAL_COST and (part := _part_of_each(waiting, share)):
-        return _fair_unit(waiting, limit, part, share)
-    asked: set[tuple[str, str]] = set()
-    for place, item in enumerate(waiting):
-        if place == limit:
-            return list(waiting[:place]), list(waiting[place:])
-        if not isinstance(item, Request):
-            continue
-        if not item.handler.changes:
-            asked.add(item.sequence_key)
-        elif item.sequence_key in asked:
-            return list(waiting[:place]), list(waiting[place:])
-    return list(waiting), []
-
-
-def _part_of_each(waiting: Sequence[Request | Refusal], share: float) -> float:
-    """The cost that each user may have in the next unit; 0 if no limit is needed.
-
-    A backend, which publishes for many users, may have all of ``share``.
-    """
-    users: dict[str, float] = {}
-    backends: dict[str, float] = {}
-    for item in waiting:
-        weights = backends if item.session is None else users
-        weights[item.sender] = weights.get(item.sender, 0.0) + item.cost
-    if len(users) + len(backends) < 2 or sum(users.values()) + sum(backends.values()) <= share:
-        return 0.0
-    part = share / min(max(len(users), 1), _SHARERS)
-    crowded_out = max(users.values(), default=0.0) > part or max(backends.values(), default=0.0) > share
-    return part if crowded_out else 0.0
-
-
-def _fair_unit(
-    waiting: Sequence[Request | Refusal], limit: int, part: float, share: float
-) -> tuple[list[Request | Refusal], list[Request | Refusal]]:
-    """The next unit, in which no sender exceeds its part, and the remaining items, in order."""
-    unit: list[Request | Refusal] = []
-    left: list[Request | Refusal] = []
-    weights: dict[str, float] = {}
-    asked: set[tuple[str, str]] = set()
-    held_back: set[str] = set()  # ordering keys
-    for item in waiting:
-        sender, key = item.sequence_key
-        weight = weights.get(sender, 0.0)
-        is_change = isinstance(item, Request) and item.handler.changes
-        if (
-            len(unit) >= limit
-            or key in held_back
-            or (weight and weight + item.cost > (share if item.session is None else part))
-            or (is_change and item.sequence_key in asked)
-        ):
-            left.append(item)
-            held_back.add(key)
-            continue
-        unit.append(item)
-        weights[sender] = weight + item.cost
-        if isinstance(item, Request) and not is_change:
-            asked.add(item.sequence_key)
-    return unit, left
-
-
 def _command(
-    delivery: Delivery, item: bytes, commands: Handlers, telemetry: Telemetry
-) -> Request | Refusal | Unreadable:
+    delivery: Delivery, item: bytes, handlers: Handlers, telemetry: Telemetry
+) -> Request | Unreadable:
     command = read_command(item)
     session = command.session
     envelope = envelopes.read(command.envelope)
     trace = telemetry.trace(envelope.traceparent)
     try:
-        handler = commands.get(envelope.action)
+        handler = handlers.get(envelope.action)
         if handler is None:
             raise UnknownAction(f"There is no action {envelope.action!r}.")
         if not session.may_address(envelope.domain):
             raise Forbidden(f"The token's scope does not name {envelope.domain!r}.")
         payload = validated(handler.model, envelope.data)
     except TowpathError as error:
-        return Refusal(session, envelope, error, trace)
+        return _refused(delivery, item, envelope, session, trace, error)
     except (Exception, Overdue) as error:  # of a validator in the model
-        return Unreadable(
-            delivery, item, error, _reason(error), Refusal(session, envelope, internal_error(), trace)
-        )
+        answer = _refused(delivery, item, envelope, session, trace, internal_error())
+        return Unreadable(item, error, _reason(error), answer)
     return Request(delivery, item, envelope, payload, handler, session, trace, senders.user(session.user_id))
 
 
+def _refused(
+    delivery: Delivery, item: bytes, envelope: Envelope, session: Session, trace: str, error: TowpathError
+) -> Request:
+    sender = senders.user(session.user_id)
+    return Request(delivery, item, envelope, None, _NOT_RUN, session, trace, sender, refusal=error)
+
+
 def _event(
-    delivery: Delivery, item: bytes, events: Handlers, telemetry: Telemetry
+    delivery: Delivery, item: bytes, handlers: Handlers, telemetry: Telemetry
 ) -> Request | Unreadable | None:
     envelope = envelopes.read(read_object(item))
     # A deferred item comes back with the queue's name as its routing key.
     if not comes_again(delivery) and envelope.action != delivery.routing_key:
         raise BadEnvelope(f"Action {envelope.action!r} came under the routing key {delivery.routing_key!r}.")
-    handler = events.get(envelope.action)
+    handler = handlers.get(envelope.action)
     if handler is None:
         return None
     try:
@@ -368,7 +309,7 @@ def _event(
     except TowpathError:
         raise
     except Exception as error:  # of a validator in the model
-        return Unreadable(delivery, item, error)
+        return Unreadable(item, error)
     header = delivery.headers.get("traceparent")
     trace = telemetry.trace(envelope.traceparent or (header if isinstance(header, str) else None))
     sender = senders.publisher(

@@ -92,14 +92,7 @@ class Storage(Generic[U]):
 
 @dataclass(frozen=True, slots=True)
 class Store(Generic[U]):
-    """The open storage of a service, and the factory of its units of work.
+    """The open storage of a service: what it declares, and the database that has it."""
 
-    Attributes:
-        groups: For a service that subscribes connections to groups.
-    """
-
+    storage: Storage[U]
     database: Database
-    inbox: sa.Table
-    streams: StreamTables
-    unit: Callable[[AsyncConnection], U]
-    groups: Groups | None = None
