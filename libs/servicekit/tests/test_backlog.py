@@ -325,6 +325,7 @@ class Handling(RuleBasedStateMachine):
         assert sorted(map(id, self.done)) == sorted(map(id, self.arrived))
         assert self.backlog.ready_bytes == 0
         assert not self.backlog._lines
+        assert not self.backlog._retrying
         assert not self.reads._admitted
         assert not self.reads._by_user
         assert not self.reads._held_by_queue
