@@ -15,7 +15,7 @@ from towpath.servicekit.handling.fairness import FAIR_SHARE
 from towpath.servicekit.handling.outcome import Outcome
 from towpath.servicekit.handling.reads import ReadTurns
 from towpath.servicekit.handling.requests import Handler, Request
-from towpath.servicekit.handling.transactions import Failed
+from towpath.servicekit.handling.result import Failed
 from towpath.servicekit.runtime.settings import ServiceSettings, TelemetrySettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.arrivals import a_request as arrived

@@ -17,8 +17,9 @@ from towpath.protocol.messages import Session, encode, join_batch, split_batch, 
 from towpath.servicekit.broker.interface import Delivery, Queue
 from towpath.servicekit.broker.memory_queue import HeldMessage, MemoryQueue, QueueConsumer
 from towpath.servicekit.broker.memory_vhost import VirtualHost
+from towpath.servicekit.handling.decoding import read_item
 from towpath.servicekit.handling.outcome import Outcome
-from towpath.servicekit.handling.requests import Handler, HandlerTables, Request, Unreadable, read_item
+from towpath.servicekit.handling.requests import Handler, HandlerTables, Request, Unreadable
 from towpath.servicekit.runtime.settings import TelemetrySettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 

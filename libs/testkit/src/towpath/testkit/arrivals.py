@@ -8,7 +8,8 @@ from towpath.protocol.envelope import make
 from towpath.protocol.errors import TowpathError
 from towpath.protocol.messages import Session, encode, wrap_command
 from towpath.servicekit.broker.interface import Delivery
-from towpath.servicekit.handling.requests import Handlers, HandlerTables, Request, read_item
+from towpath.servicekit.handling.decoding import read_item
+from towpath.servicekit.handling.requests import Handlers, HandlerTables, Request
 from towpath.servicekit.runtime.settings import TelemetrySettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 

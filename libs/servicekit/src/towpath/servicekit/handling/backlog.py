@@ -31,7 +31,7 @@ from typing import Final
 
 from towpath.servicekit.handling.fairness import next_unit
 from towpath.servicekit.handling.requests import Request
-from towpath.servicekit.handling.transactions import Failed
+from towpath.servicekit.handling.result import Failed
 from towpath.servicekit.runtime.telemetry import Telemetry
 
 #: (sender, ordering key), see :attr:`Request.sequence_key`.

@@ -54,10 +54,10 @@ from towpath.servicekit.handling.publishing import Publishing
 from towpath.servicekit.handling.reader import Reader, needs_isolation, returns
 from towpath.servicekit.handling.reads import ReadTurns
 from towpath.servicekit.handling.requests import HandlerTables, Request
-from towpath.servicekit.handling.result import Result
+from towpath.servicekit.handling.result import Failed, Result
 from towpath.servicekit.handling.retries import Retries
 from towpath.servicekit.handling.store import Store, U
-from towpath.servicekit.handling.transactions import Failed, Transactions
+from towpath.servicekit.handling.transactions import Transactions
 from towpath.servicekit.messaging.confirms import PendingConfirms
 from towpath.servicekit.messaging.dead_letters import Failures
 from towpath.servicekit.messaging.publisher import Publisher

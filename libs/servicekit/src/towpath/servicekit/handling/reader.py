@@ -21,14 +21,8 @@ from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.messages import join_batch, split_batch
 from towpath.servicekit.broker.interface import Delivery, undecodable
 from towpath.servicekit.handling.crash_probe import End, run_crash_probe
-from towpath.servicekit.handling.requests import (
-    HandlerTables,
-    Request,
-    Unreadable,
-    is_command,
-    read_item,
-    unread_command,
-)
+from towpath.servicekit.handling.decoding import is_command, read_item, unread_command
+from towpath.servicekit.handling.requests import HandlerTables, Request, Unreadable
 from towpath.servicekit.messaging import senders
 from towpath.servicekit.messaging.dead_letters import ATTEMPT, Failures, number
 from towpath.servicekit.runtime.telemetry import Telemetry

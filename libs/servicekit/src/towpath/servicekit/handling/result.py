@@ -1,6 +1,6 @@
 """Results: one request and what became of it. They live in memory, from its transaction to its ack."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from towpath.protocol.errors import TowpathError
 from towpath.protocol.messages import Session
@@ -44,3 +44,24 @@ class Result:
         if self.error is None:
             return True
         return self.request.session is not None and not self.error.code.retryable
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A command that failed alone.
+
+    Attributes:
+        behind: The later requests of its sequence in the unit, in their order; they were not run.
+    """
+
+    request: Request
+    error: Exception
+    behind: list[Request] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A unit of work that was run: each of its requests has a result, or is in ``failed``."""
+
+    results: list[Result]
+    failed: list[Failed]

@@ -25,7 +25,6 @@ Guarantees:
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Generic
 
@@ -38,7 +37,7 @@ from towpath.protocol.errors import Conflict, TowpathError
 from towpath.servicekit.handling import memberships
 from towpath.servicekit.handling.invocation import Invocation, Poison
 from towpath.servicekit.handling.requests import Request, internal_error
-from towpath.servicekit.handling.result import Result
+from towpath.servicekit.handling.result import Failed, Ran, Result
 from towpath.servicekit.handling.store import Store, U
 from towpath.servicekit.messaging.dead_letters import Failures
 from towpath.servicekit.runtime.backoff import pauses
@@ -48,27 +47,6 @@ from towpath.servicekit.storage import inbox
 from towpath.servicekit.storage.stored_outcome import StoredOutcome
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A command that failed alone.
-
-    Attributes:
-        behind: The later requests of its sequence in the unit, in their order; they were not run.
-    """
-
-    request: Request
-    error: Exception
-    behind: list[Request] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """A unit of work that was run: each of its requests has a result, or is in ``failed``."""
-
-    results: list[Result]
-    failed: list[Failed]
 
 
 class Transactions(Generic[U]):
