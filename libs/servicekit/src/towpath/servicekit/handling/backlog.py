@@ -5,7 +5,7 @@ A request is in one of three places:
 * **ready**: it may run on the main path, in the next units of work;
 * **in the unit** that runs now;
 * **in a line**: a request of its sequence (sender and ordering key) runs beside the main path, or is about to, and it
-  waits behind that one. The first of a line is a heavy read, or a command that failed and is tried again. ::
+  waits behind that one. The first of a line is a heavy read, or a command that failed and is retried. ::
 
       add ─▶ ready ─▶ unit ─▶ (result)
        │       ▲        │ failed: back to the front of its line, with everything of its sequence
@@ -19,8 +19,8 @@ Guarantees:
   (:mod:`towpath.servicekit.handling.fairness`): a request that arrives after a flood waits for the running unit, and
   not for the flood.
 * A heavy read starts once all that its sender asked for before has run and is published, so it sees those changes.
-* A line ends: whoever runs its first request beside the main path calls :meth:`Backlog.finish`, and what is ready
-  again is announced to the main path by :meth:`Backlog.until_ready`, because no delivery does.
+* No line waits for ever: when its first request is finished (:meth:`Backlog.finish`), those behind it are ready, and
+  :meth:`Backlog.until_ready` wakes the main path, because no delivery does.
 """
 
 import asyncio
@@ -53,9 +53,9 @@ class Backlog:
         self._ready: list[Request] = []
         self._unit: list[Request] = []
         self._lines: dict[_Sequence, deque[Request]] = {}
-        #: Failed commands that no one tries again yet, in the order of their failures.
+        #: Failed commands whose retry has not begun, in the order of their failures.
         self._to_retry: deque[Failed] = deque()
-        #: Lines whose first request is such a command, or is being tried again.
+        #: Lines whose first request is a failed command, until it is finished.
         self._retrying: set[_Sequence] = set()
         self._change = asyncio.Event()
         self._freed = asyncio.Event()
@@ -88,7 +88,7 @@ class Backlog:
         return self._unit
 
     def unit_done(self, failed: Sequence[Failed]) -> None:
-        """The unit was run, and its results are published in order; ``failed`` commands are to be tried again.
+        """The unit was run, and its results are published in order; ``failed`` commands are to be retried.
 
         Each goes to the front of its line, with all of its sequence that was ready: else that would overtake it.
         """
@@ -110,7 +110,7 @@ class Backlog:
     # Beside it
 
     def next_retry(self) -> Failed | None:
-        """Take a command that is to be tried again; :meth:`finish` follows."""
+        """Take a command that is to be retried; :meth:`finish` follows."""
         return self._to_retry.popleft() if self._to_retry else None
 
     def unblocked(self, reads: Iterable[Request]) -> list[Request]:
@@ -154,8 +154,11 @@ class Backlog:
         return ready
 
     async def changed(self) -> None:
-        """Wait until there may be more to run beside the main path. Look again first, then wait, without a pause in
-        between: the event may be for another one who waits."""
+        """Wait until there may be more to run beside the main path.
+
+        A caller looks whether there is, and then waits, with no ``await`` in between: so it misses no change. It may
+        be woken by a change that concerns others.
+        """
         await self._change.wait()
         self._change.clear()
 

@@ -4,7 +4,7 @@
 
     take     delivery ──▶ Reader ──▶ Backlog         unreadable ──▶ dead queue
     work                             Backlog ──▶ Transactions ──▶ Publishing ──▶ confirms ──▶ ack
-    run      beside it, the same for heavy reads, and for failed commands that are tried again
+    run      beside it, the same for heavy reads, and for failed commands that are retried
 
 A batch is one set-based unit of work: a few queries, one commit, one publish per target, one ack per delivery.
 Handlers do no I/O: they check, then change state, then return an
@@ -24,10 +24,10 @@ Guarantees, and where each is kept:
 3. **Nothing committed stays unpublished.** What has no confirm is published again, until it has one or the program
    ends; then the broker delivers it again, and 2 applies (``publishing``, cases 1-4).
 4. **Order.** Requests with the same sender and ordering key are handled and published in the order of arrival, also
-   behind a heavy read or a command that is tried again (``backlog``).
+   behind a heavy read or a command that is retried (``backlog``).
 5. **Fairness.** A flood delays other users by one unit of work, not by the flood (``fairness``).
 6. **A failure costs its own request.** Unreadable: parked. ``TowpathError``: the command is answered with ``error``,
-   the event is parked. Any other error: a command is tried again for ``try_seconds`` and then answered
+   the event is parked. Any other error: a command is retried for ``try_seconds`` and then answered
    ``internal`` (``retries``); an event goes to the retry queues (``transactions``).
 7. **Heavy reads delay nobody else.** They run in rounds beside the main path, one per user at a time (``reads``).
 8. **One crash per culprit.** (a) A handler that hangs is interrupted (``watchdog``). (b) What the broker delivers
@@ -68,7 +68,7 @@ T = TypeVar("T")
 
 Completion = Coroutine[Any, Any, None]
 
-#: Failed commands that are tried again at a time: one waits up to ``try_seconds``, mostly asleep.
+#: Failed commands that are retried at a time: each takes up to ``try_seconds``, most of it pauses.
 _RETRIES: Final = 8
 #: Rounds of heavy reads at a time: while one waits for its confirms, another one reads.
 _READ_ROUNDS: Final = 2
@@ -161,8 +161,8 @@ class Dispatcher(Generic[U]):
         for result in results:
             self._acks.release(result.request.delivery)
 
-    async def _take(self, delivery: Delivery, *, isolated: bool = False, put_off: bool = False) -> None:
-        requests = await self._reader.read(delivery, isolated=isolated, put_off=put_off)
+    async def _take(self, delivery: Delivery, *, isolated: bool = False, defer: bool = False) -> None:
+        requests = await self._reader.read(delivery, isolated=isolated, defer=defer)
         self._acks.hold(delivery, len(requests))
         for request in requests:
             self._backlog.add(self._reads.admitted(request))
@@ -231,15 +231,15 @@ class Dispatcher(Generic[U]):
         """Handle ``suspects`` one request at a time, each settled before the next is read.
 
         So a crash is always the fault of the first suspect. The first one that was redelivered ``crash_limit`` times
-        is put off unread, through the retry queues, and nothing else with it.
+        is deferred unread, through the retry queues, and nothing else with it.
         """
         await self._drain(self._settings.unit_max_items)
-        may_put_off = True
+        may_defer = True
         # By queue: the same order after each restart, or others could come before the culprit each time.
         for delivery in sorted(suspects, key=lambda one: one.queue):
-            put_off = may_put_off and returns(delivery) >= self._settings.crash_limit
-            may_put_off = may_put_off and not put_off
-            await self._take(delivery, isolated=True, put_off=put_off)
+            defer = may_defer and returns(delivery) >= self._settings.crash_limit
+            may_defer = may_defer and not defer
+            await self._take(delivery, isolated=True, defer=defer)
             await self._drain(unit_max=1)
 
     async def _drain(self, unit_max: int) -> None:

@@ -73,7 +73,7 @@ def _fair_unit(
     for request in waiting:
         sender, key = request.sequence_key
         weight = weights.get(sender, 0.0)
-        is_change = request.handler.changes
+        is_change = request.refusal is None and request.handler.changes
         if (
             len(unit) >= limit
             or key in held_back

@@ -6,7 +6,7 @@ Guarantees:
   decoded, its sender gets an error answer.
 * A model's validator is the service's own code, and may crash or hang the program. So a delivery that was redelivered
   twice is read in a forked copy first (:mod:`towpath.servicekit.handling.crash_probe`).
-* A delivery that is put off is not read at all: each of its items goes to a retry queue alone, because nothing is
+* A delivery that is deferred is not read at all: each of its items goes to a retry queue alone, because nothing is
   known about which of them crashes the program.
 """
 
@@ -65,14 +65,12 @@ class Reader:
         self._telemetry = telemetry
         self._received = telemetry.counter("messages_received", "Requests and events taken")
 
-    async def read(
-        self, delivery: Delivery, *, isolated: bool = False, put_off: bool = False
-    ) -> list[Request]:
-        """The requests of a delivery, in their order; returns once everything else is parked or put off.
+    async def read(self, delivery: Delivery, *, isolated: bool = False, defer: bool = False) -> list[Request]:
+        """The requests of a delivery, in their order; returns once everything else is parked or deferred.
 
         Args:
             isolated: Its requests run on the main path, one after another.
-            put_off: Do not read it; publish its items to a retry queue.
+            defer: Do not read it; publish its items to a retry queue.
         """
         if not is_command(delivery) and senders.service_of(delivery) == self._tables.service:
             return []
@@ -82,8 +80,8 @@ class Reader:
             parts = split_batch(delivery.body)
         except BadEnvelope as error:
             return await self._take(delivery, [Unreadable(delivery.body, error)])
-        if put_off:
-            return await self._put_off(delivery, parts)
+        if defer:
+            return await self._defer(delivery, parts)
         # Redelivered a second time: the crash probe of the handlers did not help, so a validator may be the culprit.
         found = await self._probe(delivery, parts) if returns(delivery) > 1 else {}
         items = [found.get(n) or self._read_item(delivery, part) for n, part in enumerate(parts)]
@@ -125,7 +123,7 @@ class Reader:
             first = culprit + 1
         return found
 
-    async def _put_off(self, delivery: Delivery, parts: Sequence[bytes]) -> list[Request]:
+    async def _defer(self, delivery: Delivery, parts: Sequence[bytes]) -> list[Request]:
         """Publish each item to the next retry queue; a command that is parked for good is answered."""
         answers: list[Request] = []
         error = RepeatedlyUnsettled(f"it came back {returns(delivery)} times without being settled")

@@ -42,7 +42,7 @@ class Handler:
     ``run`` is a plain function without I/O: it reads and changes the loaded unit of work and returns an
     :class:`~towpath.servicekit.handling.outcome.Outcome`. It raises a
     :class:`~towpath.protocol.errors.TowpathError` to refuse the request, before it changes anything. It may run more
-    than once for one request: when its transaction is tried again, and in the copy of the process in which
+    than once for one request: when its transaction is retried, and in the copy of the process in which
     redelivered requests run first.
 
     Attributes:
@@ -115,7 +115,7 @@ class Request:
     Attributes:
         sender: The sender's identity; see :mod:`towpath.servicekit.messaging.senders`.
         refusal: The error that answers a command instead of its handler.
-        is_isolated: It runs on the main path even if it is a heavy read, because it may crash the program.
+        is_isolated: It may crash the program, so it runs alone, on the main path even if it is a heavy read.
         number: Grows in the order of arrival.
     """
 
@@ -150,8 +150,8 @@ class Request:
 
     @property
     def cost(self) -> float:
-        """See :class:`Handler`."""
-        return self.handler.cost
+        """See :class:`Handler`; a refusal costs as little as any request."""
+        return self.handler.cost if self.refusal is None else MIN_COST
 
     @property
     def is_heavy_read(self) -> bool:

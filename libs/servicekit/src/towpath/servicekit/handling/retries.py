@@ -1,12 +1,12 @@
-"""Retries: a command that failed is tried again in its position, for a while, and then answered ``internal``.
+"""Retries: a command that failed is retried in its position, for a while, and then answered ``internal``.
 
 A command is never deferred and done later (docs/reference/protocol.md): it takes effect, or it is answered
 ``internal`` and has none. Later requests of its sequence wait for its end
 (:mod:`towpath.servicekit.handling.backlog`); all others go on. Guarantees:
 
-* A command is tried again for ``try_seconds``, with growing, jittered pauses.
+* A command is retried for ``try_seconds``, with growing, jittered pauses.
 * An attempt that timed out is not repeated: each attempt would delay everybody by the time limit of a unit.
-* Once an action has failed for good, its commands that fail within :data:`FAILING_SECONDS` are not tried again: a bug
+* Once an action has failed for good, its commands that fail within :data:`FAILING_SECONDS` are not retried: a bug
   in its handler would only delay each of its senders.
 * A command that is answered ``internal`` is parked for an operator, with its error.
 """
@@ -34,10 +34,10 @@ _LONGEST_PAUSE: Final = 1.0
 
 
 class Retries:
-    """Tries failed commands again.
+    """Retries failed commands.
 
     Args:
-        try_seconds: Seconds during which a failed command is tried again.
+        try_seconds: Seconds during which a failed command is retried.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Retries:
         self._failing_until: dict[str, float] = {}
 
     async def run(self, request: Request, error: Exception) -> Result:
-        """Try ``request``, a command that failed with ``error``, until it takes effect or its time is over."""
+        """Retry ``request``, a command that failed with ``error``, until it takes effect or its time is over."""
         until = monotonic() + self._try_seconds
         pause = _FIRST_PAUSE
         while not isinstance(error, TimeoutError) and not self._fails_for_good(request):

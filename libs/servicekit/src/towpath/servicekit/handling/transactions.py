@@ -13,8 +13,8 @@ same outcome. Its key (sender and ``msg_id``) may be known already; the cases:
 6. Twice in one unit: the second one gets the answer of the first, as in 2.
 
 In all of them group changes are reduced to what is correct now (:mod:`towpath.servicekit.handling.memberships`). A
-refusal that may pass has no row (:attr:`~towpath.servicekit.handling.result.Result.is_final`): its repetition runs
-again. Neither have reads and idempotent writes.
+refusal that may pass has no row (:attr:`~towpath.servicekit.handling.result.Result.is_final`): its repetition runs.
+Reads and idempotent writes have none either.
 
 Guarantees:
 
