@@ -17,7 +17,7 @@ from towpath.servicekit.broker.interface import Binding, Broker, Inbox, Message,
 from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.handling.dispatcher import Dispatcher
 from towpath.servicekit.handling.outcome import Outcome
-from towpath.servicekit.handling.requests import Handler, HandlerTables
+from towpath.servicekit.handling.requests import Handler
 from towpath.servicekit.messaging.consumer import Consumer
 from towpath.servicekit.messaging.dead_letters import Failures
 from towpath.servicekit.messaging.ended_connections import EndedConnections
@@ -123,7 +123,7 @@ async def desk(
         broker.subscribe(gateway, prefetch=100) as ears,
     ):
         dispatcher: Dispatcher[Any] = Dispatcher(
-            HandlerTables(service.name, service.commands, service.events),
+            service.tables,
             None,
             publisher,
             Failures(own, service.name, telemetry),

@@ -25,7 +25,7 @@ from towpath.servicekit.broker.interface import (
 from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.handling.dispatcher import Completion, Dispatcher
 from towpath.servicekit.handling.outcome import Outcome, to_everyone, to_group, to_user
-from towpath.servicekit.handling.requests import Handler, HandlerTables
+from towpath.servicekit.handling.requests import Handler
 from towpath.servicekit.messaging.dead_letters import Failures
 from towpath.servicekit.messaging.publisher import Publisher
 from towpath.servicekit.runtime.settings import ServiceSettings
@@ -385,7 +385,7 @@ async def desk(broker: Broker, telemetry: Telemetry) -> AsyncIterator[Desk]:
         broker.subscribe(gateway, Queue(name=dead_queue(ECHO.name)), prefetch=10) as ears,
     ):
         dispatcher: Dispatcher[Any] = Dispatcher(
-            HandlerTables(ECHO.name, ECHO.commands, ECHO.events),
+            ECHO.tables,
             None,
             publisher,
             Failures(broker, ECHO.name, telemetry),

@@ -26,7 +26,6 @@ from towpath.servicekit.broker.deafness import watch_deafness
 from towpath.servicekit.broker.interface import Broker, BrokerState
 from towpath.servicekit.handling.checks import check_service_tables
 from towpath.servicekit.handling.dispatcher import Dispatcher
-from towpath.servicekit.handling.requests import HandlerTables
 from towpath.servicekit.handling.store import Storage, Store, U
 from towpath.servicekit.handling.timers import BrokerUptime, keep
 from towpath.servicekit.handling.watchdog import Watchdog
@@ -105,7 +104,7 @@ async def serve_domain(
         _add_health_checks(opened, owners)
         watchdog = stack.enter_context(Watchdog.open(settings.handler_time_limit))
         dispatcher = Dispatcher(
-            HandlerTables(service.name, service.commands, service.events),
+            service.tables,
             opened.store,
             opened.publisher,
             opened.dead_letters,

@@ -43,7 +43,6 @@ from towpath.servicekit.broker import Connect
 from towpath.servicekit.broker.interface import Binding, Broker, Delivery, Inbox, Message, Subscription
 from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.handling.dispatcher import Completion, Dispatcher
-from towpath.servicekit.handling.requests import HandlerTables
 from towpath.servicekit.handling.store import Store
 from towpath.servicekit.handling.timers import TimerRun
 from towpath.servicekit.messaging.dead_letters import Failures
@@ -206,7 +205,7 @@ class ServiceUnderTest:
             relay = None if tables is None else Relay(database, tables, publisher, settings, telemetry)
             self._relays.append(relay)
         dispatcher: Dispatcher[Any] = Dispatcher(
-            HandlerTables(service.name, service.commands, service.events),
+            service.tables,
             store,
             publisher,
             Failures(broker, service.name, telemetry),
