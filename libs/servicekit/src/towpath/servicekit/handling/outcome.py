@@ -161,7 +161,9 @@ def resumed(
 
     def answer(replays: Mapping[str, Replay]) -> Answer:
         streams = {name: {"seq": seq, "complete": False} for name, seq in positions.items()}
-        streams |= {name: {"seq": stream.seq, "complete": stream.complete} for name, stream in replays.items()}
+        streams |= {
+            name: {"seq": stream.seq, "complete": stream.complete} for name, stream in replays.items()
+        }
         return {"streams": streams}
 
     return Outcome(answer=answer, replay=may, groups=groups)

@@ -43,7 +43,7 @@ from towpath.servicekit.handling.store import Store
 from towpath.servicekit.messaging.confirms import PendingConfirms
 from towpath.servicekit.messaging.lanes import LaneFull
 from towpath.servicekit.messaging.publisher import Publisher
-from towpath.servicekit.runtime.backoff import pauses
+from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.settings import ServiceSettings
 from towpath.servicekit.storage.leaves import ConfirmedLeaves
@@ -110,7 +110,7 @@ class Publishing:
         self, results: Sequence[Result], confirms: PendingConfirms, *, in_pages: bool = False
     ) -> None:
         """Wait for the confirms of :meth:`publish`; publish again until they have come."""
-        async for _ in pauses():
+        async for _ in attempts():
             try:
                 await confirms.confirmed()
                 return

@@ -11,8 +11,6 @@ A command is never deferred and done later (docs/reference/protocol.md): it take
 * A command that is answered ``internal`` is parked for an operator, with its error.
 """
 
-import asyncio
-import random
 from time import monotonic
 from typing import Any, Final
 
@@ -23,14 +21,15 @@ from towpath.servicekit.handling.requests import Request, internal_error
 from towpath.servicekit.handling.result import Result
 from towpath.servicekit.handling.transactions import Transactions
 from towpath.servicekit.messaging.dead_letters import FAILED, Failures
+from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.telemetry import trace_id
 
 log = structlog.get_logger(__name__)
 
 #: Seconds that an action counts as failing after one of its commands failed for good.
 FAILING_SECONDS: Final = 10.0
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 1.0
+_FIRST_WAIT: Final = 0.1
+_LONGEST_WAIT: Final = 1.0
 
 
 class Retries:
@@ -55,18 +54,14 @@ class Retries:
 
     async def run(self, request: Request, error: Exception) -> Result:
         """Retry ``request``, a command that failed with ``error``, until it takes effect or its time is over."""
-        until = monotonic() + self._try_seconds
-        pause = _FIRST_PAUSE
-        while not isinstance(error, TimeoutError) and not self._fails_for_good(request):
-            wait = pause * random.uniform(0.5, 1.0)  # noqa: S311  # jitter
-            if monotonic() + wait > until:
+        async for number in attempts(first=_FIRST_WAIT, longest=_LONGEST_WAIT, for_seconds=self._try_seconds):
+            if number > 1:  # The first one has failed before: on the main path, or in a round of reads.
+                try:
+                    return await self._transactions.attempt(request)
+                except Exception as again:
+                    error = again
+            if isinstance(error, TimeoutError) or self._fails_for_good(request):
                 break
-            await asyncio.sleep(wait)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-            try:
-                return await self._transactions.attempt(request)
-            except Exception as again:
-                error = again
         return await self._give_up(request, error)
 
     def _fails_for_good(self, request: Request) -> bool:

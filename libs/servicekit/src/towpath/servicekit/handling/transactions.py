@@ -40,7 +40,7 @@ from towpath.servicekit.handling.requests import Request, internal_error
 from towpath.servicekit.handling.result import Failed, Ran, Result
 from towpath.servicekit.handling.store import Store, U
 from towpath.servicekit.messaging.dead_letters import Failures
-from towpath.servicekit.runtime.backoff import pauses
+from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.telemetry import Telemetry, trace_id
 from towpath.servicekit.storage import inbox
@@ -193,7 +193,7 @@ class Transactions(Generic[U]):
         if self._store is None:
             await self._invocation.probe(requests, None)
             return {request: self._invocation.run(request, None) for request in requests}
-        async for _ in pauses():
+        async for _ in attempts():
             try:
                 async with asyncio.timeout(self._unit_time_limit):
                     results = await self._transaction(self._store, requests)
@@ -204,7 +204,7 @@ class Transactions(Generic[U]):
                 if not await self._store.database.is_database_failure(error):
                     raise
                 log.error("database_away", error=describe_error(error, 300))
-        raise AssertionError("pauses never end")
+        raise AssertionError("attempts without a time limit do not end")
 
     async def _transaction(self, store: Store[U], requests: Sequence[Request]) -> dict[Request, Result]:
         started = perf_counter()
