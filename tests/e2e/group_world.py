@@ -280,7 +280,7 @@ class World:
 
     def who_hears(self) -> set[str]:
         """The names of the connections that are in the room's group."""
-        hearing = {session for gateway in self.gateways for session in gateway.members.behind(GROUP)}
+        hearing = {session for gateway in self.gateways for session in gateway.members.receivers_of(GROUP)}
         return {name for name in self.open() if self.sessions[name][1] in hearing}
 
     def open(self) -> list[str]:

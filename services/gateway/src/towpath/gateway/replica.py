@@ -124,7 +124,7 @@ class Replica:
         session.welcome()  # Before it is a member: the welcome is its first frame, and pushes follow.
         self.members.add(session)
         self._opened.add(1)
-        if oldest := self.members.surplus(session.user_id, self._settings.max_connections_per_user):
+        if oldest := self.members.oldest_over(session.user_id, self._settings.max_connections_per_user):
             self.members.remove(oldest)
             oldest.close(CloseCode.REPLACED, "too many connections of this user")
         self.announcer.started(session)

@@ -99,7 +99,7 @@ class Inbound:
             self._answer(session, error.msg_id, limited)
         else:
             self._answer(session, error.msg_id, error)
-        session.violated()
+        session.count_violation()
 
     def _bare(self, session: Session, envelope: Head) -> None:
         if envelope.action != PING:
@@ -119,7 +119,7 @@ class Inbound:
         if identity.user_id != session.user_id:
             # Groups, limits and bindings of this connection belong to its user.
             raise Forbidden("The new token is another user's; open a new connection for it.")
-        session.take(identity)
+        session.use_identity(identity)
         session.send_own(
             f"{REFRESH}.ok",
             {"expires_at": int(identity.expires_at * 1000)},
@@ -192,7 +192,7 @@ def _charge(session: Session, weight: float, text: bytes) -> float:
     size = len(text)
     # Bytes cost as well as actions: a large message is work for every program that it passes.
     if wait := session.allowance.charge(weight + size / TOKEN_BYTES):
-        session.struck()
+        session.count_strike()
         raise RateLimited(
             "You send more than this service takes from one user: slow down.",
             retry_after_ms=math.ceil(wait * 1000),

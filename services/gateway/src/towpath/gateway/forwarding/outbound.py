@@ -126,7 +126,7 @@ class Outbound:
             self._arrivals.received(key)
             await self._push(key, body, self._members.all())
         else:
-            await self._push(key, body, self._members.behind(key))
+            await self._push(key, body, self._members.receivers_of(key))
 
     def _take_costs(self, key: str, body: bytes) -> None:
         """Store the costs that services announce."""
@@ -134,7 +134,7 @@ class Outbound:
             try:
                 if isinstance(text, BadEnvelope):
                     raise text
-                self._costs.take(parse(text))
+                self._costs.store(parse(text))
             except BadEnvelope as error:
                 self._unreadable.add(routing_key=key, error=error.message, details=error.details)
 
@@ -156,7 +156,7 @@ class Outbound:
         """Items on ``control.<user>``: each is for all connections of the user."""
         key = delivery.routing_key
         self._arrivals.received(key)
-        if not (sessions := list(self._members.behind(key))):
+        if not (sessions := list(self._members.receivers_of(key))):
             self._count_unaddressed("control", key)
         for item in directed.read(delivery.body):
             if isinstance(item, BadEnvelope):

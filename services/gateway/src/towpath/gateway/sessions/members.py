@@ -130,11 +130,11 @@ class Members:
         """The session of a connection, if it is on this replica."""
         return self._by_id.get(connection_id) if connection_id else None
 
-    def behind(self, routing_key: str) -> "Collection[Session]":
+    def receivers_of(self, routing_key: str) -> "Collection[Session]":
         """The sessions of a ``user.*``, ``group.*`` or ``control.*`` key, oldest first; not a copy."""
         return self._by_group.get(routing_key) or self._by_user.get(routing_key, {})
 
-    def surplus(self, user_id: str, limit: int) -> "Session | None":
+    def oldest_over(self, user_id: str, limit: int) -> "Session | None":
         """The oldest connection of a user with more than ``limit`` connections."""
         sessions = self._by_user.get(user_key(user_id), {})
         return next(iter(sessions)) if len(sessions) > limit else None
