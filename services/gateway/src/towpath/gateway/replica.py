@@ -70,7 +70,7 @@ class Replica:
         self._settings = settings
         self._health = health
         self._share = share
-        self.members = Members()
+        self.members = Members(settings.groups_per_connection)
         self._limits = Limits(settings, telemetry)
         costs = Costs(telemetry)
 
@@ -89,7 +89,7 @@ class Replica:
         self.routing = Routing(broker, source, settings, telemetry)
         deafness = watch_deafness(broker, telemetry)
         self.probe = Probe(broker, self.routing.routes, settings, telemetry, deafness)
-        outbound = Outbound(self.members, self.probe, costs, settings, telemetry)
+        outbound = Outbound(self.members, self.probe, costs, telemetry)
         self.consumer = Consumer(
             partial(broker.subscribe, source, prefetch=settings.prefetch),
             outbound.dispatch,
