@@ -20,11 +20,6 @@ from towpath.testkit.eventually import eventually
 from towpath.testkit.postgres import Postgres
 
 COUNTERS: Final = sa.table("counters", sa.column("name"), sa.column("value"))
-ENVIRONMENT: Final = """
-import sqlalchemy as sa
-from towpath.servicekit.storage.migrations import run_migrations
-run_migrations(sa.MetaData())
-"""
 REVISION: Final = """
 import sqlalchemy as sa
 from alembic import op
@@ -43,14 +38,12 @@ Open = Callable[[], AbstractAsyncContextManager[Database]]
 
 
 def write_migrations(folder: Path, *tables: str, more: str = "") -> Path:
-    """An Alembic folder with a revision a table."""
-    versions = folder / "versions"
-    versions.mkdir(parents=True)
-    (folder / "env.py").write_text(ENVIRONMENT)
+    """A folder of migrations with a revision a table."""
+    folder.mkdir(parents=True)
     for number, table in enumerate(tables):
         before = str(number) if number else None
         text = REVISION.format(revision=str(number + 1), before=before, table=table, more=more)
-        (versions / f"{number + 1}.py").write_text(text)
+        (folder / f"{number + 1}.py").write_text(text)
     return folder
 
 
@@ -61,7 +54,7 @@ def migrations(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def open_database(database_url: str, migrations: Path) -> Open:
-    return lambda: Database.open(database_url, migrations=migrations, version_table="test_version")
+    return lambda: Database.open(database_url, service="test", migrations=migrations)
 
 
 @pytest.fixture
@@ -102,19 +95,17 @@ async def test_services_may_share_a_database(database_url: str, tmp_path: Path) 
     async with AsyncExitStack() as stack:
         for name in ("chat", "orders"):
             folder = write_migrations(tmp_path / name, f"{name}_counters")
-            await stack.enter_async_context(
-                Database.open(database_url, migrations=folder, version_table=f"{name}_version")
-            )
+            await stack.enter_async_context(Database.open(database_url, service=name, migrations=folder))
 
 
 async def test_a_migration_that_fails_leaves_nothing_behind(database_url: str, tmp_path: Path) -> None:
     broken = write_migrations(tmp_path / "broken", "counters", more="raise ZeroDivisionError")
     with pytest.raises(ZeroDivisionError):
-        async with Database.open(database_url, migrations=broken, version_table="test_version"):
+        async with Database.open(database_url, service="test", migrations=broken):
             pass
     mended = write_migrations(tmp_path / "mended", "counters")
     async with (
-        Database.open(database_url, migrations=mended, version_table="test_version") as database,
+        Database.open(database_url, service="test", migrations=mended) as database,
         database.transaction() as connection,
     ):
         await put(connection, "a", 1)
@@ -135,7 +126,7 @@ async def test_a_migration_that_takes_long_lets_the_rest_of_the_program_go_on(tm
     migrations = write_migrations(tmp_path / "migrations", "counters", more=WAITING)
     async with (
         Database.open(
-            f"sqlite+aiosqlite:///{tmp_path}/towpath.db", migrations=migrations, version_table="test_version"
+            f"sqlite+aiosqlite:///{tmp_path}/towpath.db", service="test", migrations=migrations
         ) as database,
         database.reading() as connection,
     ):
@@ -154,7 +145,7 @@ async def test_a_statement_of_a_migration_may_take_as_long_as_many_rows_do(
 ) -> None:
     migrations = write_migrations(tmp_path / "migrations", "counters", more=TIME_LIMIT)
     async with (
-        Database.open(postgres_url, migrations=migrations, version_table="test_version") as database,
+        Database.open(postgres_url, service="test", migrations=migrations) as database,
         database.reading() as connection,
     ):
         assert await value_of(connection, "limit") == 3600
@@ -162,17 +153,17 @@ async def test_a_statement_of_a_migration_may_take_as_long_as_many_rows_do(
 
 async def test_a_schema_from_the_future_is_a_bad_setting(database_url: str, tmp_path: Path) -> None:
     newer = write_migrations(tmp_path / "newer", "counters", "more_counters")
-    async with Database.open(database_url, migrations=newer, version_table="test_version"):
+    async with Database.open(database_url, service="test", migrations=newer):
         pass
     older = write_migrations(tmp_path / "older", "counters")
     with pytest.raises(BadSetting, match=r"^TOWPATH_DATABASE_URL: holds a schema this version does not know"):
-        async with Database.open(database_url, migrations=older, version_table="test_version"):
+        async with Database.open(database_url, service="test", migrations=older):
             pass
 
 
 async def refusal(url: str, migrations: Path) -> str:
     with pytest.raises(BadSetting) as bad:
-        async with asyncio.timeout(PATIENCE), Database.open(url, migrations=migrations, version_table="v"):
+        async with asyncio.timeout(PATIENCE), Database.open(url, service="test", migrations=migrations):
             pass
     told = str(bad.value)
     assert told.startswith("TOWPATH_DATABASE_URL")
@@ -190,7 +181,7 @@ async def test_a_file_that_cannot_be_opened_is_a_bad_setting(tmp_path: Path, mig
 
 async def test_its_folder_is_made(tmp_path: Path, migrations: Path) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path}/some/where/towpath.db"
-    async with Database.open(url, migrations=migrations, version_table="v"):
+    async with Database.open(url, service="test", migrations=migrations):
         assert (tmp_path / "some" / "where" / "towpath.db").exists()
 
 
@@ -209,7 +200,7 @@ async def test_a_server_that_is_away_at_the_start_is_waited_for(
 
     async def open_and_read() -> int | None:
         async with (
-            Database.open(url, migrations=migrations, version_table="v") as database,
+            Database.open(url, service="test", migrations=migrations) as database,
             database.reading() as connection,
         ):
             return await value_of(connection, "a")
@@ -331,7 +322,7 @@ async def test_a_database_that_was_made_read_only_is_not_writable_until_it_is_ma
     leave = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
     server = create_async_engine(postgres.url("postgres"), isolation_level="AUTOCOMMIT")
     async with (
-        Database.open(postgres_url, migrations=migrations, version_table="v") as database,
+        Database.open(postgres_url, service="test", migrations=migrations) as database,
         server.connect() as admin,
     ):
         for read_only in ("on", "off", "on", "off"):
@@ -364,7 +355,7 @@ async def test_a_file_that_another_program_keeps_locked_is_not_writable(
 ) -> None:
     path = tmp_path / "locked.db"
     async with Database.open(
-        f"sqlite+aiosqlite:///{path}", migrations=migrations, version_table="v"
+        f"sqlite+aiosqlite:///{path}", service="test", migrations=migrations
     ) as database:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
@@ -380,7 +371,7 @@ async def test_what_a_transaction_meets_counts_until_no_other_has_met_it_for_a_w
 ) -> None:
     now = 0.0
     url = f"sqlite+aiosqlite:///{tmp_path}/full.db"
-    async with Database.open(url, migrations=migrations, version_table="test_version") as database:
+    async with Database.open(url, service="test", migrations=migrations) as database:
         database.writability = Writability(clock=lambda: now)
 
         async def fill() -> None:
@@ -416,7 +407,7 @@ async def test_broken_connections_are_replaced(postgres_url: str, migrations: Pa
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
-    async with Database.open(postgres_url, migrations=migrations, version_table="v") as database:
+    async with Database.open(postgres_url, service="test", migrations=migrations) as database:
         for _ in range(3):
             async with asyncio.timeout(PATIENCE):
                 async with database.transaction() as one, database.transaction() as two:
@@ -434,7 +425,7 @@ async def test_a_database_that_refuses_logins_does_not_answer(
     leave = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
     server = create_async_engine(postgres.url("postgres"), isolation_level="AUTOCOMMIT")
     async with (
-        Database.open(postgres_url, migrations=migrations, version_table="v") as database,
+        Database.open(postgres_url, service="test", migrations=migrations) as database,
         server.connect() as admin,
     ):
         await admin.execute(sa.text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
@@ -449,7 +440,7 @@ async def test_a_full_disk_is_trouble_of_the_database_though_it_answers(
     tmp_path: Path, migrations: Path
 ) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path}/full.db"
-    async with Database.open(url, migrations=migrations, version_table="test_version") as database:
+    async with Database.open(url, service="test", migrations=migrations) as database:
         rows = [{"name": f"n{number}", "value": number} for number in range(2_000)]
 
         async def fill() -> None:
@@ -474,7 +465,7 @@ async def test_a_statement_that_breaks_a_constraint_is_not(database: Database) -
 async def test_a_server_that_is_shut_down_amid_a_statement_is_trouble(
     postgres_url: str, migrations: Path
 ) -> None:
-    async with Database.open(postgres_url, migrations=migrations, version_table="test_version") as database:
+    async with Database.open(postgres_url, service="test", migrations=migrations) as database:
         with pytest.raises(sa.exc.DBAPIError) as ended:
             async with database.transaction() as connection:
                 await connection.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
@@ -495,7 +486,7 @@ async def test_a_replica_that_freezes_amid_a_transaction_does_not_keep_its_locks
             locked.set()
             await thawed.wait()
 
-    async with Database.open(postgres_url, migrations=migrations, version_table="test_version") as database:
+    async with Database.open(postgres_url, service="test", migrations=migrations) as database:
         locked, thawed = asyncio.Event(), asyncio.Event()
         frozen = asyncio.create_task(freeze(database, locked, thawed))
         async with asyncio.timeout(PATIENCE):

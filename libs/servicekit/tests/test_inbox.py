@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from towpath.protocol.envelope import make
 from towpath.servicekit.messaging.publication import Publication
-from towpath.servicekit.storage.database import forget
 from towpath.servicekit.storage.inbox import Key, find, inbox_table, store
+from towpath.servicekit.storage.retention import delete_old
 from towpath.servicekit.storage.stored_outcome import StoredOutcome
 
 METADATA: Final = sa.MetaData()
@@ -128,6 +128,6 @@ async def test_old_outcomes_are_forgotten_step_by_step(connection: AsyncConnecti
     await store(connection, INBOX, {("ana", f"m-{number}"): an_outcome() for number in range(5)})
     await connection.execute(INBOX.update().values(created_at=1))
     await store(connection, INBOX, {("ana", "new"): an_outcome()})
-    steps = [await forget(connection, INBOX, older_than_ms=60_000, limit=2) for _ in range(4)]
+    steps = [await delete_old(connection, INBOX, older_than_ms=60_000, limit=2) for _ in range(4)]
     assert steps == [2, 2, 1, 0]
     assert (await find(connection, INBOX, [("ana", "m-1"), ("ana", "new")])).keys() == {("ana", "new")}

@@ -63,8 +63,8 @@ if TYPE_CHECKING:
     from towpath.servicekit.serving import serve_domain
     from towpath.servicekit.storage import bulk
     from towpath.servicekit.storage.database import Database
-    from towpath.servicekit.storage.group_numbers import Groups, numbers_table
-    from towpath.servicekit.storage.inbox import inbox_table
+    from towpath.servicekit.storage.group_numbers import Groups
+    from towpath.servicekit.storage.kit_tables import KitTables
     from towpath.servicekit.storage.leaves import Leave
     from towpath.servicekit.storage.outbox import OutboxTables
     from towpath.servicekit.storage.streams import Replay, Streams, StreamTables, batched
@@ -87,6 +87,7 @@ __all__ = [
     "Groups",
     "Handler",
     "Handlers",
+    "KitTables",
     "Leave",
     "NoOutbox",
     "OutboxTables",
@@ -113,8 +114,6 @@ __all__ = [
     "batched",
     "bulk",
     "connect",
-    "inbox_table",
-    "numbers_table",
     "resumed",
     "run",
     "serve_domain",
@@ -149,8 +148,8 @@ _MODULES: Final = {
     "serving": ("serve_domain",),
     "storage": ("bulk",),
     "storage.database": ("Database",),
-    "storage.group_numbers": ("Groups", "numbers_table"),
-    "storage.inbox": ("inbox_table",),
+    "storage.group_numbers": ("Groups",),
+    "storage.kit_tables": ("KitTables",),
     "storage.leaves": ("Leave",),
     "storage.outbox": ("OutboxTables",),
     "storage.streams": ("Replay", "StreamTables", "Streams", "batched"),

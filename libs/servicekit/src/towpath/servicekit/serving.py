@@ -7,9 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, Final
 
-import sqlalchemy as sa
 import structlog
 
 from towpath.servicekit.broker import Connect, connect
@@ -28,21 +26,17 @@ from towpath.servicekit.messaging.ended_connections import EndedConnections
 from towpath.servicekit.messaging.ownership import Owners
 from towpath.servicekit.messaging.publisher import Publisher
 from towpath.servicekit.messaging.replica import Replica
-from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.health import Health, serve_admin
 from towpath.servicekit.runtime.loops import failures_of, keep_running
 from towpath.servicekit.runtime.run import or_stopped
 from towpath.servicekit.runtime.settings import ServiceSettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.service import Service, command_queues, event_queues, topology
-from towpath.servicekit.storage.database import Database, forget
+from towpath.servicekit.storage.database import Database
 from towpath.servicekit.storage.relay import Relay
+from towpath.servicekit.storage.retention import keep_sweeping
 
 log = structlog.get_logger(__name__)
-
-_SWEEP_SECONDS: Final = 60.0
-_SWEEP_STEP: Final = 500
-_SWEEP_STEP_SECONDS: Final = 0.1
 
 
 async def serve_domain(
@@ -151,7 +145,11 @@ async def serve_domain(
             stack.callback(task.cancel)
 
         if store is not None:
-            loop("sweep", partial(_sweep, store, settings))
+            retention = {
+                store.inbox: settings.inbox_retention,
+                store.streams.entries: settings.stream_retention,
+            }
+            loop("sweep", partial(keep_sweeping, store.database, retention))
             database = store.database
             health.add("database", lambda: database.writability.is_writable)
             telemetry.gauge(
@@ -194,34 +192,5 @@ async def _open_store(
     if storage is None:
         yield None
         return
-    async with Database.open(
-        settings.database_url, migrations=storage.migrations, version_table=f"{name}_version"
-    ) as database:
+    async with Database.open(settings.database_url, service=name, migrations=storage.migrations) as database:
         yield Store(database, storage.inbox, storage.streams, storage.unit, storage.groups)
-
-
-async def _sweep(store: Store[Any], settings: ServiceSettings) -> None:
-    """Delete rows past their retention, in small steps that block no other work; until cancelled."""
-    pause = _SWEEP_SECONDS
-    while True:
-        await asyncio.sleep(pause)
-        pause = _SWEEP_SECONDS
-        try:
-            if await _sweep_once(store, settings) >= _SWEEP_STEP:
-                pause = _SWEEP_STEP_SECONDS
-        except (sa.exc.SQLAlchemyError, OSError) as error:
-            log.warning("sweep_failed", error=describe_error(error, 300))
-
-
-async def _sweep_once(store: Store[Any], settings: ServiceSettings) -> int:
-    async with store.database.transaction() as connection:
-        outcomes = await forget(
-            connection, store.inbox, older_than_ms=int(settings.inbox_retention * 1000), limit=_SWEEP_STEP
-        )
-        entries = await forget(
-            connection,
-            store.streams.entries,
-            older_than_ms=int(settings.stream_retention * 1000),
-            limit=_SWEEP_STEP,
-        )
-    return max(outcomes, entries)

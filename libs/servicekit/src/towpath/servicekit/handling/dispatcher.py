@@ -115,7 +115,9 @@ class Dispatcher(Generic[U]):
         replays = (
             None if store is None else Replays(store.database, store.streams, replay_limit, replay_max_bytes)
         )
-        self._publishing = Publishing(publisher, replays, None if store is None else store.streams.confirmed)
+        self._publishing = Publishing(
+            publisher, replays, None if store is None else store.database.confirmed_leaves
+        )
         self._pool = PendingRequests()
         self.command_retries = CommandRetries(self._run_to_end, telemetry)
         self._is_here = is_connected

@@ -32,7 +32,7 @@ class Groups:
     """Settings of a service that subscribes connections to groups. It answers ``session.started`` with all groups.
 
     Attributes:
-        numbers: See :func:`numbers_table`.
+        numbers: ``group_numbers`` of the service's :class:`~towpath.servicekit.storage.kit_tables.KitTables`.
         may_receive: Called at most once per batch, if a repetition names groups or several requests name the same
             group.
 
@@ -51,7 +51,7 @@ class Groups:
 
 
 def numbers_table(metadata: sa.MetaData, prefix: str) -> sa.Table:
-    """Declare ``<prefix>_group_numbers`` with one row; a migration creates both.
+    """Declare ``<prefix>_group_numbers``, which has one row.
 
     Args:
         metadata: That of the service's own tables.
@@ -61,24 +61,3 @@ def numbers_table(metadata: sa.MetaData, prefix: str) -> sa.Table:
         >>> [column.name for column in numbers_table(sa.MetaData(), "chat").columns]
         ['id', 'number']
     """
-    return sa.Table(
-        f"{prefix}_group_numbers",
-        metadata,
-        sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
-        sa.Column("number", sa.BigInteger, nullable=False),
-    )
-
-
-async def next_number(connection: AsyncConnection, table: sa.Table) -> int:
-    """The number of this transaction's changes; other transactions wait for theirs until it has ended."""
-    number, now = table.c.number, now_ms()
-    following = sa.case((number >= now, number + 1), else_=now)
-    taken = await connection.execute(
-        table.update().where(table.c.id == _THE_ROW).values(number=following).returning(number)
-    )
-    return int(taken.scalar_one())
-
-
-async def read_number(connection: AsyncConnection, table: sa.Table) -> int:
-    """The number of the last change that is committed or was made by this transaction."""
-    return int((await connection.execute(sa.select(table.c.number))).scalar_one())
