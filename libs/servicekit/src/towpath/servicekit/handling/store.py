@@ -59,3 +59,41 @@ class Storage(Generic[U]):
 
     Attributes:
         inbox, streams: Of the service's :class:`~towpath.servicekit.storage.kit_tables.KitTables`.
+        unit: Creates a unit of work on a connection.
+        migrations: The folder with the migrations of the service's own tables; ``None`` if it has only the kit's.
+        groups: For a service that subscribes connections to groups.
+        outbox: For the messages of timers; ``None`` if timers publish nothing.
+
+    Example:
+        >>> from towpath.servicekit import KitTables
+        >>> class Notes:
+        ...     def __init__(self, connection: AsyncConnection) -> None: ...
+        ...     async def load(self, requests: Sequence[Request]) -> None: ...
+        ...     async def save(self) -> None: ...
+        >>> kit = KitTables.define(sa.MetaData(), "notes")
+        >>> storage = Storage(kit.inbox, kit.streams, unit=Notes, migrations=Path("notes/migrations"))
+        >>> storage.inbox.name
+        'notes_inbox'
+    """
+
+    inbox: sa.Table
+    streams: StreamTables
+    unit: Callable[[AsyncConnection], U]
+    migrations: Path | None = None
+    groups: Groups | None = None
+    outbox: OutboxTables | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Store(Generic[U]):
+    """The open storage of a service, and the factory of its units of work.
+
+    Attributes:
+        groups: For a service that subscribes connections to groups.
+    """
+
+    database: Database
+    inbox: sa.Table
+    streams: StreamTables
+    unit: Callable[[AsyncConnection], U]
+    groups: Groups | None = None

@@ -61,3 +61,24 @@ def numbers_table(metadata: sa.MetaData, prefix: str) -> sa.Table:
         >>> [column.name for column in numbers_table(sa.MetaData(), "chat").columns]
         ['id', 'number']
     """
+    return sa.Table(
+        f"{prefix}_group_numbers",
+        metadata,
+        sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
+        sa.Column("number", sa.BigInteger, nullable=False),
+    )
+
+
+async def next_number(connection: AsyncConnection, table: sa.Table) -> int:
+    """The number of this transaction's changes; other transactions wait for theirs until it has ended."""
+    number, now = table.c.number, now_ms()
+    following = sa.case((number >= now, number + 1), else_=now)
+    taken = await connection.execute(
+        table.update().where(table.c.id == _THE_ROW).values(number=following).returning(number)
+    )
+    return int(taken.scalar_one())
+
+
+async def read_number(connection: AsyncConnection, table: sa.Table) -> int:
+    """The number of the last change that is committed or was made by this transaction."""
+    return int((await connection.execute(sa.select(table.c.number))).scalar_one())

@@ -36,7 +36,14 @@ class KitTables:
         """Declare all tables of the kit.
 
         Args:
+            metadata: That of the service's own tables.
             service: The name of the service; its tables have it in front.
+
+        Example:
+            >>> metadata = sa.MetaData()
+            >>> kit = KitTables.define(metadata, "orders")
+            >>> sorted(metadata.tables)[:3]
+            ['orders_group_numbers', 'orders_inbox', 'orders_outbox']
         """
         return cls(
             inbox_table(metadata, service),

@@ -33,15 +33,11 @@ class StreamTables:
         heads: One row per stream: its last ``seq``, locked by a transaction that appends to it.
         entries: One row per stored push, by stream and ``seq``.
         fill: Returns the current values of withheld fields; ``None`` if no fields are withheld.
-<<<<<<< HEAD
-        confirmed: See :mod:`towpath.servicekit.storage.leaves`.
 
     Example:
         >>> tables = StreamTables.define(sa.MetaData(), "orders")
         >>> tables.heads.name, tables.entries.name
         ('orders_streams', 'orders_stream_entries')
-=======
->>>>>>> 81affec (The kit brings the migrations of its tables; services are found by entry points)
     """
 
     heads: sa.Table
@@ -49,21 +45,13 @@ class StreamTables:
     fill: Fill | None = None
 
     @classmethod
-<<<<<<< HEAD
-    def define(cls, metadata: sa.MetaData, prefix: str, *, groups: bool = False) -> "StreamTables":
+    def define(cls, metadata: sa.MetaData, prefix: str) -> "StreamTables":
         """Declare ``<prefix>_streams`` and ``<prefix>_stream_entries``.
 
         Args:
             metadata: That of the service's own tables.
             prefix: The name of the service.
-            groups: Whether streams are pushed to groups that users may leave; the heads then have a nullable text
-                ``leaves``.
         """
-        leaves = [sa.Column("leaves", sa.Text)] if groups else []
-=======
-    def define(cls, metadata: sa.MetaData, prefix: str) -> "StreamTables":
-        """Declare ``<prefix>_streams`` and ``<prefix>_stream_entries``."""
->>>>>>> 81affec (The kit brings the migrations of its tables; services are found by entry points)
         return cls(
             sa.Table(
                 f"{prefix}_streams",
