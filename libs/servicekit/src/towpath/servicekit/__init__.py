@@ -12,6 +12,7 @@ Errors::
     CannotStart                 the program ends with exit status 2; a restart would not help
     ├── BadSetting              a setting cannot be used; the text names it and the remedy
     ├── BadService              the definition of a service is invalid
+    ├── BadEntryPoint           an entry point of towpath.services does not lead to a service
     ├── BrokerRefused           user, password, virtual host or a permission (also a BrokerError)
     └── TopologyMismatch        a queue or exchange exists with other arguments (also a BrokerError)
     BrokerError                 a publish or a declaration failed
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from towpath.servicekit.handling.requests import Handler, Handlers, Request
     from towpath.servicekit.handling.store import Storage, UnitOfWork
     from towpath.servicekit.handling.timers import NoOutbox, Timer, TimerRun
+    from towpath.servicekit.installed import BadEntryPoint
     from towpath.servicekit.runtime.buckets import Buckets, Rate
     from towpath.servicekit.runtime.run import run
     from towpath.servicekit.runtime.settings import (
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from towpath.servicekit.storage.withheld import EntryId, Fields
 
 __all__ = [
+    "BadEntryPoint",
     "BadService",
     "BadSetting",
     "BrokerBlocked",
@@ -141,6 +144,7 @@ _MODULES: Final = {
     "handling.requests": ("Handler", "Handlers", "Request"),
     "handling.store": ("Storage", "UnitOfWork"),
     "handling.timers": ("NoOutbox", "Timer", "TimerRun"),
+    "installed": ("BadEntryPoint",),
     "runtime.buckets": ("Buckets", "Rate"),
     "runtime.run": ("run",),
     "runtime.settings": ("BadSetting", "CannotStart", "DatabaseUrl", "Port", "Seconds", "ServiceSettings"),
