@@ -52,7 +52,7 @@ def numbered(number: int) -> Publication:
 
 async def waiting(connection: AsyncConnection, limit: int = ANY, max_bytes: int = ANY) -> list[Publication]:
     found = await outbox.first(connection, OUTBOX, limit=limit, max_bytes=max_bytes)
-    return [one.outgoing for one in found if one.outgoing is not None]
+    return [one.publication for one in found if one.publication is not None]
 
 
 @given(st.lists(several, max_size=4), st.integers(1, 12), st.integers(1, 600))
@@ -68,8 +68,10 @@ async def test_what_is_put_comes_in_its_order_as_it_was_and_in_bounded_parts(
     while left:
         found = await outbox.first(connection, OUTBOX, limit=limit, max_bytes=max_bytes)
         assert 1 <= len(found) <= limit
-        assert len(found) == 1 or sum(len(one.outgoing.item) for one in found if one.outgoing) <= max_bytes
-        assert [one.outgoing for one in found] == left[: len(found)]
+        assert (
+            len(found) == 1 or sum(len(one.publication.item) for one in found if one.publication) <= max_bytes
+        )
+        assert [one.publication for one in found] == left[: len(found)]
         await outbox.remove(connection, OUTBOX, [one.id for one in found])
         left = left[len(found) :]
     assert await waiting(connection) == []

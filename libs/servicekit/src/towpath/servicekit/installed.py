@@ -5,7 +5,7 @@ A service's ``pyproject.toml`` names its definition, in the group ``towpath.serv
     [project.entry-points."towpath.services"]
     orders = "towpath.orders.app:ORDERS"
 
-Left stands the name of the :class:`~towpath.servicekit.Service`, right its ``app`` module and the definition there.
+The key is the name of the :class:`~towpath.servicekit.Service`, the value its ``app`` module and the name there.
 The package around ``app`` (``towpath.orders``) has three modules that others rely on:
 
 * ``app`` with ``serve(settings, stop, connect)``;

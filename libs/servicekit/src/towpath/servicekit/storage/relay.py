@@ -184,7 +184,7 @@ class Relay:
         errors: dict[int, BrokerError] = {}
         refused: dict[Key, BrokerError] = {}
         for one in waiting:
-            item = one.outgoing
+            item = one.publication
             if item is None or (key := (item.exchange, item.routing_key)) in refused:
                 continue
             try:
@@ -195,7 +195,7 @@ class Relay:
                 confirms.expect()
                 posted.append((one.id, key))
         await self._wait_for(confirms)
-        published = [one.id for one in waiting if one.outgoing is None]
+        published = [one.id for one in waiting if one.publication is None]
         failed: dict[Key, BrokerError] = {}
         for number, key in posted:
             if (failure := errors.get(number)) is not None:
