@@ -1,4 +1,4 @@
-"""Streams with many who append: no number twice, none left out, whoever asks what came since."""
+"""Streams with concurrent appenders: no number twice, none left out, every replay complete."""
 
 import asyncio
 import random
@@ -76,7 +76,7 @@ async def test_numbers_grow_by_one_for_concurrent_appenders(replicas: list[Datab
     assert await seqs(replicas[0]) == {name: list(range(1, count + 1)) for name, count in expected.items()}
 
 
-async def test_what_is_undone_leaves_no_hole(replicas: list[Database]) -> None:
+async def test_a_rolled_back_append_leaves_no_gap(replicas: list[Database]) -> None:
     async def fail(number: int) -> None:
         with pytest.raises(ZeroDivisionError):
             await append(replicas[number % 2], NAMES[:2], fail=True)

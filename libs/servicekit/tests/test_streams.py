@@ -1,4 +1,4 @@
-"""Streams in a database: numbered without a gap, replayed as they were."""
+"""Streams: numbered without a gap, replayed byte for byte."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -68,7 +68,7 @@ async def test_seq_starts_at_one_and_grows_by_one(connection: AsyncConnection) -
     assert await read_heads(connection, TABLES, ["a", "b", "c"]) == {"a": 6, "b": 2}
 
 
-async def test_streams_wanted_only_if_there_are_not_made(connection: AsyncConnection) -> None:
+async def test_streams_loaded_if_they_exist_are_not_created(connection: AsyncConnection) -> None:
     await append(connection, a=2)
     streams = Streams(connection, TABLES)
     await streams.load(["b"], if_there=["a", "b", "c"])
@@ -88,7 +88,7 @@ async def test_each_request_gets_the_entries_after_its_own_position(connection: 
     ]
 
 
-async def test_the_limit_holds_for_each_asker_alone(connection: AsyncConnection) -> None:
+async def test_the_limit_holds_for_each_request_alone(connection: AsyncConnection) -> None:
     told = await append(connection, a=LIMIT - 1, b=2, c=1)
     asked = [{"a": 0, "b": 0, "c": 0}] * 50
     for answer in await replay(connection, TABLES, asked, limit=LIMIT, max_bytes=PLENTY):
@@ -110,7 +110,7 @@ async def test_a_replay_of_more_bytes_than_allowed_is_not_complete(connection: A
     ]
 
 
-async def test_of_a_replay_that_is_too_large_only_the_bound_and_a_page_are_read(
+async def test_a_replay_that_is_too_large_reads_at_most_the_bound_and_a_page(
     connection: AsyncConnection,
 ) -> None:
     streams = Streams(connection, TABLES)
@@ -124,13 +124,13 @@ async def test_of_a_replay_that_is_too_large_only_the_bound_and_a_page_are_read(
     assert sum(read) * 4_000 < 400_000 + 300_000
 
 
-async def test_pages_of_a_replay_make_the_whole(connection: AsyncConnection) -> None:
+async def test_the_pages_of_a_replay_are_joined(connection: AsyncConnection) -> None:
     told = await append(connection, a=450, b=3)
     [found] = await replay(connection, TABLES, [{"a": 10, "b": 1}], limit=5_000, max_bytes=PLENTY)
     assert found == {"a": Replay(told["a"][10:], 450, True), "b": Replay(told["b"][1:], 3, True)}
 
 
-async def test_what_is_not_kept_any_more_is_not_complete(connection: AsyncConnection) -> None:
+async def test_a_replay_from_before_the_retention_is_incomplete(connection: AsyncConnection) -> None:
     await append(connection, a=2)
     await connection.execute(TABLES.entries.update().values(created_at=1))
     told = await append(connection, a=2)
