@@ -31,7 +31,7 @@ import structlog
 from towpath.servicekit.broker.interface import BrokerError
 from towpath.servicekit.messaging.confirms import PendingConfirms
 from towpath.servicekit.messaging.publisher import Publisher
-from towpath.servicekit.runtime.backoff import pauses
+from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.settings import ServiceSettings
 from towpath.servicekit.runtime.telemetry import Telemetry
@@ -144,14 +144,12 @@ class Relay:
     async def _run(self) -> None:
         # Not `keep_running`: its pauses grow to 30 s, and messages that wait for the broker have a reader who waits.
         while True:
-            failures = 0
-            async for _ in pauses():
+            async for attempt in attempts():
                 try:
                     await self.flush()
                     break
                 except Exception as error:
-                    failures += 1
-                    log.warning("outbox_relay_failed", failures=failures, error=describe_error(error, 300))
+                    log.warning("outbox_relay_failed", failures=attempt, error=describe_error(error, 300))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.outbox_poll):
                     await self._woken.wait()
