@@ -45,7 +45,7 @@ async def test_numbers_grow_and_are_at_least_the_time(engine: AsyncEngine) -> No
     assert began <= numbers[0] < numbers[1] < numbers[2]
 
 
-async def test_numbers_grow_though_the_clock_goes_back(engine: AsyncEngine) -> None:
+async def test_numbers_grow_when_the_clock_goes_back(engine: AsyncEngine) -> None:
     ahead = now_ms() + 3_600_000
     async with engine.begin() as connection:
         await connection.execute(NUMBERS.update().values(number=ahead))

@@ -16,9 +16,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Generic
+from typing import Any, Generic
 
-import sqlalchemy as sa
 import structlog
 
 from towpath.servicekit.broker import Connect, connect
@@ -36,24 +35,20 @@ from towpath.servicekit.messaging.ended_connections import EndedConnections
 from towpath.servicekit.messaging.ownership import Owners
 from towpath.servicekit.messaging.publisher import Publisher
 from towpath.servicekit.messaging.replica import Replica
-from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.health import Health, serve_admin
 from towpath.servicekit.runtime.loops import failures_of, keep_running
 from towpath.servicekit.runtime.run import or_stopped
 from towpath.servicekit.runtime.settings import ServiceSettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.service import Service, command_queues, event_queues, topology
-from towpath.servicekit.storage.database import Database, forget
+from towpath.servicekit.storage.database import Database
 from towpath.servicekit.storage.relay import Relay
+from towpath.servicekit.storage.retention import Retention, keep_sweeping
 
 log = structlog.get_logger(__name__)
 
 #: Title, work, seconds between two runs.
 _Loop = tuple[str, Callable[[], Awaitable[object]], float]
-
-_SWEEP_SECONDS: Final = 60.0
-_SWEEP_STEP: Final = 500
-_SWEEP_STEP_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +171,7 @@ async def _open_store(
     if storage is None:
         yield None
         return
-    async with Database.open(
-        settings.database_url, migrations=storage.migrations, version_table=f"{name}_version"
-    ) as database:
+    async with Database.open(settings.database_url, service=name, migrations=storage.migrations) as database:
         yield Store(storage, database)
 
 
@@ -231,7 +224,7 @@ def _loops(opened: _Opened[Any], owners: Owners, ended: EndedConnections) -> lis
     if store is not None:
         probe = partial(store.database.probe, settings.database_probe_timeout)
         loops += [
-            ("sweep", partial(_sweep, store, settings), 0.0),
+            ("sweep", partial(keep_sweeping, store.database, _retention(store, settings)), 0.0),
             ("database probe", probe, settings.database_probe_interval),
         ]
     if any(handler.is_heavy_read for handler in service.commands.values()):
@@ -253,6 +246,11 @@ def _start_loop(
     stack.callback(task.cancel)
 
 
+def _retention(store: Store[Any], settings: ServiceSettings) -> Retention:
+    storage = store.storage
+    return {storage.inbox: settings.inbox_retention, storage.streams.entries: settings.stream_retention}
+
+
 def _start_timers(tasks: asyncio.TaskGroup, opened: _Opened[Any], stop: asyncio.Event) -> None:
     if opened.store is None:
         return
@@ -260,33 +258,3 @@ def _start_timers(tasks: asyncio.TaskGroup, opened: _Opened[Any], stop: asyncio.
     for timer in opened.service.timers:
         keeping = keep(timer, opened.store.database, opened.relay, uptime, stop)
         tasks.create_task(keeping, name=f"{opened.service.name}: {timer.name}")
-
-
-async def _sweep(store: Store[Any], settings: ServiceSettings) -> None:
-    """Delete rows past their retention, in small steps that block no other work; until cancelled."""
-    pause = _SWEEP_SECONDS
-    while True:
-        await asyncio.sleep(pause)
-        pause = _SWEEP_SECONDS
-        try:
-            if await _sweep_once(store, settings) >= _SWEEP_STEP:
-                pause = _SWEEP_STEP_SECONDS
-        except (sa.exc.SQLAlchemyError, OSError) as error:
-            log.warning("sweep_failed", error=describe_error(error, 300))
-
-
-async def _sweep_once(store: Store[Any], settings: ServiceSettings) -> int:
-    async with store.database.transaction() as connection:
-        outcomes = await forget(
-            connection,
-            store.storage.inbox,
-            older_than_ms=int(settings.inbox_retention * 1000),
-            limit=_SWEEP_STEP,
-        )
-        entries = await forget(
-            connection,
-            store.storage.streams.entries,
-            older_than_ms=int(settings.stream_retention * 1000),
-            limit=_SWEEP_STEP,
-        )
-    return max(outcomes, entries)

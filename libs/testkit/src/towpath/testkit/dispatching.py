@@ -193,11 +193,7 @@ class ServiceUnderTest:
         store = None
         if storage is not None:
             database = await stack.enter_async_context(
-                Database.open(
-                    settings.database_url,
-                    migrations=storage.migrations,
-                    version_table=f"{service.name}_version",
-                )
+                Database.open(settings.database_url, service=service.name, migrations=storage.migrations)
             )
             self._databases.append(database)
             store = Store(storage, database)

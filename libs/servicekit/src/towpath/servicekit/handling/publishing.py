@@ -83,7 +83,7 @@ class Publishing:
         if store is not None:
             streams = store.storage.streams
             self._replays = Replays(store.database, streams, settings.replay_limit, settings.replay_max_bytes)
-            self._confirmed_leaves = streams.confirmed
+            self._confirmed_leaves = store.database.confirmed_leaves
 
     async def publish(
         self, results: Sequence[Result], *, again: bool = False, in_pages: bool = False
