@@ -68,12 +68,12 @@ def test_a_handler_that_cannot_work_is_refused_at_the_start(run: Any, model: Any
     assert "'shelf.put'" in str(refused.value)
 
 
-def test_handlers_that_can_work_are_taken() -> None:
+def test_handlers_that_can_work_are_accepted() -> None:
     for run in (right, partial(right), lambda _, __, ___: Outcome()):
         check_handlers("shelf", {"shelf.put": Handler(Put, run)}, arguments=("payload", "session", "unit"))
 
 
-def test_a_service_that_keeps_groups_says_of_each_new_connection_which_they_are() -> None:
+def test_a_service_with_groups_must_answer_each_new_connection_with_them() -> None:
     started = Handler(SessionStarted, lambda event, unit: Outcome(), changes=False)
     for events in ({}, {SESSION_STARTED: started}):
         with pytest.raises(
@@ -83,6 +83,6 @@ def test_a_service_that_keeps_groups_says_of_each_new_connection_which_they_are(
     check_session_started_handler("shop", {SESSION_STARTED: replace(started, groups=True)})
 
 
-def test_a_handler_that_changes_state_does_not_say_which_groups_a_connection_is_in() -> None:
+def test_a_handler_that_changes_state_may_not_list_the_groups_of_a_connection() -> None:
     with pytest.raises(BadService, match="split it"):
         check_handlers("shop", {"shop.put": Handler(Put, right, groups=True)}, arguments=("p", "s", "u"))

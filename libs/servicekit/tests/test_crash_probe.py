@@ -1,4 +1,4 @@
-"""A trial: what would end the program, or never end, is found without it."""
+"""The crash probe: a step that crashes or hangs the program is found without ending it."""
 
 import asyncio
 import itertools
@@ -39,7 +39,7 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def test_what_does_no_harm_has_none_to_tell_of() -> None:
+async def test_harmless_steps_are_not_reported() -> None:
     assert await run_crash_probe([harmless, raises, harmless], time_limit=LONG) is None
     assert await run_crash_probe([], time_limit=LONG) is None
 
@@ -54,7 +54,7 @@ async def test_what_does_no_harm_has_none_to_tell_of() -> None:
         (lambda: os.kill(os.getpid(), signal.SIGKILL), "SIGKILL"),
     ],
 )
-async def test_a_step_that_ends_the_process_is_found_with_how_it_did(
+async def test_a_step_that_ends_the_process_is_reported_with_the_signal_or_status(
     step: Callable[[], Any], how: str
 ) -> None:
     found = await run_crash_probe([harmless, harmless, step, harmless], time_limit=LONG)
@@ -64,18 +64,18 @@ async def test_a_step_that_ends_the_process_is_found_with_how_it_did(
 
 
 @pytest.mark.parametrize("step", [loops, lambda: time.sleep(3600), lambda: sum(itertools.repeat(1))])
-async def test_a_step_that_does_not_end_is_found_when_its_time_is_over(step: Callable[[], Any]) -> None:
+async def test_a_step_that_does_not_end_is_reported_after_its_time_limit(step: Callable[[], Any]) -> None:
     found = await run_crash_probe([harmless, step], time_limit=SHORT)
     assert found == FailedStep(1, End.HUNG, "it did not come to an end within 1 s")
 
 
-async def test_each_step_has_the_time_for_itself() -> None:
+async def test_each_step_has_a_time_limit_of_its_own() -> None:
     limit = 3.0
     slow = [lambda: time.sleep(limit / 5)] * 6
     assert await run_crash_probe(slow, time_limit=limit) is None
 
 
-async def test_the_event_loop_goes_on_meanwhile() -> None:
+async def test_the_event_loop_runs_other_tasks_meanwhile() -> None:
     trying = asyncio.create_task(run_crash_probe([loops], time_limit=SHORT))
     turns = 0
     while not trying.done():
@@ -84,7 +84,7 @@ async def test_the_event_loop_goes_on_meanwhile() -> None:
     assert turns > 10
 
 
-async def test_what_a_step_does_is_not_seen_outside() -> None:
+async def test_a_step_has_no_effect_outside_the_copy() -> None:
     seen: list[int] = []
     assert await run_crash_probe([lambda: seen.append(1)], time_limit=LONG) is None
     assert seen == []

@@ -1,4 +1,4 @@
-"""The dispatcher of a service that keeps nothing; what a database adds is tested with the services that have one."""
+"""The dispatcher of a service without storage; with one it is tested in the services that have one."""
 
 import asyncio
 import os
@@ -184,7 +184,7 @@ async def test_a_connection_is_in_its_group_before_it_is_answered(service: Servi
 # Errors
 
 
-async def test_a_verb_that_is_not_there_is_an_unknown_action(service: ServiceUnderTest) -> None:
+async def test_an_undefined_verb_is_answered_unknown_action(service: ServiceUnderTest) -> None:
     await service.dispatch(a_command("echo.sing", msg_id="m-1", text="la"))
     assert service.error("m-1") == ErrorCode.UNKNOWN_ACTION
 
@@ -209,7 +209,7 @@ async def test_a_domain_error_is_answered_with_its_code_and_details(service: Ser
     assert service.retried() == service.parked() == []
 
 
-async def test_refused_and_granted_are_answered_in_the_order_sent(service: ServiceUnderTest) -> None:
+async def test_refusals_and_answers_keep_the_order_of_the_requests(service: ServiceUnderTest) -> None:
     texts = ["a", "refuse", "b", ["no text"], "c"]
     await service.dispatch(
         *(a_command("echo.say", msg_id=f"m-{n}", text=text) for n, text in enumerate(texts))
@@ -227,7 +227,7 @@ async def test_refused_and_granted_are_answered_in_the_order_sent(service: Servi
 
 
 @pytest.mark.parametrize("action", ["echo.say", "echo.ask"])
-async def test_a_request_that_fails_is_answered_internal_and_the_others_pass(
+async def test_a_request_that_fails_is_answered_internal_and_the_others_succeed(
     service: ServiceUnderTest, action: str
 ) -> None:
     texts = ["a", "poison", "b"]
@@ -261,7 +261,7 @@ async def test_a_bug_is_one_log_line_with_one_traceback(
     assert "During handling of the above exception" not in said
 
 
-async def test_what_fails_for_a_moment_has_its_effect_once_and_in_its_place(
+async def test_a_command_that_fails_for_a_moment_takes_effect_once_and_in_order(
     service: ServiceUnderTest,
 ) -> None:
     FLAKY.fails = 3
@@ -272,14 +272,14 @@ async def test_what_fails_for_a_moment_has_its_effect_once_and_in_its_place(
     assert service.parked() == service.retried() == []
 
 
-async def test_events_are_handled_refused_and_retried_each_by_itself(service: ServiceUnderTest) -> None:
+async def test_each_event_of_a_batch_is_handled_parked_or_retried_alone(service: ServiceUnderTest) -> None:
     await service.dispatch(*(an_event("door.knocked", text=text) for text in ("a", "refuse", "poison", "b")))
     assert [push.data["text"] for push in service.pushes(EVERYONE)] == ["a", "b"]
     assert service.parked() == ["Conflict: It does not hear that."]
     assert service.retried() == ["ZeroDivisionError: "]
 
 
-async def test_an_event_that_cannot_be_read_is_parked_with_its_reason(service: ServiceUnderTest) -> None:
+async def test_an_unreadable_event_is_parked_with_its_reason(service: ServiceUnderTest) -> None:
     await service.dispatch(an_event("door.knocked", text=5), an_event("door.knocked", text="a"))
     [reason] = service.parked()
     assert "text" in reason
@@ -324,7 +324,7 @@ async def test_an_odd_body_is_parked_as_one_and_the_next_is_handled(
     assert [push.data["text"] for push in service.pushes(EVERYONE)] == ["a"]
 
 
-async def test_the_services_own_events_are_not_handled_when_they_come_round(
+async def test_a_service_does_not_handle_its_own_events(
     service: ServiceUnderTest,
 ) -> None:
     await service.dispatch(an_event("door.knocked", service="echo", text="a"))
@@ -397,7 +397,7 @@ async def desk(broker: Broker, telemetry: Telemetry) -> AsyncIterator[Desk]:
         beside.cancel()
 
 
-async def test_what_was_answered_internal_is_parked_without_effect(desk: Desk) -> None:
+async def test_a_command_answered_internal_is_parked_as_without_effect(desk: Desk) -> None:
     delivery = await desk.receive(a_command("echo.say", msg_id="m-1", text="poison"))
     await (await desk.dispatch(delivery))
     parked = await desk.heard()
@@ -408,7 +408,7 @@ async def test_what_was_answered_internal_is_parked_without_effect(desk: Desk) -
     assert "ZeroDivision" not in told["message"]
 
 
-async def test_a_delivery_is_settled_once_the_broker_has_the_answer(hub: MemoryHub, desk: Desk) -> None:
+async def test_a_delivery_is_acked_once_the_answer_is_confirmed(hub: MemoryHub, desk: Desk) -> None:
     delivery = await desk.receive(a_command("echo.say", msg_id="m-1", text="ahoy"))
     hub.hold_confirms()
     settling = asyncio.ensure_future(await desk.dispatch(delivery))
@@ -419,9 +419,7 @@ async def test_a_delivery_is_settled_once_the_broker_has_the_answer(hub: MemoryH
         await settling
 
 
-async def test_unconfirmed_messages_are_published_again_when_the_broker_is_back(
-    hub: MemoryHub, desk: Desk
-) -> None:
+async def test_unconfirmed_messages_are_published_again_after_a_reconnect(hub: MemoryHub, desk: Desk) -> None:
     delivery = await desk.receive(a_command("echo.say", msg_id="m-1", text="ahoy"))
     hub.stop()
     settling = asyncio.ensure_future(await desk.dispatch(delivery))
@@ -435,7 +433,7 @@ async def test_unconfirmed_messages_are_published_again_when_the_broker_is_back(
     assert (await desk.answer()).data["text"] == "ahoy"
 
 
-async def test_many_may_ask_at_once(service: ServiceUnderTest) -> None:
+async def test_a_large_batch_is_answered_completely(service: ServiceUnderTest) -> None:
     async with asyncio.timeout(20):
         await service.dispatch(*(a_command("echo.say", msg_id=f"m-{n}", text=str(n)) for n in range(1200)))
     assert all(service.answer(f"m-{n}").data["text"] == str(n) for n in range(1200))
@@ -489,7 +487,7 @@ async def brittle() -> AsyncIterator[ServiceUnderTest]:
 
 
 @pytest.mark.parametrize("action", ["brittle.say", "brittle.ask"])
-async def test_what_ended_a_program_is_found_when_it_comes_again_and_parked(
+async def test_a_redelivered_request_that_crashes_the_program_is_parked(
     brittle: ServiceUnderTest, action: str
 ) -> None:
     texts = ["a", "crash", "b"]
@@ -509,7 +507,7 @@ async def test_every_poison_of_a_batch_is_found(brittle: ServiceUnderTest) -> No
     assert [brittle.answer(f"m-{n}").action for n in (0, 2, 4)] == ["brittle.say.ok"] * 3
 
 
-async def test_an_action_that_ended_a_program_is_tried_first_from_then_on(brittle: ServiceUnderTest) -> None:
+async def test_an_action_that_crashed_runs_in_a_crash_probe_from_then_on(brittle: ServiceUnderTest) -> None:
     await brittle.dispatch(a_command("brittle.say", msg_id="m-1", text="crash"), redelivered=True)
     await brittle.dispatch(a_command("brittle.say", msg_id="m-2", text="crash"))  # and we are still here
     assert len(brittle.parked()) == 2
@@ -535,7 +533,7 @@ async def returned(desk: Desk, delivery: Delivery, times: int) -> Delivery:
     return delivery
 
 
-async def test_what_came_back_too_often_is_put_off_unhandled(desk: Desk) -> None:
+async def test_a_delivery_redelivered_too_often_is_deferred_unread(desk: Desk) -> None:
     delivery = await desk.receive(a_command("echo.say", msg_id="m-1", text="ahoy"))
     delivery = await returned(desk, delivery, 5)
     await (await desk.dispatch(delivery))
@@ -544,7 +542,9 @@ async def test_what_came_back_too_often_is_put_off_unhandled(desk: Desk) -> None
     ]
 
 
-async def test_what_came_back_too_often_for_the_last_time_is_parked_and_answered(desk: Desk) -> None:
+async def test_a_delivery_redelivered_too_often_is_parked_and_answered_after_the_last_delay(
+    desk: Desk,
+) -> None:
     delivery = await desk.receive(a_command("echo.say", msg_id="m-1", text="ahoy"), **{"x-attempt": 4})
     delivery = await returned(desk, delivery, 5)
     await (await desk.dispatch(delivery))
@@ -553,13 +553,13 @@ async def test_what_came_back_too_often_for_the_last_time_is_parked_and_answered
     assert (await desk.answer()).data["code"] == "internal"
 
 
-async def test_what_is_played_again_is_handled_like_new(desk: Desk) -> None:
+async def test_a_replayed_dead_letter_is_handled_like_a_new_request(desk: Desk) -> None:
     delivery = await desk.receive(a_command("echo.say", msg_id="m-1", text="ahoy"), **{"x-replayed": 1})
     await (await desk.dispatch(delivery))
     assert (await desk.answer()).data["text"] == "ahoy"
 
 
-async def test_those_that_come_again_in_doubt_are_each_settled_before_the_next(desk: Desk) -> None:
+async def test_suspect_deliveries_are_each_settled_before_the_next(desk: Desk) -> None:
     first, second = [
         await returned(desk, await desk.receive(a_command("echo.say", msg_id=f"m-{n}", text=str(n))), times=2)
         for n in range(2)
@@ -571,7 +571,7 @@ async def test_those_that_come_again_in_doubt_are_each_settled_before_the_next(d
     assert await desk.waits("echo.commands.0") == []
 
 
-async def test_only_the_first_of_those_in_doubt_is_put_off(desk: Desk) -> None:
+async def test_only_the_first_suspect_delivery_is_deferred(desk: Desk) -> None:
     both = [
         await returned(desk, await desk.receive(a_command("echo.say", msg_id=f"m-{n}", text=str(n))), times=5)
         for n in range(2)

@@ -1,4 +1,4 @@
-"""What the inbox keeps of an outcome, and what of it a repetition still does."""
+"""Stored outcomes: what the inbox keeps, and what a repetition still does of it."""
 
 from typing import Final
 
@@ -16,7 +16,7 @@ JOINED: Final = StoredOutcome(
 )
 
 
-def test_it_names_all_groups_and_streams_that_it_is_about() -> None:
+def test_names_are_all_its_groups_and_streams() -> None:
     assert JOINED.names == {"chat:lobby", "chat:lock", "chat:quay"}
     assert StoredOutcome(answer=JOINED.answer).names == set()
 
@@ -32,6 +32,6 @@ def test_no_allowed_group_is_left() -> None:
     assert JOINED.within(set()).unsubscribe == ["chat:lock", "chat:quay"]
 
 
-def test_what_is_said_stays_as_it_was() -> None:
+def test_the_answer_and_the_pushes_stay_the_same() -> None:
     settled = JOINED.within(set())
     assert (settled.answer, settled.outgoing) == (JOINED.answer, JOINED.outgoing)

@@ -1,4 +1,4 @@
-"""Requests: what a delivery holds, whatever it holds."""
+"""Requests: each item of a delivery becomes a request, a refusal, or unreadable; reading never fails."""
 
 import json
 from contextlib import nullcontext
@@ -113,7 +113,7 @@ def test_a_command_becomes_a_request_of_its_sender() -> None:
     assert not item.is_redelivery
 
 
-def test_the_ordering_key_is_the_clients_where_it_gave_one() -> None:
+def test_the_ordering_key_is_the_clients_if_it_gives_one() -> None:
     envelope = make("shelf.put", {"name": "cup"}, key="kitchen")
     item = read_one(a_delivery(wrap_command(encode(ANA), envelope.to_json())))
     assert isinstance(item, Request)
@@ -142,7 +142,7 @@ def test_a_scope_that_does_not_name_the_domain_is_refused(scope: str) -> None:
 
 
 @pytest.mark.parametrize("scope", ["shelf", "chat shelf"])
-def test_a_scope_that_names_it_is_not(scope: str) -> None:
+def test_a_scope_that_names_the_domain_is_accepted(scope: str) -> None:
     session = Session(user_id="ana", connection_id="c-1", gateway_id="gw-1", scope=scope)
     assert isinstance(read_one(a_delivery(a_command(session=session))), Request)
 
@@ -186,7 +186,7 @@ def test_an_event_of_an_unknown_sender_is_keyed_as_anonymous() -> None:
     assert item.key == ("anonymous:exchange/shelf.fell/", "m-1")
 
 
-def test_an_event_that_no_handler_is_named_for_is_left_out() -> None:
+def test_an_event_without_a_handler_is_left_out() -> None:
     body = make("shelf.painted", {"name": 5}).to_json()
     assert read_all(an_event_delivery(body, "shelf.painted")) == []
 
@@ -198,7 +198,7 @@ def test_an_event_under_a_foreign_routing_key_is_unreadable() -> None:
     assert "shelf.painted" in error
 
 
-def test_one_that_comes_back_from_a_retry_queue_comes_under_the_queues_name() -> None:
+def test_an_event_from_a_retry_queue_has_the_queues_name_as_its_routing_key() -> None:
     body = make("shelf.fell", {"name": "cup"}).to_json()
     item = read_one(an_event_delivery(body, "shelves.events", **RETRIED))
     assert isinstance(item, Request)
@@ -224,7 +224,7 @@ def test_an_event_whose_data_fails_its_model_is_unreadable() -> None:
 # Traces
 
 
-def test_the_trace_goes_on_from_the_envelope_or_the_header_or_begins_here() -> None:
+def test_the_trace_continues_that_of_the_envelope_or_the_header_or_begins() -> None:
     with_one = make("shelf.fell", {"name": "cup"}, traceparent=TRACE).to_json()
     without = make("shelf.fell", {"name": "cup"}).to_json()
     other = TRACE.replace("ab", "ef")

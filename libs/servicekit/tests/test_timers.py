@@ -1,4 +1,4 @@
-"""Timers: turn after turn, whatever fails, and none when nobody could hear of it."""
+"""Timers: run after run, whatever fails, and none while the broker is disconnected."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -115,19 +115,19 @@ async def keeping(database: Database, relay: Relay, broker: Broker) -> AsyncIter
 Keeping = Callable[..., Kept]
 
 
-async def test_what_is_more_to_do_is_done_at_once(keeping: Keeping) -> None:
+async def test_a_run_with_more_work_is_followed_by_another_at_once(keeping: Keeping) -> None:
     kept = keeping(True, True, True, False)
     await eventually(lambda: len(kept.turns) == 4)
     await kept.stopped()
     assert len(kept.turns) == 4
 
 
-async def test_turns_come_again_and_again(keeping: Keeping) -> None:
+async def test_a_timer_runs_periodically(keeping: Keeping) -> None:
     kept = keeping(every=0.01)
     await eventually(lambda: len(kept.turns) > 3)
 
 
-async def test_a_turn_that_fails_is_followed_by_another(keeping: Keeping) -> None:
+async def test_a_failed_run_is_followed_by_another(keeping: Keeping) -> None:
     kept = keeping(ZeroDivisionError(), BrokerUnavailable("away"), OSError(), every=0.01)
     await eventually(lambda: len(kept.turns) > 4)
     assert not kept.task.done()
@@ -152,7 +152,7 @@ async def test_on_stop_a_pause_ends_at_once(keeping: Keeping) -> None:
     await kept.stopped()
 
 
-async def test_on_stop_the_turn_in_hand_may_finish_and_is_the_last(keeping: Keeping) -> None:
+async def test_on_stop_the_current_run_may_finish_and_is_the_last(keeping: Keeping) -> None:
     holding = asyncio.Event()
     kept = keeping(True, holding=holding)
     await eventually(lambda: kept.turns)
@@ -162,7 +162,7 @@ async def test_on_stop_the_turn_in_hand_may_finish_and_is_the_last(keeping: Keep
     assert len(kept.turns) == 1
 
 
-async def test_on_stop_a_turn_that_hangs_is_cut_off(keeping: Keeping) -> None:
+async def test_on_stop_a_run_that_hangs_is_cancelled(keeping: Keeping) -> None:
     kept = keeping(holding=asyncio.Event())
     await eventually(lambda: kept.turns)
     await kept.stopped()
