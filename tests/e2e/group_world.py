@@ -38,7 +38,7 @@ from towpath.protocol.routes import (
 )
 from towpath.servicekit.broker.interface import Message
 from towpath.servicekit.broker.memory import MemoryBroker, MemoryHub
-from towpath.servicekit.messaging.lanes import Lanes
+from towpath.servicekit.messaging.lanes import LaneKind, Lanes
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.dispatching import Incoming, ServiceUnderTest
 from towpath.testkit.eventually import eventually
@@ -49,6 +49,9 @@ GROUP: Final = group_key(stream_of(ROOM))
 REPLICAS: Final = 2
 GATEWAYS: Final = 2
 _ALL: Final = 1_000_000
+_EVENTS_KIND: Final = LaneKind(
+    app_id="gateway", persistent=True, mandatory=False, headers={"x-service": "gateway"}
+)
 
 
 class HeldBroker:
@@ -229,16 +232,7 @@ class World:
                 source = inbox(settings.gateway_id)
                 subscription = await stack.enter_async_context(broker.subscribe(source, prefetch=_ALL))
                 lanes = await stack.enter_async_context(
-                    Lanes.open(
-                        broker,
-                        EVENTS,
-                        settings,
-                        Telemetry("test", settings),
-                        persistent=True,
-                        mandatory=False,
-                        app_id="gateway",
-                        headers={"x-service": "gateway"},
-                    )
+                    Lanes.open(broker, EVENTS, _EVENTS_KIND, settings, Telemetry("test", settings))
                 )
                 gateways.append(Gateway(broker, subscription, lanes, settings))
             world = cls(hub, chat, gateways)

@@ -1,10 +1,6 @@
 """What RabbitMQ sends is decodable for aiormq, whatever a sender made of it."""
 
 import asyncio
-import importlib.metadata
-import inspect
-import tomllib
-from pathlib import Path
 from typing import Any, Final
 
 import aiormq.connection
@@ -132,26 +128,3 @@ async def test_frames_come_out_one_by_one_and_an_end_is_an_end() -> None:
     assert second.value == b"a body!"  # type: ignore[union-attr]
     with pytest.raises(StopAsyncIteration):
         await frames.get_frame()
-
-
-# What is used of aiormq and pamqp. When one of these fails after an upgrade, so does what its comment says.
-
-
-def test_aiormq_takes_a_transport_factory() -> None:
-    # Else no SafeReader is in the way, and one odd frame ends the connection.
-    assert "transport_factory" in inspect.signature(aiormq.connection.Connection.__init__).parameters
-
-
-def test_aiormq_asks_its_reader_for_nothing_that_a_safe_reader_has_not() -> None:
-    # Else connecting fails at the first frame.
-    source = inspect.getsource(aiormq.connection.FrameReceiver)
-    used = {part.split("(")[0].strip() for part in source.split("self.reader.")[1:]}
-    assert used == {"at_eof", "readexactly", "read"}
-
-
-def test_the_packages_beneath_have_upper_bounds_that_hold_here() -> None:
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    for name, below in (("aio-pika", (10, 3)), ("aiormq", (7, 3)), ("pamqp", (4, 1))):
-        (bound,) = (one for one in project["dependencies"] if one.startswith(name))
-        assert bound.endswith(f"<{below[0]}.{below[1]}")
-        assert tuple(map(int, importlib.metadata.version(name).split(".")[:2])) < below

@@ -26,7 +26,7 @@ from towpath.servicekit.broker.interface import (
     Unroutable,
 )
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.messaging.lanes import LaneFull, Lanes
+from towpath.servicekit.messaging.lanes import LaneFull, LaneKind, Lanes
 from towpath.servicekit.runtime.settings import BrokerSettings, TelemetrySettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.eventually import eventually
@@ -46,9 +46,8 @@ async def open_lanes(
     **limits: Any,
 ) -> AsyncIterator[Lanes]:
     settings = BrokerSettings(amqp_url="memory://", **limits)
-    async with Lanes.open(
-        broker, TOPICS.name, settings, telemetry, persistent=persistent, mandatory=mandatory, app_id="test"
-    ) as lanes:
+    kind = LaneKind(app_id="test", persistent=persistent, mandatory=mandatory)
+    async with Lanes.open(broker, TOPICS.name, kind, settings, telemetry) as lanes:
         yield lanes
 
 

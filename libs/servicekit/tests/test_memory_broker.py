@@ -170,7 +170,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.waiting.remove(number)
         self.deliveries.append(delivery)
         if self.single_active:
-            assert delivery in self.consumers[0].in_hand
+            assert delivery in self.consumers[0].unsettled
 
     @rule()
     def push(self) -> None:
@@ -188,7 +188,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         consumer = data.draw(st.sampled_from(self.consumers))
-        self.waiting += [int(delivery.body) for delivery in consumer.in_hand]
+        self.waiting += [int(delivery.body) for delivery in consumer.unsettled]
         self.consumers.remove(consumer)
         self.queue.detach(consumer)
         self.queue.pump()
@@ -198,7 +198,7 @@ class QueueMachine(RuleBasedStateMachine):
     def settle(self, data: st.DataObject, way: str) -> None:
         """Any delivery ever made; most are stale, and settling those changes nothing."""
         delivery = data.draw(st.sampled_from(self.deliveries))
-        if any(delivery in consumer.in_hand for consumer in self.consumers):
+        if any(delivery in consumer.unsettled for consumer in self.consumers):
             if way == "requeue":
                 self.waiting.append(int(delivery.body))
             else:
@@ -207,7 +207,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def everything_is_somewhere(self) -> None:
-        in_hand = [int(delivery.body) for consumer in self.consumers for delivery in consumer.in_hand]
+        in_hand = [int(delivery.body) for consumer in self.consumers for delivery in consumer.unsettled]
         assert len(self.queue) == len(self.waiting)
         assert len(set(in_hand)) == len(in_hand)
         assert self.published == self.settled + len(self.waiting) + len(in_hand)

@@ -17,8 +17,7 @@ from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.handling.checks import BadService, check_domain
 from towpath.servicekit.handling.outcome import Outcome
 from towpath.servicekit.handling.requests import Handler
-from towpath.servicekit.messaging.announcements import Announcer
-from towpath.servicekit.messaging.ownership import Owners
+from towpath.servicekit.messaging.announcements import Announcer, Owners
 from towpath.servicekit.runtime.loops import keep_running
 from towpath.servicekit.runtime.settings import ServiceSettings
 from towpath.servicekit.service import Service

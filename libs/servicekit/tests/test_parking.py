@@ -1,4 +1,4 @@
-"""Failures: a message waits and comes back, again and again, and at last is parked."""
+"""Dead letters: a message is retried after growing delays, and parked in the end."""
 
 import asyncio
 import json
@@ -25,7 +25,8 @@ from towpath.servicekit.broker.interface import (
 )
 from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.messaging import dead_letters
-from towpath.servicekit.messaging.dead_letters import Failures, attempts, history
+from towpath.servicekit.messaging.dead_letters import DeadLetters
+from towpath.servicekit.messaging.failure_headers import attempts, history
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.eventually import eventually
 
@@ -48,8 +49,8 @@ async def topology(broker: Broker) -> None:
 
 
 @pytest.fixture
-def failing(broker: Broker, telemetry: Telemetry) -> Failures:
-    return Failures(broker, "orders", telemetry)
+def failing(broker: Broker, telemetry: Telemetry) -> DeadLetters:
+    return DeadLetters(broker, "orders", telemetry)
 
 
 async def one(subscription: Subscription) -> Delivery:
@@ -70,7 +71,7 @@ async def parked(broker: Broker) -> Delivery:
         return delivery
 
 
-async def test_what_fails_comes_back_to_its_queue_and_knows_why(broker: Broker, failing: Failures) -> None:
+async def test_what_fails_comes_back_to_its_queue_and_knows_why(broker: Broker, failing: DeadLetters) -> None:
     async with broker.subscribe(WORK, prefetch=10) as work:
         before = now_ms()
         delivery = await a_delivery(broker, work)
@@ -87,7 +88,7 @@ async def test_what_fails_comes_back_to_its_queue_and_knows_why(broker: Broker, 
 
 
 async def test_after_the_last_delay_it_is_parked(
-    broker: Broker, failing: Failures, telemetry: Telemetry
+    broker: Broker, failing: DeadLetters, telemetry: Telemetry
 ) -> None:
     async with broker.subscribe(WORK, prefetch=10) as work:
         delivery = await a_delivery(broker, work)
@@ -123,7 +124,7 @@ def test_it_waits_longer_each_time() -> None:
     assert {exchange.name for exchange in dead_letters.exchanges("orders")} == set(waits)
 
 
-async def test_each_failure_goes_to_the_queue_of_its_delay(broker: Broker, failing: Failures) -> None:
+async def test_each_failure_goes_to_the_queue_of_its_delay(broker: Broker, failing: DeadLetters) -> None:
     async with broker.subscribe(WORK, prefetch=10) as work:
         for number, delay in enumerate(RETRY_DELAYS):
             waiting = Queue(name=retry_queue("orders", delay))
@@ -135,7 +136,7 @@ async def test_each_failure_goes_to_the_queue_of_its_delay(broker: Broker, faili
 
 
 async def test_what_cannot_be_read_is_parked_at_once_with_its_reason(
-    broker: Broker, failing: Failures
+    broker: Broker, failing: DeadLetters
 ) -> None:
     async with broker.subscribe(WORK, prefetch=10) as work:
         delivery = await a_delivery(broker, work)
@@ -149,7 +150,7 @@ async def test_what_cannot_be_read_is_parked_at_once_with_its_reason(
 
 
 async def test_parking_returns_only_once_the_broker_has_it(
-    hub: MemoryHub, broker: Broker, failing: Failures
+    hub: MemoryHub, broker: Broker, failing: DeadLetters
 ) -> None:
     async with broker.subscribe(WORK, prefetch=10) as work:
         delivery = await a_delivery(broker, work)
@@ -166,7 +167,7 @@ async def test_parking_returns_only_once_the_broker_has_it(
 
 
 async def test_a_retry_waits_for_a_broker_that_is_blocked(
-    hub: MemoryHub, broker: Broker, failing: Failures
+    hub: MemoryHub, broker: Broker, failing: DeadLetters
 ) -> None:
     async with broker.subscribe(WORK, prefetch=10) as work:
         delivery = await a_delivery(broker, work)
@@ -191,7 +192,7 @@ def test_a_forged_count_is_between_none_and_all_delays(count: object) -> None:
 
 
 async def test_a_parked_message_has_time_error_and_location_of_each_failure(
-    broker: Broker, failing: Failures
+    broker: Broker, failing: DeadLetters
 ) -> None:
     async with broker.subscribe(WORK, prefetch=10) as work:
         delivery = await a_delivery(broker, work)
@@ -212,7 +213,7 @@ async def test_a_parked_message_has_time_error_and_location_of_each_failure(
     assert told[2].where == ""
 
 
-async def test_the_history_keeps_the_last_tries_and_stays_small(broker: Broker, failing: Failures) -> None:
+async def test_the_history_keeps_the_last_tries_and_stays_small(broker: Broker, failing: DeadLetters) -> None:
     many = json.dumps([{"at": n, "error": "x" * 200, "where": "y" * 200} for n in range(100)])
     async with broker.subscribe(WORK, prefetch=10) as work:
         delivery = await a_delivery(broker, work, **{"x-attempts": many})
@@ -240,7 +241,7 @@ class Unspeakable(Exception):
     [(Unspeakable(), "Unspeakable: (its text raised ValueError)"), (ValueError("\ud800"), "ValueError: ?")],
 )
 async def test_an_error_that_cannot_be_said_is_parked_like_any_other(
-    broker: Broker, failing: Failures, error: Exception, told: str
+    broker: Broker, failing: DeadLetters, error: Exception, told: str
 ) -> None:
     async with broker.subscribe(WORK, prefetch=10) as work:
         delivery = await a_delivery(broker, work)
@@ -250,7 +251,7 @@ async def test_an_error_that_cannot_be_said_is_parked_like_any_other(
 
 
 async def test_a_replayed_message_that_fails_again_keeps_its_replay_count(
-    broker: Broker, failing: Failures
+    broker: Broker, failing: DeadLetters
 ) -> None:
     async with broker.subscribe(WORK, prefetch=10) as work:
         known: dict[str, HeaderValue] = {"x-replayed": 2, "x-routing-key": "order.first"}
@@ -270,7 +271,7 @@ async def test_a_full_dead_queue_holds_up_and_says_so_until_there_is_room(
     async with hub.connect(name="small") as broker:
         await broker.declare(Topology(dead_letters.exchanges("small"), dead_letters.queues("small", 1)))
         await broker.declare(Topology([], [Queue(name="small.events")]))
-        failing = Failures(broker, "small", telemetry)
+        failing = DeadLetters(broker, "small", telemetry)
         async with broker.subscribe(Queue(name="small.events"), prefetch=10) as work:
             for number in range(2):
                 await broker.publish("", "small.events", Message(body=b'{"n":%d}' % number))
@@ -293,7 +294,7 @@ async def test_a_full_dead_queue_holds_up_and_says_so_until_there_is_room(
 
 
 async def test_how_much_is_parked_can_be_seen_from_outside(
-    broker: Broker, failing: Failures, telemetry: Telemetry
+    broker: Broker, failing: DeadLetters, telemetry: Telemetry
 ) -> None:
     async with broker.subscribe(WORK, prefetch=10) as work:
         delivery = await a_delivery(broker, work)

@@ -21,11 +21,9 @@ from towpath.servicekit.handling.heavy_reads import Bounds
 from towpath.servicekit.handling.store import Storage, Store, U
 from towpath.servicekit.handling.timers import BrokerUptime, keep
 from towpath.servicekit.handling.watchdog import Watchdog
-from towpath.servicekit.messaging.announcements import Announcer
+from towpath.servicekit.messaging.announcements import Announcer, Owners
 from towpath.servicekit.messaging.consumer import Consumer
-from towpath.servicekit.messaging.dead_letters import Failures
 from towpath.servicekit.messaging.ended_connections import EndedConnections
-from towpath.servicekit.messaging.ownership import Owners
 from towpath.servicekit.messaging.publisher import Publisher
 from towpath.servicekit.messaging.replica import Replica
 from towpath.servicekit.runtime.error_text import describe_error
@@ -93,8 +91,7 @@ async def serve_domain(
             relay = await stack.enter_async_context(
                 Relay.open(store.database, service.storage.outbox, publisher, settings, telemetry)
             )
-        failing = Failures(broker, name, telemetry)
-        health.add("parking", lambda: not failing.blocked)
+        health.add("parking", lambda: not publisher.dead_letters.blocked)
         watched = stack.enter_context(Watchdog.open(settings.handler_time_limit))
         departures = EndedConnections()
         dispatcher = Dispatcher(
@@ -102,7 +99,7 @@ async def serve_domain(
             service.events,
             store,
             publisher,
-            failing,
+            publisher.dead_letters,
             telemetry,
             own=name,
             unit_max=settings.unit_max_items,
@@ -164,7 +161,7 @@ async def serve_domain(
                 partial(database.probe, settings.database_probe_timeout),
                 pause=settings.database_probe_interval,
             )
-        loop("count dead letters", failing.keep_count)
+        loop("count dead letters", publisher.dead_letters.keep_count)
         owners = Owners(name, service.domain, interval=settings.alive_interval)
         health.add("sole owner", owners.is_sole)
         loop("owners", partial(owners.listen, broker), pause=1.0)

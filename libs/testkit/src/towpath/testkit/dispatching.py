@@ -45,7 +45,6 @@ from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.handling.dispatcher import Dispatcher
 from towpath.servicekit.handling.store import Store
 from towpath.servicekit.handling.timers import TimerRun
-from towpath.servicekit.messaging.dead_letters import Failures
 from towpath.servicekit.messaging.publisher import Publisher
 from towpath.servicekit.messaging.senders import SERVICE
 from towpath.servicekit.runtime.settings import ServiceSettings
@@ -208,7 +207,7 @@ class ServiceUnderTest:
             service.events,
             store,
             publisher,
-            Failures(broker, service.name, telemetry),
+            publisher.dead_letters,
             telemetry,
             own=service.name,
             unit_max=settings.unit_max_items,

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Final
 
 import structlog
 
@@ -31,13 +32,19 @@ from towpath.servicekit.broker.deafness import watch_deafness
 from towpath.servicekit.broker.interface import BrokerState, Exchange, Topology
 from towpath.servicekit.messaging import senders
 from towpath.servicekit.messaging.consumer import Consumer
-from towpath.servicekit.messaging.lanes import Lanes
+from towpath.servicekit.messaging.lanes import LaneKind, Lanes
 from towpath.servicekit.runtime import descriptors
 from towpath.servicekit.runtime.health import Health, serve_admin
 from towpath.servicekit.runtime.loops import failures_of, keep_running
 from towpath.servicekit.runtime.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
+
+_NAME: Final = "gateway"
+_COMMANDS_KIND: Final = LaneKind(app_id=_NAME, persistent=True, mandatory=True)
+_EVENTS_KIND: Final = LaneKind(
+    app_id=_NAME, persistent=True, mandatory=True, headers={senders.SERVICE: _NAME}
+)
 
 
 async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect = connect) -> None:
@@ -50,25 +57,14 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
     if settings.auth_secret and len(settings.auth_secret.encode()) < 32:
         log.warning("weak_secret", remedy="TOWPATH_AUTH_SECRET should have at least 32 bytes (RFC 7518, 3.2)")
     room = _make_room(settings)
-    name, health, members, consuming = "gateway", Health(), Members(), asyncio.Event()
+    name, health, members, consuming = _NAME, Health(), Members(), asyncio.Event()
     health.add("consuming", consuming.is_set)
     async with (
         Telemetry.open(name, settings) as telemetry,
         serve_admin(settings.admin_host, settings.admin_port, health, telemetry),
         connect(settings, f"{name} {settings.gateway_id}") as broker,
-        Lanes.open(
-            broker, COMMANDS, settings, telemetry, persistent=True, mandatory=True, app_id=name
-        ) as commands,
-        Lanes.open(
-            broker,
-            EVENTS,
-            settings,
-            telemetry,
-            persistent=True,
-            mandatory=True,
-            app_id=name,
-            headers={senders.SERVICE: "gateway"},
-        ) as events,
+        Lanes.open(broker, COMMANDS, _COMMANDS_KIND, settings, telemetry) as commands,
+        Lanes.open(broker, EVENTS, _EVENTS_KIND, settings, telemetry) as events,
     ):
         costs, limits, backlog = Costs(telemetry), Limits(settings, telemetry), Backlog(settings, telemetry)
         turns = ParseTurns(settings.read_turn, settings.read_share)

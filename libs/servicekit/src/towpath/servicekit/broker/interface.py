@@ -249,6 +249,19 @@ class Subscription(Protocol):
         """Deliveries that have arrived already, at most ``limit``, without waiting."""
         ...
 
+    @property
+    def unsettled(self) -> int:
+        """Number of deliveries handed out and not settled by their holder, stale ones included."""
+        ...
+
+    async def settled(self) -> None:
+        """Wait until none is :attr:`unsettled`, however long that takes.
+
+        Stale deliveries count: the broker delivers their messages again, but the holder still handles the first
+        delivery. So after this returned, the next consumer starts behind everything that was handled here.
+        """
+        ...
+
     async def cancel(self) -> None:
         """Stop intake for good. Deliveries that have arrived can still be taken and settled until the context is
         left.

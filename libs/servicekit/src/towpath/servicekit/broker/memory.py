@@ -34,6 +34,7 @@ from towpath.servicekit.broker.limits import check
 from towpath.servicekit.broker.memory_bindings import MemoryBindings
 from towpath.servicekit.broker.memory_queue import HeldMessage, MemoryDelivery, MemoryQueue, QueueConsumer
 from towpath.servicekit.broker.memory_vhost import VirtualHost
+from towpath.servicekit.broker.unsettled import Unsettled
 
 
 class MemoryHub:
@@ -325,6 +326,7 @@ class MemorySubscription:
         self._waiting: deque[MemoryDelivery] = deque()
         self._changed = arrived or asyncio.Event()
         self._consumers: list[QueueConsumer] = []
+        self._unsettled = Unsettled()
         self._ended = False
         self._cancelled = False
 
@@ -337,10 +339,20 @@ class MemorySubscription:
                 raise StopAsyncIteration
             self._changed.clear()
             await self._changed.wait()
+        self._unsettled.add(1)
         return self._waiting.popleft()
 
     def take_waiting(self, limit: int) -> list[Delivery]:
-        return [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
+        count = min(limit, len(self._waiting))
+        self._unsettled.add(count)
+        return [self._waiting.popleft() for _ in range(count)]
+
+    @property
+    def unsettled(self) -> int:
+        return self._unsettled.count
+
+    async def settled(self) -> None:
+        await self._unsettled.none()
 
     def start(self) -> None:
         """Consume from the existing queues and from newly created inboxes."""
@@ -353,7 +365,12 @@ class MemorySubscription:
                     if isinstance(source, Queue)
                     else self._vhost.make_inbox(source)
                 )
-                consumer = QueueConsumer(queue, prefetch=self._prefetch, deliver=self._receive)
+                consumer = QueueConsumer(
+                    queue,
+                    prefetch=self._prefetch,
+                    deliver=self._receive,
+                    settled=self._unsettled.settled,
+                )
                 queue.attach(consumer)
                 self._consumers.append(consumer)
         except BrokerError:

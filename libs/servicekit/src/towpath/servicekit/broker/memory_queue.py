@@ -152,8 +152,8 @@ class MemoryQueue:
 
     def take_back(self, consumer: "QueueConsumer") -> None:
         """Requeue all deliveries of ``consumer`` at their positions."""
-        entries = [delivery.entry for delivery in consumer.in_hand]
-        consumer.in_hand.clear()
+        entries = [delivery.entry for delivery in consumer.unsettled]
+        consumer.unsettled.clear()
         self._give_back(sorted(entries))
 
     def drop_transient(self) -> None:
@@ -242,36 +242,52 @@ class MemoryQueue:
 
 
 class QueueConsumer:
-    """The consumer of one subscription on one queue, from one (re)connect to the next."""
+    """The consumer of one subscription on one queue, from one (re)connect to the next.
 
-    __slots__ = ("_deliver", "_prefetch", "in_hand", "queue")
+    Args:
+        prefetch: Maximum of unsettled deliveries.
+        deliver: Called with each delivery.
+        settled: Called once for each delivery that its holder settles, also if it is stale by then.
+
+    Attributes:
+        unsettled: Delivered and not settled; empty once the consumer has left, so that its deliveries are stale.
+    """
+
+    __slots__ = ("_deliver", "_prefetch", "queue", "settled", "unsettled")
 
     def __init__(
-        self, queue: MemoryQueue, *, prefetch: int, deliver: Callable[["MemoryDelivery"], None]
+        self,
+        queue: MemoryQueue,
+        *,
+        prefetch: int,
+        deliver: Callable[["MemoryDelivery"], None],
+        settled: Callable[[], None] = lambda: None,
     ) -> None:
         self.queue = queue
-        self.in_hand: set[MemoryDelivery] = set()
+        self.unsettled: set[MemoryDelivery] = set()
+        self.settled = settled
         self._prefetch = prefetch
         self._deliver = deliver
 
     @property
     def free(self) -> bool:
-        return len(self.in_hand) < self._prefetch
+        return len(self.unsettled) < self._prefetch
 
     def receive(self, entry: _Entry) -> None:
         delivery = MemoryDelivery(self, entry)
-        self.in_hand.add(delivery)
+        self.unsettled.add(delivery)
         self._deliver(delivery)
 
 
 class MemoryDelivery:
     """See :class:`~towpath.servicekit.broker.interface.Delivery`."""
 
-    __slots__ = ("_consumer", "_returns", "entry")
+    __slots__ = ("_consumer", "_is_settled", "_returns", "entry")
 
     def __init__(self, consumer: QueueConsumer, entry: _Entry) -> None:
         self._consumer = consumer
         self._returns = entry.returns
+        self._is_settled = False
         self.entry = entry
 
     @property
@@ -310,20 +326,24 @@ class MemoryDelivery:
         return headers
 
     def ack(self) -> None:
-        if self._taken_from_hand():
+        if self._settle():
             self._consumer.queue.ack(self.entry)
 
     def reject(self) -> None:
-        if self._taken_from_hand():
+        if self._settle():
             self._consumer.queue.reject(self.entry)
 
     def requeue(self) -> None:
-        if self._taken_from_hand():
+        if self._settle():
             self._consumer.queue.requeue(self.entry)
 
-    def _taken_from_hand(self) -> bool:
-        """False if it was settled or requeued before."""
-        if self not in self._consumer.in_hand:
+    def _settle(self) -> bool:
+        """False if it has no effect: it was settled before, or it is stale."""
+        if self._is_settled:
             return False
-        self._consumer.in_hand.remove(self)
+        self._is_settled = True
+        self._consumer.settled()
+        if self not in self._consumer.unsettled:
+            return False
+        self._consumer.unsettled.remove(self)
         return True

@@ -41,7 +41,7 @@ from towpath.servicekit.handling.store import Store, U
 from towpath.servicekit.handling.unit_runner import UnitResult, UnitRunner
 from towpath.servicekit.messaging import senders
 from towpath.servicekit.messaging.confirms import PendingConfirms
-from towpath.servicekit.messaging.dead_letters import Failures
+from towpath.servicekit.messaging.dead_letters import DeadLetters
 from towpath.servicekit.messaging.publisher import Publisher
 from towpath.servicekit.runtime.backoff import pauses
 from towpath.servicekit.runtime.error_text import describe_error
@@ -85,7 +85,7 @@ class Dispatcher(Generic[U]):
         events: Handlers,
         store: Store[U] | None,
         publisher: Publisher,
-        failures: Failures,
+        dead_letters: DeadLetters,
         telemetry: Telemetry,
         *,
         own: str,
@@ -101,11 +101,11 @@ class Dispatcher(Generic[U]):
         is_connected: Callable[[Session], bool] = lambda _: True,
     ) -> None:
         self._reader = Reader(
-            commands, events, failures, telemetry, time_limit=handler_time_limit, watched=watched
+            commands, events, dead_letters, telemetry, time_limit=handler_time_limit, watched=watched
         )
         self._worker = UnitRunner(
             store,
-            failures,
+            dead_letters,
             telemetry,
             handler_time_limit=handler_time_limit,
             unit_time_limit=unit_time_limit,
@@ -120,7 +120,7 @@ class Dispatcher(Generic[U]):
         self.command_retries = CommandRetries(self._run_to_end, telemetry)
         self._is_here = is_connected
         self.heavy_reads = HeavyReads(self._run_heavy, heavy, is_connected, telemetry)
-        self._failures = failures
+        self._dead_letters = dead_letters
         self._own = own
         self._unit_max = unit_max
         self._crash_limit = crash_limit
@@ -179,7 +179,7 @@ class Dispatcher(Generic[U]):
                 if isinstance(item, Unreadable):
                     refusal = item.refusal
                     trace = refusal.traceparent if refusal else traceparent(delivery)
-                    await self._failures.park(delivery, item.item, item.reason, item.error, trace)
+                    await self._dead_letters.park(delivery, item.item, item.reason, item.error, trace)
                     if refusal:
                         self._pool.add(refusal, len(item.item), ack)
                 elif self.command_retries.holds(item):

@@ -18,7 +18,8 @@ from towpath.servicekit.broker.interface import Delivery, undecodable
 from towpath.servicekit.handling import requests
 from towpath.servicekit.handling.crash_probe import End, run_crash_probe
 from towpath.servicekit.handling.requests import Handlers, Refusal, Request, Unreadable
-from towpath.servicekit.messaging.dead_letters import ATTEMPT, Failures, number
+from towpath.servicekit.messaging.dead_letters import DeadLetters
+from towpath.servicekit.messaging.failure_headers import ATTEMPT, number
 from towpath.servicekit.runtime.telemetry import Telemetry
 
 _COUNTS: Final = ("x-delivery-count", "x-acquired-count")
@@ -50,7 +51,7 @@ class Reader:
         self,
         commands: Handlers,
         events: Handlers,
-        failures: Failures,
+        dead_letters: DeadLetters,
         telemetry: Telemetry,
         *,
         time_limit: float,
@@ -58,7 +59,7 @@ class Reader:
     ) -> None:
         self._commands = commands
         self._events = events
-        self._failures = failures
+        self._dead_letters = dead_letters
         self._telemetry = telemetry
         self._time_limit = time_limit
         self._watched = watched or nullcontext()
@@ -110,7 +111,7 @@ class Reader:
         refusals: list[Request | Refusal | Unreadable] = []
         for part in parts:
             error = RepeatedlyUnsettled(f"it came back {times} times without being settled")
-            parked = await self._failures.retry(
+            parked = await self._dead_letters.retry(
                 delivery, part, error, traceparent(delivery), reason=End.CRASHED
             )
             if parked and (refusal := requests.refusal(delivery, part, self._telemetry)):

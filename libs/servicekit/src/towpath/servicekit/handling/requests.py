@@ -23,7 +23,7 @@ from towpath.servicekit.handling.crash_probe import End
 from towpath.servicekit.handling.outcome import Outcome
 from towpath.servicekit.handling.watchdog import Overdue
 from towpath.servicekit.messaging import senders
-from towpath.servicekit.messaging.dead_letters import ATTEMPT, REPLAYED
+from towpath.servicekit.messaging.failure_headers import ATTEMPT, REPLAYED
 from towpath.servicekit.runtime.telemetry import Telemetry
 
 #: ``x-reason`` of an item that cannot be decoded.

@@ -41,7 +41,8 @@ from towpath.servicekit.handling.publishing import Result, answer_json
 from towpath.servicekit.handling.requests import Refusal, Request, internal_error
 from towpath.servicekit.handling.store import Store, U
 from towpath.servicekit.handling.watchdog import Overdue
-from towpath.servicekit.messaging.dead_letters import FAILED, Failures
+from towpath.servicekit.messaging.dead_letters import DeadLetters
+from towpath.servicekit.messaging.failure_headers import FAILED
 from towpath.servicekit.runtime.backoff import pauses
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.telemetry import Telemetry, trace_id
@@ -102,7 +103,7 @@ class UnitRunner(Generic[U]):
     def __init__(
         self,
         store: Store[U] | None,
-        failures: Failures,
+        dead_letters: DeadLetters,
         telemetry: Telemetry,
         *,
         handler_time_limit: float,
@@ -111,7 +112,7 @@ class UnitRunner(Generic[U]):
         watched: AbstractContextManager[None] | None = None,
     ) -> None:
         self._store = store
-        self._failures = failures
+        self._dead_letters = dead_letters
         self._telemetry = telemetry
         self._handler_time_limit = handler_time_limit
         self._unit_time_limit = unit_time_limit
@@ -234,7 +235,7 @@ class UnitRunner(Generic[U]):
         assert request.session is not None
         envelope, trace = request.envelope, request.traceparent
         self._failing_until[envelope.action] = monotonic() + FAILING_SECONDS
-        await self._failures.park(
+        await self._dead_letters.park(
             request.delivery, request.item, FAILED, error, trace, without_effect=True, quiet=True
         )
         log.error(
@@ -256,7 +257,7 @@ class UnitRunner(Generic[U]):
             trace_id=trace_id(trace),
             exc_info=error,
         )
-        await self._failures.retry(event.delivery, event.item, error, trace, sender=event.sender)
+        await self._dead_letters.retry(event.delivery, event.item, error, trace, sender=event.sender)
 
     async def _in_order(
         self, items: Sequence[Request | Refusal], results: dict[Request, Result]
@@ -270,7 +271,7 @@ class UnitRunner(Generic[U]):
         for result in ordered:
             if result.park is not None and result.request is not None:
                 request = result.request
-                await self._failures.park(
+                await self._dead_letters.park(
                     request.delivery,
                     request.item,
                     result.park.code.value,
@@ -285,11 +286,11 @@ class UnitRunner(Generic[U]):
         envelope, trace = request.envelope, request.traceparent
         self._suspected_until[envelope.action] = monotonic() + SUSPICION
         if request.session is None:
-            await self._failures.park(
+            await self._dead_letters.park(
                 request.delivery, request.item, poison.reason, poison, trace, sender=request.sender
             )
             return {}
-        await self._failures.park(
+        await self._dead_letters.park(
             request.delivery, request.item, poison.reason, poison, trace, without_effect=True
         )
         return {request: self._refuse(request.session, envelope.msg_id, internal_error(), trace)}

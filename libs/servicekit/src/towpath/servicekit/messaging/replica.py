@@ -22,11 +22,8 @@ from functools import partial
 from typing import Any, Final
 
 import structlog
-from pydantic import ValidationError
 
 from towpath.protocol.envelope import make, parse
-from towpath.protocol.errors import BadEnvelope
-from towpath.protocol.messages import split_batch
 from towpath.protocol.routes import EVENTS, SERVICE_REPLICA
 from towpath.protocol.services import ServiceReplica
 from towpath.servicekit.broker.interface import (
@@ -36,9 +33,9 @@ from towpath.servicekit.broker.interface import (
     Inbox,
     Message,
     Queue,
-    Subscription,
 )
 from towpath.servicekit.messaging.assignment import share
+from towpath.servicekit.messaging.inboxes import PREFETCH, hear
 from towpath.servicekit.messaging.intake import Intake
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.loops import keep_running
@@ -59,7 +56,6 @@ _STARTUP_SECONDS: Final = 1.0
 #: consumer. Longer than an intake takes to release a queue.
 _IDLE_SECONDS: Final = 40.0
 _TIMEOUT: Final = 5.0
-_PREFETCH: Final = 100
 #: Maximum number of other replicas that are remembered.
 _MOST: Final = 1_000
 
@@ -116,12 +112,14 @@ class Replica:
         """
         inbox = Inbox(name=f"{self._service}.replicas", bindings=[Binding(EVENTS, SERVICE_REPLICA)])
         async with contextlib.AsyncExitStack() as stack:
-            hearing = await stack.enter_async_context(self._broker.subscribe(inbox, prefetch=_PREFETCH))
+            announcements = await stack.enter_async_context(self._broker.subscribe(inbox, prefetch=PREFETCH))
             stack.push_async_callback(self._announce, leaves=True)
             self._intake = await stack.enter_async_context(Intake.open(self._broker, self._prefetch))
             loops: list[asyncio.Task[Any]] = [
                 asyncio.create_task(
-                    keep_running("hear replicas", partial(self._consume_announcements, hearing), pause=1.0)
+                    keep_running(
+                        "hear replicas", partial(hear, announcements, self._on_announcement), pause=1.0
+                    )
                 )
             ]
             try:
@@ -136,17 +134,8 @@ class Replica:
 
     # Others
 
-    async def _consume_announcements(self, hearing: Subscription) -> None:
-        async for delivery in hearing:
-            try:
-                for item in split_batch(delivery.body):
-                    self._update(ServiceReplica.model_validate(parse(item).data))
-            except (BadEnvelope, ValidationError) as error:
-                log.warning("replica_unreadable", error=str(error)[:300])
-            finally:
-                delivery.ack()
-
-    def _update(self, said: ServiceReplica) -> None:
+    def _on_announcement(self, item: bytes) -> None:
+        said = ServiceReplica.model_validate(parse(item).data)
         if said.service != self._service or said.replica == self.id:
             return
         if said.leaves:

@@ -10,13 +10,11 @@ from collections.abc import Awaitable, Callable
 from towpath.servicekit.broker.interface import Binding, BrokerError, BrokerUnavailable
 from towpath.servicekit.broker.rabbitmq.connection import (
     LOST,
-    Channel,
-    Driver,
     close_channel,
-    driver_of,
     reason_of,
     within,
 )
+from towpath.servicekit.broker.rabbitmq.driver import Channel, Driver, driver_of
 from towpath.servicekit.broker.rabbitmq.link import Link
 
 

@@ -1,8 +1,7 @@
-"""RabbitMQ (3.10 and 4.x, no plugins) behind the broker interface, on aio-pika.
+"""RabbitMQ (3.10 and 4.x, no plugins) behind the broker interface, on aio-pika and aiormq.
 
 A :class:`~towpath.servicekit.broker.rabbitmq.supervisor.Supervisor` keeps a link open, and on it the topology and the
-subscriptions requested here. aio-pika's "robust" classes are not used: they retry in lock-step and restore without
-time limits.
+subscriptions requested here.
 
 The AMQP ``message_id`` is unique per attempt, because it is the only way to match a returned message.
 """
@@ -16,15 +15,6 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
-
-from aiormq.exceptions import (
-    ChannelAccessRefused,
-    ChannelNotFoundEntity,
-    ChannelPreconditionFailed,
-    DeliveryError,
-    PublishError,
-)
-from pamqp.commands import Basic
 
 from towpath.protocol.messages import MESSAGE_MAX_BYTES
 from towpath.servicekit.broker.interface import (
@@ -46,6 +36,14 @@ from towpath.servicekit.broker.limits import check, too_large
 from towpath.servicekit.broker.rabbitmq.bindings import RabbitBindings
 from towpath.servicekit.broker.rabbitmq.browsing import RabbitQueueBrowser
 from towpath.servicekit.broker.rabbitmq.connection import LOST, leave, reason_of
+from towpath.servicekit.broker.rabbitmq.driver import (
+    ChannelAccessRefused,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+    DeliveryError,
+    Properties,
+    PublishError,
+)
 from towpath.servicekit.broker.rabbitmq.hosts import Hosts
 from towpath.servicekit.broker.rabbitmq.link import Link
 from towpath.servicekit.broker.rabbitmq.subscription import RabbitSubscription
@@ -172,7 +170,7 @@ class RabbitBroker:
         if link.blocked:
             raise BrokerBlocked("RabbitMQ accepts no messages for now (memory or disk alarm)")
         check(exchange, routing_key, message, self._message_max_bytes)
-        properties = Basic.Properties(
+        properties = Properties(
             content_type="application/json",
             delivery_mode=2 if message.persistent else 1,
             message_id=next(self._message_ids),

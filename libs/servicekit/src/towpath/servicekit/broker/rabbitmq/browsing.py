@@ -10,11 +10,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from aiormq.abc import AbstractChannel
-from aiormq.exceptions import ChannelNotFoundEntity
-
 from towpath.servicekit.broker.interface import BrokerError, BrokerUnavailable, Delivery
-from towpath.servicekit.broker.rabbitmq.connection import LOST, close_channel, driver_of, reason_of, rpc
+from towpath.servicekit.broker.rabbitmq.connection import LOST, close_channel, reason_of, rpc
+from towpath.servicekit.broker.rabbitmq.driver import ChannelNotFoundEntity, Driver, driver_of
 from towpath.servicekit.broker.rabbitmq.link import Link
 from towpath.servicekit.broker.rabbitmq.subscription import RabbitDelivery
 
@@ -27,7 +25,7 @@ _BACK_POLL: Final = 0.01
 class RabbitQueueBrowser:
     """See :class:`~towpath.servicekit.broker.interface.QueueBrowser`; made with :meth:`begin`."""
 
-    def __init__(self, channel: AbstractChannel, queue: str, waiting: int) -> None:
+    def __init__(self, channel: Driver, queue: str, waiting: int) -> None:
         self._channel = channel
         self._queue = queue
         self._settlements: deque[tuple[int, str]] = deque()
@@ -85,7 +83,7 @@ class RabbitQueueBrowser:
         self._unsettled[message.delivery_tag] = None
         return RabbitDelivery(message, self._queue, self, self._channel)
 
-    def settle(self, channel: AbstractChannel, tag: int, how: str) -> None:
+    def settle(self, channel: Driver, tag: int, how: str) -> None:
         """Record a settlement; it is sent before the next ``basic.get``, or at the end."""
         if self._unsettled.pop(tag, tag) is None:
             self._settlements.append((tag, how))
@@ -122,7 +120,7 @@ class RabbitQueueBrowser:
                 await self._channel.basic_reject(tag, requeue=how == "requeue", wait=False)
 
 
-async def _waiting(channel: AbstractChannel, queue: str) -> int:
+async def _waiting(channel: Driver, queue: str) -> int:
     declared = await rpc(channel.queue_declare(queue, passive=True))
     return declared.message_count or 0
 

@@ -12,26 +12,25 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import structlog
-from aiormq.abc import AbstractChannel
-from aiormq.exceptions import (
-    ChannelAccessRefused,
-    ChannelClosed,
-    ChannelPreconditionFailed,
-    DeliveryError,
-    PublishError,
-)
 from yarl import URL
 
 from towpath.servicekit.broker.interface import Binding, Queue, Topology, TopologyMismatch
 from towpath.servicekit.broker.rabbitmq.connection import (
-    Channel,
     Connection,
-    Driver,
     close_channel,
-    driver_of,
     reason_of,
     rpc,
     within,
+)
+from towpath.servicekit.broker.rabbitmq.driver import (
+    Channel,
+    ChannelAccessRefused,
+    ChannelClosed,
+    ChannelPreconditionFailed,
+    DeliveryError,
+    Driver,
+    PublishError,
+    driver_of,
 )
 from towpath.servicekit.broker.rabbitmq.refusals import needs
 
@@ -278,7 +277,7 @@ def queue_arguments(queue: Queue) -> dict[str, Any]:
     return arguments
 
 
-async def bind(channel: AbstractChannel, queue: str, bindings: Sequence[Binding]) -> None:
+async def bind(channel: Driver, queue: str, bindings: Sequence[Binding]) -> None:
     """Bind a queue; existing bindings stay as they are."""
     for binding in bindings:
         with needs(queue="write", exchange="read", topic="read"):

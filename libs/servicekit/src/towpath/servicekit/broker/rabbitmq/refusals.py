@@ -11,15 +11,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from aiormq.exceptions import (
+from yarl import URL
+
+from towpath.servicekit.broker.interface import BrokerRefused
+from towpath.servicekit.broker.rabbitmq.driver import (
     AuthenticationError,
     ChannelAccessRefused,
     ConnectionNotAllowed,
     ProbableAuthenticationError,
 )
-from yarl import URL
-
-from towpath.servicekit.broker.interface import BrokerRefused
 from towpath.servicekit.runtime.amqp_url import shown
 
 _SETTING: Final = "TOWPATH_AMQP_URL"

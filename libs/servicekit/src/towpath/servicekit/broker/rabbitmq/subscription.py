@@ -7,22 +7,26 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from aiormq.abc import AbstractChannel, DeliveredMessage
-
 from towpath.servicekit.broker.interface import BrokerUnavailable, Delivery, Inbox, Lost, Queue
 from towpath.servicekit.broker.rabbitmq.bindings import RabbitBindings
 from towpath.servicekit.broker.rabbitmq.connection import (
     CLOSE_TIMEOUT,
     LOST,
-    Channel,
     close_channel,
-    driver_of,
     reason_of,
     rpc,
     within,
 )
+from towpath.servicekit.broker.rabbitmq.driver import (
+    Channel,
+    DeliveredMessage,
+    Driver,
+    driver_of,
+    on_consumer_cancelled,
+)
 from towpath.servicekit.broker.rabbitmq.link import Link, bind
 from towpath.servicekit.broker.rabbitmq.refusals import needs
+from towpath.servicekit.broker.unsettled import Unsettled
 
 #: Called when the broker ended a subscription, with the kind of loss and how it was found.
 OnEnded = Callable[["RabbitSubscription", Lost, str], None]
@@ -51,6 +55,7 @@ class RabbitSubscription:
         self._settlements: deque[tuple[int, str]] = deque()
         self._to_settle = asyncio.Event()
         self._settler: asyncio.Task[None] | None = None
+        self._unsettled = Unsettled()
         self._starting = False
         self._held = False
         self._ended = False
@@ -64,7 +69,15 @@ class RabbitSubscription:
                 raise StopAsyncIteration
             self._arrived.clear()
             await self._arrived.wait()
+        self._unsettled.add(1)
         return self._waiting.popleft()
+
+    @property
+    def unsettled(self) -> int:
+        return self._unsettled.count
+
+    async def settled(self) -> None:
+        await self._unsettled.none()
 
     @property
     def names(self) -> list[str]:
@@ -87,7 +100,9 @@ class RabbitSubscription:
     def take_waiting(self, limit: int) -> list[Delivery]:
         if self._held:
             return []
-        return [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
+        count = min(limit, len(self._waiting))
+        self._unsettled.add(count)
+        return [self._waiting.popleft() for _ in range(count)]
 
     def hand_out(self) -> None:
         """End what :meth:`start` began with ``held``."""
@@ -109,8 +124,9 @@ class RabbitSubscription:
         channel = await link.consumer_channel()
         driver = await driver_of(channel)
         channel.close_callbacks.add(lambda _, error: self._on_channel_closed(channel, error))
-        driver.on_consumer_cancel_callbacks.add(
-            lambda _: self._end(channel, Lost.QUEUE, "the broker cancelled a consumer: its queue is gone")
+        on_consumer_cancelled(
+            driver,
+            lambda: self._end(channel, Lost.QUEUE, "the broker cancelled a consumer: its queue is gone"),
         )
         self._channel = channel
         self._starting = True
@@ -170,21 +186,22 @@ class RabbitSubscription:
                 await within(CLOSE_TIMEOUT, self._send_settlements(await driver_of(channel)))
         await self.stop()
 
-    def settle(self, channel: AbstractChannel, tag: int, how: str) -> None:
+    def settle(self, channel: Driver, tag: int, how: str) -> None:
+        self._unsettled.settled()
         current = self._channel
         if current is None or current.is_closed or channel.is_closed:
             return  # A stale delivery: the broker redelivers it.
         self._settlements.append((tag, how))
         self._to_settle.set()
 
-    def _receiver(self, name: str, channel: AbstractChannel) -> Callable[[DeliveredMessage], Any]:
+    def _receiver(self, name: str, channel: Driver) -> Callable[[DeliveredMessage], Any]:
         async def receive(message: DeliveredMessage) -> None:
             self._waiting.append(RabbitDelivery(message, name, self, channel))
             self._arrived.set()
 
         return receive
 
-    async def _settle(self, channel: AbstractChannel) -> None:
+    async def _settle(self, channel: Driver) -> None:
         # One task sends all settlements, so that ack() never waits for the socket.
         with contextlib.suppress(*LOST):
             while True:
@@ -192,7 +209,7 @@ class RabbitSubscription:
                 self._to_settle.clear()
                 await self._send_settlements(channel)
 
-    async def _send_settlements(self, channel: AbstractChannel) -> None:
+    async def _send_settlements(self, channel: Driver) -> None:
         while self._settlements:
             tag, how = self._settlements.popleft()
             if how == "ack":
@@ -214,24 +231,25 @@ class RabbitSubscription:
 class Settler(Protocol):
     """Sends settlements to the broker."""
 
-    def settle(self, channel: AbstractChannel, tag: int, how: str) -> None: ...
+    def settle(self, channel: Driver, tag: int, how: str) -> None: ...
 
 
 class RabbitDelivery:
     """See :class:`~towpath.servicekit.broker.interface.Delivery`."""
 
-    __slots__ = ("_channel", "_message", "_settling", "queue")
+    __slots__ = ("_channel", "_is_settled", "_message", "_settler", "queue")
 
     def __init__(
         self,
         message: DeliveredMessage,
         queue: str,
-        settling: Settler,
-        channel: AbstractChannel,
+        settler: Settler,
+        channel: Driver,
     ) -> None:
         self._message = message
-        self._settling = settling
+        self._settler = settler
         self._channel = channel
+        self._is_settled = False
         self.queue = queue
 
     @property
@@ -272,16 +290,20 @@ class RabbitDelivery:
         self._settle("requeue")
 
     def _settle(self, how: str) -> None:
+        # RabbitMQ closes the channel of a client that settles twice: https://www.rabbitmq.com/docs/confirms
+        if self._is_settled:
+            return
+        self._is_settled = True
         tag = self._message.delivery_tag
         assert tag is not None
-        self._settling.settle(self._channel, tag, how)
+        self._settler.settle(self._channel, tag, how)
 
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def make_inbox(channel: AbstractChannel, inbox: Inbox) -> str:
+async def make_inbox(channel: Driver, inbox: Inbox) -> str:
     """Declare an inbox under a new unique name; returns the name."""
     name = f"{inbox.name}.{secrets.token_hex(6)}"
     arguments: dict[str, Any] = {
