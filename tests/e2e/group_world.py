@@ -195,7 +195,7 @@ class Gateway:
 
     def stand_again(self) -> None:
         """A fresh inbox."""
-        self._broker.stand_again()
+        self._broker.reconnect()
 
 
 class World:

@@ -125,7 +125,7 @@ class Rebuilt:
 def found_by(broker: RabbitBroker) -> list[Lost]:
     """What it finds to be lost, from now on."""
     found: list[Lost] = []
-    broker.on_deaf(lambda what, _: found.append(what))
+    broker.on_loss(lambda what, _: found.append(what))
     return found
 
 

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 import structlog
 
 from towpath.servicekit.broker import Connect, connect
-from towpath.servicekit.broker.deafness import watch_deafness
 from towpath.servicekit.broker.interface import BrokerState
+from towpath.servicekit.broker.losses import watch_losses
 from towpath.servicekit.handling.checks import check_domain, check_handlers, check_session_started_handler
 from towpath.servicekit.handling.dispatcher import Dispatcher
 from towpath.servicekit.handling.heavy_reads import Bounds
@@ -82,7 +82,7 @@ async def serve_domain(
         store = opening.result()
         broker = await stack.enter_async_context(connect(settings, name))
         health.add("broker", lambda: broker.state in (BrokerState.READY, BrokerState.BLOCKED))
-        watch_deafness(broker, telemetry)
+        watch_losses(broker, telemetry)
         if not await or_stopped(broker.declare(topology(service, settings.queue_max_length)), stop):
             return
         publisher = await stack.enter_async_context(Publisher.open(broker, name, settings, telemetry))

@@ -28,8 +28,8 @@ from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.close_codes import CloseCode
 from towpath.protocol.routes import COMMANDS, EVENTS, EXCHANGES
 from towpath.servicekit.broker import Connect, connect
-from towpath.servicekit.broker.deafness import watch_deafness
 from towpath.servicekit.broker.interface import BrokerState, Exchange, Topology
+from towpath.servicekit.broker.losses import watch_losses
 from towpath.servicekit.messaging import senders
 from towpath.servicekit.messaging.consumer import Consumer
 from towpath.servicekit.messaging.lanes import LaneKind, Lanes
@@ -71,7 +71,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
         inbound = Inbound(commands, admission, costs, settings, telemetry)
         source = inbox(settings.gateway_id)
         routing = Routing(broker, source, settings, telemetry)
-        probe = Probe(broker, routing.ways, settings, telemetry, watch_deafness(broker, telemetry))
+        probe = Probe(broker, routing.ways, settings, telemetry, watch_losses(broker, telemetry))
         outbound = Outbound(members, probe, costs, settings, telemetry)
         announcer = Announcer(events, settings, telemetry)
         telemetry.gauge("connection_active", "Open connections", lambda: len(members))

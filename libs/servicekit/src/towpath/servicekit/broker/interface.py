@@ -233,7 +233,7 @@ class Lost(enum.StrEnum):
 
 
 #: Called with the kind of loss and a description for the log of how it was found.
-OnDeaf = Callable[[Lost, str], None]
+OnLoss = Callable[[Lost, str], None]
 
 
 class Subscription(Protocol):
@@ -288,7 +288,7 @@ class Bindings(Protocol):
         Messages published after this returned reach the inbox; in a cluster, other nodes may be a moment behind.
 
         Raises:
-            BrokerUnavailable: The inbox stands no more.
+            BrokerUnavailable: The inbox no longer exists.
             BrokerError: Refused, or no answer within ``timeout`` seconds: it may be bound, or be bound later.
         """
         ...
@@ -297,7 +297,7 @@ class Bindings(Protocol):
         """Undo a binding, declared or added. Idempotent.
 
         Raises:
-            BrokerUnavailable: The inbox stands no more.
+            BrokerUnavailable: The inbox no longer exists.
             BrokerError: Refused, or no answer within ``timeout`` seconds: it may be gone, or be gone later.
         """
         ...
@@ -347,7 +347,7 @@ class Broker(Protocol):
         """
         ...
 
-    def on_deaf(self, callback: OnDeaf) -> None:
+    def on_loss(self, callback: OnLoss) -> None:
         """Call ``callback`` each time a loss is found that stops the flow of messages (:class:`Lost`)."""
         ...
 

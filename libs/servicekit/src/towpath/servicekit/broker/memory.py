@@ -25,7 +25,7 @@ from towpath.servicekit.broker.interface import (
     Delivery,
     Inbox,
     Message,
-    OnDeaf,
+    OnLoss,
     PublishUnconfirmed,
     Queue,
     Topology,
@@ -95,7 +95,7 @@ class MemoryHub:
             return
         self._running.set()
         for connection in self._connections:
-            connection.stand_again()
+            connection.reconnect()
 
     def block(self) -> None:
         """Raise an alarm: publishes raise ``BrokerBlocked``, consuming goes on."""
@@ -172,13 +172,13 @@ class MemoryBroker:
     def on_rebuilt(self, callback: Callable[[], None]) -> None:
         self._rebuilt_callbacks.append(callback)
 
-    def on_deaf(self, callback: OnDeaf) -> None:
+    def on_loss(self, callback: OnLoss) -> None:
         """Does nothing: in this broker no single queue, binding or consumer gets lost."""
 
     def rebuild(self, reason: str) -> None:
         if not self._closed and self._hub.running:
             self.drop()
-            self.stand_again()
+            self.reconnect()
 
     async def declare(self, topology: Topology) -> None:
         await self.until_ready()
@@ -282,7 +282,7 @@ class MemoryBroker:
             browsing.end()
         _leave(self.subscriptions)
 
-    def stand_again(self) -> None:
+    def reconnect(self) -> None:
         """Consume again, and call the ``on_rebuilt`` callbacks."""
         if self._closed:
             return

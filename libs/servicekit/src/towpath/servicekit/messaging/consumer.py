@@ -1,10 +1,11 @@
 """The consumer: takes deliveries, hands all that have arrived to the dispatcher, drains on stop.
 
-Guarantees: deliveries of one queue are dispatched in their order; at most ``prefetch`` per queue are unsettled; on
-``stop`` intake ends, deliveries in hand are finished and settled, and the rest is requeued in its order. An
-unexpected
-error ends the consumer and the program: deliveries in hand are redelivered. Heavy reads run concurrently; on
-``stop`` those not finished within :data:`_HEAVY_SECONDS` are requeued.
+Guarantees:
+
+* Deliveries of one queue are dispatched in their order; at most ``prefetch`` per queue are unsettled.
+* On ``stop`` no further deliveries are taken; those dispatched already are finished and settled, and the rest is
+  requeued in its order. Heavy reads not finished within :data:`_HEAVY_SECONDS` are requeued.
+* An unexpected error ends the consumer and the program: the broker delivers unsettled messages again.
 """
 
 import asyncio
@@ -14,6 +15,8 @@ from typing import Any, Final, Literal, Protocol
 
 from towpath.servicekit.broker.interface import Delivery, Subscription
 
+#: Units of work that may wait for their confirms. One would leave the database idle for a round trip to the broker;
+#: more would only add deliveries that are repeated after a crash.
 _UNSETTLED_UNITS: Final = 4
 #: Seconds that heavy reads may continue after the stop.
 _HEAVY_SECONDS: Final = 5.0
@@ -78,12 +81,12 @@ class Consumer:
 
     async def run(self, stop: asyncio.Event, *, running: Callable[[], None] = lambda: None) -> None:
         """Consume until ``stop``; ``running`` is called once deliveries flow."""
-        settling: set[asyncio.Task[None]] = set()
+        completions: set[asyncio.Task[None]] = set()
         stopping = asyncio.ensure_future(stop.wait())
         try:
             async with (
                 self._subscribe() as subscription,
-                asyncio.TaskGroup() as tasks,  # Waits for deliveries in hand; cancels them when this is cancelled.
+                asyncio.TaskGroup() as tasks,  # Waits for the completions; cancels them when this is cancelled.
             ):
                 running_apart = [
                     tasks.create_task(one.run(), name=f"consumer: {type(one).__name__}")
@@ -103,14 +106,14 @@ class Consumer:
                     if taken:
                         await pool.take(taken)
                     # While one unit waits for its confirms, the next one runs.
-                    settled = await pool.work()
-                    if settled is None:
+                    completion = await pool.work()
+                    if completion is None:
                         continue
-                    task = tasks.create_task(settled, name="consumer: settle")
-                    settling.add(task)
-                    task.add_done_callback(settling.discard)
-                    while len(settling) >= _UNSETTLED_UNITS:
-                        await asyncio.wait(settling, return_when=asyncio.FIRST_COMPLETED)
+                    task = tasks.create_task(completion, name="consumer: settle")
+                    completions.add(task)
+                    task.add_done_callback(completions.discard)
+                    while len(completions) >= _UNSETTLED_UNITS:
+                        await asyncio.wait(completions, return_when=asyncio.FIRST_COMPLETED)
                 for one, task in zip(self._apart, running_apart, strict=True):
                     await one.finished(_HEAVY_SECONDS)
                     task.cancel()

@@ -19,12 +19,12 @@ PREFETCH: Final = 100
 
 
 async def listen(broker: Broker, inbox: Inbox, handle: Callable[[bytes], None]) -> None:
-    """Consume ``inbox`` until cancelled or the broker is closed; see :func:`hear`."""
+    """Consume ``inbox`` until cancelled or the broker is closed; see :func:`listen_on`."""
     async with broker.subscribe(inbox, prefetch=PREFETCH) as subscription:
-        await hear(subscription, handle)
+        await listen_on(subscription, handle)
 
 
-async def hear(subscription: Subscription, handle: Callable[[bytes], None]) -> None:
+async def listen_on(subscription: Subscription, handle: Callable[[bytes], None]) -> None:
     """Pass each JSON text of each delivery to ``handle``, which may raise for one that it cannot read."""
     async for delivery in subscription:
         try:

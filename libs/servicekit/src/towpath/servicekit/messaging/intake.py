@@ -21,7 +21,8 @@ from towpath.servicekit.runtime.error_text import describe_error
 
 log = structlog.get_logger(__name__)
 
-#: Seconds to wait for a queue that is being released. Deliveries unsettled by then are requeued.
+#: Seconds to wait for a queue that is being released: as long as a transaction may take unless set otherwise
+#: (``unit_time_limit``). Deliveries unsettled by then are requeued.
 _DRAIN_SECONDS: Final = 30.0
 
 
@@ -77,8 +78,8 @@ class Intake:
         """Stop consuming a queue: see the guarantees. Returns once another consumer may start.
 
         Args:
-            is_contested: Another replica may consume it as well. The broker cannot tell: RabbitMQ counts only the
-                active consumer of a queue.
+            is_contested: Another replica may consume it as well. The broker does not report that: RabbitMQ counts
+                only the active consumer of a queue.
         """
         part = self._parts[name]
         try:
@@ -87,6 +88,8 @@ class Intake:
                     # After a cancel the broker would start the next consumer while deliveries are unsettled here.
                     part.is_held = True
                 else:
+                    # Nothing is requeued on this path, so no delivery counts as a redelivery and is suspected of
+                    # having crashed a program (ADR 10).
                     await part.subscription.cancel()
                     await part.emptied(self._arrived)
                 await part.subscription.settled()
@@ -107,6 +110,7 @@ class Intake:
         return self
 
     async def __anext__(self) -> Delivery:
+        # One event for all queues, which every subscription sets: a wait for each would cost a task per delivery.
         while not (waiting := self.take_waiting(1)):
             if self._closed:
                 raise StopAsyncIteration
@@ -155,7 +159,7 @@ class _Part:
         if self.is_held:
             return []
         taken = self.subscription.take_waiting(limit)
-        if len(taken) < limit:
+        if len(taken) < limit:  # Fewer than asked for: nothing else has arrived.
             self._is_empty.set()
         else:
             self._is_empty.clear()

@@ -35,7 +35,7 @@ from towpath.servicekit.broker.interface import (
     Queue,
 )
 from towpath.servicekit.messaging.assignment import share
-from towpath.servicekit.messaging.inboxes import PREFETCH, hear
+from towpath.servicekit.messaging.inboxes import PREFETCH, listen_on
 from towpath.servicekit.messaging.intake import Intake
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.loops import keep_running
@@ -44,11 +44,13 @@ from towpath.servicekit.runtime.telemetry import Telemetry
 log = structlog.get_logger(__name__)
 
 _ANNOUNCE_SECONDS: Final = 2.0
-#: A replica that has announced nothing for this time no longer counts.
+#: A replica that has announced nothing for this time no longer counts: three announcements, and a moment for a busy
+#: machine.
 _SILENT_SECONDS: Final = 6.5
-#: A replica whose queues have had no consumer for this time counts as gone; it may also be reconnecting.
+#: A replica whose queues have had no consumer for this time counts as gone. Not at once: it may be reconnecting.
 _VACANT_SECONDS: Final = 1.5
-_LOOK_SECONDS: Final = 0.5
+#: The longest wait for an announcement before the shares are computed again.
+_STEP_SECONDS: Final = 0.5
 #: Seconds between two checks of the consumers of other replicas' queues.
 _COUNT_SECONDS: Final = 0.7
 _STARTUP_SECONDS: Final = 1.0
@@ -118,7 +120,9 @@ class Replica:
             loops: list[asyncio.Task[Any]] = [
                 asyncio.create_task(
                     keep_running(
-                        "hear replicas", partial(hear, announcements, self._on_announcement), pause=1.0
+                        "announcements of replicas",
+                        partial(listen_on, announcements, self._on_announcement),
+                        pause=1.0,
                     )
                 )
             ]
@@ -132,37 +136,38 @@ class Replica:
                     loop.cancel()
                 await asyncio.gather(*loops, return_exceptions=True)
 
-    # Others
+    # Other replicas
 
     def _on_announcement(self, item: bytes) -> None:
-        said = ServiceReplica.model_validate(parse(item).data)
-        if said.service != self._service or said.replica == self.id:
+        announced = ServiceReplica.model_validate(parse(item).data)
+        if announced.service != self._service or announced.replica == self.id:
             return
-        if said.leaves:
-            self._others.pop(said.replica, None)
-            log.info("replica_left", replica=said.replica)
+        if announced.leaves:
+            self._others.pop(announced.replica, None)
+            log.info("replica_left", replica=announced.replica)
         else:
-            known = self._others.get(said.replica)
-            if known is None:
+            other = self._others.get(announced.replica)
+            if other is None:
                 if len(self._others) >= _MOST:
                     return
-                known = self._others[said.replica] = _Other()
+                other = self._others[announced.replica] = _Other()
                 self._announced = None  # Announce again: the new replica does not know this replica's queues.
-                log.info("replica_joined", replica=said.replica)
+                log.info("replica_joined", replica=announced.replica)
             now = _now()
-            known.queues = {name for name in said.queues if name in self._queues}
-            known.heard_at = now
-            if known.queues:
-                known.consumed_at = now
+            other.queues = {name for name in announced.queues if name in self._queues}
+            other.announced_at = now
+            if other.queues:
+                other.consumed_at = now
         self._changed.set()
 
     def _grant_time(self) -> None:
         """After a lost link, restart the time limits: the silence says nothing about the other replicas."""
         now = _now()
         for other in self._others.values():
-            other.heard_at, other.vacant_since = now, None
+            other.announced_at, other.vacant_since = now, None
 
     async def _forget_gone(self) -> None:
+        """Forget replicas that are silent, or whose queues have had no consumer for a while."""
         now = _now()
         if not self._others or now - self._counted_at < _COUNT_SECONDS:
             return
@@ -172,19 +177,21 @@ class Replica:
         with contextlib.suppress(BrokerError):
             counts = await self._broker.consumers(*claimed)
         for replica, other in list(self._others.items()):
+            # A queue that was not counted, because the broker did not answer, has a consumer as far as is known.
             is_vacant = bool(other.queues) and not any(counts.get(name, 1) for name in other.queues)
             if not is_vacant:
                 other.vacant_since = None
             elif other.vacant_since is None:
                 other.vacant_since = now
             vacant_for = 0.0 if other.vacant_since is None else now - other.vacant_since
-            if now - other.heard_at > _SILENT_SECONDS or vacant_for >= _VACANT_SECONDS:
+            if now - other.announced_at > _SILENT_SECONDS or vacant_for >= _VACANT_SECONDS:
                 del self._others[replica]
                 log.warning("replica_gone", replica=replica, queues=len(other.queues))
 
-    # This one
+    # This replica
 
     async def _begin(self) -> None:
+        """Take the first share, once the other replicas have announced theirs or the time is over."""
         await self._announce()
         if any((await self._broker.consumers(*self._queues)).values()):
             with contextlib.suppress(TimeoutError):
@@ -202,7 +209,7 @@ class Replica:
         """Wait for an announcement or a moment, then update the share."""
         self._changed.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LOOK_SECONDS):
+            async with asyncio.timeout(_STEP_SECONDS):
                 await self._changed.wait()
         await self._forget_gone()
         await self._share()
@@ -212,6 +219,7 @@ class Replica:
         intake = self._intake
         assert intake is not None
         mine = self._own_share()
+        # First release, then take: an announcement after both names what this replica consumes now.
         for name in sorted(intake.queues - mine - self._releasing.keys()):
             self._releasing[name] = asyncio.create_task(self._release(intake, name), name=f"release {name}")
         claimed = set().union(*(other.queues for other in self._others.values()))
@@ -247,8 +255,8 @@ class Replica:
         }
         claims[self.id] = self.queues
         mine: set[str] = set()
-        for place, kind in enumerate(self._kinds):
-            shares = share([queue.name for queue in kind], claims, surplus_last=place % 2 == 1)
+        for number, kind in enumerate(self._kinds):
+            shares = share([queue.name for queue in kind], claims, surplus_last=number % 2 == 1)
             mine |= {name for name, replica in shares.items() if replica == self.id}
         return mine
 
@@ -275,14 +283,14 @@ class _Other:
 
     Attributes:
         queues: The queues that it announces to consume.
-        heard_at: Loop time of its last announcement.
+        announced_at: Loop time of its last announcement.
         consumed_at: Loop time of its last announcement with queues; initially of the first announcement.
         vacant_since: Loop time since which none of its queues has had a consumer; ``None`` while one has.
     """
 
     def __init__(self) -> None:
         self.queues: set[str] = set()
-        self.heard_at = self.consumed_at = _now()
+        self.announced_at = self.consumed_at = _now()
         self.vacant_since: float | None = None
 
 

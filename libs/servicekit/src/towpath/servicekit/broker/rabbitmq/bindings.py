@@ -33,7 +33,7 @@ class RabbitBindings:
         self._ended = False
 
     @property
-    def stands(self) -> bool:
+    def exists(self) -> bool:
         return not self._ended and not self._link.lost.done()
 
     async def add(self, binding: Binding, *, timeout: float) -> None:
@@ -80,5 +80,5 @@ class RabbitBindings:
                 self._channel = channel
 
     def _check_exists(self) -> None:
-        if not self.stands:
+        if not self.exists:
             raise BrokerUnavailable("the inbox no longer exists")

@@ -95,7 +95,7 @@ class RabbitSubscription:
 
     def bindings(self, inbox: Inbox) -> RabbitBindings | None:
         """The bindings of one of its inboxes, if that exists."""
-        return next((one for source, one in self._bindings if source is inbox and one.stands), None)
+        return next((one for source, one in self._bindings if source is inbox and one.exists), None)
 
     def take_waiting(self, limit: int) -> list[Delivery]:
         if self._held:

@@ -14,7 +14,7 @@ lost; then it drops everything and starts again with the next host. Guarantees:
   dropped if a host answers on a new connection. If none does, RabbitMQ as a whole is silent (paused or
   unreachable), and
   dropping the link would not help: this is logged, and left to the driver's heartbeats.
-* Every loss that is found is passed to ``on_deaf`` callbacks.
+* Every loss that is found is passed to ``on_loss`` callbacks.
 * Every error is logged and retried. Only a refusal by every host at the start ends the supervisor.
 """
 
@@ -26,7 +26,7 @@ from typing import Any, Final
 import structlog
 from yarl import URL
 
-from towpath.servicekit.broker.interface import BrokerRefused, Lost, OnDeaf, Topology, TopologyMismatch
+from towpath.servicekit.broker.interface import BrokerRefused, Lost, OnLoss, Topology, TopologyMismatch
 from towpath.servicekit.broker.rabbitmq.connection import LOST, answers, leave, reason_of
 from towpath.servicekit.broker.rabbitmq.hosts import Hosts
 from towpath.servicekit.broker.rabbitmq.link import Link
@@ -65,7 +65,7 @@ class Supervisor:
         self._ended: dict[RabbitSubscription, tuple[Lost, str]] = {}
         self._needs_repair = asyncio.Event()
         self._rebuilt_callbacks: list[Callable[[], None]] = []
-        self._deaf_callbacks: list[OnDeaf] = []
+        self._loss_callbacks: list[OnLoss] = []
         self._is_dropped = False
         self.link: Link | None = None
         self.decided = asyncio.Event()
@@ -77,9 +77,9 @@ class Supervisor:
         """See :meth:`towpath.servicekit.broker.interface.Broker.on_rebuilt`."""
         self._rebuilt_callbacks.append(callback)
 
-    def on_deaf(self, callback: OnDeaf) -> None:
-        """See :meth:`towpath.servicekit.broker.interface.Broker.on_deaf`."""
-        self._deaf_callbacks.append(callback)
+    def on_loss(self, callback: OnLoss) -> None:
+        """See :meth:`towpath.servicekit.broker.interface.Broker.on_loss`."""
+        self._loss_callbacks.append(callback)
 
     def rebuild(self, reason: str) -> None:
         """See :meth:`towpath.servicekit.broker.interface.Broker.rebuild`."""
@@ -105,7 +105,7 @@ class Supervisor:
             self.link = link
             self.decided.set()
             log.info("broker_connected" if first else "broker_reconnected", url=shown(url))
-            self._notify_rebuilt(tell=not first)
+            self._notify_rebuilt(is_first=first)
             first = False
             reason = await self._maintain(link)
             self.decided.clear()
@@ -176,11 +176,11 @@ class Supervisor:
 
     async def _watch_silence(self, link: Link) -> None:
         """Drop ``link`` once one of its connections is silent while RabbitMQ answers on a new one."""
-        told = False
+        is_logged = False
         while True:
             await asyncio.sleep(_LISTEN_EVERY)
             if link.silent() is None:
-                told = False
+                is_logged = False
                 continue
             asked = (answers(url, f"{self._name} check", timeout=_ANSWER_TIMEOUT) for url in self._hosts.all)
             is_there = any(await asyncio.gather(*asked))
@@ -190,8 +190,8 @@ class Supervisor:
             if is_there:
                 link.fail(f"the {silent} connection receives nothing, and RabbitMQ answers on a new one")
                 return
-            if not told:
-                told = True
+            if not is_logged:
+                is_logged = True
                 log.warning("broker_silent", connection=silent)
 
     async def _repair_and_check(self, link: Link) -> None:
@@ -253,15 +253,15 @@ class Supervisor:
             self._found(Lost.BINDING, f"no queue is bound to {binding.routing_key} on {binding.exchange}")
 
     def _found(self, what: Lost, how: str) -> None:
-        for callback in self._deaf_callbacks:
+        for callback in self._loss_callbacks:
             try:
                 callback(what, how)
             except Exception:
-                log.exception("deaf_callback_failed")
+                log.exception("loss_callback_failed")
 
-    def _notify_rebuilt(self, *, tell: bool = True) -> None:
+    def _notify_rebuilt(self, *, is_first: bool = False) -> None:
         """Call the ``on_rebuilt`` callbacks, and only then hand out deliveries."""
-        for callback in self._rebuilt_callbacks if tell else ():
+        for callback in () if is_first else self._rebuilt_callbacks:
             try:
                 callback()
             except Exception:
