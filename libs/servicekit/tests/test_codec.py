@@ -12,7 +12,8 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 from towpath.servicekit.broker.interface import UNDECODABLE
-from towpath.servicekit.broker.rabbitmq.codec import SafeReader, safe_header, safe_method
+from towpath.servicekit.broker.rabbitmq.codec import SafeReader, safe_method
+from towpath.servicekit.broker.rabbitmq.content_header import safe_header
 from towpath.testkit.odd_messages import OddMessage, odd_messages, properties, short, table, u64
 
 NANOSECONDS: Final = u64(1_764_300_000 * 10**9)

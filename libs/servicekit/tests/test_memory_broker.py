@@ -21,7 +21,8 @@ from towpath.servicekit.broker.interface import (
     Unpublishable,
 )
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.broker.memory_queue import HeldMessage, MemoryDelivery, MemoryQueue, QueueConsumer
+from towpath.servicekit.broker.memory_message import HeldMessage
+from towpath.servicekit.broker.memory_queue import MemoryDelivery, MemoryQueue, QueueConsumer
 from towpath.servicekit.broker.memory_vhost import VirtualHost
 
 TOPICS = Exchange("topics")

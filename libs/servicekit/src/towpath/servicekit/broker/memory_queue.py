@@ -12,44 +12,14 @@ No method awaits: each runs to its end on the event loop and leaves at most one 
 """
 
 import asyncio
-import enum
 import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from towpath.servicekit.broker.interface import Inbox, Queue
-
-#: Bytes a waiting message costs beside its body, roughly.
-OVERHEAD: Final = 600
-
-
-class DeadLetterReason(enum.StrEnum):
-    """Why a message left its queue without an ack, in RabbitMQ's terms."""
-
-    EXPIRED = "expired"
-    REJECTED = "rejected"
-    DELIVERY_LIMIT = "delivery_limit"
-
-
-@dataclass(slots=True)
-class HeldMessage:
-    """A message as the broker holds it, shared by the queues it was routed to.
-
-    Attributes:
-        dead_lettered_in: Queues that dead-lettered it automatically since a consumer last rejected it. It never
-            returns to one of them, or it would cycle for ever. https://www.rabbitmq.com/docs/dlx#routing
-    """
-
-    body: bytes
-    exchange: str
-    routing_key: str
-    persistent: bool
-    app_id: str | None
-    headers: Mapping[str, Any]
-    dead_lettered_in: frozenset[str] = frozenset()
+from towpath.servicekit.broker.memory_message import OVERHEAD, DeadLetterReason, Entry, HeldMessage
 
 
 class DeadLetterRouter(Protocol):
@@ -62,19 +32,6 @@ class DeadLetterRouter(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """A message in this queue; ``number`` is its position."""
-
-    number: int
-    message: HeldMessage
-    expires: float
-    returns: int = 0
-
-    def __lt__(self, other: "_Entry") -> bool:
-        return self.number < other.number
-
-
 class MemoryQueue:
     """A queue under its ``name`` on the broker, made for ``source``."""
 
@@ -82,8 +39,8 @@ class MemoryQueue:
         self.name = name
         self.source = source
         self._host = host
-        self._fresh: deque[_Entry] = deque()  # Never delivered, in order.
-        self._returned: list[_Entry] = []  # Delivered and requeued: a heap, all before the fresh ones.
+        self._fresh: deque[Entry] = deque()  # Never delivered, in order.
+        self._returned: list[Entry] = []  # Delivered and requeued: a heap, all before the fresh ones.
         self._ready_bytes = 0
         self._pushed = 0
         self._consumers: deque[QueueConsumer] = deque()
@@ -112,7 +69,7 @@ class MemoryQueue:
         """Add a message, and deliver it if a consumer is free."""
         self._pushed += 1
         expires = math.inf if self._ttl == math.inf else asyncio.get_running_loop().time() + self._ttl
-        self._fresh.append(_Entry(self._pushed, message, expires))
+        self._fresh.append(Entry(self._pushed, message, expires))
         self._ready_bytes += len(message.body)
         self._host.held_bytes += len(message.body) + OVERHEAD
         self.pump()
@@ -178,21 +135,21 @@ class MemoryQueue:
 
     # Called by deliveries
 
-    def ack(self, entry: _Entry) -> None:
+    def ack(self, entry: Entry) -> None:
         self._forget(entry)
         self.pump()
 
-    def reject(self, entry: _Entry) -> None:
+    def reject(self, entry: Entry) -> None:
         self._dead_letter(entry, DeadLetterReason.REJECTED)
         self.pump()
 
-    def requeue(self, entry: _Entry) -> None:
+    def requeue(self, entry: Entry) -> None:
         self._give_back([entry])
         self.pump()
 
     # Inside
 
-    def _give_back(self, entries: Iterable[_Entry]) -> None:
+    def _give_back(self, entries: Iterable[Entry]) -> None:
         limit = self.source.delivery_limit if isinstance(self.source, Queue) else None
         for entry in entries:
             entry.returns += 1
@@ -213,18 +170,18 @@ class MemoryQueue:
                 return consumer
         return None
 
-    def _head(self) -> _Entry:
+    def _head(self) -> Entry:
         return self._returned[0] if self._returned else self._fresh[0]
 
-    def _pop(self) -> _Entry:
+    def _pop(self) -> Entry:
         entry = heapq.heappop(self._returned) if self._returned else self._fresh.popleft()
         self._ready_bytes -= len(entry.message.body)
         return entry
 
-    def _forget(self, entry: _Entry) -> None:
+    def _forget(self, entry: Entry) -> None:
         self._host.held_bytes -= len(entry.message.body) + OVERHEAD
 
-    def _dead_letter(self, entry: _Entry, death: DeadLetterReason) -> None:
+    def _dead_letter(self, entry: Entry, death: DeadLetterReason) -> None:
         self._forget(entry)
         self._host.dead_letter(self, entry.message, death)
 
@@ -273,7 +230,7 @@ class QueueConsumer:
     def free(self) -> bool:
         return len(self.unsettled) < self._prefetch
 
-    def receive(self, entry: _Entry) -> None:
+    def receive(self, entry: Entry) -> None:
         delivery = MemoryDelivery(self, entry)
         self.unsettled.add(delivery)
         self._deliver(delivery)
@@ -284,7 +241,7 @@ class MemoryDelivery:
 
     __slots__ = ("_consumer", "_is_settled", "_returns", "entry")
 
-    def __init__(self, consumer: QueueConsumer, entry: _Entry) -> None:
+    def __init__(self, consumer: QueueConsumer, entry: Entry) -> None:
         self._consumer = consumer
         self._returns = entry.returns
         self._is_settled = False

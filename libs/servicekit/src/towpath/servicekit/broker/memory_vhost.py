@@ -25,7 +25,8 @@ from towpath.servicekit.broker.interface import (
     Unpublishable,
     Unroutable,
 )
-from towpath.servicekit.broker.memory_queue import DeadLetterReason, HeldMessage, MemoryQueue
+from towpath.servicekit.broker.memory_message import DeadLetterReason, HeldMessage
+from towpath.servicekit.broker.memory_queue import MemoryQueue
 from towpath.servicekit.broker.topics import TopicTable
 
 log = structlog.get_logger(__name__)

@@ -12,9 +12,9 @@ from typing import Final
 
 from towpath.servicekit.broker.interface import BrokerError, BrokerUnavailable, Delivery
 from towpath.servicekit.broker.rabbitmq.connection import LOST, close_channel, reason_of, rpc
+from towpath.servicekit.broker.rabbitmq.delivery import RabbitDelivery
 from towpath.servicekit.broker.rabbitmq.driver import ChannelNotFoundEntity, Driver, driver_of
 from towpath.servicekit.broker.rabbitmq.link import Link
-from towpath.servicekit.broker.rabbitmq.subscription import RabbitDelivery
 
 _STEP: Final = 16
 _LAST_SECONDS: Final = 5.0
