@@ -1,4 +1,4 @@
-"""What RabbitMQ sends is decodable for aiormq, whatever a sender made of it."""
+"""Frames from RabbitMQ can be decoded by aiormq, whatever a sender put into them."""
 
 import asyncio
 from typing import Any, Final
@@ -65,7 +65,7 @@ def test_decodable_headers_are_kept_beside_undecodable_ones() -> None:
     assert kept.headers["x-first-death-queue"] == "orders.event"
 
 
-def test_what_can_be_decoded_leaves_as_it_came() -> None:
+def test_a_decodable_frame_is_passed_on_unchanged() -> None:
     honest = ContentHeader(
         body_size=7,
         properties=Basic.Properties(
@@ -88,7 +88,7 @@ def test_a_routing_key_in_latin_1_makes_its_message_undecodable_and_no_other() -
     assert safe_method(deliver + short(b"user.ann")) == (deliver + short(b"user.ann"), None)
 
 
-def test_a_reason_for_closing_that_is_cut_within_a_letter_can_be_read() -> None:
+def test_a_close_reason_cut_within_a_letter_can_be_read() -> None:
     close = b"\x00\x14\x00\x28" + b"\x01\x94" + short(b"no exchange '\xc3") + b"\x00\x3c\x00\x28"
     safe, wrong = safe_method(close)
     assert decoded(safe, 1).reply_code == 404
@@ -98,13 +98,13 @@ def test_a_reason_for_closing_that_is_cut_within_a_letter_can_be_read() -> None:
 @settings(max_examples=300, deadline=None)
 @given(raw=st.binary(max_size=200), flags=st.integers(0, 0xFFFF))
 @example(raw=b"", flags=0)
-def test_any_bytes_leave_as_a_header_that_pamqp_decodes(raw: bytes, flags: int) -> None:
+def test_any_bytes_become_a_header_that_pamqp_decodes(raw: bytes, flags: int) -> None:
     decoded(safe_header(START + flags.to_bytes(2, "big") + raw))
 
 
 @settings(max_examples=300, deadline=None)
 @given(seed=st.integers(0, 10**9), at=st.integers(0, 400), byte=st.integers(0, 255))
-def test_every_odd_header_leaves_as_one_that_pamqp_decodes(seed: int, at: int, byte: int) -> None:
+def test_every_odd_header_becomes_one_that_pamqp_decodes(seed: int, at: int, byte: int) -> None:
     odd = one_odd(seed)
     raw = bytearray(header(odd.properties))
     decoded(safe_header(bytes(raw)))
@@ -117,7 +117,7 @@ def one_odd(seed: int) -> OddMessage:
     return odd
 
 
-async def test_frames_come_out_one_by_one_and_an_end_is_an_end() -> None:
+async def test_frames_are_read_one_by_one_until_the_end_of_the_stream() -> None:
     stream = asyncio.StreamReader()
     stream.feed_data(frame(2, header(properties(timestamp=NANOSECONDS))) + frame(3, b"a body!"))
     stream.feed_eof()

@@ -1,4 +1,4 @@
-"""What RabbitMQ refuses is said in one line that names the setting, and ends a program at its start."""
+"""A refusal by RabbitMQ is reported in one line that names the setting, and ends a program at its start."""
 
 import asyncio
 import secrets
@@ -89,13 +89,13 @@ async def refusal(url: str, topology: Topology, *sources: Queue | Inbox) -> str:
 # To get in
 
 
-async def test_a_virtual_host_that_is_not_there_is_named(rabbitmq: Rabbit) -> None:
+async def test_a_missing_virtual_host_is_named(rabbitmq: Rabbit) -> None:
     said = await refusal(str(URL(rabbitmq.url).with_path("/no-such-host")), Topology())
     assert "/no-such-host refused the virtual host 'no-such-host': " in said
     assert "vhost no-such-host not found" in said
 
 
-async def test_a_virtual_host_that_the_user_may_not_enter_is_named(guest: Guest) -> None:
+async def test_a_forbidden_virtual_host_is_named(guest: Guest) -> None:
     said = await refusal(guest.url, Topology())
     assert f"refused the virtual host '{guest.vhost}': " in said
     assert f"refused for user '{guest.name}'" in said
@@ -106,7 +106,7 @@ async def test_a_wrong_password_is_reported_with_the_user_but_not_shown(guest: G
     assert f"refused user '{guest.name}' or the password: " in said
 
 
-async def test_a_user_that_is_not_there_is_named(rabbitmq: Rabbit) -> None:
+async def test_an_unknown_user_is_named(rabbitmq: Rabbit) -> None:
     said = await refusal(str(URL(rabbitmq.url).with_user("nobody")), Topology())
     assert "refused user 'nobody' or the password: " in said
 
@@ -119,12 +119,14 @@ async def test_a_user_that_is_not_there_is_named(rabbitmq: Rabbit) -> None:
         "INTERNAL_ERROR - access to vhost 'v' refused for user 'u': vhost 'v' is down",
     ],
 )
-def test_what_only_lacks_room_is_tried_again(text: str) -> None:
+def test_a_temporary_limit_is_not_a_refusal(text: str) -> None:
     assert not is_refusal(ClosedByBroker(530, text))
     assert is_refusal(ClosedByBroker(530, "NOT_ALLOWED - vhost v not found"))
 
 
-async def test_a_limit_of_connections_is_waited_for(rabbitmq_node: RabbitControl, guest: Guest) -> None:
+async def test_a_program_waits_while_a_connection_limit_is_reached(
+    rabbitmq_node: RabbitControl, guest: Guest
+) -> None:
     guest.may()
     name, by = _binary(guest.name), _binary("towpath")
     limit = f'rabbit_auth_backend_internal:set_user_limits({name}, <<"{{\\"max-connections\\":0}}">>, {by})'

@@ -3,16 +3,15 @@
 ::
 
     BrokerError
-    ├── nothing was sent
-    │   ├── BrokerUnavailable     no connection: publish again once it is back
-    │   ├── BrokerBlocked         a memory or disk alarm: publish again once it is over
-    │   └── LaneFull              too much waits already (messaging.lanes)
-    ├── PublishUnconfirmed        the outcome is unknown: publish again, the message may arrive twice
-    ├── PublishRefused            a queue is full: publish again once there is room
-    ├── Unroutable                no queue is bound; only for mandatory publishes
-    ├── Unpublishable             the broker will never accept this message: do not publish it again
-    ├── BrokerRefused             (and CannotStart) user, password, virtual host or a permission is refused
-    └── TopologyMismatch          (and CannotStart) an exchange or queue exists with other arguments
+    ├── BrokerUnavailable     nothing was sent, there is no connection: publish again once it is back
+    ├── BrokerBlocked         nothing was sent, a memory or disk alarm: publish again once it is over
+    ├── LaneFull              nothing was sent, too much waits already (messaging.lanes)
+    ├── PublishUnconfirmed    the outcome is unknown: publish again, and the message may arrive twice
+    ├── PublishRefused        a queue is full: publish again once there is room
+    ├── Unroutable            no queue is bound; only for mandatory publishes
+    ├── Unpublishable         the broker will never accept this message: do not publish it again
+    ├── BrokerRefused         (also CannotStart) user, password, virtual host or a permission is refused
+    └── TopologyMismatch      (also CannotStart) an exchange or queue exists with other arguments
 
 ``CannotStart`` ends the program with exit status 2 and one line for the operator.
 """
