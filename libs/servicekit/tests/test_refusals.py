@@ -147,26 +147,26 @@ async def test_a_program_waits_while_a_connection_limit_is_reached(
 async def test_a_missing_right_to_configure_names_exchange_and_user(guest: Guest) -> None:
     guest.may(configure="^$")
     said = await refusal(guest.url, Topology([TOPICS]))
-    assert f"user '{guest.name}' lacks the right to configure the exchange 'test.topics'" in said
+    assert f"user '{guest.name}' lacks the permission to configure the exchange 'test.topics'" in said
     assert f"in virtual host '{guest.vhost}'" in said
 
 
 async def test_a_missing_right_to_configure_names_the_queue(guest: Guest) -> None:
     guest.may(configure="^test.topics$")
     said = await refusal(guest.url, Topology([TOPICS], [WORK]))
-    assert "lacks the right to configure the queue 'test.work'" in said
+    assert "lacks the permission to configure the queue 'test.work'" in said
 
 
 async def test_a_missing_right_to_write_names_the_queue_to_bind(guest: Guest) -> None:
     guest.may(write="^$")
-    assert "lacks the right to write the queue 'test.work'" in await refusal(
+    assert "lacks the permission to write the queue 'test.work'" in await refusal(
         guest.url, Topology([TOPICS], [WORK])
     )
 
 
 async def test_a_missing_right_to_read_names_the_exchange_to_bind_to(guest: Guest) -> None:
     guest.may(read="^test.work$")
-    assert "lacks the right to read the exchange 'test.topics'" in await refusal(
+    assert "lacks the permission to read the exchange 'test.topics'" in await refusal(
         guest.url, Topology([TOPICS], [WORK])
     )
 
@@ -174,19 +174,19 @@ async def test_a_missing_right_to_read_names_the_exchange_to_bind_to(guest: Gues
 async def test_a_missing_right_to_read_names_the_queue_to_consume(guest: Guest) -> None:
     guest.may(read="^test.topics$")
     said = await refusal(guest.url, Topology([TOPICS], [WORK]), WORK)
-    assert "lacks the right to read the queue 'test.work'" in said
+    assert "lacks the permission to read the queue 'test.work'" in said
 
 
 async def test_a_missing_right_names_the_inbox_of_a_gateway(guest: Guest) -> None:
     guest.may(configure="^test.topics$")
     said = await refusal(guest.url, Topology([TOPICS]), Inbox(name="gateway.one"))
-    assert "lacks the right to configure the queue 'gateway.one." in said
+    assert "lacks the permission to configure the queue 'gateway.one." in said
 
 
 async def test_a_missing_right_to_write_names_the_exchange_to_publish_to(guest: Guest) -> None:
     guest.may(write="^test.work$")
     said = await refusal(guest.url, Topology([TOPICS], [WORK], writes=[TOPICS.name]))
-    assert "lacks the right to write the exchange 'test.topics'" in said
+    assert "lacks the permission to write the exchange 'test.topics'" in said
 
 
 async def test_topic_permissions_do_not_fail_the_start(guest: Guest, rabbitmq_node: RabbitControl) -> None:
@@ -211,7 +211,10 @@ async def test_a_program_ends_with_status_2_and_one_line(
         "port": free_port(),
     }
     elsewhere = str(URL(guest.url).with_path("/elsewhere"))
-    for url, said in ((elsewhere, "virtual host 'elsewhere'"), (guest.url, "lacks the right to configure")):
+    for url, said in (
+        (elsewhere, "virtual host 'elsewhere'"),
+        (guest.url, "lacks the permission to configure"),
+    ):
         guest.may(configure="^$")
         process = processes.launch(program, amqp_url=url, **settings)
         assert await process.ended() == 2

@@ -259,9 +259,8 @@ class MemoryBroker:
             return
         self._closed = True
         try:
-            await asyncio.sleep(
-                0
-            )  # Publishes of this iteration of the loop get their confirms in the next one.
+            # Publishes of this iteration of the loop get their confirms in the next one.
+            await asyncio.sleep(0)
             if self._unconfirmed:
                 await asyncio.wait(self._unconfirmed, timeout=self._publish_timeout)
         finally:

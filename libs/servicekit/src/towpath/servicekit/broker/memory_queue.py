@@ -27,7 +27,7 @@ class DeadLetterRouter(Protocol):
 
     held_bytes: int
 
-    def dead_letter(self, queue: "MemoryQueue", message: HeldMessage, death: DeadLetterReason) -> None:
+    def dead_letter(self, queue: "MemoryQueue", message: HeldMessage, reason: DeadLetterReason) -> None:
         """Route a dead message to the queue's dead-letter exchange, or drop it."""
         ...
 
@@ -35,10 +35,10 @@ class DeadLetterRouter(Protocol):
 class MemoryQueue:
     """A queue under its ``name`` on the broker, made for ``source``."""
 
-    def __init__(self, name: str, source: Queue | Inbox, host: DeadLetterRouter) -> None:
+    def __init__(self, name: str, source: Queue | Inbox, router: DeadLetterRouter) -> None:
         self.name = name
         self.source = source
-        self._host = host
+        self._router = router
         self._fresh: deque[Entry] = deque()  # Never delivered, in order.
         self._returned: list[Entry] = []  # Delivered and requeued: a heap, all before the fresh ones.
         self._ready_bytes = 0
@@ -71,7 +71,7 @@ class MemoryQueue:
         expires = math.inf if self._ttl == math.inf else asyncio.get_running_loop().time() + self._ttl
         self._fresh.append(Entry(self._pushed, message, expires))
         self._ready_bytes += len(message.body)
-        self._host.held_bytes += len(message.body) + OVERHEAD
+        self._router.held_bytes += len(message.body) + OVERHEAD
         self.pump()
 
     def pump(self) -> None:
@@ -111,7 +111,7 @@ class MemoryQueue:
         """Requeue all deliveries of ``consumer`` at their positions."""
         entries = [delivery.entry for delivery in consumer.unsettled]
         consumer.unsettled.clear()
-        self._give_back(sorted(entries))
+        self._put_back(sorted(entries))
 
     def drop_transient(self) -> None:
         """Drop transient messages, as a restart of the broker does."""
@@ -144,12 +144,12 @@ class MemoryQueue:
         self.pump()
 
     def requeue(self, entry: Entry) -> None:
-        self._give_back([entry])
+        self._put_back([entry])
         self.pump()
 
     # Inside
 
-    def _give_back(self, entries: Iterable[Entry]) -> None:
+    def _put_back(self, entries: Iterable[Entry]) -> None:
         limit = self.source.delivery_limit if isinstance(self.source, Queue) else None
         for entry in entries:
             entry.returns += 1
@@ -179,14 +179,14 @@ class MemoryQueue:
         return entry
 
     def _forget(self, entry: Entry) -> None:
-        self._host.held_bytes -= len(entry.message.body) + OVERHEAD
+        self._router.held_bytes -= len(entry.message.body) + OVERHEAD
 
-    def _dead_letter(self, entry: Entry, death: DeadLetterReason) -> None:
+    def _dead_letter(self, entry: Entry, reason: DeadLetterReason) -> None:
         self._forget(entry)
-        self._host.dead_letter(self, entry.message, death)
+        self._router.dead_letter(self, entry.message, reason)
 
     def _drop_expired(self) -> None:
-        # Every message stays equally long, so the oldest is the first to go.
+        # One time to live for all messages of a queue, so the oldest expires first.
         if self._ttl == math.inf:
             return
         now = asyncio.get_running_loop().time()

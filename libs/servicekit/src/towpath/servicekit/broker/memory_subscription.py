@@ -148,6 +148,6 @@ class MemoryQueueBrowser:
 
 
 def leave_all(subscriptions: Sequence[MemorySubscription]) -> None:
-    """Detach all before anything is handed out again, so that none receives what another one requeued."""
+    """All leave before any queue delivers again, or one would receive what another requeued."""
     for queue in [queue for subscription in subscriptions for queue in subscription.leave()]:
         queue.pump()

@@ -118,7 +118,7 @@ class VirtualHost:
         for queue in self._queues.values():
             queue.drop_transient()
 
-    def dead_letter(self, queue: MemoryQueue, message: HeldMessage, death: DeadLetterReason) -> None:
+    def dead_letter(self, queue: MemoryQueue, message: HeldMessage, reason: DeadLetterReason) -> None:
         """Route a dead message to the queue's dead-letter exchange, or drop it."""
         exchange = queue.source.dead_letter_exchange if isinstance(queue.source, Queue) else None
         if exchange is None:
@@ -126,7 +126,7 @@ class VirtualHost:
         headers = dict(message.headers)
         headers.setdefault("x-first-death-exchange", message.exchange)
         headers.setdefault("x-first-death-queue", queue.name)
-        headers.setdefault("x-first-death-reason", str(death))
+        headers.setdefault("x-first-death-reason", str(reason))
         dead = HeldMessage(
             body=message.body,
             exchange=exchange,
@@ -135,7 +135,7 @@ class VirtualHost:
             app_id=message.app_id,
             headers=headers,
             dead_lettered_in=frozenset()
-            if death is DeadLetterReason.REJECTED
+            if reason is DeadLetterReason.REJECTED
             else message.dead_lettered_in | {queue.name},
         )
         targets = [
@@ -149,7 +149,7 @@ class VirtualHost:
                 queue=queue.name,
                 exchange=exchange,
                 routing_key=dead.routing_key,
-                reason=str(death),
+                reason=str(reason),
             )
         for target in targets:
             target.push(dead)

@@ -38,11 +38,11 @@ class RabbitBindings:
 
     async def add(self, binding: Binding, *, timeout: float) -> None:
         exchange, key = binding.exchange, binding.routing_key
-        await self._ask(timeout, lambda driver: driver.queue_bind(self._queue, exchange, key))
+        await self._request(timeout, lambda driver: driver.queue_bind(self._queue, exchange, key))
 
     async def remove(self, binding: Binding, *, timeout: float) -> None:
         exchange, key = binding.exchange, binding.routing_key
-        await self._ask(timeout, lambda driver: driver.queue_unbind(self._queue, exchange, key))
+        await self._request(timeout, lambda driver: driver.queue_unbind(self._queue, exchange, key))
 
     def end(self) -> None:
         """The inbox was deleted."""
@@ -55,22 +55,22 @@ class RabbitBindings:
         if channel is not None:
             await close_channel(channel)
 
-    async def _ask(self, timeout: float, question: Callable[[Driver], Awaitable[object]]) -> None:
+    async def _request(self, timeout: float, request: Callable[[Driver], Awaitable[object]]) -> None:
         self._check_exists()
         try:
-            await within(timeout, self._answer(question))
+            await within(timeout, self._reply(request))
         except LOST as error:
             self._check_exists()
             raise BrokerError(f"RabbitMQ did not change a binding: {reason_of(error)}") from error
 
-    async def _answer(self, question: Callable[[Driver], Awaitable[object]]) -> None:
+    async def _reply(self, request: Callable[[Driver], Awaitable[object]]) -> None:
         async with self._request_lock:
             # Stored for reuse only after the reply: a late reply must not answer the next request.
             channel, self._channel = self._channel, None
             if channel is None or channel.is_closed:
                 channel = await self._link.consumer_channel()
             try:
-                await question(await driver_of(channel))
+                await request(await driver_of(channel))
             except BaseException:
                 await close_channel(channel)
                 raise

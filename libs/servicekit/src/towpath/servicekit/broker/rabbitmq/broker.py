@@ -35,7 +35,7 @@ from towpath.servicekit.broker.interface import (
 from towpath.servicekit.broker.limits import check, too_large
 from towpath.servicekit.broker.rabbitmq.bindings import RabbitBindings
 from towpath.servicekit.broker.rabbitmq.browsing import RabbitQueueBrowser
-from towpath.servicekit.broker.rabbitmq.connection import LOST, leave, reason_of
+from towpath.servicekit.broker.rabbitmq.connection import LOST, abandon, reason_of
 from towpath.servicekit.broker.rabbitmq.driver import (
     ChannelAccessRefused,
     ChannelNotFoundEntity,
@@ -289,7 +289,7 @@ class RabbitBroker:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CONFIRMS_TIMEOUT):
                     await self._idle.wait()
-        leave(self._supervising)
+        abandon(self._supervising)
         await asyncio.wait([self._supervising], timeout=CONFIRMS_TIMEOUT)
         await asyncio.gather(*(subscription.close() for subscription in self._supervisor.subscriptions))
         await self._supervisor.drop()

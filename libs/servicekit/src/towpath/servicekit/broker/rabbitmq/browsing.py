@@ -16,10 +16,11 @@ from towpath.servicekit.broker.rabbitmq.delivery import RabbitDelivery
 from towpath.servicekit.broker.rabbitmq.driver import ChannelNotFoundEntity, Driver, driver_of
 from towpath.servicekit.broker.rabbitmq.link import Link
 
+#: Messages that are requeued before the queue is asked whether it has them; below RabbitMQ's 32, see below.
 _STEP: Final = 16
 _LAST_SECONDS: Final = 5.0
-_BACK_POLLS: Final = 50
-_BACK_POLL: Final = 0.01
+_CHECKS: Final = 50
+_CHECK_SECONDS: Final = 0.01
 
 
 class RabbitQueueBrowser:
@@ -59,10 +60,10 @@ class RabbitQueueBrowser:
             except BaseException:
                 with contextlib.suppress(*LOST):
                     async with asyncio.timeout(_LAST_SECONDS):  # Closing the channel requeues the rest.
-                        await browsing._give_back()
+                        await browsing._requeue_rest()
                 raise
             try:
-                await browsing._give_back()
+                await browsing._requeue_rest()
             except LOST as error:
                 if browsing._settled:  # Else there is nothing to requeue.
                     raise _gone(error) from error
@@ -89,7 +90,7 @@ class RabbitQueueBrowser:
             self._settlements.append((tag, how))
         self._settled = True
 
-    async def _give_back(self) -> None:
+    async def _requeue_rest(self) -> None:
         """Send the settlements, requeue the rest, and wait until the queue holds it again.
 
         In small steps: RabbitMQ loses the order when a channel requeues more than 32 messages at once, or when the
@@ -100,15 +101,15 @@ class RabbitQueueBrowser:
         for number, tag in enumerate(self._unsettled, 1):
             await self._channel.basic_nack(tag, requeue=True, wait=False)
             if alone and (not number % _STEP or number == len(self._unsettled)):
-                alone = await self._waits(number)
+                alone = await self._is_requeued(number)
 
-    async def _waits(self, count: int) -> bool:
+    async def _is_requeued(self, count: int) -> bool:
         """Whether the queue holds ``count`` messages within a moment; false if another consumer takes them
         meanwhile."""
-        for _ in range(_BACK_POLLS):
+        for _ in range(_CHECKS):
             if await _waiting(self._channel, self._queue) >= count:
                 return True
-            await asyncio.sleep(_BACK_POLL)
+            await asyncio.sleep(_CHECK_SECONDS)
         return False
 
     async def _send_settlements(self) -> None:

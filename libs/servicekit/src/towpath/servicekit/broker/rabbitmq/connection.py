@@ -109,7 +109,7 @@ class Connection:
             await asyncio.wait([closing], timeout=CLOSE_TIMEOUT)
         finally:
             self._socket.abort()
-            leave(closing)
+            abandon(closing)
         await asyncio.wait([closing], timeout=_ABORT_TIMEOUT)
 
 
@@ -167,7 +167,7 @@ async def within(seconds: float, work: Awaitable[T]) -> T:
         await asyncio.wait([task], timeout=seconds)
     finally:
         unfinished = not task.done()
-        leave(task)
+        abandon(task)
     if unfinished:
         raise TimeoutError(f"no answer from RabbitMQ within {seconds:g} s")
     if task.cancelled():
@@ -186,7 +186,7 @@ async def close_channel(channel: Channel) -> None:
         await within(CLOSE_TIMEOUT, channel.close())
 
 
-def leave(task: "asyncio.Future[Any]") -> None:
+def abandon(task: "asyncio.Future[Any]") -> None:
     """Cancel a task and ignore its result."""
     task.cancel()
     task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())

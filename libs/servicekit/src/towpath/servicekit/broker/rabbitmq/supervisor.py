@@ -11,9 +11,8 @@ lost; then it drops everything and starts again with the next host. Guarantees:
   nothing if it is complete: a deleted queue or binding is restored, and a subscription whose queue has no consumer is
   created again.
 * A connection that receives nothing (half-open, or cut in one direction) is found within 15 s, and the link is
-  dropped if a host answers on a new connection. If none does, RabbitMQ as a whole is silent (paused or
-  unreachable), and
-  dropping the link would not help: this is logged, and left to the driver's heartbeats.
+  dropped if a host answers on a new connection. If none does, RabbitMQ as a whole is silent (paused or unreachable),
+  and dropping the link would not help: this is logged, and left to the driver's heartbeats.
 * Every loss that is found is passed to ``on_loss`` callbacks.
 * Every error is logged and retried. Only a refusal by every host at the start ends the supervisor.
 """
@@ -27,7 +26,7 @@ import structlog
 from yarl import URL
 
 from towpath.servicekit.broker.interface import BrokerRefused, Lost, OnLoss, Topology, TopologyMismatch
-from towpath.servicekit.broker.rabbitmq.connection import LOST, answers, leave, reason_of
+from towpath.servicekit.broker.rabbitmq.connection import LOST, abandon, answers, reason_of
 from towpath.servicekit.broker.rabbitmq.hosts import Hosts
 from towpath.servicekit.broker.rabbitmq.link import Link
 from towpath.servicekit.broker.rabbitmq.refusals import is_refusal, refused_connection
@@ -36,10 +35,11 @@ from towpath.servicekit.runtime.amqp_url import shown
 
 log = structlog.get_logger(__name__)
 
+#: Longest time until a lost queue, binding or consumer is found. A check declares every queue again.
 CHECK_EVERY: Final = 8.0
 
 #: Seconds between two checks for a silent connection, and the time limit of a host's answer on a new connection.
-_LISTEN_EVERY: Final = 0.5
+_SILENCE_CHECK_SECONDS: Final = 0.5
 _ANSWER_TIMEOUT: Final = 3.0
 #: Seconds after its start in which a subscription is not checked for a missing consumer.
 _CONSUMER_CHECK_GRACE: Final = 2.0
@@ -114,6 +114,7 @@ class Supervisor:
                 self._found(Lost.CONNECTION, reason)
             self._is_dropped = False
             await self.drop()
+            # All programs lost RabbitMQ at the same moment; without jitter they would all be back at the same moment.
             await asyncio.sleep(self._jitter(self._spread))
 
     async def drop(self) -> None:
@@ -161,7 +162,7 @@ class Supervisor:
     async def _maintain(self, link: Link) -> str:
         watching = asyncio.create_task(link.watch_alarm(), name=f"{self._name}: alarm")
         tending = asyncio.create_task(self._repair_and_check(link), name=f"{self._name}: tend")
-        listening = asyncio.create_task(self._watch_silence(link), name=f"{self._name}: listen")
+        listening = asyncio.create_task(self._watch_silence(link), name=f"{self._name}: silence")
         tasks = (watching, tending, listening)
         try:
             ends: list[asyncio.Future[Any]] = [link.lost, *tasks]
@@ -172,13 +173,13 @@ class Supervisor:
             return link.lost.result()
         finally:
             for task in tasks:
-                leave(task)
+                abandon(task)
 
     async def _watch_silence(self, link: Link) -> None:
         """Drop ``link`` once one of its connections is silent while RabbitMQ answers on a new one."""
         is_logged = False
         while True:
-            await asyncio.sleep(_LISTEN_EVERY)
+            await asyncio.sleep(_SILENCE_CHECK_SECONDS)
             if link.silent() is None:
                 is_logged = False
                 continue
