@@ -8,13 +8,13 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
+from towpath.servicekit.broker.arrivals import Arrivals
 from towpath.servicekit.broker.interface import BrokerError, BrokerUnavailable, Delivery, Inbox, Queue
 from towpath.servicekit.broker.memory_queue import MemoryDelivery, MemoryQueue, QueueConsumer
 from towpath.servicekit.broker.memory_vhost import VirtualHost
-from towpath.servicekit.broker.unsettled import Unsettled
 
 
-class MemorySubscription:
+class MemorySubscription(Arrivals):
     """See :class:`~towpath.servicekit.broker.interface.Subscription`."""
 
     def __init__(
@@ -24,39 +24,12 @@ class MemorySubscription:
         prefetch: int,
         arrived: asyncio.Event | None = None,
     ) -> None:
+        super().__init__(arrived)
         self._vhost = vhost
         self._sources = sources
         self._prefetch = prefetch
-        self._waiting: deque[MemoryDelivery] = deque()
-        self._changed = arrived or asyncio.Event()
         self._consumers: list[QueueConsumer] = []
-        self._unsettled = Unsettled()
-        self._ended = False
         self._cancelled = False
-
-    def __aiter__(self) -> "MemorySubscription":
-        return self
-
-    async def __anext__(self) -> Delivery:
-        while not self._waiting:
-            if self._ended:
-                raise StopAsyncIteration
-            self._changed.clear()
-            await self._changed.wait()
-        self._unsettled.add(1)
-        return self._waiting.popleft()
-
-    def take_waiting(self, limit: int) -> list[Delivery]:
-        count = min(limit, len(self._waiting))
-        self._unsettled.add(count)
-        return [self._waiting.popleft() for _ in range(count)]
-
-    @property
-    def unsettled(self) -> int:
-        return self._unsettled.count
-
-    async def settled(self) -> None:
-        await self._unsettled.none()
 
     def start(self) -> None:
         """Consume from the existing queues and from newly created inboxes."""
@@ -73,7 +46,7 @@ class MemorySubscription:
                     queue,
                     prefetch=self._prefetch,
                     deliver=self._receive,
-                    settled=self._unsettled.settled,
+                    settled=self._was_settled,
                 )
                 queue.attach(consumer)
                 self._consumers.append(consumer)
@@ -110,13 +83,8 @@ class MemorySubscription:
 
     def end(self) -> None:
         """Leave for good: the iteration ends."""
-        self._ended = True
-        self._changed.set()
+        self._end_iteration()
         leave_all([self])
-
-    def _receive(self, delivery: MemoryDelivery) -> None:
-        self._waiting.append(delivery)
-        self._changed.set()
 
 
 class MemoryQueueBrowser:

@@ -17,6 +17,7 @@ Guarantees:
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -104,7 +105,7 @@ class DeadLetters:
         self._broker = broker
         self._service = service
         self._dead = dead_queue(service)
-        self._refusing: dict[str, int] = {}  # Exchange → publishes that wait because its queue is full.
+        self._refused: Counter[str] = Counter()  # Exchange → publishes that wait because its queue is full.
         self._alarmed_at: dict[str, float] = {}
         self._parked_now = 0
         self._unpublishable = UnpublishableQueue(self._park_unpublishable, telemetry)
@@ -113,7 +114,7 @@ class DeadLetters:
         telemetry.gauge(
             "parking_blocked",
             "Messages that cannot be parked or retried because a queue is full: the service waits",
-            lambda: sum(self._refusing.values()),
+            self._refused.total,
         )
         telemetry.gauge("dead_letters_waiting", "Messages parked in the dead queue", lambda: self._parked_now)
 
@@ -128,7 +129,7 @@ class DeadLetters:
     @property
     def blocked(self) -> bool:
         """Whether the service waits for room in one of its retry and dead queues."""
-        return bool(self._refusing)
+        return self._refused.total() > 0
 
     # Deliveries that cannot be handled
 
@@ -147,26 +148,23 @@ class DeadLetters:
         Returns once the broker has confirmed it, however long that takes.
         """
         attempt = attempts(delivery.headers) + 1
-        if attempt > len(_DELAYS):
-            await self.park(delivery, item, reason, error, traceparent, sender=sender)
-            return True
-        delay = _DELAYS[attempt - 1]
-        message = _failed(delivery, item, error, traceparent, sender, {ATTEMPT: attempt})
-        try:
-            await self._publish(retry_queue(self._service, delay), delivery.queue, message)
-        except Unpublishable:
-            await self.park(delivery, item, reason, error, traceparent, sender=sender)
-            return True
-        self._retried.add(1)
-        log.warning(
-            "retry_later",
-            queue=delivery.queue,
-            delay=delay,
-            attempt=attempt,
-            error=describe_error(error, 300),
-            trace_id=trace_id(traceparent),
-        )
-        return False
+        if attempt <= len(_DELAYS):
+            delay = _DELAYS[attempt - 1]
+            message = _failed(delivery, item, error, traceparent, sender, {ATTEMPT: attempt})
+            with contextlib.suppress(Unpublishable):  # Then it is parked, in part if it is too large.
+                await self._publish(retry_queue(self._service, delay), delivery.queue, message)
+                self._retried.add(1)
+                log.warning(
+                    "retry_later",
+                    queue=delivery.queue,
+                    delay=delay,
+                    attempt=attempt,
+                    error=describe_error(error, 300),
+                    trace_id=trace_id(traceparent),
+                )
+                return False
+        await self.park(delivery, item, reason, error, traceparent, sender=sender)
+        return True
 
     async def park(
         self,
@@ -253,7 +251,7 @@ class DeadLetters:
         Raises:
             Unpublishable: It never will.
         """
-        refused = False
+        is_refused = False
         try:
             async for attempt in tenacity.AsyncRetrying(
                 wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
@@ -263,16 +261,12 @@ class DeadLetters:
                     try:
                         await self._publish_once(exchange, routing_key, message)
                     except PublishRefused:
-                        if not refused:
-                            refused = True
-                            self._refusing[exchange] = self._refusing.get(exchange, 0) + 1
+                        self._refused[exchange] += not is_refused
+                        is_refused = True
                         self._raise_alarm(exchange)
                         raise
         finally:
-            if refused:
-                self._refusing[exchange] -= 1
-                if not self._refusing[exchange]:
-                    del self._refusing[exchange]
+            self._refused[exchange] -= is_refused
 
     def _raise_alarm(self, full: str) -> None:
         now = asyncio.get_running_loop().time()

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from towpath.servicekit.broker.interface import BrokerUnavailable, Delivery, Inbox, Lost, Queue
+from towpath.servicekit.broker.arrivals import Arrivals
+from towpath.servicekit.broker.interface import BrokerUnavailable, Inbox, Lost, Queue
 from towpath.servicekit.broker.rabbitmq.bindings import RabbitBindings
 from towpath.servicekit.broker.rabbitmq.connection import (
     CLOSE_TIMEOUT,
@@ -27,13 +28,12 @@ from towpath.servicekit.broker.rabbitmq.driver import (
 )
 from towpath.servicekit.broker.rabbitmq.link import Link, bind
 from towpath.servicekit.broker.rabbitmq.refusals import needs
-from towpath.servicekit.broker.unsettled import Unsettled
 
 #: Called when the broker ended a subscription, with the kind of loss and how it was found.
 OnEnded = Callable[["RabbitSubscription", Lost, str], None]
 
 
-class RabbitSubscription:
+class RabbitSubscription(Arrivals):
     """See :class:`~towpath.servicekit.broker.interface.Subscription`."""
 
     def __init__(
@@ -43,42 +43,19 @@ class RabbitSubscription:
         on_ended: OnEnded,
         arrived: asyncio.Event | None = None,
     ) -> None:
+        super().__init__(arrived)
         self._sources = sources
         self._prefetch = prefetch
         self._on_ended = on_ended
         self._started_at = 0.0
         self._channel: Channel | None = None
         self._bindings: list[tuple[Inbox, RabbitBindings]] = []
-        self._waiting: deque[RabbitDelivery] = deque()
-        self._arrived = arrived or asyncio.Event()
         self._tags: list[str] = []
         self._cancelled = False
         self._settlements: deque[tuple[int, str]] = deque()
         self._to_settle = asyncio.Event()
         self._settler: asyncio.Task[None] | None = None
-        self._unsettled = Unsettled()
         self._starting = False
-        self._held = False
-        self._ended = False
-
-    def __aiter__(self) -> "RabbitSubscription":
-        return self
-
-    async def __anext__(self) -> Delivery:
-        while self._held or not self._waiting:
-            if self._ended:
-                raise StopAsyncIteration
-            self._arrived.clear()
-            await self._arrived.wait()
-        self._unsettled.add(1)
-        return self._waiting.popleft()
-
-    @property
-    def unsettled(self) -> int:
-        return self._unsettled.count
-
-    async def settled(self) -> None:
-        await self._unsettled.none()
 
     @property
     def names(self) -> list[str]:
@@ -98,20 +75,6 @@ class RabbitSubscription:
         """The bindings of one of its inboxes, if that exists."""
         return next((one for source, one in self._bindings if source is inbox and one.exists), None)
 
-    def take_waiting(self, limit: int) -> list[Delivery]:
-        if self._held:
-            return []
-        count = min(limit, len(self._waiting))
-        self._unsettled.add(count)
-        return [self._waiting.popleft() for _ in range(count)]
-
-    def hand_out(self) -> None:
-        """End what :meth:`start` began with ``held``."""
-        if self._held:
-            self._held = False
-            if self._waiting:
-                self._arrived.set()
-
     async def start(self, link: Link, *, held: bool = False) -> None:
         """Consume over a new channel; unsettled deliveries of the old one are dropped (the broker redelivers them).
 
@@ -119,7 +82,7 @@ class RabbitSubscription:
             held: Hand out no deliveries before :meth:`hand_out`.
         """
         await self.stop()
-        self._held = held
+        self._is_held = held
         if self._cancelled:  # Its unsettled deliveries were requeued with the old channel.
             return
         channel = await link.consumer_channel()
@@ -179,8 +142,7 @@ class RabbitSubscription:
 
     async def close(self) -> None:
         """Stop intake, send the settlements, requeue the rest."""
-        self._ended = True
-        self._arrived.set()
+        self._end_iteration()
         channel = self._channel
         if channel is not None and not channel.is_closed:
             with contextlib.suppress(*LOST):
@@ -188,7 +150,7 @@ class RabbitSubscription:
         await self.stop()
 
     def settle(self, channel: Driver, tag: int, how: str) -> None:
-        self._unsettled.settled()
+        self._was_settled()
         current = self._channel
         if current is None or current.is_closed or channel.is_closed:
             return  # A stale delivery: the broker redelivers it.
@@ -197,8 +159,7 @@ class RabbitSubscription:
 
     def _receiver(self, name: str, channel: Driver) -> Callable[[DeliveredMessage], Any]:
         async def receive(message: DeliveredMessage) -> None:
-            self._waiting.append(RabbitDelivery(message, name, self, channel))
-            self._arrived.set()
+            self._receive(RabbitDelivery(message, name, self, channel))
 
         return receive
 
