@@ -53,6 +53,7 @@ class MemorySubscription(Arrivals):
         except BrokerError:
             self.end()
             raise
+        # Delivered only once all consumers are attached, or an early delivery could be settled on half a subscription.
         for consumer in self._consumers:
             consumer.queue.pump()
 

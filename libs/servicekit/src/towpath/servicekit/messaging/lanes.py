@@ -198,7 +198,8 @@ class Lanes:
             await self._broker.publish(self._exchange, routing_key, message, mandatory=kind.mandatory)
         except BaseException as error:
             if isinstance(error, Unpublishable) and error.of_content and len(batch) > 1:
-                # Split into halves, in order, until only the unpublishable items are refused.
+                # The broker refuses the whole body and does not say which item is the reason. Halves, in order, until
+                # only such items are refused: log2(n) publishes for each of them.
                 middle = len(batch) // 2
                 await self._publish(routing_key, batch[:middle])
                 await self._publish(routing_key, batch[middle:])
@@ -220,7 +221,8 @@ class Lanes:
         await keep_running(f"lanes {self._exchange}", self._look_at_broker, pause=_STATE_CHECK)
 
     async def _look_at_broker(self) -> None:
-        # Items that wait behind a publish hanging in a blocked broker fail at once.
+        # Items that wait behind a publish hanging in a blocked broker fail at once: nothing of them was sent, so their
+        # callers may decide now, while the one in flight is unknown until its time limit.
         if self._lanes and self._broker.state is not BrokerState.READY:
             self._fail_waiting(_refusal(self._broker.state))
 

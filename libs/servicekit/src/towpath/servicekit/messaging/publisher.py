@@ -118,7 +118,7 @@ class Publisher:
         """Answer the asking client with an error instead of the answer; this may fail like any answer."""
         envelope = bytes(item.envelope)
         if item.connection_id is None or not (asked := read_correlation(envelope)):
-            return
+            return  # A push: no client waits for it.
         log.warning("answer_unpublishable", bytes=len(envelope), error=str(error)[:300])
         error_answer = make_error(TowpathError("The answer is too large to be sent."), correlation_id=asked)
         answer = Directed(item.connection_id, msgspec.Raw(error_answer.to_json()))

@@ -114,6 +114,8 @@ class Replica:
         """
         inbox = Inbox(name=f"{self._service}.replicas", bindings=[Binding(EVENTS, SERVICE_REPLICA)])
         async with contextlib.AsyncExitStack() as stack:
+            # Consumed before this replica announces itself, so that it misses no answer to that; and left last: the
+            # stop is announced once the intake below is closed and its deliveries are settled or requeued.
             announcements = await stack.enter_async_context(self._broker.subscribe(inbox, prefetch=PREFETCH))
             stack.push_async_callback(self._announce, leaves=True)
             self._intake = await stack.enter_async_context(Intake.open(self._broker, self._prefetch))
@@ -148,7 +150,7 @@ class Replica:
         else:
             other = self._others.get(announced.replica)
             if other is None:
-                if len(self._others) >= _MOST:
+                if len(self._others) >= _MOST:  # Forged: no service has that many.
                     return
                 other = self._others[announced.replica] = _Other()
                 self._announced = None  # Announce again: the new replica does not know this replica's queues.

@@ -162,6 +162,7 @@ async def within(seconds: float, work: Awaitable[T]) -> T:
         TimeoutError: The time limit was reached.
         ConnectionError: The driver cancelled it, as it does when a connection closes; the caller was not cancelled.
     """
+    # Not asyncio.timeout() or wait_for(): both wait for the cancelled work, which may clean up over a hanging socket.
     task = asyncio.ensure_future(work)
     try:
         await asyncio.wait([task], timeout=seconds)

@@ -96,6 +96,7 @@ class RabbitSubscription(Arrivals):
         self._starting = True
         self._settler = asyncio.create_task(self._settle(driver), name="subscription: settle")
         try:
+            # Holds for each consumer that is started after it: https://www.rabbitmq.com/docs/consumer-prefetch
             await rpc(driver.basic_qos(prefetch_count=self._prefetch))
             for source in self._sources:
                 queue = source.name if isinstance(source, Queue) else await make_inbox(driver, source)
@@ -164,7 +165,7 @@ class RabbitSubscription(Arrivals):
         return receive
 
     async def _settle(self, channel: Driver) -> None:
-        # One task sends all settlements, so that ack() never waits for the socket.
+        # One task sends all settlements in their order, so that ack() never waits for the socket.
         with contextlib.suppress(*LOST):
             while True:
                 await self._to_settle.wait()
@@ -196,6 +197,9 @@ def _now() -> float:
 
 async def make_inbox(channel: Driver, inbox: Inbox) -> str:
     """Declare an inbox under a new unique name; returns the name."""
+    # Exclusive: RabbitMQ deletes it with the connection, so a killed program leaves no queue behind. A new name each
+    # time, because RabbitMQ may notice the loss of the old connection later than this program did.
+    # https://www.rabbitmq.com/docs/queues#exclusive-queues
     name = f"{inbox.name}.{secrets.token_hex(6)}"
     arguments: dict[str, Any] = {
         "x-max-length": inbox.max_length,

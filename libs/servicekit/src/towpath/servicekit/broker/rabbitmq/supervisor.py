@@ -135,6 +135,7 @@ class Supervisor:
                 link = await self._open(url)
             except Exception as error:
                 wait = self._hosts.failed(url, refused=is_refusal(error), outage=now() - began)
+                # Later on a refusal is retried as well: an operator may be changing the password.
                 if first and self._hosts.all_refuse:
                     raise refused_connection(url, error) from None
                 event = "topology_differs" if isinstance(error, TopologyMismatch) else "broker_unreachable"
@@ -217,6 +218,7 @@ class Supervisor:
             self._found(what, f"{', '.join(subscription.names[:3])}: {reason}")
         if not wanted:
             return
+        # A deleted queue ended its consumer, and must exist again before it is consumed.
         for topology in self.topologies:
             await link.declare(topology)
         for subscription in wanted:
