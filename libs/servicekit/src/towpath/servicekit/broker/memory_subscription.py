@@ -53,7 +53,7 @@ class MemorySubscription(Arrivals):
         except BrokerError:
             self.end()
             raise
-        # Delivered only once all consumers are attached, or an early delivery could be settled on half a subscription.
+        # Only now, as a delivery may be settled at once, and its queue then delivers to all who are attached.
         for consumer in self._consumers:
             consumer.queue.pump()
 

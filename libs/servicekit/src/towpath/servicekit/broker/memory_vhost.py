@@ -138,8 +138,8 @@ class VirtualHost:
             if reason is DeadLetterReason.REJECTED
             else message.dead_lettered_in | {queue.name},
         )
-        # A cycle ends where a message would return to a queue that dead-lettered it by itself; a consumer that rejects
-        # may keep it going: https://www.rabbitmq.com/docs/dlx#routing
+        # A message never returns to a queue that dead-lettered it automatically, or it would cycle for ever.
+        # https://www.rabbitmq.com/docs/dlx#routing
         targets = [
             target
             for target in self._route(exchange, dead.routing_key) or ()

@@ -221,7 +221,7 @@ class Lanes:
         await keep_running(f"lanes {self._exchange}", self._look_at_broker, pause=_STATE_CHECK)
 
     async def _look_at_broker(self) -> None:
-        # Items that wait behind a publish hanging in a blocked broker fail at once: nothing of them was sent, so their
+        # Items that wait behind a publish hanging in a blocked broker fail at once: they were not sent, so their
         # callers may decide now, while the one in flight is unknown until its time limit.
         if self._lanes and self._broker.state is not BrokerState.READY:
             self._fail_waiting(_refusal(self._broker.state))
