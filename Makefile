@@ -11,6 +11,8 @@ PAGE_SOURCES := $(shell find clients/js/src clients/web -type f -not -path '*/di
 
 MAKEFLAGS += --no-print-directory
 export PYTHON
+# Without bytecode each start of a program compiles a thousand modules; see pytest_configure in towpath.testkit.plugin.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test faults abuse bench check page up docs lock
@@ -24,9 +26,8 @@ install: $(READY)  ## set up .venv, once
 run: $(READY) $(PAGE)  ## run all of Towpath here: http://127.0.0.1:8000
 	@$(BIN)/towpath dev $(ARGS)
 
-test: $(READY) $(PAGE)  ## run all tests
-	@scripts/test-js
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(ARGS)
+test: $(READY) $(PAGE)  ## run all tests; ARGS="-k resume" for some
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(or $(ARGS),-n auto)
 
 faults: $(READY)  ## break everything, and write docs/reliability.md; ARGS="--soak 30m" goes on for as long
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/faults --faults all --page docs/reliability.md $(ARGS)

@@ -54,7 +54,8 @@ _PACKAGES: Final = (
 _MIGRATION: Final = re.compile(r"\d{4}_")
 _DIRECTIVES: Final = ("#:", "# noqa", "# type:", "# fmt:", "# pragma", "# pyright", "# pylint", "#!")
 _GENERATORS: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-_BROKER: Final = "servicekit/broker/memory"
+#: With RabbitMQ the broker is another process, behind other modules of this folder.
+_BROKER: Final = "servicekit/broker/"
 #: Traced requests; the one with the fewest calls counts, because work in the background only adds.
 _WALKS: Final = 7
 #: Seconds from the last frame until the delivery is certainly acked, and from start until everything is cached.
@@ -238,7 +239,7 @@ class _Trace:
 
 
 async def walks() -> list[Walk]:
-    """Trace one ``chat.send`` in a room of two: all of it, and without the memory broker."""
+    """Trace one ``chat.send`` in a room of two: all of it, and without the broker."""
     # Imported late: another repository's numbers need none of it.
     import structlog
 
@@ -283,10 +284,10 @@ async def walks() -> list[Walk]:
             await chat
     calls = min(traced, key=len)
     outside = [module for module in calls if not module.startswith(_BROKER)]
-    return [Walk.of("all", calls), Walk.of("without the memory broker", outside)]
+    return [Walk.of("all", calls), Walk.of("without the broker", outside)]
 
 
-# What is printed
+# Output
 
 _COLUMNS: Final = ("", "modules", "lines", "code", "comments %", "depth", "classes", "functions")
 _EXTREMES: Final = ("longest module", "longest function", "most parameters", "most fields")

@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from towpath.chat.app import CHAT
 from towpath.chat.settings import ChatSettings
-from towpath.gateway.admission import Admission
+from towpath.gateway.admission.credentials import Admission
 from towpath.gateway.settings import GatewaySettings
 from towpath.orders.app import ORDERS
 from towpath.orders.settings import OrdersSettings

@@ -90,7 +90,12 @@ def test_one_chat_send_is_traced_through_gateway_broker_and_service() -> None:
     }
     everything, outside = measured["walks"]
     entered = set(everything["by_module"])
-    assert {"gateway/inbound", "servicekit/broker/memory", "chat/handlers", "gateway/outbound"} <= entered
+    assert {
+        "gateway/forwarding/inbound",
+        "servicekit/broker/memory",
+        "chat/handlers",
+        "gateway/forwarding/outbound",
+    } <= entered
     assert not any(name.startswith("servicekit/broker/memory") for name in outside["by_module"])
     assert outside["calls"] < everything["calls"]
     assert everything["modules"] <= everything["changes"] < everything["calls"]

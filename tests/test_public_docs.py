@@ -119,7 +119,7 @@ def test_the_tree_of_the_protocols_errors_is_complete() -> None:
     assert [name for name, above in tree.items() if not is_below(name, above, known)] == []
 
 
-def test_each_error_of_the_protocol_stands_beside_its_code() -> None:
+def test_each_error_of_the_protocol_is_listed_with_its_code() -> None:
     for name, error in errors_below(TowpathError, package="towpath.protocol").items():
         assert issubclass(error, TowpathError)
         line = next(

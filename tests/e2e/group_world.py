@@ -14,15 +14,15 @@ import msgspec
 
 from towpath.chat.app import CHAT
 from towpath.chat.tables import MEMBERS, STREAMS
-from towpath.gateway.admission import Identity
-from towpath.gateway.announcer import Announcer
-from towpath.gateway.costs import Costs
-from towpath.gateway.groups import Members
-from towpath.gateway.limits import Limits
-from towpath.gateway.outbound import Outbound
-from towpath.gateway.resync import Resync
-from towpath.gateway.routing import inbox
-from towpath.gateway.sessions import Session
+from towpath.gateway.admission.credentials import Identity
+from towpath.gateway.forwarding.costs import Costs
+from towpath.gateway.forwarding.outbound import Outbound
+from towpath.gateway.inbox.queue import inbox
+from towpath.gateway.inbox.resync import Resync
+from towpath.gateway.sessions.announcer import Announcer
+from towpath.gateway.sessions.limits import Limits
+from towpath.gateway.sessions.members import Members
+from towpath.gateway.sessions.session import Session
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.chat import stream_of
 from towpath.protocol.envelope import make
@@ -42,6 +42,7 @@ from towpath.servicekit.messaging.lanes import LaneKind, Lanes
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.dispatching import Incoming, ServiceUnderTest
 from towpath.testkit.eventually import eventually
+from towpath.testkit.gateway_stubs import ArrivalsStub, SocketStub
 from towpath.testkit.tokens import SECRET
 
 ROOM: Final = "den"
@@ -93,54 +94,6 @@ class HoldingHub(MemoryHub):
             self.held.pop(name, None)
 
 
-class Line:
-    """A WebSocket that keeps what is pushed over it.
-
-    Attributes:
-        heard: What was pushed to the room, by its place in the stream; not what was replayed.
-        looked_at: How many of these a test has looked at.
-    """
-
-    last_seen = 0.0
-    address = "127.0.0.1"
-
-    def __init__(self) -> None:
-        self.closing = False
-        self.heard: list[int] = []
-        self.looked_at = 0
-
-    def send_text(self, text: bytes) -> None:
-        """An answer, or something replayed: what is asked for is not looked at here."""
-
-    def send_frames(self, frames: bytes) -> None:
-        for text in _texts(frames):
-            envelope = msgspec.json.decode(text)
-            if envelope["action"] == "chat.message":
-                self.heard.append(envelope["seq"])
-
-    def write_frames(self, frames: bytes) -> None:
-        self.send_frames(frames)
-
-    def rest(self, seconds: float) -> bool:
-        raise NotImplementedError
-
-    def go_on(self) -> None:
-        raise NotImplementedError
-
-    def ping_now(self) -> None:
-        raise NotImplementedError
-
-    def close_with(self, code: int, reason: str) -> None:
-        self.closing = True
-
-
-class Nobody:
-    """Nobody probes here."""
-
-    def arrived(self) -> None: ...
-    def heard(self, whom: str | None) -> None: ...
-
-
 class Gateway:
     """A replica of the gateway without its sockets."""
 
@@ -153,7 +106,7 @@ class Gateway:
         self._limits = Limits(settings, telemetry)
         self._announcer = Announcer(lanes, settings, telemetry)
         self.resync = Resync(self.members, self._announcer, settings, telemetry)
-        self._outbound = Outbound(self.members, Nobody(), Costs(telemetry), settings, telemetry)  # type: ignore[arg-type]  # no probe
+        self._outbound = Outbound(self.members, ArrivalsStub(), Costs(telemetry), settings, telemetry)
         self._broker = broker
         self._subscription = subscription
         broker.on_rebuilt(self.resync.begin)
@@ -165,7 +118,7 @@ class Gateway:
 
     def connect(self, user: str) -> Session:
         """What the entrance does once a connection is admitted."""
-        session = Session(Line(), Identity(user, expires_at=4e9), self._settings, self._limits)
+        session = Session(SocketStub(), Identity(user, expires_at=4e9), self._settings, self._limits)
         self.members.add(session)
         self._announcer.started(session)
         return session
@@ -336,9 +289,11 @@ class World:
         """What connections have heard since this was called last: a user, and the place in the room's stream."""
         found: list[tuple[str, int]] = []
         for session in [*self.ended, *(session for _, session in self.sessions.values())]:
-            line: Line = session._socket  # type: ignore[assignment]  # made above
-            found += [(session.user_id, place) for place in line.heard[line.looked_at :]]
-            line.looked_at = len(line.heard)
+            socket: SocketStub = session._socket  # type: ignore[assignment]  # made above
+            for text in socket.take_pushed():
+                envelope = msgspec.json.decode(text)
+                if envelope["action"] == "chat.message":
+                    found.append((session.user_id, envelope["seq"]))
         return found
 
     async def members_by_place(self) -> dict[int, set[str]]:
@@ -376,17 +331,3 @@ class World:
         for gateway in self.gateways:
             await gateway.read()
         return not any(self._busy) and not any(self.hub.held.values())
-
-
-def _texts(frames: bytes) -> list[bytes]:
-    """The texts of unmasked frames (RFC 6455, section 5.2)."""
-    texts, at = [], 0
-    while at < len(frames):
-        length, head = frames[at + 1], 2
-        if length == 126:
-            length, head = int.from_bytes(frames[at + 2 : at + 4]), 4
-        elif length == 127:
-            length, head = int.from_bytes(frames[at + 2 : at + 10]), 10
-        texts.append(frames[at + head : at + head + length])
-        at += head + length
-    return texts

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from towpath.gateway.admission import Admission
+from towpath.gateway.admission.credentials import Admission
 from towpath.gateway.settings import GatewaySettings
 from towpath.orders.app import ORDERS
 from towpath.protocol import messages

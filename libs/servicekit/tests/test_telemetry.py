@@ -75,6 +75,43 @@ async def test_a_distribution_is_shown_in_seconds_with_buckets_for_milliseconds(
     assert shown["publish_confirm_seconds_bucket", "push", "+Inf"] == 3
 
 
+async def test_metrics_are_printed_as_prometheus_reads_them(telemetry: Telemetry) -> None:
+    telemetry.counter("messages_published", "Confirmed messages", {"exchange": 'a "b"'}).add(5)
+    telemetry.gauge("lane_depth", "Items that wait", lambda: 0.25)
+    telemetry.histogram("publish_confirm", "Time to confirm", {"exchange": "push"}).record(0.2)
+    lines = telemetry.exposition().decode().splitlines()
+    assert [line for line in lines if "_bucket" not in line] == [
+        "# HELP messages_published_total Confirmed messages",
+        "# TYPE messages_published_total counter",
+        'messages_published_total{exchange="a \\"b\\""} 5.0',
+        "# HELP lane_depth Items that wait",
+        "# TYPE lane_depth gauge",
+        "lane_depth 0.25",
+        "# HELP publish_confirm_seconds Time to confirm",
+        "# TYPE publish_confirm_seconds histogram",
+        'publish_confirm_seconds_count{exchange="push"} 1.0',
+        'publish_confirm_seconds_sum{exchange="push"} 0.2',
+    ]
+
+
+async def test_a_gauge_that_cannot_be_read_hides_no_other_metric(telemetry: Telemetry) -> None:
+    telemetry.gauge("broken", "Cannot be read", lambda: 1 / 0)
+    telemetry.gauge("lane_depth", "Items that wait", lambda: 3)
+    assert figures(telemetry)["lane_depth",] == 3
+
+
+@given(st.lists(st.floats(min_value=0, max_value=20)))
+def test_a_distribution_counts_each_value_once(values: list[float]) -> None:
+    telemetry = Telemetry("test", TelemetrySettings())
+    distribution = telemetry.histogram("publish_confirm", "Time to confirm")
+    for value in values:
+        distribution.record(value)
+    shown = figures(telemetry)
+    assert shown["publish_confirm_seconds_count",] == len(values)
+    for bound in (0.0005, 0.1, 10.0):
+        assert shown["publish_confirm_seconds_bucket", str(bound)] == sum(value <= bound for value in values)
+
+
 async def test_two_programs_in_one_process_do_not_mix(telemetry: Telemetry) -> None:
     async with Telemetry.open("other", TelemetrySettings()) as other:
         telemetry.counter("messages_received", "RoundCost").add(1)

@@ -93,6 +93,49 @@ def test_the_program_ends_where_nothing_else_helps(hang: str, status: int) -> No
         assert 'File "<string>"' in ran.stderr  # where it was
 
 
+@pytest.mark.parametrize("loop_factory", ["asyncio.new_event_loop", "uvloop.new_event_loop"])
+def test_a_program_that_was_frozen_amid_a_step_is_not_overdue(loop_factory: str) -> None:
+    program = (
+        "import asyncio, time, uvloop\n"
+        "from towpath.servicekit.handling.watchdog import Watchdog\n"
+        "async def main():\n"
+        "  with Watchdog.open(1.0) as watchdog:\n"
+        "    print('ready', flush=True)\n"
+        "    for _ in range(8):\n"
+        "      with watchdog: time.sleep(0.3)\n"
+        "      await asyncio.sleep(0)\n"
+        f"asyncio.Runner(loop_factory={loop_factory}).run(main())\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"ready\n"
+        time.sleep(0.4)
+        running.send_signal(signal.SIGSTOP)
+        time.sleep(3.0)  # Three limits.
+        running.send_signal(signal.SIGCONT)
+        assert running.wait(timeout=PATIENCE) == 0
+
+
+def test_it_interrupts_on_uvloop_while_other_threads_are_busy() -> None:
+    program = (
+        "import asyncio, threading, uvloop\n"
+        "from towpath.servicekit.handling.watchdog import Overdue, Watchdog\n"
+        "def spin():\n"
+        "  while True: pass\n"
+        "async def main():\n"
+        "  for _ in range(2): threading.Thread(target=spin, daemon=True).start()\n"
+        "  with Watchdog.open(0.5) as watchdog:\n"
+        "    try:\n"
+        "      with watchdog: spin()\n"
+        "    except Overdue: print('interrupted', flush=True)\n"
+        "    await asyncio.sleep(0)\n"
+        "  import os; os._exit(0)\n"
+        "asyncio.Runner(loop_factory=uvloop.new_event_loop).run(main())\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout) == (0, "interrupted\n"), ran.stderr
+
+
 async def test_everything_is_as_before_once_it_is_closed() -> None:
     before = signal.getsignal(signal.SIGVTALRM)
     threads = threading.active_count()

@@ -292,9 +292,9 @@ class TestTold:
     async def test_what_was_not_committed_is_not_told_but_by_the_next_look(self, town: Town) -> None:
         class Interrupted(TimerRun):
             async def publish(
-                self, connection: AsyncConnection, tells: Sequence[Push] = (), **more: Any
+                self, connection: AsyncConnection, pushes: Sequence[Push] = (), **more: Any
             ) -> None:
-                await TimerRun.publish(self, connection, tells, **more)
+                await TimerRun.publish(self, connection, pushes, **more)
                 raise InterruptedError
 
         async def interrupted(run: TimerRun) -> bool:
@@ -336,11 +336,11 @@ class TestTold:
 
             class Overtaken(TimerRun):
                 async def publish(
-                    self, connection: AsyncConnection, tells: Sequence[Push] = (), **more: Any
+                    self, connection: AsyncConnection, pushes: Sequence[Push] = (), **more: Any
                 ) -> None:
                     returning.append(asyncio.create_task(town.chat.dispatch(starts("a-2"), replica=0)))
                     await asyncio.wait(returning, timeout=0.2)  # it may wait for us, but not overtake
-                    await TimerRun.publish(self, connection, tells, **more)
+                    await TimerRun.publish(self, connection, pushes, **more)
 
             async def overtaken(run: TimerRun) -> bool:
                 return await town.presence.round(Overtaken(run.database, run.relay, run.connected_for))

@@ -1,4 +1,4 @@
-"""Addresses: whose connection it is, directly and through proxies."""
+"""Addresses: the client's address of a connection, directly and through proxies."""
 
 import pytest
 from hypothesis import given
@@ -19,7 +19,7 @@ from towpath.gateway.settings import GatewaySettings
         ("", "unknown"),
     ],
 )
-def test_what_limits_count(host: str, counted: str) -> None:
+def test_limits_count_an_ipv6_address_by_its_64(host: str, counted: str) -> None:
     assert limited_by(host) == counted
 
 
@@ -37,21 +37,21 @@ def test_what_limits_count(host: str, counted: str) -> None:
         ("::ffff:10.0.0.1", ["198.51.100.7"], "198.51.100.7"),
     ],
 )
-def test_the_client_is_the_first_from_the_right_that_is_no_trusted_proxy(
+def test_the_client_is_the_rightmost_address_that_is_not_a_trusted_proxy(
     peer: str, forwarded: list[str], client: str
 ) -> None:
     assert Proxies("10.0.0.0/8").client(peer, forwarded) == client
 
 
-def test_without_trusted_proxies_the_header_counts_for_nothing() -> None:
+def test_without_trusted_proxies_the_header_is_ignored() -> None:
     assert Proxies("").client("10.0.0.1", ["198.51.100.7"]) == "10.0.0.1"
 
 
 @given(st.lists(st.text()))
-def test_no_header_makes_it_fail(forwarded: list[str]) -> None:
+def test_any_forwarded_header_gives_an_address(forwarded: list[str]) -> None:
     assert Proxies("10.0.0.0/8").client("10.0.0.1", forwarded)
 
 
-def test_what_is_no_network_is_a_bad_setting() -> None:
+def test_an_invalid_network_is_a_bad_setting() -> None:
     with pytest.raises(ValidationError, match="separated by commas"):
         GatewaySettings(trusted_proxies="10.0.0.0/8, proxy")

@@ -1,4 +1,4 @@
-"""Who may connect: tokens and origins, as pure functions."""
+"""Credentials: which tokens and origins may connect, as pure functions."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from towpath.gateway.admission import Admission, TokenRefused, bearer_token
+from towpath.gateway.admission.credentials import Admission, TokenRefused, bearer_token
 from towpath.gateway.settings import GatewaySettings
 from towpath.servicekit.runtime.settings import BadSetting, bad_setting
 from towpath.testkit.tokens import SECRET, a_token
@@ -23,7 +23,7 @@ def admission(**settings: Any) -> Admission:
     return Admission(GatewaySettings(**({"auth_secret": SECRET} | settings)))
 
 
-def test_a_good_token_tells_who_it_is_until_when_and_what_it_may_address() -> None:
+def test_a_valid_token_gives_user_expiry_and_scope() -> None:
     identity = admission().identify(a_token("ana", scope="chat order", expires_in=60))
     assert (identity.user_id, identity.scope) == ("ana", "chat order")
     assert identity.expires_at == pytest.approx(time.time() + 60, abs=5)
@@ -63,13 +63,13 @@ def test_a_bad_token_is_refused_with_the_reason(token: str | None, why: str) -> 
 def test_a_secret_with_a_line_break_at_its_end_is_refused_and_not_shown(end: str) -> None:
     with pytest.raises(ValidationError, match="begins or ends with white space") as refused:
         GatewaySettings(auth_secret=SECRET + end)
-    told = str(bad_setting(refused.value, prefix="TOWPATH_"))
-    assert told.startswith("TOWPATH_AUTH_SECRET: ")
-    assert SECRET not in told
+    message = str(bad_setting(refused.value, prefix="TOWPATH_"))
+    assert message.startswith("TOWPATH_AUTH_SECRET: ")
+    assert SECRET not in message
 
 
 @pytest.mark.parametrize("kind", ["RS256", "ES256", "EdDSA"])
-def test_tokens_by_public_key_are_taken_and_secrets_are_not(kind: str) -> None:
+def test_with_a_public_key_only_tokens_of_its_private_key_are_accepted(kind: str) -> None:
     keys: dict[str, Any] = {
         "RS256": lambda: rsa.generate_private_key(65537, 2048),
         "ES256": lambda: ec.generate_private_key(ec.SECP256R1()),
@@ -94,7 +94,7 @@ def test_tokens_by_public_key_are_taken_and_secrets_are_not(kind: str) -> None:
         {"auth_secret": None, "auth_public_key": "not a key"},
     ],
 )
-def test_without_exactly_one_usable_key_nothing_starts(settings: dict[str, Any]) -> None:
+def test_without_exactly_one_usable_key_the_gateway_does_not_start(settings: dict[str, Any]) -> None:
     with pytest.raises(BadSetting, match="TOWPATH_AUTH_"):
         admission(**settings)
 
@@ -120,12 +120,12 @@ def test_only_named_origins_may_connect(allowed: str, origin: str | None, admitt
 @pytest.mark.parametrize(
     "origins", ["shop.example", "https://a.example;https://b.example/x", '["https://a.example"]']
 )
-def test_what_is_no_origin_is_a_bad_setting(origins: str) -> None:
+def test_an_invalid_origin_is_a_bad_setting(origins: str) -> None:
     with pytest.raises(ValidationError, match="is no origin"):
         admission(allowed_origins=origins)
 
 
-def test_the_header_goes_before_the_subprotocol() -> None:
+def test_the_header_has_precedence_over_the_subprotocol() -> None:
     assert bearer_token("Bearer abc", ["towpath.v1", "towpath.token.def"]) == "abc"
     assert bearer_token("bearer  abc", []) == "abc"
     assert bearer_token(None, ["towpath.v1", "towpath.token.d.e.f"]) == "d.e.f"
@@ -136,12 +136,12 @@ def test_the_header_goes_before_the_subprotocol() -> None:
 @pytest.mark.parametrize(
     "added", ["Basic dXNlcjpwYXNz", "Bearer", "Bearer   ", "", "Negotiate abc", "bearer\t"]
 )
-def test_an_authorization_that_is_no_token_leaves_the_token_of_the_subprotocols(added: str) -> None:
+def test_an_authorization_without_a_bearer_token_does_not_hide_the_subprotocols_token(added: str) -> None:
     assert bearer_token(added, ["towpath.v1", "towpath.token.def"]) == "def"
     assert bearer_token(added, ["towpath.v1"]) is None
 
 
-def test_of_two_tokens_in_the_subprotocols_none_is_guessed() -> None:
+def test_two_tokens_in_the_subprotocols_are_refused() -> None:
     assert bearer_token(None, ["towpath.token.abc", "towpath.token.abc"]) == "abc"
     with pytest.raises(TokenRefused, match="more than one token"):
         bearer_token(None, ["towpath.token.abc", "towpath.token.def"])
@@ -151,7 +151,7 @@ def test_of_two_tokens_in_the_subprotocols_none_is_guessed() -> None:
 
 
 @pytest.mark.parametrize("name", ["iat", "nbf"])
-def test_a_token_of_a_clock_that_is_ahead_is_taken_within_the_leeway(name: str) -> None:
+def test_a_token_from_a_clock_ahead_is_accepted_within_the_leeway(name: str) -> None:
     ahead: dict[str, Any] = {name: time.time() + 30}
     assert admission().identify(a_token("ana", **ahead)).user_id == "ana"
     with pytest.raises(TokenRefused, match=rf"not valid yet: {name} is \d+ s ahead .*TOWPATH_CLOCK_LEEWAY"):
@@ -179,7 +179,7 @@ NO_TIMES: Final = [
 
 @pytest.mark.parametrize("name", ["exp", "iat", "nbf"])
 @pytest.mark.parametrize("value", [*NO_TIMES, int(time.time() * 1000)], ids=lambda value: str(value)[:12])
-def test_what_is_no_time_in_seconds_is_refused_by_name(name: str, value: Any) -> None:
+def test_a_claim_that_is_not_a_time_in_seconds_is_refused_by_its_name(name: str, value: Any) -> None:
     with pytest.raises(TokenRefused, match=f"not valid: {name} "):
         admission().identify(a_token("ana", **{name: value}))
 
@@ -191,11 +191,11 @@ def test_an_expiry_in_the_past_is_refused_whatever_its_form(expiry: float) -> No
 
 
 @pytest.mark.parametrize("expiry", [4102444800, 4102444800.5, 253402300799])
-def test_an_expiry_far_ahead_is_taken(expiry: float) -> None:
+def test_an_expiry_far_ahead_is_accepted(expiry: float) -> None:
     assert admission().identify(a_token("ana", exp=expiry)).expires_at == expiry
 
 
-def test_a_token_for_several_audiences_is_taken() -> None:
+def test_a_token_for_several_audiences_is_accepted() -> None:
     assert admission().identify(a_token("ana", aud=["other", "towpath"])).user_id == "ana"
 
 
@@ -208,9 +208,7 @@ names = st.sampled_from(["sub", "exp", "iat", "nbf", "aud", "iss", "jti", "scope
 
 
 @given(st.dictionaries(names, anything), st.dictionaries(st.sampled_from(["typ", "crit", "kid"]), anything))
-def test_whatever_a_signed_token_holds_it_is_taken_or_refused(
-    claims: dict[str, Any], header: dict[str, Any]
-) -> None:
+def test_any_signed_token_is_accepted_or_refused(claims: dict[str, Any], header: dict[str, Any]) -> None:
     whole = {"sub": "ana", "aud": "towpath", "exp": time.time() + 60} | claims
     try:
         token = jwt.PyJWS().encode(json.dumps(whole).encode(), SECRET, "HS256", headers=header)
@@ -220,13 +218,13 @@ def test_whatever_a_signed_token_holds_it_is_taken_or_refused(
         assert int(admission().identify(token).expires_at * 1000) > 0
 
 
-def test_a_token_that_is_nested_too_deep_is_refused() -> None:
+def test_a_token_nested_too_deep_is_refused() -> None:
     deep = '{"sub":' + "[" * 2500 + "]" * 2500 + "}"
     with pytest.raises(TokenRefused, match="not valid"):
         admission().identify(jwt.PyJWS().encode(deep.encode(), SECRET, "HS256"))
 
 
 @given(st.text())
-def test_no_text_makes_the_check_fail_in_another_way(token: str) -> None:
+def test_any_text_as_a_token_is_refused_without_another_error(token: str) -> None:
     with pytest.raises(TokenRefused):
         admission().identify(token)

@@ -1,4 +1,4 @@
-"""Session events: what services hear of this replica, whatever the broker did meanwhile."""
+"""Session events: what services learn about this replica, also across outages of the broker."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from towpath.testkit.gateway import GatewayUnderTest, RunGateway, a_backend
 SELDOM = 3600.0
 
 
-async def test_a_replica_says_again_and_again_that_it_lives(run_gateway: RunGateway) -> None:
+async def test_a_replica_announces_itself_periodically(run_gateway: RunGateway) -> None:
     hub = MemoryHub()
     async with a_backend(hub) as backend, run_gateway(hub, gateway_id="gw-1", alive_interval=0.05):
         signs = [await backend.alive() for _ in range(3)]
@@ -21,7 +21,7 @@ async def test_a_replica_says_again_and_again_that_it_lives(run_gateway: RunGate
     assert len({sign["data"]["incarnation"] for sign in signs}) == 1
 
 
-async def test_it_says_so_at_once_when_it_starts_and_when_it_is_back_at_the_broker(
+async def test_a_replica_announces_itself_at_its_start_and_after_each_reconnect(
     run_gateway: RunGateway,
 ) -> None:
     hub = MemoryHub()
@@ -32,7 +32,7 @@ async def test_it_says_so_at_once_when_it_starts_and_when_it_is_back_at_the_brok
         assert (await backend.alive())["data"] == first["data"]
 
 
-async def test_a_replica_that_is_started_anew_says_so_under_the_same_id(run_gateway: RunGateway) -> None:
+async def test_a_restarted_replica_has_a_new_incarnation_under_the_same_id(run_gateway: RunGateway) -> None:
     hub, runs = MemoryHub(), []
     async with a_backend(hub) as backend:
         for _ in range(2):
@@ -42,7 +42,7 @@ async def test_a_replica_that_is_started_anew_says_so_under_the_same_id(run_gate
     assert runs[0]["incarnation"] != runs[1]["incarnation"]
 
 
-async def test_who_went_while_the_broker_was_away_is_told_when_it_is_back(
+async def test_an_end_during_a_broker_outage_is_published_after_it(
     run_gateway: RunGateway,
 ) -> None:
     hub = MemoryHub()
@@ -60,7 +60,7 @@ async def test_who_went_while_the_broker_was_away_is_told_when_it_is_back(
         await backend.alive()
 
 
-async def test_what_a_blocked_broker_did_not_take_comes_with_the_next_sign_of_life(
+async def test_an_event_refused_by_a_blocked_broker_is_published_with_the_next_announcement(
     run_gateway: RunGateway,
 ) -> None:
     hub = MemoryHub()
@@ -74,7 +74,7 @@ async def test_what_a_blocked_broker_did_not_take_comes_with_the_next_sign_of_li
         assert (await backend.event())["action"] == "session.ended"
 
 
-async def test_a_start_that_no_queue_was_bound_for_is_published_again_until_there_is_one(
+async def test_an_unroutable_start_is_published_again_until_a_queue_is_bound(
     run_gateway: RunGateway,
 ) -> None:
     hub = MemoryHub()
@@ -89,12 +89,12 @@ async def test_a_start_that_no_queue_was_bound_for_is_published_again_until_ther
         await ben.next("session.welcome")
         await eventually(lambda: _returned(gateway, 5))
         await broker.declare(Topology([], [late]))
-        heard: set[str] = set()
+        received: set[str] = set()
         async with broker.subscribe(late, prefetch=10) as events, asyncio.timeout(10):
-            while heard != {"ana", "ben"}:
+            while received != {"ana", "ben"}:
                 delivery = await anext(events)
                 delivery.ack()
-                heard.update(read_object(item)["data"]["user_id"] for item in split_batch(delivery.body))
+                received.update(read_object(item)["data"]["user_id"] for item in split_batch(delivery.body))
 
 
 async def _returned(gateway: GatewayUnderTest, least: int) -> bool:

@@ -1,10 +1,10 @@
-"""What waits to be written stays within its bounds, whoever does not read."""
+"""The backlog: bytes that wait for clients that do not read stay within their bounds."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towpath.gateway.backlog import Backlog
 from towpath.gateway.settings import GatewaySettings
+from towpath.gateway.websocket.backlog import Backlog
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.tokens import SECRET
 
@@ -18,7 +18,7 @@ class Stalled:
     def __init__(self, backlog: Backlog) -> None:
         self.backlog = backlog
         self.closing = False
-        self.is_gone = False
+        self.is_aborted = False
         self.size = 0
 
     def write(self, size: int) -> None:
@@ -29,11 +29,11 @@ class Stalled:
     def backlog_size(self) -> int:
         return self.size
 
-    def too_slow(self) -> None:
+    def close_too_slow(self) -> None:
         self.closing = True
 
-    def cut_off(self) -> None:
-        self.is_gone = True
+    def abort(self) -> None:
+        self.is_aborted = True
         self.size = 0
 
 
@@ -52,7 +52,7 @@ def test_stalled_clients_hold_no_more_than_the_total_and_one_message(writes: lis
         assert sum(client.size for client in clients) <= TOTAL + 50_000
 
 
-def test_only_the_largest_are_closed() -> None:
+def test_past_the_total_only_the_largest_backlogs_are_closed() -> None:
     backlog = a_backlog()
     small = [Stalled(backlog) for _ in range(10)]
     large = [Stalled(backlog) for _ in range(17)]
@@ -64,7 +64,7 @@ def test_only_the_largest_are_closed() -> None:
     assert 4 <= sum(client.closing for client in large) <= 6
 
 
-def test_who_was_closed_and_does_not_read_is_aborted_before_others_are_closed() -> None:
+def test_closed_connections_that_do_not_read_are_aborted_before_others_are_closed() -> None:
     backlog = a_backlog()
     first = [Stalled(backlog) for _ in range(17)]
     for client in first:
@@ -72,6 +72,6 @@ def test_who_was_closed_and_does_not_read_is_aborted_before_others_are_closed() 
     closed = [client for client in first if client.closing]
     another = Stalled(backlog)
     another.write(1)
-    assert all(client.is_gone for client in closed)
+    assert all(client.is_aborted for client in closed)
     assert [client for client in first if client.closing] == closed
     assert not another.closing

@@ -1,4 +1,4 @@
-"""The plan of selective routing: whoever is here is reached, in every state and through every fault."""
+"""The plan of selective routing: pushes to connected users arrive in every state and after every fault."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from towpath.gateway.binding_plan import Plan, Step, StepKind
+from towpath.gateway.inbox.binding_plan import Plan, Step, StepKind
 
 EVERYTHING = "*"
 CALM, LINGER, PATIENCE = 10.0, 60.0, 1.0
@@ -19,7 +19,7 @@ def a_plan(*, most: int = 100, waiting_most: int = 10) -> Plan:
 
 
 class PlanUnderTest:
-    """A plan, the inbox it is for, and who carries it out.
+    """A plan, its inbox, and the code that carries out its steps.
 
     Attributes:
         inbox: What leads into it.
@@ -69,7 +69,7 @@ def routing() -> PlanUnderTest:
     return PlanUnderTest()
 
 
-def test_a_fresh_inbox_stays_with_the_catch_alls_until_it_is_calm(routing: PlanUnderTest) -> None:
+def test_a_new_inbox_keeps_the_catch_alls_until_connects_are_calm(routing: PlanUnderTest) -> None:
     routing.plan.begin(0.0)
     routing.arrive("ana")
     assert routing.plan.reached("ana")
@@ -79,7 +79,9 @@ def test_a_fresh_inbox_stays_with_the_catch_alls_until_it_is_calm(routing: PlanU
     assert routing.bound == {"ana"}
 
 
-def test_the_catch_alls_go_only_once_everybody_here_has_a_binding(routing: PlanUnderTest) -> None:
+def test_the_catch_alls_are_removed_only_when_every_connected_user_has_a_binding(
+    routing: PlanUnderTest,
+) -> None:
     routing.arrive("ana", "ben", "cyd")
     steps = routing.after(CALM)
     assert [(step.do, step.user) for step in steps] == [
@@ -90,12 +92,12 @@ def test_the_catch_alls_go_only_once_everybody_here_has_a_binding(routing: PlanU
     ]
 
 
-def test_a_replica_with_nobody_wants_nothing(routing: PlanUnderTest) -> None:
+def test_a_replica_without_users_has_no_user_bindings(routing: PlanUnderTest) -> None:
     routing.after(CALM)
     assert routing.bound == set()
 
 
-def test_who_comes_when_the_catch_alls_are_gone_waits_for_a_binding(routing: PlanUnderTest) -> None:
+def test_without_catch_alls_a_new_user_waits_for_a_binding(routing: PlanUnderTest) -> None:
     routing.after(CALM)
     routing.arrive("ana")
     assert not routing.plan.reached("ana")
@@ -103,7 +105,7 @@ def test_who_comes_when_the_catch_alls_are_gone_waits_for_a_binding(routing: Pla
     assert routing.plan.reached("ana")
 
 
-def test_catch_alls_are_counted_on_no_more_once_their_removal_has_begun(routing: PlanUnderTest) -> None:
+def test_catch_alls_do_not_count_once_their_removal_has_begun(routing: PlanUnderTest) -> None:
     routing.now = CALM
     step = routing.plan.take(routing.now)
     assert step == Step(StepKind.CATCH_NONE)
@@ -111,7 +113,7 @@ def test_catch_alls_are_counted_on_no_more_once_their_removal_has_begun(routing:
     assert not routing.plan.reached("ana")
 
 
-def test_a_user_with_several_connections_is_bound_once_until_the_last_has_gone(
+def test_a_user_with_several_connections_has_one_binding_until_the_last_ends(
     routing: PlanUnderTest,
 ) -> None:
     routing.arrive("ana", "ana")
@@ -125,7 +127,7 @@ def test_a_user_with_several_connections_is_bound_once_until_the_last_has_gone(
     assert routing.bound == set()
 
 
-def test_who_comes_back_in_time_finds_the_binding_there(routing: PlanUnderTest) -> None:
+def test_a_user_who_reconnects_in_time_still_has_the_binding(routing: PlanUnderTest) -> None:
     routing.arrive("ana")
     routing.after(CALM)
     routing.leave("ana")
@@ -135,7 +137,7 @@ def test_who_comes_back_in_time_finds_the_binding_there(routing: PlanUnderTest) 
     assert routing.after(2 * LINGER) == []
 
 
-def test_a_binding_that_is_being_removed_is_counted_on_no_more(routing: PlanUnderTest) -> None:
+def test_a_binding_does_not_count_once_its_removal_has_begun(routing: PlanUnderTest) -> None:
     routing.arrive("ana")
     routing.after(CALM)
     routing.leave("ana")
@@ -146,7 +148,7 @@ def test_a_binding_that_is_being_removed_is_counted_on_no_more(routing: PlanUnde
     assert routing.plan.take(routing.now) == Step(StepKind.BIND, "ana")
 
 
-def test_more_who_wait_than_can_be_bound_soon_bring_the_catch_alls_back() -> None:
+def test_more_waiting_users_than_can_be_bound_soon_cause_the_fallback() -> None:
     routing = PlanUnderTest(waiting_most=3)
     routing.after(CALM)
     routing.arrive("u0", "u1", "u2")
@@ -160,13 +162,13 @@ def test_more_who_wait_than_can_be_bound_soon_bring_the_catch_alls_back() -> Non
     assert [step.do for step in routing.after(CALM)] == [StepKind.BIND] * 4 + [StepKind.CATCH_NONE]
 
 
-def test_a_user_who_waits_too_long_brings_the_catch_alls_back(routing: PlanUnderTest) -> None:
+def test_a_user_who_waits_too_long_causes_the_fallback(routing: PlanUnderTest) -> None:
     routing.after(CALM)
     routing.arrive("ana")
     assert [step.do for step in routing.after(PATIENCE + 0.1)] == [StepKind.CATCH_ALL]
 
 
-def test_a_binding_that_fails_brings_the_catch_alls_back_and_is_tried_again_later(
+def test_a_failed_binding_causes_the_fallback_and_is_retried_later(
     routing: PlanUnderTest,
 ) -> None:
     routing.after(CALM)
@@ -180,7 +182,7 @@ def test_a_binding_that_fails_brings_the_catch_alls_back_and_is_tried_again_late
     assert [step.do for step in routing.after(CALM)] == [StepKind.BIND, StepKind.CATCH_NONE]
 
 
-def test_a_binding_that_may_exist_is_removed_when_nobody_needs_it(routing: PlanUnderTest) -> None:
+def test_an_unconfirmed_binding_is_removed_when_unneeded(routing: PlanUnderTest) -> None:
     routing.arrive("ana")
     routing.now = CALM
     step = routing.plan.take(routing.now)
@@ -190,7 +192,7 @@ def test_a_binding_that_may_exist_is_removed_when_nobody_needs_it(routing: PlanU
     assert Step(StepKind.UNBIND, "ana") in routing.after(LINGER)
 
 
-def test_more_users_than_bindings_stay_with_the_catch_alls() -> None:
+def test_more_users_than_bindings_keep_the_catch_alls() -> None:
     routing = PlanUnderTest(most=2)
     routing.arrive("ana", "ben", "cyd")
     assert routing.after(CALM) == []
@@ -201,7 +203,7 @@ def test_more_users_than_bindings_stay_with_the_catch_alls() -> None:
     assert [step.do for step in routing.after(0)] == [StepKind.CATCH_ALL]
 
 
-def test_a_binding_that_nobody_needs_makes_room_at_once() -> None:
+def test_an_unneeded_binding_is_removed_at_once_when_the_maximum_is_reached() -> None:
     routing = PlanUnderTest(most=2)
     routing.arrive("ana", "ben")
     routing.after(CALM)
@@ -210,29 +212,29 @@ def test_a_binding_that_nobody_needs_makes_room_at_once() -> None:
     assert routing.after(0) == [Step(StepKind.UNBIND, "ana"), Step(StepKind.BIND, "cyd")]
 
 
-def test_samples_go_round_and_tell_when_a_binding_was_another(routing: PlanUnderTest) -> None:
+def test_samples_rotate_and_show_whether_a_binding_was_replaced(routing: PlanUnderTest) -> None:
     assert routing.plan.sample() is None
     routing.arrive("ana", "ben")
     routing.after(CALM)
     samples = [routing.plan.sample() for _ in range(4)]
     assert [sample[0] for sample in samples if sample] == ["ana", "ben", "ana", "ben"]
     assert samples[0] is not None
-    assert routing.plan.stands(*samples[0])
+    assert routing.plan.binding_exists(*samples[0])
     routing.leave("ana")
     routing.after(LINGER)
-    assert not routing.plan.stands(*samples[0])
+    assert not routing.plan.binding_exists(*samples[0])
     routing.arrive("ana")
     routing.after(0)
-    assert not routing.plan.stands(*samples[0])
+    assert not routing.plan.binding_exists(*samples[0])
 
 
 USERS = st.sampled_from(["ana", "ben", "cyd", "dan"])
 
 
 class RoutingMachine(RuleBasedStateMachine):
-    """People come and go while a broker does what it is told, late, or not, or is gone.
+    """Users connect and disconnect while the broker carries out steps, late, or not, or is unreachable.
 
-    Whoever was told to be here is reached at each moment: not only between steps, but while one is on its way.
+    Pushes reach every welcomed user at each moment: not only between steps, but during one.
     """
 
     @initialize(most=st.integers(1, 4), waiting_most=st.integers(0, 3), faults=st.booleans())
@@ -246,7 +248,7 @@ class RoutingMachine(RuleBasedStateMachine):
         self.here: Counter[str] = Counter()
         self.waiting: Counter[str] = Counter()
         self.step: Step | None = None
-        self.ghosts: list[Step] = []  # bindings that may still be made, as nobody knows what became of them
+        self.ghosts: list[Step] = []  # bindings that may still be made, as their outcome is unknown
         self.doubt = False
 
     @rule(user=USERS)
@@ -353,7 +355,7 @@ class RoutingMachine(RuleBasedStateMachine):
             self.the_broker_does_it_late()
         for _ in range(3):
             self.some_time_passes_without_a_fault(LINGER + CALM)
-            assert not self.waiting.total(), "somebody waits for ever"
+            assert not self.waiting.total(), "a user waits for ever"
         users = set(+self.here)
         if len(users) > self.most:
             assert self.inbox[EVERYTHING]

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from towpath.gateway import directed
-from towpath.gateway.directed import Item
+from towpath.gateway.forwarding import directed
+from towpath.gateway.forwarding.directed import Item
 from towpath.protocol.envelope import make, parse
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.routes import connection_key, control_key, group_key
@@ -20,7 +20,7 @@ from towpath.testkit.gateway import Backend, GatewayUnderTest, RunGateway, a_bac
 
 
 def envelope(**data: Any) -> bytes:
-    return make("test.told", data).to_json()
+    return make("test.pushed", data).to_json()
 
 
 GOOD: Final = envelope(n="x")
@@ -44,12 +44,12 @@ ODD: Final[dict[str, bytes]] = {
     "envelope that is a number": b'"envelope":7',
     "envelope that is an array": b'"envelope":[' + GOOD + b"]",
     "envelope that is empty": b'"envelope":{}',
-    "envelope without data": b'"envelope":{"msg_id":"a","timestamp":1,"action":"test.told","version":"1.0"}',
+    "envelope without data": b'"envelope":{"msg_id":"a","timestamp":1,"action":"test.pushed","version":"1.0"}',
     "envelope with odd data": GOOD.join([b'"envelope":', b""]).replace(b'{"n":"x"}', b"[]"),
     "envelope with an odd id": b'"envelope":' + GOOD.replace(b'"msg_id":"', b'"msg_id":"a b'),
-    "envelope with an odd action": b'"envelope":' + GOOD.replace(b"test.told", b"Test told"),
-    "envelope with an action of many words": b'"envelope":' + GOOD.replace(b"test.told", b"a.b.c.d.e"),
-    "envelope with a long action": b'"envelope":' + GOOD.replace(b"test.told", b"a." + b"b" * 70),
+    "envelope with an odd action": b'"envelope":' + GOOD.replace(b"test.pushed", b"Test pushed"),
+    "envelope with an action of many words": b'"envelope":' + GOOD.replace(b"test.pushed", b"a.b.c.d.e"),
+    "envelope with a long action": b'"envelope":' + GOOD.replace(b"test.pushed", b"a." + b"b" * 70),
     "envelope of another version": b'"envelope":' + GOOD.replace(b'"1.0"', b'"2.0"'),
     "envelope with a version that is a number": b'"envelope":' + GOOD.replace(b'"1.0"', b"1.0"),
     "envelope of before 1970": b'"envelope":' + GOOD.replace(b'"timestamp":', b'"timestamp":-'),
@@ -81,20 +81,20 @@ async def welcomed(client: WireClient) -> str:
     return connection
 
 
-async def heard(client: WireClient, last: str) -> list[Any]:
-    """The ``n`` of each ``test.told`` up to the one that is ``last``."""
-    await client.find(lambda f: f["action"] == "test.told" and f["data"].get("n") == last)
-    return [frame["data"]["n"] for frame in client.pushes("test.told")]
+async def received(client: WireClient, last: str) -> list[Any]:
+    """The ``n`` of each ``test.pushed`` up to the one that is ``last``."""
+    await client.find(lambda f: f["action"] == "test.pushed" and f["data"].get("n") == last)
+    return [frame["data"]["n"] for frame in client.pushes("test.pushed")]
 
 
-@pytest.mark.parametrize("way", ["connection", "control"])
-async def test_an_odd_item_costs_itself_and_the_good_ones_around_it_are_done(
-    gateway: GatewayUnderTest, backend: Backend, way: str
+@pytest.mark.parametrize("route", ["connection", "control"])
+async def test_an_invalid_item_does_not_affect_the_valid_ones_around_it(
+    gateway: GatewayUnderTest, backend: Backend, route: str
 ) -> None:
     async with gateway.connect("ana") as ana:
         connection = await welcomed(ana)
-        who = b'"connection_id":"%s",' % connection.encode() if way == "connection" else b""
-        key = connection_key(gateway.settings.gateway_id) if way == "connection" else control_key("ana")
+        who = b'"connection_id":"%s",' % connection.encode() if route == "connection" else b""
+        key = connection_key(gateway.settings.gateway_id) if route == "connection" else control_key("ana")
         expected = []
         for number, odd in enumerate(ODD.values()):
             before, after = f"before {number}", f"after {number}"
@@ -112,14 +112,14 @@ async def test_an_odd_item_costs_itself_and_the_good_ones_around_it_are_done(
             expected += [before, after]
         await backend.push(group_key("odd"), msgspec.json.decode(envelope(n="no member")))
         await backend.push("everyone", msgspec.json.decode(envelope(n="end")))
-        assert await heard(ana, "end") == [*expected, "end"]
+        assert await received(ana, "end") == [*expected, "end"]
         assert (await ana.request("ping"))["action"] == "pong"
         dropped = (await gateway.admin("/metrics"))[1].partition("\ndirected_items_dropped_total")[2]
         assert float(dropped.split()[1 if dropped.startswith("{") else 0]) >= len(ODD)
 
 
 @pytest.mark.parametrize("odd", ODD.values(), ids=list(ODD))
-def test_an_odd_item_in_a_batch_is_one_refusal(odd: bytes) -> None:
+def test_an_invalid_item_in_a_batch_gives_one_error(odd: bytes) -> None:
     good = b'{"connection_id":"a","envelope":' + GOOD + b"}"
     items = list(directed.read(b"[" + good + b',{"connection_id":"a",' + odd + b"}," + good + b"]"))
     assert isinstance(items[0], Item)
@@ -144,7 +144,7 @@ def test_an_odd_item_in_a_batch_is_one_refusal(odd: bytes) -> None:
         ),
     ).map(lambda value: msgspec.json.encode(value, enc_hook=str))
 )
-def test_whatever_a_body_holds_reading_it_gives_items_or_refusals(body: bytes) -> None:
+def test_reading_any_body_gives_items_or_errors(body: bytes) -> None:
     for item in directed.read(body):
         if isinstance(item, Item) and item.envelope:
             assert parse(item.envelope).to_json()
@@ -181,17 +181,17 @@ async def test_a_push_that_is_not_utf8_does_not_close_the_connection(
         await backend.push(
             "user.ana", b"[" + GOOD.replace(b'"x"', b'"\xff"') + b"," + envelope(n="end") + b"]"
         )
-        assert await heard(ana, "end") == ["end"]
+        assert await received(ana, "end") == ["end"]
 
 
-async def test_a_broken_batch_loses_only_what_comes_after_the_break(
+async def test_a_broken_batch_loses_only_the_items_after_the_break(
     gateway: GatewayUnderTest, backend: Backend
 ) -> None:
     async with gateway.connect("ana") as ana:
         await welcomed(ana)
         await backend.push("user.ana", b"[" + envelope(n=1) + b"," + envelope(n=2) + b",{broken")
         await backend.push("user.ana", envelope(n="end"))
-        assert await heard(ana, "end") == [1, 2, "end"]
+        assert await received(ana, "end") == [1, 2, "end"]
 
 
 async def test_groups_of_a_connection_are_bounded(run_gateway: RunGateway) -> None:
@@ -208,7 +208,7 @@ async def test_groups_of_a_connection_are_bounded(run_gateway: RunGateway) -> No
         for group in "abcdef":
             await backend.push(group_key(group), envelope(n=group))
         await backend.push("everyone", envelope(n="end"))
-        assert await heard(ana, "end") == ["b", "c", "f", "end"]
+        assert await received(ana, "end") == ["b", "c", "f", "end"]
         assert "groups_refused_total 2.0" in (await gateway.admin("/metrics"))[1]
 
 
@@ -253,7 +253,7 @@ async def test_a_push_under_another_spelling_is_counted_and_logged_with_the_righ
 @pytest.mark.parametrize(
     "key", ["user.ana", "group.chat:lobby", "control.a%2Eb", "user.%E7%94%A8", "everyone"]
 )
-async def test_a_right_key_for_nobody_here_is_not_taken_for_a_wrong_one(
+async def test_a_correct_key_without_a_receiver_is_not_counted_as_misspelled(
     gateway: GatewayUnderTest, backend: Backend, key: str
 ) -> None:
     with capture_logs() as lines:
@@ -261,12 +261,12 @@ async def test_a_right_key_for_nobody_here_is_not_taken_for_a_wrong_one(
         async with gateway.connect("ben") as ben:
             await welcomed(ben)
             await backend.push("user.ben", envelope(n="end"))
-            assert await heard(ben, "end") == ["end"]
+            assert await received(ben, "end") == ["end"]
     assert not _misspelled(lines)
     assert "pushes_misspelled_total 0.0" in (await gateway.admin("/metrics"))[1]
 
 
-async def test_a_dot_that_is_not_encoded_is_found_with_selective_routing(run_gateway: RunGateway) -> None:
+async def test_an_unencoded_dot_is_found_with_selective_routing(run_gateway: RunGateway) -> None:
     async with (
         run_gateway(routing="selective", routing_calm=0.05) as gateway,
         a_backend(gateway.hub) as backend,

@@ -1,4 +1,4 @@
-"""Drain: who is sent away does not come back all at once."""
+"""Drain: the clients of a stopping replica do not reconnect all at once."""
 
 import asyncio
 import contextlib
@@ -9,71 +9,47 @@ from typing import Final
 import msgspec
 import pytest
 
-from towpath.gateway.admission import Identity
-from towpath.gateway.drain import drain, pace, time_for_steps
-from towpath.gateway.groups import Members
-from towpath.gateway.limits import Limits
-from towpath.gateway.sessions import Session
+from towpath.gateway.admission.credentials import Identity
+from towpath.gateway.sessions.drain import drain, pace, time_for_steps
+from towpath.gateway.sessions.limits import Limits
+from towpath.gateway.sessions.members import Members
+from towpath.gateway.sessions.session import Session
 from towpath.gateway.settings import GatewaySettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.gateway import RunGateway
+from towpath.testkit.gateway_stubs import SocketStub
 from towpath.testkit.tokens import SECRET
 
 CROWD: Final = 500
 LATER: Final = 4e9
 
 
-class Line:
-    """A WebSocket of somebody who goes when told to."""
-
-    last_seen = 0.0
-    address = "127.0.0.1"
-    closing = False
-    session: Session
-
-    def __init__(self, members: Members) -> None:
-        self.advice: list[float] = []
-        self._members = members
-
-    def send_text(self, text: bytes) -> None:
-        self.advice.append(msgspec.json.decode(text)["data"]["retry_after_ms"] / 1000)
-
-    def send_frames(self, frames: bytes) -> None:
-        raise AssertionError("nothing is pushed here")
-
-    def write_frames(self, frames: bytes) -> None:
-        raise AssertionError("nothing is pushed here")
-
-    def rest(self, seconds: float) -> bool:
-        raise NotImplementedError
-
-    def go_on(self) -> None:
-        raise NotImplementedError
-
-    def ping_now(self) -> None:
-        raise AssertionError("nobody is pinged here")
-
-    def close_with(self, code: int, reason: str) -> None:
-        assert code == 1012
-        self.closing = True
-        self.session.forget_timers()
-        self._members.remove(self.session)
-
-
 async def advice_to(count: int, settings: GatewaySettings) -> list[float]:
-    """The seconds after which each of ``count`` people is told to come back."""
+    """The seconds after which each of ``count`` clients is advised to reconnect."""
     members = Members()
     limits = Limits(settings, Telemetry("test", settings))
-    lines = [Line(members) for _ in range(count)]
-    for number, line in enumerate(lines):
-        line.session = Session(line, Identity(f"user-{number}", expires_at=LATER), settings, limits)
-        members.add(line.session)
+    sockets = []
+    for number in range(count):
+
+        def closed(code: int, number: int = number) -> None:
+            assert code == 1012
+            sessions[number].forget_timers()
+            members.remove(sessions[number])
+
+        sockets.append(SocketStub(closed=closed))
+    sessions = [
+        Session(socket, Identity(f"user-{number}", expires_at=LATER), settings, limits)
+        for number, socket in enumerate(sockets)
+    ]
+    for session in sessions:
+        members.add(session)
     await drain(members, settings)
     assert len(members) == 0
-    return [seconds for line in lines for seconds in line.advice]
+    texts = [text for socket in sockets for text in socket.texts]
+    return [msgspec.json.decode(text)["data"]["retry_after_ms"] / 1000 for text in texts]
 
 
-async def test_those_who_are_closed_together_come_back_spread_over_time() -> None:
+async def test_clients_closed_together_are_advised_to_reconnect_at_different_times() -> None:
     settings = GatewaySettings(auth_secret=SECRET, drain_step=CROWD, retry_after=2.0, retry_spread=4.0)
     advice = await advice_to(CROWD, settings)
     assert len(advice) == CROWD
@@ -104,7 +80,7 @@ def test_50_000_connections_leave_time_to_close_and_flush() -> None:
     assert 15 < plan.longest <= 30 - settings.close_timeout - 5
 
 
-def test_few_connections_take_their_time() -> None:
+def test_few_connections_are_closed_at_a_calm_pace() -> None:
     assert pace(1_000, GatewaySettings(auth_secret=SECRET)).pause == pytest.approx(0.2)
 
 

@@ -1,4 +1,4 @@
-"""The entrance: handshakes are bounded, and who means it gets in all the same."""
+"""The entrance: handshakes and sockets are bounded, and honest clients still get in."""
 
 import asyncio
 import contextlib
@@ -10,8 +10,10 @@ import aiohttp
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from towpath.gateway.entrance import EnteringConnection, Entrance, Room, share
+from towpath.gateway.admission.descriptor_share import DescriptorShare, divide
+from towpath.gateway.admission.entrance import Entrance
 from towpath.gateway.settings import GatewaySettings
+from towpath.gateway.websocket.counted import CountedConnection
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.client import WireClient
 from towpath.testkit.eventually import eventually
@@ -27,8 +29,8 @@ async def refused(url: str, token: str) -> tuple[int, str | None]:
     return refusal.value.response.status_code, refusal.value.response.headers.get("Retry-After")
 
 
-class Line:
-    """A socket, as the entrance sees it."""
+class AbortableStub:
+    """A socket, as the entrance needs it."""
 
     def __init__(self) -> None:
         self.aborted = False
@@ -43,29 +45,29 @@ async def telemetry() -> AsyncIterator[Telemetry]:
         yield telemetry
 
 
-def room(*, connections: int = 100, handshakes: int = 100, per_address: int = 100) -> Room:
-    return Room(1000, connections, handshakes, per_address)
+def a_share(*, connections: int = 100, handshakes: int = 100, per_address: int = 100) -> DescriptorShare:
+    return DescriptorShare(1000, connections, handshakes, per_address)
 
 
-def test_with_enough_descriptors_the_settings_hold() -> None:
-    assert share(100_000, GatewaySettings()) == Room(100_000, 50_000, 2_000, 1_000)
+def test_with_enough_descriptors_the_settings_apply() -> None:
+    assert divide(100_000, GatewaySettings()) == DescriptorShare(100_000, 50_000, 2_000, 1_000)
 
 
 def test_with_few_descriptors_the_reserve_comes_first_and_a_quarter_is_for_handshakes() -> None:
-    room = share(1024, GatewaySettings(descriptors_reserve=100))
-    assert room == Room(1024, 693, 231, 115)
-    assert room.connections + room.handshakes <= 1024 - 100
+    share = divide(1024, GatewaySettings(descriptors_reserve=100))
+    assert share == DescriptorShare(1024, 693, 231, 115)
+    assert share.connections + share.handshakes <= 1024 - 100
 
 
 @pytest.mark.parametrize("limit", [1, 64, 103, 104, 200])
-def test_even_with_next_to_none_there_is_room_for_somebody(limit: int) -> None:
-    room = share(limit, GatewaySettings())
-    assert min(room.connections, room.handshakes, room.handshakes_per_address) >= 1
+def test_with_next_to_no_descriptors_each_limit_is_at_least_one(limit: int) -> None:
+    share = divide(limit, GatewaySettings())
+    assert min(share.connections, share.handshakes, share.handshakes_per_address) >= 1
 
 
-async def test_past_the_limit_the_oldest_unfinished_handshake_gives_way(telemetry: Telemetry) -> None:
-    entrance = Entrance(room(handshakes=2), telemetry)
-    finished, silent, third, fourth = (Line() for _ in range(4))
+async def test_past_the_limit_the_oldest_unfinished_handshake_is_aborted(telemetry: Telemetry) -> None:
+    entrance = Entrance(a_share(handshakes=2), telemetry)
+    finished, silent, third, fourth = (AbortableStub() for _ in range(4))
     for line in (finished, silent):
         assert entrance.enter(line, "a")
     entrance.admitted(finished)
@@ -74,29 +76,29 @@ async def test_past_the_limit_the_oldest_unfinished_handshake_gives_way(telemetr
     assert [line.aborted for line in (finished, silent, third, fourth)] == [False, True, False, False]
 
 
-async def test_an_address_over_its_limit_costs_only_itself(telemetry: Telemetry) -> None:
-    entrance = Entrance(room(per_address=2), telemetry)
-    other = Line()
+async def test_an_address_over_its_limit_does_not_affect_others(telemetry: Telemetry) -> None:
+    entrance = Entrance(a_share(per_address=2), telemetry)
+    other = AbortableStub()
     assert entrance.enter(other, "b")
-    crowd = [Line() for _ in range(10)]
+    crowd = [AbortableStub() for _ in range(10)]
     for line in crowd:
         assert entrance.enter(line, "a")
     assert [line.aborted for line in crowd] == [True] * 8 + [False] * 2
     assert not other.aborted
 
 
-async def test_sockets_are_never_more_than_descriptors_are_meant_for(telemetry: Telemetry) -> None:
-    entrance = Entrance(room(connections=2, handshakes=1), telemetry)
-    lines = [Line() for _ in range(3)]
+async def test_there_are_never_more_sockets_than_descriptors_for_them(telemetry: Telemetry) -> None:
+    entrance = Entrance(a_share(connections=2, handshakes=1), telemetry)
+    lines = [AbortableStub() for _ in range(3)]
     for line in lines:
         assert entrance.enter(line, None)
         entrance.admitted(line)
-    assert not entrance.enter(Line(), None)
+    assert not entrance.enter(AbortableStub(), None)
     entrance.gone(lines[0])
-    assert entrance.enter(Line(), None)
+    assert entrance.enter(AbortableStub(), None)
 
 
-async def test_a_request_that_comes_byte_by_byte_ends_with_the_open_timeout(run_gateway: RunGateway) -> None:
+async def test_a_request_sent_byte_by_byte_ends_with_the_open_timeout(run_gateway: RunGateway) -> None:
     async with run_gateway(open_timeout=0.5) as gateway:
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.settings.port)
 
@@ -116,7 +118,7 @@ async def test_a_request_that_comes_byte_by_byte_ends_with_the_open_timeout(run_
         assert await metric(gateway, "handshakes_open") == 0
 
 
-async def test_silent_sockets_keep_nobody_out(run_gateway: RunGateway) -> None:
+async def test_silent_sockets_do_not_lock_clients_out(run_gateway: RunGateway) -> None:
     async with run_gateway(handshakes_max=8, handshakes_max_per_address=4, open_timeout=60.0) as gateway:
         with silent_sockets(gateway.settings.port, 50):
             await eventually(lambda: counts(gateway, "sockets_open", 4))
@@ -139,7 +141,7 @@ async def test_a_user_who_connects_too_often_gets_429_with_advice(run_gateway: R
             await ben.next("session.welcome")
 
 
-async def test_a_user_who_was_closed_for_abuse_pays_with_connects(run_gateway: RunGateway) -> None:
+async def test_a_close_for_abuse_costs_its_user_connects(run_gateway: RunGateway) -> None:
     async with run_gateway(
         connects_per_user=0.1, connects_per_user_burst=10, connects_after_abuse=10, max_violations=1
     ) as gateway:
@@ -153,7 +155,7 @@ async def test_a_user_who_was_closed_for_abuse_pays_with_connects(run_gateway: R
             await ben.next("session.welcome")
 
 
-async def test_an_address_that_connects_too_often_gets_429_before_its_token_is_looked_at(
+async def test_an_address_that_connects_too_often_gets_429_before_its_token_is_checked(
     run_gateway: RunGateway,
 ) -> None:
     async with run_gateway(connects_per_address=0.1, connects_per_address_burst=2) as gateway:
@@ -162,7 +164,7 @@ async def test_an_address_that_connects_too_often_gets_429_before_its_token_is_l
         assert (await refused(gateway.url, token="garbage"))[0] == 429
 
 
-async def test_clients_behind_a_trusted_proxy_have_each_their_own_limit(run_gateway: RunGateway) -> None:
+async def test_each_client_behind_a_trusted_proxy_has_its_own_limit(run_gateway: RunGateway) -> None:
     async with run_gateway(
         connects_per_address=0.1, connects_per_address_burst=1, trusted_proxies="127.0.0.0/8"
     ) as gateway:
@@ -215,10 +217,10 @@ def without_garbage_collector() -> Iterator[None]:
 
 
 def connections_left() -> int:
-    return sum(issubclass(type(each), EnteringConnection) for each in gc.get_objects())
+    return sum(issubclass(type(each), CountedConnection) for each in gc.get_objects())
 
 
-async def test_a_connection_that_is_gone_is_freed_at_once(run_gateway: RunGateway) -> None:
+async def test_an_ended_connection_is_freed_without_the_garbage_collector(run_gateway: RunGateway) -> None:
     with without_garbage_collector():
         async with run_gateway(open_timeout=0.2) as gateway:
             for _ in range(5):

@@ -1,4 +1,4 @@
-"""A client that floods, does not read, or goes on after its end is closed, and costs the others a moment at most."""
+"""Floods: a client that sends too much, or does not read, is closed and delays others by a moment at most."""
 
 import asyncio
 import contextlib
@@ -92,7 +92,7 @@ def request(action: str = "echo.say", **data: Any) -> bytes:
     [(b"x", 4500), (b"", 4500), (request("ping"), 4005), (request("session.nothing"), 4005)],
     ids=["unreadable", "empty", "ping", "unknown session action"],
 )
-async def test_a_flood_is_closed_while_others_are_served(
+async def test_a_flooding_client_is_closed_while_others_are_served(
     gateway: GatewayUnderTest, backend: Backend, payload: bytes, code: int
 ) -> None:
     async with raw(gateway) as mallory, gateway.connect("ana") as ana:
@@ -105,13 +105,13 @@ async def test_a_flood_is_closed_while_others_are_served(
         sending.cancel()
 
 
-async def test_fragments_are_counted(run_gateway: RunGateway) -> None:
+async def test_fragments_are_charged_to_the_rate(run_gateway: RunGateway) -> None:
     async with run_gateway(burst_per_connection=100) as gateway, raw(gateway) as mallory:
         await mallory.send(frame(b"{", fin=False) + frame(b" ", 0, fin=False) * 1000)
         assert await mallory.close_code() == 4005
 
 
-async def test_protocol_pings_are_counted(run_gateway: RunGateway) -> None:
+async def test_protocol_pings_are_charged_to_the_rate(run_gateway: RunGateway) -> None:
     async with run_gateway(burst_per_connection=100) as gateway, raw(gateway) as mallory:
         await mallory.send(frame(b"x" * 100, PING) * 2000)
         assert await mallory.close_code() == 4005
@@ -133,7 +133,7 @@ async def test_a_client_that_pings_and_never_reads_is_closed(run_gateway: RunGat
         assert re.search(r'slow_consumers_total\{.*limit="connection".*\} 1\.0', metrics)
 
 
-async def test_all_clients_together_hold_no_more_than_the_total(run_gateway: RunGateway) -> None:
+async def test_the_backlogs_of_all_clients_stay_within_the_total(run_gateway: RunGateway) -> None:
     async with (
         run_gateway(send_buffer_total_bytes=1024 * 1024, close_timeout=0.2) as gateway,
         a_backend(gateway.hub) as backend,
@@ -158,7 +158,7 @@ async def test_all_clients_together_hold_no_more_than_the_total(run_gateway: Run
         await eventually(is_limited)
 
 
-async def test_a_rate_limit_says_when_to_try_again(run_gateway: RunGateway) -> None:
+async def test_a_rate_limit_error_advises_when_to_retry(run_gateway: RunGateway) -> None:
     async with (
         run_gateway(rate_per_connection=1, burst_per_connection=3.5) as gateway,
         gateway.connect("ana") as ana,
@@ -170,7 +170,7 @@ async def test_a_rate_limit_says_when_to_try_again(run_gateway: RunGateway) -> N
         assert 0 < error["retry_after_ms"] <= 2000
 
 
-async def test_an_action_costs_what_its_service_says(run_gateway: RunGateway) -> None:
+async def test_an_action_costs_what_its_service_announces(run_gateway: RunGateway) -> None:
     async with (
         run_gateway(rate_per_connection=0.001, burst_per_connection=50) as gateway,
         a_backend(gateway.hub) as backend,
@@ -218,7 +218,7 @@ async def test_nothing_is_read_once_a_close_has_begun(run_gateway: RunGateway, h
         code = await close_by(how, gateway, backend, mallory)
         closed = False
         opcodes: list[int] = []
-        while not closed:  # until it is told of the close; it does not close
+        while not closed:  # until the close frame arrives; it is not answered
             first, length = await mallory.reader.readexactly(2)
             size = length
             if length == 126:
@@ -239,7 +239,7 @@ async def test_nothing_is_read_once_a_close_has_begun(run_gateway: RunGateway, h
                 await backend.command()
 
 
-async def test_unreadable_frames_use_up_the_rate_of_their_sender(run_gateway: RunGateway) -> None:
+async def test_unreadable_frames_are_charged_to_their_sender(run_gateway: RunGateway) -> None:
     async with (
         run_gateway(rate_per_user=0.001, burst_per_user=3.5) as gateway,
         gateway.connect("ana") as one,
@@ -251,7 +251,7 @@ async def test_unreadable_frames_use_up_the_rate_of_their_sender(run_gateway: Ru
         assert (await other.request("ping"))["data"]["code"] == "rate_limited"
 
 
-async def test_connections_that_are_closed_for_abuse_are_measured(gateway: GatewayUnderTest) -> None:
+async def test_connections_closed_for_abuse_are_counted(gateway: GatewayUnderTest) -> None:
     async with raw(gateway) as mallory:
         await mallory.send(frame(b"x") * 1000)
         assert await mallory.close_code() == 4500
@@ -259,7 +259,7 @@ async def test_connections_that_are_closed_for_abuse_are_measured(gateway: Gatew
     assert re.search(r'connections_abused_total\{[^}]*code="4500"[^}]*\} 1\.0', metrics)
 
 
-async def test_a_client_that_goes_on_after_the_close_is_cut_off(run_gateway: RunGateway) -> None:
+async def test_a_client_that_continues_after_the_close_is_aborted(run_gateway: RunGateway) -> None:
     async with (
         run_gateway(max_violations=2, close_timeout=60.0) as gateway,
         a_backend(gateway.hub),

@@ -1,4 +1,4 @@
-"""The opening handshake: who is let in, and how the others are told."""
+"""The opening handshake: which clients are welcomed, and how the others are refused."""
 
 from typing import Any, Literal
 
@@ -66,7 +66,7 @@ async def test_the_longest_user_id_is_welcome(gateway: GatewayUnderTest, user: s
 
 
 @pytest.mark.parametrize("expiry", [10**400, float("nan"), "4102444800", -1])
-async def test_an_expiry_that_is_no_time_is_401_and_never_an_error_of_the_gateway(
+async def test_an_expiry_that_is_not_a_time_is_401_and_not_an_error_of_the_gateway(
     gateway: GatewayUnderTest, expiry: Any
 ) -> None:
     bad = a_token("ana", exp=expiry)
@@ -78,7 +78,7 @@ async def test_an_expiry_that_is_no_time_is_401_and_never_an_error_of_the_gatewa
         assert (await ana.request("ping"))["action"] == "pong"
 
 
-async def test_a_token_in_the_subprotocol_is_taken_beside_the_basic_authorization_of_a_proxy(
+async def test_a_token_in_the_subprotocol_is_accepted_beside_a_proxys_basic_authorization(
     gateway: GatewayUnderTest,
 ) -> None:
     async with aiohttp.ClientSession() as http:
@@ -91,7 +91,7 @@ async def test_a_token_in_the_subprotocol_is_taken_beside_the_basic_authorizatio
             assert (await socket.receive_json())["action"] == "session.welcome"
 
 
-async def test_a_token_in_the_address_counts_for_nothing(gateway: GatewayUnderTest) -> None:
+async def test_a_token_in_the_url_is_ignored(gateway: GatewayUnderTest) -> None:
     assert (await refused(f"{gateway.url}?token={a_token('ana')}"))[0] == 401
 
 
@@ -106,7 +106,7 @@ async def test_another_path_is_404(gateway: GatewayUnderTest) -> None:
     assert (await refused(gateway.url.replace("/ws", "/else"), token=a_token("ana")))[0] == 404
 
 
-async def test_before_the_broker_is_there_it_is_503_with_advice(run_gateway: RunGateway) -> None:
+async def test_without_a_broker_a_handshake_is_503_with_advice(run_gateway: RunGateway) -> None:
     hub = MemoryHub()
     hub.stop()
     async with run_gateway(hub, wait=False) as gateway:

@@ -1,11 +1,12 @@
-"""What is in flight is counted once for a connection and once for its user, and always comes back to nothing."""
+"""Limits: a request in flight counts once for its connection and once for its user, until it ends."""
 
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towpath.gateway.limits import Allowance, Limits
+from towpath.gateway.sessions.allowance import Allowance
+from towpath.gateway.sessions.limits import Limits
 from towpath.gateway.settings import GatewaySettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.tokens import SECRET
@@ -66,7 +67,7 @@ async def test_a_request_that_weighs_more_than_the_limit_is_allowed_alone() -> N
     assert allowance.begin("m-2", 1.0) is None
 
 
-async def test_a_user_gets_no_more_over_many_connections() -> None:
+async def test_a_user_gets_no_more_by_many_connections() -> None:
     limits = some_limits(Clock(), inflight_per_connection=10, inflight_per_user=12)
     tabs = [limits.open("ana", "") for _ in range(4)]
     begun = sum(tab.begin(f"m-{n}", 1.0) is None for tab in tabs for n in range(10))
@@ -74,7 +75,7 @@ async def test_a_user_gets_no_more_over_many_connections() -> None:
     assert limits.open("ben", "").begin("m", 1.0) is None
 
 
-async def test_a_request_without_an_answer_counts_no_more_after_a_while() -> None:
+async def test_a_request_without_an_answer_stops_counting_after_a_while() -> None:
     clock = Clock()
     allowance = some_limits(clock, inflight_per_connection=1, inflight_patience=30.0).open("ana", "")
     assert allowance.begin("m-1", 1.0) is None
@@ -84,7 +85,7 @@ async def test_a_request_without_an_answer_counts_no_more_after_a_while() -> Non
     assert allowance.begin("m-2", 1.0) is None
 
 
-async def test_what_one_connection_waits_for_in_vain_does_not_hold_up_another_for_ever() -> None:
+async def test_unanswered_requests_of_one_connection_stop_counting_for_another() -> None:
     clock = Clock()
     limits = some_limits(clock, inflight_per_user=5, inflight_paced=2, inflight_patience=30.0)
     one, other = limits.open("ana", ""), limits.open("ana", "")
@@ -97,7 +98,7 @@ async def test_what_one_connection_waits_for_in_vain_does_not_hold_up_another_fo
     assert other.begin("m", 1.0) is None
 
 
-async def test_what_a_lost_connection_waited_for_slows_nobody_down_for_ever() -> None:
+async def test_unanswered_requests_of_a_lost_connection_stop_counting() -> None:
     clock = Clock()
     limits = some_limits(clock, inflight_paced=2)
     lost, stays = limits.open("ana", ""), limits.open("ana", "")

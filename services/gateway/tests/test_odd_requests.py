@@ -129,7 +129,9 @@ headers = st.lists(
 
 @given(target=noise | noise.map("/ws".__add__) | noise.map("http://".__add__), headers=headers)
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-def test_no_request_is_an_error_of_the_gateway(target: str, headers: list[tuple[str, str]]) -> None:
+def test_any_request_is_answered_without_an_error_of_the_gateway(
+    target: str, headers: list[tuple[str, str]]
+) -> None:
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
 
     async def ask() -> int:

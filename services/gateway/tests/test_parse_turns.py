@@ -1,10 +1,10 @@
-"""ParseTurns are shared between users, and nobody waits for a user with a hundred connections."""
+"""Parse turns: parse time is divided between users, so that one with many connections delays no other."""
 
 import asyncio
 from time import perf_counter
 from typing import Final
 
-from towpath.gateway.parse_turns import TURN, ParseTurns
+from towpath.gateway.websocket.parse_turns import TURN, ParseTurns
 
 SLICE_SECONDS: Final = 0.0005
 
@@ -12,8 +12,8 @@ SLICE_SECONDS: Final = 0.0005
 class Bytes:
     """A connection with so many slices to parse."""
 
-    def __init__(self, whose: str, slices: int) -> None:
-        self.whose = whose
+    def __init__(self, owner: str, slices: int) -> None:
+        self.owner = owner
         self.left = slices
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -27,13 +27,13 @@ class Bytes:
         return self.left > 0
 
 
-async def test_what_is_small_is_parsed_at_once() -> None:
+async def test_a_small_read_is_parsed_at_once() -> None:
     small = Bytes("ana", 1)
     assert ParseTurns().take(small) is False
     assert small.done.done()
 
 
-async def test_what_is_large_is_parsed_over_many_turns_of_the_loop() -> None:
+async def test_a_large_read_is_parsed_over_many_loop_iterations() -> None:
     turns, large = ParseTurns(), Bytes("ana", 400)
     assert turns.take(large) is True
     assert large.left > 380
@@ -57,7 +57,7 @@ async def test_a_user_with_one_connection_overtakes_one_with_a_hundred() -> None
     assert sum(one.left for one in flood) > 100 * 50 - 100 * 2 - 4 * TURN / SLICE_SECONDS
 
 
-async def test_a_connection_that_is_gone_is_not_served() -> None:
+async def test_an_ended_connection_is_not_parsed() -> None:
     turns, gone = ParseTurns(), Bytes("ana", 100)
     turns.take(gone)
     turns.forget(gone)
@@ -71,7 +71,7 @@ async def test_a_connection_that_is_gone_is_not_served() -> None:
 async def test_a_connection_that_was_admitted_while_it_waited_can_be_forgotten() -> None:
     turns, large = ParseTurns(), Bytes("192.0.2.1", 100)
     assert turns.take(large) is True
-    large.whose = "ana"
+    large.owner = "ana"
     turns.forget(large)
     left = large.left
     for _ in range(5):

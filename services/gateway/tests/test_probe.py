@@ -1,4 +1,4 @@
-"""The probe: a replica whose inbox gets nothing any more notices, and only then."""
+"""The inbox probe: a replica finds a lost inbox, and only then recreates it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from towpath.gateway.probe import Probe
-from towpath.gateway.routing import Routing, inbox
+from towpath.gateway.inbox.probe import Probe
+from towpath.gateway.inbox.queue import inbox
+from towpath.gateway.inbox.routing import Routing
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.envelope import make
 from towpath.protocol.messages import read_directed
@@ -28,11 +29,11 @@ from towpath.tools.rabbitmq_node import RabbitControl
 
 
 class ProbeUnderTest:
-    """A probe, and whoever takes what arrives in its inbox.
+    """A probe, and the reader of its inbox.
 
     Attributes:
-        taker: What is done with a delivery; a test may put another in its place.
-        rebuilt: How often the broker's link was made anew.
+        taker: Handles a delivery; a test may replace it.
+        rebuilt: How often the broker's link was rebuilt.
     """
 
     def __init__(self, broker: Broker, telemetry: Telemetry) -> None:
@@ -46,7 +47,7 @@ class ProbeUnderTest:
         routing = Routing(broker, self.inbox, settings, telemetry)
         self.found: list[str] = []
         self._probe = Probe(
-            broker, routing.ways, settings, telemetry, lambda what, _: self.found.append(what.value)
+            broker, routing.routes, settings, telemetry, lambda what, _: self.found.append(what.value)
         )
         broker.on_rebuilt(self._on_rebuilt)
 
@@ -54,10 +55,10 @@ class ProbeUnderTest:
         """What a gateway does."""
         self._probe.arrived()
         if not delivery.routing_key.startswith("connection."):
-            self._probe.heard(delivery.routing_key)
+            self._probe.received(delivery.routing_key)
             return
         for item in read_directed(delivery.body):
-            self._probe.heard(item.connection_id)
+            self._probe.received(item.connection_id)
 
     def arrived(self, _: Delivery) -> None:
         """What a gateway does that is behind."""
@@ -107,14 +108,14 @@ async def probe(hub: MemoryHub) -> AsyncIterator[ProbeUnderTest]:
         yield probe
 
 
-async def test_a_probe_that_comes_back_changes_nothing(probe: ProbeUnderTest) -> None:
+async def test_a_probe_that_returns_changes_nothing(probe: ProbeUnderTest) -> None:
     for _ in range(3):
         await probe.once()
     assert probe.count("probe_round_trip_seconds_count") == 3
     assert probe.rebuilt == 0
 
 
-async def test_an_inbox_that_is_bound_to_nothing_is_made_anew(hub: MemoryHub, probe: ProbeUnderTest) -> None:
+async def test_an_inbox_without_bindings_is_recreated(hub: MemoryHub, probe: ProbeUnderTest) -> None:
     hub.lose_bindings()
     await probe.once()
     assert (probe.rebuilt, probe.count("probes_lost_total")) == (1, 1)
@@ -123,7 +124,7 @@ async def test_an_inbox_that_is_bound_to_nothing_is_made_anew(hub: MemoryHub, pr
     assert probe.rebuilt == 1
 
 
-async def test_an_inbox_that_nobody_takes_from_is_made_anew(probe: ProbeUnderTest) -> None:
+async def test_an_inbox_whose_consumer_is_stuck_is_recreated(probe: ProbeUnderTest) -> None:
     probe.taker = lambda _: None
     await probe.once()
     assert probe.rebuilt == 1
@@ -132,13 +133,13 @@ async def test_an_inbox_that_nobody_takes_from_is_made_anew(probe: ProbeUnderTes
     assert probe.rebuilt == 1
 
 
-async def test_an_inbox_in_which_anything_arrives_is_late_and_not_lost(probe: ProbeUnderTest) -> None:
+async def test_an_inbox_with_arrivals_counts_as_late_and_not_as_lost(probe: ProbeUnderTest) -> None:
     probe.taker = probe.arrived
     await probe.once()
     assert probe.rebuilt == 0
 
 
-async def test_a_late_loop_excuses_a_few_probes_and_a_deaf_inbox_is_found_all_the_same(
+async def test_a_late_event_loop_excuses_three_probes_and_no_more(
     probe: ProbeUnderTest,
 ) -> None:
     probe.taker = lambda _: None
@@ -161,7 +162,7 @@ async def test_a_late_loop_excuses_a_few_probes_and_a_deaf_inbox_is_found_all_th
         holding.cancel()
 
 
-async def test_a_broker_that_is_blocked_or_away_is_no_lost_inbox(
+async def test_a_blocked_or_disconnected_broker_does_not_count_as_a_lost_inbox(
     hub: MemoryHub, probe: ProbeUnderTest
 ) -> None:
     hub.block()
@@ -175,7 +176,7 @@ async def test_a_broker_that_is_blocked_or_away_is_no_lost_inbox(
     assert probe.count("probes_lost_total") == 0
 
 
-async def test_an_alarm_while_a_probe_is_under_way_is_no_lost_inbox(
+async def test_an_alarm_during_a_probe_does_not_count_as_a_lost_inbox(
     hub: MemoryHub, probe: ProbeUnderTest
 ) -> None:
     probe.taker = lambda _: hub.block()
@@ -184,7 +185,7 @@ async def test_an_alarm_while_a_probe_is_under_way_is_no_lost_inbox(
 
 
 @pytest.mark.parametrize("lost", ["connection.g1", "user.*", "group.*", "control.*", "everyone"])
-async def test_on_rabbitmq_an_inbox_that_lost_a_binding_is_made_anew(
+async def test_on_rabbitmq_an_inbox_that_lost_a_binding_is_recreated(
     rabbitmq: Rabbit, rabbitmq_node: RabbitControl, lost: str
 ) -> None:
     connecting = RabbitBroker.connect(rabbitmq.url, name="gateway", reconnect_max=0.1)
@@ -224,7 +225,7 @@ async def welcomed(client: WireClient) -> None:
     await client.find(lambda frame: frame["action"] == "session.welcome")
 
 
-async def test_a_gateway_probes_and_its_clients_see_nothing_of_it(run_gateway: RunGateway) -> None:
+async def test_probes_do_not_reach_clients(run_gateway: RunGateway) -> None:
     async with run_gateway(**PATIENT) as gateway, gateway.connect("ana") as ana:
         await welcomed(ana)
         before = await probes(gateway)
@@ -238,7 +239,7 @@ async def test_a_gateway_probes_and_its_clients_see_nothing_of_it(run_gateway: R
         assert {frame["action"] for frame in ana.frames} == {"session.welcome", "pong"}
 
 
-async def test_a_gateway_whose_inbox_is_lost_makes_a_new_one_and_tells_its_clients(
+async def test_a_gateway_recreates_a_lost_inbox_and_its_clients_get_a_resync(
     run_gateway: RunGateway,
 ) -> None:
     async with (
@@ -249,5 +250,5 @@ async def test_a_gateway_whose_inbox_is_lost_makes_a_new_one_and_tells_its_clien
         await welcomed(ana)
         gateway.hub.lose_bindings()
         await ana.next("session.resync")
-        await backend.push(user_key("ana"), make("test.told", {}).to_json())
-        await ana.next("test.told")
+        await backend.push(user_key("ana"), make("test.pushed", {}).to_json())
+        await ana.next("test.pushed")

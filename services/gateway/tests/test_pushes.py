@@ -1,4 +1,4 @@
-"""Pushes: who gets what."""
+"""Pushes: which connections get which push."""
 
 from typing import Any
 
@@ -13,15 +13,15 @@ from towpath.testkit.eventually import eventually
 from towpath.testkit.gateway import Backend, GatewayUnderTest
 
 
-def push(action: str = "test.told", **data: Any) -> dict[str, Any]:
+def push(action: str = "test.pushed", **data: Any) -> dict[str, Any]:
     envelope: dict[str, Any] = msgspec.json.decode(make(action, data).to_json())
     return envelope
 
 
-async def heard(client: WireClient, last: str = "end") -> list[dict[str, Any]]:
-    """The data of all ``test.told`` up to the one that says it is the last."""
-    await client.find(lambda f: f["action"] == "test.told" and f["data"].get("n") == last)
-    return [f["data"] for f in client.pushes("test.told") if f["data"].get("n") != last]
+async def received(client: WireClient, last: str = "end") -> list[dict[str, Any]]:
+    """The data of all ``test.pushed`` up to the one that says it is the last."""
+    await client.find(lambda f: f["action"] == "test.pushed" and f["data"].get("n") == last)
+    return [f["data"] for f in client.pushes("test.pushed") if f["data"].get("n") != last]
 
 
 async def session_of(client: WireClient) -> dict[str, str]:
@@ -29,7 +29,7 @@ async def session_of(client: WireClient) -> dict[str, str]:
     return data
 
 
-async def test_a_push_to_a_user_reaches_all_their_connections_and_nobody_else(
+async def test_a_push_to_a_user_reaches_all_connections_of_that_user_only(
     gateway: GatewayUnderTest, backend: Backend
 ) -> None:
     async with gateway.connect("ana") as one, gateway.connect("ana") as two, gateway.connect("ben") as ben:
@@ -37,27 +37,27 @@ async def test_a_push_to_a_user_reaches_all_their_connections_and_nobody_else(
             await session_of(client)
         await backend.push(user_key("ana"), push(n=1))
         await backend.push("everyone", push(n="end"))
-        assert await heard(one) == await heard(two) == [{"n": 1}]
-        assert await heard(ben) == []
+        assert await received(one) == await received(two) == [{"n": 1}]
+        assert await received(ben) == []
 
 
 async def test_a_push_arrives_as_the_backend_wrote_it(gateway: GatewayUnderTest, backend: Backend) -> None:
-    raw = b'{ "msg_id":"b-1", "timestamp":5,"action":"test.told","data":{"n":1.10},"version":"1.0","odd":[null] }'
+    raw = b'{ "msg_id":"b-1", "timestamp":5,"action":"test.pushed","data":{"n":1.10},"version":"1.0","odd":[null] }'
     async with gateway.connect("ana") as ana:
         await session_of(ana)
         await backend.push("user.ana", raw)
-        assert await ana.next("test.told") == msgspec.json.decode(raw)
+        assert await ana.next("test.pushed") == msgspec.json.decode(raw)
 
 
 async def test_a_batch_is_delivered_in_its_order(gateway: GatewayUnderTest, backend: Backend) -> None:
     async with gateway.connect("ana") as ana:
         await session_of(ana)
         await backend.push("user.ana", [push(n=n) for n in range(50)] + [push(n="end")])
-        assert await heard(ana) == [{"n": n} for n in range(50)]
+        assert await received(ana) == [{"n": n} for n in range(50)]
 
 
 @pytest.mark.parametrize("user", ["a.b", "*", "#", "a b", "ünï", "x%2Ey", "group.g", "everyone", "a:b"])
-async def test_whatever_a_user_is_called_only_they_get_their_pushes(
+async def test_a_user_with_any_id_gets_only_the_pushes_for_it(
     gateway: GatewayUnderTest, backend: Backend, user: str
 ) -> None:
     async with gateway.connect(user) as odd, gateway.connect("a") as other:
@@ -66,11 +66,11 @@ async def test_whatever_a_user_is_called_only_they_get_their_pushes(
         await backend.push(user_key(user), push(n=1))
         await backend.push(user_key("a"), push(n=2))
         await backend.push("everyone", push(n="end"))
-        assert await heard(odd) == [{"n": 1}]
-        assert await heard(other) == [{"n": 2}]
+        assert await received(odd) == [{"n": 1}]
+        assert await received(other) == [{"n": 2}]
 
 
-async def test_a_group_is_who_was_subscribed_until_unsubscribed(
+async def test_a_group_push_reaches_connections_from_subscribe_to_unsubscribe(
     gateway: GatewayUnderTest, backend: Backend
 ) -> None:
     async with gateway.connect("ana") as ana, gateway.connect("ben") as ben:
@@ -81,19 +81,25 @@ async def test_a_group_is_who_was_subscribed_until_unsubscribed(
         await backend.direct(session, unsubscribe=["g.1"])
         await backend.push(group_key("g.1"), push(n="after"))
         await backend.push("everyone", push(n="end"))
-        assert [data["n"] for data in await heard(ana)] == ["subscribed", "in"]
-        assert await heard(ben) == []
+        assert [data["n"] for data in await received(ana)] == ["subscribed", "in"]
+        assert await received(ben) == []
 
 
-async def test_control_means_all_connections_of_a_user(gateway: GatewayUnderTest, backend: Backend) -> None:
+async def test_a_control_item_applies_to_all_connections_of_a_user(
+    gateway: GatewayUnderTest, backend: Backend
+) -> None:
     async with gateway.connect("ana") as one, gateway.connect("ana") as two, gateway.connect("ben") as ben:
         for client in (one, two, ben):
             await session_of(client)
         await backend.push(control_key("ana"), {"subscribe": ["g"], "envelope": push(n="welcome")})
         await backend.push(group_key("g"), push(n="in"))
         await backend.push("everyone", push(n="end"))
-        assert [d["n"] for d in await heard(one)] == [d["n"] for d in await heard(two)] == ["welcome", "in"]
-        assert await heard(ben) == []
+        assert (
+            [d["n"] for d in await received(one)]
+            == [d["n"] for d in await received(two)]
+            == ["welcome", "in"]
+        )
+        assert await received(ben) == []
         await backend.push(control_key("ana"), {"disconnect": {"code": 4502, "reason": "kicked"}})
         assert (await one.next("session.closing"))["data"] == {"code": 4502, "reason": "kicked"}
         assert await one.closed() == await two.closed() == 4502
@@ -105,7 +111,7 @@ async def test_control_means_all_connections_of_a_user(gateway: GatewayUnderTest
     [b"", b"nonsense", b"7", b"[1,2]", b"{}", b'{"action":"x.y"}', b"\xff\xfe", b'["a"]'],
 )
 @pytest.mark.parametrize("key", ["user.ana", "group.g", "everyone", "connection.{gateway}", "control.ana"])
-async def test_a_push_that_is_no_envelope_is_dropped_and_harms_nobody(
+async def test_a_push_that_is_not_an_envelope_is_dropped_without_harm(
     gateway: GatewayUnderTest, backend: Backend, key: str, body: bytes
 ) -> None:
     async with gateway.connect("ana") as ana:
@@ -113,19 +119,19 @@ async def test_a_push_that_is_no_envelope_is_dropped_and_harms_nobody(
         await backend.direct(session, subscribe=["g"])
         await backend.push(key.format(gateway=gateway.settings.gateway_id), body)
         await backend.push("user.ana", push(n="end"))
-        assert await heard(ana) == []
+        assert await received(ana) == []
 
 
-async def test_one_bad_member_of_a_batch_costs_only_itself(
+async def test_an_invalid_push_in_a_batch_does_not_affect_the_others(
     gateway: GatewayUnderTest, backend: Backend
 ) -> None:
     async with gateway.connect("ana") as ana:
         await session_of(ana)
         await backend.push("user.ana", [push(n=1), {"action": "bad"}, push(n=2), push(n="end")])
-        assert await heard(ana) == [{"n": 1}, {"n": 2}]
+        assert await received(ana) == [{"n": 1}, {"n": 2}]
 
 
-async def test_an_item_for_a_connection_that_is_gone_reaches_nobody(
+async def test_an_item_for_an_ended_connection_reaches_no_other(
     gateway: GatewayUnderTest, backend: Backend
 ) -> None:
     async with gateway.connect("ana") as ana:
@@ -133,10 +139,10 @@ async def test_an_item_for_a_connection_that_is_gone_reaches_nobody(
         await backend.direct({**session, "connection_id": "gone"}, envelope=push(n=1), subscribe=["g"])
         await backend.push(group_key("g"), push(n=2))
         await backend.push("everyone", push(n="end"))
-        assert await heard(ana) == []
+        assert await received(ana) == []
 
 
-async def test_an_announcement_of_a_service_that_cannot_be_read_is_counted_like_an_unreadable_push(
+async def test_an_unreadable_announcement_of_a_service_is_counted_like_an_unreadable_push(
     gateway: GatewayUnderTest, backend: Backend
 ) -> None:
     for body in (b'{"odd":1}', b'[{"odd":1},{"odd":2}]', b"no JSON"):

@@ -1,4 +1,4 @@
-"""The receiver: frames become texts, whole and in order, and what is no text is refused once."""
+"""The receiver: frames become whole texts in order, and an invalid one is refused once."""
 
 from typing import Final
 
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
-from towpath.gateway.connection import Receiver
+from towpath.gateway.websocket.receiver import Receiver
 
 UNSUPPORTED: Final = 1003
 NOT_UTF8: Final = 1007
@@ -14,8 +14,8 @@ TOO_BIG: Final = 1009
 INTERNAL: Final = 1011
 
 
-class Heard:
-    """What a receiver told."""
+class Recorder:
+    """Records what a receiver passes on and refuses."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -42,42 +42,42 @@ def frames_of(data: bytes, cuts: list[int]) -> list[Frame]:
 
 @given(st.lists(st.tuples(st.text(max_size=50), st.lists(st.integers(0, 1000), max_size=8)), max_size=8))
 def test_texts_are_whole_and_in_order_however_they_are_cut(sent: list[tuple[str, list[int]]]) -> None:
-    heard = Heard()
+    recorder = Recorder()
     for text, cuts in sent:
-        heard.take(*frames_of(text.encode(), cuts))
-    assert heard.texts == [text for text, _ in sent]
-    assert heard.refused == []
+        recorder.take(*frames_of(text.encode(), cuts))
+    assert recorder.texts == [text for text, _ in sent]
+    assert recorder.refused == []
 
 
 def test_a_character_may_be_cut_in_two() -> None:
-    heard = Heard()
-    heard.take(*frames_of("ü".encode(), [1]))
-    assert heard.texts == ["ü"]
+    recorder = Recorder()
+    recorder.take(*frames_of("ü".encode(), [1]))
+    assert recorder.texts == ["ü"]
 
 
-def test_nothing_is_taken_after_a_binary_frame() -> None:
-    heard = Heard()
-    heard.take(Frame(Opcode.BINARY, b"{}"), Frame(Opcode.TEXT, b"{}"), Frame(Opcode.BINARY, b"{}"))
-    assert (heard.texts, heard.refused) == ([], [UNSUPPORTED])
+def test_no_text_is_passed_on_after_a_binary_frame() -> None:
+    recorder = Recorder()
+    recorder.take(Frame(Opcode.BINARY, b"{}"), Frame(Opcode.TEXT, b"{}"), Frame(Opcode.BINARY, b"{}"))
+    assert (recorder.texts, recorder.refused) == ([], [UNSUPPORTED])
 
 
-def test_what_is_not_utf_8_is_refused_when_the_message_is_whole() -> None:
-    heard = Heard()
+def test_invalid_utf_8_is_refused_when_the_message_is_whole() -> None:
+    recorder = Recorder()
     first, second = frames_of(b"fine\xff", [2])
-    heard.take(first)
-    assert heard.refused == []
-    heard.take(second, Frame(Opcode.TEXT, b"late"))
-    assert (heard.texts, heard.refused) == ([], [NOT_UTF8])
+    recorder.take(first)
+    assert recorder.refused == []
+    recorder.take(second, Frame(Opcode.TEXT, b"late"))
+    assert (recorder.texts, recorder.refused) == ([], [NOT_UTF8])
 
 
 def test_a_message_without_an_end_is_refused() -> None:
-    heard = Heard()
-    heard.take(Frame(Opcode.TEXT, b"", fin=False))
-    heard.take(*[Frame(Opcode.CONT, b"", fin=False)] * 2000)
-    assert (heard.texts, heard.refused) == ([], [TOO_BIG])
+    recorder = Recorder()
+    recorder.take(Frame(Opcode.TEXT, b"", fin=False))
+    recorder.take(*[Frame(Opcode.CONT, b"", fin=False)] * 2000)
+    assert (recorder.texts, recorder.refused) == ([], [TOO_BIG])
 
 
-def test_a_fault_of_our_own_ends_the_connection_and_is_told() -> None:
+def test_an_error_of_the_gateway_ends_only_this_connection_with_1011() -> None:
     refused: list[int] = []
 
     def fails(text: bytes) -> None:

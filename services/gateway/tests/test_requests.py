@@ -1,4 +1,4 @@
-"""Requests: what becomes of a frame, good or bad."""
+"""Requests: the answer to each frame, valid or not."""
 
 import asyncio
 import json
@@ -112,7 +112,7 @@ async def test_an_error_names_the_request_whenever_its_id_can_be_read(gateway: G
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(text=st.text(max_size=200) | st.binary(max_size=50).map(repr))
-def test_whatever_text_comes_is_answered(text: str) -> None:
+def test_any_text_is_answered(text: str) -> None:
     # Pure: the same function the gateway calls on each frame.
     from towpath.protocol.envelope import parse
     from towpath.protocol.errors import BadEnvelope
@@ -121,7 +121,7 @@ def test_whatever_text_comes_is_answered(text: str) -> None:
         parse(text)
 
 
-async def test_requests_that_come_with_the_handshake_are_answered_in_their_order(
+async def test_requests_sent_with_the_handshake_are_answered_in_order(
     gateway: GatewayUnderTest,
 ) -> None:
     host, port = urlsplit(gateway.url).hostname, urlsplit(gateway.url).port
@@ -157,7 +157,7 @@ async def test_a_frame_of_65_kib_closes_with_1009_and_one_of_64_does_not(gateway
         assert await ana.closed() == 1009
 
 
-async def test_unreadable_frames_again_and_again_close_with_4500(run_gateway: RunGateway) -> None:
+async def test_too_many_unreadable_frames_close_with_4500(run_gateway: RunGateway) -> None:
     async with run_gateway(max_violations=3) as gateway, gateway.connect() as ana:
         for _ in range(4):
             await ana.send_raw("nonsense")
@@ -165,7 +165,7 @@ async def test_unreadable_frames_again_and_again_close_with_4500(run_gateway: Ru
         assert await ana.closed() == 4500
 
 
-async def test_a_command_carries_the_session_and_the_envelope_as_it_came(
+async def test_a_command_carries_the_session_and_the_unchanged_envelope(
     gateway: GatewayUnderTest, backend: Backend
 ) -> None:
     async with gateway.connect("ana", token=a_token("ana", scope="echo chat")) as ana:
@@ -189,7 +189,7 @@ async def test_a_command_carries_the_session_and_the_envelope_as_it_came(
     assert delivery.routing_key == f"echo.{partition('ana')}"
 
 
-async def test_a_trace_that_the_client_began_goes_on(gateway: GatewayUnderTest, backend: Backend) -> None:
+async def test_a_trace_of_the_client_is_continued(gateway: GatewayUnderTest, backend: Backend) -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     async with gateway.connect() as ana:
         await ana.send("echo.say", {}, traceparent=trace)
@@ -205,7 +205,7 @@ async def test_the_key_chooses_the_partition(gateway: GatewayUnderTest, backend:
     assert delivery.routing_key == f"echo.{partition('room-7')}"
 
 
-async def test_accepted_comes_once_the_broker_has_it_and_only_when_asked(
+async def test_accepted_is_sent_after_the_confirm_and_only_on_request(
     gateway: GatewayUnderTest, backend: Backend
 ) -> None:
     async with gateway.connect() as ana:
@@ -232,11 +232,11 @@ async def test_an_answer_never_overtakes_its_accepted(gateway: GatewayUnderTest,
         gateway.hub.release_confirms()
         await pushing
         await ana.request("ping")
-        told = [frame["action"] for frame in ana.frames if frame.get("correlation_id") == msg_id]
-        assert told == ["accepted", "echo.say.ok"]
+        received = [frame["action"] for frame in ana.frames if frame.get("correlation_id") == msg_id]
+        assert received == ["accepted", "echo.say.ok"]
 
 
-async def test_an_answer_that_a_service_repeats_reaches_the_client_once(
+async def test_a_repeated_answer_of_a_service_reaches_the_client_once(
     gateway: GatewayUnderTest, backend: Backend
 ) -> None:
     async with gateway.connect("ana") as ana:
@@ -304,7 +304,7 @@ async def test_a_domain_outside_the_scope_is_forbidden(gateway: GatewayUnderTest
         assert (await ana.request("echo.say"))["data"]["code"] == "forbidden"
 
 
-async def test_without_the_broker_requests_are_unavailable_and_then_work_again(
+async def test_requests_are_unavailable_while_the_broker_is_unreachable(
     gateway: GatewayUnderTest, backend: Backend
 ) -> None:
     async with gateway.connect() as ana:
@@ -319,7 +319,7 @@ async def test_without_the_broker_requests_are_unavailable_and_then_work_again(
         assert await ana.next("session.resync")
 
 
-async def test_a_blocked_broker_means_busy_and_deliveries_go_on(
+async def test_a_blocked_broker_means_busy_while_pushes_are_still_delivered(
     gateway: GatewayUnderTest, backend: Backend
 ) -> None:
     async with gateway.connect() as ana:
@@ -364,7 +364,7 @@ async def test_more_requests_than_the_window_are_busy(run_gateway: RunGateway) -
         await ana.accepted(second)
 
 
-async def test_who_is_far_ahead_of_the_answers_is_read_as_they_come(run_gateway: RunGateway) -> None:
+async def test_a_client_far_ahead_of_its_answers_is_read_only_as_they_arrive(run_gateway: RunGateway) -> None:
     async with (
         run_gateway(inflight_paced=4, inflight_pause=10.0) as gateway,
         a_backend(gateway.hub) as backend,
@@ -398,7 +398,7 @@ async def test_requests_of_one_key_arrive_in_the_order_they_were_sent(
     assert got == sent
 
 
-async def test_what_was_received_and_who_is_here_is_measured(gateway: GatewayUnderTest) -> None:
+async def test_received_frames_and_open_connections_are_measured(gateway: GatewayUnderTest) -> None:
     async with gateway.connect() as ana:
         await ana.request("ping")
         await ana.request("ping")

@@ -1,4 +1,4 @@
-"""Selective routing: only what somebody here is concerned by comes here, and nobody misses anything for it."""
+"""Selective routing: a replica gets only the pushes of its users, and its users miss none."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -24,7 +24,7 @@ SELECTIVE: dict[str, Any] = {
 
 
 def push(**data: Any) -> dict[str, Any]:
-    envelope: dict[str, Any] = msgspec.json.decode(make("test.told", data).to_json())
+    envelope: dict[str, Any] = msgspec.json.decode(make("test.pushed", data).to_json())
     return envelope
 
 
@@ -45,7 +45,7 @@ async def converged(gateway: GatewayUnderTest, users: int) -> None:
     await eventually(has)
 
 
-async def hears_everything(gateway: GatewayUnderTest) -> None:
+async def receives_everything(gateway: GatewayUnderTest) -> None:
     async def does() -> bool:
         return (await metrics(gateway))["routing_everything"] == 1
 
@@ -53,7 +53,7 @@ async def hears_everything(gateway: GatewayUnderTest) -> None:
 
 
 async def for_others(gateway: GatewayUnderTest) -> float:
-    """Deliveries to single users that nobody here is concerned by."""
+    """Deliveries to single users without a receiver on this replica."""
     figures = await metrics(gateway)
     return sum(figures[f'pushes_for_others_total{{kind="{kind}"}}'] for kind in ("user", "control"))
 
@@ -63,12 +63,14 @@ async def session_of(client: WireClient) -> dict[str, str]:
     return data
 
 
-async def hears(backend: Backend, client: WireClient, user: str, word: str) -> None:
+async def receives(backend: Backend, client: WireClient, user: str, word: str) -> None:
     await backend.push(user_key(user), push(word=word))
     await client.find(lambda frame: frame["data"].get("word") == word)
 
 
-async def test_what_is_pushed_to_others_does_not_come_here_and_all_else_does(run_gateway: RunGateway) -> None:
+async def test_pushes_to_users_elsewhere_do_not_reach_the_replica_and_all_others_do(
+    run_gateway: RunGateway,
+) -> None:
     async with (
         run_gateway(**SELECTIVE) as gateway,
         a_backend(gateway.hub) as backend,
@@ -86,12 +88,14 @@ async def test_what_is_pushed_to_others_does_not_come_here_and_all_else_does(run
         await backend.push(group_key("g"), push(word="group"))
         await backend.push("everyone", push(word="everyone"))
         await ana.find(lambda frame: frame["data"].get("word") == "everyone")
-        told = [frame["data"]["word"] for frame in ana.pushes("test.told")]
-        assert told == ["user", "control", "direct", "group", "everyone"]
+        received = [frame["data"]["word"] for frame in ana.pushes("test.pushed")]
+        assert received == ["user", "control", "direct", "group", "everyone"]
         assert await for_others(gateway) == before
 
 
-async def test_without_it_everything_comes_and_nothing_is_bound(run_gateway: RunGateway) -> None:
+async def test_without_selective_routing_all_pushes_reach_the_replica_without_user_bindings(
+    run_gateway: RunGateway,
+) -> None:
     async with (
         run_gateway(probe_interval=3600, routing_calm=0.01) as gateway,
         a_backend(gateway.hub) as backend,
@@ -99,20 +103,20 @@ async def test_without_it_everything_comes_and_nothing_is_bound(run_gateway: Run
     ):
         await session_of(ana)
         await backend.push(user_key("ben"), push(word="for ben"))
-        await hears(backend, ana, "ana", "for ana")
+        await receives(backend, ana, "ana", "for ana")
         figures = await metrics(gateway)
         assert (figures["routing_everything"], figures["routing_user_bindings"]) == (1, 0)
         assert await for_others(gateway) == 1
 
 
-async def test_whoever_is_welcomed_hears_what_is_pushed_from_that_moment_on(run_gateway: RunGateway) -> None:
+async def test_a_welcomed_client_gets_every_push_from_that_moment_on(run_gateway: RunGateway) -> None:
     async with run_gateway(**SELECTIVE) as gateway, a_backend(gateway.hub) as backend:
         await converged(gateway, users=0)
 
         async def comes(user: str) -> None:
             async with gateway.connect(user) as client:
                 await session_of(client)
-                await hears(backend, client, user, f"hello {user}")
+                await receives(backend, client, user, f"hello {user}")
 
         await asyncio.gather(*(comes(f"u{n}") for n in range(30)))
 
@@ -131,11 +135,11 @@ async def test_a_welcome_waits_for_the_binding(run_gateway: RunGateway) -> None:
             gateway.hub.release_bindings()
             await session_of(ana)
             await session_of(again)
-            await hears(backend, ana, "ana", "hello")
+            await receives(backend, ana, "ana", "hello")
             assert (await metrics(gateway))["routing_waiting"] == 0
 
 
-async def test_a_binding_is_given_time_to_be_known_everywhere(run_gateway: RunGateway) -> None:
+async def test_a_binding_has_time_to_reach_all_nodes_before_the_welcome(run_gateway: RunGateway) -> None:
     async with run_gateway(**SELECTIVE | {"routing_settle": 0.2}) as gateway:
         await converged(gateway, users=0)
         started = asyncio.get_running_loop().time()
@@ -144,7 +148,7 @@ async def test_a_binding_is_given_time_to_be_known_everywhere(run_gateway: RunGa
         assert asyncio.get_running_loop().time() - started > 0.2
 
 
-async def test_those_who_wait_count_among_the_connections(run_gateway: RunGateway) -> None:
+async def test_clients_that_wait_for_their_routing_count_as_connections(run_gateway: RunGateway) -> None:
     async with run_gateway(**SELECTIVE, max_connections=1) as gateway:
         await converged(gateway, users=0)
         gateway.hub.hold_bindings()
@@ -169,18 +173,22 @@ async def refused(gateway: GatewayUnderTest) -> int:
         return refusal.response.status_code
 
 
-async def test_a_user_is_bound_until_the_last_connection_has_long_gone(run_gateway: RunGateway) -> None:
+async def test_a_binding_stays_for_a_while_after_the_last_connection_of_its_user(
+    run_gateway: RunGateway,
+) -> None:
     async with run_gateway(**SELECTIVE, routing_linger=0.1) as gateway, a_backend(gateway.hub) as backend:
         async with gateway.connect("ana") as one:
             async with gateway.connect("ana") as two:
                 await session_of(one)
                 await session_of(two)
                 await converged(gateway, users=1)
-            await hears(backend, one, "ana", "still here")
+            await receives(backend, one, "ana", "still here")
         await converged(gateway, users=0)
 
 
-async def test_a_rush_falls_back_to_everything_and_converges_when_it_is_over(run_gateway: RunGateway) -> None:
+async def test_a_rush_falls_back_to_the_catch_alls_and_routing_becomes_selective_after_it(
+    run_gateway: RunGateway,
+) -> None:
     people = [f"u{n}" for n in range(40)]
     slow = SELECTIVE | {"routing_binds_per_second": 20, "routing_calm": 0.3}
     async with (
@@ -194,14 +202,14 @@ async def test_a_rush_falls_back_to_everything_and_converges_when_it_is_over(run
         gateway.hub.release_bindings()
         for user, client in zip(people, here, strict=True):
             await session_of(client)
-            await hears(backend, client, user, "in the rush")
+            await receives(backend, client, user, "in the rush")
         assert (await metrics(gateway))["routing_fallbacks_total"] == 1
         await converged(gateway, users=40)
         for user, client in zip(people, here, strict=True):
-            await hears(backend, client, user, "after it")
+            await receives(backend, client, user, "after it")
 
 
-async def test_more_users_than_bindings_fall_back_to_everything(run_gateway: RunGateway) -> None:
+async def test_more_users_than_bindings_fall_back_to_the_catch_alls(run_gateway: RunGateway) -> None:
     async with (
         run_gateway(**SELECTIVE, routing_bindings_max=1) as gateway,
         a_backend(gateway.hub) as backend,
@@ -210,13 +218,13 @@ async def test_more_users_than_bindings_fall_back_to_everything(run_gateway: Run
         await converged(gateway, users=1)
         async with gateway.connect("ben") as ben:
             await session_of(ben)
-            await hears_everything(gateway)
-            await hears(backend, ben, "ben", "both")
-            await hears(backend, ana, "ana", "both")
+            await receives_everything(gateway)
+            await receives(backend, ben, "ben", "both")
+            await receives(backend, ana, "ana", "both")
         await converged(gateway, users=1)
 
 
-async def test_a_binding_that_is_not_made_in_time_is_done_without(run_gateway: RunGateway) -> None:
+async def test_a_binding_not_made_in_time_leads_to_a_new_inbox_and_a_resync(run_gateway: RunGateway) -> None:
     async with (
         run_gateway(**SELECTIVE) as gateway,
         a_backend(gateway.hub) as backend,
@@ -225,17 +233,17 @@ async def test_a_binding_that_is_not_made_in_time_is_done_without(run_gateway: R
         await session_of(ana)
         await converged(gateway, users=1)
         gateway.hub.hold_bindings()
-        # Neither a binding for ben nor the catch-alls: the inbox is given up, and clients resume.
+        # Neither a binding for ben nor the catch-alls: the inbox is replaced, and clients resume.
         async with gateway.connect("ben") as ben:
             await session_of(ben)
             await ana.next("session.resync")
-            await hears(backend, ana, "ana", "anew")
-            await hears(backend, ben, "ben", "anew")
+            await receives(backend, ana, "ana", "anew")
+            await receives(backend, ben, "ben", "anew")
             gateway.hub.release_bindings()
             await converged(gateway, users=2)
 
 
-async def test_an_inbox_whose_bindings_may_be_removed_late_is_given_up(run_gateway: RunGateway) -> None:
+async def test_an_inbox_whose_bindings_may_be_removed_late_is_replaced(run_gateway: RunGateway) -> None:
     async with (
         run_gateway(**SELECTIVE, routing_linger=0.1) as gateway,
         a_backend(gateway.hub) as backend,
@@ -247,12 +255,12 @@ async def test_an_inbox_whose_bindings_may_be_removed_late_is_given_up(run_gatew
             await converged(gateway, users=2)
             gateway.hub.hold_bindings()
         await ana.next("session.resync")
-        await hears(backend, ana, "ana", "anew")
+        await receives(backend, ana, "ana", "anew")
         gateway.hub.release_bindings()
         await converged(gateway, users=1)
 
 
-async def test_a_broker_that_comes_back_brings_everything_and_it_converges_again(
+async def test_after_a_reconnect_routing_starts_with_the_catch_alls_and_becomes_selective(
     run_gateway: RunGateway,
 ) -> None:
     async with (
@@ -265,13 +273,13 @@ async def test_a_broker_that_comes_back_brings_everything_and_it_converges_again
         gateway.hub.stop()
         gateway.hub.start()
         await ana.next("session.resync")
-        await hears_everything(gateway)
-        await hears(backend, ana, "ana", "everything")
+        await receives_everything(gateway)
+        await receives(backend, ana, "ana", "everything")
         await converged(gateway, users=1)
-        await hears(backend, ana, "ana", "selective")
+        await receives(backend, ana, "ana", "selective")
 
 
-async def test_a_gateway_that_stops_keeps_nobody_waiting(run_gateway: RunGateway) -> None:
+async def test_a_stopping_gateway_leaves_no_client_waiting_for_its_routing(run_gateway: RunGateway) -> None:
     async with run_gateway(**SELECTIVE) as gateway:
         await converged(gateway, users=0)
         gateway.hub.hold_bindings()
@@ -280,7 +288,7 @@ async def test_a_gateway_that_stops_keeps_nobody_waiting(run_gateway: RunGateway
             assert await ana.closed() == 1012
 
 
-async def test_the_probe_finds_a_binding_of_one_user_that_is_lost(run_gateway: RunGateway) -> None:
+async def test_the_probe_finds_a_lost_binding_of_one_user(run_gateway: RunGateway) -> None:
     hub = MemoryHub()
     often = SELECTIVE | {"probe_interval": 0.02, "probe_timeout": 10.0}
     async with (
@@ -301,5 +309,5 @@ async def test_the_probe_finds_a_binding_of_one_user_that_is_lost(run_gateway: R
         assert {frame["action"] for frame in ana.frames} == {"session.welcome"}
         hub.lose_bindings("*.ben")
         await ben.next("session.resync")
-        await hears(backend, ben, "ben", "anew")
+        await receives(backend, ben, "ben", "anew")
         await converged(gateway, users=2)

@@ -42,7 +42,9 @@ async def silent_connection(
             await writer.wait_closed()
 
 
-async def test_services_hear_who_comes_and_who_goes(gateway: GatewayUnderTest, backend: Backend) -> None:
+async def test_services_get_the_start_and_the_end_of_each_session(
+    gateway: GatewayUnderTest, backend: Backend
+) -> None:
     async with gateway.connect("ana") as ana:
         session = (await ana.next("session.welcome"))["data"]
         started = await backend.event()
@@ -53,7 +55,7 @@ async def test_services_hear_who_comes_and_who_goes(gateway: GatewayUnderTest, b
     assert (ended["action"], ended["data"]) == ("session.ended", {**known, "code": 1000})
 
 
-async def test_who_came_while_the_broker_was_blocked_is_announced_later(
+async def test_a_session_started_during_an_outage_is_announced_after_it(
     gateway: GatewayUnderTest, backend: Backend
 ) -> None:
     async with gateway.connect("ana") as ana:
@@ -64,11 +66,11 @@ async def test_who_came_while_the_broker_was_blocked_is_announced_later(
         await ana.next("session.resync")
         await eventually(gateway.is_ready)
         async with gateway.connect("ben"):
-            heard = {(await backend.event())["data"]["user_id"] for _ in range(2)}
-            assert heard == {"ana", "ben"}  # ana again: what concerns her may have been lost
+            received = {(await backend.event())["data"]["user_id"] for _ in range(2)}
+            assert received == {"ana", "ben"}  # ana again: what concerns her may have been lost
 
 
-async def test_a_fresh_token_is_taken_in_place(run_gateway: RunGateway) -> None:
+async def test_a_new_token_is_accepted_on_the_same_connection(run_gateway: RunGateway) -> None:
     async with run_gateway() as gateway, gateway.connect(token=a_token("ana", expires_in=2)) as ana:
         answer = await ana.request("session.refresh", {"token": a_token("ana", expires_in=3600)})
         assert answer["action"] == "session.refresh.ok"
@@ -81,7 +83,7 @@ async def test_a_token_of_another_user_is_forbidden(gateway: GatewayUnderTest) -
         assert error["data"]["code"] == "forbidden"
 
 
-async def test_an_expiring_token_is_told_and_an_expired_one_closes_with_4003(
+async def test_a_client_is_warned_of_an_expiring_token_and_closed_with_4003_at_its_expiry(
     run_gateway: RunGateway,
 ) -> None:
     async with (
@@ -109,16 +111,18 @@ async def test_a_silent_connection_is_closed_with_4002(run_gateway: RunGateway) 
         gateway.connect("ben") as ben,  # answers pings, as every WebSocket library does
         silent_connection(gateway) as reader,
     ):
-        heard = b""
+        received = b""
         async with asyncio.timeout(10):
-            while b"\x88" not in heard or (4002).to_bytes(2, "big") not in heard:
+            while b"\x88" not in received or (4002).to_bytes(2, "big") not in received:
                 more = await reader.read(2**16)
                 assert more, "the connection ended without a close frame"
-                heard += more
+                received += more
         assert (await ben.request("ping"))["action"] == "pong"
 
 
-async def test_who_does_not_read_is_cut_off_and_nobody_else_suffers(run_gateway: RunGateway) -> None:
+async def test_a_client_that_does_not_read_is_closed_and_others_are_not_affected(
+    run_gateway: RunGateway,
+) -> None:
     async with (
         run_gateway(send_buffer_bytes=256 * 1024) as gateway,
         a_backend(gateway.hub) as backend,
@@ -126,7 +130,7 @@ async def test_who_does_not_read_is_cut_off_and_nobody_else_suffers(run_gateway:
         silent_connection(gateway, "ana"),
     ):
         await ben.next("session.welcome")
-        big = make("test.told", {"text": "x" * 50_000}).to_json()
+        big = make("test.pushed", {"text": "x" * 50_000}).to_json()
 
         async def is_cut_off() -> bool:
             await backend.push("everyone", big)
@@ -136,7 +140,7 @@ async def test_who_does_not_read_is_cut_off_and_nobody_else_suffers(run_gateway:
         assert (await ben.request("ping"))["action"] == "pong"
 
 
-async def test_a_stopping_replica_sends_everybody_elsewhere_with_advice(run_gateway: RunGateway) -> None:
+async def test_a_stopping_replica_closes_all_connections_with_advice(run_gateway: RunGateway) -> None:
     async with (
         run_gateway(drain_step=2) as gateway,
         gateway.connect("ana") as ana,
@@ -154,7 +158,7 @@ async def test_a_stopping_replica_sends_everybody_elsewhere_with_advice(run_gate
             assert await client.closed() == 1012
 
 
-async def test_a_stopping_replica_takes_nobody_in(run_gateway: RunGateway) -> None:
+async def test_a_stopping_replica_refuses_new_connections(run_gateway: RunGateway) -> None:
     async with (
         run_gateway(close_timeout=30) as gateway,
         silent_connection(gateway),  # keeps the drain waiting for its close frame

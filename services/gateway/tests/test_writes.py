@@ -1,15 +1,15 @@
-"""Frames of one turn of the loop leave together, in order, and no turn keeps too many of them."""
+"""Writes: frames of one loop iteration are written together and in order, and their number is bounded."""
 
 import asyncio
 
-from towpath.gateway.writes import MOST, Writes
+from towpath.gateway.websocket.writes import MOST, Writes
 from towpath.protocol.envelope import make
 from towpath.protocol.routes import connection_key, user_key
 from towpath.testkit.gateway import Backend, GatewayUnderTest
 
 
-class Kept:
-    """A connection that counts how often it was told to write."""
+class WriterStub:
+    """A connection that counts its calls of ``write_out``."""
 
     def __init__(self) -> None:
         self.written = 0
@@ -18,8 +18,8 @@ class Kept:
         self.written += 1
 
 
-async def test_what_is_kept_is_written_once_when_the_turn_ends() -> None:
-    writes, writers = Writes(), [Kept() for _ in range(3)]
+async def test_buffered_frames_are_written_once_when_the_iteration_ends() -> None:
+    writes, writers = Writes(), [WriterStub() for _ in range(3)]
     for writer in writers:
         writes.add(writer)
     assert not any(writer.written for writer in writers)
@@ -27,8 +27,8 @@ async def test_what_is_kept_is_written_once_when_the_turn_ends() -> None:
     assert [writer.written for writer in writers] == [1, 1, 1]
 
 
-async def test_a_push_to_many_does_not_wait_for_the_end_of_the_turn() -> None:
-    writes, writers = Writes(), [Kept() for _ in range(MOST + 1)]
+async def test_a_push_to_many_does_not_wait_for_the_end_of_the_iteration() -> None:
+    writes, writers = Writes(), [WriterStub() for _ in range(MOST + 1)]
     for writer in writers:
         writes.add(writer)
     assert [writer.written for writer in writers] == [1] * MOST + [0]
@@ -36,20 +36,23 @@ async def test_a_push_to_many_does_not_wait_for_the_end_of_the_turn() -> None:
     assert [writer.written for writer in writers] == [1] * (MOST + 1)
 
 
-async def test_frames_of_one_batch_come_in_order_and_before_the_close_that_follows_them(
+async def test_frames_of_one_batch_arrive_in_order_and_before_the_close_that_follows(
     gateway: GatewayUnderTest, backend: Backend
 ) -> None:
     async with gateway.connect("ana") as ana:
         welcome = await ana.find(lambda frame: frame["action"] == "session.welcome")
         who = welcome["data"]["connection_id"]
         items: list[dict[str, object]] = [
-            {"connection_id": who, "envelope": make("test.told", {"n": number}).model_dump(exclude_none=True)}
+            {
+                "connection_id": who,
+                "envelope": make("test.pushed", {"n": number}).model_dump(exclude_none=True),
+            }
             for number in range(50)
         ]
-        await backend.push(user_key("ana"), make("test.told", {"n": -1}).model_dump(exclude_none=True))
+        await backend.push(user_key("ana"), make("test.pushed", {"n": -1}).model_dump(exclude_none=True))
         items.append({"connection_id": who, "disconnect": {"code": 4502, "reason": "enough"}})
         await backend.push(connection_key(gateway.settings.gateway_id), items)
         assert await ana.closed() == 4502
-        told = [frame["data"]["n"] for frame in ana.pushes("test.told")]
-        assert sorted(told) == list(range(-1, 50))
-        assert [n for n in told if n >= 0] == list(range(50))
+        received = [frame["data"]["n"] for frame in ana.pushes("test.pushed")]
+        assert sorted(received) == list(range(-1, 50))
+        assert [n for n in received if n >= 0] == list(range(50))

@@ -89,11 +89,11 @@ class Push:
 
 @dataclass(frozen=True, slots=True)
 class Incomplete:
-    """A hole that cannot be filled: load the stream's history.
+    """Missed pushes that the service no longer stores: load the stream's history.
 
     Attributes:
-        stream: Its name.
-        seq: Where it stands, if the service said.
+        stream: The name of the stream.
+        seq: Its last ``seq``, if the service answered it.
 
     Example:
         >>> Incomplete("chat:lobby", seq=812).stream

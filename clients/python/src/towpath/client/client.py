@@ -1,7 +1,7 @@
 """The client as an application sees it.
 
-It hands on to :mod:`towpath.client.driver`, and turns what comes back into what was asked for. A client belongs to
-the event loop it was started in; it is not for several threads.
+It passes calls to :mod:`towpath.client.driver`, and converts answers into the type that the caller wants. A client
+belongs to the event loop in which it was started; it must not be used from several threads.
 """
 
 import secrets
@@ -39,25 +39,25 @@ def connect(
     open_timeout: float = 30.0,
     tls: ssl.SSLContext | None = None,
 ) -> "Client":
-    """Make a client. It connects when it is entered (``async with``) or started.
+    """Create a client. It connects when it is entered (``async with``) or started.
 
     Args:
-        urls: Where the gateway is, such as ``wss://example.org/ws``. Several addresses of the same system: the first
-            is tried first, the next when one fails.
-        token: The JWT, or a function (a coroutine function, too) that gives one. It is called before the first
-            connect, when a token expires or is about to, and after a failed connect, which may have been a refused
-            token. Raise a :class:`TowpathError` that is not retryable to give up; any other failure is tried again
-            with backoff.
-        positions: The last ``seq`` of each stream, from an earlier client. Where both are given, they win over what
-            the storage holds.
-        storage: Where positions outlive the client.
-        queue_limit: How many requests may wait for a connection.
-        open_timeout: Seconds that entering may take; and that ``token`` and the storage may take to answer.
-        tls: For ``wss``; by default what the system trusts is trusted.
+        urls: The address of the gateway, such as ``wss://example.org/ws``, or several addresses of one system: after
+            a failure the next one is tried.
+        token: The JWT, or a function or coroutine function that returns one. It is called before the first connect,
+            when a token has expired or is about to, and after a failed connect, whose reason may have been the token.
+            If it raises a :class:`TowpathError` that is not retryable, the client is closed; after any other failure
+            it is called again, with backoff.
+        positions: The last ``seq`` of each stream, from an earlier client. They have precedence over those of
+            ``storage``.
+        storage: Keeps positions for the next client.
+        queue_limit: Number of requests that may wait for a connection; more are refused with ``queue_full``.
+        open_timeout: Seconds that entering may take; also the limit of each call of ``token`` and ``storage``.
+        tls: For ``wss``; by default the system's certificate authorities are trusted.
 
     Raises:
         TowpathError: ``bad_url``.
-        TypeError: ``positions`` are none.
+        TypeError: ``positions`` is not a mapping of streams to whole numbers.
 
     Example:
         >>> client = connect("wss://example.org/ws", token="a JWT", positions={"chat:lobby": 41})
@@ -79,10 +79,10 @@ def connect(
 
 
 class Client:
-    """One person or program, connected to Towpath; made by :func:`connect`.
+    """One user's or program's connection to Towpath; created by :func:`connect`.
 
-    It stays connected from :meth:`start` to :meth:`close`; ``async with`` does both, and waits for the first
-    connection in between.
+    It reconnects until :meth:`close`. ``async with`` calls :meth:`start`, waits for the first connection, and calls
+    :meth:`close` at the end.
 
     Example:
         Listeners may be set before the client connects:
@@ -126,7 +126,7 @@ class Client:
         """Start, and wait until the client is open.
 
         Raises:
-            TowpathError: ``timeout`` after ``open_timeout`` seconds, or what the client was closed by.
+            TowpathError: ``timeout`` after ``open_timeout`` seconds, or the error that closed the client.
         """
         self.start()
         try:
@@ -145,7 +145,7 @@ class Client:
         await self.close()
 
     def start(self) -> None:
-        """Connect in the background; requests may be made at once. Once is enough, and twice is fine."""
+        """Connect in the background; requests may be made at once. A second call has no effect."""
         self._driver.start()
 
     async def opened(self, timeout: float | None = 30.0) -> dict[str, Any]:
@@ -155,22 +155,22 @@ class Client:
             timeout: Seconds; ``None`` waits without a limit.
 
         Returns:
-            What :attr:`connection` holds.
+            The value of :attr:`connection`.
 
         Raises:
-            TowpathError: ``timeout``, which says how the last attempt ended, or what the client was closed by.
+            TowpathError: ``timeout``, with the reason of the last failure, or the error that closed the client.
         """
         return await self._driver.opened(timeout)
 
     async def close(self) -> None:
-        """End it for good; requests without an answer raise ``closed``.
+        """Close the client for good; requests without an answer raise ``closed``.
 
-        Takes two seconds at most, or three if something does not heed its cancellation: the last save of positions
-        and listeners that run get that long. Once closed, closing does nothing.
+        It takes at most two seconds, in which positions are saved and running listeners may end; three if one of them
+        ignores its cancellation. A second call has no effect.
         """
         await self._driver.close()
 
-    # What there is
+    # State
 
     @property
     def state(self) -> StateName:
@@ -184,7 +184,7 @@ class Client:
 
     @property
     def positions(self) -> dict[str, int]:
-        """The last ``seq`` of each stream; give it to :func:`connect` to go on from there."""
+        """The last ``seq`` of each stream; pass it to :func:`connect` to continue from there."""
         return self._session.positions
 
     # Requests
@@ -229,26 +229,27 @@ class Client:
     ) -> dict[str, Any] | BaseModel:
         """Send a request and wait for its final answer.
 
-        Without a connection it waits for one; after a reconnect it is sent again with the same ``msg_id``, so that
-        its effect happens once. Whoever is cancelled here gives the request up; it may still take effect.
+        Without a connection it waits for one; after a reconnect it is sent again with the same ``msg_id``, so that it
+        takes effect once. If the caller is cancelled, the request may still take effect.
 
         Args:
             action: Such as ``chat.send``.
-            data: The payload; a model becomes JSON as it says.
-            key: Ordering key: requests of one domain and key are handled in the order they were sent; see
+            data: The payload: a mapping, or a pydantic model.
+            key: Ordering key: requests of one domain and key are handled in the order in which they were sent; see
                 :func:`towpath.client.key_of`.
-            timeout: Seconds; ``None`` waits without a limit.
+            timeout: Seconds until ``timeout`` is raised; ``None`` for no limit.
             on_accepted: Called once the broker has the request safely.
-            msg_id: The id of an earlier request, to ask again after an unknown outcome.
-            stream: The answer's ``seq`` says where this stream stands, as that of ``chat.join`` does: from there on
-                nothing of it is missed.
-            into: The model that the answer becomes.
+            msg_id: The id of an earlier request, to repeat it after an unknown outcome.
+            stream: Set the position of this stream from ``seq`` of the answer, such as that of ``chat.join``: from
+                then on no push of it is missed.
+            into: A pydantic model to validate the answer with.
 
         Returns:
             The answer's data.
 
         Raises:
-            TowpathError: What the server answered, or ``timeout``, ``queue_full``, ``closed``, ``bad_frame``.
+            TowpathError: The error that the server answered, or ``timeout``, ``queue_full``, ``closed``,
+                ``bad_frame``.
         """
         if msg_id is None:
             self._ids += 1
@@ -280,18 +281,18 @@ class Client:
     def on(
         self, action: str, listener: Listener | None = None
     ) -> Callable[[AnyListener], AnyListener] | Callable[[], None]:
-        """Call ``listener(data, envelope)`` for every push with this action; ``*`` takes all.
+        """Call ``listener(data, envelope)`` for each push with this action; ``*`` matches all actions.
 
-        Also a decorator: ``@client.on("chat.message")``. Parameters at the end may be left out. Plain functions are
-        called at once and in order, and must not block. Coroutine functions run concurrently, each call as a task
-        of its own; to handle pushes one after the other, read :meth:`stream`.
+        Also a decorator: ``@client.on("chat.message")``. The listener may omit parameters at the end. Plain functions
+        are called at once and in order, and must not block. Coroutine functions run concurrently, each call as its
+        own task; to handle pushes one after the other, read :meth:`stream`.
 
-        Besides there are ``incomplete`` (:class:`towpath.client.Incomplete`: load that stream's history anew) and
-        ``retry`` (:class:`towpath.client.Retry`), each with one parameter, and those of :meth:`on_state` and
+        Two more names are ``incomplete`` (:class:`towpath.client.Incomplete`: load that stream's history again) and
+        ``retry`` (:class:`towpath.client.Retry`), each with one parameter; see also :meth:`on_state` and
         :meth:`on_error`.
 
         Returns:
-            A function that takes the listener off; as a decorator, the listener.
+            A function that removes the listener; as a decorator, the listener.
 
         Raises:
             TypeError: The listener cannot be called like that.
@@ -310,46 +311,46 @@ class Client:
         return self._driver.listeners.add("state", listener)
 
     def on_error(self, listener: Listener) -> Callable[[], None]:
-        """Call ``listener(error)`` for what goes wrong in the background.
+        """Call ``listener(error)`` for each error in the background.
 
-        That is a listener that raises, a token that cannot be had, a connection that is refused, a frame that makes
-        no sense. Without a listener it is logged.
+        Such as a listener that raises, a token function that fails, a refused connection, an invalid frame. Without a
+        listener the error is logged.
         """
         return self._driver.listeners.add("error", listener)
 
     def stream(self, name: str, *, limit: int = 1_000) -> StreamReader:
         """The pushes of one stream from now on, in order, each once: ``async for envelope in client.stream(…)``.
 
-        It does not ask for the stream: join, or track it, for that. What the reader has not taken is kept, up to
-        ``limit`` pushes. Positions are not saved past a push before the reader has asked for the next one.
+        It does not subscribe: send the request that does (such as ``chat.join``), or :meth:`track` the stream. The
+        saved position never passes a push before the reader has asked for the next one.
 
         Args:
             name: Such as ``chat:lobby``.
-            limit: How many pushes are kept for a reader that is slow; one more ends it with ``overrun``.
+            limit: Number of pushes that are buffered for a slow reader; one more ends it with ``overrun``.
         """
         return self._driver.readers.open(name, limit)
 
     def track(self, stream: str, seq: int) -> None:
-        """Take a stream's position from elsewhere, so that nothing after it is missed.
+        """Set a stream's position from another source, so that no later push is missed.
 
-        A position that is known already stays. For the answer to a request, such as ``chat.join``, give the request
-        its ``stream`` instead.
+        A known position is kept. For the answer to a request, such as ``chat.join``, use the request's ``stream``
+        parameter instead.
 
         Raises:
-            ValueError: ``seq`` is no position.
+            ValueError: ``seq`` is not a whole number from 0.
         """
         if whole(seq) is None or seq < 0:
             raise ValueError(f"{seq!r} is no position of {stream}; it takes a whole number from 0")
         self._driver.tell(events.Track(stream, seq))
 
     def forget(self, stream: str) -> None:
-        """Drop a stream's position: it is not resumed any more."""
+        """Drop a stream's position: it is no longer resumed."""
         self._driver.tell(events.Forget(stream))
 
     def resume(self, domain: str | None = None) -> None:
-        """Ask for what was missed in all streams of a domain, or of all.
+        """Request the missed pushes of all streams of a domain, or of all domains.
 
-        The client does so by itself after a reconnect and on a hole.
+        The client does so itself after a reconnect, and when a push is missing.
         """
         self._driver.tell(events.Resume(domain))
 

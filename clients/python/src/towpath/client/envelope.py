@@ -20,13 +20,13 @@ _MAX_EXACT: Final = 2**53 - 1
 
 
 class Envelope(TypedDict):
-    """One message as it stands on the wire.
+    """One message, as it is on the wire.
 
     Attributes:
-        timestamp: Unix milliseconds, as the sender's clock had it.
-        action: What is asked, answered or told, such as ``chat.message``.
+        timestamp: Unix milliseconds of the sender's clock.
+        action: The name of the command, answer or push, such as ``chat.message``.
         data: The payload.
-        correlation_id: The ``msg_id`` that this answers.
+        correlation_id: The ``msg_id`` of the answered request.
         stream, seq: The position of a durable push; ``seq`` grows by exactly 1 per stream.
     """
 
@@ -51,8 +51,8 @@ def is_id(value: Any) -> bool:
 def key_of(name: str) -> str:
     """An ordering key for any name, such as a room's.
 
-    The name itself where the wire allows its letters, else ``crc32:`` and its CRC-32. Two names that share a key are
-    only put in one order; nothing is mixed up.
+    The name itself if its letters are allowed in a key, else ``crc32:`` and its CRC-32. If two names have the same
+    key, their requests are handled in one order; nothing else changes.
 
     Example:
         >>> key_of("harbour"), key_of("Café am Kai")

@@ -47,17 +47,21 @@ from typing import Any
 
 
 class TowpathError(Exception):
-    """Why a request failed, or what went wrong in the background.
+    """A failed request, or an error in the background.
 
     Attributes:
-        code: From the wire (``forbidden``, ``conflict`` …) or from this side, see the module.
-        message: What was wrong and what to do; fit to be shown to people.
+        code: From the server (``forbidden``, ``conflict`` …) or from this side, see the tree above.
+        message: The problem and the remedy, in words for people.
         retryable: Whether the same request, with the same ``msg_id``, can succeed later.
-        details: Particulars, such as ``{"fields": […]}``. ``{"sent": False}`` says for certain that the request
-            never left and had no effect.
-        retry_after_ms: When to try again, in milliseconds from now.
-        trace_id: Where to find it in the server's traces.
-        msg_id: The request it answers.
+        details: Particulars, such as ``{"fields": […]}``. ``{"sent": False}`` means that the request was not sent and
+            has no effect.
+        retry_after_ms: When to retry, in milliseconds from now.
+        trace_id: The trace of the request on the server.
+        msg_id: The id of the failed request.
+
+    Example:
+        >>> TowpathError("queue_full", "256 requests wait for a connection.", retryable=True).code
+        'queue_full'
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Where positions outlive the client, so that the next one goes on where this one ended.
+"""Storage of positions, from which the next client continues.
 
-* Nothing is saved before what was kept has been loaded, so that a start cut short erases nothing.
-* Saves come one after the other, at most every 200 ms, and once more at the end.
-* A storage that fails is reported as ``bad_storage``; everything goes on without it, and the next change tries again.
+* Nothing is saved before the stored positions are loaded, so that an interrupted start erases nothing.
+* Saves run one after the other, at most every 200 ms, and once more at the end.
+* A failure is reported as ``bad_storage``; the client continues, and saves again with the next change.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ class Storage(Protocol):
         """The positions saved last; ``None`` if there are none."""
 
     def save(self, positions: dict[str, int], /) -> Awaitable[None] | None:
-        """Keep ``positions`` instead of what was kept."""
+        """Replace the stored positions."""
 
 
 class MemoryStorage:
@@ -58,7 +58,7 @@ class MemoryStorage:
         self.positions = dict(positions or {})
 
     def load(self) -> dict[str, int]:
-        """What was saved last."""
+        """The positions saved last."""
         return self.positions
 
     def save(self, positions: dict[str, int], /) -> None:
@@ -67,10 +67,10 @@ class MemoryStorage:
 
 
 class FileStorage:
-    """Keeps positions in a JSON file. It is replaced as a whole: a crash leaves the old one or the new one.
+    """Keeps positions in a JSON file, which is replaced as a whole: after a crash it is the old or the new one.
 
     Args:
-        path: The file, one for each user and program; its folder is made when it is missing.
+        path: The file, one for each user and program; a missing folder is created.
 
     Raises:
         OSError: From ``load`` and ``save``, which the client reports as ``bad_storage``.

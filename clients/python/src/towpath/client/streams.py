@@ -43,7 +43,7 @@ class StreamReader:
         return await self._box.take()
 
     def close(self) -> None:
-        """Be done with the stream, all that is kept included. Leaving the loop lets go of it without that."""
+        """End the reader and drop its buffered pushes, which count as read. Leaving the loop does not drop them."""
         self._box.close()
 
     def __del__(self) -> None:

@@ -2,11 +2,11 @@
 
 Guarantees:
 
-* :func:`parse` accepts exactly the JSON texts that are version 1 envelopes, and refuses the rest with an error
-  that names the fields. What it accepts is strict JSON (RFC 8259), so the text may be passed on as it came.
-* :meth:`Envelope.to_json` and :func:`parse` are inverse to each other, unknown fields aside.
-* :func:`head` accepts what :func:`parse` accepts in half of the time, and :func:`check` does nearly, for who passes
-  the text on and needs no ``data``.
+* :func:`parse` accepts exactly the JSON texts that are version 1 envelopes, and refuses all others with an error that
+  names the fields. Accepted texts are strict JSON (RFC 8259), so they may be passed on unchanged.
+* :meth:`Envelope.to_json` and :func:`parse` are inverse to each other, except for unknown fields.
+* :func:`head` and :func:`check` are for programs that pass a text on and need no ``data``: they take half the time.
+  :func:`head` accepts the same texts as :func:`parse`, :func:`check` also those that are nested more deeply.
 """
 
 import os
@@ -37,7 +37,7 @@ ERROR: Final = "error"
 #: Actions that have no domain; a client may send only ``ping``.
 BARE_ACTIONS: Final = frozenset({PING, PONG, ACCEPTED, ERROR})
 
-#: What an id is written with; part of other patterns, too.
+#: The letters of an id; part of other patterns, too.
 ID_LETTERS: Final = r"[A-Za-z0-9._:-]{1,64}"
 _WORD = r"[a-z][a-z0-9_]*"
 #: Of an action: two to four words, or one of :data:`BARE_ACTIONS`.
@@ -99,8 +99,8 @@ class Envelope(BaseModel):
         return make(action, data, correlation_id=self.msg_id)
 
 
-# Ids need not be secret, only never the same: this is five times as fast as the kernel's randomness, which it begins
-# with, and begins anew with in a fork.
+# Ids need not be secret, only unique: this is five times as fast as the kernel's randomness, with which it is seeded,
+# and seeded again in a fork.
 _CHANCE = random.Random()  # noqa: S311
 os.register_at_fork(after_in_child=_CHANCE.seed)
 

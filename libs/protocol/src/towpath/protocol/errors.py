@@ -71,7 +71,7 @@ class TowpathError(Exception):
     Subclasses set :attr:`code`; raise this class itself only where no subclass says more.
 
     Args:
-        message: What was wrong, with what value, and what to do. Shown to people.
+        message: The problem, the value and the remedy; shown to people.
         code: Only for a code without a class.
         details: Machine-readable particulars, e.g. ``{"fields": [...]}``.
         retry_after_ms: When to retry, in milliseconds from now.
@@ -123,7 +123,7 @@ class BadEnvelope(TowpathError):
     """The text is not an envelope: not JSON, not an object, or a field is missing or malformed.
 
     Attributes:
-        msg_id: The sender's id, when it could be read; the ``error`` then carries it as ``correlation_id``.
+        msg_id: The sender's id, if it could be read; then it is the ``correlation_id`` of the ``error``.
     """
 
     code = ErrorCode.BAD_ENVELOPE
@@ -160,25 +160,25 @@ class Forbidden(TowpathError):
 
 
 class NotFound(TowpathError):
-    """The thing named is not there, or not to be seen by this session."""
+    """The thing does not exist, or this session may not see it."""
 
     code = ErrorCode.NOT_FOUND
 
 
 class Conflict(TowpathError):
-    """The state of the thing named does not allow this."""
+    """The state of the thing does not allow the request."""
 
     code = ErrorCode.CONFLICT
 
 
 class RateLimited(TowpathError):
-    """Over a limit of this connection, user or address: try again after ``retry_after_ms``."""
+    """Over a limit of this connection, user or address: retry after ``retry_after_ms``."""
 
     code = ErrorCode.RATE_LIMITED
 
 
 class Busy(TowpathError):
-    """A bound is reached (broker blocked, in-flight window or lane full): try again shortly."""
+    """A bound is reached (broker blocked, in-flight window or lane full): retry shortly."""
 
     code = ErrorCode.BUSY
 
@@ -190,6 +190,6 @@ class Unavailable(TowpathError):
 
 
 class OutcomeUnknown(TowpathError):
-    """The broker did not confirm in time: send again with the same ``msg_id``."""
+    """The broker did not confirm in time, so the outcome is unknown: repeat with the same ``msg_id``."""
 
     code = ErrorCode.TIMEOUT

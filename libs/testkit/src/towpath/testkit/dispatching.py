@@ -261,7 +261,7 @@ class ServiceUnderTest:
         self.heard.clear()
         self._answers.clear()
 
-    # BrokerUptime
+    # Its publications
 
     def answers(self, msg_id: str) -> list[Envelope]:
         """All answers to a request, wherever they went."""

@@ -1,37 +1,28 @@
-"""The gateway: holds the WebSockets and passes envelopes between them and the broker, without business logic."""
+"""The gateway as a program: connects to the broker, runs one replica with its loops, and drains it when it stops.
+
+Guarantees: ``/ready`` is true only while the inbox is consumed and the broker is connected. A loop that fails
+unexpectedly is logged, counted and started again. A stopping replica refuses new connections, closes its connections
+in steps, and publishes what is in flight before it disconnects.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
 import structlog
 
-from towpath.gateway import heartbeat
-from towpath.gateway.admission import Admission
-from towpath.gateway.announcer import Announcer
-from towpath.gateway.backlog import Backlog
-from towpath.gateway.connection import Listener
-from towpath.gateway.costs import Costs
-from towpath.gateway.drain import drain
-from towpath.gateway.entrance import Entrance, Room, needed, share
-from towpath.gateway.groups import Members
-from towpath.gateway.inbound import Inbound
-from towpath.gateway.limits import Limits
-from towpath.gateway.outbound import Outbound
-from towpath.gateway.parse_turns import ParseTurns
-from towpath.gateway.probe import Probe
-from towpath.gateway.resync import Resync
-from towpath.gateway.routing import Routing, inbox
-from towpath.gateway.sessions import Session
+from towpath.gateway.admission import descriptor_share
+from towpath.gateway.admission.credentials import Admission
+from towpath.gateway.replica import BrokerAccess, Replica
+from towpath.gateway.sessions import heartbeat
+from towpath.gateway.sessions.drain import drain
 from towpath.gateway.settings import GatewaySettings
-from towpath.protocol.close_codes import CloseCode
 from towpath.protocol.routes import COMMANDS, EVENTS, EXCHANGES
 from towpath.servicekit.broker import Connect, connect
-from towpath.servicekit.broker.interface import BrokerState, Exchange, Topology
-from towpath.servicekit.broker.losses import watch_losses
+from towpath.servicekit.broker.interface import Broker, Exchange, Topology
 from towpath.servicekit.messaging import senders
-from towpath.servicekit.messaging.consumer import Consumer
 from towpath.servicekit.messaging.lanes import LaneKind, Lanes
 from towpath.servicekit.runtime import descriptors
 from towpath.servicekit.runtime.health import Health, serve_admin
@@ -41,10 +32,8 @@ from towpath.servicekit.runtime.telemetry import Telemetry
 log = structlog.get_logger(__name__)
 
 _NAME: Final = "gateway"
-_COMMANDS_KIND: Final = LaneKind(app_id=_NAME, persistent=True, mandatory=True)
-_EVENTS_KIND: Final = LaneKind(
-    app_id=_NAME, persistent=True, mandatory=True, headers={senders.SERVICE: _NAME}
-)
+#: Shorter secrets can be found by trying: a key must be at least as long as the hash (RFC 7518, section 3.2).
+_SECRET_BYTES: Final = 32
 
 
 async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect = connect) -> None:
@@ -54,117 +43,81 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
         BadSetting, BrokerRefused, TopologyMismatch: It cannot start.
     """
     admission = Admission(settings)
-    if settings.auth_secret and len(settings.auth_secret.encode()) < 32:
+    if settings.auth_secret and len(settings.auth_secret.encode()) < _SECRET_BYTES:
         log.warning("weak_secret", remedy="TOWPATH_AUTH_SECRET should have at least 32 bytes (RFC 7518, 3.2)")
-    room = _make_room(settings)
-    name, health, members, consuming = _NAME, Health(), Members(), asyncio.Event()
+    share = descriptor_share.claim(settings)
+    health, consuming = Health(), asyncio.Event()
     health.add("consuming", consuming.is_set)
+    # Left in the opposite order: lanes flush into a connected broker, and /health answers until the end.
     async with (
-        Telemetry.open(name, settings) as telemetry,
+        Telemetry.open(_NAME, settings) as telemetry,
         serve_admin(settings.admin_host, settings.admin_port, health, telemetry),
-        connect(settings, f"{name} {settings.gateway_id}") as broker,
-        Lanes.open(broker, COMMANDS, _COMMANDS_KIND, settings, telemetry) as commands,
-        Lanes.open(broker, EVENTS, _EVENTS_KIND, settings, telemetry) as events,
+        connect(settings, f"{_NAME} {settings.gateway_id}") as broker,
+        _open_lanes(broker, settings, telemetry) as access,
     ):
-        costs, limits, backlog = Costs(telemetry), Limits(settings, telemetry), Backlog(settings, telemetry)
-        turns = ParseTurns(settings.read_turn, settings.read_share)
-        inbound = Inbound(commands, admission, costs, settings, telemetry)
-        source = inbox(settings.gateway_id)
-        routing = Routing(broker, source, settings, telemetry)
-        probe = Probe(broker, routing.ways, settings, telemetry, watch_losses(broker, telemetry))
-        outbound = Outbound(members, probe, costs, settings, telemetry)
-        announcer = Announcer(events, settings, telemetry)
-        telemetry.gauge("connection_active", "Open connections", lambda: len(members))
-        telemetry.gauge("read_waiting", "Connections whose bytes wait to be parsed", lambda: turns.waiting)
-        telemetry.gauge(
-            "read_deferred", "Times that bytes had to wait for a later turn", lambda: turns.deferred
-        )
-        opened_total = telemetry.counter("connections_opened", "Connections that were admitted")
-        health.add("broker", lambda: broker.state is BrokerState.READY)
-        resync = Resync(members, announcer, settings, telemetry)
-        broker.on_rebuilt(announcer.announce)
-        broker.on_rebuilt(resync.begin)
-
-        def refusing() -> str | None:
-            if failing := health.failing():
-                return f"not ready ({', '.join(failing)}); try again"
-            here = len(members) + routing.waiting
-            return "full; try again" if here >= room.connections else None
-
-        def opened(session: Session) -> None:
-            members.add(session)
-            opened_total.add(1)
-            if oldest := members.surplus(session.user_id, settings.max_connections_per_user):
-                members.remove(oldest)
-                oldest.close(CloseCode.REPLACED, "too many connections of this user")
-            announcer.started(session)
-
-        def closed(session: Session, code: int | None) -> None:
-            members.remove(session)
-            announcer.ended(session, code)
-
-        listener = Listener(
-            admission,
-            Entrance(room, telemetry),
-            settings,
-            telemetry,
-            turns=turns,
-            limits=limits,
-            backlog=backlog,
-            refusing=refusing,
-            reaching=routing.reaching,
-            opened=opened,
-            received=inbound.receive,
-            closed=closed,
-        )
-        consumer = Consumer(
-            partial(broker.subscribe, source, prefetch=settings.prefetch),
-            outbound.dispatch,
-            intake_max_bytes=settings.batch_max_bytes,
-        )
-
-        async def consume() -> None:
-            await broker.declare(Topology([Exchange(name) for name in EXCHANGES], writes=EXCHANGES))
-            await consumer.run(asyncio.Event(), running=consuming.set)
-
-        async def outliving(
-            name: str, work: Callable[[], Awaitable[object]], after: asyncio.Event | None = None
-        ) -> None:
-            """Run a loop that survives unexpected errors, once ``after`` is set."""
-            if after is not None:
-                await after.wait()
-            await keep_running(name, work, pause=1.0, failed=failures_of(name, telemetry))
-
-        async with listener.open(), asyncio.TaskGroup() as tasks:
-            working = [
-                tasks.create_task(consume(), name="gateway: consume"),
-                tasks.create_task(outliving("heartbeat", partial(heartbeat.run, members, settings))),
-                tasks.create_task(outliving("announce", announcer.run, consuming)),
-                tasks.create_task(outliving("resync", resync.run)),
-                tasks.create_task(outliving("probe", probe.run, consuming)),
-                tasks.create_task(outliving("descriptors", partial(descriptors.watch, telemetry))),
+        replica = Replica(access, admission, share, health, settings, telemetry)
+        async with replica.listener.open(), asyncio.TaskGroup() as tasks:
+            loops = [
+                tasks.create_task(_consume(replica, access.broker, consuming), name="gateway: consume"),
+                *(
+                    tasks.create_task(_keep_running(name, run, after, telemetry))
+                    for name, run, after in _loops(replica, consuming, settings, telemetry)
+                ),
             ]
-            if settings.routing == "selective":
-                working.append(tasks.create_task(outliving("routing", routing.run, consuming)))
             log.info("serving", host=settings.host, port=settings.port, gateway_id=settings.gateway_id)
             await stop.wait()
             health.draining = True
-            await drain(members, settings)
-            for task in working:
+            await drain(replica.members, settings)
+            for task in loops:
                 task.cancel()
 
 
-def _make_room(settings: GatewaySettings) -> Room:
-    """Raise the limit of open files to the number that the settings need; log if that is not possible."""
-    limit = descriptors.raise_limit(needed(settings))
-    room = share(limit, settings)
-    if room.connections < settings.max_connections or room.handshakes < settings.handshakes_max:
-        log.warning(
-            "too_few_descriptors",
-            limit=limit,
-            needed=needed(settings),
-            max_connections=room.connections,
-            handshakes_max=room.handshakes,
-            remedy="raise the hard limit of open files (ulimit -Hn, LimitNOFILE=, ulimits: nofile)",
-        )
-    return room
+@asynccontextmanager
+async def _open_lanes(
+    broker: Broker, settings: GatewaySettings, telemetry: Telemetry
+) -> AsyncIterator[BrokerAccess]:
+    """The lanes for commands and for session events.
+
+    Persistent, as a client or a service relies on a confirm, and mandatory: a message without a queue must come back.
+    """
+    command = LaneKind(app_id=_NAME, persistent=True, mandatory=True)
+    event = LaneKind(app_id=_NAME, persistent=True, mandatory=True, headers={senders.SERVICE: _NAME})
+    async with (
+        Lanes.open(broker, COMMANDS, command, settings, telemetry) as commands,
+        Lanes.open(broker, EVENTS, event, settings, telemetry) as events,
+    ):
+        yield BrokerAccess(broker, commands, events)
+
+
+async def _consume(replica: Replica, broker: Broker, consuming: asyncio.Event) -> None:
+    """Read the inbox until cancelled. It fails only if the topology is refused, which ends the program."""
+    await broker.declare(Topology([Exchange(name) for name in EXCHANGES], writes=EXCHANGES))
+    await replica.consumer.run(asyncio.Event(), running=consuming.set)
+
+
+def _loops(
+    replica: Replica, consuming: asyncio.Event, settings: GatewaySettings, telemetry: Telemetry
+) -> list[tuple[str, Callable[[], Awaitable[object]], asyncio.Event | None]]:
+    """The periodic work of a replica: its name, the loop, and the event that it waits for.
+
+    Announcements, probes and bindings need the inbox: services answer an announcement with messages to it.
+    """
+    loops: list[tuple[str, Callable[[], Awaitable[object]], asyncio.Event | None]] = [
+        ("heartbeat", partial(heartbeat.run, replica.members, settings), None),
+        ("announce", replica.announcer.run, consuming),
+        ("resync", replica.resync.run, None),
+        ("probe", replica.probe.run, consuming),
+        ("descriptors", partial(descriptors.watch, telemetry), None),
+    ]
+    if settings.routing == "selective":
+        loops.append(("routing", replica.routing.run, consuming))
+    return loops
+
+
+async def _keep_running(
+    name: str, run: Callable[[], Awaitable[object]], after: asyncio.Event | None, telemetry: Telemetry
+) -> None:
+    """Run a loop that survives unexpected errors, once ``after`` is set."""
+    if after is not None:
+        await after.wait()
+    await keep_running(name, run, pause=1.0, failed=failures_of(name, telemetry))

@@ -1,6 +1,6 @@
 """The broker interface: at-least-once delivery of byte bodies through topic exchanges and queues.
 
-Two implementations, one contract suite (``libs/servicekit/tests/test_broker_contract.py``):
+Two implementations, one contract suite (``libs/servicekit/tests/broker_contract``):
 :mod:`~towpath.servicekit.broker.rabbitmq` and :mod:`~towpath.servicekit.broker.memory`.
 
 Its shapes and errors are in :mod:`~towpath.servicekit.broker.topology` and :mod:`~towpath.servicekit.broker.errors`,

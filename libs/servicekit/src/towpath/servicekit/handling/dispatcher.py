@@ -43,7 +43,7 @@ from towpath.servicekit.messaging import senders
 from towpath.servicekit.messaging.confirms import PendingConfirms
 from towpath.servicekit.messaging.dead_letters import DeadLetters
 from towpath.servicekit.messaging.publisher import Publisher
-from towpath.servicekit.runtime.backoff import pauses
+from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.storage.replays import Replays
@@ -284,7 +284,7 @@ class Dispatcher(Generic[U]):
         for request, error in ran.failed.items():
             results += await self._worker.retry(request, error)
         took = _taken(started, results)
-        async for _ in pauses():
+        async for _ in attempts():
             try:
                 await self._publishing.publish_in_pages(results, self._is_here)
                 break

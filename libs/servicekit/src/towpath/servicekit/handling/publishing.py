@@ -27,7 +27,7 @@ from towpath.servicekit.handling.requests import Request
 from towpath.servicekit.messaging.confirms import PendingConfirms
 from towpath.servicekit.messaging.lanes import LaneFull
 from towpath.servicekit.messaging.publisher import Publisher
-from towpath.servicekit.runtime.backoff import pauses
+from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.storage.leaves import ConfirmedLeaves
 from towpath.servicekit.storage.replays import PAGE_BYTES, PAGE_ENTRIES, Replays
@@ -209,7 +209,7 @@ class Publishing:
         """Wait for the confirms of :meth:`publish`, publish unconfirmed results again, and release ``deliveries``."""
         # Committed but not confirmed: published again until the broker confirms. If the connection was lost
         # meanwhile, the deliveries are stale; they are redelivered, and published once more from the inbox.
-        async for _ in pauses():
+        async for _ in attempts():
             try:
                 await confirms.confirmed()
                 break

@@ -93,8 +93,8 @@ class Timer:
     Attributes:
         name: For logs.
         every: Seconds between two runs.
-        run: One run, which must be a bounded step; returns whether there is more work to do at once. What it raises
-            is logged, and the run is repeated later.
+        run: One run, which must be a bounded step; returns whether there is more work to do at once. An
+            exception is logged, and the run is repeated later.
 
     Example:
         >>> async def forget_old_drafts(run: TimerRun) -> bool:

@@ -43,7 +43,7 @@ from towpath.servicekit.handling.store import Store, U
 from towpath.servicekit.handling.watchdog import Overdue
 from towpath.servicekit.messaging.dead_letters import DeadLetters
 from towpath.servicekit.messaging.failure_headers import FAILED
-from towpath.servicekit.runtime.backoff import pauses
+from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.telemetry import Telemetry, trace_id
 from towpath.servicekit.storage import group_numbers, inbox
@@ -308,7 +308,7 @@ class UnitRunner(Generic[U]):
         if self._store is None:
             await self._run_crash_probe(batch, None)
             return {request: self._handle(request, None) for request in batch}
-        async for _ in pauses():
+        async for _ in attempts():
             try:
                 async with asyncio.timeout(self._unit_time_limit):
                     results = await self._run(self._store, batch, unpublished)

@@ -24,7 +24,6 @@ from dataclasses import replace
 from typing import Final
 
 import structlog
-import tenacity
 
 from towpath.protocol.routes import RETRY_DELAYS, dead_queue, retry_queue
 from towpath.servicekit.broker.interface import (
@@ -53,6 +52,7 @@ from towpath.servicekit.messaging.failure_headers import (
 from towpath.servicekit.messaging.lanes import OnConfirm
 from towpath.servicekit.messaging.senders import SENDER
 from towpath.servicekit.messaging.unpublishable import Refused, UnpublishableQueue
+from towpath.servicekit.runtime import backoff
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.telemetry import Telemetry, trace_id
 
@@ -253,18 +253,17 @@ class DeadLetters:
         """
         is_refused = False
         try:
-            async for attempt in tenacity.AsyncRetrying(
-                wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
-                retry=tenacity.retry_if_exception(_may_pass),
-            ):
-                with attempt:
-                    try:
-                        await self._publish_once(exchange, routing_key, message)
-                    except PublishRefused:
-                        self._refused[exchange] += not is_refused
-                        is_refused = True
-                        self._raise_alarm(exchange)
-                        raise
+            async for _ in backoff.attempts():
+                try:
+                    return await self._publish_once(exchange, routing_key, message)
+                except Unpublishable:
+                    raise
+                except PublishRefused:
+                    self._refused[exchange] += not is_refused
+                    is_refused = True
+                    self._raise_alarm(exchange)
+                except BrokerError:
+                    pass  # No connection, an alarm, or no confirm: this passes.
         finally:
             self._refused[exchange] -= is_refused
 
@@ -298,8 +297,3 @@ def _failed(
 def _message(body: bytes, app_id: str, headers: dict[str, HeaderValue]) -> Message:
     # As received: what has passed a broker once may be parked, also if this service publishes nothing that large.
     return Message(body=body, type="failed", app_id=app_id, headers=headers, as_received=True)
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether a publish that failed with this error may succeed later."""
-    return isinstance(error, BrokerError) and not isinstance(error, Unpublishable)

@@ -9,12 +9,12 @@ Guarantees:
 """
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from typing import Final, NoReturn
 
 import structlog
 
+from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.telemetry import Counter, Telemetry
 
@@ -36,26 +36,31 @@ async def keep_running(
         pause: Seconds between a step that succeeded and the next; also the shortest limit of a pause after an error.
         failed: Counts the errors; make it with :func:`failures_of`.
     """
-    loop = asyncio.get_running_loop()
-    failures = 0
     while True:
-        started = loop.time()
-        try:
-            await work()
-        except Exception as error:
-            failures = 1 if loop.time() - started >= HEALTHY_SECONDS else failures + 1
-            if failed is not None:
-                failed.add(1)
-            # The first failure of a series is logged with its traceback: a bug in a loop is a bug in the program.
-            if failures == 1:
-                log.exception("loop_failed", loop=name)
-            else:
-                log.error("loop_failed", loop=name, failures=failures, error=describe_error(error, 300))
-            longest = min(LONGEST_PAUSE, max(pause, _FIRST_PAUSE) * 2 ** min(failures, 16))
-            await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  # jitter
+        async for attempt in attempts(first=2 * max(pause, _FIRST_PAUSE), longest=LONGEST_PAUSE):
+            if await _succeeded(name, work, failed, attempt):
+                break
+        await asyncio.sleep(pause)
+
+
+async def _succeeded(
+    name: str, work: Callable[[], Awaitable[object]], failed: Counter | None, attempt: int
+) -> bool:
+    """Whether ``work`` succeeded, or ran so long that its failure begins a new series."""
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    try:
+        await work()
+    except Exception as error:
+        if failed is not None:
+            failed.add(1)
+        # The first failure of a series is logged with its traceback: a bug in a loop is a bug in the program.
+        if attempt == 1:
+            log.exception("loop_failed", loop=name)
         else:
-            failures = 0
-            await asyncio.sleep(pause)
+            log.error("loop_failed", loop=name, failures=attempt, error=describe_error(error, 300))
+        return loop.time() - started >= HEALTHY_SECONDS
+    return True
 
 
 def failures_of(name: str, telemetry: Telemetry) -> Counter:

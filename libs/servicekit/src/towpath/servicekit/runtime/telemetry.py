@@ -1,6 +1,6 @@
-"""Metrics and traces on opentelemetry-sdk, cheap enough to leave on.
+"""Metrics for Prometheus and traces on opentelemetry-sdk, cheap enough to leave on.
 
-* Metrics are plain integers that the hot path adds to; OpenTelemetry reads them when ``/metrics`` is requested.
+* Metrics are plain numbers that the hot path adds to; a collector reads them when ``/metrics`` is requested.
 * A trace context runs from the client's envelope through AMQP to the answer, always. Spans are recorded only
   for the sampled share (``TOWPATH_TRACE_RATIO``) and only if ``TOWPATH_OTLP_ENDPOINT`` is set: an unsampled trace
   costs two random numbers.
@@ -9,20 +9,23 @@ Context format: https://www.w3.org/TR/trace-context/
 """
 
 import asyncio
+import itertools
 import re
+from bisect import bisect_left
+from collections import Counter as Sums
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from random import getrandbits, random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import structlog
 from opentelemetry import trace
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.metrics import CallbackOptions, Histogram, Observation
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import Span, SpanKind, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from towpath.servicekit.runtime.settings import TelemetrySettings
 
@@ -32,12 +35,15 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 Labels = Mapping[str, str]
+M = TypeVar("M")
+#: Name → description, and each metric of that name with its labels.
+Families = dict[str, tuple[str, list[tuple[Labels, M]]]]
+
+log = structlog.get_logger(__name__)
 
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 _SAMPLED: Final = tuple("13579bdf")  # the last hexadecimal digit of the flags
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
-#: Number of buffered values; recording them takes OpenTelemetry half a millisecond.
-_RECORDED_AT_ONCE: Final = 64
 #: Seconds.
 _BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -55,44 +61,29 @@ class Counter:
 
 
 class Distribution:
-    """Durations, in seconds; recorded per batch, not per message.
+    """Durations, in seconds; recorded per batch, not per message."""
 
-    Values are passed to OpenTelemetry in bulk, which costs a third of passing them one by one.
-    """
+    __slots__ = ("counts", "sum")
 
-    __slots__ = ("_buffered", "_histogram", "_labels")
-
-    def __init__(self, histogram: Histogram, labels: Labels) -> None:
-        self._histogram = histogram
-        self._labels = dict(labels)
-        self._buffered: list[float] = []
+    def __init__(self) -> None:
+        #: Values up to each of ``_BUCKETS`` and above the one before it; the last are above all of them.
+        self.counts = [0] * (len(_BUCKETS) + 1)
+        self.sum = 0.0
 
     def record(self, seconds: float) -> None:
-        self._buffered.append(seconds)
-        if len(self._buffered) >= _RECORDED_AT_ONCE:
-            self.flush()
-
-    def flush(self) -> None:
-        """Pass the buffered values to OpenTelemetry."""
-        kept, self._buffered = self._buffered, []
-        for seconds in kept:
-            self._histogram.record(seconds, self._labels)
+        self.counts[bisect_left(_BUCKETS, seconds)] += 1
+        self.sum += seconds
 
 
 class Telemetry:
     """One program's metrics and traces; created in ``app.py`` and passed down."""
 
     def __init__(self, service: str, settings: TelemetrySettings) -> None:
-        resource = Resource.create({"service.name": f"towpath-{service}"})
+        self._metrics = _Metrics()
         self._registry = CollectorRegistry()
-        reader = PrometheusMetricReader(scope_info_enabled=False, registry=self._registry)
-        self._metrics = MeterProvider(metric_readers=[reader], resource=resource)
-        self._meter = self._metrics.get_meter("towpath")
-        self._counters: dict[str, list[tuple[Labels, Counter]]] = {}
-        self._histograms: dict[str, Histogram] = {}
-        self._distributions: list[Distribution] = []
+        self._registry.register(self._metrics)
         self._ratio = settings.trace_ratio if settings.otlp_endpoint else 0.0
-        self._traces = _tracer_provider(settings.otlp_endpoint, resource) if settings.otlp_endpoint else None
+        self._traces = _tracer_provider(service, settings.otlp_endpoint) if settings.otlp_endpoint else None
         self._tracer = self._traces.get_tracer("towpath") if self._traces else None
 
     @classmethod
@@ -106,47 +97,28 @@ class Telemetry:
             if telemetry._traces is not None:
                 # It sends the remaining spans, which takes seconds if the collector is unreachable.
                 await asyncio.to_thread(telemetry._traces.shutdown)
-            telemetry._metrics.shutdown()
 
     # Metrics
 
     def counter(self, name: str, description: str, labels: Labels | None = None) -> Counter:
-        """A counter; Prometheus shows it as ``<name>_total``."""
+        """A counter; Prometheus shows it as ``<name>_total``. Counters with the same labels are added up."""
         counter = Counter()
-        if name not in self._counters:
-            self._counters[name] = []
-            self._meter.create_observable_counter(name, [self._observe(name)], description=description)
-        self._counters[name].append((labels or {}, counter))
+        self._metrics.family(self._metrics.counters, name, description).append((labels or {}, counter))
         return counter
 
     def gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
         """A gauge whose value is read when metrics are requested."""
-
-        def observe(_: CallbackOptions) -> Iterable[Observation]:
-            return [Observation(read())]
-
-        self._meter.create_observable_gauge(name, [observe], description=description)
+        self._metrics.family(self._metrics.gauges, name, description).append(({}, read))
 
     def histogram(self, name: str, description: str, labels: Labels | None = None) -> Distribution:
         """A distribution of durations; Prometheus shows it as ``<name>_seconds``."""
-        if name not in self._histograms:
-            self._histograms[name] = self._meter.create_histogram(
-                name, unit="s", description=description, explicit_bucket_boundaries_advisory=_BUCKETS
-            )
-        distribution = Distribution(self._histograms[name], labels or {})
-        self._distributions.append(distribution)
+        distribution = Distribution()
+        name = f"{name}_seconds"
+        self._metrics.family(self._metrics.histograms, name, description).append((labels or {}, distribution))
         return distribution
-
-    def _observe(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        def observe(_: CallbackOptions) -> Iterable[Observation]:
-            return [Observation(counter.value, dict(labels)) for labels, counter in self._counters[name]]
-
-        return observe
 
     def exposition(self) -> bytes:
         """All metrics in the Prometheus text format."""
-        for distribution in self._distributions:
-            distribution.flush()
         return generate_latest(self._registry)
 
     # Traces
@@ -185,12 +157,60 @@ def trace_id(traceparent: str | None) -> str | None:
     return match.group(1) if match else None
 
 
-def _tracer_provider(endpoint: str, resource: Resource) -> "TracerProvider":
-    # Imported here: the exporter costs 50 ms of start-up that a program without it need not pay.
+class _Metrics(Collector):
+    """All metrics of one program, as the families that prometheus_client prints."""
+
+    def __init__(self) -> None:
+        self.counters: Families[Counter] = {}
+        self.gauges: Families[Callable[[], float]] = {}
+        self.histograms: Families[Distribution] = {}
+
+    @staticmethod
+    def family(families: "Families[M]", name: str, description: str) -> list[tuple[Labels, M]]:
+        """The metrics of one name; the first description counts."""
+        return families.setdefault(name, (description, []))[1]
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing, so that registering does not read the gauges: what they read may not be open yet."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        for name, (description, counters) in self.counters.items():
+            sums: Sums[tuple[tuple[str, str], ...]] = Sums()
+            for labels, counter in counters:
+                sums[tuple(labels.items())] += counter.value
+            family = CounterMetricFamily(name, description, labels=list(counters[0][0]))
+            for pairs, value in sums.items():
+                family.add_metric([text for _, text in pairs], value)
+            yield family
+        for name, (description, gauges) in self.gauges.items():
+            found = GaugeMetricFamily(name, description)
+            for _, read in gauges:
+                try:
+                    found.add_metric([], read())
+                except Exception:  # One gauge that cannot be read must not hide the others.
+                    log.exception("gauge_failed", gauge=name)
+            yield found
+        for name, (description, histograms) in self.histograms.items():
+            shown = HistogramMetricFamily(name, description, labels=list(histograms[0][0]))
+            for labels, distribution in histograms:
+                shown.add_metric(list(labels.values()), _cumulated(distribution), distribution.sum)
+            yield shown
+
+
+def _cumulated(distribution: Distribution) -> list[tuple[str, float]]:
+    """The buckets as Prometheus wants them: upper bound → number of values up to it."""
+    bounds = [*map(floatToGoString, _BUCKETS), "+Inf"]
+    return list(zip(bounds, itertools.accumulate(distribution.counts), strict=True))
+
+
+def _tracer_provider(service: str, endpoint: str) -> "TracerProvider":
+    # Imported here: the SDK and the exporter cost start-up time that a program without a collector need not pay.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    provider = TracerProvider(resource=resource)
+    provider = TracerProvider(resource=Resource.create({"service.name": f"towpath-{service}"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")))
     return provider

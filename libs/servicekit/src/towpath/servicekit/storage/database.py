@@ -23,7 +23,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from towpath.protocol.envelope import now_ms
-from towpath.servicekit.runtime.backoff import pauses
+from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.settings import BadSetting
 from towpath.servicekit.storage import sqlite
@@ -153,7 +153,7 @@ class Database:
 
     async def _migrate(self, engine: AsyncEngine, migrations: Path, version_table: str) -> None:
         """Bring the schema up to date; waits while the server cannot be reached."""
-        async for _ in pauses():
+        async for _ in attempts():
             try:
                 async with engine.connect() as connection:
                     async with sqlite.in_thread(connection):

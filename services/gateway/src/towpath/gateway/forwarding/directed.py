@@ -1,0 +1,139 @@
+"""Directed items, checked one by one: requests of services on ``connection.<gateway>`` and ``control.<user>``.
+
+Guarantees: an item returned by :func:`read` can be carried out, and its envelope is a valid envelope in strict JSON;
+an invalid item affects only itself, as far as the body can be split into items at all.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from json import JSONDecoder
+from typing import Final
+
+import msgspec
+
+from towpath.protocol.envelope import check
+from towpath.protocol.errors import BadEnvelope
+from towpath.protocol.messages import Directed, TooManyItems, read_directed, split_batch
+from towpath.protocol.routes import group_key
+
+#: Close codes that may stand in a close frame (RFC 6455, section 7.4); 1005, 1006 and 1015 may not.
+_CODES: Final = range(1000, 5000)
+_UNSENDABLE: Final = frozenset({1004, 1005, 1006, 1015})
+
+_JSON: Final = JSONDecoder()
+_ARRAY: Final = re.compile(r"[ \t\r\n]*\[[ \t\r\n]*")
+_COMMA: Final = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
+
+
+class GroupChange(msgspec.Struct, frozen=True, gc=False):
+    """The membership changes of an item; groups are named by their routing keys.
+
+    Attributes:
+        as_of, complete, inbox: See :class:`~towpath.protocol.messages.Directed`.
+    """
+
+    subscribe: list[str]
+    unsubscribe: list[str]
+    as_of: int
+    complete: bool
+    inbox: int
+
+
+class Item(msgspec.Struct, frozen=True, gc=False):
+    """One item that can be carried out.
+
+    Attributes:
+        envelope: The envelope to deliver, unchanged; empty if there is none.
+        correlation_id: Of the envelope.
+        groups: Its membership changes, if any.
+        disconnect: Close code and reason.
+    """
+
+    connection_id: str | None
+    envelope: bytes
+    correlation_id: str | None
+    groups: GroupChange | None
+    disconnect: tuple[int, str] | None
+
+
+def read(body: bytes) -> Iterator[Item | BadEnvelope]:
+    """The items of a body, in order; an invalid item is replaced by the error."""
+    try:
+        items: Iterable[Directed | BadEnvelope] = read_directed(body)
+    except TooManyItems as error:
+        items = [error]
+    except BadEnvelope:
+        # The fast decoder refuses a body as a whole. Item by item costs more, and only a faulty sender pays for it.
+        items = map(_one, split(body))
+    for item in items:
+        try:
+            yield item if isinstance(item, BadEnvelope) else _checked(item)
+        except BadEnvelope as error:
+            yield error
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            yield BadEnvelope(f"This is not a directed item: {error}.")
+
+
+def split(body: bytes) -> Iterator[bytes | BadEnvelope]:
+    """The JSON texts of a body, as far as it is JSON; the rest is one :class:`BadEnvelope`."""
+    try:
+        yield from split_batch(body)
+    except TooManyItems as error:
+        yield error
+    except BadEnvelope as error:
+        yield from _split_as_far_as_possible(body)
+        yield error
+
+
+def _split_as_far_as_possible(body: bytes) -> Iterator[bytes]:
+    # Latin-1 has one character per byte, so that offsets in the text are offsets in the body.
+    text = body.decode("latin-1")
+    if not (start := _ARRAY.match(text)):
+        return
+    at = start.end()
+    try:
+        while True:
+            _, end = _JSON.raw_decode(text, at)
+            yield body[at:end]
+            if not (comma := _COMMA.match(text, end)):
+                return
+            at = comma.end()
+    except (ValueError, RecursionError):
+        return
+
+
+def _one(text: bytes | BadEnvelope) -> Directed | BadEnvelope:
+    try:
+        return text if isinstance(text, BadEnvelope) else read_directed(text)[0]
+    except (BadEnvelope, IndexError):
+        return BadEnvelope("This is not a directed item.")
+
+
+def _checked(item: Directed) -> Item:
+    envelope = bytes(item.envelope)
+    if envelope == b"null":
+        envelope = b""  # Some encoders write absent members as null.
+    return Item(
+        item.connection_id,
+        envelope,
+        check(envelope) if envelope else None,
+        _change(item) if item.subscribe or item.unsubscribe or item.complete else None,
+        None if item.disconnect is None else (_code(item.disconnect.code), item.disconnect.reason),
+    )
+
+
+def _change(item: Directed) -> GroupChange:
+    return GroupChange(
+        [group_key(group) for group in item.subscribe],
+        [group_key(group) for group in item.unsubscribe],
+        item.as_of,
+        # A list without a number cannot be ordered among other changes, so it is not complete.
+        item.complete and bool(item.as_of),
+        item.inbox,
+    )
+
+
+def _code(code: int) -> int:
+    if code not in _CODES or code in _UNSENDABLE:
+        raise ValueError(f"{code} is not a close code")
+    return code

@@ -1,0 +1,218 @@
+"""Inbound: one frame → envelope check → limits → lane of ``(domain, partition)``.
+
+The client's JSON is forwarded unchanged, wrapped with the session data of the gateway. Every request gets an answer:
+from the service, or from the gateway if the broker did not confirm it.
+"""
+
+import math
+import time
+from functools import partial
+from typing import Final
+
+from towpath.gateway.admission.credentials import Admission, TokenRefused
+from towpath.gateway.forwarding.costs import Costs
+from towpath.gateway.sessions.limits import TOKEN_BYTES
+from towpath.gateway.sessions.session import Session
+from towpath.gateway.settings import GatewaySettings
+from towpath.protocol.envelope import BARE_ACTIONS, PING, PONG, Head, head, make_error, parse
+from towpath.protocol.errors import (
+    BadEnvelope,
+    Busy,
+    ErrorCode,
+    Forbidden,
+    InvalidData,
+    OutcomeUnknown,
+    RateLimited,
+    TowpathError,
+    Unavailable,
+    UnknownAction,
+)
+from towpath.protocol.messages import wrap_command
+from towpath.protocol.routes import command_key
+from towpath.servicekit.broker.interface import (
+    BrokerBlocked,
+    BrokerError,
+    BrokerUnavailable,
+    PublishRefused,
+    PublishUnconfirmed,
+    Unroutable,
+)
+from towpath.servicekit.messaging.lanes import LaneFull, Lanes
+from towpath.servicekit.runtime.telemetry import Telemetry, trace_id
+
+REFRESH: Final = "session.refresh"
+#: A signature is checked; no client needs this more often than once a minute.
+_REFRESH_COST: Final = 20.0
+#: Advice for errors that pass: a broker's alarm, a full lane, a reconnect.
+_RETRY_AFTER_MS: Final = 1000
+
+
+class Inbound:
+    """Handles the frames of all sessions. No method waits."""
+
+    def __init__(
+        self,
+        commands: Lanes,
+        admission: Admission,
+        costs: Costs,
+        settings: GatewaySettings,
+        telemetry: Telemetry,
+    ) -> None:
+        self._costs = costs
+        self._commands = commands
+        self._admission = admission
+        self._domain_absence = settings.domain_absence
+        self._telemetry = telemetry
+        #: Domain → time when the broker last confirmed a request for it.
+        self._served_at: dict[str, float] = {}
+        self._received = telemetry.counter("messages_received", "Frames from clients")
+        self._refused = telemetry.counter("requests_refused", "Frames answered with an error by the gateway")
+
+    def receive(self, session: Session, text: bytes) -> None:
+        """Handle one text frame."""
+        self._received.add(1)
+        try:
+            envelope = head(text)
+        except BadEnvelope as error:
+            self._unreadable(session, text, error)
+            return
+        try:
+            action = envelope.action
+            domain = action.partition(".")[0]
+            # Charged before anything else is done for it, so that work is never free, also not for what is refused.
+            cost = _REFRESH_COST if action == REFRESH else self._costs.of(domain, action)
+            weight = _charge(session, cost, text)
+            if action in BARE_ACTIONS:
+                self._bare(session, envelope)
+            elif domain == "session":
+                self._session(session, envelope, text)
+            else:
+                self._command(session, envelope, domain, text, weight)
+        except TowpathError as error:
+            self._answer(session, envelope.msg_id, error)
+
+    def _unreadable(self, session: Session, text: bytes, error: BadEnvelope) -> None:
+        try:
+            _charge(session, 1.0, text)
+        except RateLimited as limited:
+            # Only one error per frame: a client that floods learns that it floods.
+            self._answer(session, error.msg_id, limited)
+        else:
+            self._answer(session, error.msg_id, error)
+        session.violated()
+
+    def _bare(self, session: Session, envelope: Head) -> None:
+        if envelope.action != PING:
+            raise UnknownAction(f"{envelope.action!r} is the server's to send, not a client's.")
+        session.send_own(PONG, {}, correlation_id=envelope.msg_id)
+
+    def _session(self, session: Session, envelope: Head, text: bytes) -> None:
+        if envelope.action != REFRESH:
+            raise UnknownAction(f"There is no action {envelope.action!r}; the gateway knows {REFRESH}.")
+        token = parse(text).data.get("token")
+        if not isinstance(token, str):
+            raise InvalidData("data refused: token: must be a string with the new JWT.")
+        try:
+            identity = self._admission.identify(token)
+        except TokenRefused as error:
+            raise TowpathError(f"Token refused: {error}.", code=ErrorCode.UNAUTHORIZED) from None
+        if identity.user_id != session.user_id:
+            # Groups, limits and bindings of this connection belong to its user.
+            raise Forbidden("The new token is another user's; open a new connection for it.")
+        session.take(identity)
+        session.send_own(
+            f"{REFRESH}.ok",
+            {"expires_at": int(identity.expires_at * 1000)},
+            correlation_id=envelope.msg_id,
+        )
+
+    def _command(self, session: Session, envelope: Head, domain: str, text: bytes, weight: float) -> None:
+        if not session.may_address(domain):
+            raise Forbidden(f"Your token's scope does not name the domain {domain!r}.")
+        if (limit := session.allowance.begin(envelope.msg_id, weight)) is not None:
+            session.pause_reading()
+            raise Busy(
+                f"Too many requests of this {limit} are not answered yet.", retry_after_ms=_RETRY_AFTER_MS
+            )
+        trace = self._telemetry.trace(envelope.traceparent)
+        raw = text
+        if envelope.traceparent is None:
+            # Written into the text, which ends with the object's brace: parsing and building it would cost more than
+            # all else that is done for a request here.
+            raw = raw.rstrip()[:-1] + b',"traceparent":"' + trace.encode() + b'"}'
+        # Requests of one key go to one partition and stay in order; without a key those of one user do.
+        key = command_key(domain, envelope.key or session.user_id)
+        try:
+            item = wrap_command(session.command_session, raw)
+            self._commands.post(key, item, partial(self._on_confirm, session, envelope, domain, trace), trace)
+        except BrokerError as error:
+            session.allowance.end(envelope.msg_id)
+            raise _error_of(error, domain) from None
+        session.keep_pace()
+        # The confirm comes in a later loop iteration at the earliest, so this is not too late.
+        if envelope.ack:
+            session.awaiting_accepted.add(envelope.msg_id)
+
+    def _on_confirm(
+        self, session: Session, envelope: Head, domain: str, trace: str, error: BrokerError | None
+    ) -> None:
+        if error is None:
+            # Confirmed by the broker, not answered: the request counts as in flight until the service's answer.
+            self._served_at[domain] = time.monotonic()
+            if envelope.ack:
+                session.accept(envelope.msg_id)
+            return
+        session.allowance.end(envelope.msg_id)
+        session.awaiting_accepted.discard(envelope.msg_id)
+        answer = _error_of(error, domain)
+        if isinstance(error, Unroutable) and self._was_served(domain):
+            # A cluster may lose a queue with its node. "unknown_action" would tell clients never to try again.
+            answer = Unavailable(
+                "The service has lost its queue for a moment.", retry_after_ms=_RETRY_AFTER_MS
+            )
+        self._answer(session, envelope.msg_id, answer, trace)
+
+    def _was_served(self, domain: str) -> bool:
+        """Whether the broker confirmed a request for this domain lately."""
+        return time.monotonic() - self._served_at.get(domain, -math.inf) < self._domain_absence
+
+    def _answer(
+        self, session: Session, msg_id: str | None, error: TowpathError, trace: str | None = None
+    ) -> None:
+        self._refused.add(1)
+        session.send(make_error(error, correlation_id=msg_id, trace_id=trace_id(trace)))
+
+
+def _charge(session: Session, weight: float, text: bytes) -> float:
+    """Charge a message; returns its weight while it is in flight, which is 1 for a small one.
+
+    Raises:
+        RateLimited
+    """
+    size = len(text)
+    # Bytes cost as well as actions: a large message is work for every program that it passes.
+    if wait := session.allowance.charge(weight + size / TOKEN_BYTES):
+        session.struck()
+        raise RateLimited(
+            "You send more than this service takes from one user: slow down.",
+            retry_after_ms=math.ceil(wait * 1000),
+        )
+    return weight + size // TOKEN_BYTES
+
+
+def _error_of(error: BaseException, domain: str) -> TowpathError:
+    """The error answer to a request that the broker did not confirm."""
+    match error:
+        case Unroutable():
+            return UnknownAction(f"No service is there for the domain {domain!r}.")
+        case LaneFull() | PublishRefused() | BrokerBlocked():
+            return Busy("The broker takes no more for now.", retry_after_ms=_RETRY_AFTER_MS)
+        case BrokerUnavailable():
+            return Unavailable("The broker cannot be reached.", retry_after_ms=_RETRY_AFTER_MS)
+        case PublishUnconfirmed():
+            return OutcomeUnknown(
+                "The broker did not confirm in time: send it again with the same msg_id.",
+                retry_after_ms=_RETRY_AFTER_MS,
+            )
+        case _:
+            return TowpathError("Something went wrong here. Try again later.")

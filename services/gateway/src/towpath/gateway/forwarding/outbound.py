@@ -1,0 +1,247 @@
+"""Outbound: deliveries from the gateway inbox → the addressed connections.
+
+A push arrives once per replica; local tables give its receivers; it is checked and framed once and written to many.
+
+Guarantees: a malformed message from a service or a backend never ends this program, never closes a client's
+connection, and never reaches a client; it is dropped, logged and counted, and affects no other message. Each
+connection gets its pushes in the order in which they arrived. For a push to any number of connections, the event
+loop serves other tasks every few milliseconds.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
+
+import structlog
+
+from towpath.gateway.forwarding import directed
+from towpath.gateway.forwarding.costs import Costs
+from towpath.gateway.forwarding.directed import GroupChange, Item
+from towpath.gateway.sessions.members import Members
+from towpath.gateway.sessions.session import Session
+from towpath.gateway.settings import GatewaySettings
+from towpath.gateway.websocket.frames import text_frame
+from towpath.protocol.close_codes import CloseCode
+from towpath.protocol.envelope import check, parse
+from towpath.protocol.errors import BadEnvelope
+from towpath.protocol.routes import EVERYONE, SERVICE_ALIVE, decode_word, encode_word
+from towpath.servicekit.broker.interface import Delivery, undecodable
+from towpath.servicekit.runtime.sampled_log import Tally
+from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.servicekit.runtime.time_slices import Turn
+
+log = structlog.get_logger(__name__)
+
+#: A close frame has 125 bytes at most, two of them for the code (RFC 6455, section 5.5).
+_MAX_REASON_BYTES: Final = 120
+_KINDS: Final = ("user", "group", "control", "other")
+#: Connections that are written to between two checks of the clock: some 0.2 ms of system calls.
+_WRITES: Final = 32
+#: A routing key with only characters that need no encoding, which is therefore spelled correctly.
+_PLAIN_KEY: Final = re.compile(r"[a-z]+(?:\.[A-Za-z0-9_:-]+)?")
+
+
+class Arrivals(Protocol):
+    """What is notified of arrivals in the inbox: the probe, which waits for its own messages among them."""
+
+    def arrived(self) -> None:
+        """Something has arrived."""
+        ...
+
+    def received(self, key: str | None) -> None:
+        """Something has arrived that may be a probe: for an unknown connection or key, or a control key."""
+        ...
+
+
+class Outbound:
+    """Delivers to the connections of this replica."""
+
+    def __init__(
+        self,
+        members: Members,
+        arrivals: Arrivals,
+        costs: Costs,
+        settings: GatewaySettings,
+        telemetry: Telemetry,
+    ) -> None:
+        self._members = members
+        self._arrivals = arrivals
+        self._costs = costs
+        self._groups_max = settings.groups_per_connection
+        self._slice = Turn()
+        self._delivered = telemetry.counter("messages_delivered", "Frames handed to connections")
+        self._foreign = {
+            kind: telemetry.counter(
+                "pushes_for_others", "Deliveries without a receiver on this replica", {"kind": kind}
+            )
+            for kind in _KINDS
+        }
+        self._unreadable = Tally(
+            "push_dropped", telemetry.counter("pushes_unreadable", "Pushes dropped as no envelopes")
+        )
+        self._bad_items = Tally(
+            "directed_item_dropped",
+            telemetry.counter("directed_items_dropped", "Directed items that could not be carried out"),
+        )
+        self._misspelled = Tally(
+            "routing_key_misspelled",
+            telemetry.counter("pushes_misspelled", "Pushes whose routing key is not encoded as it must be"),
+        )
+        self._groups_refused = Tally(
+            "groups_refused",
+            telemetry.counter("groups_refused", "Groups over groups_per_connection, not subscribed to"),
+        )
+        self._failed = telemetry.counter("pushes_failed", "Pushes dropped after an unexpected error")
+
+    async def dispatch(self, deliveries: Sequence[Delivery]) -> None:
+        """Deliver, then ack, one after the other: the order of pushes is the order of deliveries.
+
+        Each is acked, whatever happens: a push is not kept for later, as clients resume from their services' streams.
+        """
+        self._arrivals.arrived()
+        self._slice = Turn()
+        for delivery in deliveries:
+            try:
+                if (odd := undecodable(delivery)) is not None:
+                    self._unreadable.add(routing_key=delivery.routing_key, error=f"cannot be decoded: {odd}")
+                else:
+                    await self._deliver(delivery)
+            except Exception:
+                self._failed.add(1)
+                log.exception("push_failed", routing_key=delivery.routing_key[:255])
+            delivery.ack()
+            if self._slice.is_over():
+                await self._slice.next()
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        key, body = delivery.routing_key, delivery.body
+        kind = key.partition(".")[0]
+        if kind == "connection":
+            await self._direct_to_connections(delivery)
+        elif kind == "control":
+            await self._direct_to_user(delivery)
+        elif key == SERVICE_ALIVE:
+            self._take_costs(key, body)
+        elif key == EVERYONE:
+            self._arrivals.received(key)
+            await self._push(key, body, self._members.all())
+        else:
+            await self._push(key, body, self._members.behind(key))
+
+    def _take_costs(self, key: str, body: bytes) -> None:
+        """Store the costs that services announce."""
+        for text in directed.split(body):
+            try:
+                if isinstance(text, BadEnvelope):
+                    raise text
+                self._costs.take(parse(text))
+            except BadEnvelope as error:
+                self._unreadable.add(routing_key=key, error=error.message, details=error.details)
+
+    async def _direct_to_connections(self, delivery: Delivery) -> None:
+        """Items on ``connection.<gateway>``: each names its connection."""
+        for item in directed.read(delivery.body):
+            if isinstance(item, BadEnvelope):
+                self._drop_item(delivery.routing_key, item)
+            elif item.connection_id is None:
+                self._drop_item(delivery.routing_key, BadEnvelope("The item names no connection_id."))
+            elif (session := self._members.connection(item.connection_id)) is not None:
+                self._direct(session, item, delivery)
+            else:
+                self._arrivals.received(item.connection_id)
+            if self._slice.is_over():
+                await self._slice.next()
+
+    async def _direct_to_user(self, delivery: Delivery) -> None:
+        """Items on ``control.<user>``: each is for all connections of the user."""
+        key = delivery.routing_key
+        self._arrivals.received(key)
+        if not (sessions := list(self._members.behind(key))):
+            self._count_unaddressed("control", key)
+        for item in directed.read(delivery.body):
+            if isinstance(item, BadEnvelope):
+                self._drop_item(key, item)
+                continue
+            for session in sessions:
+                self._direct(session, item, delivery, is_control=True)
+                if self._slice.is_over():
+                    await self._slice.next()
+
+    async def _push(self, key: str, body: bytes, receivers: Iterable[Session]) -> None:
+        receivers = list(receivers)  # A copy: connections may end whenever this yields to other tasks.
+        if not receivers:
+            self._count_unaddressed(key.partition(".")[0], key)
+            self._arrivals.received(key)
+            return
+        frames: list[bytes] = []
+        for text in directed.split(body):
+            try:
+                if isinstance(text, BadEnvelope):
+                    raise text
+                check(text)
+            except BadEnvelope as error:
+                self._unreadable.add(routing_key=key, error=error.message, details=error.details)
+            else:
+                frames.append(text_frame(text))
+            if self._slice.is_over():
+                await self._slice.next()
+        if not frames:
+            return
+        joined = b"".join(frames)
+        if len(receivers) == 1:
+            receivers[0].send_frames(joined)
+        else:
+            # A second frame for one of them is unlikely within this loop iteration, and buffering costs time.
+            for start in range(0, len(receivers), _WRITES):
+                for session in receivers[start : start + _WRITES]:
+                    session.write_frames(joined)
+                if self._slice.is_over():
+                    await self._slice.next()
+        self._delivered.add(len(frames) * len(receivers))
+
+    def _direct(self, session: Session, item: Item, delivery: Delivery, *, is_control: bool = False) -> None:
+        if item.groups is not None:
+            self._change_groups(session, item.groups, delivery.app_id or "", is_control=is_control)
+        # Publishing and consuming use two connections: the answer may arrive before the confirm. An answered request
+        # has been accepted.
+        if item.envelope and (item.correlation_id is None or session.answer(item.correlation_id)):
+            session.send_text(item.envelope)
+            self._delivered.add(1)
+        if item.disconnect is not None:
+            code, reason = item.disconnect
+            if code < 4000 and code not in set(CloseCode):
+                code = CloseCode.KICKED
+            # Cut in bytes, and a character that was cut in two is dropped.
+            session.close(code, reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore"))
+
+    def _change_groups(
+        self, session: Session, change: GroupChange, service: str, *, is_control: bool
+    ) -> None:
+        members, most, as_of = self._members, self._groups_max, change.as_of
+        # A change that answers a request of an older inbox may be older than changes that were lost with that inbox.
+        is_current = not is_control and change.inbox == members.inbox
+        over = members.subscribe(
+            session, change.subscribe, most=most, service=service, as_of=as_of, is_current=is_current
+        )
+        members.unsubscribe(session, change.unsubscribe, most=most, service=service, as_of=as_of)
+        if change.complete and is_current:
+            over += members.complete(session, most=most, service=service, as_of=as_of)
+        if over:
+            self._groups_refused.add(over, user=session.user_id, limit=most)
+
+    def _count_unaddressed(self, kind: str, key: str) -> None:
+        self._foreign[kind if kind in _KINDS else "other"].add()
+        if kind in _KINDS and not _PLAIN_KEY.fullmatch(key) and (right := _right_key(key)) != key:
+            self._misspelled.add(routing_key=key, right=right)
+
+    def _drop_item(self, key: str, error: BadEnvelope) -> None:
+        self._bad_items.add(routing_key=key, error=error.message[:300])
+
+
+def _right_key(key: str) -> str:
+    """The only spelling of a routing key that is delivered; the key itself if it cannot be spelled correctly."""
+    kind, _, word = key.partition(".")
+    try:
+        return f"{kind}.{encode_word(decode_word(word))}"
+    except ValueError:
+        return key

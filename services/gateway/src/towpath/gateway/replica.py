@@ -1,0 +1,136 @@
+"""The replica: all parts of one gateway, built once and connected here, and the sessions that pass through them.
+
+Guarantees: no session is opened while the replica is not ready (503), is full (503), or before pushes to its user
+reach it. A user over ``max_connections_per_user`` keeps the newest connections. Each session that opens is announced,
+and so is its end.
+"""
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from functools import partial
+
+from towpath.gateway.admission.connect_rates import ConnectRates
+from towpath.gateway.admission.credentials import Admission
+from towpath.gateway.admission.descriptor_share import DescriptorShare
+from towpath.gateway.forwarding.costs import Costs
+from towpath.gateway.forwarding.inbound import Inbound
+from towpath.gateway.forwarding.outbound import Outbound
+from towpath.gateway.inbox.probe import Probe
+from towpath.gateway.inbox.queue import inbox
+from towpath.gateway.inbox.resync import Resync
+from towpath.gateway.inbox.routing import Routing
+from towpath.gateway.sessions.announcer import Announcer
+from towpath.gateway.sessions.limits import Limits
+from towpath.gateway.sessions.members import Members
+from towpath.gateway.sessions.session import Session
+from towpath.gateway.settings import GatewaySettings
+from towpath.gateway.websocket.handshake import Handshake
+from towpath.gateway.websocket.listener import Listener
+from towpath.gateway.websocket.socket import Shared, Socket
+from towpath.protocol.close_codes import CloseCode
+from towpath.servicekit.broker.interface import Broker, BrokerState
+from towpath.servicekit.broker.losses import watch_losses
+from towpath.servicekit.messaging.consumer import Consumer
+from towpath.servicekit.messaging.lanes import Lanes
+from towpath.servicekit.runtime.health import Health
+from towpath.servicekit.runtime.telemetry import Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAccess:
+    """A replica's access to the broker: the connection, and the lanes to the exchanges of commands and events."""
+
+    broker: Broker
+    commands: Lanes
+    events: Lanes
+
+
+class Replica:
+    """One gateway. It is the :class:`~towpath.gateway.websocket.listener.Host` of its listener.
+
+    Args:
+        health: Gets the check of the broker; new connections are refused while any check fails.
+        share: The connections that the descriptors allow.
+
+    Attributes:
+        consumer: Reads the inbox, and delivers to sessions.
+        receive: Handles one text message of a session.
+    """
+
+    def __init__(
+        self,
+        access: BrokerAccess,
+        admission: Admission,
+        share: DescriptorShare,
+        health: Health,
+        settings: GatewaySettings,
+        telemetry: Telemetry,
+    ) -> None:
+        broker = access.broker
+        self._settings = settings
+        self._health = health
+        self._share = share
+        self.members = Members()
+        self._limits = Limits(settings, telemetry)
+        costs = Costs(telemetry)
+
+        # From clients to the broker.
+        rates = ConnectRates(settings, telemetry)
+        self.listener = Listener(
+            self,
+            Handshake(admission, rates, self.refusing, settings),
+            Shared.of(share, rates, settings, telemetry),
+            settings,
+        )
+        self.receive = Inbound(access.commands, admission, costs, settings, telemetry).receive
+
+        # From the broker to clients.
+        source = inbox(settings.gateway_id)
+        self.routing = Routing(broker, source, settings, telemetry)
+        found = watch_losses(broker, telemetry)
+        self.probe = Probe(broker, self.routing.routes, settings, telemetry, found)
+        outbound = Outbound(self.members, self.probe, costs, settings, telemetry)
+        self.consumer = Consumer(
+            partial(broker.subscribe, source, prefetch=settings.prefetch),
+            outbound.dispatch,
+            intake_max_bytes=settings.batch_max_bytes,
+        )
+
+        # From sessions to services.
+        self.announcer = Announcer(access.events, settings, telemetry)
+        self.resync = Resync(self.members, self.announcer, settings, telemetry)
+        broker.on_rebuilt(self.announcer.announce)
+        broker.on_rebuilt(self.resync.begin)
+
+        health.add("broker", lambda: broker.state is BrokerState.READY)
+        telemetry.gauge("connection_active", "Open connections", lambda: len(self.members))
+        self._opened = telemetry.counter("connections_opened", "Connections that were admitted")
+
+    def refusing(self) -> str | None:
+        """Why new connections are refused for now; ``None`` while they are accepted."""
+        if failing := self._health.failing():
+            return f"not ready ({', '.join(failing)}); try again"
+        # Connections that wait for their routing have a descriptor, and will be members soon.
+        count = len(self.members) + self.routing.waiting
+        return "full; try again" if count >= self._share.connections else None
+
+    def routed_to(self, user_id: str) -> AbstractAsyncContextManager[None]:
+        """See :meth:`towpath.gateway.inbox.routing.Routing.routed_to`."""
+        return self.routing.routed_to(user_id)
+
+    def open(self, socket: Socket) -> Session:
+        """Open the session of an admitted connection."""
+        session = Session(socket, socket.identity, self._settings, self._limits)
+        session.welcome()  # Before it is a member: the welcome is its first frame, and pushes follow.
+        self.members.add(session)
+        self._opened.add(1)
+        if oldest := self.members.surplus(session.user_id, self._settings.max_connections_per_user):
+            self.members.remove(oldest)
+            oldest.close(CloseCode.REPLACED, "too many connections of this user")
+        self.announcer.started(session)
+        return session
+
+    def close(self, session: Session, code: int | None) -> None:
+        """The connection of a session has ended."""
+        self.members.remove(session)
+        self.announcer.ended(session, code)

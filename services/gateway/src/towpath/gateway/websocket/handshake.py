@@ -1,0 +1,141 @@
+"""The opening handshake: checks an HTTP request, and answers with 101 or with the reason of the refusal.
+
+Guarantees: every refusal has a status, and a text that says what to do. The checks that cost least and limit most
+come first: no signature is checked for an address that connects too often. Nothing of a token gets into an answer.
+
+=======  =============================================================================
+status   reason
+=======  =============================================================================
+429      too many connects of this address or user; with Retry-After
+404      another path than ``/ws``
+400      a header twice that must be unique
+403      an Origin that is not allowed
+503      the replica is not ready, is full, or stops; with Retry-After
+401      no token, or one that is not valid
+=======  =============================================================================
+"""
+
+import asyncio
+import http
+from collections.abc import Callable, Mapping, Sequence
+from math import ceil
+from typing import Final
+from urllib.parse import urlsplit
+
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import InvalidHeader, NegotiationError
+from websockets.headers import parse_subprotocol
+from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
+
+from towpath.gateway.admission.connect_rates import By, ConnectRates
+from towpath.gateway.admission.credentials import SUBPROTOCOL, Admission, TokenRefused, bearer_token
+from towpath.gateway.settings import GatewaySettings
+from towpath.gateway.websocket.socket import Socket
+
+PATH: Final = "/ws"
+#: Headers that must not be repeated, because it would be ambiguous which one counts.
+_ONCE: Final = ("Origin", "Authorization", "Host")
+
+
+class Handshake:
+    """Checks the handshakes of one listener.
+
+    Args:
+        refusing: Returns why new connections are refused with 503 for now; ``None`` while they are accepted.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        rates: ConnectRates,
+        refusing: Callable[[], str | None],
+        settings: GatewaySettings,
+    ) -> None:
+        self._admission = admission
+        self._rates = rates
+        self._refusing = refusing
+        self._refusal_delay = settings.refusal_delay
+        self._retry_after = settings.retry_after
+
+    async def check(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Check one handshake; returns the refusal, or ``None``."""
+        assert isinstance(connection, Socket)
+        refusal = self._refuse(connection, request)
+        if refusal is not None and refusal.status_code == http.HTTPStatus.TOO_MANY_REQUESTS:
+            # Slows down clients that reconnect at once; a delayed refusal counts as a handshake.
+            await asyncio.sleep(self._refusal_delay)
+        return refusal
+
+    def _refuse(self, socket: Socket, request: Request) -> Response | None:
+        headers = request.headers
+        socket.locate(headers.get_all("X-Forwarded-For"))
+        # First, before a signature is checked: a client must not make this replica work as fast as it can send.
+        if refusal := self._refuse_too_often(socket, "address", socket.address):
+            return refusal
+        if _path_of(request.path) != PATH:
+            return _refusal(socket, 404, f"nothing here; connect to {PATH}")
+        for name in _ONCE:
+            if len(headers.get_all(name)) > 1:
+                return _refusal(socket, 400, f"the header {name} stands there more than once")
+        origin = headers.get("Origin")
+        if not self._admission.admits_origin(origin):
+            return _refusal(
+                socket, 403, f"origin {origin!r} may not connect; it is not in TOWPATH_ALLOWED_ORIGINS"
+            )
+        if (reason := self._refusing()) is not None:
+            # Before the token: a replica that accepts no connection should not spend its time on signatures.
+            return _refusal(socket, 503, reason, {"Retry-After": str(max(1, round(self._retry_after)))})
+        try:
+            token = bearer_token(headers.get("Authorization"), _offered(request))
+            socket.identity = self._admission.identify(token)
+        except TokenRefused as error:
+            return _refusal(socket, 401, str(error), {"WWW-Authenticate": "Bearer"})
+        if refusal := self._refuse_too_often(socket, "user", socket.identity.user_id):
+            return refusal
+        socket.admitted()
+        return None
+
+    def _refuse_too_often(self, socket: Socket, by: By, key: str) -> Response | None:
+        if not (wait := self._rates.charge(by, key)):
+            return None
+        return _refusal(
+            socket, 429, f"too many connects of this {by}; try again", {"Retry-After": str(ceil(wait))}
+        )
+
+
+def select_subprotocol(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    """Our subprotocol, if any was offered: a browser sends its token in another (RFC 6455, section 4.2.2)."""
+    if not offered:
+        return None
+    if SUBPROTOCOL in offered:
+        return Subprotocol(SUBPROTOCOL)
+    raise NegotiationError(f"offer the subprotocol {SUBPROTOCOL}")
+
+
+def _path_of(target: str) -> str | None:
+    """The path of a request target (RFC 9112, section 3.2); ``None`` if it cannot be parsed."""
+    if not target.startswith("/"):
+        try:
+            target = urlsplit(target).path
+        except ValueError:
+            return None
+    return target.partition("?")[0].partition("#")[0]
+
+
+def _refusal(socket: Socket, status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
+    response = socket.respond(http.HTTPStatus(status), text + "\n")
+    for name, value in (headers or {}).items():
+        response.headers[name] = value
+    return response
+
+
+def _offered(request: Request) -> list[str]:
+    try:
+        return [
+            subprotocol
+            for header in request.headers.get_all("Sec-WebSocket-Protocol")
+            for subprotocol in parse_subprotocol(header)
+        ]
+    except InvalidHeader:
+        return []

@@ -1,0 +1,77 @@
+"""The receiver: assembles the text messages of one connection from its data frames.
+
+Guarantees: messages are passed on whole and in order, each valid UTF-8 (RFC 6455, section 8.1). After a binary frame
+(1003), too many fragments (1009), invalid UTF-8 (1007) or an error of the gateway (1011) nothing is passed on.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+from websockets.frames import CloseCode as StandardCode
+from websockets.frames import Frame, Opcode
+
+from towpath.protocol.close_codes import CloseCode
+
+log = structlog.get_logger(__name__)
+
+#: Maximum number of frames of one text message. The size of a message is bounded by the library; empty fragments add
+#: nothing to it, and would fill the memory.
+_FRAGMENTS: Final = 1024
+
+
+class Receiver:
+    """Assembles texts. The library has checked the order of the frames (RFC 6455, section 5.4).
+
+    Args:
+        received: Called with each text.
+        refuse: Called once with a close code and a reason if the frames are not a valid text.
+        charge: Called with the size of each frame that is not a message: fragments but the last, pings and pongs.
+    """
+
+    def __init__(
+        self,
+        received: Callable[[bytes], None],
+        refuse: Callable[[int, str], None],
+        charge: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.charge = charge
+        self._received = received
+        self._refuse = refuse
+        self._fragments: list[bytes] = []
+        self._refused = False
+
+    def take(self, frame: Frame) -> None:
+        """Take the next data frame."""
+        if self._refused:
+            return
+        if frame.opcode is Opcode.BINARY:
+            self._end(CloseCode.UNSUPPORTED_DATA, "send text frames, one JSON object each")
+            return
+        data = bytes(frame.data)
+        if self._fragments or not frame.fin:
+            self._fragments.append(data)
+            if len(self._fragments) > _FRAGMENTS:
+                self._end(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
+                return
+            if not frame.fin:
+                self.charge(len(data))
+                return
+            data = b"".join(self._fragments)
+            self._fragments.clear()
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            self._end(StandardCode.INVALID_DATA, f"not UTF-8: {error.reason} at position {error.start}")
+            return
+        try:
+            self._received(data)
+        except Exception:
+            # Only this connection ends. Its client reconnects, and another frame may well be handled.
+            log.exception("frame_failed")
+            self._end(StandardCode.INTERNAL_ERROR, "something went wrong here")
+
+    def _end(self, code: int, reason: str) -> None:
+        self._refused = True
+        self._fragments.clear()
+        self._refuse(code, reason)
