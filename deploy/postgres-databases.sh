@@ -1,11 +1,11 @@
 #!/bin/sh
-# Makes one database a service, each owned by a user who may enter no other.
+# Makes one database for each variable <SERVICE>_DATABASE_PASSWORD, owned by a user who may enter no other.
 # The image of PostgreSQL runs this once, as its superuser, when the data folder is new.
 set -eu
 
-for service in chat orders; do
-    variable=$(echo "$service" | tr '[:lower:]' '[:upper:]')_DATABASE_PASSWORD
-    eval "password=\${$variable:?is required}"
+for variable in $(awk 'BEGIN { for (name in ENVIRON) if (name ~ /^[A-Z0-9_]+_DATABASE_PASSWORD$/) print name }'); do
+    service=$(echo "${variable%_DATABASE_PASSWORD}" | tr '[:upper:]' '[:lower:]')
+    eval "password=\${$variable:?is empty}"
     psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --username="${POSTGRES_USER:-postgres}" --dbname=postgres \
         --set=service="$service" --set=password="$password" <<'SQL'
 CREATE ROLE :"service" LOGIN PASSWORD :'password';

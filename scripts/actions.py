@@ -3,15 +3,17 @@
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from towpath.protocol import chat, orders
+import towpath.protocol
 
 FILE: Final = Path(__file__).parent.parent / "clients/js/src/actions.ts"
 
@@ -29,9 +31,6 @@ HEAD: Final = """\
  */
 """
 
-#: Each with its tables ``ACTIONS`` and ``PUSHES``.
-DOMAINS: Final[list[ModuleType]] = [chat, orders]
-
 #: Models whose fields are told in another form than they are asked in.
 TOLD_OTHERWISE: Final = {"Item"}
 
@@ -46,6 +45,14 @@ _EMPTY: Final = "Record<string, never>"
 Mode = Literal["validation", "serialization"]
 
 
+def domains() -> Iterator[ModuleType]:
+    """The modules of the protocol that are about one domain each: they have the tables ``ACTIONS`` and ``PUSHES``."""
+    for module in sorted(iter_modules(towpath.protocol.__path__), key=lambda module: module.name):
+        domain = import_module(f"towpath.protocol.{module.name}")
+        if hasattr(domain, "ACTIONS"):
+            yield domain
+
+
 class NameTaken(Exception):
     """Two models of one name have two shapes."""
 
@@ -54,7 +61,7 @@ def render() -> str:
     """The file."""
     types = _Types()
     actions, pushes = [], []
-    for domain in DOMAINS:
+    for domain in domains():
         for action, (data, answer) in domain.ACTIONS.items():
             asked = types.name(data, "validation")
             told = _EMPTY if answer is None else types.name(answer, "serialization")

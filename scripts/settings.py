@@ -4,7 +4,7 @@ A test fails when they differ.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,9 +13,8 @@ from annotated_types import Ge, Gt, Le
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
-from towpath.chat.settings import ChatSettings
 from towpath.gateway.settings import GatewaySettings
-from towpath.orders.settings import OrdersSettings
+from towpath.servicekit.installed import installed_services
 from towpath.servicekit.runtime.settings import PREFIX, BrokerSettings, ServiceSettings, TelemetrySettings
 from towpath.tools.cli import app
 
@@ -35,14 +34,28 @@ spelled nearly like a setting. [More about the start](../operations/start-and-he
 This page is written by `make docs` from the settings models, and a test fails when it differs from them.
 """
 
-#: Title, what stands below it, the models whose own fields are told there.
-SECTIONS: Final[list[tuple[str, str, list[type[BaseSettings]]]]] = [
-    ("Every program", "", [BrokerSettings, TelemetrySettings]),
-    ("`towpath-gateway`", "", [GatewaySettings]),
-    ("`towpath-chat`, `towpath-orders`, and every service of yours", "", [ServiceSettings]),
-    ("`towpath-chat`", "What differs from the above:", [ChatSettings]),
-    ("`towpath-orders`", "What differs from the above:", [OrdersSettings]),
-]
+#: Title, the line below it, the models whose own fields are listed there.
+Section = tuple[str, str, list[type[BaseSettings]]]
+
+
+def sections() -> list[Section]:
+    """The sections of the page; of the installed services those of this repository have one."""
+    services = {
+        f"`towpath-{one.name}`": one.settings()
+        for one in installed_services()
+        if (PAGE.parents[2] / "services" / one.name).is_dir()
+    }
+    return [
+        ("Every program", "", [BrokerSettings, TelemetrySettings]),
+        ("`towpath-gateway`", "", [GatewaySettings]),
+        (f"{', '.join(services)}, and every service of yours", "", [ServiceSettings]),
+        *_own(services),
+    ]
+
+
+def _own(services: Mapping[str, type[BaseSettings]]) -> Iterator[Section]:
+    for title, model in services.items():
+        yield title, "What differs from the above:", [model]
 
 
 #: Read by ``towpath dev`` and ``towpath web``, and no option of theirs.
@@ -59,7 +72,7 @@ class Undocumented(Exception):
 def render() -> str:
     """The page."""
     parts = [HEAD]
-    for title, lead, models in SECTIONS:
+    for title, lead, models in sections():
         rows = [row for model in models for row in _rows(model)]
         parts += [f"## {title}\n", f"{lead}\n" if lead else "", "| setting | default | value | meaning |"]
         parts += ["| --- | --- | --- | --- |", *rows, ""]
@@ -72,7 +85,7 @@ def render_names() -> str:
     """The module with the names of all settings."""
     names = {
         (PREFIX + name).upper()
-        for _, _, models in SECTIONS
+        for _, _, models in sections()
         for model in models
         for name in model.model_fields
     }

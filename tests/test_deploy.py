@@ -27,13 +27,9 @@ from docker.utils.build import exclude_paths
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from towpath.chat.app import CHAT
-from towpath.chat.settings import ChatSettings
 from towpath.gateway.admission.credentials import Admission
 from towpath.gateway.settings import GatewaySettings
-from towpath.orders.app import ORDERS
-from towpath.orders.settings import OrdersSettings
-from towpath.servicekit.handling.store import Storage
+from towpath.servicekit.installed import InstalledService, installed_services
 from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings, load
 from towpath.servicekit.storage.database import Database
 from towpath.testkit.client import WireClient
@@ -51,8 +47,11 @@ HAPROXY = Program("HAProxy", "haproxy", ("/usr/sbin/haproxy", "haproxy"))
 #: The settings model of each program that takes its settings from the environment alone.
 MODELS: dict[str, type[BrokerSettings]] = {
     "towpath-gateway": GatewaySettings,
-    "towpath-chat": ChatSettings,
-    "towpath-orders": OrdersSettings,
+    **{f"towpath-{service.name}": service.settings() for service in installed_services()},
+}
+#: Those with a database of their own, by name.
+WITH_STORAGE: dict[str, InstalledService] = {
+    service.name: service for service in installed_services() if service.definition().storage is not None
 }
 
 
@@ -76,7 +75,27 @@ def services() -> dict[str, dict[str, Any]]:
     return read
 
 
-@pytest.mark.parametrize("service", ["gateway-1", "gateway-2", "chat", "orders"])
+def test_every_service_has_its_place_in_the_compose_file(services: dict[str, dict[str, Any]]) -> None:
+    for name in (service.name for service in installed_services()):
+        assert name in services, (
+            f"docker-compose.yml has no service {name!r}: copy the block of `orders`, and replace the name in it"
+        )
+        assert services[name]["command"] == [f"towpath-{name}"]
+
+
+def test_every_service_with_a_database_gets_one_in_the_compose_file(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    for name in WITH_STORAGE:
+        variable = f"{name.upper()}_DATABASE_PASSWORD"
+        assert variable in services["postgres"]["environment"], (
+            f"docker-compose.yml makes no database for {name!r}: add {variable} to the environment of `postgres`"
+        )
+
+
+@pytest.mark.parametrize(
+    "service", ["gateway-1", "gateway-2", *(service.name for service in installed_services())]
+)
 def test_a_program_can_start_with_its_settings(
     service: str, services: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,8 +111,9 @@ def test_a_program_can_start_with_its_settings(
         Admission(settings)
     else:
         database = settings.model_dump()["database_url"]
-        assert database.startswith(f"postgresql+asyncpg://{service}:")
-        assert database.endswith(f"@postgres/{service}")
+        if service in WITH_STORAGE:
+            assert database.startswith(f"postgresql+asyncpg://{service}:")
+            assert database.endswith(f"@postgres/{service}")
 
 
 def test_every_setting_of_the_image_is_a_setting_of_some_program() -> None:
@@ -126,8 +146,7 @@ def test_every_secret_comes_from_a_variable() -> None:
         TOWPATH_AUTH_SECRET="given",
         RABBITMQ_PASSWORD="given",
         POSTGRES_PASSWORD="given",
-        CHAT_DATABASE_PASSWORD="given",
-        ORDERS_DATABASE_PASSWORD="given",
+        **{f"{name.upper()}_DATABASE_PASSWORD": "given" for name in WITH_STORAGE},
     )
     assert "development-only" not in json.dumps(given)
 
@@ -322,7 +341,7 @@ async def test_the_programs_of_the_image_serve_a_request(
                 amqp_url=rabbitmq.url,
                 database_url=f"sqlite:///{tmp_path}/{service}.db",
             )
-            for service in ("chat", "orders")
+            for service in (service.name for service in installed_services())
         ),
     )
     async with WireClient.connect(f"ws://127.0.0.1:{port}/ws", token=a_token("ana")) as ana:
@@ -351,9 +370,9 @@ def test_the_image_holds_what_is_locked_and_nothing_else(image: Path) -> None:
     )
     installed = {package["name"]: package for package in json.loads(listed.stdout)}
     own = {name for name in installed if name.startswith("towpath-")}
-    assert own == {
-        f"towpath-{part}" for part in ("protocol", "servicekit", "gateway", "chat", "orders", "tools")
-    }
+    services = [project.parent.name for project in ROOT.glob("services/*/pyproject.toml")]
+    assert own == {f"towpath-{part}" for part in ("protocol", "servicekit", "tools", *services)}
+    assert {service.name for service in installed_services()} <= set(services)
     assert not any("editable_project_location" in installed[name] for name in own)
     assert installed.keys() - own <= pins("requirements-runtime.lock").keys()
 
@@ -377,6 +396,11 @@ def pins(lock: str) -> dict[str, str]:
 # The databases
 
 
+def password_of(service: str) -> str:
+    """With the characters that a shell, SQL and a URL each give a meaning."""
+    return f'it\'s "{service}"'
+
+
 @pytest.fixture
 def service_databases(postgres: Postgres) -> Iterator[Postgres]:
     """A server on which the script of the compose file has run."""
@@ -385,15 +409,14 @@ def service_databases(postgres: Postgres) -> Iterator[Postgres]:
         "PGHOST": postgres.host,
         "PGPORT": str(postgres.port),
         "PGPASSWORD": postgres.password,
-        "CHAT_DATABASE_PASSWORD": 'it\'s "chat"',
-        "ORDERS_DATABASE_PASSWORD": "orders' own",
+        **{f"{name.upper()}_DATABASE_PASSWORD": password_of(name) for name in WITH_STORAGE},
     }
     script = ROOT / "deploy/postgres-databases.sh"
     try:
         subprocess.run([script], env=environment, check=True)
         yield postgres
     finally:
-        for service in ("chat", "orders"):
+        for service in WITH_STORAGE:
             subprocess.run(
                 ["psql", "--quiet", "--username=postgres", "--dbname=postgres"],
                 input=f"DROP DATABASE IF EXISTS {service} WITH (FORCE); DROP ROLE IF EXISTS {service};",
@@ -404,28 +427,28 @@ def service_databases(postgres: Postgres) -> Iterator[Postgres]:
             )
 
 
-@pytest.mark.parametrize(
-    ("user", "password", "storage", "foreign"),
-    [("chat", 'it\'s "chat"', CHAT.storage, "orders"), ("orders", "orders' own", ORDERS.storage, "chat")],
-    ids=["chat", "orders"],
-)
+@pytest.mark.parametrize("user", WITH_STORAGE)
 async def test_each_service_owns_its_database_and_enters_no_other(
-    user: str, password: str, storage: Storage[Any], foreign: str, service_databases: Postgres
+    user: str, service_databases: Postgres
 ) -> None:
+    storage = WITH_STORAGE[user].definition().storage
+    assert storage is not None
+
     async def enter(database: str) -> None:
         async with (
             Database.open(
-                as_user(user, password, service_databases.url(database)),
+                as_user(user, password_of(user), service_databases.url(database)),
+                service=user,
                 migrations=storage.migrations,
-                version_table="version",
             ) as opened,
             opened.reading() as connection,
         ):
             await connection.execute(text(f"SELECT * FROM {user}_inbox"))
 
     await enter(user)
-    with pytest.raises(BadSetting, match="permission denied"):
-        await enter(foreign)
+    for foreign in WITH_STORAGE.keys() - {user}:
+        with pytest.raises(BadSetting, match="permission denied"):
+            await enter(foreign)
 
 
 async def test_a_role_of_a_service_may_make_no_role(service_databases: Postgres) -> None:
@@ -434,13 +457,11 @@ async def test_a_role_of_a_service_may_make_no_role(service_databases: Postgres)
         rows = await connection.execute(
             text(
                 "SELECT rolname, rolsuper, rolcreaterole, rolcreatedb FROM pg_roles "
-                "WHERE rolname IN ('chat', 'orders') ORDER BY rolname"
-            )
+                "WHERE rolname = ANY(:services) ORDER BY rolname"
+            ),
+            {"services": list(WITH_STORAGE)},
         )
-        assert [tuple(row) for row in rows] == [
-            ("chat", False, False, False),
-            ("orders", False, False, False),
-        ]
+        assert [tuple(row) for row in rows] == [(name, False, False, False) for name in WITH_STORAGE]
     await engine.dispose()
 
 

@@ -4,18 +4,16 @@ import ast
 import re
 import runpy
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import pytest
 
-from towpath.chat.app import CHAT
 from towpath.orders.app import ORDERS
 from towpath.protocol.close_codes import CloseCode, should_reconnect
 from towpath.protocol.envelope import Envelope
 from towpath.protocol.errors import ErrorCode
 from towpath.protocol.routes import EXCHANGES, RETRY_DELAYS
-from towpath.servicekit.service import Service
+from towpath.servicekit.installed import InstalledService, installed_services
 
 ROOT = Path(__file__).parent.parent
 PROTOCOL = (ROOT / "docs/reference/protocol.md").read_text()
@@ -82,10 +80,10 @@ def test_every_close_code_is_told_with_whether_to_come_back() -> None:
     assert told == {int(code): "yes" if should_reconnect(code) else "no" for code in CloseCode}
 
 
-@pytest.mark.parametrize(("title", "service"), [("Chat", CHAT), ("Orders", ORDERS)], ids=["chat", "orders"])
-def test_every_action_of_a_service_is_told_and_no_other(title: str, service: Service[Any]) -> None:
-    actions = {row[0].strip("`") for row in rows(section(title)) if len(row) == 2}
-    assert actions == set(service.commands)
+@pytest.mark.parametrize("service", installed_services(), ids=lambda service: service.name)
+def test_every_action_of_a_service_is_told_and_no_other(service: InstalledService) -> None:
+    actions = {row[0].strip("`") for row in rows(section(service.name.capitalize())) if len(row) == 2}
+    assert actions == set(service.definition().commands)
 
 
 def test_every_event_that_orders_takes_is_told() -> None:

@@ -33,9 +33,7 @@ async def chat_database(file: Path) -> AsyncIterator[Database]:
     """Chat's database in an SQLite file."""
     assert CHAT.storage is not None
     url = f"sqlite+aiosqlite:///{file}"
-    async with Database.open(
-        url, migrations=CHAT.storage.migrations, version_table=f"{CHAT.name}_version"
-    ) as database:
+    async with Database.open(url, service=CHAT.name, migrations=CHAT.storage.migrations) as database:
         yield database
 
 

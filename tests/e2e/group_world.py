@@ -101,12 +101,12 @@ class Gateway:
         self, broker: MemoryBroker, subscription: Any, lanes: Lanes, settings: GatewaySettings
     ) -> None:
         telemetry = Telemetry("test", settings)
-        self.members = Members()
+        self.members = Members(settings.groups_per_connection)
         self._settings = settings
         self._limits = Limits(settings, telemetry)
         self._announcer = Announcer(lanes, settings, telemetry)
         self.resync = Resync(self.members, self._announcer, settings, telemetry)
-        self._outbound = Outbound(self.members, ArrivalsStub(), Costs(telemetry), settings, telemetry)
+        self._outbound = Outbound(self.members, ArrivalsStub(), Costs(telemetry), telemetry)
         self._broker = broker
         self._subscription = subscription
         broker.on_rebuilt(self.resync.begin)
@@ -274,7 +274,7 @@ class World:
 
     def who_hears(self) -> set[str]:
         """The names of the connections that are in the room's group."""
-        hearing = {session for gateway in self.gateways for session in gateway.members.behind(GROUP)}
+        hearing = {session for gateway in self.gateways for session in gateway.members.receivers_of(GROUP)}
         return {name for name in self.open() if self.sessions[name][1] in hearing}
 
     def open(self) -> list[str]:

@@ -9,7 +9,6 @@ from typing import Any, Final
 import pytest
 import sqlalchemy as sa
 from alembic import command
-from alembic.config import Config
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from towpath.chat.app import CHAT
@@ -21,6 +20,7 @@ from towpath.orders.tables import INBOX as ORDERS_INBOX
 from towpath.orders.tables import ORDERS as ORDERS_TABLE
 from towpath.protocol.envelope import now_ms
 from towpath.servicekit.service import Service
+from towpath.servicekit.storage.migrations import history
 from towpath.testkit.client import WireClient
 from towpath.testkit.eventually import eventually
 from towpath.testkit.postgres import Postgres
@@ -172,10 +172,8 @@ async def a_database_of_before(url: str, service: Service[Any], revision: str, t
     assert storage is not None
 
     def upgrade(connection: sa.Connection) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(storage.migrations))
-        config.attributes.update(connection=connection, version_table=f"{service.name}_version")
-        command.upgrade(config, revision)
+        assert storage.migrations is not None
+        command.upgrade(history(connection, service.name, storage.migrations), revision)
 
     engine = create_async_engine(url)
     async with engine.begin() as connection:

@@ -13,8 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towpath.chat.app import CHAT
-from towpath.orders.app import ORDERS
 from towpath.protocol.envelope import make, now_ms
 from towpath.protocol.messages import Session, encode, join_batch, wrap_command
 from towpath.protocol.routes import dead_queue
@@ -27,7 +25,6 @@ from towpath.servicekit.messaging import dead_letters
 from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import Processes
 from towpath.testkit.rabbitmq import Rabbit
-from towpath.tools.dead_letters import OUR_OWN
 from towpath.tools.parked import BadTime, Parked, Wanted, read, since
 
 ORIGIN: Final = Queue(name="orders.commands.3")
@@ -192,10 +189,6 @@ def test_since_is_a_while_ago_or_a_date(text: str, at: str) -> None:
 def test_a_time_that_nobody_can_read_is_refused_by_its_name(text: str) -> None:
     with pytest.raises(BadTime, match="--since"):
         since(text, now=NOW)
-
-
-def test_without_a_service_those_that_come_with_towpath_are_looked_at() -> None:
-    assert set(OUR_OWN) == {CHAT.name, ORDERS.name}
 
 
 # As typed

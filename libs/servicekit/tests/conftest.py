@@ -1,8 +1,7 @@
-"""A broker in memory, a telemetry and a database without tables, for whoever needs one."""
+"""A broker in memory, a telemetry, and a database that has the kit's tables only."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 
 import pytest
 
@@ -31,20 +30,15 @@ async def telemetry() -> AsyncIterator[Telemetry]:
 
 
 @pytest.fixture
-def open_empty_database(
-    database_url: str, tmp_path: Path
-) -> Callable[[], AbstractAsyncContextManager[Database]]:
-    """Opens a database that is there, as often as it is wanted; its migrations make nothing."""
-    migrations = tmp_path / "no_migrations"
-    (migrations / "versions").mkdir(parents=True)
-    (migrations / "env.py").write_text("")
-    return lambda: Database.open(database_url, migrations=migrations, version_table="test_version")
+def open_empty_database(database_url: str) -> Callable[[], AbstractAsyncContextManager[Database]]:
+    """Opens the same database as often as it is called; it has the kit's tables of a service ``test``, empty."""
+    return lambda: Database.open(database_url, service="test")
 
 
 @pytest.fixture
 async def empty_database(
     open_empty_database: Callable[[], AbstractAsyncContextManager[Database]],
 ) -> AsyncIterator[Database]:
-    """A database without tables, on SQLite and on PostgreSQL."""
+    """A database that has the kit's tables only, on SQLite and on PostgreSQL."""
     async with open_empty_database() as database:
         yield database

@@ -1,9 +1,8 @@
-"""Streams with many who append: no number twice, none left out, whoever asks what came since."""
+"""Streams with concurrent appenders: no number twice, none left out, every replay complete."""
 
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -12,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from towpath.protocol.envelope import parse
-from towpath.servicekit.storage.database import Database, forget
+from towpath.servicekit.storage.database import Database
 from towpath.servicekit.storage.replays import replay
+from towpath.servicekit.storage.retention import delete_old
 from towpath.servicekit.storage.streams import Replay, Streams, StreamTables, read_heads
 
 METADATA: Final = sa.MetaData()
@@ -21,32 +21,14 @@ TABLES: Final = StreamTables.define(METADATA, "test")
 NAMES: Final = ["chat:a", "chat:b", "chat:c", "order:ana"]
 PATIENCE: Final = 30.0
 PLENTY: Final = 1024 * 1024
-MIGRATION: Final = """
-import sqlalchemy as sa
-from alembic import op
-from towpath.servicekit.storage.streams import StreamTables
-revision, down_revision = "1", None
-def upgrade():
-    metadata = sa.MetaData()
-    StreamTables.define(metadata, "test")
-    metadata.create_all(op.get_bind())
-"""
 
 
 @pytest.fixture
-async def replicas(database_url: str, tmp_path: Path) -> AsyncIterator[list[Database]]:
+async def replicas(database_url: str) -> AsyncIterator[list[Database]]:
     """Two programs on the same database."""
-    folder = tmp_path / "migrations"
-    (folder / "versions").mkdir(parents=True)
-    (folder / "env.py").write_text(
-        "import sqlalchemy as sa\n"
-        "from towpath.servicekit.storage.migrations import run_migrations\n"
-        "run_migrations(sa.MetaData())\n"
-    )
-    (folder / "versions" / "1.py").write_text(MIGRATION)
     async with (
-        Database.open(database_url, migrations=folder, version_table="v") as one,
-        Database.open(database_url, migrations=folder, version_table="v") as other,
+        Database.open(database_url, service="test") as one,
+        Database.open(database_url, service="test") as other,
     ):
         yield [one, other]
 
@@ -94,7 +76,7 @@ async def test_numbers_grow_by_one_for_concurrent_appenders(replicas: list[Datab
     assert await seqs(replicas[0]) == {name: list(range(1, count + 1)) for name, count in expected.items()}
 
 
-async def test_what_is_undone_leaves_no_hole(replicas: list[Database]) -> None:
+async def test_a_rolled_back_append_leaves_no_gap(replicas: list[Database]) -> None:
     async def fail(number: int) -> None:
         with pytest.raises(ZeroDivisionError):
             await append(replicas[number % 2], NAMES[:2], fail=True)
@@ -164,7 +146,9 @@ async def test_a_replay_equals_the_list_of_all_entries(replicas: list[Database],
                 for name, seq in gone:
                     old = entries.update().where(entries.c.stream == name, entries.c.seq == seq)
                     await connection.execute(old.values(created_at=1))
-                assert await forget(connection, TABLES.entries, older_than_ms=60_000, limit=100) == len(gone)
+                assert await delete_old(connection, TABLES.entries, older_than_ms=60_000, limit=100) == len(
+                    gone
+                )
         else:
             _, asked, limit = step
             async with database.reading() as connection:

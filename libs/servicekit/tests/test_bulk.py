@@ -43,7 +43,7 @@ async def people(connection: AsyncConnection) -> list[tuple[Any, ...]]:
     return [tuple(row) for row in found]
 
 
-async def test_rows_are_there_as_they_were_given(connection: AsyncConnection) -> None:
+async def test_rows_are_stored_as_given(connection: AsyncConnection) -> None:
     odd = "ü, {\"curly\"} 'quoted' \\ NULL"
     rows = [a_person(1, note=odd), a_person(2, is_connected=False), a_person(2**40)]
     await bulk.insert(connection, PEOPLE, rows)
@@ -54,7 +54,7 @@ async def test_rows_are_there_as_they_were_given(connection: AsyncConnection) ->
     ]
 
 
-async def test_columns_that_are_not_named_get_their_default(connection: AsyncConnection) -> None:
+async def test_unnamed_columns_get_their_default(connection: AsyncConnection) -> None:
     await bulk.insert(connection, PEOPLE, [{"city": "Ulm", "name": "ana", "age": 1}])
     assert await people(connection) == [("Ulm", "ana", None, 1, False)]
 
@@ -77,7 +77,7 @@ async def test_only_named_columns_change_and_only_for_the_whole_key(
     ]
 
 
-async def test_one_that_is_there_already_keeps_all_of_them_out(connection: AsyncConnection) -> None:
+async def test_one_existing_row_fails_the_whole_insert(connection: AsyncConnection) -> None:
     await bulk.insert(connection, PEOPLE, [a_person(1)])
     await connection.commit()
     with pytest.raises(IntegrityError):

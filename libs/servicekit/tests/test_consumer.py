@@ -290,12 +290,48 @@ async def test_consuming_continues_when_the_broker_is_back(hub: MemoryHub, broke
     assert await left_in(broker) == []
 
 
-class Readers:
-    """Reads that go on until the test ends them."""
+# Work beside the units
+
+
+class Beside:
+    """A dispatcher whose work runs beside its units until the test ends it; then a follower is ready.
+
+    Attributes:
+        units: The bodies of each unit.
+    """
 
     def __init__(self) -> None:
-        self.done = asyncio.Event()
+        self.units: list[list[str]] = []
+        self.waiting_bytes = 0
         self.cancelled = False
+        self._taken: list[Delivery] = []
+        self._held: list[Delivery] = []
+        self._freed = asyncio.Event()
+        self._done = asyncio.Event()
+
+    @property
+    def holds(self) -> list[str]:
+        return [delivery.body.decode() for delivery in self._held]
+
+    def end(self) -> None:
+        """End the work beside: what it held is handled in the next unit."""
+        self._taken, self._held = self._held, []
+        self.waiting_bytes = 1
+        self._freed.set()
+        self._done.set()
+
+    async def take(self, deliveries: Sequence[Delivery]) -> None:
+        self._held += deliveries
+
+    async def work(self) -> None:
+        self.units.append([delivery.body.decode() for delivery in self._taken])
+        self.waiting_bytes = 0
+        for delivery in self._taken:
+            delivery.ack()
+
+    async def until_ready(self) -> None:
+        await self._freed.wait()
+        self._freed.clear()
 
     async def run(self) -> None:
         try:
@@ -305,27 +341,70 @@ class Readers:
             raise
 
     async def finished(self, timeout: float) -> bool:
-        await self.done.wait()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._done.wait()
+        except TimeoutError:
+            return False
         return True
 
 
-async def test_on_stop_heavy_reads_finish_before_unsettled_deliveries_are_requeued(broker: Broker) -> None:
-    readers, stop = Readers(), asyncio.Event()
-    held: list[Delivery] = []
+def consumer_of(broker: Broker, dispatcher: Beside) -> Consumer:
+    return Consumer(partial(broker.subscribe, WORK, prefetch=10), dispatcher, intake_max_bytes=PLENTY)
 
-    async def dispatch(deliveries: Sequence[Delivery]) -> None:
-        held.extend(deliveries)
 
-    consumer = Consumer(
-        partial(broker.subscribe, WORK, prefetch=10), dispatch, intake_max_bytes=PLENTY, apart=[readers]
-    )
+async def test_what_waited_beside_is_handled_though_no_delivery_comes(broker: Broker) -> None:
+    dispatcher, stop = Beside(), asyncio.Event()
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
-        consuming = tasks.create_task(consumer.run(stop))
+        tasks.create_task(consumer_of(broker, dispatcher).run(stop))
         await publish(broker, "heavy")
-        await eventually(lambda: len(held) == 1)
+        await eventually(lambda: dispatcher.holds == ["heavy"])
+        dispatcher.end()
+        await eventually(lambda: dispatcher.units == [["heavy"]])
+        await publish(broker, "next")  # It still hears deliveries.
+        await eventually(lambda: dispatcher.holds == ["next"])
+        dispatcher.end()
+        await eventually(lambda: dispatcher.units == [["heavy"], ["next"]])
+        stop.set()
+    assert await left_in(broker) == []
+
+
+async def test_on_stop_work_beside_and_what_waits_behind_it_is_finished(broker: Broker) -> None:
+    dispatcher, stop = Beside(), asyncio.Event()
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+        consuming = tasks.create_task(consumer_of(broker, dispatcher).run(stop))
+        await publish(broker, "heavy")
+        await eventually(lambda: dispatcher.holds == ["heavy"])
         stop.set()
         await never(consuming.done)
-        held[0].ack()
-        readers.done.set()
-    assert readers.cancelled
+        dispatcher.end()
+    assert dispatcher.units == [["heavy"]]
+    assert dispatcher.cancelled
     assert await left_in(broker) == []
+
+
+async def test_on_stop_what_does_not_finish_beside_is_requeued(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("towpath.servicekit.messaging.consumer._BESIDE_SECONDS", 0.05)
+    dispatcher, stop = Beside(), asyncio.Event()
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+        tasks.create_task(consumer_of(broker, dispatcher).run(stop))
+        await publish(broker, "heavy")
+        await eventually(lambda: dispatcher.holds == ["heavy"])
+        stop.set()
+    assert dispatcher.cancelled
+    assert await left_in(broker) == ["heavy"]
+
+
+async def test_an_unexpected_error_beside_ends_the_run_and_requeues_all(broker: Broker) -> None:
+    class Broken(Beside):
+        async def run(self) -> None:
+            await eventually(lambda: self.holds == ["heavy"])
+            raise ZeroDivisionError
+
+    await publish(broker, "heavy")
+    with pytest.RaisesGroup(ZeroDivisionError):
+        async with asyncio.timeout(PATIENCE):
+            await consumer_of(broker, Broken()).run(asyncio.Event())
+    assert await left_in(broker) == ["heavy"]

@@ -1,4 +1,4 @@
-"""The database: opened and migrated together, written in turns, read without waiting."""
+"""Database: migrated on open, one writer at a time, reads that wait for no writer, failures by their cause."""
 
 import asyncio
 import contextlib
@@ -20,11 +20,6 @@ from towpath.testkit.eventually import eventually
 from towpath.testkit.postgres import Postgres
 
 COUNTERS: Final = sa.table("counters", sa.column("name"), sa.column("value"))
-ENVIRONMENT: Final = """
-import sqlalchemy as sa
-from towpath.servicekit.storage.migrations import run_migrations
-run_migrations(sa.MetaData())
-"""
 REVISION: Final = """
 import sqlalchemy as sa
 from alembic import op
@@ -43,14 +38,12 @@ Open = Callable[[], AbstractAsyncContextManager[Database]]
 
 
 def write_migrations(folder: Path, *tables: str, more: str = "") -> Path:
-    """An Alembic folder with a revision a table."""
-    versions = folder / "versions"
-    versions.mkdir(parents=True)
-    (folder / "env.py").write_text(ENVIRONMENT)
+    """A folder of migrations with a revision a table."""
+    folder.mkdir(parents=True)
     for number, table in enumerate(tables):
         before = str(number) if number else None
         text = REVISION.format(revision=str(number + 1), before=before, table=table, more=more)
-        (versions / f"{number + 1}.py").write_text(text)
+        (folder / f"{number + 1}.py").write_text(text)
     return folder
 
 
@@ -61,7 +54,7 @@ def migrations(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def open_database(database_url: str, migrations: Path) -> Open:
-    return lambda: Database.open(database_url, migrations=migrations, version_table="test_version")
+    return lambda: Database.open(database_url, service="test", migrations=migrations)
 
 
 @pytest.fixture
@@ -83,7 +76,7 @@ async def value_of(connection: AsyncConnection, name: str, *, lock: bool = False
 # Opening
 
 
-async def test_it_is_migrated_when_opened_and_keeps_what_it_has(open_database: Open) -> None:
+async def test_opening_migrates_the_schema_and_keeps_the_rows(open_database: Open) -> None:
     async with open_database() as database, database.transaction() as connection:
         await put(connection, "a", 1)
     async with open_database() as database, database.reading() as connection:
@@ -102,19 +95,17 @@ async def test_services_may_share_a_database(database_url: str, tmp_path: Path) 
     async with AsyncExitStack() as stack:
         for name in ("chat", "orders"):
             folder = write_migrations(tmp_path / name, f"{name}_counters")
-            await stack.enter_async_context(
-                Database.open(database_url, migrations=folder, version_table=f"{name}_version")
-            )
+            await stack.enter_async_context(Database.open(database_url, service=name, migrations=folder))
 
 
 async def test_a_migration_that_fails_leaves_nothing_behind(database_url: str, tmp_path: Path) -> None:
     broken = write_migrations(tmp_path / "broken", "counters", more="raise ZeroDivisionError")
     with pytest.raises(ZeroDivisionError):
-        async with Database.open(database_url, migrations=broken, version_table="test_version"):
+        async with Database.open(database_url, service="test", migrations=broken):
             pass
     mended = write_migrations(tmp_path / "mended", "counters")
     async with (
-        Database.open(database_url, migrations=mended, version_table="test_version") as database,
+        Database.open(database_url, service="test", migrations=mended) as database,
         database.transaction() as connection,
     ):
         await put(connection, "a", 1)
@@ -131,11 +122,11 @@ WAITING: Final = """
 """
 
 
-async def test_a_migration_that_takes_long_lets_the_rest_of_the_program_go_on(tmp_path: Path) -> None:
+async def test_a_long_migration_does_not_block_the_event_loop(tmp_path: Path) -> None:
     migrations = write_migrations(tmp_path / "migrations", "counters", more=WAITING)
     async with (
         Database.open(
-            f"sqlite+aiosqlite:///{tmp_path}/towpath.db", migrations=migrations, version_table="test_version"
+            f"sqlite+aiosqlite:///{tmp_path}/towpath.db", service="test", migrations=migrations
         ) as database,
         database.reading() as connection,
     ):
@@ -149,30 +140,28 @@ TIME_LIMIT: Final = """
 """
 
 
-async def test_a_statement_of_a_migration_may_take_as_long_as_many_rows_do(
-    postgres_url: str, tmp_path: Path
-) -> None:
+async def test_a_statement_of_a_migration_has_an_hour(postgres_url: str, tmp_path: Path) -> None:
     migrations = write_migrations(tmp_path / "migrations", "counters", more=TIME_LIMIT)
     async with (
-        Database.open(postgres_url, migrations=migrations, version_table="test_version") as database,
+        Database.open(postgres_url, service="test", migrations=migrations) as database,
         database.reading() as connection,
     ):
         assert await value_of(connection, "limit") == 3600
 
 
-async def test_a_schema_from_the_future_is_a_bad_setting(database_url: str, tmp_path: Path) -> None:
+async def test_a_newer_schema_is_a_bad_setting(database_url: str, tmp_path: Path) -> None:
     newer = write_migrations(tmp_path / "newer", "counters", "more_counters")
-    async with Database.open(database_url, migrations=newer, version_table="test_version"):
+    async with Database.open(database_url, service="test", migrations=newer):
         pass
     older = write_migrations(tmp_path / "older", "counters")
     with pytest.raises(BadSetting, match=r"^TOWPATH_DATABASE_URL: holds a schema this version does not know"):
-        async with Database.open(database_url, migrations=older, version_table="test_version"):
+        async with Database.open(database_url, service="test", migrations=older):
             pass
 
 
 async def refusal(url: str, migrations: Path) -> str:
     with pytest.raises(BadSetting) as bad:
-        async with asyncio.timeout(PATIENCE), Database.open(url, migrations=migrations, version_table="v"):
+        async with asyncio.timeout(PATIENCE), Database.open(url, service="test", migrations=migrations):
             pass
     told = str(bad.value)
     assert told.startswith("TOWPATH_DATABASE_URL")
@@ -188,9 +177,9 @@ async def test_a_file_that_cannot_be_opened_is_a_bad_setting(tmp_path: Path, mig
     assert "not a database" in await refusal(f"sqlite+aiosqlite:///{tmp_path}/file", migrations)
 
 
-async def test_its_folder_is_made(tmp_path: Path, migrations: Path) -> None:
+async def test_the_folder_of_the_file_is_created(tmp_path: Path, migrations: Path) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path}/some/where/towpath.db"
-    async with Database.open(url, migrations=migrations, version_table="v"):
+    async with Database.open(url, service="test", migrations=migrations):
         assert (tmp_path / "some" / "where" / "towpath.db").exists()
 
 
@@ -200,7 +189,7 @@ async def test_a_server_that_cannot_be_used_is_a_bad_setting(postgres: Postgres,
     assert "nowhere" in await refusal(describe_error, migrations)
 
 
-async def test_a_server_that_is_away_at_the_start_is_waited_for(
+async def test_opening_waits_for_an_unreachable_server(
     postgres: Postgres, postgres_url: str, migrations: Path, tmp_path: Path
 ) -> None:
     socket = tmp_path / "run"
@@ -209,7 +198,7 @@ async def test_a_server_that_is_away_at_the_start_is_waited_for(
 
     async def open_and_read() -> int | None:
         async with (
-            Database.open(url, migrations=migrations, version_table="v") as database,
+            Database.open(url, service="test", migrations=migrations) as database,
             database.reading() as connection,
         ):
             return await value_of(connection, "a")
@@ -228,14 +217,14 @@ async def test_a_server_that_is_away_at_the_start_is_waited_for(
 @pytest.mark.parametrize(
     "url", ["postgresql+asyncpg://ana:hunter2@db:port/towpath", "postgresql+asyncpg://ana:hunter2"]
 )
-async def test_an_address_that_is_none_is_a_bad_setting(url: str, migrations: Path) -> None:
+async def test_a_malformed_url_is_a_bad_setting(url: str, migrations: Path) -> None:
     assert "postgresql://user:password@host:port/database" in await refusal(url, migrations)
 
 
 # Transactions
 
 
-async def test_writers_take_turns_and_none_is_turned_away(open_database: Open) -> None:
+async def test_concurrent_writers_are_serialised_and_all_succeed(open_database: Open) -> None:
     async def count(database: Database) -> None:
         for _ in range(10):
             async with database.transaction() as connection:
@@ -253,7 +242,7 @@ async def test_writers_take_turns_and_none_is_turned_away(open_database: Open) -
             assert await value_of(connection, "a") == 100
 
 
-async def test_readers_never_wait_for_a_writer_and_see_what_is_committed(database: Database) -> None:
+async def test_readers_do_not_wait_for_a_writer_and_see_committed_rows(database: Database) -> None:
     async with asyncio.timeout(PATIENCE):
         async with database.transaction() as writer:
             await put(writer, "a", 1)
@@ -264,7 +253,7 @@ async def test_readers_never_wait_for_a_writer_and_see_what_is_committed(databas
             assert await value_of(reader, "a") == 1
 
 
-async def test_many_may_read_at_once_while_one_writes(database: Database) -> None:
+async def test_many_readers_run_beside_one_writer(database: Database) -> None:
     async def look() -> int | None:
         async with database.reading() as reader:
             return await value_of(reader, "a")
@@ -275,7 +264,7 @@ async def test_many_may_read_at_once_while_one_writes(database: Database) -> Non
             assert set(await asyncio.gather(*(look() for _ in range(40)))) == {None}
 
 
-async def test_what_fails_is_undone(database: Database) -> None:
+async def test_a_failed_transaction_is_rolled_back(database: Database) -> None:
     async def put_and_fail() -> None:
         async with database.transaction() as connection:
             await put(connection, "a", 1)
@@ -287,7 +276,7 @@ async def test_what_fails_is_undone(database: Database) -> None:
         assert await value_of(connection, "a") is None
 
 
-async def test_being_cancelled_undoes_it_and_the_next_goes_on(database: Database) -> None:
+async def test_a_cancelled_transaction_is_rolled_back_and_the_next_one_succeeds(database: Database) -> None:
     written = asyncio.Event()
 
     async def write_and_wait() -> None:
@@ -311,12 +300,12 @@ async def test_being_cancelled_undoes_it_and_the_next_goes_on(database: Database
 # Going away
 
 
-async def test_a_database_that_is_there_answers(database: Database) -> None:
+async def test_a_reachable_database_answers(database: Database) -> None:
     assert await database.answers()
     assert database.name in ("sqlite", "postgresql")
 
 
-async def test_a_database_that_stores_what_is_written_is_writable(database: Database) -> None:
+async def test_a_database_that_commits_writes_is_writable(database: Database) -> None:
     await database.probe(PATIENCE)
     assert database.writability.is_writable
     async with database.transaction() as connection:
@@ -331,7 +320,7 @@ async def test_a_database_that_was_made_read_only_is_not_writable_until_it_is_ma
     leave = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
     server = create_async_engine(postgres.url("postgres"), isolation_level="AUTOCOMMIT")
     async with (
-        Database.open(postgres_url, migrations=migrations, version_table="v") as database,
+        Database.open(postgres_url, service="test", migrations=migrations) as database,
         server.connect() as admin,
     ):
         for read_only in ("on", "off", "on", "off"):
@@ -345,7 +334,7 @@ async def test_a_database_that_was_made_read_only_is_not_writable_until_it_is_ma
     await server.dispose()
 
 
-async def test_work_that_meets_a_read_only_database_waits_for_it(database: Database) -> None:
+async def test_a_write_to_a_read_only_database_is_a_failure_of_the_database(database: Database) -> None:
     read_only = "PRAGMA query_only = ON" if database.name == "sqlite" else "SET TRANSACTION READ ONLY"
 
     async def write() -> None:
@@ -359,12 +348,10 @@ async def test_work_that_meets_a_read_only_database_waits_for_it(database: Datab
     assert not database.writability.is_writable
 
 
-async def test_a_file_that_another_program_keeps_locked_is_not_writable(
-    tmp_path: Path, migrations: Path
-) -> None:
+async def test_a_file_locked_by_another_program_is_not_writable(tmp_path: Path, migrations: Path) -> None:
     path = tmp_path / "locked.db"
     async with Database.open(
-        f"sqlite+aiosqlite:///{path}", migrations=migrations, version_table="v"
+        f"sqlite+aiosqlite:///{path}", service="test", migrations=migrations
     ) as database:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
@@ -375,12 +362,12 @@ async def test_a_file_that_another_program_keeps_locked_is_not_writable(
         assert database.writability.is_writable
 
 
-async def test_what_a_transaction_meets_counts_until_no_other_has_met_it_for_a_while(
+async def test_a_failed_transaction_counts_as_not_writable_for_a_while(
     tmp_path: Path, migrations: Path
 ) -> None:
     now = 0.0
     url = f"sqlite+aiosqlite:///{tmp_path}/full.db"
-    async with Database.open(url, migrations=migrations, version_table="test_version") as database:
+    async with Database.open(url, service="test", migrations=migrations) as database:
         database.writability = Writability(clock=lambda: now)
 
         async def fill() -> None:
@@ -403,7 +390,7 @@ async def test_what_a_transaction_meets_counts_until_no_other_has_met_it_for_a_w
     assert [line["event"] for line in lines] == ["database_not_writable"] * 2 + ["database_writable"]
 
 
-async def test_a_mistake_in_a_statement_says_nothing_of_the_database(database: Database) -> None:
+async def test_a_wrong_statement_does_not_count_against_the_database(database: Database) -> None:
     row = {"name": "twice", "value": 1}
     with pytest.raises(sa.exc.IntegrityError):
         async with database.transaction() as connection:
@@ -416,7 +403,7 @@ async def test_broken_connections_are_replaced(postgres_url: str, migrations: Pa
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
-    async with Database.open(postgres_url, migrations=migrations, version_table="v") as database:
+    async with Database.open(postgres_url, service="test", migrations=migrations) as database:
         for _ in range(3):
             async with asyncio.timeout(PATIENCE):
                 async with database.transaction() as one, database.transaction() as two:
@@ -434,7 +421,7 @@ async def test_a_database_that_refuses_logins_does_not_answer(
     leave = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
     server = create_async_engine(postgres.url("postgres"), isolation_level="AUTOCOMMIT")
     async with (
-        Database.open(postgres_url, migrations=migrations, version_table="v") as database,
+        Database.open(postgres_url, service="test", migrations=migrations) as database,
         server.connect() as admin,
     ):
         await admin.execute(sa.text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
@@ -445,11 +432,11 @@ async def test_a_database_that_refuses_logins_does_not_answer(
     await server.dispose()
 
 
-async def test_a_full_disk_is_trouble_of_the_database_though_it_answers(
+async def test_a_full_disk_is_a_failure_of_a_database_that_still_answers(
     tmp_path: Path, migrations: Path
 ) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path}/full.db"
-    async with Database.open(url, migrations=migrations, version_table="test_version") as database:
+    async with Database.open(url, service="test", migrations=migrations) as database:
         rows = [{"name": f"n{number}", "value": number} for number in range(2_000)]
 
         async def fill() -> None:
@@ -463,7 +450,7 @@ async def test_a_full_disk_is_trouble_of_the_database_though_it_answers(
         assert await database.is_database_failure(full.value)
 
 
-async def test_a_statement_that_breaks_a_constraint_is_not(database: Database) -> None:
+async def test_a_violated_constraint_is_no_failure_of_the_database(database: Database) -> None:
     row = {"name": "twice", "value": 1}
     with pytest.raises(sa.exc.IntegrityError) as twice:
         async with database.transaction() as connection:
@@ -471,19 +458,17 @@ async def test_a_statement_that_breaks_a_constraint_is_not(database: Database) -
     assert not await database.is_database_failure(twice.value)
 
 
-async def test_a_server_that_is_shut_down_amid_a_statement_is_trouble(
+async def test_a_server_shutdown_during_a_statement_is_a_failure_of_the_database(
     postgres_url: str, migrations: Path
 ) -> None:
-    async with Database.open(postgres_url, migrations=migrations, version_table="test_version") as database:
+    async with Database.open(postgres_url, service="test", migrations=migrations) as database:
         with pytest.raises(sa.exc.DBAPIError) as ended:
             async with database.transaction() as connection:
                 await connection.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
         assert lacks_something(ended.value)
 
 
-async def test_a_replica_that_freezes_amid_a_transaction_does_not_keep_its_locks(
-    postgres_url: str, migrations: Path
-) -> None:
+async def test_a_replica_frozen_in_a_transaction_loses_its_locks(postgres_url: str, migrations: Path) -> None:
     at_once = sa.text("SET idle_in_transaction_session_timeout = '100ms'")
     query = sa.text("SHOW idle_in_transaction_session_timeout")
 
@@ -495,7 +480,7 @@ async def test_a_replica_that_freezes_amid_a_transaction_does_not_keep_its_locks
             locked.set()
             await thawed.wait()
 
-    async with Database.open(postgres_url, migrations=migrations, version_table="test_version") as database:
+    async with Database.open(postgres_url, service="test", migrations=migrations) as database:
         locked, thawed = asyncio.Event(), asyncio.Event()
         frozen = asyncio.create_task(freeze(database, locked, thawed))
         async with asyncio.timeout(PATIENCE):

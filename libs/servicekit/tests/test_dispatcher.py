@@ -30,7 +30,14 @@ from towpath.servicekit.messaging.publisher import Publisher
 from towpath.servicekit.runtime.settings import ServiceSettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.service import Service, topology, work_queues
-from towpath.testkit.dispatching import GATEWAY, Incoming, ServiceUnderTest, a_command, an_event
+from towpath.testkit.dispatching import (
+    GATEWAY,
+    Incoming,
+    ServiceUnderTest,
+    a_command,
+    an_event,
+    dispatch,
+)
 
 PATIENCE: Final = 30.0
 
@@ -348,7 +355,7 @@ class Desk:
 
     async def dispatch(self, *deliveries: Delivery) -> Completion:
         async with asyncio.timeout(PATIENCE):
-            return await self._dispatcher.dispatch(deliveries)
+            return await dispatch(self._dispatcher, deliveries)
 
     async def heard(self) -> Delivery:
         async with asyncio.timeout(PATIENCE):
@@ -377,17 +384,15 @@ async def desk(broker: Broker, telemetry: Telemetry) -> AsyncIterator[Desk]:
         broker.subscribe(gateway, Queue(name=dead_queue(ECHO.name)), prefetch=10) as ears,
     ):
         dispatcher: Dispatcher[Any] = Dispatcher(
-            ECHO.commands,
-            ECHO.events,
+            ECHO.tables,
             None,
             publisher,
-            publisher.dead_letters,
+            settings,
             telemetry,
-            own=ECHO.name,
-            unit_max=settings.unit_max_items,
-            replay_limit=settings.replay_limit,
         )
+        beside = asyncio.create_task(dispatcher.run())
         yield Desk(broker, dispatcher, work, ears)
+        beside.cancel()
 
 
 async def test_what_was_answered_internal_is_parked_without_effect(desk: Desk) -> None:

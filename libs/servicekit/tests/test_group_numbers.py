@@ -6,19 +6,25 @@ from typing import Final
 
 import pytest_asyncio
 import sqlalchemy as sa
+from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from towpath.protocol.envelope import now_ms
-from towpath.protocol.messages import Session
 from towpath.servicekit.handling.memberships import correct
-from towpath.servicekit.handling.publishing import Result
+from towpath.servicekit.handling.outcome import Outcome
+from towpath.servicekit.handling.requests import Handler
+from towpath.servicekit.handling.result import Result
 from towpath.servicekit.storage.group_numbers import next_number, numbers_table, read_number
 from towpath.servicekit.storage.leaves import Leave
 from towpath.servicekit.storage.stored_outcome import StoredOutcome
+from towpath.testkit.arrivals import a_request
 
 METADATA: Final = sa.MetaData()
 NUMBERS: Final = numbers_table(METADATA, "test")
-ANA: Final = Session("ana", "c-1", "gw-1")
+
+
+class Join(BaseModel):
+    pass
 
 
 @pytest_asyncio.fixture
@@ -39,7 +45,7 @@ async def test_numbers_grow_and_are_at_least_the_time(engine: AsyncEngine) -> No
     assert began <= numbers[0] < numbers[1] < numbers[2]
 
 
-async def test_numbers_grow_though_the_clock_goes_back(engine: AsyncEngine) -> None:
+async def test_numbers_grow_when_the_clock_goes_back(engine: AsyncEngine) -> None:
     ahead = now_ms() + 3_600_000
     async with engine.begin() as connection:
         await connection.execute(NUMBERS.update().values(number=ahead))
@@ -85,7 +91,8 @@ async def test_a_repetition_joins_only_allowed_groups_and_leaves_only_others(
     settled = StoredOutcome(
         subscribe=["a", "b"], unsubscribe=["a", "c"], replay={"a": 1, "b": 1}, leaves=[gone, back]
     )
-    result = Result(ANA, settled, "")
+    handlers = {"room.join": Handler(Join, lambda *_: Outcome())}
+    result = Result(a_request(handlers, "room.join"), settled, "")
     async with engine.begin() as connection:
         await correct(connection, _only_ana_hears_a, [result])
     assert result.stored.subscribe == ["a"]

@@ -1,4 +1,4 @@
-"""The inbox: each outcome is kept under its sender and id, once, as it was."""
+"""The inbox: one outcome per sender and id, stored once and found unchanged."""
 
 from collections.abc import AsyncIterator
 from typing import Final
@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from towpath.protocol.envelope import make
 from towpath.servicekit.messaging.publication import Publication
-from towpath.servicekit.storage.database import forget
 from towpath.servicekit.storage.inbox import Key, find, inbox_table, store
+from towpath.servicekit.storage.retention import delete_old
 from towpath.servicekit.storage.stored_outcome import StoredOutcome
 
 METADATA: Final = sa.MetaData()
@@ -68,7 +68,7 @@ def an_outcome(text: str = "done") -> StoredOutcome:
     st.dictionaries(st.tuples(names, ids), outcomes, max_size=5), st.sets(st.tuples(names, ids), max_size=3)
 )
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-async def test_what_is_stored_is_found_as_it_was_and_nothing_else(
+async def test_stored_outcomes_are_found_unchanged(
     connection: AsyncConnection, stored: dict[Key, StoredOutcome], others: set[Key]
 ) -> None:
     await connection.execute(INBOX.delete())
@@ -80,14 +80,14 @@ async def test_what_is_stored_is_found_as_it_was_and_nothing_else(
     }
 
 
-async def test_an_outcome_without_an_answer_is_kept_like_any_other(connection: AsyncConnection) -> None:
+async def test_an_outcome_without_an_answer_is_stored(connection: AsyncConnection) -> None:
     await store(connection, INBOX, {("event:backend", "m-1"): StoredOutcome(subscribe=["chat:lobby"])})
     found = await find(connection, INBOX, [("event:backend", "m-1")])
     assert not found["event:backend", "m-1"].answer
     assert found["event:backend", "m-1"].subscribe == ["chat:lobby"]
 
 
-async def test_names_that_look_alike_or_odd_are_kept_apart(connection: AsyncConnection) -> None:
+async def test_similar_or_odd_names_are_different_senders(connection: AsyncConnection) -> None:
     await store(connection, INBOX, {(name, "m-1"): an_outcome(name) for name in ODD})
     found = await find(connection, INBOX, [(name, "m-1") for name in ODD])
     texts = {key: msgspec.json.decode(outcome.answer)["data"]["text"] for key, outcome in found.items()}
@@ -95,7 +95,7 @@ async def test_names_that_look_alike_or_odd_are_kept_apart(connection: AsyncConn
     assert await find(connection, INBOX, [("bo", "m-1"), ("ana", "m-2"), ("m-1", "ana")]) == {}
 
 
-async def test_an_id_is_its_senders_own(connection: AsyncConnection) -> None:
+async def test_ids_of_different_senders_never_meet(connection: AsyncConnection) -> None:
     await store(connection, INBOX, {("ana", "m-1"): an_outcome("ana's")})
     assert await find(connection, INBOX, [("bo", "m-1")]) == {}
     await store(connection, INBOX, {("bo", "m-1"): an_outcome("bo's")})
@@ -113,21 +113,21 @@ async def test_a_second_outcome_for_the_same_request_fails(connection: AsyncConn
     assert [msgspec.json.decode(outcome.answer)["data"] for outcome in found.values()] == [{"text": "first"}]
 
 
-async def test_nothing_is_asked_and_stored_for_nothing(connection: AsyncConnection) -> None:
+async def test_empty_batches_are_accepted(connection: AsyncConnection) -> None:
     await store(connection, INBOX, {})
     assert await find(connection, INBOX, []) == {}
 
 
-async def test_a_batch_of_the_largest_unit_is_no_problem(connection: AsyncConnection) -> None:
+async def test_the_largest_unit_of_work_is_found_in_one_call(connection: AsyncConnection) -> None:
     keys = [(f"user-{number}", "m-1") for number in range(5000)]
     await store(connection, INBOX, dict.fromkeys(keys, an_outcome()))
     assert (await find(connection, INBOX, keys)).keys() == set(keys)
 
 
-async def test_old_outcomes_are_forgotten_step_by_step(connection: AsyncConnection) -> None:
+async def test_old_outcomes_are_deleted_in_steps(connection: AsyncConnection) -> None:
     await store(connection, INBOX, {("ana", f"m-{number}"): an_outcome() for number in range(5)})
     await connection.execute(INBOX.update().values(created_at=1))
     await store(connection, INBOX, {("ana", "new"): an_outcome()})
-    steps = [await forget(connection, INBOX, older_than_ms=60_000, limit=2) for _ in range(4)]
+    steps = [await delete_old(connection, INBOX, older_than_ms=60_000, limit=2) for _ in range(4)]
     assert steps == [2, 2, 1, 0]
     assert (await find(connection, INBOX, [("ana", "m-1"), ("ana", "new")])).keys() == {("ana", "new")}

@@ -1,4 +1,4 @@
-"""The outbox: kept if it commits, in order, numbered for good; and a lease that one holds at a time."""
+"""The outbox: stored if the transaction commits, in order, numbers never reused; and one holder of its lease."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -52,12 +52,12 @@ def numbered(number: int) -> Publication:
 
 async def waiting(connection: AsyncConnection, limit: int = ANY, max_bytes: int = ANY) -> list[Publication]:
     found = await outbox.first(connection, OUTBOX, limit=limit, max_bytes=max_bytes)
-    return [one.outgoing for one in found if one.outgoing is not None]
+    return [one.publication for one in found if one.publication is not None]
 
 
 @given(st.lists(several, max_size=4), st.integers(1, 12), st.integers(1, 600))
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-async def test_what_is_put_comes_in_its_order_as_it_was_and_in_bounded_parts(
+async def test_messages_are_read_unchanged_in_order_and_in_bounded_parts(
     connection: AsyncConnection, puts: list[list[Publication]], limit: int, max_bytes: int
 ) -> None:
     await connection.execute(OUTBOX.items.delete())
@@ -68,14 +68,16 @@ async def test_what_is_put_comes_in_its_order_as_it_was_and_in_bounded_parts(
     while left:
         found = await outbox.first(connection, OUTBOX, limit=limit, max_bytes=max_bytes)
         assert 1 <= len(found) <= limit
-        assert len(found) == 1 or sum(len(one.outgoing.item) for one in found if one.outgoing) <= max_bytes
-        assert [one.outgoing for one in found] == left[: len(found)]
+        assert (
+            len(found) == 1 or sum(len(one.publication.item) for one in found if one.publication) <= max_bytes
+        )
+        assert [one.publication for one in found] == left[: len(found)]
         await outbox.remove(connection, OUTBOX, [one.id for one in found])
         left = left[len(found) :]
     assert await waiting(connection) == []
 
 
-async def test_many_are_put_in_their_order(connection: AsyncConnection) -> None:
+async def test_many_messages_are_stored_in_order(connection: AsyncConnection) -> None:
     many = [numbered(number) for number in range(2500)]
     await outbox.put(connection, OUTBOX, many)
     assert await waiting(connection) == many
@@ -86,7 +88,7 @@ async def test_waiting_rows_are_counted_up_to_a_limit(connection: AsyncConnectio
     assert await outbox.count(connection, OUTBOX) == outbox.COUNTED_UP_TO
 
 
-async def test_what_is_not_committed_is_not_there(database: Database) -> None:
+async def test_uncommitted_messages_are_not_stored(database: Database) -> None:
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(database.transaction())
         await outbox.put(connection, OUTBOX, [numbered(1)])
@@ -116,7 +118,7 @@ async def test_rows_of_a_transaction_that_waited_for_a_lock_come_later(database:
         assert await waiting(connection) == [numbered(1), numbered(2)]
 
 
-async def test_a_number_is_never_given_again(database: Database) -> None:
+async def test_a_number_is_never_assigned_twice(database: Database) -> None:
     numbers: list[int] = []
     for _ in range(3):
         async with database.transaction() as connection:
@@ -128,7 +130,7 @@ async def test_a_number_is_never_given_again(database: Database) -> None:
 
 
 class TestLease:
-    async def test_one_holds_it_until_it_is_given_back(self, database: Database) -> None:
+    async def test_one_holder_has_the_lease_until_it_releases_it(self, database: Database) -> None:
         async def hold(holder: str) -> bool:
             async with database.transaction() as connection:
                 return await outbox.hold(connection, OUTBOX, holder, 60)
@@ -153,7 +155,7 @@ class TestLease:
 
         assert sum(await asyncio.gather(*(hold(f"replica-{number}") for number in range(8)))) == 1
 
-    async def test_it_ends_by_itself(self, database: Database) -> None:
+    async def test_the_lease_expires(self, database: Database) -> None:
         async def hold(holder: str, seconds: float) -> bool:
             async with database.transaction() as connection:
                 return await outbox.hold(connection, OUTBOX, holder, seconds)

@@ -1,4 +1,4 @@
-"""The relay: what waits is told, once and in order, whoever dies and however slow the broker is."""
+"""The relay publishes the waiting messages in order and normally once, through crashes and with a slow broker."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -50,7 +50,7 @@ Open = Callable[[], AbstractAsyncContextManager[Database]]
 
 
 class Replica:
-    """One replica's way to the database and the broker, and its relay, which is flushed by hand."""
+    """One replica: its database, its publisher, and its relay, which the test flushes."""
 
     def __init__(self, database: Database, publisher: Publisher, telemetry: Telemetry, limits: Any) -> None:
         self.database = database
@@ -60,16 +60,16 @@ class Replica:
         self.relay = self._made()
 
     def running(self, *, lease: float = LONG, poll: float = SELDOM) -> AbstractAsyncContextManager[Relay]:
-        """A relay that runs, and looks by itself every ``poll`` seconds."""
+        """A running relay that polls every ``poll`` seconds."""
         chosen = self._settings.model_copy(update={"outbox_poll": poll})
         return Relay.open(self.database, OUTBOX, self.publisher, chosen, self.telemetry, lease=lease)
 
     def dying(self, *, lease: float) -> Relay:
-        """Another relay, of a program that does not live long."""
+        """Another relay, of a program that will be killed."""
         return self._made(lease=lease)
 
     async def put(self, *outgoing: Publication) -> None:
-        """Commit ``outgoing``, and tell no relay of it."""
+        """Commit ``outgoing`` without waking a relay."""
         async with self.database.transaction() as connection:
             await outbox.put(connection, OUTBOX, outgoing)
 
@@ -82,7 +82,7 @@ class Replica:
 
 
 class House:
-    """Replicas of a service on one broker and one database, and somebody who hears all that is told."""
+    """Replicas of a service on one broker and one database, and a listener to all that they publish."""
 
     def __init__(self, hub: MemoryHub, open_database: Open) -> None:
         self.hub = hub
@@ -117,12 +117,12 @@ class House:
                 yield
             await listening
 
-    def told(self, key: str = LOBBY) -> list[int]:
-        """The numbers that were told with one routing key."""
+    def published(self, key: str = LOBBY) -> list[int]:
+        """The numbers that were published with one routing key."""
         return [number for of_key, number in self.heard if of_key == key]
 
     async def hears(self, numbers: Sequence[int], key: str = LOBBY) -> None:
-        await eventually(lambda: self.told(key) == list(numbers))
+        await eventually(lambda: self.published(key) == list(numbers))
 
 
 @pytest.fixture
@@ -174,9 +174,9 @@ async def a_small_queue(house: House) -> AsyncIterator[Take]:
         yield take
 
 
-def last_words(told: Sequence[int]) -> list[int]:
-    """Each number where it was told last."""
-    return sorted(set(told), key=lambda number: max(i for i, one in enumerate(told) if one == number))
+def last_publishes(numbers: Sequence[int]) -> list[int]:
+    """Each number at the position of its last publish."""
+    return sorted(set(numbers), key=lambda number: max(i for i, one in enumerate(numbers) if one == number))
 
 
 # Telling
@@ -201,7 +201,7 @@ async def test_each_key_is_published_in_order_and_once(house: House, pushes: lis
         await house.hears(numbers, f"user.{key}")
 
 
-async def test_pushes_and_events_go_where_they_belong(house: House, replica: Replica) -> None:
+async def test_pushes_and_events_are_published_to_their_exchanges(house: House, replica: Replica) -> None:
     await replica.put(a_push(1), a_push(2, "order.paid", EVENTS))
     assert await replica.relay.flush()
     await house.hears([1])
@@ -240,7 +240,7 @@ async def test_waiting_messages_are_published_on_stop(house: House, replica: Rep
     assert await replica.waiting() == 0
 
 
-async def test_how_many_wait_can_be_seen(house: House, replica: Replica) -> None:
+async def test_a_metric_counts_the_waiting_messages(house: House, replica: Replica) -> None:
     house.hub.block()
     await replica.put(a_push(1), a_push(2))
     with pytest.raises(BrokerBlocked):
@@ -267,7 +267,7 @@ async def test_messages_that_wait_for_the_broker_are_published_in_order_once_it_
         for number in range(5):
             await replica.put(a_push(number))
             relay.wake()
-        assert house.told() == []
+        assert house.published() == []
         assert await replica.waiting() == 5
         come_back()
         await house.hears(range(5))
@@ -317,7 +317,7 @@ async def test_only_the_relay_waits_for_a_slow_broker(house: House, replica: Rep
                     for table in (OUTBOX.items, OUTBOX.lease):
                         assert (await connection.execute(sa.select(table).with_for_update())).all()
                     await outbox.put(connection, OUTBOX, [a_push(2)])
-        assert house.told() == [1]
+        assert house.published() == [1]
         house.hub.release_confirms()
         await house.hears([1, 2, 2])
 
@@ -386,7 +386,7 @@ async def test_a_small_message_does_not_overtake_one_that_is_too_large_for_now(h
         await house.hears([-2, -1, 1, 2])
 
 
-async def test_it_outlives_whatever_fails(house: House, replica: Replica) -> None:
+async def test_a_failure_of_the_database_does_not_end_the_relay(house: House, replica: Replica) -> None:
     async def rename(old: str, new: str) -> None:
         async with replica.database.transaction() as connection:
             await connection.execute(sa.text(f"ALTER TABLE {old} RENAME TO {new}"))
@@ -403,7 +403,7 @@ async def test_it_outlives_whatever_fails(house: House, replica: Replica) -> Non
 # Several replicas
 
 
-async def test_replicas_tell_each_once_and_in_order(house: House) -> None:
+async def test_replicas_publish_each_message_once_and_in_order(house: House) -> None:
     count, replicas = 40, 3
     async with AsyncExitStack() as stack:
 
@@ -418,11 +418,11 @@ async def test_replicas_tell_each_once_and_in_order(house: House) -> None:
         await asyncio.gather(*map(write, names))
         for name in names:
             await house.hears(range(count), f"user.{name}")
-        await eventually(lambda: len(house.told()) >= count * replicas)
-    assert sorted(house.told()) == sorted([*range(count)] * replicas)
+        await eventually(lambda: len(house.published()) >= count * replicas)
+    assert sorted(house.published()) == sorted([*range(count)] * replicas)
 
 
-async def test_while_one_is_at_it_another_lets_it_and_goes_on_after_its_death(
+async def test_another_replica_takes_over_when_the_lease_of_a_dead_one_has_expired(
     house: House, replica: Replica, other: Replica
 ) -> None:
     await replica.put(a_push(1), a_push(2))
@@ -459,7 +459,7 @@ async def test_the_lease_is_extended_during_a_long_wait_for_the_broker(
     house.hub.release_confirms()
     assert await slow
     assert await other.relay.flush()
-    assert house.told() == [1]
+    assert house.published() == [1]
 
 
 async def test_a_relay_that_was_frozen_deletes_no_unpublished_message(
@@ -484,7 +484,7 @@ async def test_a_relay_that_was_frozen_deletes_no_unpublished_message(
     await house.hears([1, 1, 2])
 
 
-async def test_whatever_fails_the_last_words_are_in_order(house: House) -> None:
+async def test_the_last_publish_of_each_message_is_in_order_whatever_fails(house: House) -> None:
     total = 60
     async with (
         house.replica(batch_max_items=5) as one,
@@ -508,8 +508,8 @@ async def test_whatever_fails_the_last_words_are_in_order(house: House) -> None:
                     house.hub.hold_confirms()
                 case 19:
                     house.hub.release_confirms()
-        await eventually(lambda: set(house.told()) == set(range(total)), timeout=30)
-    assert last_words(house.told()) == list(range(total))
+        await eventually(lambda: set(house.published()) == set(range(total)), timeout=30)
+    assert last_publishes(house.published()) == list(range(total))
 
 
 async def test_flush_raises_if_the_broker_accepts_nothing(house: House, replica: Replica) -> None:

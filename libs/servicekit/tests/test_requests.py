@@ -1,7 +1,7 @@
 """Requests: what a delivery holds, whatever it holds."""
 
 import json
-from collections.abc import Sequence
+from contextlib import nullcontext
 from decimal import Decimal
 from typing import Any, Final
 
@@ -13,25 +13,18 @@ from pydantic import BaseModel, ConfigDict
 from towpath.protocol.envelope import make
 from towpath.protocol.errors import BadEnvelope, Forbidden, InvalidData, UnknownAction, UnsupportedVersion
 from towpath.protocol.fields import Json
-from towpath.protocol.messages import Session, encode, join_batch, wrap_command
+from towpath.protocol.messages import Session, encode, join_batch, split_batch, wrap_command
 from towpath.servicekit.broker.interface import Delivery, Queue
 from towpath.servicekit.broker.memory_message import HeldMessage
 from towpath.servicekit.broker.memory_queue import MemoryQueue, QueueConsumer
 from towpath.servicekit.broker.memory_vhost import VirtualHost
+from towpath.servicekit.handling.decoding import read_item
 from towpath.servicekit.handling.outcome import Outcome
-from towpath.servicekit.handling.requests import (
-    FAIR_SHARE,
-    Handler,
-    Refusal,
-    Request,
-    Unreadable,
-    next_unit,
-    read,
-)
+from towpath.servicekit.handling.requests import Handler, HandlerTables, Request, Unreadable
 from towpath.servicekit.runtime.settings import TelemetrySettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 
-Read = Request | Refusal | Unreadable
+Read = Request | Unreadable
 
 TELEMETRY: Final = Telemetry("test", TelemetrySettings())
 TRACE: Final = f"00-{'ab' * 16}-{'cd' * 8}-00"
@@ -53,6 +46,7 @@ def put(*_: Any) -> Outcome:
 
 COMMANDS: Final = {"shelf.put": Handler(Put, put), "shelf.look": Handler(Put, put, changes=False)}
 EVENTS: Final = {"shelf.fell": Handler(Put, put)}
+TABLES: Final = HandlerTables("shelves", COMMANDS, EVENTS)
 
 
 def a_delivery(
@@ -81,7 +75,13 @@ def a_command(action: str = "shelf.put", *, session: Session = ANA, **data: Any)
 
 
 def read_all(delivery: Delivery) -> list[Read]:
-    return list(read(delivery, COMMANDS, EVENTS, TELEMETRY))
+    """What a body is read as; a body that is no batch is read as one item, which then fails."""
+    try:
+        parts = split_batch(delivery.body)
+    except BadEnvelope:
+        parts = [delivery.body]
+    read = [read_item(delivery, part, TABLES, TELEMETRY, nullcontext()) for part in parts]
+    return [item for item in read if item is not None]
 
 
 def read_one(delivery: Delivery) -> Read:
@@ -89,9 +89,10 @@ def read_one(delivery: Delivery) -> Read:
     return item
 
 
-def refusal(body: bytes) -> Refusal:
+def refused(body: bytes) -> Request:
     item = read_one(a_delivery(body))
-    assert isinstance(item, Refusal)
+    assert isinstance(item, Request)
+    assert item.refusal is not None
     return item
 
 
@@ -123,20 +124,22 @@ def test_the_ordering_key_is_the_clients_where_it_gave_one() -> None:
 def test_a_batch_is_read_item_by_item_in_its_order() -> None:
     bodies = [a_command(name=name) for name in "abc"]
     items = read_all(a_delivery(join_batch([bodies[0], b"{}", a_command("shelf.paint"), *bodies[1:]])))
-    assert [type(item) for item in items] == [Request, Unreadable, Refusal, Request, Request]
-    assert [item.payload.name for item in items if isinstance(item, Request)] == ["a", "b", "c"]
+    assert [type(item) for item in items] == [Request, Unreadable, Request, Request, Request]
+    requests = [item for item in items if isinstance(item, Request)]
+    assert [request.refusal is None for request in requests] == [True, False, True, True]
+    assert [request.payload.name for request in requests if request.refusal is None] == ["a", "b", "c"]
 
 
 def test_an_unknown_action_is_refused() -> None:
-    item = refusal(a_command("shelf.paint"))
-    assert isinstance(item.error, UnknownAction)
+    item = refused(a_command("shelf.paint"))
+    assert isinstance(item.refusal, UnknownAction)
     assert (item.session, item.envelope.msg_id) == (ANA, "m-1")
 
 
 @pytest.mark.parametrize("scope", ["", "chat", "shelves"])
 def test_a_scope_that_does_not_name_the_domain_is_refused(scope: str) -> None:
     session = Session(user_id="ana", connection_id="c-1", gateway_id="gw-1", scope=scope)
-    assert isinstance(refusal(a_command(session=session)).error, Forbidden)
+    assert isinstance(refused(a_command(session=session)).refusal, Forbidden)
 
 
 @pytest.mark.parametrize("scope", ["shelf", "chat shelf"])
@@ -146,7 +149,7 @@ def test_a_scope_that_names_it_is_not(scope: str) -> None:
 
 
 def test_data_that_fails_its_model_is_refused_with_the_fields() -> None:
-    error = refusal(a_command(name=5, value=1)).error
+    error = refused(a_command(name=5, value=1)).refusal
     assert isinstance(error, InvalidData)
     assert error.details == {"fields": [{"field": "name", "problem": "Input should be a valid string"}]}
     assert error.message == "data refused: name: Input should be a valid string."
@@ -290,115 +293,3 @@ def test_nothing_that_arrives_makes_reading_fail(body: bytes) -> None:
         for item in read_all(delivery):
             if isinstance(item, Unreadable):
                 assert str(item.error)
-
-
-# Units
-
-
-def units(
-    items: Sequence[Request | Refusal], limit: int, share: float = FAIR_SHARE
-) -> list[list[Request | Refusal]]:
-    """All units that are made of ``items`` when nothing arrives meanwhile."""
-    made: list[list[Request | Refusal]] = []
-    waiting = list(items)
-    while waiting:
-        unit, waiting = next_unit(waiting, limit, share)
-        made.append(unit)
-    return made
-
-
-steps = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["put", "look", "paint"])), max_size=20)
-
-
-@given(steps, st.integers(1, 6))
-def test_units_keep_the_order_and_no_change_overtakes_a_question(
-    steps: list[tuple[str, str]], limit: int
-) -> None:
-    bodies = [
-        wrap_command(encode(ANA), make(f"shelf.{verb}", {"name": "cup"}, key=key).to_json())
-        for key, verb in steps
-    ]
-    items = [
-        item for body in bodies for item in read_all(a_delivery(body)) if not isinstance(item, Unreadable)
-    ]
-    made = units(items, limit)
-    assert [item for unit in made for item in unit] == items
-    assert all(0 < len(unit) <= limit for unit in made)
-    for unit in made:
-        asked: set[Any] = set()
-        for item in unit:
-            if isinstance(item, Request):
-                assert not (item.handler.changes and item.sequence_key in asked)
-                if not item.handler.changes:
-                    asked.add(item.sequence_key)
-
-
-def test_a_unit_is_as_large_as_it_may_be() -> None:
-    items = read_all(a_delivery(join_batch([a_command(name=name) for name in "abcde"])))
-    requests = [item for item in items if isinstance(item, Request)]
-    assert [len(unit) for unit in units(requests, 2)] == [2, 2, 1]
-    assert [len(unit) for unit in units(requests, 100)] == [5]
-    assert units([], 2) == []
-
-
-def a_request(user: str, number: int, *, verb: str = "put", key: str | None = None) -> Request:
-    session = Session(user_id=user, connection_id=f"c-{user}", gateway_id="g")
-    envelope = make(f"shelf.{verb}", {"name": f"{user}-{number}"}, key=key)
-    [item] = read_all(a_delivery(wrap_command(encode(session), envelope.to_json())))
-    assert isinstance(item, Request)
-    return item
-
-
-def test_one_sender_with_many_requests_delays_the_others_by_one_share() -> None:
-    flood = [a_request("eve", number) for number in range(200)]
-    ana = a_request("ana", 0)
-    made = units([*flood, ana], 500, share=50)
-    assert ana in made[0]
-    assert len(made[0]) == 26
-    assert [item for unit in made for item in unit if item is not ana] == flood
-    # Once nobody else waits, it is not held up for their sake.
-    assert [len(unit) for unit in made] == [26, 175]
-
-
-def test_many_flooding_senders_delay_another_by_one_small_unit() -> None:
-    floods = [a_request(f"eve{who}", number) for number in range(60) for who in range(10)]
-    ana = a_request("ana", 0)
-    made = units([*floods, ana], 500, share=100)
-    assert ana in made[0]
-    assert len(made[0]) <= 100
-
-
-senders = st.lists(
-    st.tuples(
-        st.sampled_from(["ana", "bob", "eve"]),
-        st.sampled_from(["put", "look"]),
-        st.sampled_from([None, "room-1", "room-2"]),
-    ),
-    max_size=40,
-)
-
-
-@given(senders, st.integers(1, 6), st.integers(1, 10))
-def test_fair_units_keep_the_order_of_each_key_and_lose_nothing(
-    steps: list[tuple[str, str, str | None]], share: int, limit: int
-) -> None:
-    items = [a_request(user, n, verb=verb, key=key) for n, (user, verb, key) in enumerate(steps)]
-    made = units(items, limit, share=share)
-    flat = [item for unit in made for item in unit]
-    assert sorted(map(id, flat)) == sorted(map(id, items))
-    assert all(0 < len(unit) <= limit for unit in made)
-
-    def by_key(requests: Sequence[Request | Refusal]) -> dict[str, list[int]]:
-        found: dict[str, list[int]] = {}
-        for request in requests:
-            found.setdefault(request.sequence_key[1], []).append(id(request))
-        return found
-
-    assert by_key(flat) == by_key(items)
-    for unit in made:
-        asked: set[tuple[str, str]] = set()
-        for item in unit:
-            assert isinstance(item, Request)
-            assert not (item.handler.changes and item.sequence_key in asked)
-            if not item.handler.changes:
-                asked.add(item.sequence_key)

@@ -1,8 +1,7 @@
-"""Streams in a database: numbered without a gap, replayed as they were."""
+"""Streams: numbered without a gap, replayed byte for byte."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, Final
 
 import pytest_asyncio
@@ -10,9 +9,10 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from towpath.servicekit.storage import bulk
-from towpath.servicekit.storage.database import forget
+from towpath.servicekit.storage.database import Database
 from towpath.servicekit.storage.leaves import ConfirmedLeaves, Leave, to_store
 from towpath.servicekit.storage.replays import replay
+from towpath.servicekit.storage.retention import delete_old
 from towpath.servicekit.storage.streams import Replay, Streams, StreamTables, read_heads
 
 METADATA: Final = sa.MetaData()
@@ -68,7 +68,7 @@ async def test_seq_starts_at_one_and_grows_by_one(connection: AsyncConnection) -
     assert await read_heads(connection, TABLES, ["a", "b", "c"]) == {"a": 6, "b": 2}
 
 
-async def test_streams_wanted_only_if_there_are_not_made(connection: AsyncConnection) -> None:
+async def test_streams_loaded_if_they_exist_are_not_created(connection: AsyncConnection) -> None:
     await append(connection, a=2)
     streams = Streams(connection, TABLES)
     await streams.load(["b"], if_there=["a", "b", "c"])
@@ -88,7 +88,7 @@ async def test_each_request_gets_the_entries_after_its_own_position(connection: 
     ]
 
 
-async def test_the_limit_holds_for_each_asker_alone(connection: AsyncConnection) -> None:
+async def test_the_limit_holds_for_each_request_alone(connection: AsyncConnection) -> None:
     told = await append(connection, a=LIMIT - 1, b=2, c=1)
     asked = [{"a": 0, "b": 0, "c": 0}] * 50
     for answer in await replay(connection, TABLES, asked, limit=LIMIT, max_bytes=PLENTY):
@@ -110,7 +110,7 @@ async def test_a_replay_of_more_bytes_than_allowed_is_not_complete(connection: A
     ]
 
 
-async def test_of_a_replay_that_is_too_large_only_the_bound_and_a_page_are_read(
+async def test_a_replay_that_is_too_large_reads_at_most_the_bound_and_a_page(
     connection: AsyncConnection,
 ) -> None:
     streams = Streams(connection, TABLES)
@@ -124,17 +124,17 @@ async def test_of_a_replay_that_is_too_large_only_the_bound_and_a_page_are_read(
     assert sum(read) * 4_000 < 400_000 + 300_000
 
 
-async def test_pages_of_a_replay_make_the_whole(connection: AsyncConnection) -> None:
+async def test_the_pages_of_a_replay_are_joined(connection: AsyncConnection) -> None:
     told = await append(connection, a=450, b=3)
     [found] = await replay(connection, TABLES, [{"a": 10, "b": 1}], limit=5_000, max_bytes=PLENTY)
     assert found == {"a": Replay(told["a"][10:], 450, True), "b": Replay(told["b"][1:], 3, True)}
 
 
-async def test_what_is_not_kept_any_more_is_not_complete(connection: AsyncConnection) -> None:
+async def test_a_replay_from_before_the_retention_is_incomplete(connection: AsyncConnection) -> None:
     await append(connection, a=2)
     await connection.execute(TABLES.entries.update().values(created_at=1))
     told = await append(connection, a=2)
-    assert await forget(connection, TABLES.entries, older_than_ms=1_000, limit=100) == 2
+    assert await delete_old(connection, TABLES.entries, older_than_ms=1_000, limit=100) == 2
     (too_late, in_time) = await replay(
         connection, TABLES, [{"a": 1}, {"a": 2}], limit=LIMIT, max_bytes=PLENTY
     )
@@ -158,53 +158,47 @@ async def test_pairs_are_found_by_the_index(connection: AsyncConnection) -> None
         assert any(row.detail.startswith("SEARCH test_stream_entries") for row in plan)
 
 
-GROUPED_METADATA: Final = sa.MetaData()
-GROUPED: Final = StreamTables.define(GROUPED_METADATA, "grouped", groups=True)
-
-
-async def _leaves(connection: AsyncConnection, tables: StreamTables) -> list[str]:
+async def _leaves(database: Database) -> list[str]:
     """The users who left the group of ``a``, as the next unit of work sees them."""
-    streams = Streams(connection, tables)
-    await streams.load(["a"])
-    found = [leave.user_id for leave in streams.leaves("a")]
-    await streams.save()
+    async with database.transaction() as connection:
+        streams = Streams(connection, TABLES)
+        await streams.load(["a"])
+        found = [leave.user_id for leave in streams.leaves("a")]
+        await streams.save()
     return found
 
 
 async def test_a_leave_is_seen_by_later_units_of_work_until_it_is_confirmed(
-    connection: AsyncConnection,
+    open_empty_database: Callable[[], AbstractAsyncContextManager[Database]],
 ) -> None:
-    await connection.run_sync(GROUPED_METADATA.create_all)
-    here, elsewhere = (replace(GROUPED, confirmed=ConfirmedLeaves()) for _ in range(2))
-    streams = Streams(connection, here)
-    await streams.load(["a"])
-    streams.append("a", "test.told", lambda seq: {"n": seq})
-    streams.remove_member("a", "a", "ana")
-    streams.remove_member("a", "a", "bob")
-    await streams.save()
-    assert await _leaves(connection, elsewhere) == ["ana", "bob"]
-    here.confirmed.add(leave for leave in streams.leaves("a") if leave.user_id == "ana")
-    assert await _leaves(connection, here) == ["bob"]
-    assert await _leaves(connection, elsewhere) == ["bob"], (
-        "what one replica knows to be confirmed is forgotten"
-    )
+    async with open_empty_database() as here, open_empty_database() as elsewhere:
+        async with here.transaction() as connection:
+            streams = Streams(connection, TABLES)
+            await streams.load(["a"])
+            streams.append("a", "test.told", lambda seq: {"n": seq})
+            streams.remove_member("a", "a", "ana")
+            streams.remove_member("a", "a", "bob")
+            await streams.save()
+        assert await _leaves(elsewhere) == ["ana", "bob"]
+        here.confirmed_leaves.add(leave for leave in streams.leaves("a") if leave.user_id == "ana")
+        assert await _leaves(here) == ["bob"]
+        assert await _leaves(elsewhere) == ["bob"], "a confirmed leave is removed from the database"
 
 
 async def test_a_user_who_returns_is_removed_from_the_leaves_and_may_leave_again(
-    connection: AsyncConnection,
+    empty_database: Database,
 ) -> None:
-    await connection.run_sync(GROUPED_METADATA.create_all)
-    tables = replace(GROUPED, confirmed=ConfirmedLeaves())
-    streams = Streams(connection, tables)
-    await streams.load(["a"])
-    streams.append("a", "test.told", lambda seq: {"n": seq})
-    streams.remove_member("a", "a", "ana")
-    tables.confirmed.add(streams.leaves("a"))
-    streams.add_member("a", "ana")
-    assert streams.leaves("a") == ()
-    streams.remove_member("a", "a", "ana")
-    await streams.save()
-    assert await _leaves(connection, tables) == ["ana"], "another leave, which is not confirmed"
+    async with empty_database.transaction() as connection:
+        streams = Streams(connection, TABLES)
+        await streams.load(["a"])
+        streams.append("a", "test.told", lambda seq: {"n": seq})
+        streams.remove_member("a", "a", "ana")
+        empty_database.confirmed_leaves.add(streams.leaves("a"))
+        streams.add_member("a", "ana")
+        assert streams.leaves("a") == ()
+        streams.remove_member("a", "a", "ana")
+        await streams.save()
+    assert await _leaves(empty_database) == ["ana"], "another leave, which is not confirmed"
 
 
 def test_confirmed_leaves_are_forgotten_in_the_end() -> None:

@@ -51,7 +51,7 @@ def test_only_withheld_fields_change(data: dict[str, Any], text: str, about: int
     assert withhold(stored, about, {"text": ""}) == stored
 
 
-async def test_it_is_published_as_it_was_but_for_the_fields_that_are_filled_in() -> None:
+async def test_only_the_filled_in_fields_of_a_published_entry_change() -> None:
     entry = an_entry({"amount": 99.90, "text": "old", "user": "é"})
     stored = withhold(entry, 3, {"text": ""})
     place = ("chat:lobby", 7)
@@ -59,13 +59,13 @@ async def test_it_is_published_as_it_was_but_for_the_fields_that_are_filled_in()
     assert published == {place: entry.replace('"old"', '"new 3"').encode()}
 
 
-async def test_what_is_not_withheld_is_published_byte_for_byte() -> None:
+async def test_entries_without_withheld_fields_are_published_byte_for_byte() -> None:
     entry = an_entry({"amount": 99.90, "text": "said"})
     place = ("chat:lobby", 7)
     assert await filled(NO_CONNECTION, unchanged, [(place, entry)]) == {place: entry.encode()}
 
 
-async def test_what_is_gone_is_not_published() -> None:
+async def test_deleted_entries_are_not_published() -> None:
     assert await filled(NO_CONNECTION, gone, [(("chat:lobby", 7), an_entry({"text": "said"}))]) == {}
 
 
@@ -80,7 +80,7 @@ async def test_a_page_keeps_its_order_and_omits_missing_entries(fill: Any) -> No
     )
 
 
-async def test_a_page_without_withheld_fields_asks_nothing() -> None:
+async def test_a_page_without_withheld_fields_needs_no_query() -> None:
     async def refuse(_: AsyncConnection, places: Collection[EntryId]) -> dict[EntryId, Fields]:
         raise AssertionError(f"asked about {places}")
 

@@ -49,7 +49,7 @@ class Place:
     """A room as people know it."""
 
     is_private: bool = False
-    is_there: bool = False
+    exists: bool = False
     members: set[str] = field(default_factory=set)
 
 
@@ -145,10 +145,10 @@ class Story:
                 self.gone.add(said.text)
                 said.text = ""
             case "chat.create":
-                assert not place.is_there
-                place.is_private, place.is_there, place.members = data["private"], True, {by}
+                assert not place.exists
+                place.is_private, place.exists, place.members = data["private"], True, {by}
             case "chat.join":
-                place.is_there = True
+                place.exists = True
                 place.members.add(by)
             case "chat.leave":
                 place.members.remove(by)

@@ -7,8 +7,7 @@ from towpath.testkit.schema import schema_differences
 
 
 async def test_the_migrations_make_what_the_code_declares(database_url: str) -> None:
-    assert CHAT.storage is not None
-    assert await schema_differences(CHAT.storage, database_url) == []
+    assert await schema_differences(CHAT, database_url) == []
 
 
 async def test_the_program_answers_what_waited_for_it_and_stops_when_told(database_url: str) -> None:

@@ -6,22 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towpath.chat.domain import (
+from towpath.chat.domain import Member, Room, direct_name, ordinary, title
+from towpath.chat.errors import (
     AlreadyInRoom,
-    Member,
     MessageDeleted,
     NamesTooLong,
     NotForDirectRooms,
     NotInRoom,
     NotInvited,
     NotTheAuthor,
-    Post,
-    Room,
     RoomExists,
-    direct_name,
-    ordinary,
-    title,
 )
+from towpath.chat.post import Post
 from towpath.protocol.chat import direct_users
 
 users = st.text(alphabet=string.ascii_lowercase + ":%3A25", min_size=1, max_size=6)

@@ -6,7 +6,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
-from alembic.config import Config
 from sqlalchemy.ext.asyncio import create_async_engine
 from structlog.testing import capture_logs
 
@@ -14,6 +13,7 @@ from towpath.chat.app import CHAT
 from towpath.chat.gone import GoneRoomSweeper
 from towpath.chat.tables import INBOX, MESSAGES, METADATA, OUTBOX, ROOMS, STREAMS
 from towpath.protocol.envelope import make, now_ms
+from towpath.servicekit.storage.migrations import history
 from towpath.testkit.dispatching import ServiceUnderTest, a_command
 
 FIRST = [
@@ -25,19 +25,14 @@ FIRST = [
 ]
 
 
-def upgrade(connection: sa.Connection, migrations: Path, revision: str) -> None:
-    command.upgrade(alembic(connection, migrations), revision)
+def upgrade(connection: sa.Connection, migrations: Path | None, revision: str) -> None:
+    assert migrations is not None
+    command.upgrade(history(connection, "chat", migrations), revision)
 
 
-def downgrade(connection: sa.Connection, migrations: Path, revision: str) -> None:
-    command.downgrade(alembic(connection, migrations), revision)
-
-
-def alembic(connection: sa.Connection, migrations: Path) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(migrations))
-    config.attributes.update(connection=connection, version_table="chat_version")
-    return config
+def downgrade(connection: sa.Connection, migrations: Path | None, revision: str) -> None:
+    assert migrations is not None
+    command.downgrade(history(connection, "chat", migrations), revision)
 
 
 async def an_early_database(url: str) -> None:

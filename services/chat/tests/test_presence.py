@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.chat.app import CHAT
-from towpath.chat.presence import STEP, Presence, Standing, judge
+from towpath.chat.presence import STEP, Presence, PresenceState, presence_at
 from towpath.chat.repository import Rooms
 from towpath.chat.settings import ChatSettings
 from towpath.chat.tables import CONNECTIONS, GATEWAYS, INBOX, OUTBOX, PEOPLE
@@ -452,14 +452,14 @@ class TestManyPeople:
 class TestJudgement:
     @pytest.mark.parametrize("was_online", [True, False])
     def test_who_is_connected_is_online(self, was_online: bool) -> None:
-        standing = Standing(is_connected=True, left_at=5)
-        assert judge(standing, was_online=was_online, now=100_000, grace=10) == (True, None)
+        state = PresenceState(is_connected=True, left_at=5)
+        assert presence_at(state, was_online=was_online, now=100_000, grace=10) == (True, None)
 
     def test_who_was_online_stays_so_for_the_grace(self) -> None:
-        standing = Standing(left_at=1000)
-        assert judge(standing, was_online=True, now=1009, grace=10) == (True, 1010)
-        assert judge(standing, was_online=True, now=1010, grace=10) == (False, None)
-        assert judge(standing, was_online=False, now=1009, grace=10) == (False, None)
+        state = PresenceState(left_at=1000)
+        assert presence_at(state, was_online=True, now=1009, grace=10) == (True, 1010)
+        assert presence_at(state, was_online=True, now=1010, grace=10) == (False, None)
+        assert presence_at(state, was_online=False, now=1009, grace=10) == (False, None)
 
     def test_who_is_not_known_is_offline(self) -> None:
-        assert judge(Standing(), was_online=True, now=1_700_000_000_000, grace=10) == (False, None)
+        assert presence_at(PresenceState(), was_online=True, now=1_700_000_000_000, grace=10) == (False, None)

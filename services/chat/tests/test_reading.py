@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from towpath.chat.app import configured
-from towpath.chat.reading import HISTORY_BYTES, ROOMS_TOLD, UNREAD_COUNTED
+from towpath.chat.reading import HISTORY_BYTES, ROOMS_LISTED, UNREAD_COUNTED
 from towpath.chat.settings import ChatSettings
 from towpath.testkit.dispatching import Incoming, ServiceUnderTest, a_command
 
@@ -180,7 +180,7 @@ class TestRooms:
         assert await rooms(chat) == []
 
     async def test_lists_and_counts_have_an_end(self, database_url: str) -> None:
-        many = ROOMS_TOLD + 1
+        many = ROOMS_LISTED + 1
         settings = ChatSettings(rooms_per_user=2 * many, rooms_made_per_day=2 * many)
         async with ServiceUnderTest.running(configured(settings), database_url) as chat:
             await chat.dispatch(
@@ -189,7 +189,7 @@ class TestRooms:
                 a_command("chat.join", room="a", by="bob"),
                 *[a_command("chat.send", room="a", text="hm", by="bob") for _ in range(UNREAD_COUNTED + 1)],
             )
-            assert len(await rooms(chat, "bob")) == ROOMS_TOLD
+            assert len(await rooms(chat, "bob")) == ROOMS_LISTED
             assert [room["unread"] for room in await rooms(chat)] == [UNREAD_COUNTED]
 
 

@@ -41,7 +41,7 @@ class PlanUnderTest:
     def steps_now(self) -> Iterator[Step]:
         """Every step there is now, carried out."""
         for _ in range(100):
-            if (step := self.plan.take(self.now)) is None:
+            if (step := self.plan.next_step(self.now)) is None:
                 return
             apply(step, self.inbox)
             self.plan.done(step, self.now)
@@ -60,8 +60,8 @@ class PlanUnderTest:
 
 def apply(step: Step, inbox: Counter[str]) -> None:
     """What the broker does."""
-    name = EVERYTHING if step.do in (StepKind.CATCH_ALL, StepKind.CATCH_NONE) else step.user
-    inbox[name] = int(step.do in (StepKind.BIND, StepKind.CATCH_ALL))
+    name = EVERYTHING if step.kind in (StepKind.CATCH_ALL, StepKind.CATCH_NONE) else step.user
+    inbox[name] = int(step.kind in (StepKind.BIND, StepKind.CATCH_ALL))
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_new_inbox_keeps_the_catch_alls_until_connects_are_calm(routing: PlanU
     assert routing.plan.reached("ana")
     assert routing.after(CALM - 0.1) == []
     assert routing.plan.due(routing.now) == CALM
-    assert [step.do for step in routing.after(0.1)] == [StepKind.BIND, StepKind.CATCH_NONE]
+    assert [step.kind for step in routing.after(0.1)] == [StepKind.BIND, StepKind.CATCH_NONE]
     assert routing.bound == {"ana"}
 
 
@@ -84,7 +84,7 @@ def test_the_catch_alls_are_removed_only_when_every_connected_user_has_a_binding
 ) -> None:
     routing.arrive("ana", "ben", "cyd")
     steps = routing.after(CALM)
-    assert [(step.do, step.user) for step in steps] == [
+    assert [(step.kind, step.user) for step in steps] == [
         (StepKind.BIND, "ana"),
         (StepKind.BIND, "ben"),
         (StepKind.BIND, "cyd"),
@@ -101,13 +101,13 @@ def test_without_catch_alls_a_new_user_waits_for_a_binding(routing: PlanUnderTes
     routing.after(CALM)
     routing.arrive("ana")
     assert not routing.plan.reached("ana")
-    assert [step.do for step in routing.after(0)] == [StepKind.BIND]
+    assert [step.kind for step in routing.after(0)] == [StepKind.BIND]
     assert routing.plan.reached("ana")
 
 
 def test_catch_alls_do_not_count_once_their_removal_has_begun(routing: PlanUnderTest) -> None:
     routing.now = CALM
-    step = routing.plan.take(routing.now)
+    step = routing.plan.next_step(routing.now)
     assert step == Step(StepKind.CATCH_NONE)
     routing.arrive("ana")
     assert not routing.plan.reached("ana")
@@ -142,30 +142,30 @@ def test_a_binding_does_not_count_once_its_removal_has_begun(routing: PlanUnderT
     routing.after(CALM)
     routing.leave("ana")
     routing.now += LINGER
-    assert routing.plan.take(routing.now) == Step(StepKind.UNBIND, "ana")
+    assert routing.plan.next_step(routing.now) == Step(StepKind.UNBIND, "ana")
     routing.arrive("ana")
     assert not routing.plan.reached("ana")
-    assert routing.plan.take(routing.now) == Step(StepKind.BIND, "ana")
+    assert routing.plan.next_step(routing.now) == Step(StepKind.BIND, "ana")
 
 
 def test_more_waiting_users_than_can_be_bound_soon_cause_the_fallback() -> None:
     routing = PlanUnderTest(waiting_most=3)
     routing.after(CALM)
     routing.arrive("u0", "u1", "u2")
-    step = routing.plan.take(routing.now)
+    step = routing.plan.next_step(routing.now)
     assert step == Step(StepKind.BIND, "u0")
     routing.arrive("u3")
     routing.plan.done(step, routing.now)
     routing.arrive("u4")
-    assert [step.do for step in routing.steps_now()] == [StepKind.CATCH_ALL]
+    assert [step.kind for step in routing.steps_now()] == [StepKind.CATCH_ALL]
     assert all(routing.plan.reached(f"u{n}") for n in range(5))
-    assert [step.do for step in routing.after(CALM)] == [StepKind.BIND] * 4 + [StepKind.CATCH_NONE]
+    assert [step.kind for step in routing.after(CALM)] == [StepKind.BIND] * 4 + [StepKind.CATCH_NONE]
 
 
 def test_a_user_who_waits_too_long_causes_the_fallback(routing: PlanUnderTest) -> None:
     routing.after(CALM)
     routing.arrive("ana")
-    assert [step.do for step in routing.after(PATIENCE + 0.1)] == [StepKind.CATCH_ALL]
+    assert [step.kind for step in routing.after(PATIENCE + 0.1)] == [StepKind.CATCH_ALL]
 
 
 def test_a_failed_binding_causes_the_fallback_and_is_retried_later(
@@ -173,19 +173,19 @@ def test_a_failed_binding_causes_the_fallback_and_is_retried_later(
 ) -> None:
     routing.after(CALM)
     routing.arrive("ana")
-    step = routing.plan.take(routing.now)
+    step = routing.plan.next_step(routing.now)
     assert step is not None
     routing.plan.bind_failed(step, routing.now)
     assert not routing.plan.reached("ana")
     assert list(routing.steps_now()) == [Step(StepKind.CATCH_ALL, reason="a binding failed")]
     assert routing.plan.reached("ana")
-    assert [step.do for step in routing.after(CALM)] == [StepKind.BIND, StepKind.CATCH_NONE]
+    assert [step.kind for step in routing.after(CALM)] == [StepKind.BIND, StepKind.CATCH_NONE]
 
 
 def test_an_unconfirmed_binding_is_removed_when_unneeded(routing: PlanUnderTest) -> None:
     routing.arrive("ana")
     routing.now = CALM
-    step = routing.plan.take(routing.now)
+    step = routing.plan.next_step(routing.now)
     assert step is not None
     routing.plan.bind_failed(step, routing.now)
     routing.leave("ana")
@@ -200,7 +200,7 @@ def test_more_users_than_bindings_keep_the_catch_alls() -> None:
     routing.after(0)
     assert routing.bound == {"ana", "cyd"}
     routing.arrive("dan")
-    assert [step.do for step in routing.after(0)] == [StepKind.CATCH_ALL]
+    assert [step.kind for step in routing.after(0)] == [StepKind.CATCH_ALL]
 
 
 def test_an_unneeded_binding_is_removed_at_once_when_the_maximum_is_reached() -> None:
@@ -277,7 +277,7 @@ class RoutingMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.step is None)
     @rule()
     def take(self) -> None:
-        self.step = self.plan.take(self.now)
+        self.step = self.plan.next_step(self.now)
 
     @precondition(lambda self: self.step is not None)
     @rule()
@@ -312,7 +312,7 @@ class RoutingMachine(RuleBasedStateMachine):
     def the_broker_does_not_answer(self) -> None:
         assert self.step is not None
         self.doubt = True
-        if self.step.do is StepKind.BIND:
+        if self.step.kind is StepKind.BIND:
             self.ghosts.append(self.step)
             self.plan.bind_failed(self.step, self.now)
             self.step = None

@@ -26,7 +26,7 @@ LATER: Final = 4e9
 
 async def advice_to(count: int, settings: GatewaySettings) -> list[float]:
     """The seconds after which each of ``count`` clients is advised to reconnect."""
-    members = Members()
+    members = Members(groups_max=10)
     limits = Limits(settings, Telemetry("test", settings))
     sockets = []
     for number in range(count):

@@ -94,7 +94,7 @@ async def test_there_are_never_more_sockets_than_descriptors_for_them(telemetry:
         assert entrance.enter(line, None)
         entrance.admitted(line)
     assert not entrance.enter(AbortableStub(), None)
-    entrance.gone(lines[0])
+    entrance.closed(lines[0])
     assert entrance.enter(AbortableStub(), None)
 
 

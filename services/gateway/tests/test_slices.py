@@ -55,7 +55,7 @@ class DeliveryStub:
 async def gateway_with(people: int) -> tuple[Outbound, list[SocketStub], list[Session]]:
     settings = GatewaySettings(auth_secret=SECRET)
     telemetry = Telemetry("test", settings)
-    members, limits = Members(), Limits(settings, telemetry)
+    members, limits = Members(groups_max=10), Limits(settings, telemetry)
     sockets = [SocketStub(written=slow_write) for _ in range(people)]
     sessions = [
         Session(socket, Identity(f"user-{n}", expires_at=4e9), settings, limits)
@@ -63,8 +63,8 @@ async def gateway_with(people: int) -> tuple[Outbound, list[SocketStub], list[Se
     ]
     for session in sessions:
         members.add(session)
-        members.subscribe(session, [group_key("room")], most=10)
-    outbound = Outbound(members, ArrivalsStub(), Costs(telemetry), settings, telemetry)
+        members.subscribe(session, [group_key("room")])
+    outbound = Outbound(members, ArrivalsStub(), Costs(telemetry), telemetry)
     return outbound, sockets, sessions
 
 

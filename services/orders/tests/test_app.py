@@ -9,8 +9,7 @@ from towpath.testkit.schema import schema_differences
 
 
 async def test_the_migrations_make_what_the_code_declares(database_url: str) -> None:
-    assert ORDERS.storage is not None
-    assert await schema_differences(ORDERS.storage, database_url) == []
+    assert await schema_differences(ORDERS, database_url) == []
 
 
 def test_the_service_takes_the_actions_of_the_protocol() -> None:

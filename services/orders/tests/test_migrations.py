@@ -8,7 +8,6 @@ from typing import Any, Final
 import pytest
 import sqlalchemy as sa
 from alembic import command
-from alembic.config import Config
 from sqlalchemy.ext.asyncio import create_async_engine
 from structlog.testing import capture_logs
 
@@ -17,6 +16,7 @@ from towpath.orders.tables import INBOX, REFUNDS, STREAMS
 from towpath.orders.tables import ORDERS as TABLE
 from towpath.servicekit.storage import bulk
 from towpath.servicekit.storage.database import Database
+from towpath.servicekit.storage.migrations import history
 from towpath.testkit.dispatching import ServiceUnderTest, a_command, an_event
 
 MANY: Final = 100_000
@@ -29,11 +29,9 @@ BEFORE: Final = sa.Table(
 )
 
 
-def upgrade_to_first(connection: sa.Connection, migrations: Path) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(migrations))
-    config.attributes.update(connection=connection, version_table="orders_version")
-    command.upgrade(config, "0001")
+def upgrade_to_first(connection: sa.Connection, migrations: Path | None) -> None:
+    assert migrations is not None
+    command.upgrade(history(connection, "orders", migrations), "0001")
 
 
 def an_old_order(order_id: str, cents: int, currency: str, **more: Any) -> dict[str, Any]:
@@ -191,9 +189,7 @@ async def test_a_hundred_thousand_orders_are_migrated_in_one_start_and_none_is_l
     assert ORDERS.storage is not None
     with capture_logs() as logs:
         async with (
-            Database.open(
-                database_url, migrations=ORDERS.storage.migrations, version_table="orders_version"
-            ) as database,
+            Database.open(database_url, service="orders", migrations=ORDERS.storage.migrations) as database,
             database.reading() as connection,
         ):
             rows = (await connection.execute(sa.select(TABLE))).all()

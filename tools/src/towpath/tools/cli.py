@@ -66,7 +66,7 @@ def dev(
     ] = 8000,
     data: Data = Path(".towpath"),
 ) -> None:
-    """Run all of Towpath here: gateway, chat, orders, a broker, and a page that shows it.
+    """Run all of Towpath here: gateway, services, a broker, and a page that shows it.
 
     Ctrl-C stops all of it. Settings in the environment (TOWPATH_…) hold for every part.
     """
@@ -195,7 +195,7 @@ Audit = Annotated[
 @dead_letters.command("list")
 def dead_letters_list(
     service: Annotated[
-        str | None, typer.Argument(help="The service; chat and orders if not given.", show_default=False)
+        str | None, typer.Argument(help="The service; every installed one if not given.", show_default=False)
     ] = None,
     reason: Reason = None,
     action: Action = None,
@@ -282,13 +282,14 @@ def _wanted(
 def _error_text(error: Exception) -> tuple[int, str]:
     """The exit status and the line for a person; what nobody foresaw has a traceback on request."""
     from towpath.servicekit.broker.interface import BrokerError, BrokerRefused
+    from towpath.servicekit.installed import BadEntryPoint
     from towpath.servicekit.runtime.settings import BadSetting
 
     if isinstance(error, typer.TyperException):
         return error.exit_code, _one_line(error.format_message().replace("Value error, ", ""))
     if isinstance(error, Trouble):
         return error.status, _one_line(str(error))
-    if isinstance(error, BadSetting | BrokerRefused):
+    if isinstance(error, BadSetting | BadEntryPoint | BrokerRefused):
         return 2, _one_line(str(error))
     if isinstance(error, BrokerError):
         return 1, _one_line(str(error))

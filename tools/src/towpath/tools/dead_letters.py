@@ -48,6 +48,7 @@ from towpath.servicekit.broker.interface import (
     QueueBrowser,
     Unroutable,
 )
+from towpath.servicekit.installed import installed_services
 from towpath.servicekit.runtime import amqp_url, logs
 from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings, load
 from towpath.tools.brokers import AMQP_URL, port_of
@@ -59,8 +60,6 @@ from towpath.tools.trouble import Trouble
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-#: Services that are looked at when none is named: AMQP has no list of queues.
-OUR_OWN: Final = ("chat", "orders")
 REPLAYED: Final = "replayed"
 DROPPED: Final = "dropped"
 
@@ -127,7 +126,8 @@ def list_(service: str | None, wanted: Wanted, *, limit: int, as_json: bool, dat
     """Print what is parked, oldest first."""
 
     async def look(broker: Broker) -> None:
-        for name in [service] if service else OUR_OWN:
+        # AMQP cannot list queues. A service that is not installed here has to be named.
+        for name in [service] if service else [one.name for one in installed_services()]:
             try:
                 await _list_one(broker, name, wanted, limit=limit, as_json=as_json)
             except NoDeadQueue:

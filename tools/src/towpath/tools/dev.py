@@ -1,4 +1,4 @@
-"""``towpath dev``: gateway, chat, orders and the page on one machine, on the best broker that can be had.
+"""``towpath dev``: gateway, services and the page on one machine, on the best broker that can be had.
 
 Guarantees:
 
@@ -27,7 +27,7 @@ from towpath.tools.brokers import AMQP_URL, OpenBroker, Source, choose
 from towpath.tools.data_folder import DataFolder, RunningDev
 from towpath.tools.options import Options
 from towpath.tools.order_events import NotPublished
-from towpath.tools.parts import GATEWAY, PROGRAMS, Parts, ProcessPart, TaskPart
+from towpath.tools.parts import GATEWAY, Parts, ProcessPart, TaskPart
 from towpath.tools.plan import HOST, Plan, make_plan
 from towpath.tools.screen import Screen
 from towpath.tools.token import sign
@@ -92,8 +92,8 @@ async def _start(
     kind = TaskPart if source.in_process else ProcessPart
     parts = Parts(
         [
-            await kind.launch(program, plan.settings[program], folder.log_of(program.name))
-            for program in PROGRAMS
+            await kind.launch(program, settings, folder.log_of(program.name))
+            for program, settings in plan.settings.items()
         ]
     )
     stop.at_once.append(parts.kill)

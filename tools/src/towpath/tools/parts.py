@@ -1,4 +1,4 @@
-"""The programs that ``towpath dev`` runs: gateway, chat and orders, as processes or as tasks of this process.
+"""The programs that ``towpath dev`` runs: the gateway and every installed service, as processes or as tasks here.
 
 Guarantees: a part that ends by itself is noticed at once and says why; stopping follows the drain order (the
 gateway first, so that nothing new comes in) and is bounded in time; no process outlives this one, even when it is
@@ -21,9 +21,8 @@ from typing import Any, Final, NoReturn
 import aiohttp
 import structlog
 
-from towpath.chat.settings import ChatSettings
 from towpath.gateway.settings import GatewaySettings
-from towpath.orders.settings import OrdersSettings
+from towpath.servicekit.installed import installed_services
 from towpath.servicekit.runtime.settings import PREFIX, BadSetting, BrokerSettings
 from towpath.tools.brokers import OpenBroker
 from towpath.tools.trouble import Trouble
@@ -53,12 +52,16 @@ class Program:
 
 
 GATEWAY: Final = Program("gateway", "towpath.gateway", GatewaySettings)
-CHAT: Final = Program("chat", "towpath.chat", ChatSettings)
-ORDERS: Final = Program("orders", "towpath.orders", OrdersSettings)
 
-PROGRAMS: Final = (GATEWAY, CHAT, ORDERS)
-#: Groups of programs that stop together, in this order.
-_DRAIN_ORDER: Final = ((GATEWAY,), (CHAT, ORDERS))
+
+def programs() -> list[Program]:
+    """The gateway, and the services by name; loads the modules of their settings.
+
+    Raises:
+        BadEntryPoint: A service is not installed as it should be.
+    """
+    services = [Program(one.name, one.package, one.settings()) for one in installed_services()]
+    return [GATEWAY, *services]
 
 
 #: ``serve`` of a program's ``app``; each takes the settings that its model makes.
@@ -297,10 +300,10 @@ class Parts:
         await asyncio.gather(*(part.until_ready() for part in self._parts.values()))
 
     async def stop(self) -> None:
-        """Stop all in drain order."""
-        for programs in _DRAIN_ORDER:
+        """Stop all in drain order: the gateway first, so that no request comes in while the services drain."""
+        for of_gateway in (True, False):
             await asyncio.gather(
-                *(self._parts[program].stop() for program in programs if program in self._parts)
+                *(part.stop() for program, part in self._parts.items() if (program == GATEWAY) is of_gateway)
             )
 
     def kill(self) -> None:

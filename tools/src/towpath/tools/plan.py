@@ -19,7 +19,7 @@ from towpath.servicekit.runtime.settings import (
     refuse_misspelt,
 )
 from towpath.tools.data_folder import DataFolder
-from towpath.tools.parts import CHAT, GATEWAY, ORDERS, Program
+from towpath.tools.parts import GATEWAY, Program, programs
 from towpath.tools.ports import PortTaken, check_free, free_ports, hold
 from towpath.tools.token import AUTH_SECRET
 from towpath.tools.web import web_folder
@@ -27,7 +27,7 @@ from towpath.tools.web import web_folder
 HOST: Final = "127.0.0.1"
 DATABASE_URL: Final = f"{PREFIX}DATABASE_URL"
 
-#: Health and metrics of the three programs: on the next free ports from this one on.
+#: Health and metrics of the programs: on the next free ports from this one on.
 _ADMIN_PORT: Final = "8081"
 #: Shorter than in production: the user waits for it after Ctrl-C.
 _DRAIN_SECONDS: Final = 10.0
@@ -45,7 +45,7 @@ class Plan:
         secret: PresenceEvents and checks tokens.
         database: The displayed name of the database.
         web_root: The folder of the page.
-        settings: Of each program; the broker is added once it runs.
+        settings: Of each program, the gateway first; the broker is added once it runs.
         held: Keeps others off the ports of the programs; to be closed when these begin.
     """
 
@@ -63,9 +63,10 @@ def make_plan(folder: DataFolder, *, port: int, web_port: int) -> Plan:
     """The plan for the environment as it is.
 
     Raises:
-        BadSetting, PortTaken, PageMissing
+        BadSetting, BadEntryPoint, PortTaken, PageMissing
     """
-    refuse_misspelt()
+    all_programs = programs()
+    refuse_misspelt({name for program in all_programs for name in program.settings.model_fields})
     if os.environ.get(f"{PREFIX}AUTH_PUBLIC_KEY"):
         raise BadSetting(
             f"{PREFIX}AUTH_PUBLIC_KEY", None, "`towpath dev` signs tokens itself, with a secret; unset it"
@@ -74,22 +75,18 @@ def make_plan(folder: DataFolder, *, port: int, web_port: int) -> Plan:
         raise BadSetting("--web-port", web_port, "is the gateway's port as well; choose another one")
     secret = os.environ.get(AUTH_SECRET) or folder.secret()
     origins = [os.environ.get(_ORIGINS, ""), *(f"http://{name}:{web_port}" for name in (HOST, "localhost"))]
-    admin_ports = _admin_ports(but={port, web_port})
-    of_each: dict[Program, dict[str, Any]] = {
-        GATEWAY: {
-            "port": port,
-            "auth_secret": secret,
-            "allowed_origins": ",".join(filter(None, origins)),
-        },
-        CHAT: _database_of("chat", folder),
-        ORDERS: _database_of("orders", folder),
+    of_gateway = {
+        "port": port,
+        "auth_secret": secret,
+        "allowed_origins": ",".join(filter(None, origins)),
     }
-    settings = {
-        program: _checked(
+    settings: dict[Program, BrokerSettings] = {}
+    admin_ports = _admin_ports(len(all_programs), but={port, web_port})
+    for program, admin_port in zip(all_programs, admin_ports, strict=True):
+        own = of_gateway if program == GATEWAY else _database_of(program.name, folder)
+        settings[program] = _checked(
             program.settings, {**own, **_shared(), "admin_host": HOST, "admin_port": admin_port}
         )
-        for (program, own), admin_port in zip(of_each.items(), admin_ports, strict=True)
-    }
     gateway = settings[GATEWAY]
     assert isinstance(gateway, GatewaySettings)
     check_free(HOST, web_port, option="--web-port", program="the page")
@@ -108,15 +105,15 @@ def make_plan(folder: DataFolder, *, port: int, web_port: int) -> Plan:
     )
 
 
-def _admin_ports(*, but: set[int]) -> list[int]:
+def _admin_ports(count: int, *, but: set[int]) -> list[int]:
     name = f"{PREFIX}ADMIN_PORT"
     given = os.environ.get(name, _ADMIN_PORT)
     if not (given.isdecimal() and 0 < int(given) <= _LAST_PORT):
         raise BadSetting(name, given, f"must be a port, from 1 to {_LAST_PORT}")
     try:
-        return free_ports(3, first=int(given), but=but)
+        return free_ports(count, first=int(given), but=but)
     except OSError as error:
-        raise PortTaken(name, int(given), "one of three parts", error) from None
+        raise PortTaken(name, int(given), f"one of {count} programs", error) from None
 
 
 def _shared() -> dict[str, Any]:

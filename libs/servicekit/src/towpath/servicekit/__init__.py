@@ -12,6 +12,7 @@ Errors::
     CannotStart                 the program ends with exit status 2; a restart would not help
     ├── BadSetting              a setting cannot be used; the text names it and the remedy
     ├── BadService              the definition of a service is invalid
+    ├── BadEntryPoint           an entry point of towpath.services does not lead to a service
     ├── BrokerRefused           user, password, virtual host or a permission (also a BrokerError)
     └── TopologyMismatch        a queue or exchange exists with other arguments (also a BrokerError)
     BrokerError                 a publish or a declaration failed
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from towpath.servicekit.handling.requests import Handler, Handlers, Request
     from towpath.servicekit.handling.store import Storage, UnitOfWork
     from towpath.servicekit.handling.timers import NoOutbox, Timer, TimerRun
+    from towpath.servicekit.installed import BadEntryPoint
     from towpath.servicekit.runtime.buckets import Buckets, Rate
     from towpath.servicekit.runtime.run import run
     from towpath.servicekit.runtime.settings import (
@@ -63,14 +65,15 @@ if TYPE_CHECKING:
     from towpath.servicekit.serving import serve_domain
     from towpath.servicekit.storage import bulk
     from towpath.servicekit.storage.database import Database
-    from towpath.servicekit.storage.group_numbers import Groups, numbers_table
-    from towpath.servicekit.storage.inbox import inbox_table
+    from towpath.servicekit.storage.group_numbers import Groups
+    from towpath.servicekit.storage.kit_tables import KitTables
     from towpath.servicekit.storage.leaves import Leave
     from towpath.servicekit.storage.outbox import OutboxTables
     from towpath.servicekit.storage.streams import Replay, Streams, StreamTables, batched
     from towpath.servicekit.storage.withheld import EntryId, Fields
 
 __all__ = [
+    "BadEntryPoint",
     "BadService",
     "BadSetting",
     "BrokerBlocked",
@@ -87,6 +90,7 @@ __all__ = [
     "Groups",
     "Handler",
     "Handlers",
+    "KitTables",
     "Leave",
     "NoOutbox",
     "OutboxTables",
@@ -113,8 +117,6 @@ __all__ = [
     "batched",
     "bulk",
     "connect",
-    "inbox_table",
-    "numbers_table",
     "resumed",
     "run",
     "serve_domain",
@@ -142,6 +144,7 @@ _MODULES: Final = {
     "handling.requests": ("Handler", "Handlers", "Request"),
     "handling.store": ("Storage", "UnitOfWork"),
     "handling.timers": ("NoOutbox", "Timer", "TimerRun"),
+    "installed": ("BadEntryPoint",),
     "runtime.buckets": ("Buckets", "Rate"),
     "runtime.run": ("run",),
     "runtime.settings": ("BadSetting", "CannotStart", "DatabaseUrl", "Port", "Seconds", "ServiceSettings"),
@@ -149,8 +152,8 @@ _MODULES: Final = {
     "serving": ("serve_domain",),
     "storage": ("bulk",),
     "storage.database": ("Database",),
-    "storage.group_numbers": ("Groups", "numbers_table"),
-    "storage.inbox": ("inbox_table",),
+    "storage.group_numbers": ("Groups",),
+    "storage.kit_tables": ("KitTables",),
     "storage.leaves": ("Leave",),
     "storage.outbox": ("OutboxTables",),
     "storage.streams": ("Replay", "StreamTables", "Streams", "batched"),

@@ -14,7 +14,7 @@ from towpath.protocol.routes import (
     events_queue,
 )
 from towpath.servicekit.broker.interface import Binding, Exchange, Queue, Topology
-from towpath.servicekit.handling.requests import Handlers
+from towpath.servicekit.handling.requests import Handlers, HandlerTables
 from towpath.servicekit.handling.store import Storage, U
 from towpath.servicekit.handling.timers import Timer
 from towpath.servicekit.messaging import dead_letters
@@ -58,6 +58,11 @@ class Service(Generic[U]):
     events: Handlers = field(default_factory=dict)
     storage: Storage[U] | None = None
     timers: Sequence[Timer] = ()
+
+    @property
+    def tables(self) -> HandlerTables:
+        """What the dispatcher needs of it."""
+        return HandlerTables(self.name, self.commands, self.events)
 
 
 def topology(service: Service[Any], max_length: int) -> Topology:

@@ -1,23 +1,30 @@
 """Serving: opens everything that a service needs in one order, and closes it in the reverse one.
 
-Declare, consume, dispatch, sweep, run timers, relay their messages, and on stop drain in the correct order.
+::
+
+    check the tables ─▶ telemetry ─▶ admin pages ─▶ database ─▶ broker, topology ─▶ publisher, relay
+        ─▶ watchdog, dispatcher ─▶ loops ─▶ consume, then timers ─▶ (stop) drain
+
+Guarantees: an invalid service does not start. The admin pages answer from the beginning, so that a service that waits
+for its database or broker is alive and not ready. Nothing is consumed before the topology exists, and timers run only
+once deliveries flow. On stop it reports not ready, the consumer finishes what it has taken, and then the publisher is
+flushed: in the reverse order of opening.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Generic
 
-import sqlalchemy as sa
 import structlog
 
 from towpath.servicekit.broker import Connect, connect
-from towpath.servicekit.broker.interface import BrokerState
+from towpath.servicekit.broker.interface import Broker, BrokerState
 from towpath.servicekit.broker.losses import watch_losses
-from towpath.servicekit.handling.checks import check_domain, check_handlers, check_session_started_handler
+from towpath.servicekit.handling.checks import check_service_tables
 from towpath.servicekit.handling.dispatcher import Dispatcher
-from towpath.servicekit.handling.heavy_reads import Bounds
 from towpath.servicekit.handling.store import Storage, Store, U
 from towpath.servicekit.handling.timers import BrokerUptime, keep
 from towpath.servicekit.handling.watchdog import Watchdog
@@ -26,27 +33,46 @@ from towpath.servicekit.messaging.consumer import Consumer
 from towpath.servicekit.messaging.ended_connections import EndedConnections
 from towpath.servicekit.messaging.publisher import Publisher
 from towpath.servicekit.messaging.replica import Replica
-from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.health import Health, serve_admin
 from towpath.servicekit.runtime.loops import failures_of, keep_running
 from towpath.servicekit.runtime.run import or_stopped
 from towpath.servicekit.runtime.settings import ServiceSettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.service import Service, command_queues, event_queues, topology
-from towpath.servicekit.storage.database import Database, forget
+from towpath.servicekit.storage.database import Database
 from towpath.servicekit.storage.relay import Relay
+from towpath.servicekit.storage.retention import Retention, keep_sweeping
 
 log = structlog.get_logger(__name__)
 
-_SWEEP_SECONDS: Final = 60.0
-_SWEEP_STEP: Final = 500
-_SWEEP_STEP_SECONDS: Final = 0.1
+#: Title, work, seconds between two runs.
+_Loop = tuple[str, Callable[[], Awaitable[object]], float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened(Generic[U]):
+    """What a service has open while it runs; the stack that opened it closes it.
+
+    Attributes:
+        consuming: Set once deliveries flow.
+        relay: Publishes what timers write to the outbox; ``None`` without an outbox.
+    """
+
+    service: Service[U]
+    settings: ServiceSettings
+    telemetry: Telemetry
+    health: Health
+    consuming: asyncio.Event
+    store: Store[U] | None
+    broker: Broker
+    publisher: Publisher
+    relay: Relay | None
 
 
 async def serve_domain(
     service: Service[U], settings: ServiceSettings, stop: asyncio.Event, connect: Connect = connect
 ) -> None:
-    """Run ``service`` until ``stop`` is set, then finish the work in hand.
+    """Run ``service`` until ``stop`` is set, then finish the deliveries that it has taken.
 
     Args:
         connect: Opens the broker; tests and ``towpath dev`` pass one for the memory broker.
@@ -61,127 +87,74 @@ async def serve_domain(
         >>> async def serve(settings: ServiceSettings, stop: asyncio.Event, connect: Connect = connect) -> None:
         ...     await serve_domain(HELLO, settings, stop, connect)
     """
-    name = service.name
-    check_domain(name, service.domain, service.commands)
-    check_handlers(name, service.commands, arguments=("payload", "session", "unit of work"))
-    check_handlers(name, service.events, arguments=("payload", "unit of work"))
-    if service.storage is not None and service.storage.groups is not None:
-        check_session_started_handler(name, service.events)
+    check_service_tables(service.name, service.domain, service.commands, service.events, service.storage)
     async with AsyncExitStack() as stack:
-        telemetry = await stack.enter_async_context(Telemetry.open(name, settings))
-        health, consuming = Health(), asyncio.Event()
-        health.add("consuming", consuming.is_set)
-        await stack.enter_async_context(
-            serve_admin(settings.admin_host, settings.admin_port, health, telemetry)
-        )
-        opening = asyncio.ensure_future(
-            stack.enter_async_context(_open_store(service.storage, settings, name))
-        )
-        if not await or_stopped(opening, stop):  # Opening waits while the server cannot be reached.
+        if (opened := await _open(stack, service, settings, stop, connect)) is None:
             return
-        store = opening.result()
-        broker = await stack.enter_async_context(connect(settings, name))
-        health.add("broker", lambda: broker.state in (BrokerState.READY, BrokerState.BLOCKED))
-        watch_losses(broker, telemetry)
-        if not await or_stopped(broker.declare(topology(service, settings.queue_max_length)), stop):
-            return
-        publisher = await stack.enter_async_context(Publisher.open(broker, name, settings, telemetry))
-        relay = None
-        if store is not None and service.storage is not None and service.storage.outbox is not None:
-            relay = await stack.enter_async_context(
-                Relay.open(store.database, service.storage.outbox, publisher, settings, telemetry)
-            )
-        health.add("parking", lambda: not publisher.dead_letters.blocked)
-        watched = stack.enter_context(Watchdog.open(settings.handler_time_limit))
-        departures = EndedConnections()
+        ended = EndedConnections()
+        owners = Owners(service.name, service.domain, interval=settings.alive_interval)
+        _add_health_checks(opened, owners)
+        watchdog = stack.enter_context(Watchdog.open(settings.handler_time_limit))
         dispatcher = Dispatcher(
-            service.commands,
-            service.events,
-            store,
-            publisher,
-            publisher.dead_letters,
-            telemetry,
-            own=name,
-            unit_max=settings.unit_max_items,
-            replay_limit=settings.replay_limit,
-            replay_max_bytes=settings.replay_max_bytes,
-            handler_time_limit=settings.handler_time_limit,
-            unit_time_limit=settings.unit_time_limit,
-            try_seconds=settings.try_seconds,
-            crash_limit=settings.crash_limit,
-            watched=watched,
-            heavy=Bounds(
-                user_max=settings.heavy_reads_user_max,
-                total_max=settings.heavy_reads_max,
-                round_max_bytes=settings.unit_max_bytes,
-                queue_held_max=max(1, settings.prefetch // 2),
-            ),
-            is_connected=departures.is_connected,
-        )
-        replica = Replica(
-            broker,
-            name,
-            [
-                command_queues(service, settings.queue_max_length),
-                event_queues(service, settings.queue_max_length),
-            ],
-            telemetry,
-            prefetch=settings.prefetch,
+            service.tables,
+            opened.store,
+            opened.publisher,
+            settings,
+            opened.telemetry,
+            watchdog=watchdog,
+            is_connected=ended.is_connected,
         )
         consumer = Consumer(
-            replica.subscribe,
-            dispatcher,
-            intake_max_bytes=settings.intake_max_bytes,
-            apart=[dispatcher.command_retries, dispatcher.heavy_reads],
+            _replica(opened).subscribe, dispatcher, intake_max_bytes=settings.intake_max_bytes
         )
-        announcer = Announcer(
-            broker,
-            name,
-            service.domain,
-            {action: handler.cost for action, handler in service.commands.items()},
-            interval=settings.alive_interval,
-        )
-
-        def loop(title: str, work: Callable[[], Awaitable[object]], pause: float = 0.0) -> None:
-            running = keep_running(title, work, pause=pause, failed=failures_of(title, telemetry))
-            task = asyncio.create_task(running, name=f"{name}: {title}")
-            stack.callback(task.cancel)
-
-        if store is not None:
-            loop("sweep", partial(_sweep, store, settings))
-            database = store.database
-            health.add("database", lambda: database.writability.is_writable)
-            telemetry.gauge(
-                "database_writable",
-                "1 while what the service writes is stored",
-                lambda: int(database.writability.is_writable),
-            )
-            loop(
-                "database probe",
-                partial(database.probe, settings.database_probe_timeout),
-                pause=settings.database_probe_interval,
-            )
-        loop("count dead letters", publisher.dead_letters.keep_count)
-        owners = Owners(name, service.domain, interval=settings.alive_interval)
-        health.add("sole owner", owners.is_sole)
-        loop("owners", partial(owners.listen, broker), pause=1.0)
-        if any(handler.is_heavy_read for handler in service.commands.values()):
-            loop("departures", partial(departures.listen, broker, name), pause=1.0)
+        for title, work, pause in _loops(opened, owners, ended):
+            _start_loop(stack, opened, title, work, pause)
 
         def running() -> None:
-            consuming.set()
-            loop("alive", announcer.step)
+            opened.consuming.set()
+            _start_loop(stack, opened, "alive", _announcer(opened).step)
             log.info("serving", domain=service.domain)
 
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(consumer.run(stop, running=running), name=f"{name}: consume")
-            if service.timers and store is not None and await or_stopped(consuming.wait(), stop):
-                hearing = BrokerUptime(broker)
-                for timer in service.timers:
-                    keeping = keep(timer, store.database, relay, hearing, stop)
-                    tasks.create_task(keeping, name=f"{name}: {timer.name}")
+            tasks.create_task(consumer.run(stop, running=running), name=f"{service.name}: consume")
+            if await or_stopped(opened.consuming.wait(), stop):
+                _start_timers(tasks, opened, stop)
             await stop.wait()
-            health.draining = True
+            opened.health.draining = True
+
+
+# Opening
+
+
+async def _open(
+    stack: AsyncExitStack,
+    service: Service[U],
+    settings: ServiceSettings,
+    stop: asyncio.Event,
+    connect: Connect,
+) -> _Opened[U] | None:
+    """Open everything on ``stack``; ``None`` if ``stop`` is set while it waits for the database or the broker."""
+    name = service.name
+    telemetry = await stack.enter_async_context(Telemetry.open(name, settings))
+    health, consuming = Health(), asyncio.Event()
+    health.add("consuming", consuming.is_set)
+    await stack.enter_async_context(serve_admin(settings.admin_host, settings.admin_port, health, telemetry))
+    opening = asyncio.ensure_future(stack.enter_async_context(_open_store(service.storage, settings, name)))
+    if not await or_stopped(opening, stop):  # Opening waits while the server cannot be reached.
+        return None
+    store = opening.result()
+    broker = await stack.enter_async_context(connect(settings, name))
+    health.add("broker", lambda: broker.state in (BrokerState.READY, BrokerState.BLOCKED))
+    watch_losses(broker, telemetry)
+    if not await or_stopped(broker.declare(topology(service, settings.queue_max_length)), stop):
+        return None
+    publisher = await stack.enter_async_context(Publisher.open(broker, name, settings, telemetry))
+    relay = None
+    if store is not None and store.storage.outbox is not None:
+        relay = await stack.enter_async_context(
+            Relay.open(store.database, store.storage.outbox, publisher, settings, telemetry)
+        )
+    return _Opened(service, settings, telemetry, health, consuming, store, broker, publisher, relay)
 
 
 @asynccontextmanager
@@ -191,34 +164,90 @@ async def _open_store(
     if storage is None:
         yield None
         return
-    async with Database.open(
-        settings.database_url, migrations=storage.migrations, version_table=f"{name}_version"
-    ) as database:
-        yield Store(database, storage.inbox, storage.streams, storage.unit, storage.groups)
+    async with Database.open(settings.database_url, service=name, migrations=storage.migrations) as database:
+        yield Store(storage, database)
 
 
-async def _sweep(store: Store[Any], settings: ServiceSettings) -> None:
-    """Delete rows past their retention, in small steps that block no other work; until cancelled."""
-    pause = _SWEEP_SECONDS
-    while True:
-        await asyncio.sleep(pause)
-        pause = _SWEEP_SECONDS
-        try:
-            if await _sweep_once(store, settings) >= _SWEEP_STEP:
-                pause = _SWEEP_STEP_SECONDS
-        except (sa.exc.SQLAlchemyError, OSError) as error:
-            log.warning("sweep_failed", error=describe_error(error, 300))
-
-
-async def _sweep_once(store: Store[Any], settings: ServiceSettings) -> int:
-    async with store.database.transaction() as connection:
-        outcomes = await forget(
-            connection, store.inbox, older_than_ms=int(settings.inbox_retention * 1000), limit=_SWEEP_STEP
+def _add_health_checks(opened: _Opened[Any], owners: Owners) -> None:
+    """The checks of readiness that need more than a connection."""
+    health, store, dead_letters = opened.health, opened.store, opened.publisher.dead_letters
+    health.add("parking", lambda: not dead_letters.blocked)
+    if store is not None:
+        writability = store.database.writability
+        health.add("database", lambda: writability.is_writable)
+        opened.telemetry.gauge(
+            "database_writable",
+            "1 while what the service writes is stored",
+            lambda: int(writability.is_writable),
         )
-        entries = await forget(
-            connection,
-            store.streams.entries,
-            older_than_ms=int(settings.stream_retention * 1000),
-            limit=_SWEEP_STEP,
-        )
-    return max(outcomes, entries)
+    health.add("sole owner", owners.is_sole)
+
+
+def _replica(opened: _Opened[Any]) -> Replica:
+    """This process as one of several that share the service's queues."""
+    service, most = opened.service, opened.settings.queue_max_length
+    return Replica(
+        opened.broker,
+        service.name,
+        [command_queues(service, most), event_queues(service, most)],
+        opened.telemetry,
+        prefetch=opened.settings.prefetch,
+    )
+
+
+def _announcer(opened: _Opened[Any]) -> Announcer:
+    """Announces the service and the cost of each action, from which gateways charge their users."""
+    service = opened.service
+    costs = {action: handler.cost for action, handler in service.commands.items()}
+    return Announcer(
+        opened.broker, service.name, service.domain, costs, interval=opened.settings.alive_interval
+    )
+
+
+# What runs beside the consumer
+
+
+def _loops(opened: _Opened[Any], owners: Owners, ended: EndedConnections) -> list[_Loop]:
+    """Title, work and pause of each loop."""
+    service, settings, broker, store = opened.service, opened.settings, opened.broker, opened.store
+    loops: list[_Loop] = [
+        ("count dead letters", opened.publisher.dead_letters.keep_count, 0.0),
+        ("owners", partial(owners.listen, broker), 1.0),
+    ]
+    if store is not None:
+        probe = partial(store.database.probe, settings.database_probe_timeout)
+        loops += [
+            ("sweep", partial(keep_sweeping, store.database, _retention(store, settings)), 0.0),
+            ("database probe", probe, settings.database_probe_interval),
+        ]
+    if any(handler.is_heavy_read for handler in service.commands.values()):
+        # Only heavy reads are worth the messages: nothing else asks whether a connection has ended.
+        loops.append(("departures", partial(ended.listen, broker, service.name), 1.0))
+    return loops
+
+
+def _start_loop(
+    stack: AsyncExitStack,
+    opened: _Opened[Any],
+    title: str,
+    work: Callable[[], Awaitable[object]],
+    pause: float = 0.0,
+) -> None:
+    """Start a loop that survives unexpected errors, until ``stack`` closes."""
+    running = keep_running(title, work, pause=pause, failed=failures_of(title, opened.telemetry))
+    task = asyncio.create_task(running, name=f"{opened.service.name}: {title}")
+    stack.callback(task.cancel)
+
+
+def _retention(store: Store[Any], settings: ServiceSettings) -> Retention:
+    storage = store.storage
+    return {storage.inbox: settings.inbox_retention, storage.streams.entries: settings.stream_retention}
+
+
+def _start_timers(tasks: asyncio.TaskGroup, opened: _Opened[Any], stop: asyncio.Event) -> None:
+    if opened.store is None:
+        return
+    uptime = BrokerUptime(opened.broker)
+    for timer in opened.service.timers:
+        keeping = keep(timer, opened.store.database, opened.relay, uptime, stop)
+        tasks.create_task(keeping, name=f"{opened.service.name}: {timer.name}")

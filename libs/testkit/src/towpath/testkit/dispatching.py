@@ -42,7 +42,7 @@ from towpath.protocol.routes import (
 from towpath.servicekit.broker import Connect
 from towpath.servicekit.broker.interface import Binding, Broker, Delivery, Inbox, Message, Subscription
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.handling.dispatcher import Dispatcher
+from towpath.servicekit.handling.dispatcher import Completion, Dispatcher
 from towpath.servicekit.handling.store import Store
 from towpath.servicekit.handling.timers import TimerRun
 from towpath.servicekit.messaging.publisher import Publisher
@@ -59,7 +59,7 @@ S = TypeVar("S", bound=ServiceSettings)
 GATEWAY: Final = "gw-1"
 _PLENTY: Final = 1_000_000
 _LONG_SECONDS: Final = 3600.0
-_HEAVY_SECONDS: Final = 30.0
+_BESIDE_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +154,7 @@ class ServiceUnderTest:
         self._ears = ears
         self._handing_over = asyncio.Lock()
         self._replicas: list[Dispatcher[Any]] = []
+        self._at_work: list[asyncio.Lock] = []  # One unit of work runs at a time, as in a consumer.
         self._databases: list[Database] = []
         self._relays: list[Relay | None] = []
         self._answers: dict[str, list[Envelope]] = {}
@@ -191,32 +192,24 @@ class ServiceUnderTest:
         store = None
         if storage is not None:
             database = await stack.enter_async_context(
-                Database.open(
-                    settings.database_url,
-                    migrations=storage.migrations,
-                    version_table=f"{service.name}_version",
-                )
+                Database.open(settings.database_url, service=service.name, migrations=storage.migrations)
             )
             self._databases.append(database)
-            store = Store(database, storage.inbox, storage.streams, storage.unit, storage.groups)
+            store = Store(storage, database)
             tables = storage.outbox
             relay = None if tables is None else Relay(database, tables, publisher, settings, telemetry)
             self._relays.append(relay)
         dispatcher: Dispatcher[Any] = Dispatcher(
-            service.commands,
-            service.events,
+            service.tables,
             store,
             publisher,
-            publisher.dead_letters,
+            settings,
             telemetry,
-            own=service.name,
-            unit_max=settings.unit_max_items,
-            replay_limit=settings.replay_limit,
-            replay_max_bytes=settings.replay_max_bytes,
         )
         self._replicas.append(dispatcher)
-        heavy_reads = asyncio.create_task(dispatcher.heavy_reads.run(), name=f"{service.name}: heavy reads")
-        stack.push_async_callback(_cancel, heavy_reads)
+        self._at_work.append(asyncio.Lock())
+        beside = asyncio.create_task(dispatcher.run(), name=f"{service.name}: beside")
+        stack.push_async_callback(_cancel, beside)
 
     # Doing
 
@@ -231,9 +224,9 @@ class ServiceUnderTest:
         """
         async with self._handing_over:
             deliveries = await self._deliver(messages, redelivered)
-        settled = await self._replicas[replica].dispatch(deliveries)
-        await settled
-        assert await self._replicas[replica].heavy_reads.finished(_HEAVY_SECONDS)
+        async with self._at_work[replica]:
+            completion = await dispatch(self._replicas[replica], deliveries)
+        await completion
         self._listen()
 
     async def turn(
@@ -370,6 +363,28 @@ class ServiceUnderTest:
         for heard in self.heard:
             if heard.is_directed:
                 yield heard, read_directed(heard.item)[0]
+
+
+async def dispatch(dispatcher: Dispatcher[Any], deliveries: Sequence[Delivery]) -> Completion:
+    """Handle ``deliveries`` to their end; :meth:`Dispatcher.run` must run beside it.
+
+    On return all effects are committed and every message is queued, in order. Awaiting the returned coroutine waits
+    for the broker's confirms, and then acks.
+    """
+    await dispatcher.take(deliveries)
+    settling: list[Completion] = []
+    is_finished = False
+    while not is_finished:
+        while dispatcher.waiting_bytes:
+            settling.append(await dispatcher.work())
+        assert await dispatcher.finished(_BESIDE_SECONDS), "heavy reads or retries did not finish"
+        is_finished = not dispatcher.waiting_bytes
+
+    async def all_settled() -> None:
+        for completion in settling:
+            await completion
+
+    return all_settled()
 
 
 async def answer_of_program(

@@ -1,4 +1,4 @@
-"""Whether a service's migrations make the tables that its code declares."""
+"""Whether the migrations of a service and of the kit create the tables that the code declares."""
 
 from typing import Any
 
@@ -6,22 +6,30 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
-from towpath.servicekit.handling.store import Storage
+from towpath.servicekit.service import Service
 from towpath.servicekit.storage.database import Database
+from towpath.servicekit.storage.migrations import kit_version_table
 
 
-async def schema_differences(storage: Storage[Any], database_url: str) -> list[Any]:
-    """What ``alembic revision --autogenerate`` would find to do after all migrations; nothing, if they are right."""
-    version_table = "schema_version"
+async def schema_differences(service: Service[Any], database_url: str) -> list[Any]:
+    """What ``alembic revision --autogenerate`` would find after all migrations; nothing, if they are right."""
+    storage = service.storage
+    assert storage is not None
+    metadata = storage.inbox.metadata
 
     def compare(connection: Connection) -> list[Any]:
         context = MigrationContext.configure(
-            connection, opts={"version_table": version_table, "compare_type": True}
+            connection, opts={"version_table": f"{service.name}_version", "compare_type": True}
         )
-        return list(compare_metadata(context, storage.inbox.metadata))
+        return [
+            difference
+            for difference in compare_metadata(context, metadata)
+            # The other version table, which Alembic takes for a table that nothing declares.
+            if difference[0] != "remove_table" or difference[1].name != kit_version_table(service.name)
+        ]
 
     async with (
-        Database.open(database_url, migrations=storage.migrations, version_table=version_table) as database,
+        Database.open(database_url, service=service.name, migrations=storage.migrations) as database,
         database.transaction() as connection,
     ):
         return await connection.run_sync(compare)

@@ -15,7 +15,7 @@ from towpath.chat.presence import Presence
 from towpath.chat.reading import may_receive
 from towpath.chat.repository import Rooms
 from towpath.chat.settings import ChatSettings
-from towpath.chat.tables import GROUP_NUMBERS, INBOX, OUTBOX, STREAMS
+from towpath.chat.tables import KIT, STREAMS
 from towpath.chat.texts import texts_by_now
 from towpath.protocol.chat import DOMAIN
 from towpath.servicekit import Connect, Groups, Service, Storage, Timer, connect, serve_domain
@@ -27,12 +27,12 @@ _CLEAR_SECONDS: Final = 1.0
 
 _STREAMS: Final = replace(STREAMS, fill=texts_by_now)
 STORAGE: Final = Storage(
-    INBOX,
+    KIT.inbox,
     _STREAMS,
     Rooms,
     Path(__file__).parent / "migrations",
-    groups=Groups(GROUP_NUMBERS, may_receive),
-    outbox=replace(OUTBOX, streams=_STREAMS),
+    groups=Groups(KIT.group_numbers, may_receive),
+    outbox=replace(KIT.outbox, streams=_STREAMS),
 )
 CHAT: Final = Service(
     name="chat",

@@ -1,4 +1,4 @@
-"""Rooms: members, guests and messages, and the rules for them. No I/O.
+"""Rooms: members and guests, and the rules for them. No I/O.
 
 Guarantee: a method that raises has changed nothing.
 """
@@ -6,65 +6,15 @@ Guarantee: a method that raises has changed nothing.
 import bisect
 from dataclasses import dataclass, field
 
+from towpath.chat.errors import (
+    AlreadyInRoom,
+    NamesTooLong,
+    NotForDirectRooms,
+    NotInRoom,
+    NotInvited,
+    RoomExists,
+)
 from towpath.protocol.chat import MAX_ROOM, direct_room, direct_users, is_direct
-from towpath.protocol.errors import Conflict, Forbidden, InvalidData, NotFound
-
-
-class NotInRoom(Forbidden):
-    """The user is not in the room, or there is no such room; the user must not learn which of the two."""
-
-    def __init__(self, room: str) -> None:
-        super().__init__(f"You are not in room {room[:128]!r}: join it first.")
-
-
-class NotForDirectRooms(Forbidden):
-    """Two-person rooms cannot be created, joined or left, and have no invitations."""
-
-
-class NotInvited(Forbidden):
-    """The room is private, and the user has no invitation."""
-
-    def __init__(self, room: str) -> None:
-        super().__init__(f"Room {room[:128]!r} is private: ask a member for an invitation.")
-
-
-class RoomExists(Conflict):
-    """A room of this name exists already."""
-
-    def __init__(self, room: str) -> None:
-        super().__init__(f"There is a room {room[:128]!r} already: join it, or choose another name.")
-
-
-class AlreadyInRoom(Conflict):
-    """The user is a member already, so an invitation is not possible."""
-
-    def __init__(self, room: str, user_id: str) -> None:
-        super().__init__(f"{user_id!r} is in room {room[:128]!r} already.")
-
-
-class NoSuchMessage(NotFound):
-    """No message of the room has this ``seq``."""
-
-    def __init__(self, room: str, seq: int) -> None:
-        super().__init__(f"There is no message {seq} in room {room[:128]!r}.")
-
-
-class NotTheAuthor(Forbidden):
-    """Another user wrote the message."""
-
-    def __init__(self, seq: int) -> None:
-        super().__init__(f"Message {seq} is somebody else's: only its author may change it.")
-
-
-class MessageDeleted(Conflict):
-    """The message is deleted already."""
-
-    def __init__(self, seq: int) -> None:
-        super().__init__(f"Message {seq} is deleted.")
-
-
-class NamesTooLong(InvalidData):
-    """The two user ids are too long for the name of their room."""
 
 
 @dataclass(slots=True)
@@ -112,7 +62,7 @@ class Guest:
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class GoneRoom:
     """A private room that lost its last member.
 
     Attributes:
@@ -153,7 +103,7 @@ class Room:
     listed: list[str] = field(default_factory=list)
     members: dict[str, Member] = field(default_factory=dict)
     guests: dict[str, Guest] = field(default_factory=dict)
-    gone: list[Gone] = field(default_factory=list)
+    gone: list[GoneRoom] = field(default_factory=list)
 
     @property
     def is_direct(self) -> bool:
@@ -263,7 +213,7 @@ class Room:
 
     def vacate(self, seq: int) -> None:
         """Mark the room as gone, with its stream up to ``seq``; its name is free."""
-        self.gone.append(Gone(seq, self.created_by, self.created_at))
+        self.gone.append(GoneRoom(seq, self.created_by, self.created_at))
         self.exists = self.private = False
         self.title = self.created_by = self.created_at = None
         self.count = 0
@@ -274,53 +224,6 @@ class Room:
     def begins_after(self) -> int:
         """The last ``seq`` of a gone room of this name; only of rooms gone in this unit of work."""
         return self.gone[-1].seq if self.gone else 0
-
-
-@dataclass(slots=True)
-class Post:
-    """A stored message. Times are Unix milliseconds.
-
-    Attributes:
-        text: Empty once it is deleted.
-        size: The size of its largest push, in bytes.
-        is_stored: Whether the database has a row of it.
-    """
-
-    room: str
-    seq: int
-    user_id: str
-    text: str
-    sent_at: int
-    size: int
-    client_ref: str | None = None
-    edited_at: int | None = None
-    deleted_at: int | None = None
-    is_stored: bool = False
-    is_changed: bool = False
-
-    def edit(self, user_id: str, text: str, at: int) -> None:
-        """Replace the text.
-
-        Raises:
-            NotTheAuthor, MessageDeleted
-        """
-        self._check(user_id)
-        self.text, self.edited_at, self.is_changed = text, at, True
-
-    def delete(self, user_id: str, at: int) -> None:
-        """Delete the message: its text is removed permanently.
-
-        Raises:
-            NotTheAuthor, MessageDeleted
-        """
-        self._check(user_id)
-        self.text, self.deleted_at, self.is_changed = "", at, True
-
-    def _check(self, user_id: str) -> None:
-        if self.user_id != user_id:
-            raise NotTheAuthor(self.seq)
-        if self.deleted_at is not None:
-            raise MessageDeleted(self.seq)
 
 
 def ordinary(room: str) -> str:

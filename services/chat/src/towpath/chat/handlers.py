@@ -68,11 +68,11 @@ def join(request: JoinRoom, session: Session, rooms: Rooms) -> Outcome:
     if not room.exists:
         room.make(session.user_id)
         rooms.quotas.made(session.user_id)
-    tell = [] if room.has(session.user_id) else _admitted(room, session.user_id, rooms)
+    pushes = [] if room.has(session.user_id) else _admitted(room, session.user_id, rooms)
     seq, stream = rooms.seq(room), stream_of(room.name)
     answer = Joined(room=room.name, seq=seq, members=rooms.listed(room), count=rooms.crowd_count(room))
     # Messages between the commit and the subscription are replayed.
-    return Outcome(answer=answer, pushes=tell, subscribe=[stream], replay={stream: seq})
+    return Outcome(answer=answer, pushes=pushes, subscribe=[stream], replay={stream: seq})
 
 
 def leave(request: LeaveRoom, session: Session, rooms: Rooms) -> Outcome:
@@ -84,16 +84,16 @@ def leave(request: LeaveRoom, session: Session, rooms: Rooms) -> Outcome:
     rooms.quotas.left(session.user_id, room.name)
     if room.is_abandoned:
         left = rooms.vacate(room, session.user_id)
-        tell = [to_user(session.user_id, left, stored=False)]
+        pushes = [to_user(session.user_id, left, stored=False)]
     elif was_crowd:
-        tell = _crowd_change("chat.left", room, session.user_id, rooms)
+        pushes = _crowd_change("chat.left", room, session.user_id, rooms)
     else:
         left = rooms.changed("chat.left", room, session.user_id)
-        # By then the user's connections are no longer in the group.
-        tell = [*_push(room, left, rooms), to_user(session.user_id, left)]
+        # The user's own connections get it by the user's key: they leave the group before it is published.
+        pushes = [*_push(room, left, rooms), to_user(session.user_id, left)]
     return Outcome(
         answer=Left(room=room.name),
-        pushes=tell,
+        pushes=pushes,
         unsubscribe=[stream_of(room.name)],
     )
 
@@ -108,8 +108,11 @@ def invite(request: Invite, session: Session, rooms: Rooms) -> Outcome:
     rooms.quotas.check_inviting(session.user_id, request.user)  # raises TooManyInvitations
     room.invite(request.user, by=session.user_id, seq=rooms.seq(room))
     rooms.quotas.invited(session.user_id, request.user)
-    told = Invitation(room=room.name, title=title(room.name, room.title, request.user), by=session.user_id)
-    return Outcome(answer=answer, pushes=[to_user(request.user, make("chat.invited", told.model_dump()))])
+    shown = title(room.name, room.title, request.user)
+    invitation = Invitation(room=room.name, title=shown, by=session.user_id)
+    return Outcome(
+        answer=answer, pushes=[to_user(request.user, make("chat.invited", invitation.model_dump()))]
+    )
 
 
 def send(request: SendMessage, session: Session, rooms: Rooms) -> Outcome:
@@ -177,22 +180,23 @@ def mark_read(request: MarkRead, session: Session, rooms: Rooms) -> Outcome:
     answer = ReadPosition(room=room.name, seq=member.read_seq)
     if not grew:
         return Outcome(answer=answer)
-    told = make("chat.read", ReadTold(room=room.name, user=session.user_id, seq=member.read_seq).model_dump())
-    # In a crowd only the reader's own connections get it.
-    tell = [to_user(session.user_id, told)] if rooms.is_crowd(room) else _push(room, told, rooms)
-    return Outcome(answer=answer, pushes=tell)
+    read = ReadTold(room=room.name, user=session.user_id, seq=member.read_seq)
+    change = make("chat.read", read.model_dump())
+    # In a crowd only the reader's own connections get it: one push per reader to all members would be their square.
+    pushes = [to_user(session.user_id, change)] if rooms.is_crowd(room) else _push(room, change, rooms)
+    return Outcome(answer=answer, pushes=pushes)
 
 
 def typing(request: Typing, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
     if rooms.is_crowd(room) or not rooms.may_show_typing(session.user_id, room):
         return Outcome(answer={})
-    told = make("chat.typing", TypingTold(room=room.name, user=session.user_id).model_dump())
+    change = make("chat.typing", TypingTold(room=room.name, user=session.user_id).model_dump())
     if room.is_direct:
         return Outcome(
-            answer={}, pushes=[to_user(user, told) for user in room.pair if user != session.user_id]
+            answer={}, pushes=[to_user(user, change) for user in room.pair if user != session.user_id]
         )
-    return Outcome(answer={}, pushes=_push(room, told, rooms))
+    return Outcome(answer={}, pushes=_push(room, change, rooms))
 
 
 def resume(request: Resume, session: Session, rooms: Rooms) -> Outcome:

@@ -10,8 +10,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from towpath.chat.domain import NoSuchMessage, Post, Room
+from towpath.chat.domain import Room
+from towpath.chat.errors import NoSuchMessage
 from towpath.chat.gone import is_gone
+from towpath.chat.post import Post
 from towpath.chat.tables import MESSAGES
 from towpath.chat.texts import BLANK
 from towpath.protocol.chat import Message, MessageDeleted, MessageEdited, stream_of
@@ -80,11 +82,11 @@ class Messages:
     def edited(self, post: Post) -> Envelope:
         """The durable push for an edited message."""
         assert post.edited_at is not None
-        told = MessageEdited(
+        change = MessageEdited(
             room=post.room, seq=post.seq, user=post.user_id, text=post.text, edited_at=post.edited_at
         )
         push = self._streams.append(
-            stream_of(post.room), "chat.edited", lambda _: told.model_dump(exclude_none=True)
+            stream_of(post.room), "chat.edited", lambda _: change.model_dump(exclude_none=True)
         )
         post.size = max(post.size, len(push.to_json()))
         self._withhold(post, post.seq)
@@ -94,9 +96,9 @@ class Messages:
     def deleted(self, post: Post) -> Envelope:
         """The durable push for a deleted message."""
         assert post.deleted_at is not None
-        told = MessageDeleted(room=post.room, seq=post.seq, user=post.user_id, deleted_at=post.deleted_at)
+        change = MessageDeleted(room=post.room, seq=post.seq, user=post.user_id, deleted_at=post.deleted_at)
         self._withhold(post, post.seq)
-        return self._streams.append(stream_of(post.room), "chat.deleted", lambda _: told.model_dump())
+        return self._streams.append(stream_of(post.room), "chat.deleted", lambda _: change.model_dump())
 
     async def save(self) -> None:
         """Write posted and changed messages."""

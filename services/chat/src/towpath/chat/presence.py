@@ -10,9 +10,9 @@ Guarantees:
   has locked, so that a change is normally published once.
 * A user who reconnects within ``presence_grace`` is never shown as offline.
 * The connections of a gateway that is silent for ``gateway_silence`` count as lost, as of its last announcement; if
-  it announces itself again they are restored. Silence counts only while another gateway is heard and this service
-  has been
-  connected to its broker without a break: else there is no client to notify, or this service itself is cut off.
+  it announces itself again they are restored. Silence counts only while another gateway announces itself and this
+  service has been connected to its broker without a break: else there is no client to notify, or this service itself
+  is cut off.
 * Every step is bounded, in statements and in rows.
 
 Times are taken from the replicas' clocks; the bounds vary by the differences of these clocks.
@@ -49,7 +49,7 @@ _IS_OPEN: Final = sa.and_(CONNECTIONS.c.ended_at.is_(None), GATEWAYS.c.over_at.i
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class PresenceState:
     """The state of one user's connections.
 
     Attributes:
@@ -61,7 +61,7 @@ class Standing:
     left_at: int | None = None
 
 
-def judge(state: Standing, *, was_online: bool, now: int, grace: int) -> tuple[bool, int | None]:
+def presence_at(state: PresenceState, *, was_online: bool, now: int, grace: int) -> tuple[bool, int | None]:
     """Whether a user is online at ``now``, and when to check again; times in milliseconds.
 
     An online user stays online for ``grace`` after the last connection. A user who connects and disconnects before
@@ -100,8 +100,9 @@ class Presence:
         Returns whether there is more to do at once.
         """
         now = self._clock()
-        could_hear = run.connected_for >= self._silence
-        silent_since = now - int(self._silence * 1000) if could_hear else -1
+        # A service that was disconnected itself has missed announcements: it calls no gateway silent.
+        listened = run.connected_for >= self._silence
+        silent_since = now - int(self._silence * 1000) if listened else -1
         gateways, people = await _due_work(run.database, now, silent_since)
         if gateways:
             async with run.database.transaction() as connection:
@@ -138,16 +139,16 @@ class Presence:
             was_online = {row.user_id: row.is_online for row in rows}
             if not was_online:
                 return False
-            standings = await _read_states(connection, list(was_online))
+            states = await _read_states(connection, list(was_online))
             found = {
-                user: judge(standings[user], was_online=was, now=now, grace=self._grace_ms)
+                user: presence_at(states[user], was_online=was, now=now, grace=self._grace_ms)
                 for user, was in was_online.items()
             }
             changed = {user: online for user, (online, _) in found.items() if online != was_online[user]}
             rooms, crowds = await _read_rooms(connection, list(changed), self._crowd_members)
             await run.publish(
                 connection,
-                [tell for user, online in changed.items() for tell in _pushes(user, online, rooms[user])],
+                [push for user, online in changed.items() for push in _pushes(user, online, rooms[user])],
             )
             await _save(connection, found)
         if crowds:
@@ -221,7 +222,7 @@ def _is_silent(since: int) -> sa.ColumnElement[bool]:
     )
 
 
-async def _read_states(connection: AsyncConnection, users: Sequence[str]) -> dict[str, Standing]:
+async def _read_states(connection: AsyncConnection, users: Sequence[str]) -> dict[str, PresenceState]:
     is_open = sa.case((sa.and_(_IS_OPEN, GATEWAYS.c.gateway_id.is_not(None)), 1), else_=0)
     lost_at = sa.func.coalesce(CONNECTIONS.c.ended_at, GATEWAYS.c.over_at)
     rows = await connection.execute(
@@ -234,8 +235,8 @@ async def _read_states(connection: AsyncConnection, users: Sequence[str]) -> dic
         .where(CONNECTIONS.c.user_id.in_(users))
         .group_by(CONNECTIONS.c.user_id)
     )
-    found = {row.user_id: Standing(bool(row.is_connected), row.left_at) for row in rows}
-    return {user: found.get(user, Standing()) for user in users}
+    found = {row.user_id: PresenceState(bool(row.is_connected), row.left_at) for row in rows}
+    return {user: found.get(user, PresenceState()) for user in users}
 
 
 async def _read_rooms(
@@ -273,11 +274,11 @@ async def _save(connection: AsyncConnection, found: dict[str, tuple[bool, int | 
 
 
 def _pushes(user: str, online: bool, rooms: Iterable[str]) -> list[Push]:
-    tell: list[Push] = []
+    pushes: list[Push] = []
     for room in rooms:
-        told = make("chat.presence", PresenceTold(room=room, user=user, online=online).model_dump())
+        change = make("chat.presence", PresenceTold(room=room, user=user, online=online).model_dump())
         if is_direct(room):
-            tell += [to_user(other, told) for other in direct_users(room) if other != user]
+            pushes += [to_user(other, change) for other in direct_users(room) if other != user]
         else:
-            tell.append(to_group(stream_of(room), told))
-    return tell
+            pushes.append(to_group(stream_of(room), change))
+    return pushes

@@ -28,7 +28,7 @@ from towpath.servicekit import batched, bulk
 #: Maximum bytes of a history page, so that it is within the size limit of every hop.
 HISTORY_BYTES: Final = 256 * 1024
 #: Maximum number of rooms and invitations in ``chat.rooms``, and of messages counted as unread in each.
-ROOMS_TOLD: Final = 1000
+ROOMS_LISTED: Final = 1000
 UNREAD_COUNTED: Final = 1000
 #: SQLite allows 500 at most: https://www.sqlite.org/limits.html#max_compound_select
 _SELECTS_A_STATEMENT: Final = 200
@@ -76,7 +76,7 @@ async def read_histories(
 
 
 async def read_summaries(connection: AsyncConnection, users: Iterable[str]) -> dict[str, list[RoomSummary]]:
-    """The rooms of each user, by name; the first :data:`ROOMS_TOLD`."""
+    """The rooms of each user, by name; the first :data:`ROOMS_LISTED`."""
     summaries: dict[str, list[RoomSummary]] = {user: [] for user in sorted(users)}
     if summaries:
         for row in await connection.execute(_summaries(connection, list(summaries))):
@@ -94,13 +94,15 @@ async def read_summaries(connection: AsyncConnection, users: Iterable[str]) -> d
 
 
 async def read_invitations(connection: AsyncConnection, users: Iterable[str]) -> dict[str, list[Invitation]]:
-    """The invitations of each user, by room; the first :data:`ROOMS_TOLD`."""
+    """The invitations of each user, by room; the first :data:`ROOMS_LISTED`."""
     invitations: dict[str, list[Invitation]] = {user: [] for user in sorted(users)}
     if invitations:
         for row in await connection.execute(_invitations(connection, list(invitations))):
-            told = Invitation(room=row.room, title=title(row.room, row.title, row.user_id), by=row.invited_by)
-            invitations[row.user_id].append(told)
-    return {user: sorted(found, key=lambda told: told.room) for user, found in invitations.items()}
+            invitation = Invitation(
+                room=row.room, title=title(row.room, row.title, row.user_id), by=row.invited_by
+            )
+            invitations[row.user_id].append(invitation)
+    return {user: sorted(found, key=lambda one: one.room) for user, found in invitations.items()}
 
 
 async def read_groups(connection: AsyncConnection, users: Iterable[str]) -> dict[str, list[str]]:
@@ -207,14 +209,14 @@ def _invitations(connection: AsyncConnection, users: Sequence[str]) -> sa.Select
 
 
 def first_rooms(connection: AsyncConnection, table: sa.Table, users: Sequence[str]) -> sa.Subquery:
-    """The rows of each of ``users`` in ``table``, by room; the first :data:`ROOMS_TOLD`.
+    """The rows of each of ``users`` in ``table``, by room; the first :data:`ROOMS_LISTED`.
 
     The index is read up to the last of them and no further, for any number of rooms of a user.
     """
     asked = bulk.pairs(connection, [(user, "") for user in users]).subquery()
     user = asked.c[0]
     theirs = sa.select(table.c.room).where(table.c.user_id == user).correlate(asked)
-    last = theirs.order_by(table.c.room).offset(ROOMS_TOLD - 1).limit(1).scalar_subquery()
+    last = theirs.order_by(table.c.room).offset(ROOMS_LISTED - 1).limit(1).scalar_subquery()
     very_last = theirs.with_only_columns(sa.func.max(table.c.room)).scalar_subquery()
     bounds = sa.select(user.label("user_id"), sa.func.coalesce(last, very_last).label("last")).subquery()
     within = sa.and_(table.c.user_id == bounds.c.user_id, table.c.room <= bounds.c.last)

@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.chat.crowds import mark
-from towpath.chat.domain import Guest, Member, NotInRoom, Room
+from towpath.chat.domain import Room
+from towpath.chat.errors import NotInRoom
 from towpath.chat.fanout import FanOut
-from towpath.chat.gone import read_gone
 from towpath.chat.limits import Limits, Quotas
+from towpath.chat.loading import load_guests, load_members, load_rooms
 from towpath.chat.messages import Messages
 from towpath.chat.presence import read_online
 from towpath.chat.presence_events import Clock, PresenceEvents
@@ -28,7 +28,7 @@ from towpath.chat.reading import (
     read_summaries,
 )
 from towpath.chat.request_names import opens, room_of, users_of
-from towpath.chat.tables import INVITATIONS, MEMBERS, ROOMS, STREAMS
+from towpath.chat.tables import STREAMS
 from towpath.chat.writing import save_guests, save_members, save_rooms
 from towpath.protocol.chat import (
     DeleteMessage,
@@ -52,7 +52,7 @@ from towpath.protocol.chat import (
 from towpath.protocol.envelope import Envelope, now_ms
 from towpath.protocol.sessions import SessionStarted
 from towpath.protocol.streams import Resume
-from towpath.servicekit import Leave, Request, Streams, bulk
+from towpath.servicekit import Leave, Request, Streams
 
 DEFAULT_LIMITS: Final = Limits()
 #: Requests that cause a push to a room.
@@ -62,7 +62,7 @@ _PUSHED: Final = (
 
 
 class Rooms:
-    """Unit of work of the chat service; see :class:`towpath.servicekit.handling.unit_runner.UnitOfWork`.
+    """Unit of work of the chat service; see :class:`towpath.servicekit.UnitOfWork`.
 
     Attributes:
         messages: The messages of the rooms.
@@ -100,12 +100,13 @@ class Rooms:
         changed = {room for room, request in named if request.handler.changes}
         await self._streams.load(map(stream_of, opened), if_there=map(stream_of, changed))
         counted = LeaveRoom | MarkRead | Typing | ListMembers
-        await self._load_rooms(opened, {room for room, r in named if isinstance(r.payload, Invite | counted)})
-        await self._load_members({(room, user) for room, r in named for user in users_of(r)})
+        further = {room for room, r in named if isinstance(r.payload, Invite | counted)}
+        await load_rooms(self._connection, self._rooms, opened, further)
+        members = {(room, user) for room, r in named for user in users_of(r)}
+        await load_members(self._connection, self._rooms, members)
         # The last element of an invitation is the invitee.
-        await self._load_guests(
-            {(room, users_of(r)[-1]) for room, r in named if isinstance(r.payload, JoinRoom | Invite)}
-        )
+        guests = {(room, users_of(r)[-1]) for room, r in named if isinstance(r.payload, JoinRoom | Invite)}
+        await load_guests(self._connection, self._rooms, guests)
         await self._load_quotas(named)
         pushed_to = (room for room, r in named if isinstance(r.payload, _PUSHED))
         await self._fanout.count(self._connection, self._fanout.uncounted(pushed_to))
@@ -118,8 +119,8 @@ class Rooms:
         leaving = Counter(p.room for p, _ in asked if isinstance(p, LeaveRoom))
         await self._load_listed(joined | set(listed) | self._may_be_abandoned(leaving), leaving.total())
         if listed:
-            told = {user for room in listed for user in self.listed(self._rooms[room])}
-            self._online = await read_online(self._connection, told)
+            shown = {user for room in listed for user in self.listed(self._rooms[room])}
+            self._online = await read_online(self._connection, shown)
         self._histories = await read_histories(
             self._connection,
             [p for p, user in asked if isinstance(p, ReadHistory) and self._has(p.room, user)],
@@ -260,33 +261,6 @@ class Rooms:
     def _has(self, name: str, user_id: str) -> bool:
         room = self._rooms.get(name)
         return room is not None and room.has(user_id)
-
-    def _room(self, name: str) -> Room:
-        return self._rooms.setdefault(name, Room(name))
-
-    async def _load_members(self, wanted: set[tuple[str, str]]) -> None:
-        for row in await bulk.find(self._connection, MEMBERS, ("room", "user_id"), wanted):
-            self._room(row.room).members[row.user_id] = Member(row.user_id, row.read_seq, is_stored=True)
-
-    async def _load_guests(self, wanted: set[tuple[str, str]]) -> None:
-        rows = await bulk.find(self._connection, INVITATIONS, ("room", "user_id"), wanted)
-        gone = await read_gone(self._connection, {row.room for row in rows}) if rows else {}
-        for row in rows:
-            self._room(row.room).guests[row.user_id] = Guest(
-                row.user_id, row.invited_by, row.seq, is_stored=True, has_come=row.seq < gone.get(row.room, 0)
-            )
-
-    async def _load_rooms(self, opened: set[str], further: set[str]) -> None:
-        for name in opened:
-            self._room(name)
-        if not opened and not further:
-            return
-        found = sa.select(ROOMS).where(ROOMS.c.room.in_(sorted(opened | further)))
-        for row in await self._connection.execute(found):
-            room = self._room(row.room)
-            room.title, room.private, room.created_by = row.title, row.private, row.created_by
-            room.created_at, room.count = row.created_at, row.members
-            room.exists = room.is_stored = True
 
     async def _load_quotas(self, named: Sequence[tuple[str, Request]]) -> None:
         leaving = {users_of(r)[0] for _, r in named if isinstance(r.payload, LeaveRoom)}

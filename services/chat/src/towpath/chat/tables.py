@@ -5,13 +5,13 @@ from typing import Final
 import sqlalchemy as sa
 
 from towpath.protocol.chat import MAX_ROOM, MAX_TITLE
-from towpath.servicekit import OutboxTables, StreamTables, inbox_table, numbers_table
+from towpath.servicekit import KitTables
 
 METADATA: Final = sa.MetaData()
-INBOX: Final = inbox_table(METADATA, "chat")
-OUTBOX: Final = OutboxTables.define(METADATA, "chat")
-STREAMS: Final = StreamTables.define(METADATA, "chat", groups=True)
-GROUP_NUMBERS: Final = numbers_table(METADATA, "chat")
+KIT: Final = KitTables.define(METADATA, "chat")
+INBOX: Final = KIT.inbox
+STREAMS: Final = KIT.streams
+OUTBOX: Final = KIT.outbox
 #: ``title`` is empty if the room has no title but its name, ``created_by`` if the creator is unknown.
 #: ``members`` is the number of rows of the room in :data:`MEMBERS`, changed under the lock on the stream's head.
 ROOMS: Final = sa.Table(

@@ -70,7 +70,7 @@ class Replica:
         self._settings = settings
         self._health = health
         self._share = share
-        self.members = Members()
+        self.members = Members(settings.groups_per_connection)
         self._limits = Limits(settings, telemetry)
         costs = Costs(telemetry)
 
@@ -89,7 +89,7 @@ class Replica:
         self.routing = Routing(broker, source, settings, telemetry)
         found = watch_losses(broker, telemetry)
         self.probe = Probe(broker, self.routing.routes, settings, telemetry, found)
-        outbound = Outbound(self.members, self.probe, costs, settings, telemetry)
+        outbound = Outbound(self.members, self.probe, costs, telemetry)
         self.consumer = Consumer(
             partial(broker.subscribe, source, prefetch=settings.prefetch),
             outbound.dispatch,
@@ -124,7 +124,7 @@ class Replica:
         session.welcome()  # Before it is a member: the welcome is its first frame, and pushes follow.
         self.members.add(session)
         self._opened.add(1)
-        if oldest := self.members.surplus(session.user_id, self._settings.max_connections_per_user):
+        if oldest := self.members.oldest_over(session.user_id, self._settings.max_connections_per_user):
             self.members.remove(oldest)
             oldest.close(CloseCode.REPLACED, "too many connections of this user")
         self.announcer.started(session)

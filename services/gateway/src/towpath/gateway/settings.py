@@ -14,7 +14,7 @@ def _origins(value: str) -> str:
     for origin in value.replace(",", " ").split():
         if origin != "*" and not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s]+/?", origin):
             raise ValueError(
-                f"{origin!r} is no origin: name them like https://shop.example, separated by commas"
+                f"{origin!r} is not an origin: name them like https://shop.example, separated by commas"
             )
     return value
 

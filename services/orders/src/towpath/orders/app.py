@@ -7,7 +7,7 @@ from typing import Final
 from towpath.orders.handlers import COMMANDS, EVENTS
 from towpath.orders.repository import OrderBook
 from towpath.orders.settings import OrdersSettings
-from towpath.orders.tables import INBOX, STREAMS
+from towpath.orders.tables import KIT
 from towpath.protocol.orders import DOMAIN
 from towpath.servicekit import Connect, Service, Storage, connect, serve_domain
 
@@ -16,7 +16,7 @@ ORDERS: Final = Service(
     domain=DOMAIN,
     commands=COMMANDS,
     events=EVENTS,
-    storage=Storage(INBOX, STREAMS, OrderBook, Path(__file__).parent / "migrations"),
+    storage=Storage(KIT.inbox, KIT.streams, OrderBook, Path(__file__).parent / "migrations"),
 )
 
 

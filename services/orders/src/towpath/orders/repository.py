@@ -24,7 +24,7 @@ Key = tuple[str, str]
 
 
 class OrderBook:
-    """Unit of work of the orders service; see :class:`towpath.servicekit.handling.unit_runner.UnitOfWork`.
+    """Unit of work of the orders service; see :class:`towpath.servicekit.handling.store.UnitOfWork`.
 
     A change of a user's orders holds the lock on the head of the user's stream, which is the only lock.
     """

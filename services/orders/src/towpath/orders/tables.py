@@ -4,11 +4,12 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from towpath.servicekit import StreamTables, inbox_table
+from towpath.servicekit import KitTables
 
 METADATA: Final = sa.MetaData()
-INBOX: Final = inbox_table(METADATA, "orders")
-STREAMS: Final = StreamTables.define(METADATA, "orders")
+KIT: Final = KitTables.define(METADATA, "orders")
+INBOX: Final = KIT.inbox
+STREAMS: Final = KIT.streams
 ORDERS: Final = sa.Table(
     "orders",
     METADATA,

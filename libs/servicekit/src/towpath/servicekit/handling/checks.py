@@ -11,6 +11,7 @@ from towpath.protocol.envelope import ACTION_PATTERN
 from towpath.protocol.routes import SESSION_STARTED
 from towpath.servicekit.handling.outcome import Outcome
 from towpath.servicekit.handling.requests import Handlers
+from towpath.servicekit.handling.store import Storage
 from towpath.servicekit.runtime.settings import CannotStart
 
 #: Domains that gateways answer or refuse themselves; they are never routed to a service.
@@ -22,6 +23,21 @@ _ACTION: Final = re.compile(ACTION_PATTERN)
 
 class BadService(CannotStart):
     """The definition of a service is invalid; the text gives the reason."""
+
+
+def check_service_tables(
+    name: str, domain: str, commands: Handlers, events: Handlers, storage: Storage[Any] | None
+) -> None:
+    """All checks of this module.
+
+    Raises:
+        BadService
+    """
+    check_domain(name, domain, commands)
+    check_handlers(name, commands, arguments=("payload", "session", "unit of work"))
+    check_handlers(name, events, arguments=("payload", "unit of work"))
+    if storage is not None and storage.groups is not None:
+        check_session_started_handler(name, events)
 
 
 def check_domain(service: str, domain: str, actions: Iterable[str]) -> None:

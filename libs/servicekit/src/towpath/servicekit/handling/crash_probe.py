@@ -71,7 +71,7 @@ async def run_crash_probe(steps: Sequence[Callable[[], object]], *, time_limit: 
         _be_the_copy(steps, writing, time_limit)
     os.close(writing)
     try:
-        told = await _read_to_end(reading)
+        ran = await _read_to_end(reading)
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
@@ -80,9 +80,9 @@ async def run_crash_probe(steps: Sequence[Callable[[], object]], *, time_limit: 
         os.close(reading)
         # The copy has closed its end of the pipe, or was killed: this does not wait.
         _, status = os.waitpid(child, 0)  # noqa: ASYNC222
-    if told.endswith(_END) or not told:
+    if ran.endswith(_END) or not ran:
         return None
-    return FailedStep(len(told) - 1, *_verdict(os.waitstatus_to_exitcode(status), time_limit))
+    return FailedStep(len(ran) - 1, *_verdict(os.waitstatus_to_exitcode(status), time_limit))
 
 
 def _verdict(status: int, time_limit: float) -> tuple[End, str]:
@@ -125,12 +125,12 @@ def _be_the_copy(steps: Sequence[Callable[[], object]], writing: int, time_limit
 
 async def _read_to_end(descriptor: int) -> bytes:
     loop = asyncio.get_running_loop()
-    told = bytearray()
+    ran = bytearray()
     ended = loop.create_future()
 
     def read() -> None:
         part = os.read(descriptor, _READ_BYTES)
-        told.extend(part)
+        ran.extend(part)
         if not part and not ended.done():
             ended.set_result(None)
 
@@ -139,4 +139,4 @@ async def _read_to_end(descriptor: int) -> bytes:
         await ended
     finally:
         loop.remove_reader(descriptor)
-    return bytes(told)
+    return bytes(ran)

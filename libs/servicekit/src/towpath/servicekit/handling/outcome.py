@@ -160,9 +160,11 @@ def resumed(
     may = {name: seq for name, seq in positions.items() if name in allowed}
 
     def answer(replays: Mapping[str, Replay]) -> Answer:
-        told = {name: {"seq": seq, "complete": False} for name, seq in positions.items()}
-        told |= {name: {"seq": stream.seq, "complete": stream.complete} for name, stream in replays.items()}
-        return {"streams": told}
+        streams = {name: {"seq": seq, "complete": False} for name, seq in positions.items()}
+        streams |= {
+            name: {"seq": stream.seq, "complete": stream.complete} for name, stream in replays.items()
+        }
+        return {"streams": streams}
 
     return Outcome(answer=answer, replay=may, groups=groups)
 

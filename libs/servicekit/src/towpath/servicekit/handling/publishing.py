@@ -1,37 +1,53 @@
-"""Publishing the results of a finished batch, in order, until the broker has confirmed all of them.
+"""Publishing: what follows from a unit of work goes out in order, until the broker has confirmed all of it.
 
-Guarantees: membership changes are published first, and replays are read only after they are confirmed, so that no
-entry
-is missed: an entry committed after the read is pushed after the subscription. A delivery is acked only when all its
-messages are confirmed; unconfirmed messages are published again. The results of heavy reads are published in pages:
-each page after the confirms of the one before.
+The order: leaves and group changes, and their confirms; then for each request its pushes and events, the replayed
+stream entries, and its answer. Replays are read only after the confirms of the group changes (subscribe, then read;
+docs/adr/0003): so no entry is missed, because an entry that is committed after the read is pushed after the
+subscription. An entry may arrive twice; clients drop what they have by its number.
+
+What is published again, after a confirm that does not come. The effects are committed, so nothing is run again:
+
+1. The broker did not take a message, or its answer is unknown: :meth:`Publishing.until_confirmed` publishes the whole
+   unit again, with growing pauses. Order matters more than duplicates: clients drop those by ``msg_id`` and number.
+2. The connection was lost meanwhile: as 1, on the next connection. The deliveries are stale, and the broker delivers
+   them again; the inbox knows them then, and all is published once more (``transactions``, case 3).
+3. The program ends before the confirm: the delivery was not acked. As 2, in the next process.
+4. A stream text was withheld or deleted meanwhile: a second publish reads texts again, and sends what is left.
+
+Where a replay starts. A client names the last entry that it has of each stream:
+
+1. The answer is made from the replay (it is a function): all entries after that position.
+2. The answer is known: entries that this very unit pushes after the subscription are skipped. Else a thousand users
+   who join a room together would each receive all others twice.
+3. On the main path, replays that do not fit a small shared read are left out: the client sees the gap, and resumes.
+4. For heavy reads, each replay that does not fit the shared read is read alone. It is sent in pages, each after the
+   confirms of the one before, so that one large answer fills neither the memory nor the lanes.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 import structlog
 from msgspec.structs import replace
 
-from towpath.protocol.envelope import write
-from towpath.protocol.errors import TowpathError
-from towpath.protocol.messages import NO_JSON, Directed, Session, split_directed
-from towpath.servicekit.broker.interface import BrokerError, Delivery
-from towpath.servicekit.handling.outcome import Outcome, answer_data, with_texts
-from towpath.servicekit.handling.requests import Request
+from towpath.protocol.messages import Directed, Session, split_directed
+from towpath.servicekit.broker.interface import BrokerError
+from towpath.servicekit.handling.invocation import answer_json
+from towpath.servicekit.handling.outcome import with_texts
+from towpath.servicekit.handling.result import Result
+from towpath.servicekit.handling.store import Store
 from towpath.servicekit.messaging.confirms import PendingConfirms
 from towpath.servicekit.messaging.lanes import LaneFull
 from towpath.servicekit.messaging.publisher import Publisher
 from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error
+from towpath.servicekit.runtime.settings import ServiceSettings
 from towpath.servicekit.storage.leaves import ConfirmedLeaves
 from towpath.servicekit.storage.replays import PAGE_BYTES, PAGE_ENTRIES, Replays
-from towpath.servicekit.storage.stored_outcome import StoredOutcome
 from towpath.servicekit.storage.streams import Replay
 from towpath.servicekit.storage.withheld import EntryId
 
@@ -39,122 +55,104 @@ log = structlog.get_logger(__name__)
 
 _LANE_PAUSE: Final = 0.02
 #: The broker is disconnected, or the database cannot be reached while entries are replayed.
-PUBLISH_ERRORS: Final = (BrokerError, sa.exc.SQLAlchemyError, OSError)
+_MAY_PASS: Final = (BrokerError, sa.exc.SQLAlchemyError, OSError)
 
-
-@dataclass(slots=True)
-class Result:
-    """The result of one request, to be published.
-
-    Attributes:
-        session: The session of the asking client; ``None`` for an event.
-        outcome: The handler's return value, if it ran in this batch.
-        answer_only: A client's repetition: its pushes were published before.
-        changed: It changed state, so membership changes apply to the user's other connections too.
-        is_temporary: Refused with a temporary error: the inbox does not store it, and a repetition is handled again.
-        park: The error of a refused event, which is parked.
-        as_of: The number of its membership changes, see :mod:`towpath.servicekit.storage.group_numbers`.
-    """
-
-    session: Session | None
-    stored: StoredOutcome
-    traceparent: str
-    request: Request | None = None
-    outcome: Outcome | None = None
-    answer_only: bool = False
-    changed: bool = False
-    is_temporary: bool = False
-    park: TowpathError | None = None
-    as_of: int = 0
-
-
-class SharedAck:
-    """Acks a delivery once all its holders have released it: its heavy reads finish separately."""
-
-    __slots__ = ("_delivery", "_holders")
-
-    def __init__(self, delivery: Delivery) -> None:
-        self._delivery = delivery
-        self._holders = 1
-
-    def hold(self) -> None:
-        """Add a holder."""
-        self._holders += 1
-
-    def release(self) -> None:
-        """Remove a holder; the last one acks."""
-        self._holders -= 1
-        if not self._holders:
-            self._delivery.ack()
+#: Replays by the index of their result. Results of one part are published together.
+_Part = Mapping[int, Mapping[str, Replay]]
 
 
 class Publishing:
     """Publishes results.
 
     Args:
-        replays: Reads stream entries; ``None`` for a service without streams.
-        confirmed: Records the leaves that RabbitMQ has confirmed.
+        store: Its streams are replayed; ``None`` for a service without storage.
+        is_connected: False for a session whose connection is known to have ended: no large answer is prepared for it.
     """
 
     def __init__(
-        self, publisher: Publisher, replays: Replays | None, confirmed: ConfirmedLeaves | None = None
+        self,
+        publisher: Publisher,
+        store: Store[Any] | None,
+        settings: ServiceSettings,
+        is_connected: Callable[[Session], bool],
     ) -> None:
         self._publisher = publisher
-        self._confirmed = confirmed
-        self._replays = replays
+        self._is_connected = is_connected
+        self._replays: Replays | None = None
+        self._confirmed_leaves: ConfirmedLeaves | None = None
+        if store is not None:
+            streams = store.storage.streams
+            self._replays = Replays(store.database, streams, settings.replay_limit, settings.replay_max_bytes)
+            self._confirmed_leaves = store.database.confirmed_leaves
 
     async def publish(
-        self, results: Sequence[Result], confirms: PendingConfirms, *, again: bool = False
+        self, results: Sequence[Result], *, again: bool = False, in_pages: bool = False
+    ) -> PendingConfirms:
+        """Queue all messages of ``results``, in order; a failure is in the returned confirms.
+
+        Args:
+            again: They were published before: texts of stream entries may have been withheld since.
+            in_pages: They are heavy reads: see cases 3 and 4 of replays.
+        """
+        confirms = PendingConfirms()
+        try:
+            await self._change_groups(results)
+            texts = await self._current_texts(results, again=again)
+            page = _Page(confirms) if in_pages else None
+            async for part in self._parts(results, in_pages=in_pages):
+                for index, replays in part.items():
+                    await self._publish_one(results[index], replays, texts, confirms, page)
+        except _MAY_PASS as error:
+            confirms.fail(error)
+        return confirms
+
+    async def until_confirmed(
+        self, results: Sequence[Result], confirms: PendingConfirms, *, in_pages: bool = False
     ) -> None:
-        """Queue all messages of ``results``, in order.
+        """Wait for the confirms of :meth:`publish`; publish again until they have come."""
+        async for _ in attempts():
+            try:
+                await confirms.confirmed()
+                return
+            except BrokerError as error:
+                log.warning("not_published", results=len(results), error=describe_error(error, 300))
+            confirms = await self.publish(results, again=True, in_pages=in_pages)
 
-        Args:
-            again: A repeated publish: fields may have been withheld since.
+    # The steps, in their order
 
-        Raises:
-            PUBLISH_ERRORS: Not all messages are queued.
-        """
-        await self._subscribe(results)
-        starts = _starts(results)
-        replays: Sequence[dict[str, Replay]] = [{} for _ in results]
-        if self._replays is not None and any(starts):
-            replays = await self._replays.small(starts)
-        publisher = self._publisher
-        stored = await self._stored(results, again=again)
-        for result, replayed in zip(results, replays, strict=True):
-            if not result.answer_only:
-                for item in with_texts(result.stored.outgoing, stored):
-                    await _queue(confirms, partial(publisher.post, item, confirms.resolve))
-            if (session := result.session) is not None:
-                for directed in _directed(result, session, replayed):
-                    post = partial(publisher.direct, session, directed, confirms.resolve, result.traceparent)
+    async def _change_groups(self, results: Sequence[Result]) -> None:
+        """Publish leaves and group changes, and wait for their confirms."""
+        confirms = PendingConfirms()
+        for result in results:
+            stored, session = result.stored, result.session
+            if not stored.changes_groups:
+                continue
+            for leave in stored.leaves:
+                out = Directed(unsubscribe=[leave.group], as_of=result.number)
+                await _queue(confirms, partial(self._publisher.control, leave.user_id, out, confirms.resolve))
+            change = Directed(
+                subscribe=stored.subscribe,
+                unsubscribe=stored.unsubscribe,
+                as_of=result.number,
+                complete=stored.complete,
+            )
+            target = (result.outcome.connection if result.outcome else None) or session
+            if target is not None:
+                own = replace(change, connection_id=target.connection_id, inbox=target.inbox)
+                for item in split_directed(own):
+                    await _queue(confirms, partial(self._publisher.direct, target, item, confirms.resolve))
+            if result.request.handler.changes and session is not None:
+                # A change holds for the user's other connections too; a list of groups only for the one that asked.
+                for item in split_directed(change):
+                    post = partial(self._publisher.control, session.user_id, item, confirms.resolve)
                     await _queue(confirms, post)
+        await confirms.confirmed()
+        if self._confirmed_leaves is not None:
+            self._confirmed_leaves.add(leave for result in results for leave in result.stored.leaves)
 
-    async def publish_in_pages(self, results: Sequence[Result], wanted: Callable[[Session], bool]) -> None:
-        """Publish the results of heavy reads, page by page, until the broker has confirmed all of them.
-
-        Args:
-            wanted: Whether answers should still be prepared for a session.
-
-        Raises:
-            PUBLISH_ERRORS: Not all messages are confirmed.
-        """
-        await self._subscribe(results)
-        starts = [result.stored.replay for result in results]
-        replaying = [n for n, positions in enumerate(starts) if positions and self._replays is not None]
-        pages = _PagedPublisher(self._publisher)
-        for n, result in enumerate(results):
-            if n not in replaying:
-                await pages.publish(result, {})
-        if self._replays is not None and replaying:
-            async for part in self._replays.parts([starts[n] for n in replaying]):
-                for n, replayed in part.items():
-                    result = results[replaying[n]]
-                    if result.session is None or wanted(result.session):
-                        await pages.publish(result, replayed)
-        await pages.confirmed()
-
-    async def _stored(self, results: Sequence[Result], *, again: bool) -> Mapping[EntryId, bytes | None]:
+    async def _current_texts(
+        self, results: Sequence[Result], *, again: bool
+    ) -> Mapping[EntryId, bytes | None]:
         """Current texts of pushes that may have changed since; ``None`` for entries that no stream has any more.
 
         Reads nothing if all ``results`` are new.
@@ -162,7 +160,7 @@ class Publishing:
         wanted = {
             (item.stream, item.seq)
             for result in results
-            if (again or result.outcome is None) and not result.answer_only
+            if again or result.outcome is None
             for item in result.stored.outgoing
             if item.stream
         }
@@ -170,107 +168,67 @@ class Publishing:
             return {}
         return dict.fromkeys(wanted) | await self._replays.pushes(wanted)
 
-    async def _subscribe(self, results: Sequence[Result]) -> None:
-        """Publish membership changes, and wait for their confirms.
+    async def _parts(self, results: Sequence[Result], *, in_pages: bool) -> AsyncIterator[_Part]:
+        """All ``results`` with their replays; those with large replays one after another."""
+        nothing: Mapping[str, Replay] = {}
+        starts = _starts(results)
+        replaying = [index for index, positions in enumerate(starts) if positions]
+        if self._replays is None or not replaying:
+            yield dict.fromkeys(range(len(results)), nothing)
+        elif not in_pages:
+            yield dict(enumerate(await self._replays.small(starts)))
+        else:
+            yield {index: nothing for index, positions in enumerate(starts) if not positions}
+            async for part in self._replays.parts([starts[index] for index in replaying]):
+                yield {replaying[n]: replays for n, replays in part.items()}
 
-        Replays are read only after that. So no entry is missed: an entry committed after the read is pushed after the
-        subscription.
-        """
-        confirms = PendingConfirms()
-        for result in results:
-            settled = result.stored
-            if not settled.changes_groups:
-                continue
-            for leave in settled.leaves:
-                out = Directed(unsubscribe=[leave.group], as_of=result.as_of)
-                await _queue(confirms, partial(self._publisher.control, leave.user_id, out, confirms.resolve))
-            item = Directed(
-                subscribe=settled.subscribe,
-                unsubscribe=settled.unsubscribe,
-                as_of=result.as_of,
-                complete=settled.complete,
-            )
-            target = (result.outcome.connection if result.outcome else None) or result.session
-            if target is not None:
-                mine = replace(item, connection_id=target.connection_id, inbox=target.inbox)
-                for part in split_directed(mine):
-                    await _queue(confirms, partial(self._publisher.direct, target, part, confirms.resolve))
-            if result.changed and result.session is not None:
-                user_id = result.session.user_id
-                for part in split_directed(item):
-                    await _queue(confirms, partial(self._publisher.control, user_id, part, confirms.resolve))
-        await confirms.confirmed()
-        if self._confirmed is not None:
-            self._confirmed.add(leave for result in results for leave in result.stored.leaves)
-
-    async def complete(
-        self, deliveries: Sequence[SharedAck], results: Sequence[Result], confirms: PendingConfirms
+    async def _publish_one(
+        self,
+        result: Result,
+        replays: Mapping[str, Replay],
+        texts: Mapping[EntryId, bytes | None],
+        confirms: PendingConfirms,
+        page: "_Page | None",
     ) -> None:
-        """Wait for the confirms of :meth:`publish`, publish unconfirmed results again, and release ``deliveries``."""
-        # Committed but not confirmed: published again until the broker confirms. If the connection was lost
-        # meanwhile, the deliveries are stale; they are redelivered, and published once more from the inbox.
-        async for _ in attempts():
-            try:
-                await confirms.confirmed()
-                break
-            except BrokerError as error:
-                log.warning("not_published", deliveries=len(deliveries), error=describe_error(error, 300))
-            confirms = PendingConfirms()
-            try:
-                await self.publish(results, confirms, again=True)
-            except PUBLISH_ERRORS as error:
-                confirms.fail(error)
-        for delivery in deliveries:
-            delivery.release()
-
-
-def answer_json(request: Request, outcome: Outcome, replays: Mapping[str, Replay], trace: str) -> msgspec.Raw:
-    answer = outcome.answer(replays) if callable(outcome.answer) else outcome.answer
-    if request.session is None:
-        return NO_JSON
-    return msgspec.Raw(
-        write(
-            f"{request.envelope.action}.ok",
-            {} if answer is None else answer_data(answer),  # Every command gets an answer.
-            correlation_id=request.envelope.msg_id,
-            traceparent=trace,
-        )
-    )
-
-
-class _PagedPublisher:
-    """Queues items for connections, and waits for the broker's confirms after each page of them."""
-
-    def __init__(self, publisher: Publisher) -> None:
-        self._publisher = publisher
-        self._receipt = PendingConfirms()
-        self._items = self._bytes = 0
-
-    async def publish(self, result: Result, replays: Mapping[str, Replay]) -> None:
-        session, confirms = result.session, self._receipt
-        if session is None:
+        for publication in with_texts(result.stored.outgoing, texts):
+            await _queue(confirms, partial(self._publisher.post, publication, confirms.resolve))
+        session = result.session
+        if session is None or (replays and page is not None and not self._is_connected(session)):
             return
         for item in _directed(result, session, replays):
             post = partial(self._publisher.direct, session, item, confirms.resolve, result.traceparent)
             await _queue(confirms, post)
-            self._items += 1
-            self._bytes += len(item.envelope)
-            if self._items >= PAGE_ENTRIES or self._bytes >= PAGE_BYTES:
-                await self.confirmed()
+            if page is not None:
+                await page.add(len(item.envelope))
 
-    async def confirmed(self) -> None:
+
+class _Page:
+    """The items that were queued since the last wait for confirms."""
+
+    def __init__(self, confirms: PendingConfirms) -> None:
+        self._confirms = confirms
         self._items = self._bytes = 0
-        await self._receipt.confirmed()
+
+    async def add(self, size: int) -> None:
+        """Count one item; wait for all confirms once the page is full.
+
+        Raises:
+            BrokerError: A message is not confirmed.
+        """
+        self._items += 1
+        self._bytes += size
+        if self._items >= PAGE_ENTRIES or self._bytes >= PAGE_BYTES:
+            self._items = self._bytes = 0
+            await self._confirms.confirmed()
 
 
 def _directed(result: Result, session: Session, replays: Mapping[str, Replay]) -> Iterator[Directed]:
     """The replayed entries and the answer, for the asking connection."""
-    settled = result.stored
     for stream in replays.values():
         for entry in stream.entries:
             yield Directed(connection_id=session.connection_id, envelope=msgspec.Raw(entry))
-    answer = settled.answer
-    if not answer and result.request is not None and result.outcome is not None:
+    answer = result.stored.answer
+    if not answer and result.outcome is not None:
         answer = answer_json(result.request, result.outcome, replays, result.traceparent)
     if answer:
         yield Directed(connection_id=session.connection_id, envelope=answer)
@@ -289,18 +247,15 @@ async def _queue(confirms: PendingConfirms, post: Callable[[], None]) -> None:
 
 
 def _starts(results: Sequence[Result]) -> list[Mapping[str, int]]:
-    """The positions from which each result is replayed.
-
-    Entries that this batch pushes after the subscription are not replayed as well: else a thousand users who join a
-    room together would each receive all others twice. (An answer that depends on the replay needs all of it.)
-    """
+    """The positions from which each result is replayed; cases 1 and 2."""
     if not any(result.stored.replay for result in results):
         return [{} for _ in results]
     pushed: dict[str, set[int]] = {}
     for result in results:
-        for item in () if result.answer_only else result.stored.outgoing:
+        for item in result.stored.outgoing:
             if item.stream:
                 pushed.setdefault(item.stream, set()).add(item.seq)
+    #: The last entry of each unbroken run of entries that the unit pushes, by the first one and each later one.
     last: dict[tuple[str, int], int] = {}
     for stream, seqs in pushed.items():
         for seq in sorted(seqs, reverse=True):

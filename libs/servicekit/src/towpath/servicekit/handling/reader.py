@@ -1,23 +1,29 @@
-"""Reading: deliveries become requests; content that may crash or hang the program is isolated first.
+"""Reading: deliveries become requests; what cannot be read is parked.
 
 Guarantees:
 
-* An unreadable item is returned as :class:`Unreadable` with its reason, and does not affect the other items.
-* A delivery that was redelivered often without being settled is not read: each of its items is retried alone and
-  later.
+* An item that cannot be read is parked with its reason, and does not affect the other items. If enough of it could be
+  decoded, its sender gets an error answer.
+* A model's validator is the service's own code, and may crash or hang the program. So a delivery that was redelivered
+  twice is read in a forked copy first (:mod:`towpath.servicekit.handling.crash_probe`).
+* A delivery that is deferred is not read at all: each of its items goes to a retry queue alone, because nothing is
+  known about which of them crashes the program.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from typing import Final
 
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.messages import join_batch, split_batch
 from towpath.servicekit.broker.interface import Delivery, undecodable
-from towpath.servicekit.handling import requests
 from towpath.servicekit.handling.crash_probe import End, run_crash_probe
-from towpath.servicekit.handling.requests import Handlers, Refusal, Request, Unreadable
+from towpath.servicekit.handling.decoding import is_command, read_item, unread_command
+from towpath.servicekit.handling.requests import HandlerTables, Request, Unreadable
+from towpath.servicekit.messaging import senders
 from towpath.servicekit.messaging.dead_letters import DeadLetters
 from towpath.servicekit.messaging.failure_headers import ATTEMPT, number
 from towpath.servicekit.runtime.telemetry import Telemetry
@@ -41,113 +47,115 @@ class Reader:
     """Reads deliveries.
 
     Args:
-        commands: The service's table of actions.
-        events: Its table of events on ``towpath.events``.
         time_limit: Seconds that reading one item may take in a crash probe.
-        watched: Entered around the reading of each item.
+        watchdog: Entered around the reading of each item.
     """
 
     def __init__(
         self,
-        commands: Handlers,
-        events: Handlers,
+        tables: HandlerTables,
         dead_letters: DeadLetters,
-        telemetry: Telemetry,
-        *,
         time_limit: float,
-        watched: AbstractContextManager[None] | None = None,
+        watchdog: AbstractContextManager[None],
+        telemetry: Telemetry,
     ) -> None:
-        self._commands = commands
-        self._events = events
+        self._tables = tables
         self._dead_letters = dead_letters
-        self._telemetry = telemetry
         self._time_limit = time_limit
-        self._watched = watched or nullcontext()
+        self._watchdog = watchdog
+        self._telemetry = telemetry
+        self._received = telemetry.counter("messages_received", "Requests and events taken")
 
-    async def read(self, delivery: Delivery, *, defer: bool = False) -> list[Request | Refusal | Unreadable]:
-        """The items of a delivery, in their order.
+    async def read(self, delivery: Delivery, *, isolated: bool = False, defer: bool = False) -> list[Request]:
+        """The requests of a delivery, in their order; returns once everything else is parked or deferred.
 
         Args:
-            defer: Do not read it: defer it.
+            isolated: Its requests run on the main path, one after another.
+            defer: Do not read it; publish its items to a retry queue.
         """
+        if not is_command(delivery) and senders.service_of(delivery) == self._tables.service:
+            return []
         if (odd := undecodable(delivery)) is not None:
-            return [Unreadable(delivery, delivery.body, Undecodable(odd))]
+            return await self._take(delivery, [Unreadable(delivery.body, Undecodable(odd))])
         try:
             parts = split_batch(delivery.body)
         except BadEnvelope as error:
-            return [Unreadable(delivery, delivery.body, error)]
-        times = returns(delivery)
+            return await self._take(delivery, [Unreadable(delivery.body, error)])
         if defer:
-            return await self._defer(delivery, parts, times)
-        # Redelivered a second time: the crash probe of the handlers did not help. A model's validator may be the
-        # culprit.
-        found = await self._try_reading(delivery, parts) if times > 1 else {}
-        items = (found.get(n) or self._read_item(delivery, part) for n, part in enumerate(parts))
-        return _joined([item for item in items if item is not None])
+            return await self._defer(delivery, parts)
+        # Redelivered a second time: the crash probe of the handlers did not help, so a validator may be the culprit.
+        found = await self._probe(delivery, parts) if returns(delivery) > 1 else {}
+        items = [found.get(n) or self._read_item(delivery, part) for n, part in enumerate(parts)]
+        requests = await self._take(delivery, [item for item in items if item is not None])
+        return [replace(request, is_isolated=True) for request in requests] if isolated else requests
 
-    def _read_item(self, delivery: Delivery, part: bytes) -> Request | Refusal | Unreadable | None:
-        return requests.read_item(
-            delivery, part, self._commands, self._events, self._telemetry, self._watched
-        )
+    def _read_item(self, delivery: Delivery, part: bytes) -> Request | Unreadable | None:
+        return read_item(delivery, part, self._tables, self._telemetry, self._watchdog)
 
-    async def _try_reading(self, delivery: Delivery, parts: Sequence[bytes]) -> dict[int, Unreadable]:
+    async def _take(self, delivery: Delivery, items: Sequence[Request | Unreadable]) -> list[Request]:
+        requests = [item for item in items if isinstance(item, Request)]
+        if len(requests) == len(items):
+            self._received.add(len(requests))
+            return requests
+        requests.clear()
+        for item in _joined(items):
+            self._received.add(1)
+            if isinstance(item, Request):
+                requests.append(item)
+                continue
+            trace = item.answer.traceparent if item.answer else traceparent(delivery)
+            await self._dead_letters.park(delivery, item.item, item.reason, item.error, trace)
+            if item.answer:
+                requests.append(item.answer)
+        return requests
+
+    async def _probe(self, delivery: Delivery, parts: Sequence[bytes]) -> dict[int, Unreadable]:
+        """The items, by their index, that end a copy of this process when it reads them."""
         found: dict[int, Unreadable] = {}
         first = 0
         while first < len(parts):
             steps = [partial(self._read_item, delivery, part) for part in parts[first:]]
-            fell = await run_crash_probe(steps, time_limit=self._time_limit)
-            if fell is None:
+            failed = await run_crash_probe(steps, time_limit=self._time_limit)
+            if failed is None:
                 break
-            at = first + fell.step
-            refusal = requests.refusal(delivery, parts[at], self._telemetry)
-            found[at] = Unreadable(delivery, parts[at], CrashesDecoding(fell.how), fell.end, refusal)
-            first = at + 1
+            culprit = first + failed.step
+            answer = unread_command(delivery, parts[culprit], self._telemetry)
+            found[culprit] = Unreadable(parts[culprit], CrashesDecoding(failed.how), failed.end, answer)
+            first = culprit + 1
         return found
 
-    async def _defer(
-        self, delivery: Delivery, parts: Sequence[bytes], times: int
-    ) -> list[Request | Refusal | Unreadable]:
-        """Defer each item, alone, because nothing else is known about which one crashes the program."""
-        refusals: list[Request | Refusal | Unreadable] = []
+    async def _defer(self, delivery: Delivery, parts: Sequence[bytes]) -> list[Request]:
+        """Publish each item to the next retry queue; a command that is parked for good is answered."""
+        answers: list[Request] = []
+        error = RepeatedlyUnsettled(f"it came back {returns(delivery)} times without being settled")
         for part in parts:
-            error = RepeatedlyUnsettled(f"it came back {times} times without being settled")
-            parked = await self._dead_letters.retry(
+            is_parked = await self._dead_letters.retry(
                 delivery, part, error, traceparent(delivery), reason=End.CRASHED
             )
-            if parked and (refusal := requests.refusal(delivery, part, self._telemetry)):
-                refusals.append(refusal)
-        return refusals
+            if is_parked and (answer := unread_command(delivery, part, self._telemetry)):
+                answers.append(answer)
+        return answers
 
 
-def _joined(
-    items: Sequence[Request | Refusal | Unreadable],
-) -> list[Request | Refusal | Unreadable]:
-    """The same items, with consecutive items that are unreadable for the same reason joined, to be parked as one."""
-    joined: list[Request | Refusal | Unreadable] = []
-    run: list[Unreadable] = []
-    for item in items:
-        if (
-            isinstance(item, Unreadable)
-            and item.refusal is None
-            and (not run or run[0].reason == item.reason)
-        ):
-            run.append(item)
+def _joined(items: Sequence[Request | Unreadable]) -> list[Request | Unreadable]:
+    """The same items; neighbours that are unreadable for the same reason, and not answered, become one.
+
+    A careless publisher may send 10,000 of them in one delivery: they cost one parked message.
+    """
+    joined: list[Request | Unreadable] = []
+    for reason, neighbours in groupby(items, key=_reason_without_answer):
+        run = list(neighbours)
+        if reason is None or len(run) == 1:
+            joined += run
             continue
-        joined += _as_one(run)
-        run = []
-        if isinstance(item, Unreadable) and item.refusal is None:
-            run.append(item)
-        else:
-            joined.append(item)
-    return joined + _as_one(run)
+        unreadable = [item for item in run if isinstance(item, Unreadable)]
+        error = BadEnvelope(f"{len(run)} items in a row; the first: {unreadable[0].error}")
+        joined.append(Unreadable(join_batch([item.item for item in unreadable]), error, reason))
+    return joined
 
 
-def _as_one(run: Sequence[Unreadable]) -> list[Unreadable]:
-    if len(run) < 2:
-        return list(run)
-    first = run[0]
-    error = BadEnvelope(f"{len(run)} items in a row; the first: {first.error}")
-    return [Unreadable(first.delivery, join_batch([one.item for one in run]), error, first.reason)]
+def _reason_without_answer(item: Request | Unreadable) -> str | None:
+    return item.reason if isinstance(item, Unreadable) and item.answer is None else None
 
 
 def returns(delivery: Delivery) -> int:
@@ -169,5 +177,5 @@ def needs_isolation(delivery: Delivery) -> bool:
 
 def traceparent(delivery: Delivery) -> str | None:
     """The trace context of the delivery as a whole."""
-    told = delivery.headers.get("traceparent")
-    return told if isinstance(told, str) else None
+    header = delivery.headers.get("traceparent")
+    return header if isinstance(header, str) else None

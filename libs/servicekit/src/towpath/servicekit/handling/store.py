@@ -58,48 +58,35 @@ class Storage(Generic[U]):
     """The tables of a service, its unit of work and its migrations.
 
     Attributes:
-        inbox: From :func:`~towpath.servicekit.storage.inbox.inbox_table`.
-        streams: From :meth:`StreamTables.define() <towpath.servicekit.storage.streams.StreamTables.define>`.
+        inbox, streams: Of the service's :class:`~towpath.servicekit.storage.kit_tables.KitTables`.
         unit: Creates a unit of work on a connection.
-        migrations: The Alembic folder.
+        migrations: The folder with the migrations of the service's own tables; ``None`` if it has only the kit's.
         groups: For a service that subscribes connections to groups.
         outbox: For the messages of timers; ``None`` if timers publish nothing.
 
     Example:
-        >>> from towpath.servicekit import inbox_table
+        >>> from towpath.servicekit import KitTables
         >>> class Notes:
         ...     def __init__(self, connection: AsyncConnection) -> None: ...
         ...     async def load(self, requests: Sequence[Request]) -> None: ...
         ...     async def save(self) -> None: ...
-        >>> metadata = sa.MetaData()
-        >>> storage = Storage(
-        ...     inbox_table(metadata, "notes"),
-        ...     StreamTables.define(metadata, "notes"),
-        ...     unit=Notes,
-        ...     migrations=Path("notes/migrations"),
-        ... )
-        >>> sorted(metadata.tables)
-        ['notes_inbox', 'notes_stream_entries', 'notes_streams']
+        >>> kit = KitTables.define(sa.MetaData(), "notes")
+        >>> storage = Storage(kit.inbox, kit.streams, unit=Notes, migrations=Path("notes/migrations"))
+        >>> storage.inbox.name
+        'notes_inbox'
     """
 
     inbox: sa.Table
     streams: StreamTables
     unit: Callable[[AsyncConnection], U]
-    migrations: Path
+    migrations: Path | None = None
     groups: Groups | None = None
     outbox: OutboxTables | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Store(Generic[U]):
-    """The open storage of a service, and the factory of its units of work.
+    """The open storage of a service: what it declares, and the database that has it."""
 
-    Attributes:
-        groups: For a service that subscribes connections to groups.
-    """
-
+    storage: Storage[U]
     database: Database
-    inbox: sa.Table
-    streams: StreamTables
-    unit: Callable[[AsyncConnection], U]
-    groups: Groups | None = None

@@ -128,30 +128,30 @@ class BrokerUptime:
 
 
 async def keep(
-    timer: Timer, database: Database, relay: Relay | None, hearing: BrokerUptime, stop: asyncio.Event
+    timer: Timer, database: Database, relay: Relay | None, uptime: BrokerUptime, stop: asyncio.Event
 ) -> None:
     """Run ``timer`` periodically until ``stop``."""
-    turning = asyncio.create_task(_run_repeatedly(timer, database, relay, hearing, stop), name=timer.name)
+    running = asyncio.create_task(_run_repeatedly(timer, database, relay, uptime, stop), name=timer.name)
     stopping = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait([turning, stopping], return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.wait([turning], timeout=_STOP_GRACE)
+        await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([running], timeout=_STOP_GRACE)
     finally:
-        for task in (turning, stopping):
+        for task in (running, stopping):
             task.cancel()
-        await asyncio.wait([turning, stopping])
-    if not turning.cancelled():
-        turning.result()
+        await asyncio.wait([running, stopping])
+    if not running.cancelled():
+        running.result()
 
 
 async def _run_repeatedly(
-    timer: Timer, database: Database, relay: Relay | None, hearing: BrokerUptime, stop: asyncio.Event
+    timer: Timer, database: Database, relay: Relay | None, uptime: BrokerUptime, stop: asyncio.Event
 ) -> None:
     failures = 0
     while not stop.is_set():
         pause = timer.every
         try:
-            if (connected_for := hearing.seconds()) and await timer.run(
+            if (connected_for := uptime.seconds()) and await timer.run(
                 TimerRun(database, relay, connected_for)
             ):
                 pause = 0.0

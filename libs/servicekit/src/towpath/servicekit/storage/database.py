@@ -15,18 +15,17 @@ from typing import Final
 
 import sqlalchemy as sa
 import structlog
-from alembic import command
-from alembic.config import Config
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from towpath.protocol.envelope import now_ms
 from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.settings import BadSetting
+from towpath.servicekit.storage import migrations as kit
 from towpath.servicekit.storage import sqlite
+from towpath.servicekit.storage.leaves import ConfirmedLeaves, with_confirmed_leaves
 from towpath.servicekit.storage.writability import Writability
 
 log = structlog.get_logger(__name__)
@@ -48,7 +47,9 @@ class Database:
     """A pool of connections; made with :meth:`open`."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+        #: Leaves of groups that RabbitMQ knows; units of work find them by their connection, see `leaves`.
+        self.confirmed_leaves = ConfirmedLeaves()
+        self._engine = engine.execution_options(**with_confirmed_leaves(self.confirmed_leaves))
         self._sqlite = engine.dialect.name == "sqlite"
         self._writer = asyncio.Lock()
         #: A write that changes nothing, for the probe; set after the migration, when the row it updates exists.
@@ -57,12 +58,15 @@ class Database:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, *, migrations: Path, version_table: str) -> AsyncIterator["Database"]:
+    async def open(
+        cls, url: str, *, service: str, migrations: Path | None = None
+    ) -> AsyncIterator["Database"]:
         """Open ``url`` and bring its schema up to date.
 
         Args:
-            migrations: The service's Alembic folder.
-            version_table: Alembic's version table; one per service, so that services may share a server.
+            service: The name of the service, which its version tables and the kit's tables have in front: services
+                may share a database.
+            migrations: The folder with the revisions of the service's own tables, if it has any.
 
         Raises:
             BadSetting: The database cannot be opened and waiting would not help, or its schema is newer than this
@@ -80,7 +84,7 @@ class Database:
                 _make_folder(engine.url)
                 migrating = _engine(url, statement_seconds=_MIGRATION_SECONDS)
                 try:
-                    await database._migrate(migrating, migrations, version_table)
+                    await database._migrate(migrating, service, migrations)
                 finally:
                     await migrating.dispose()
             except (DBAPIError, OSError) as error:
@@ -151,15 +155,13 @@ class Database:
             return error
         return None
 
-    async def _migrate(self, engine: AsyncEngine, migrations: Path, version_table: str) -> None:
+    async def _migrate(self, engine: AsyncEngine, service: str, migrations: Path | None) -> None:
         """Bring the schema up to date; waits while the server cannot be reached."""
         async for _ in attempts():
             try:
-                async with engine.connect() as connection:
-                    async with sqlite.in_thread(connection):
-                        await connection.run_sync(_migrate, migrations, version_table)
-                    if await connection.run_sync(lambda sync: sa.inspect(sync).has_table(version_table)):
-                        self._no_change = _rewrite(version_table)
+                async with engine.connect() as connection, sqlite.in_thread(connection):
+                    await connection.run_sync(_migrate, service, migrations)
+                self._no_change = _rewrite(kit.kit_version_table(service))
                 return
             except (DBAPIError, OSError) as error:
                 if self._sqlite or not (lacks_something(error) or is_away(error)):
@@ -172,7 +174,7 @@ class Database:
 
 
 def _rewrite(version_table: str) -> sa.Update:
-    """An update of the one row that each schema has, with its current value."""
+    """An update of the one row that every schema has, with its current value."""
     table = sa.table(version_table, sa.column("version_num"))
     return table.update().values(version_num=table.c.version_num)
 
@@ -193,14 +195,6 @@ def lacks_something(error: BaseException) -> bool:
     }
     states = [state for cause in causes if isinstance(state := getattr(cause, "sqlstate", None), str)]
     return bool(codes & sqlite.LACKS) or any(state.startswith(_POSTGRESQL_LACKS) for state in states)
-
-
-async def forget(connection: AsyncConnection, table: sa.Table, *, older_than_ms: int, limit: int) -> int:
-    """Delete at most ``limit`` rows with an older ``created_at``; returns the number deleted."""
-    keys = list(table.primary_key.columns)
-    old = sa.select(*keys).where(table.c.created_at < now_ms() - older_than_ms).limit(limit).subquery()
-    result = await connection.execute(table.delete().where(sa.tuple_(*keys).in_(sa.select(old))))
-    return int(result.rowcount)
 
 
 def _engine(url: str, *, statement_seconds: float = _STATEMENT_SECONDS) -> AsyncEngine:
@@ -225,15 +219,13 @@ def _make_folder(url: sa.URL) -> None:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
 
 
-def _migrate(connection: Connection, migrations: Path, version_table: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(migrations))
-    config.attributes["connection"] = connection
-    config.attributes["version_table"] = version_table
+def _migrate(connection: Connection, service: str, migrations: Path | None) -> None:
+    # The lock of this transaction serialises replicas: SQLite's one writer (BEGIN IMMEDIATE), or an advisory lock,
+    # because PostgreSQL has no row or table to lock before the first migration.
     with connection.begin():
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-        command.upgrade(config, "head")
+        kit.migrate(connection, service, migrations)
 
 
 def _shown(url: sa.URL) -> str:

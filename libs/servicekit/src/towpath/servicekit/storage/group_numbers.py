@@ -32,7 +32,7 @@ class Groups:
     """Settings of a service that subscribes connections to groups. It answers ``session.started`` with all groups.
 
     Attributes:
-        numbers: See :func:`numbers_table`.
+        numbers: ``group_numbers`` of the service's :class:`~towpath.servicekit.storage.kit_tables.KitTables`.
         may_receive: Called at most once per batch, if a repetition names groups or several requests name the same
             group.
 
@@ -51,7 +51,7 @@ class Groups:
 
 
 def numbers_table(metadata: sa.MetaData, prefix: str) -> sa.Table:
-    """Declare ``<prefix>_group_numbers`` with one row; a migration creates both.
+    """Declare ``<prefix>_group_numbers``, which has one row.
 
     Args:
         metadata: That of the service's own tables.

@@ -61,9 +61,9 @@ async def store(connection: AsyncConnection, table: sa.Table, outcomes: Mapping[
             {
                 "sender": sender,
                 "msg_id": msg_id,
-                "outcome": _ENCODER.encode(settled.as_reference()).decode(),
+                "outcome": _ENCODER.encode(outcome.as_reference()).decode(),
                 "created_at": now,
             }
-            for (sender, msg_id), settled in outcomes.items()
+            for (sender, msg_id), outcome in outcomes.items()
         ],
     )

@@ -11,11 +11,13 @@ Guarantee: a push that is committed after a leave is published after RabbitMQ ha
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 _MOST_REMEMBERED: Final = 10_000
+_OPTION: Final = "towpath_confirmed_leaves"
 _ENCODER: Final = msgspec.json.Encoder()
 
 
@@ -61,6 +63,22 @@ class ConfirmedLeaves:
         if not stored:
             return []
         return [leave for leave in _DECODER.decode(stored) if leave.token not in self._tokens]
+
+
+def with_confirmed_leaves(confirmed: ConfirmedLeaves) -> dict[str, Any]:
+    """The execution options of an engine whose connections know ``confirmed``.
+
+    What is confirmed is known to one program, for one database. A unit of work gets nothing but a connection, so the
+    connection leads to it: https://docs.sqlalchemy.org/en/20/core/connections.html#sqlalchemy.engine.Engine.execution_options
+    """
+    return {_OPTION: confirmed}
+
+
+def confirmed_leaves(connection: AsyncConnection) -> ConfirmedLeaves:
+    """What the program of ``connection`` knows; nothing on a connection that no ``Database`` has opened."""
+    assert connection.sync_connection is not None
+    known = connection.sync_connection.get_execution_options().get(_OPTION)
+    return known if isinstance(known, ConfirmedLeaves) else ConfirmedLeaves()
 
 
 def to_store(leaves: Iterable[Leave]) -> str | None:

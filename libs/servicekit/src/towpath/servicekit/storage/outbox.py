@@ -83,18 +83,18 @@ class Waiting:
     """One row: a message that waits to be published.
 
     Attributes:
-        outgoing: ``None`` if its stream no longer has the entry: there is nothing to publish.
+        publication: ``None`` if its stream no longer has the entry: there is nothing to publish.
     """
 
     id: int
-    outgoing: Publication | None
+    publication: Publication | None
 
 
-async def put(connection: AsyncConnection, tables: OutboxTables, outgoing: Sequence[Publication]) -> None:
-    """Publish ``outgoing``, in this order, once the transaction is committed."""
+async def put(connection: AsyncConnection, tables: OutboxTables, publications: Sequence[Publication]) -> None:
+    """Publish ``publications``, in this order, once the transaction is committed."""
     now = now_ms()
     # Sent together but executed row by row: one statement of many rows does not guarantee the order of its numbers.
-    for part in batched(outgoing, _ROWS_A_STATEMENT):
+    for part in batched(publications, _ROWS_A_STATEMENT):
         await connection.execute(
             tables.items.insert(),
             [
@@ -123,19 +123,19 @@ async def first(
     rows = await connection.execute(
         sa.select(items.id, items.exchange, items.routing_key, items.item).order_by(items.id).limit(limit)
     )
-    waiting = [(row, _place(row.item)) for row in rows]
+    waiting = [(row, _entry_id(row.item)) for row in rows]
     pushes: dict[EntryId, bytes] = {}
-    if tables.streams is not None and (places := {place for _, place in waiting if place is not None}):
-        pushes = await read_by_now(connection, tables.streams.entries, tables.streams.fill, places)
+    if tables.streams is not None and (ids := {entry for _, entry in waiting if entry is not None}):
+        pushes = await read_by_now(connection, tables.streams.entries, tables.streams.fill, ids)
     found: list[Waiting] = []
     size = 0
-    for row, place in waiting:
-        item = row.item.encode() if place is None else pushes.get(place)
+    for row, entry in waiting:
+        item = row.item.encode() if entry is None else pushes.get(entry)
         size += len(item or b"")
         if found and size > max_bytes:
             break
-        outgoing = None if item is None else Publication(row.exchange, row.routing_key, msgspec.Raw(item))
-        found.append(Waiting(row.id, outgoing))
+        publication = None if item is None else Publication(row.exchange, row.routing_key, msgspec.Raw(item))
+        found.append(Waiting(row.id, publication))
     return found
 
 
@@ -173,7 +173,7 @@ def _stored(one: Publication, tables: OutboxTables) -> str:
     return bytes(one.item).decode()
 
 
-def _place(item: str) -> EntryId | None:
+def _entry_id(item: str) -> EntryId | None:
     # A published item is a JSON object, or in tests a number.
     return msgspec.json.decode(item, type=EntryId) if item.startswith('["') else None
 

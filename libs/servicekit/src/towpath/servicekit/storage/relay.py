@@ -12,25 +12,26 @@ Guarantees:
   of a dead replica expires.
 * It polls at once after a commit of this process (:meth:`Relay.wake`), and every ``outbox_poll`` seconds for messages
   that another replica left. While the broker is disconnected or blocked, or the database unreachable, the pauses grow
-  to 5 s, with full jitter.
+  to 5 s, with full jitter (:mod:`towpath.servicekit.runtime.backoff`).
 * A step is at most one batch of a lane, so that the items of one key are published as one message, unless other code
   publishes with that key at the same moment. A key that the broker refuses delays no other key until it fills a step.
 """
 
 import asyncio
 import contextlib
-import random
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import sqlalchemy as sa
 import structlog
 
 from towpath.servicekit.broker.interface import BrokerError
-from towpath.servicekit.messaging.publication import Publication
-from towpath.servicekit.messaging.publisher import Publisher, Sending
+from towpath.servicekit.messaging.confirms import PendingConfirms
+from towpath.servicekit.messaging.publisher import Publisher
+from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.settings import ServiceSettings
 from towpath.servicekit.runtime.telemetry import Telemetry
@@ -40,9 +41,11 @@ from towpath.servicekit.storage.outbox import OutboxTables, Waiting
 
 log = structlog.get_logger(__name__)
 
+#: Exchange and routing key: messages with the same one are published in order.
+Key = tuple[str, str]
+
 #: Seconds. By then a frozen replica has also lost its queues and its locks.
 _LEASE: Final = 15.0
-_LONGEST_PAUSE: Final = 5.0
 #: Seconds that the last poll may take on stop.
 _LAST_POLL: Final = 2.0
 
@@ -139,17 +142,14 @@ class Relay:
     # Inside
 
     async def _run(self) -> None:
-        failures = 0
+        # Not `keep_running`: its pauses grow to 30 s, and messages that wait for the broker have a reader who waits.
         while True:
-            try:
-                await self.flush()
-            except Exception as error:
-                failures += 1
-                log.warning("outbox_relay_failed", failures=failures, error=describe_error(error, 300))
-                longest = min(_LONGEST_PAUSE, 0.1 * 2 ** min(failures, 16))
-                await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  # jitter
-                continue
-            failures = 0
+            async for attempt in attempts():
+                try:
+                    await self.flush()
+                    break
+                except Exception as error:
+                    log.warning("outbox_relay_failed", failures=attempt, error=describe_error(error, 300))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.outbox_poll):
                     await self._woken.wait()
@@ -172,37 +172,47 @@ class Relay:
                 max_bytes=self._settings.batch_max_bytes,
             )
 
-    async def _publish(self, waiting: Sequence[Waiting]) -> tuple[list[int], BaseException | None]:
-        """Publish ``waiting``; returns the ids of the confirmed rows, and the error of the rest."""
-        sent: list[tuple[int, Publication, Sending]] = []
-        published = [one.id for one in waiting if one.outgoing is None]
-        refused: dict[tuple[str, str], BaseException] = {}
+    async def _publish(self, waiting: Sequence[Waiting]) -> tuple[list[int], BrokerError | None]:
+        """Publish ``waiting``; returns the ids of the confirmed rows, and the first error of the rest.
+
+        Once a message of a key has failed, no later one of the key counts as published: it would overtake.
+        """
+        confirms = PendingConfirms()
+        posted: list[tuple[int, Key]] = []
+        errors: dict[int, BrokerError] = {}
+        refused: dict[Key, BrokerError] = {}
         for one in waiting:
-            item = one.outgoing
-            if item is not None and _key(item) not in refused:  # else it would overtake
-                try:
-                    sent.append((one.id, item, self._publisher.send(item)))
-                except BrokerError as error:
-                    refused[_key(item)] = error
-        results = await self._confirms([sending for _, _, sending in sent])
-        failed: dict[tuple[str, str], BaseException] = {}
-        for (number, item, _), error_or_none in zip(sent, results, strict=True):
-            if error_or_none is not None:
-                failed.setdefault(_key(item), error_or_none)
-            elif _key(item) not in failed:
+            item = one.publication
+            if item is None or (key := (item.exchange, item.routing_key)) in refused:
+                continue
+            try:
+                self._publisher.post(item, partial(_on_confirm, one.id, errors, confirms))
+            except BrokerError as error:
+                refused[key] = error
+            else:
+                confirms.expect()
+                posted.append((one.id, key))
+        await self._wait_for(confirms)
+        published = [one.id for one in waiting if one.publication is None]
+        failed: dict[Key, BrokerError] = {}
+        for number, key in posted:
+            if (failure := errors.get(number)) is not None:
+                failed.setdefault(key, failure)
+            elif key not in failed:
                 published.append(number)
         return published, next(iter([*failed.values(), *refused.values()]), None)
 
-    async def _confirms(self, sendings: Sequence[Sending]) -> list[BaseException | None]:
+    async def _wait_for(self, confirms: PendingConfirms) -> None:
         """Wait for all confirms, and extend the lease meanwhile."""
-        settled = asyncio.gather(*sendings, return_exceptions=True)
-        while not settled.done():
-            await asyncio.wait([settled], timeout=self._lease / 3)
-            if not settled.done():
+        confirmed = asyncio.ensure_future(confirms.confirmed())
+        try:
+            # A third: one failure to extend it, and there is still time for another try.
+            while not (await asyncio.wait([confirmed], timeout=self._lease / 3))[0]:
                 with contextlib.suppress(sa.exc.SQLAlchemyError, OSError):
                     async with self._database.transaction() as connection:
                         await outbox.hold(connection, self.tables, self._name, self._lease)
-        return settled.result()
+        finally:
+            confirmed.cancel()
 
     async def _finish(self, published: Sequence[int]) -> None:
         """Delete the published rows, and release the lease."""
@@ -211,5 +221,10 @@ class Relay:
             await outbox.remove(connection, self.tables, published)
 
 
-def _key(item: Publication) -> tuple[str, str]:
-    return item.exchange, item.routing_key
+def _on_confirm(
+    number: int, errors: dict[int, BrokerError], confirms: PendingConfirms, error: BrokerError | None
+) -> None:
+    """Record the outcome of one row; an error of one does not end the wait for the others."""
+    if error is not None:
+        errors[number] = error
+    confirms.resolve(None)

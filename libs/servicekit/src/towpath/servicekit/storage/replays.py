@@ -52,38 +52,28 @@ class Replays:
     limit: int
     max_bytes: int
 
-    async def pushes(self, places: Collection[EntryId]) -> dict[EntryId, bytes]:
-        """The current publishable text of the entries at ``places``; entries no longer stored are left out."""
+    async def pushes(self, ids: Collection[EntryId]) -> dict[EntryId, bytes]:
+        """The current publishable text of the entries with these ids; entries no longer stored are left out."""
         async with self.database.reading() as connection:
-            return await withheld.read_by_now(connection, self.tables.entries, self.tables.fill, places)
+            return await withheld.read_by_now(connection, self.tables.entries, self.tables.fill, ids)
 
     async def small(self, asked: Sequence[Positions]) -> list[dict[str, Replay]]:
         """The replays of each of ``asked``, within one shared bound; those past the bound get nothing.
 
         For replays of changes: a client that misses more finds a gap in its stream, and resumes.
         """
-        async with self.database.reading() as connection:
-            heads = await read_heads(connection, self.tables, {name for one in asked for name in one})
-            shared, alone = _shared(asked, heads, self.limit)
-            found = await self._read_shared(connection, asked, shared, heads)
-        nothing = {n: _nothing(asked[n], heads) for n in alone}
-        answers = nothing | (found or {n: _nothing(asked[n], heads) for n in shared})
-        return [answers[n] for n in range(len(asked))]
+        heads, found, _ = await self._read_together(asked)
+        return [found[n] if n in found else _nothing(asked[n], heads) for n in range(len(asked))]
 
     async def parts(self, asked: Sequence[Positions]) -> AsyncIterator[dict[int, dict[str, Replay]]]:
         """The replays of each of ``asked``, by its index: first those that share a small read, then each alone.
 
         No transaction is open, and no other part in memory, while a part is used.
         """
-        async with self.database.reading() as connection:
-            heads = await read_heads(connection, self.tables, {name for one in asked for name in one})
-            shared, alone = _shared(asked, heads, self.limit)
-            found = await self._read_shared(connection, asked, shared, heads)
-        if found is None:
-            alone = sorted([*shared, *alone])
-        elif found:
+        heads, found, alone = await self._read_together(asked)
+        if found:
             yield found
-        del found
+        del found  # Else its entries stay in memory until the last replay is sent.
         for n in alone:
             async with self.database.reading() as connection:
                 [replays] = await replay(
@@ -96,24 +86,28 @@ class Replays:
                 )
             yield {n: replays}
 
-    async def _read_shared(
-        self,
-        connection: AsyncConnection,
-        asked: Sequence[Positions],
-        shared: Sequence[int],
-        heads: Mapping[str, int],
-    ) -> dict[int, dict[str, Replay]] | None:
-        """``None`` if it is more than the bound of a shared read."""
-        found = await _replay(
-            connection,
-            self.tables,
-            [asked[n] for n in shared],
-            limit=self.limit,
-            max_bytes=self.max_bytes,
-            read_max_bytes=max(_SHARED_BYTES, self.max_bytes),
-            heads=heads,
-        )
-        return None if found is None else dict(zip(shared, found, strict=True))
+    async def _read_together(
+        self, asked: Sequence[Positions]
+    ) -> tuple[Mapping[str, int], dict[int, dict[str, Replay]], list[int]]:
+        """Read what fits one read within the shared bound.
+
+        Returns the heads of all streams, the replays by index in ``asked``, and the indices that are read alone.
+        """
+        async with self.database.reading() as connection:
+            heads = await read_heads(connection, self.tables, {name for one in asked for name in one})
+            shared, alone = _shared(asked, heads, self.limit)
+            found = await _replay(
+                connection,
+                self.tables,
+                [asked[n] for n in shared],
+                limit=self.limit,
+                max_bytes=self.max_bytes,
+                read_max_bytes=max(_SHARED_BYTES, self.max_bytes),
+                heads=heads,
+            )
+        if found is None:  # More bytes than the bound.
+            return heads, {}, sorted([*shared, *alone])
+        return heads, dict(zip(shared, found, strict=True)), alone
 
 
 async def replay(

@@ -7,7 +7,7 @@ pushed, except for fields that were withheld since (:mod:`towpath.servicekit.sto
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.protocol.envelope import Envelope, make
 from towpath.servicekit.storage import bulk, withheld
-from towpath.servicekit.storage.leaves import ConfirmedLeaves, Leave, to_store
+from towpath.servicekit.storage.leaves import Leave, confirmed_leaves, to_store
 from towpath.servicekit.storage.withheld import EntryId, Fields, Fill
 
 T = TypeVar("T")
@@ -33,7 +33,6 @@ class StreamTables:
         heads: One row per stream: its last ``seq``, locked by a transaction that appends to it.
         entries: One row per stored push, by stream and ``seq``.
         fill: Returns the current values of withheld fields; ``None`` if no fields are withheld.
-        confirmed: See :mod:`towpath.servicekit.storage.leaves`.
 
     Example:
         >>> tables = StreamTables.define(sa.MetaData(), "orders")
@@ -44,26 +43,23 @@ class StreamTables:
     heads: sa.Table
     entries: sa.Table
     fill: Fill | None = None
-    confirmed: ConfirmedLeaves = field(default_factory=ConfirmedLeaves, compare=False)
 
     @classmethod
-    def define(cls, metadata: sa.MetaData, prefix: str, *, groups: bool = False) -> "StreamTables":
+    def define(cls, metadata: sa.MetaData, prefix: str) -> "StreamTables":
         """Declare ``<prefix>_streams`` and ``<prefix>_stream_entries``.
 
         Args:
             metadata: That of the service's own tables.
             prefix: The name of the service.
-            groups: Whether streams are pushed to groups that users may leave; the heads then have a nullable text
-                ``leaves``.
         """
-        leaves = [sa.Column("leaves", sa.Text)] if groups else []
         return cls(
             sa.Table(
                 f"{prefix}_streams",
                 metadata,
                 sa.Column("stream", sa.String(512), primary_key=True),
                 sa.Column("head", sa.BigInteger, nullable=False),
-                *leaves,
+                # See :mod:`towpath.servicekit.storage.leaves`; empty for most streams.
+                sa.Column("leaves", sa.Text),
             ),
             sa.Table(
                 f"{prefix}_stream_entries",
@@ -109,7 +105,6 @@ class Streams:
         self._touched: set[str] = set()
         self._made: set[str] = set()
         self._withheld: dict[EntryId, tuple[int, Fields]] = {}
-        self._keeps_leaves = "leaves" in tables.heads.c
         self._leaves: dict[str, list[Leave]] = {}
         self._changed_leaves: set[str] = set()
 
@@ -241,18 +236,17 @@ class Streams:
             select = sa.select(heads).where(heads.c.stream.in_(part)).order_by(heads.c.stream)
             for row in await self._connection.execute(select.with_for_update() if lock else select):
                 found[row.stream] = row.head
-                if self._keeps_leaves:
-                    self._load_leaves(row.stream, row.leaves)
+                self._load_leaves(row.stream, row.leaves)
         return found
 
     def _load_leaves(self, stream: str, stored: str | None) -> None:
-        leaves = self._tables.confirmed.left_of(stored)
-        if leaves or stored:
-            self._leaves[stream] = leaves
-            if stored != to_store(leaves):
-                self._changed_leaves.add(stream)
-        else:
+        if stored is None:
+            # An earlier read of the same head, without its lock, may have found some.
             self._leaves.pop(stream, None)
+            return
+        self._leaves[stream] = confirmed_leaves(self._connection).left_of(stored)
+        if stored != to_store(self._leaves[stream]):
+            self._changed_leaves.add(stream)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ EntryId = tuple[str, int]
 #: Fields of ``data``.
 Fields = Mapping[str, Any]
 #: Returns the current fields of each place: the fields to set, or an empty mapping to leave the entry unchanged.
-#: Omitted places no longer exist.
+#: Omitted entries no longer exist.
 Fill = Callable[[AsyncConnection, Collection[EntryId]], Awaitable[Mapping[EntryId, Fields]]]
 
 _MARK: Final = '{"about":'
@@ -56,12 +56,12 @@ def is_withheld(entry: str) -> bool:
 
 
 async def read(
-    connection: AsyncConnection, entries: sa.Table, places: Collection[EntryId]
+    connection: AsyncConnection, entries: sa.Table, ids: Collection[EntryId]
 ) -> list[tuple[EntryId, str]]:
-    """The stored entries at ``places``, for those places that have one."""
-    if not places:
+    """The stored entries with these ids, as far as there are any."""
+    if not ids:
         return []
-    asked = bulk.pairs(connection, [(stream, str(seq)) for stream, seq in places]).subquery()
+    asked = bulk.pairs(connection, [(stream, str(seq)) for stream, seq in ids]).subquery()
     # A join: for a row value that contains a number SQLite would use only the stream column of the index.
     here = sa.and_(entries.c.stream == asked.c[0], entries.c.seq == sa.cast(asked.c[1], sa.BigInteger))
     rows = await connection.execute(
@@ -71,10 +71,10 @@ async def read(
 
 
 async def read_by_now(
-    connection: AsyncConnection, entries: sa.Table, fill: Fill | None, places: Collection[EntryId]
+    connection: AsyncConnection, entries: sa.Table, fill: Fill | None, ids: Collection[EntryId]
 ) -> dict[EntryId, bytes]:
-    """The current publishable text of the entries at ``places``; entries no longer stored are left out."""
-    found = await read(connection, entries, places)
+    """The current publishable text of the entries with these ids; entries no longer stored are left out."""
+    found = await read(connection, entries, ids)
     if fill is None:
         return {place: entry.encode() for place, entry in found}
     return await filled(connection, fill, found)

@@ -107,7 +107,7 @@ class Admission:
         # Before it is decoded: a token costs work in proportion to its size, and is not trusted yet.
         if len(token) > self._max_bytes:
             raise TokenRefused(
-                f"the token has {len(token)} bytes, and {self._max_bytes} at most are taken "
+                f"the token has {len(token)} bytes, and the maximum is {self._max_bytes} "
                 "(TOWPATH_TOKEN_MAX_BYTES)"
             )
         try:
@@ -170,7 +170,7 @@ def _identity(claims: dict[str, Any], now: float, leeway: float) -> Identity:
         if claims.get(name) is not None and (ahead := _seconds(claims, name) - now) > leeway:
             raise TokenRefused(
                 f"the token is not valid yet: {name} is {ahead:.0f} s ahead of the clock here, "
-                f"and {leeway:g} s at most are taken (TOWPATH_CLOCK_LEEWAY)"
+                f"and the maximum is {leeway:g} s (TOWPATH_CLOCK_LEEWAY)"
             )
     expires_at = _seconds(claims, "exp")
     if expires_at <= now:
@@ -187,7 +187,7 @@ def _seconds(claims: dict[str, Any], name: str) -> float:
         raise TokenRefused(f"the token is not valid: {name} must be a number of seconds since 1970")
     if not -_LAST_SECOND <= value <= _LAST_SECOND:
         raise TokenRefused(
-            f"the token is not valid: {name} is no time: it must be in seconds since 1970, not in milliseconds"
+            f"the token is not valid: {name} is out of range: it must be in seconds since 1970, not in milliseconds"
         )
     return float(value)
 

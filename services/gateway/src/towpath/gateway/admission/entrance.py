@@ -81,7 +81,7 @@ class Entrance:
             if not same:
                 del self._by_address[address]
 
-    def gone(self, socket: Abortable) -> None:
+    def closed(self, socket: Abortable) -> None:
         """A counted socket was closed."""
         self.admitted(socket)
         self._sockets -= 1

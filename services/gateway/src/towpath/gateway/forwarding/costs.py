@@ -32,7 +32,7 @@ class Costs:
         table = self._domains.get(domain)
         return MIN_COST if table is None else table.get(action, MIN_COST)
 
-    def take(self, envelope: Envelope) -> None:
+    def store(self, envelope: Envelope) -> None:
         """Store the table that a service published."""
         try:
             alive = ServiceAlive.model_validate(envelope.data)

@@ -99,11 +99,11 @@ class Inbound:
             self._answer(session, error.msg_id, limited)
         else:
             self._answer(session, error.msg_id, error)
-        session.violated()
+        session.count_violation()
 
     def _bare(self, session: Session, envelope: Head) -> None:
         if envelope.action != PING:
-            raise UnknownAction(f"{envelope.action!r} is the server's to send, not a client's.")
+            raise UnknownAction(f"Only the server sends {envelope.action!r}.")
         session.send_own(PONG, {}, correlation_id=envelope.msg_id)
 
     def _session(self, session: Session, envelope: Head, text: bytes) -> None:
@@ -119,7 +119,7 @@ class Inbound:
         if identity.user_id != session.user_id:
             # Groups, limits and bindings of this connection belong to its user.
             raise Forbidden("The new token is another user's; open a new connection for it.")
-        session.take(identity)
+        session.use_identity(identity)
         session.send_own(
             f"{REFRESH}.ok",
             {"expires_at": int(identity.expires_at * 1000)},
@@ -192,9 +192,9 @@ def _charge(session: Session, weight: float, text: bytes) -> float:
     size = len(text)
     # Bytes cost as well as actions: a large message is work for every program that it passes.
     if wait := session.allowance.charge(weight + size / TOKEN_BYTES):
-        session.struck()
+        session.count_strike()
         raise RateLimited(
-            "You send more than this service takes from one user: slow down.",
+            "You send more than the rate limit allows: slow down.",
             retry_after_ms=math.ceil(wait * 1000),
         )
     return weight + size // TOKEN_BYTES
@@ -204,9 +204,9 @@ def _error_of(error: BaseException, domain: str) -> TowpathError:
     """The error answer to a request that the broker did not confirm."""
     match error:
         case Unroutable():
-            return UnknownAction(f"No service is there for the domain {domain!r}.")
+            return UnknownAction(f"There is no service for the domain {domain!r}.")
         case LaneFull() | PublishRefused() | BrokerBlocked():
-            return Busy("The broker takes no more for now.", retry_after_ms=_RETRY_AFTER_MS)
+            return Busy("The broker accepts no more messages for now.", retry_after_ms=_RETRY_AFTER_MS)
         case BrokerUnavailable():
             return Unavailable("The broker cannot be reached.", retry_after_ms=_RETRY_AFTER_MS)
         case PublishUnconfirmed():
@@ -215,4 +215,4 @@ def _error_of(error: BaseException, domain: str) -> TowpathError:
                 retry_after_ms=_RETRY_AFTER_MS,
             )
         case _:
-            return TowpathError("Something went wrong here. Try again later.")
+            return TowpathError("The gateway could not handle this. Try again later.")

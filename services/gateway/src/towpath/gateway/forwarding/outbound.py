@@ -19,7 +19,6 @@ from towpath.gateway.forwarding.costs import Costs
 from towpath.gateway.forwarding.directed import GroupChange, Item
 from towpath.gateway.sessions.members import Members
 from towpath.gateway.sessions.session import Session
-from towpath.gateway.settings import GatewaySettings
 from towpath.gateway.websocket.frames import text_frame
 from towpath.protocol.close_codes import CloseCode
 from towpath.protocol.envelope import check, parse
@@ -61,13 +60,11 @@ class Outbound:
         members: Members,
         arrivals: Arrivals,
         costs: Costs,
-        settings: GatewaySettings,
         telemetry: Telemetry,
     ) -> None:
         self._members = members
         self._arrivals = arrivals
         self._costs = costs
-        self._groups_max = settings.groups_per_connection
         self._slice = Turn()
         self._delivered = telemetry.counter("messages_delivered", "Frames handed to connections")
         self._foreign = {
@@ -126,7 +123,7 @@ class Outbound:
             self._arrivals.received(key)
             await self._push(key, body, self._members.all())
         else:
-            await self._push(key, body, self._members.behind(key))
+            await self._push(key, body, self._members.receivers_of(key))
 
     def _take_costs(self, key: str, body: bytes) -> None:
         """Store the costs that services announce."""
@@ -134,7 +131,7 @@ class Outbound:
             try:
                 if isinstance(text, BadEnvelope):
                     raise text
-                self._costs.take(parse(text))
+                self._costs.store(parse(text))
             except BadEnvelope as error:
                 self._unreadable.add(routing_key=key, error=error.message, details=error.details)
 
@@ -156,7 +153,7 @@ class Outbound:
         """Items on ``control.<user>``: each is for all connections of the user."""
         key = delivery.routing_key
         self._arrivals.received(key)
-        if not (sessions := list(self._members.behind(key))):
+        if not (sessions := list(self._members.receivers_of(key))):
             self._count_unaddressed("control", key)
         for item in directed.read(delivery.body):
             if isinstance(item, BadEnvelope):
@@ -217,17 +214,17 @@ class Outbound:
     def _change_groups(
         self, session: Session, change: GroupChange, service: str, *, is_control: bool
     ) -> None:
-        members, most, as_of = self._members, self._groups_max, change.as_of
+        members, as_of = self._members, change.as_of
         # A change that answers a request of an older inbox may be older than changes that were lost with that inbox.
         is_current = not is_control and change.inbox == members.inbox
         over = members.subscribe(
-            session, change.subscribe, most=most, service=service, as_of=as_of, is_current=is_current
+            session, change.subscribe, service=service, as_of=as_of, is_current=is_current
         )
-        members.unsubscribe(session, change.unsubscribe, most=most, service=service, as_of=as_of)
+        members.unsubscribe(session, change.unsubscribe, service=service, as_of=as_of)
         if change.complete and is_current:
-            over += members.complete(session, most=most, service=service, as_of=as_of)
+            over += members.complete(session, service=service, as_of=as_of)
         if over:
-            self._groups_refused.add(over, user=session.user_id, limit=most)
+            self._groups_refused.add(over, user=session.user_id, limit=members.groups_max)
 
     def _count_unaddressed(self, kind: str, key: str) -> None:
         self._foreign[kind if kind in _KINDS else "other"].add()

@@ -35,7 +35,7 @@ class Step:
         reason: The reason, for CATCH_ALL.
     """
 
-    do: StepKind
+    kind: StepKind
     user: str = ""
     reason: str = ""
 
@@ -62,7 +62,7 @@ class Plan:
         self._patience = patience
         self._linger = linger
         self._calm = calm
-        self._here: dict[str, int] = {}  # User → number of connections.
+        self._connections: dict[str, int] = {}  # User → number of connections.
         self._binds = 0
         self.removals = 0
         self.begin(0.0)
@@ -72,7 +72,9 @@ class Plan:
         self.everything, self.selective = True, False
         self._calm_at = now + self._calm
         self._failed = False
-        self._unbound = dict.fromkeys(self._here, now)  # Connected and not bound → since when, oldest first.
+        self._unbound = dict.fromkeys(
+            self._connections, now
+        )  # Connected and not bound → since when, oldest first.
         self._bound: dict[str, int] = {}  # Confirmed bindings → number of the bind.
         self._unconfirmed: set[str] = set()  # Requested, and not confirmed.
         # Bound or unconfirmed, and not connected → since when, oldest first.
@@ -82,17 +84,17 @@ class Plan:
 
     def arrive(self, user: str, now: float) -> None:
         """Add a connection of a user; if :meth:`reached` is false now, it must wait."""
-        self._here[user] = self._here.get(user, 0) + 1
-        if self._here[user] == 1:
+        self._connections[user] = self._connections.get(user, 0) + 1
+        if self._connections[user] == 1:
             self._unneeded.pop(user, None)
             if user not in self._bound:
                 self._unbound[user] = now
 
     def leave(self, user: str, now: float) -> None:
         """Remove a connection, also one that still waits."""
-        self._here[user] -= 1
-        if not self._here[user]:
-            del self._here[user]
+        self._connections[user] -= 1
+        if not self._connections[user]:
+            del self._connections[user]
             self._unbound.pop(user, None)
             if user in self._bound or user in self._unconfirmed:
                 self._unneeded[user] = now
@@ -106,7 +108,7 @@ class Plan:
     @property
     def users(self) -> int:
         """Number of connected users."""
-        return len(self._here)
+        return len(self._connections)
 
     @property
     def bindings(self) -> int:
@@ -127,12 +129,12 @@ class Plan:
 
     # Steps
 
-    def take(self, now: float) -> Step | None:
+    def next_step(self, now: float) -> Step | None:
         """The next step, if any; its result must be reported before the next call."""
         if not self.everything:
             if reason := self._fallback_reason(now):
                 return Step(StepKind.CATCH_ALL, reason=reason)
-        elif now < self._calm_at or len(self._here) > self._most:
+        elif now < self._calm_at or len(self._connections) > self._most:
             return self._take_unneeded(now)
         if self._unbound:
             user = next(iter(self._unbound))
@@ -147,24 +149,24 @@ class Plan:
 
     def done(self, step: Step, now: float) -> None:
         """Record a confirmed step."""
-        if step.do is StepKind.CATCH_ALL:
+        if step.kind is StepKind.CATCH_ALL:
             self.everything, self.selective = True, False
             self._failed = False
             self._calm_at = now + self._calm
-        elif step.do is StepKind.CATCH_NONE:
+        elif step.kind is StepKind.CATCH_NONE:
             self.selective = True
-        elif step.do is StepKind.BIND:
+        elif step.kind is StepKind.BIND:
             self._unbound.pop(step.user, None)
             self._unconfirmed.discard(step.user)
             self._binds += 1
             self._bound[step.user] = self._binds
-            if step.user not in self._here:
+            if step.user not in self._connections:
                 self._unneeded[step.user] = now
 
     def bind_failed(self, step: Step, now: float) -> None:
         """Record a BIND with unknown result."""
         self._unconfirmed.add(step.user)
-        if step.user not in self._here:
+        if step.user not in self._connections:
             self._unneeded[step.user] = now
         self._failed = not self.everything
         self._calm_at = now + self._calm
@@ -180,7 +182,7 @@ class Plan:
         """The reason to fall back to the catch-alls, or an empty text."""
         if self._failed:
             return "a binding failed"
-        if len(self._here) > self._most:
+        if len(self._connections) > self._most:
             return f"more than {self._most} users"
         if len(self._unbound) > self._waiting_most:
             return f"more than {self._waiting_most} users wait for their binding"

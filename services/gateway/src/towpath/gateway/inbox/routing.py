@@ -117,7 +117,7 @@ class Routing:
         try:
             while self._selective:
                 bindings = self._current_bindings()
-                step = self._plan.take(_now()) if bindings is not None else None
+                step = self._plan.next_step(_now()) if bindings is not None else None
                 if bindings is None or step is None:
                     await self._until_changed()
                 else:
@@ -167,7 +167,7 @@ class Routing:
         await asyncio.sleep(until - _now())
 
     async def _change(self, step: Step, bindings: Bindings) -> None:
-        match step.do:
+        match step.kind:
             case StepKind.BIND:
                 await bindings.add(_binding_of(step.user), timeout=_LIMIT)
             case StepKind.UNBIND:
@@ -185,19 +185,19 @@ class Routing:
 
     def _release_waiting(self, step: Step) -> None:
         """Release connections that waited for a step."""
-        if step.do is StepKind.BIND and (reached := self._reached.get(step.user)) is not None:
+        if step.kind is StepKind.BIND and (reached := self._reached.get(step.user)) is not None:
             # In a cluster other nodes may see a binding a moment later than the node that confirmed it:
             # https://www.rabbitmq.com/docs/metadata-store
             asyncio.get_running_loop().call_later(self._propagation_delay, self._release, step.user, reached)
-        elif step.do is StepKind.CATCH_NONE:
+        elif step.kind is StepKind.CATCH_NONE:
             log.info("routing_selective", users=self._plan.users)
-        elif step.do is StepKind.CATCH_ALL:
+        elif step.kind is StepKind.CATCH_ALL:
             self._fallbacks.add(1)
             log.warning("routing_fallback", reason=step.reason, users=self._plan.users)
             self._release_all()
 
     def _failed(self, step: Step, error: BrokerError) -> None:
-        if step.do is StepKind.BIND:
+        if step.kind is StepKind.BIND:
             log.warning("binding_failed", error=str(error))
             self._plan.bind_failed(step, _now())
         else:

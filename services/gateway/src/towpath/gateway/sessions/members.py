@@ -26,10 +26,12 @@ class Members:
     """The connections of this replica.
 
     Attributes:
+        groups_max: Groups that a session may be in.
         inbox: How often the inbox was recreated. All earlier groups are dropped.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, groups_max: int) -> None:
+        self.groups_max = groups_max
         self._by_id: dict[str, Session] = {}
         self._by_user: dict[str, dict[Session, None]] = {}
         self._by_group: dict[str, dict[Session, None]] = {}
@@ -74,7 +76,6 @@ class Members:
         session: "Session",
         groups: Sequence[str],
         *,
-        most: int,
         service: str = "",
         as_of: int = 0,
         is_current: bool = True,
@@ -82,46 +83,41 @@ class Members:
         """Subscribe a session to groups, named by their routing keys; idempotent.
 
         Args:
-            most: Groups that a session may be in.
             service: The service that numbers its changes with ``as_of``; one with 0 applies in its order of arrival.
             is_current: See :mod:`towpath.gateway.sessions.group_versions`.
 
         Returns:
-            The number of groups refused because of ``most``.
+            The number of groups refused because of ``groups_max``.
         """
         if session.connection_id not in self._by_id:
             return 0
         versions = self._versions_from(session, service, as_of)
-        free = most - self._count(session)
+        free = self.groups_max - self._count(session)
         entered, over = versions.subscribe(groups, as_of, is_current=is_current or not as_of, free=free)
         self._enter(session, entered)
         return over
 
     def unsubscribe(
-        self, session: "Session", groups: Sequence[str], *, most: int, service: str = "", as_of: int = 0
+        self, session: "Session", groups: Sequence[str], *, service: str = "", as_of: int = 0
     ) -> None:
-        """Unsubscribe a session from groups, named by their routing keys; idempotent.
-
-        Args:
-            most: Maximum number of groups of a session; as many left groups are remembered.
-        """
+        """Unsubscribe a session from groups, named by their routing keys; idempotent."""
         by_service = self._versions_of(session)
         if as_of:
-            self._leave(
-                session, self._versions_from(session, service, as_of).unsubscribe(groups, as_of, most=most)
-            )
+            # As many left groups are remembered as a session may be in.
+            versions = self._versions_from(session, service, as_of)
+            self._leave(session, versions.unsubscribe(groups, as_of, most=self.groups_max))
         else:
             for versions in by_service.values():
                 self._leave(
                     session, [group for group in groups if versions.groups.pop(group, None) is not None]
                 )
 
-    def complete(self, session: "Session", *, most: int, service: str, as_of: int) -> int:
+    def complete(self, session: "Session", *, service: str, as_of: int) -> int:
         """Record that a service has named all groups of a session; returns the same as :meth:`subscribe`."""
         if session.connection_id not in self._by_id:
             return 0
         versions = self._versions_from(session, service, as_of)
-        out, entered, over = versions.complete(as_of, free=most - self._count(session))
+        out, entered, over = versions.complete(as_of, free=self.groups_max - self._count(session))
         self._leave(session, out)
         self._enter(session, entered)
         return over
@@ -130,11 +126,11 @@ class Members:
         """The session of a connection, if it is on this replica."""
         return self._by_id.get(connection_id) if connection_id else None
 
-    def behind(self, routing_key: str) -> "Collection[Session]":
+    def receivers_of(self, routing_key: str) -> "Collection[Session]":
         """The sessions of a ``user.*``, ``group.*`` or ``control.*`` key, oldest first; not a copy."""
         return self._by_group.get(routing_key) or self._by_user.get(routing_key, {})
 
-    def surplus(self, user_id: str, limit: int) -> "Session | None":
+    def oldest_over(self, user_id: str, limit: int) -> "Session | None":
         """The oldest connection of a user with more than ``limit`` connections."""
         sessions = self._by_user.get(user_key(user_id), {})
         return next(iter(sessions)) if len(sessions) > limit else None

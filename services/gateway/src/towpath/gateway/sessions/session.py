@@ -104,7 +104,7 @@ class Session:
         self.awaiting_accepted: set[str] = set()
         #: The session as each command carries it, encoded once and not per command.
         self.command_session = b""
-        self.take(identity)
+        self.use_identity(identity)
 
     @property
     def user_id(self) -> str:
@@ -114,7 +114,7 @@ class Session:
     def last_seen(self) -> float:
         return self._socket.last_seen
 
-    def take(self, identity: Identity) -> None:
+    def use_identity(self, identity: Identity) -> None:
         """Continue with ``identity``: stamp commands with it, and watch its expiry."""
         self.identity = identity
         self._stamp()
@@ -175,12 +175,12 @@ class Session:
     def ping(self) -> None:
         self._socket.send_ping()
 
-    def violated(self) -> None:
+    def count_violation(self) -> None:
         """Count an unreadable frame; too many in a minute close the connection."""
         if self._violations.take(1.0, asyncio.get_running_loop().time()):
             self._end_abuse(CloseCode.PROTOCOL_VIOLATED, "too many unreadable frames")
 
-    def struck(self) -> None:
+    def count_strike(self) -> None:
         """Count a frame over a rate limit; too many in a minute close the connection."""
         if self.allowance.strike():
             self._end_abuse(CloseCode.RATE_LIMIT_ABUSED, "too many messages over the rate limit")
@@ -199,7 +199,7 @@ class Session:
     def charge_frame(self, size: int) -> None:
         """Charge a frame that is not a message: a fragment, a ping or a pong."""
         if self.allowance.charge(1.0 + size / TOKEN_BYTES):
-            self.struck()
+            self.count_strike()
 
     def answer(self, msg_id: str) -> bool:
         """Record an answer: the request is no longer in flight, and has been accepted.

@@ -46,7 +46,7 @@ class CountedConnection(LibraryConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._is_turned_away:
-            self._entrance.gone(self)
+            self._entrance.closed(self)
             super().connection_lost(exc)
             self._is_lost = True
             # The handshake's task still runs after the loss and may use the parser, so the later of both cleans up.

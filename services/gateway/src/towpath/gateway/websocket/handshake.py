@@ -77,7 +77,7 @@ class Handshake:
             return _refusal(socket, 404, f"nothing here; connect to {PATH}")
         for name in _ONCE:
             if len(headers.get_all(name)) > 1:
-                return _refusal(socket, 400, f"the header {name} stands there more than once")
+                return _refusal(socket, 400, f"the header {name} occurs more than once")
         origin = headers.get("Origin")
         if not self._admission.admits_origin(origin):
             return _refusal(

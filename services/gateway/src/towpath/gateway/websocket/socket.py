@@ -43,7 +43,7 @@ log = structlog.get_logger(__name__)
 #: The answer to bytes that are not an HTTP request. websockets would close without an answer.
 _NO_REQUEST: Final = (
     b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n"
-    b"Content-Length: 26\r\n\r\nthis is no HTTP/1 request\n"
+    b"Content-Length: 30\r\n\r\nthis is not an HTTP/1 request\n"
 )
 #: The opcode is in the low four bits of a frame's first byte (RFC 6455, section 5.2).
 _OPCODE: Final = 0x0F

@@ -1,6 +1,6 @@
 """Senders in the inbox have their kind in front."""
 
-from towpath.servicekit.storage.migrations import name_kinds_of_senders
+from alembic import op
 
 revision = "0003"
 down_revision = "0002"
@@ -9,7 +9,11 @@ depends_on = None
 
 
 def upgrade() -> None:
-    name_kinds_of_senders("orders_inbox")
+    # ana → user:ana, event:billing → backend:billing
+    op.execute(
+        "UPDATE orders_inbox SET sender = CASE WHEN sender LIKE 'event:%'"
+        " THEN 'backend:' || SUBSTR(sender, 7) ELSE 'user:' || sender END"
+    )
 
 
 def downgrade() -> None:

@@ -3,8 +3,6 @@
 import sqlalchemy as sa
 from alembic import op
 
-from towpath.servicekit.storage.migrations import create_numbers_table
-
 revision = "0009"
 down_revision = "0008"
 branch_labels = None
@@ -12,7 +10,12 @@ depends_on = None
 
 
 def upgrade() -> None:
-    create_numbers_table("chat_group_numbers")
+    numbers = op.create_table(
+        "chat_group_numbers",
+        sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
+        sa.Column("number", sa.BigInteger, nullable=False),
+    )
+    op.bulk_insert(numbers, [{"id": 1, "number": 1}])  # 0 means that a service does not number its changes.
     op.add_column("chat_streams", sa.Column("leaves", sa.Text))
 
 

@@ -1,0 +1,90 @@
+"""Fair units: the next unit of work is shared by the senders that wait. Pure functions.
+
+Guarantees: a flood of one sender delays the others by one small unit of work, not by the flood. Requests with one
+ordering key keep their order. A read never sees a change that its sender sent later.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from towpath.servicekit.handling.requests import Request
+
+#: Total cost of a unit of work that senders share fairly while others wait.
+FAIR_SHARE: Final = 100.0
+#: Maximum number of senders that it is divided by: with more senders, units grow.
+_SHARERS: Final = 20
+#: Usual maximum cost of a request. Only used to skip the sums for small batches.
+_USUAL_COST: Final = 4.0
+
+
+def next_unit(
+    waiting: Sequence[Request], limit: int, share: float = FAIR_SHARE
+) -> tuple[list[Request], list[Request]]:
+    """Take the next unit of work of at most ``limit`` requests; returns it, and the remaining ones in order.
+
+    In a unit of work all changes run before all reads. So a change starts a new unit if this one has an earlier read
+    with its sequence (sender and ordering key): else that read's answer would include a change sent later.
+
+    If the waiting cost exceeds ``share``, and one sender has more than its part of ``share``, its further requests
+    are left to the next units, so that others wait for a small unit only. The order of arrival is kept per ordering
+    key, across all senders.
+    """
+    if len(waiting) > share / _USUAL_COST and (part := _part_of_each(waiting, share)):
+        return _fair_unit(waiting, limit, part, share)
+    asked: set[tuple[str, str]] = set()
+    for position, request in enumerate(waiting):
+        if position == limit:
+            return list(waiting[:position]), list(waiting[position:])
+        if request.refusal is not None:
+            continue
+        if not request.handler.changes:
+            asked.add(request.sequence_key)
+        elif request.sequence_key in asked:
+            return list(waiting[:position]), list(waiting[position:])
+    return list(waiting), []
+
+
+def _part_of_each(waiting: Sequence[Request], share: float) -> float:
+    """The cost that each user may have in the next unit; 0 if no limit is needed.
+
+    A backend, which publishes for many users, may have all of ``share``.
+    """
+    users: dict[str, float] = {}
+    backends: dict[str, float] = {}
+    for request in waiting:
+        weights = backends if request.session is None else users
+        weights[request.sender] = weights.get(request.sender, 0.0) + request.cost
+    if len(users) + len(backends) < 2 or sum(users.values()) + sum(backends.values()) <= share:
+        return 0.0
+    part = share / min(max(len(users), 1), _SHARERS)
+    crowded_out = max(users.values(), default=0.0) > part or max(backends.values(), default=0.0) > share
+    return part if crowded_out else 0.0
+
+
+def _fair_unit(
+    waiting: Sequence[Request], limit: int, part: float, share: float
+) -> tuple[list[Request], list[Request]]:
+    """The next unit, in which no sender exceeds its part, and the remaining items, in order."""
+    unit: list[Request] = []
+    left: list[Request] = []
+    weights: dict[str, float] = {}
+    asked: set[tuple[str, str]] = set()
+    held_back: set[str] = set()  # ordering keys
+    for request in waiting:
+        sender, key = request.sequence_key
+        weight = weights.get(sender, 0.0)
+        is_change = request.refusal is None and request.handler.changes
+        if (
+            len(unit) >= limit
+            or key in held_back
+            or (weight and weight + request.cost > (share if request.session is None else part))
+            or (is_change and request.sequence_key in asked)
+        ):
+            left.append(request)
+            held_back.add(key)
+            continue
+        unit.append(request)
+        weights[sender] = weight + request.cost
+        if request.refusal is None and not is_change:
+            asked.add(request.sequence_key)
+    return unit, left
