@@ -38,7 +38,7 @@ from towpath.protocol.routes import (
 )
 from towpath.servicekit.broker.interface import Message
 from towpath.servicekit.broker.memory import MemoryBroker, MemoryHub
-from towpath.servicekit.messaging.lanes import Lanes
+from towpath.servicekit.messaging.lanes import LaneKind, Lanes
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.dispatching import Incoming, ServiceUnderTest
 from towpath.testkit.eventually import eventually
@@ -50,6 +50,9 @@ GROUP: Final = group_key(stream_of(ROOM))
 REPLICAS: Final = 2
 GATEWAYS: Final = 2
 _ALL: Final = 1_000_000
+_EVENTS_KIND: Final = LaneKind(
+    app_id="gateway", persistent=True, mandatory=False, headers={"x-service": "gateway"}
+)
 
 
 class HeldBroker:
@@ -145,7 +148,7 @@ class Gateway:
 
     def stand_again(self) -> None:
         """A fresh inbox."""
-        self._broker.stand_again()
+        self._broker.reconnect()
 
 
 class World:
@@ -182,16 +185,7 @@ class World:
                 source = inbox(settings.gateway_id)
                 subscription = await stack.enter_async_context(broker.subscribe(source, prefetch=_ALL))
                 lanes = await stack.enter_async_context(
-                    Lanes.open(
-                        broker,
-                        EVENTS,
-                        settings,
-                        Telemetry("test", settings),
-                        persistent=True,
-                        mandatory=False,
-                        app_id="gateway",
-                        headers={"x-service": "gateway"},
-                    )
+                    Lanes.open(broker, EVENTS, _EVENTS_KIND, settings, Telemetry("test", settings))
                 )
                 gateways.append(Gateway(broker, subscription, lanes, settings))
             world = cls(hub, chat, gateways)

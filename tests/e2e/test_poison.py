@@ -19,7 +19,7 @@ from towpath.protocol.messages import join_batch, read_directed
 from towpath.protocol.routes import PUSH, connection_key, dead_queue
 from towpath.servicekit.broker.interface import Binding, Broker, BrokerError, Inbox, Message, Subscription
 from towpath.servicekit.broker.rabbitmq import RabbitBroker
-from towpath.servicekit.messaging.dead_letters import history
+from towpath.servicekit.messaging.failure_headers import history
 from towpath.testkit.dispatching import GATEWAY, Incoming, a_command, an_event
 from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import Process, Processes

@@ -17,7 +17,8 @@ from towpath.protocol.envelope import make, now_ms
 from towpath.protocol.messages import Session, encode, join_batch, wrap_command
 from towpath.protocol.routes import dead_queue
 from towpath.servicekit.broker.interface import Delivery, HeaderValue, Message, Queue, Topology
-from towpath.servicekit.broker.memory_queue import HeldMessage, MemoryQueue, QueueConsumer
+from towpath.servicekit.broker.memory_message import HeldMessage
+from towpath.servicekit.broker.memory_queue import MemoryQueue, QueueConsumer
 from towpath.servicekit.broker.memory_vhost import VirtualHost
 from towpath.servicekit.broker.rabbitmq import RabbitBroker
 from towpath.servicekit.messaging import dead_letters

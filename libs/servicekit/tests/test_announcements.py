@@ -75,13 +75,13 @@ async def test_a_service_announces_the_costs_of_its_actions(broker: Broker, gate
     assert told.data == {"service": "shelves", "domain": "shelf", "costs": {"shelf.list": 20.0}}
 
 
-async def test_it_announces_again_and_again(broker: Broker, gateway: Subscription) -> None:
+async def test_announcements_are_repeated(broker: Broker, gateway: Subscription) -> None:
     async with announcing(broker, 0.01):
         for _ in range(3):
             await heard(gateway)
 
 
-async def test_it_announces_at_once_when_the_broker_is_back(
+async def test_a_service_announces_itself_at_once_when_the_broker_is_back(
     hub: MemoryHub, broker: Broker, gateway: Subscription
 ) -> None:
     async with announcing(broker, SELDOM):

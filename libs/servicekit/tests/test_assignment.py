@@ -1,4 +1,4 @@
-"""Sharing: each replica gets its share, and no more queues change hands than must."""
+"""Assignment: each replica gets its share, and as few queues as possible move."""
 
 from typing import Final
 
@@ -35,7 +35,7 @@ def test_each_replica_gets_its_share_and_every_queue_has_one(claimed: dict[str, 
 
 @settings(deadline=None)
 @given(claims())
-def test_a_fair_division_is_left_as_it_is(claimed: dict[str, set[str]]) -> None:
+def test_fair_shares_stay_as_they_are(claimed: dict[str, set[str]]) -> None:
     shares = share(QUEUES, claimed)
     settled = {name: {queue for queue, one in shares.items() if one == name} for name in claimed}
     assert share(QUEUES, settled) == shares
@@ -43,7 +43,7 @@ def test_a_fair_division_is_left_as_it_is(claimed: dict[str, set[str]]) -> None:
 
 @settings(deadline=None)
 @given(replicas)
-def test_a_newcomer_gets_its_share_and_nothing_else_moves(names: list[str]) -> None:
+def test_a_new_replica_gets_its_share_and_nothing_else_moves(names: list[str]) -> None:
     first = share(QUEUES, {name: set() for name in names})
     settled = {name: {queue for queue, one in first.items() if one == name} for name in names}
     after = share(QUEUES, {**settled, "newcomer": set()})
@@ -54,7 +54,7 @@ def test_a_newcomer_gets_its_share_and_nothing_else_moves(names: list[str]) -> N
 
 @settings(deadline=None)
 @given(replicas.filter(lambda names: len(names) > 1), st.data())
-def test_when_one_goes_only_its_queues_move(names: list[str], data: st.DataObject) -> None:
+def test_when_a_replica_leaves_only_its_queues_move(names: list[str], data: st.DataObject) -> None:
     first = share(QUEUES, {name: set() for name in names})
     gone = data.draw(st.sampled_from(names))
     left = {name: {queue for queue, one in first.items() if one == name} for name in names if name != gone}

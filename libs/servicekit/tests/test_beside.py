@@ -19,7 +19,6 @@ from towpath.servicekit.handling.dispatcher import Dispatcher
 from towpath.servicekit.handling.outcome import Outcome
 from towpath.servicekit.handling.requests import Handler
 from towpath.servicekit.messaging.consumer import Consumer
-from towpath.servicekit.messaging.dead_letters import Failures
 from towpath.servicekit.messaging.ended_connections import EndedConnections
 from towpath.servicekit.messaging.publisher import Publisher
 from towpath.servicekit.runtime.settings import ServiceSettings
@@ -126,7 +125,6 @@ async def desk(
             service.tables,
             None,
             publisher,
-            Failures(own, service.name, telemetry),
             settings,
             telemetry,
             is_connected=ended_connections.is_connected,

@@ -1,4 +1,4 @@
-"""RabbitMQ behind a network that breaks: what the driver does about it, and within which time."""
+"""RabbitMQ behind a faulty network: what the driver does about it, and within which time."""
 
 import asyncio
 import contextlib
@@ -125,7 +125,7 @@ class Rebuilt:
 def found_by(broker: RabbitBroker) -> list[Lost]:
     """What it finds to be lost, from now on."""
     found: list[Lost] = []
-    broker.on_deaf(lambda what, _: found.append(what))
+    broker.on_loss(lambda what, _: found.append(what))
     return found
 
 
@@ -166,7 +166,7 @@ def test_a_silent_broker_is_noticed_within_33_s_by_either_side() -> None:
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
-async def test_a_broker_that_falls_silent_at_any_step_is_given_up_and_tried_again(
+async def test_a_broker_silent_at_any_step_of_connecting_is_dropped_and_retried(
     step: type[Frame], proxy: Proxy, broker: RabbitBroker
 ) -> None:
     rebuilt = Rebuilt(broker)
@@ -184,7 +184,7 @@ async def test_a_broker_that_falls_silent_at_any_step_is_given_up_and_tried_agai
     assert proxy.connections == 2
 
 
-async def test_declaring_and_subscribing_end_in_time_with_an_error(
+async def test_declare_and_subscribe_fail_in_time_without_an_answer(
     proxy: Proxy, broker: RabbitBroker
 ) -> None:
     proxy.hold()
@@ -197,7 +197,7 @@ async def test_declaring_and_subscribing_end_in_time_with_an_error(
     assert perf_counter() - started < 8  # each has 2 s
 
 
-async def test_publishes_into_a_hole_are_unknown_in_time_and_none_of_them_stays(
+async def test_publishes_without_an_answer_are_unconfirmed_in_time_and_leave_nothing_behind(
     proxy: Proxy, broker: RabbitBroker
 ) -> None:
     await broker.publish("", WORK.name, HELLO)
@@ -232,7 +232,7 @@ async def test_silence_in_either_direction_is_noticed_by_heartbeats(
     assert rebuilt.count == 1
 
 
-async def test_a_half_open_connection_is_found_long_before_the_driver_finds_it(
+async def test_a_half_open_connection_is_found_before_the_heartbeats_find_it(
     proxy: Proxy, broker: RabbitBroker
 ) -> None:
     rebuilt, found = Rebuilt(broker), found_by(broker)
@@ -244,7 +244,7 @@ async def test_a_half_open_connection_is_found_long_before_the_driver_finds_it(
     await broker.publish("", WORK.name, HELLO)
 
 
-async def test_a_broker_that_pauses_as_a_whole_is_waited_for(proxy: Proxy, broker: RabbitBroker) -> None:
+async def test_a_paused_broker_costs_no_connection(proxy: Proxy, broker: RabbitBroker) -> None:
     rebuilt = Rebuilt(broker)
     with capture_logs() as logs:
         proxy.hold()
@@ -277,7 +277,7 @@ async def test_closing_takes_less_than_5_s_whatever_the_network_does(
             assert all(outcome is None or isinstance(outcome, BrokerError) for outcome in done)
 
 
-async def test_closing_takes_less_than_5_s_while_connecting_into_a_hole(
+async def test_closing_takes_less_than_5_s_while_a_connect_gets_no_answer(
     proxy: Proxy, rabbitmq: Rabbit
 ) -> None:
     proxy.hold()
@@ -345,7 +345,7 @@ async def test_an_alarm_drops_no_connection_however_long_it_lasts(
 # Again and again
 
 
-async def test_resets_again_and_again_leave_nothing_behind(proxy: Proxy, broker: RabbitBroker) -> None:
+async def test_repeated_resets_leave_nothing_behind(proxy: Proxy, broker: RabbitBroker) -> None:
     chance = random.Random(5)
     rebuilt = Rebuilt(broker)
     async with broker.subscribe(WORK, INBOX, prefetch=10) as subscription:
@@ -416,7 +416,7 @@ class Doorkeeper:
         writer.close()
 
 
-async def test_a_host_that_refuses_and_one_that_is_silent_are_passed_over(rabbitmq: Rabbit) -> None:
+async def test_a_refusing_and_a_silent_host_are_skipped(rabbitmq: Rabbit) -> None:
     async with (
         Proxy.before(rabbitmq.url) as closed,
         Proxy.before(rabbitmq.url) as silent,
@@ -434,7 +434,7 @@ async def test_a_host_that_refuses_and_one_that_is_silent_are_passed_over(rabbit
         assert keeper.refused >= 1
 
 
-async def test_when_a_host_goes_the_next_one_is_taken(rabbitmq: Rabbit) -> None:
+async def test_when_a_host_is_lost_the_next_one_is_used(rabbitmq: Rabbit) -> None:
     async with (
         Proxy.before(rabbitmq.url) as one,
         Proxy.before(rabbitmq.url) as two,
@@ -472,7 +472,7 @@ async def test_only_when_all_hosts_refuse_a_program_is_refused(rabbitmq: Rabbit)
                     await broker.until_ready()
 
 
-async def test_what_is_refused_is_tried_on_a_fresh_channel_and_none_is_left_behind(
+async def test_after_a_refusal_a_new_channel_is_used_and_none_is_left_behind(
     rabbitmq_node: RabbitControl, broker: RabbitBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(link, "_CHANNEL_LASTS", 0.0)
@@ -498,7 +498,7 @@ async def test_what_is_refused_is_tried_on_a_fresh_channel_and_none_is_left_behi
 # What others do to our queues
 
 
-async def test_a_queue_deleted_under_its_consumer_is_there_again_and_the_link_stays(
+async def test_a_queue_deleted_under_its_consumer_is_restored_on_the_same_link(
     proxy: Proxy, broker: RabbitBroker, admin: aio_pika.abc.AbstractChannel
 ) -> None:
     rebuilt, found = Rebuilt(broker), found_by(broker)
@@ -569,7 +569,7 @@ async def test_an_inbox_deleted_by_the_broker_is_recreated(
     assert rebuilt.count == 1
 
 
-async def test_a_queue_of_other_arguments_keeps_us_trying_until_it_is_gone(
+async def test_a_queue_with_other_arguments_is_retried_until_it_is_deleted(
     broker: RabbitBroker, admin: aio_pika.abc.AbstractChannel
 ) -> None:
     def complaints() -> list[str]:
@@ -587,7 +587,7 @@ async def test_a_queue_of_other_arguments_keeps_us_trying_until_it_is_gone(
         await arrives(broker, subscription, "work.again")
 
 
-async def test_a_publish_that_is_not_allowed_fails_and_nothing_else_does(
+async def test_a_forbidden_publish_fails_alone(
     rabbitmq: Rabbit, rabbitmq_node: RabbitControl, proxy: Proxy, broker: RabbitBroker
 ) -> None:
     vhost = rabbitmq.url.rpartition("/")[2]

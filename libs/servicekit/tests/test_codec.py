@@ -1,10 +1,6 @@
-"""What RabbitMQ sends is decodable for aiormq, whatever a sender made of it."""
+"""Frames from RabbitMQ can be decoded by aiormq, whatever a sender put into them."""
 
 import asyncio
-import importlib.metadata
-import inspect
-import tomllib
-from pathlib import Path
 from typing import Any, Final
 
 import aiormq.connection
@@ -16,7 +12,8 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 from towpath.servicekit.broker.interface import UNDECODABLE
-from towpath.servicekit.broker.rabbitmq.codec import SafeReader, safe_header, safe_method
+from towpath.servicekit.broker.rabbitmq.codec import SafeReader, safe_method
+from towpath.servicekit.broker.rabbitmq.content_header import safe_header
 from towpath.testkit.odd_messages import OddMessage, odd_messages, properties, short, table, u64
 
 NANOSECONDS: Final = u64(1_764_300_000 * 10**9)
@@ -68,7 +65,7 @@ def test_decodable_headers_are_kept_beside_undecodable_ones() -> None:
     assert kept.headers["x-first-death-queue"] == "orders.event"
 
 
-def test_what_can_be_decoded_leaves_as_it_came() -> None:
+def test_a_decodable_frame_is_passed_on_unchanged() -> None:
     honest = ContentHeader(
         body_size=7,
         properties=Basic.Properties(
@@ -91,7 +88,7 @@ def test_a_routing_key_in_latin_1_makes_its_message_undecodable_and_no_other() -
     assert safe_method(deliver + short(b"user.ann")) == (deliver + short(b"user.ann"), None)
 
 
-def test_a_reason_for_closing_that_is_cut_within_a_letter_can_be_read() -> None:
+def test_a_close_reason_cut_within_a_letter_can_be_read() -> None:
     close = b"\x00\x14\x00\x28" + b"\x01\x94" + short(b"no exchange '\xc3") + b"\x00\x3c\x00\x28"
     safe, wrong = safe_method(close)
     assert decoded(safe, 1).reply_code == 404
@@ -101,13 +98,13 @@ def test_a_reason_for_closing_that_is_cut_within_a_letter_can_be_read() -> None:
 @settings(max_examples=300, deadline=None)
 @given(raw=st.binary(max_size=200), flags=st.integers(0, 0xFFFF))
 @example(raw=b"", flags=0)
-def test_any_bytes_leave_as_a_header_that_pamqp_decodes(raw: bytes, flags: int) -> None:
+def test_any_bytes_become_a_header_that_pamqp_decodes(raw: bytes, flags: int) -> None:
     decoded(safe_header(START + flags.to_bytes(2, "big") + raw))
 
 
 @settings(max_examples=300, deadline=None)
 @given(seed=st.integers(0, 10**9), at=st.integers(0, 400), byte=st.integers(0, 255))
-def test_every_odd_header_leaves_as_one_that_pamqp_decodes(seed: int, at: int, byte: int) -> None:
+def test_every_odd_header_becomes_one_that_pamqp_decodes(seed: int, at: int, byte: int) -> None:
     odd = one_odd(seed)
     raw = bytearray(header(odd.properties))
     decoded(safe_header(bytes(raw)))
@@ -120,7 +117,7 @@ def one_odd(seed: int) -> OddMessage:
     return odd
 
 
-async def test_frames_come_out_one_by_one_and_an_end_is_an_end() -> None:
+async def test_frames_are_read_one_by_one_until_the_end_of_the_stream() -> None:
     stream = asyncio.StreamReader()
     stream.feed_data(frame(2, header(properties(timestamp=NANOSECONDS))) + frame(3, b"a body!"))
     stream.feed_eof()
@@ -132,26 +129,3 @@ async def test_frames_come_out_one_by_one_and_an_end_is_an_end() -> None:
     assert second.value == b"a body!"  # type: ignore[union-attr]
     with pytest.raises(StopAsyncIteration):
         await frames.get_frame()
-
-
-# What is used of aiormq and pamqp. When one of these fails after an upgrade, so does what its comment says.
-
-
-def test_aiormq_takes_a_transport_factory() -> None:
-    # Else no SafeReader is in the way, and one odd frame ends the connection.
-    assert "transport_factory" in inspect.signature(aiormq.connection.Connection.__init__).parameters
-
-
-def test_aiormq_asks_its_reader_for_nothing_that_a_safe_reader_has_not() -> None:
-    # Else connecting fails at the first frame.
-    source = inspect.getsource(aiormq.connection.FrameReceiver)
-    used = {part.split("(")[0].strip() for part in source.split("self.reader.")[1:]}
-    assert used == {"at_eof", "readexactly", "read"}
-
-
-def test_the_packages_beneath_have_upper_bounds_that_hold_here() -> None:
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    for name, below in (("aio-pika", (10, 3)), ("aiormq", (7, 3)), ("pamqp", (4, 1))):
-        (bound,) = (one for one in project["dependencies"] if one.startswith(name))
-        assert bound.endswith(f"<{below[0]}.{below[1]}")
-        assert tuple(map(int, importlib.metadata.version(name).split(".")[:2])) < below

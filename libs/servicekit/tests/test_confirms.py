@@ -1,4 +1,4 @@
-"""Receipts: many confirms as one."""
+"""Pending confirms: one wait for many messages."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ def expect(number: int) -> PendingConfirms:
     return confirms
 
 
-async def test_it_is_confirmed_when_the_last_one_is() -> None:
+async def test_the_wait_ends_with_the_last_confirm() -> None:
     confirms = expect(2)
     waiting = asyncio.ensure_future(confirms.confirmed())
     confirms.resolve(None)
@@ -25,7 +25,7 @@ async def test_it_is_confirmed_when_the_last_one_is() -> None:
     await waiting
 
 
-async def test_confirms_that_came_already_are_not_waited_for() -> None:
+async def test_the_wait_ends_at_once_if_all_confirms_have_arrived() -> None:
     confirms = expect(1)
     confirms.resolve(None)
     await confirms.confirmed()
@@ -44,7 +44,7 @@ async def test_it_raises_the_first_error_once_all_are_resolved() -> None:
         await waiting
 
 
-async def test_what_could_not_even_be_sent_is_a_failure() -> None:
+async def test_a_message_that_could_not_be_queued_is_a_failure() -> None:
     confirms = expect(1)
     confirms.fail(ValueError("no database"))
     confirms.resolve(None)

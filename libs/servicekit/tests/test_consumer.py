@@ -1,4 +1,4 @@
-"""The consumer: deliveries in order, as many at once as there are, and a stop that leaves nothing half done."""
+"""The consumer: deliveries in order, all that have arrived at once, and a stop that finishes what was dispatched."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
@@ -113,7 +113,7 @@ async def test_deliveries_are_dispatched_in_their_order(broker: Broker) -> None:
     assert await left_in(broker) == []
 
 
-async def test_what_has_gathered_is_dispatched_together(broker: Broker) -> None:
+async def test_arrived_deliveries_are_dispatched_together(broker: Broker) -> None:
     hands, stop = Hands(), asyncio.Event()
     await publish(broker, *range(10))
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
@@ -158,7 +158,7 @@ async def test_inboxes_are_consumed_like_queues(broker: Broker) -> None:
         stop.set()
 
 
-async def test_while_units_wait_for_their_confirms_a_few_more_are_worked_on(broker: Broker) -> None:
+async def test_a_few_more_units_run_while_earlier_ones_wait_for_their_confirms(broker: Broker) -> None:
     hands, stop = Hands(at_once=False), asyncio.Event()
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
         tasks.create_task(a_consumer(broker, hands.dispatch).run(stop))
@@ -174,7 +174,7 @@ async def test_while_units_wait_for_their_confirms_a_few_more_are_worked_on(brok
         stop.set()
 
 
-async def test_at_most_as_many_as_it_may_hold_are_in_hand(broker: Broker) -> None:
+async def test_the_prefetch_bounds_the_unsettled_deliveries(broker: Broker) -> None:
     hands, stop = Hands(at_once=False), asyncio.Event()
     await publish(broker, *range(5))
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
@@ -200,7 +200,9 @@ async def test_it_stops_at_once_when_there_is_nothing_to_do(broker: Broker) -> N
         await a_consumer(broker, Hands().dispatch).run(stop)
 
 
-async def test_what_is_in_hand_is_finished_and_the_rest_given_back_in_its_order(broker: Broker) -> None:
+async def test_on_stop_dispatched_deliveries_are_finished_and_the_rest_is_requeued_in_order(
+    broker: Broker,
+) -> None:
     hands, stop = Hands(at_once=False), asyncio.Event()
     working, go_on = asyncio.Event(), asyncio.Event()
 
@@ -222,7 +224,7 @@ async def test_what_is_in_hand_is_finished_and_the_rest_given_back_in_its_order(
     assert await left_in(broker) == ["3", "4", "5", "6", "7"]
 
 
-async def test_units_that_wait_for_their_confirms_are_waited_for(broker: Broker) -> None:
+async def test_on_stop_units_that_wait_for_their_confirms_are_finished(broker: Broker) -> None:
     hands, stop = Hands(at_once=False), asyncio.Event()
     async with asyncio.timeout(PATIENCE):
         consuming = asyncio.create_task(a_consumer(broker, hands.dispatch).run(stop))
@@ -236,7 +238,7 @@ async def test_units_that_wait_for_their_confirms_are_waited_for(broker: Broker)
     assert await left_in(broker) == []
 
 
-async def test_cancellation_waits_for_no_work_and_requeues_all(broker: Broker) -> None:
+async def test_cancellation_waits_for_no_work_and_requeues_everything(broker: Broker) -> None:
     hands, stop = Hands(at_once=False), asyncio.Event()
     await publish(broker, *range(3))
     consuming = asyncio.create_task(a_consumer(broker, hands.dispatch).run(stop))
@@ -248,7 +250,7 @@ async def test_cancellation_waits_for_no_work_and_requeues_all(broker: Broker) -
     assert await left_in(broker) == ["0", "1", "2"]
 
 
-async def test_a_unit_that_cannot_be_dispatched_ends_the_run_and_is_given_back(broker: Broker) -> None:
+async def test_a_failing_dispatch_ends_the_run_and_its_deliveries_are_requeued(broker: Broker) -> None:
     async def fail(_: Sequence[Delivery]) -> None:
         raise ZeroDivisionError
 
@@ -259,7 +261,7 @@ async def test_a_unit_that_cannot_be_dispatched_ends_the_run_and_is_given_back(b
     assert await left_in(broker) == ["0", "1", "2"]
 
 
-async def test_a_unit_that_cannot_be_settled_ends_the_run_and_is_given_back(broker: Broker) -> None:
+async def test_a_failing_completion_ends_the_run_and_its_deliveries_are_requeued(broker: Broker) -> None:
     async def settle() -> None:
         raise ZeroDivisionError
 
@@ -273,7 +275,7 @@ async def test_a_unit_that_cannot_be_settled_ends_the_run_and_is_given_back(brok
     assert await left_in(broker) == ["0", "1", "2"]
 
 
-async def test_it_goes_on_when_the_broker_comes_back(hub: MemoryHub, broker: Broker) -> None:
+async def test_consuming_continues_when_the_broker_is_back(hub: MemoryHub, broker: Broker) -> None:
     hands, stop = Hands(at_once=False), asyncio.Event()
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
         tasks.create_task(a_consumer(broker, hands.dispatch).run(stop))

@@ -26,7 +26,6 @@ from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.handling.dispatcher import Completion, Dispatcher
 from towpath.servicekit.handling.outcome import Outcome, to_everyone, to_group, to_user
 from towpath.servicekit.handling.requests import Handler
-from towpath.servicekit.messaging.dead_letters import Failures
 from towpath.servicekit.messaging.publisher import Publisher
 from towpath.servicekit.runtime.settings import ServiceSettings
 from towpath.servicekit.runtime.telemetry import Telemetry
@@ -388,7 +387,6 @@ async def desk(broker: Broker, telemetry: Telemetry) -> AsyncIterator[Desk]:
             ECHO.tables,
             None,
             publisher,
-            Failures(broker, ECHO.name, telemetry),
             settings,
             telemetry,
         )

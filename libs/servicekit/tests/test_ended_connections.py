@@ -1,4 +1,4 @@
-"""EndedConnections: which connections are gone, as gateways say it."""
+"""Ended connections, as gateways report them."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ def a_session(connection_id: str) -> Session:
     return Session(user_id="ana", connection_id=connection_id, gateway_id="g")
 
 
-async def test_a_connection_that_a_gateway_says_has_ended_is_gone(broker: Broker) -> None:
+async def test_a_connection_that_a_gateway_reports_as_ended_is_not_connected(broker: Broker) -> None:
     departures = EndedConnections()
     await broker.declare(Topology(exchanges=[Exchange(EVENTS)]))
     listening = asyncio.create_task(departures.listen(broker, "test"))
@@ -37,7 +37,7 @@ async def test_a_connection_that_a_gateway_says_has_ended_is_gone(broker: Broker
         await listening
 
 
-def test_departures_are_bounded_in_number_and_age() -> None:
+def test_ended_connections_are_bounded_in_number_and_age() -> None:
     now = 0.0
     departures = EndedConnections(most=2, clock=lambda: now)
     for connection_id in ("c-1", "c-2", "c-3"):

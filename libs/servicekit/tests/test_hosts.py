@@ -25,7 +25,7 @@ def outage(one: Hosts, lasts: float) -> list[tuple[float, float]]:
     return waits
 
 
-def test_hosts_are_tried_in_turn() -> None:
+def test_hosts_are_tried_round_robin() -> None:
     one = hosts()
     tried = [one.next() for _ in range(6)]
     assert tried[:3] == tried[3:]

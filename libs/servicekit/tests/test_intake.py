@@ -1,4 +1,4 @@
-"""The intake: queues are taken and released one by one, and nothing is in two hands at a time."""
+"""The intake: queues are taken and released one by one, and no message is handled by two replicas at a time."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -54,7 +54,7 @@ async def never(condition: Callable[[], bool]) -> None:
         await eventually(condition, timeout=0.05)
 
 
-async def test_queues_are_taken_from_in_turns(broker: Broker, intake: Intake) -> None:
+async def test_queues_are_served_round_robin(broker: Broker, intake: Intake) -> None:
     await publish(broker, A, *range(5))
     await publish(broker, B, 10)
     await intake.take(A)
@@ -79,7 +79,7 @@ async def test_a_queue_is_released_once_its_deliveries_are_settled(
     assert bodies(await take(other, 1)) == ["2"]
 
 
-async def test_what_has_arrived_is_handed_out_before_the_release_and_nothing_comes_twice(
+async def test_arrived_deliveries_are_handed_out_before_the_release_and_not_redelivered(
     broker: Broker, intake: Intake, other: Intake
 ) -> None:
     await intake.take(A)
@@ -96,7 +96,7 @@ async def test_what_has_arrived_is_handed_out_before_the_release_and_nothing_com
     assert (delivery.body, delivery.redelivered) == (b"5", False)
 
 
-async def test_while_another_waits_for_the_queue_it_starts_behind_what_is_in_hand(
+async def test_a_waiting_consumer_starts_behind_the_unsettled_deliveries(
     broker: Broker, intake: Intake, other: Intake
 ) -> None:
     await intake.take(A)
@@ -111,7 +111,7 @@ async def test_while_another_waits_for_the_queue_it_starts_behind_what_is_in_han
     assert bodies(await take(other, 2)) == ["1", "2"]
 
 
-async def test_what_is_left_at_the_end_goes_back_in_its_order(
+async def test_unsettled_deliveries_are_requeued_in_order_at_the_end(
     broker: Broker, hub: MemoryHub, other: Intake
 ) -> None:
     await broker.declare(Topology(queues=[A]))

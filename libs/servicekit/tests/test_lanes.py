@@ -1,4 +1,4 @@
-"""Lanes: batches by themselves, in order, each item told what became of it."""
+"""Lanes: items are batched and published in order, and each callback gets the result of its item."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ from towpath.servicekit.broker.interface import (
     Unroutable,
 )
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.messaging.lanes import LaneFull, Lanes
+from towpath.servicekit.messaging.lanes import LaneFull, LaneKind, Lanes
 from towpath.servicekit.runtime.settings import BrokerSettings, TelemetrySettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.eventually import eventually
@@ -46,9 +46,8 @@ async def open_lanes(
     **limits: Any,
 ) -> AsyncIterator[Lanes]:
     settings = BrokerSettings(amqp_url="memory://", **limits)
-    async with Lanes.open(
-        broker, TOPICS.name, settings, telemetry, persistent=persistent, mandatory=mandatory, app_id="test"
-    ) as lanes:
+    kind = LaneKind(app_id="test", persistent=persistent, mandatory=mandatory)
+    async with Lanes.open(broker, TOPICS.name, kind, settings, telemetry) as lanes:
         yield lanes
 
 
@@ -91,7 +90,7 @@ def figure(telemetry: Telemetry, name: str) -> float:
 # Batches
 
 
-async def test_an_item_goes_out_at_once_and_alone_when_nothing_is_in_flight(
+async def test_an_idle_lane_publishes_an_item_at_once_and_alone(
     broker: Broker, ears: Subscription, telemetry: Telemetry
 ) -> None:
     async with open_lanes(broker, telemetry) as lanes:
@@ -100,7 +99,7 @@ async def test_an_item_goes_out_at_once_and_alone_when_nothing_is_in_flight(
             assert (await one(ears)).body == b'{"n": %d}' % number
 
 
-async def test_what_comes_while_one_is_in_flight_goes_out_together(
+async def test_items_that_arrive_during_a_publish_are_published_together(
     hub: MemoryHub, broker: Broker, ears: Subscription, telemetry: Telemetry
 ) -> None:
     async with open_lanes(broker, telemetry) as lanes:
@@ -209,7 +208,7 @@ async def test_order_within_a_lane_is_the_order_sent_and_no_batch_is_too_large(
 # Bounds
 
 
-async def test_a_lane_takes_so_many_items_and_the_others_go_on(
+async def test_a_full_lane_refuses_items_and_other_lanes_do_not(
     hub: MemoryHub, broker: Broker, ears: Subscription, telemetry: Telemetry
 ) -> None:
     async with open_lanes(broker, telemetry, lane_max_items=2) as lanes:
@@ -225,7 +224,7 @@ async def test_a_lane_takes_so_many_items_and_the_others_go_on(
         assert await outcomes(lanes.send("heard.a", items(6)[0])) == [None]
 
 
-async def test_all_lanes_together_take_so_many_bytes(
+async def test_all_lanes_together_are_bounded_in_bytes(
     hub: MemoryHub, broker: Broker, ears: Subscription, telemetry: Telemetry
 ) -> None:
     async with open_lanes(broker, telemetry, lane_max_bytes=1024) as lanes:
@@ -240,7 +239,7 @@ async def test_all_lanes_together_take_so_many_bytes(
         assert await outcomes(*sent) == [None] * 3
 
 
-async def test_an_item_larger_than_all_bounds_goes_alone(
+async def test_an_item_larger_than_all_bounds_is_published_alone(
     broker: Broker, ears: Subscription, telemetry: Telemetry
 ) -> None:
     async with open_lanes(broker, telemetry, lane_max_bytes=1024, batch_max_bytes=1024) as lanes:
@@ -252,7 +251,7 @@ async def test_an_item_larger_than_all_bounds_goes_alone(
 # Faults
 
 
-async def test_nothing_is_queued_while_the_broker_is_away_or_blocked(
+async def test_nothing_is_queued_while_the_broker_is_disconnected_or_blocked(
     hub: MemoryHub, broker: Broker, ears: Subscription, telemetry: Telemetry
 ) -> None:
     async with open_lanes(broker, telemetry) as lanes:
@@ -312,7 +311,7 @@ async def test_every_item_of_an_unroutable_batch_fails_as_unroutable(
         assert await outcomes(kept, lanes.send("heard", items(5)[0])) == [None, None]
 
 
-async def test_a_key_that_no_broker_can_carry_fails_its_items_and_no_others(
+async def test_an_unpublishable_key_fails_its_own_items_only(
     broker: Broker, ears: Subscription, telemetry: Telemetry
 ) -> None:
     async with open_lanes(broker, telemetry, batch_max_items=2) as lanes:
@@ -336,13 +335,13 @@ async def test_an_abandoned_future_does_not_affect_other_items(
 # Coming and going
 
 
-async def test_a_lane_that_is_empty_is_gone(broker: Broker, ears: Subscription, telemetry: Telemetry) -> None:
+async def test_an_empty_lane_is_deleted(broker: Broker, ears: Subscription, telemetry: Telemetry) -> None:
     async with open_lanes(broker, telemetry) as lanes:
         await outcomes(*(lanes.send(f"heard.{number}", items(number)[0]) for number in range(100)))
         await eventually(lambda: not any(task.get_name().startswith("lane ") for task in asyncio.all_tasks()))
 
 
-async def test_leaving_waits_until_all_is_sent(
+async def test_closing_waits_until_everything_is_confirmed(
     hub: MemoryHub, broker: Broker, ears: Subscription, telemetry: Telemetry
 ) -> None:
     hub.hold_confirms()
@@ -355,7 +354,7 @@ async def test_leaving_waits_until_all_is_sent(
     assert numbers((await one(ears)).body) == [2, 3]
 
 
-async def test_leaving_takes_twice_the_publish_timeout_at_most(
+async def test_closing_takes_twice_the_publish_timeout_at_most(
     hub: MemoryHub, broker: Broker, ears: Subscription, telemetry: Telemetry
 ) -> None:
     hub.hold_confirms()  # the connection's own timeout is longer

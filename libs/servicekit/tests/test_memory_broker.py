@@ -1,4 +1,4 @@
-"""What the memory broker promises beyond the contract that all brokers keep."""
+"""What the memory broker guarantees beyond the contract of all brokers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,7 +21,8 @@ from towpath.servicekit.broker.interface import (
     Unpublishable,
 )
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.broker.memory_queue import HeldMessage, MemoryDelivery, MemoryQueue, QueueConsumer
+from towpath.servicekit.broker.memory_message import HeldMessage
+from towpath.servicekit.broker.memory_queue import MemoryDelivery, MemoryQueue, QueueConsumer
 from towpath.servicekit.broker.memory_vhost import VirtualHost
 
 TOPICS = Exchange("topics")
@@ -69,7 +70,9 @@ async def test_a_hub_that_holds_too_much_is_blocked_until_consumers_have_taken_e
         await broker.publish("", WORK.name, HELLO)
 
 
-async def test_whatever_becomes_of_a_message_it_is_held_no_more(hub: MemoryHub, broker: Broker) -> None:
+async def test_a_message_is_no_longer_held_once_it_is_settled_expired_or_dropped(
+    hub: MemoryHub, broker: Broker
+) -> None:
     to_all = [Binding(TOPICS.name, "#")]
     short = Queue(name="short", bindings=to_all, message_ttl_ms=10)
     await broker.declare(Topology(queues=[short]))
@@ -99,14 +102,14 @@ async def test_a_restart_loses_transient_messages_only(hub: MemoryHub, broker: B
     assert hub.vhost.held_bytes == 0
 
 
-async def test_a_message_is_dropped_where_it_would_go_round_for_ever(hub: MemoryHub, broker: Broker) -> None:
+async def test_a_message_that_would_cycle_for_ever_is_dropped(hub: MemoryHub, broker: Broker) -> None:
     ring = Queue(name="ring", message_ttl_ms=1, dead_letter_exchange="")
     await broker.declare(Topology(queues=[ring]))
     await broker.publish("", ring.name, HELLO)
     await until_nothing_is_held(hub)
 
 
-async def test_a_message_that_a_consumer_sends_round_goes_on(broker: Broker) -> None:
+async def test_a_rejected_message_may_cycle(broker: Broker) -> None:
     ring = Queue(name="ring", dead_letter_exchange="")
     await broker.declare(Topology(queues=[ring]))
     await broker.publish("", ring.name, HELLO)
@@ -124,7 +127,7 @@ async def test_a_publish_waits_while_confirms_are_held(hub: MemoryHub, broker: B
         hub.release_confirms()
 
 
-async def test_a_publish_whose_confirm_is_held_is_unknown_when_the_hub_stops(
+async def test_a_publish_without_a_confirm_is_unconfirmed_when_the_hub_stops(
     hub: MemoryHub, broker: Broker
 ) -> None:
     hub.hold_confirms()
@@ -136,7 +139,7 @@ async def test_a_publish_whose_confirm_is_held_is_unknown_when_the_hub_stops(
             await publish
 
 
-async def test_closing_gives_up_on_confirms_that_never_come(hub: MemoryHub) -> None:
+async def test_closing_does_not_wait_for_ever_for_confirms(hub: MemoryHub) -> None:
     hub.hold_confirms()
     async with asyncio.timeout(PATIENCE), hub.connect(name="closing", publish_timeout=0.01) as broker:
         await broker.declare(Topology(queues=[WORK]))
@@ -170,7 +173,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.waiting.remove(number)
         self.deliveries.append(delivery)
         if self.single_active:
-            assert delivery in self.consumers[0].in_hand
+            assert delivery in self.consumers[0].unsettled
 
     @rule()
     def push(self) -> None:
@@ -188,7 +191,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         consumer = data.draw(st.sampled_from(self.consumers))
-        self.waiting += [int(delivery.body) for delivery in consumer.in_hand]
+        self.waiting += [int(delivery.body) for delivery in consumer.unsettled]
         self.consumers.remove(consumer)
         self.queue.detach(consumer)
         self.queue.pump()
@@ -198,7 +201,7 @@ class QueueMachine(RuleBasedStateMachine):
     def settle(self, data: st.DataObject, way: str) -> None:
         """Any delivery ever made; most are stale, and settling those changes nothing."""
         delivery = data.draw(st.sampled_from(self.deliveries))
-        if any(delivery in consumer.in_hand for consumer in self.consumers):
+        if any(delivery in consumer.unsettled for consumer in self.consumers):
             if way == "requeue":
                 self.waiting.append(int(delivery.body))
             else:
@@ -207,7 +210,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def everything_is_somewhere(self) -> None:
-        in_hand = [int(delivery.body) for consumer in self.consumers for delivery in consumer.in_hand]
+        in_hand = [int(delivery.body) for consumer in self.consumers for delivery in consumer.unsettled]
         assert len(self.queue) == len(self.waiting)
         assert len(set(in_hand)) == len(in_hand)
         assert self.published == self.settled + len(self.waiting) + len(in_hand)

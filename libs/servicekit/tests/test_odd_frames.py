@@ -1,4 +1,4 @@
-"""Odd messages and refused ones through a real RabbitMQ: each costs itself, and the connection goes on."""
+"""Odd and refused messages through a real RabbitMQ: each affects only itself, and the connection stays open."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -69,7 +69,7 @@ async def broker(rabbitmq: Any) -> AsyncIterator[Broker]:
         yield broker
 
 
-async def test_what_cannot_be_decoded_is_delivered_with_its_reason_and_its_body(
+async def test_an_undecodable_message_is_delivered_with_the_reason_and_its_body(
     broker: Broker, rabbitmq: Any
 ) -> None:
     rebuilt: list[None] = []
@@ -85,7 +85,9 @@ async def test_what_cannot_be_decoded_is_delivered_with_its_reason_and_its_body(
     assert not rebuilt
 
 
-async def test_what_cannot_be_decoded_can_be_looked_at_and_kept(broker: Broker, rabbitmq: Any) -> None:
+async def test_an_undecodable_message_can_be_browsed_and_left_in_its_queue(
+    broker: Broker, rabbitmq: Any
+) -> None:
     await publish_raw(rabbitmq.url, ODD)
     for _ in range(2):
         async with broker.browse(WORK.name) as waiting:
@@ -108,7 +110,7 @@ async def test_hundreds_of_odd_messages_do_not_end_the_connection(broker: Broker
     assert not rebuilt
 
 
-async def test_a_broker_with_a_smaller_limit_refuses_the_large_one_and_takes_the_rest(
+async def test_a_broker_with_a_smaller_limit_refuses_only_the_large_message(
     broker: Broker,
 ) -> None:
     large = Message(body=b"x" * (160 * 1024 * 1024), as_received=True)
@@ -130,7 +132,9 @@ async def test_a_broker_with_a_smaller_limit_refuses_the_large_one_and_takes_the
     ],
     ids=["9 MiB", "surrogate", "70 KB header", "2**64", "app_id"],
 )
-async def test_what_no_broker_takes_is_refused_before_it_is_sent(broker: Broker, refused: Message) -> None:
+async def test_an_unpublishable_message_is_refused_before_it_is_sent(
+    broker: Broker, refused: Message
+) -> None:
     with pytest.raises(Unpublishable):
         await broker.publish(EVENTS, "a.b", refused)
     with pytest.raises(Unpublishable):
@@ -138,12 +142,12 @@ async def test_what_no_broker_takes_is_refused_before_it_is_sent(broker: Broker,
     await broker.publish(EVENTS, "a.b", Message(body=END))
 
 
-async def test_an_exchange_that_nobody_here_declares_is_not_waited_for(broker: Broker) -> None:
+async def test_a_publish_to_an_undeclared_exchange_is_unpublishable(broker: Broker) -> None:
     with pytest.raises(Unpublishable):
         await broker.publish("no.such", "a.b", Message(body=b"{}"))
 
 
-async def test_what_the_broker_forbids_is_parked_and_holds_nobody_up(
+async def test_a_forbidden_message_is_parked_and_delays_no_other(
     broker: Broker, rabbitmq: Any, telemetry: Telemetry
 ) -> None:
     await rabbitmq.allow_topics(EVENTS, "^shop\\..*")
@@ -185,9 +189,7 @@ SIZES: Final = (1, 64 * 1024, 1024 * 1024, 9 * 1024 * 1024, 17 * 1024 * 1024)
 
 
 @pytest.mark.timeout(240)
-async def test_whatever_is_sent_at_any_size_what_is_behind_it_arrives(
-    broker: Broker, telemetry: Telemetry
-) -> None:
+async def test_messages_behind_one_of_any_size_arrive(broker: Broker, telemetry: Telemetry) -> None:
     settings = ServiceSettings()
     ann = Session(user_id="ann", connection_id="c-1", gateway_id="gw-1")
     ears = Inbox(name="ears", bindings=[Binding(PUSH, "#"), Binding(EVENTS, "#")], max_bytes=2**30)

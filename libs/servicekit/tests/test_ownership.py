@@ -1,4 +1,4 @@
-"""A domain has one owner, and who would never be asked does not start."""
+"""A domain has one owner, and a service with an action that no request reaches does not start."""
 
 import asyncio
 import contextlib
@@ -17,8 +17,7 @@ from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.handling.checks import BadService, check_domain
 from towpath.servicekit.handling.outcome import Outcome
 from towpath.servicekit.handling.requests import Handler
-from towpath.servicekit.messaging.announcements import Announcer
-from towpath.servicekit.messaging.ownership import Owners
+from towpath.servicekit.messaging.announcements import Announcer, Owners
 from towpath.servicekit.runtime.loops import keep_running
 from towpath.servicekit.runtime.settings import ServiceSettings
 from towpath.servicekit.service import Service
@@ -58,7 +57,7 @@ def test_an_unroutable_action_is_refused(domain: str, action: str, said: str) ->
     assert "\n" not in str(bad.value)
 
 
-def test_actions_of_the_domain_are_right() -> None:
+def test_actions_of_the_domain_are_accepted() -> None:
     check_domain("shelves", "shelf", ["shelf.put", "shelf.put.twice", "shelf.a1_b"])
 
 
@@ -130,9 +129,7 @@ async def listening(broker: Broker) -> AsyncIterator[Owners]:
         await task
 
 
-async def test_two_services_that_own_the_same_domain_hear_of_each_other(
-    broker: Broker, listening: Owners
-) -> None:
+async def test_two_services_with_the_same_domain_detect_each_other(broker: Broker, listening: Owners) -> None:
     announcer = Announcer(broker, "cupboards", "shelf", {}, interval=0.05)
     announcing = asyncio.create_task(keep_running("alive", announcer.step, pause=0))
     try:
@@ -142,7 +139,7 @@ async def test_two_services_that_own_the_same_domain_hear_of_each_other(
 
 
 @pytest.mark.parametrize("body", [b"", b"nonsense", b"[1]", b"{}", b"\xff", b"[" * 5000])
-async def test_a_sign_of_life_that_cannot_be_read_ends_nothing(
+async def test_an_unreadable_announcement_does_not_end_the_listener(
     broker: Broker, listening: Owners, body: bytes
 ) -> None:
     await broker.publish(EVENTS, SERVICE_ALIVE, Message(body=body, persistent=False))

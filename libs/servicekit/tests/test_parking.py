@@ -1,4 +1,4 @@
-"""Failures: a message waits and comes back, again and again, and at last is parked."""
+"""Dead letters: a message is retried after growing delays, and parked in the end."""
 
 import asyncio
 import json
@@ -25,7 +25,8 @@ from towpath.servicekit.broker.interface import (
 )
 from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.messaging import dead_letters
-from towpath.servicekit.messaging.dead_letters import Failures, attempts, history
+from towpath.servicekit.messaging.dead_letters import DeadLetters
+from towpath.servicekit.messaging.failure_headers import attempts, history
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.eventually import eventually
 
@@ -48,8 +49,8 @@ async def topology(broker: Broker) -> None:
 
 
 @pytest.fixture
-def failing(broker: Broker, telemetry: Telemetry) -> Failures:
-    return Failures(broker, "orders", telemetry)
+def letters(broker: Broker, telemetry: Telemetry) -> DeadLetters:
+    return DeadLetters(broker, "orders", telemetry)
 
 
 async def one(subscription: Subscription) -> Delivery:
@@ -70,11 +71,13 @@ async def parked(broker: Broker) -> Delivery:
         return delivery
 
 
-async def test_what_fails_comes_back_to_its_queue_and_knows_why(broker: Broker, failing: Failures) -> None:
+async def test_a_retried_message_returns_to_its_queue_with_the_error_in_its_headers(
+    broker: Broker, letters: DeadLetters
+) -> None:
     async with broker.subscribe(WORK, prefetch=10) as work:
         before = now_ms()
         delivery = await a_delivery(broker, work)
-        assert not await failing.retry(delivery, ITEM, ValueError("too late"), TRACE)
+        assert not await letters.retry(delivery, ITEM, ValueError("too late"), TRACE)
         delivery.ack()
         again = await one(work)
     assert (again.queue, again.body, again.app_id) == (WORK.name, ITEM, "backend")
@@ -86,19 +89,19 @@ async def test_what_fails_comes_back_to_its_queue_and_knows_why(broker: Broker, 
     assert headers["traceparent"] == TRACE
 
 
-async def test_after_the_last_delay_it_is_parked(
-    broker: Broker, failing: Failures, telemetry: Telemetry
+async def test_a_message_is_parked_after_the_last_delay(
+    broker: Broker, letters: DeadLetters, telemetry: Telemetry
 ) -> None:
     async with broker.subscribe(WORK, prefetch=10) as work:
         delivery = await a_delivery(broker, work)
         first_failed_at = None
         for attempt in range(len(RETRY_DELAYS)):
-            assert not await failing.retry(delivery, ITEM, ValueError(f"try {attempt + 1}"), None)
+            assert not await letters.retry(delivery, ITEM, ValueError(f"try {attempt + 1}"), None)
             delivery.ack()
             delivery = await one(work)
             assert attempts(delivery.headers) == attempt + 1
             first_failed_at = first_failed_at or delivery.headers["x-first-failed-at"]
-        assert await failing.retry(delivery, ITEM, ValueError("the last"), None)
+        assert await letters.retry(delivery, ITEM, ValueError("the last"), None)
         delivery.ack()
     dead = await parked(broker)
     assert dead.body == ITEM
@@ -111,7 +114,7 @@ async def test_after_the_last_delay_it_is_parked(
     assert b"messages_parked_total 1.0" in figures
 
 
-def test_it_waits_longer_each_time() -> None:
+def test_the_delays_of_the_retry_queues_grow() -> None:
     waits = {queue.name: queue for queue in dead_letters.queues("orders", 1000)}
     assert {name: queue.message_ttl_ms for name, queue in waits.items()} == {
         "orders.dead": None,
@@ -123,23 +126,23 @@ def test_it_waits_longer_each_time() -> None:
     assert {exchange.name for exchange in dead_letters.exchanges("orders")} == set(waits)
 
 
-async def test_each_failure_goes_to_the_queue_of_its_delay(broker: Broker, failing: Failures) -> None:
+async def test_each_attempt_goes_to_the_retry_queue_of_its_delay(
+    broker: Broker, letters: DeadLetters
+) -> None:
     async with broker.subscribe(WORK, prefetch=10) as work:
         for number, delay in enumerate(RETRY_DELAYS):
             waiting = Queue(name=retry_queue("orders", delay))
             async with broker.subscribe(waiting, prefetch=1) as queue:
                 delivery = await a_delivery(broker, work, **{"x-attempt": number})
-                await failing.retry(delivery, ITEM, ValueError(), None)
+                await letters.retry(delivery, ITEM, ValueError(), None)
                 delivery.ack()
                 (await one(queue)).ack()
 
 
-async def test_what_cannot_be_read_is_parked_at_once_with_its_reason(
-    broker: Broker, failing: Failures
-) -> None:
+async def test_a_parked_message_has_its_body_reason_and_trace(broker: Broker, letters: DeadLetters) -> None:
     async with broker.subscribe(WORK, prefetch=10) as work:
         delivery = await a_delivery(broker, work)
-        await failing.park(delivery, b"not json", "unreadable", ValueError("x" * 2000), TRACE)
+        await letters.park(delivery, b"not json", "unreadable", ValueError("x" * 2000), TRACE)
         delivery.ack()
     dead = await parked(broker)
     assert dead.body == b"not json"
@@ -148,13 +151,13 @@ async def test_what_cannot_be_read_is_parked_at_once_with_its_reason(
     assert dead.headers["traceparent"] == TRACE
 
 
-async def test_parking_returns_only_once_the_broker_has_it(
-    hub: MemoryHub, broker: Broker, failing: Failures
+async def test_park_returns_only_once_the_broker_has_confirmed_the_message(
+    hub: MemoryHub, broker: Broker, letters: DeadLetters
 ) -> None:
     async with broker.subscribe(WORK, prefetch=10) as work:
         delivery = await a_delivery(broker, work)
         hub.stop()
-        parking = asyncio.create_task(failing.park(delivery, ITEM, "unreadable", ValueError(), None))
+        parking = asyncio.create_task(letters.park(delivery, ITEM, "unreadable", ValueError(), None))
         await asyncio.wait([parking], timeout=0.05)
         assert not parking.done()
         hub.start()
@@ -165,13 +168,13 @@ async def test_parking_returns_only_once_the_broker_has_it(
     assert (await parked(broker)).body == ITEM
 
 
-async def test_a_retry_waits_for_a_broker_that_is_blocked(
-    hub: MemoryHub, broker: Broker, failing: Failures
+async def test_a_retry_waits_while_the_broker_is_blocked(
+    hub: MemoryHub, broker: Broker, letters: DeadLetters
 ) -> None:
     async with broker.subscribe(WORK, prefetch=10) as work:
         delivery = await a_delivery(broker, work)
         hub.block()
-        retrying = asyncio.create_task(failing.retry(delivery, ITEM, ValueError(), None))
+        retrying = asyncio.create_task(letters.retry(delivery, ITEM, ValueError(), None))
         await asyncio.wait([retrying], timeout=0.05)
         assert not retrying.done()
         hub.unblock()
@@ -182,24 +185,24 @@ async def test_a_retry_waits_for_a_broker_that_is_blocked(
 
 
 @given(st.none() | st.integers() | st.booleans() | st.text() | st.binary() | st.lists(st.integers()))
-def test_a_forged_count_is_between_none_and_all_delays(count: object) -> None:
+def test_a_forged_attempt_count_is_clamped(count: object) -> None:
     forged = isinstance(count, int) and not isinstance(count, bool)
     assert attempts({"x-attempt": count}) == (min(max(count, 0), 4) if forged else 0)  # type: ignore[call-overload]
 
 
-# What is told of each try
+# The history of a message
 
 
 async def test_a_parked_message_has_time_error_and_location_of_each_failure(
-    broker: Broker, failing: Failures
+    broker: Broker, letters: DeadLetters
 ) -> None:
     async with broker.subscribe(WORK, prefetch=10) as work:
         delivery = await a_delivery(broker, work)
         for attempt in range(2):
-            assert not await failing.retry(delivery, ITEM, raised(f"try {attempt + 1}"), TRACE)
+            assert not await letters.retry(delivery, ITEM, raised(f"try {attempt + 1}"), TRACE)
             delivery.ack()
             delivery = await one(work)
-        await failing.park(delivery, ITEM, "conflict", ValueError("never raised"), TRACE)
+        await letters.park(delivery, ITEM, "conflict", ValueError("never raised"), TRACE)
         delivery.ack()
     told = history((await parked(broker)).headers)
     assert [attempt.error for attempt in told] == [
@@ -212,11 +215,13 @@ async def test_a_parked_message_has_time_error_and_location_of_each_failure(
     assert told[2].where == ""
 
 
-async def test_the_history_keeps_the_last_tries_and_stays_small(broker: Broker, failing: Failures) -> None:
+async def test_the_history_keeps_the_last_attempts_and_stays_small(
+    broker: Broker, letters: DeadLetters
+) -> None:
     many = json.dumps([{"at": n, "error": "x" * 200, "where": "y" * 200} for n in range(100)])
     async with broker.subscribe(WORK, prefetch=10) as work:
         delivery = await a_delivery(broker, work, **{"x-attempts": many})
-        await failing.park(delivery, ITEM, "failed", ValueError("z" * 10_000), None)
+        await letters.park(delivery, ITEM, "failed", ValueError("z" * 10_000), None)
         delivery.ack()
     headers = (await parked(broker)).headers
     assert [attempt.at for attempt in history(headers)][:-1] == list(range(91, 100))
@@ -226,7 +231,7 @@ async def test_the_history_keeps_the_last_tries_and_stays_small(broker: Broker, 
 @given(
     st.none() | st.integers() | st.binary() | st.text() | st.just("[" * 100_000) | st.just('[{"at": "now"}]')
 )
-def test_a_history_that_is_none_counts_as_none(told: object) -> None:
+def test_an_unreadable_history_counts_as_empty(told: object) -> None:
     assert history({"x-attempts": told}) == [] or told == "[]"
 
 
@@ -239,23 +244,23 @@ class Unspeakable(Exception):
     ("error", "told"),
     [(Unspeakable(), "Unspeakable: (its text raised ValueError)"), (ValueError("\ud800"), "ValueError: ?")],
 )
-async def test_an_error_that_cannot_be_said_is_parked_like_any_other(
-    broker: Broker, failing: Failures, error: Exception, told: str
+async def test_an_error_without_readable_text_is_parked_like_any_other(
+    broker: Broker, letters: DeadLetters, error: Exception, told: str
 ) -> None:
     async with broker.subscribe(WORK, prefetch=10) as work:
         delivery = await a_delivery(broker, work)
-        await failing.park(delivery, ITEM, "failed", error, None)
+        await letters.park(delivery, ITEM, "failed", error, None)
         delivery.ack()
     assert (await parked(broker)).headers["x-error"] == told
 
 
 async def test_a_replayed_message_that_fails_again_keeps_its_replay_count(
-    broker: Broker, failing: Failures
+    broker: Broker, letters: DeadLetters
 ) -> None:
     async with broker.subscribe(WORK, prefetch=10) as work:
         known: dict[str, HeaderValue] = {"x-replayed": 2, "x-routing-key": "order.first"}
         delivery = await a_delivery(broker, work, **known)
-        await failing.park(delivery, ITEM, "failed", ValueError(), None)
+        await letters.park(delivery, ITEM, "failed", ValueError(), None)
         delivery.ack()
     headers = (await parked(broker)).headers
     assert (headers["x-replayed"], headers["x-routing-key"]) == (2, "order.first")
@@ -264,42 +269,42 @@ async def test_a_replayed_message_that_fails_again_keeps_its_replay_count(
 # A dead queue that is full
 
 
-async def test_a_full_dead_queue_holds_up_and_says_so_until_there_is_room(
+async def test_a_full_dead_queue_blocks_parking_visibly_until_there_is_room(
     hub: MemoryHub, telemetry: Telemetry
 ) -> None:
     async with hub.connect(name="small") as broker:
         await broker.declare(Topology(dead_letters.exchanges("small"), dead_letters.queues("small", 1)))
         await broker.declare(Topology([], [Queue(name="small.events")]))
-        failing = Failures(broker, "small", telemetry)
+        letters = DeadLetters(broker, "small", telemetry)
         async with broker.subscribe(Queue(name="small.events"), prefetch=10) as work:
             for number in range(2):
                 await broker.publish("", "small.events", Message(body=b'{"n":%d}' % number))
             first, second = [await one(work) for _ in range(2)]
-            await failing.park(first, first.body, "failed", ValueError())
-            assert not failing.blocked
+            await letters.park(first, first.body, "failed", ValueError())
+            assert not letters.blocked
             with structlog.testing.capture_logs() as logs:
-                parking = asyncio.create_task(failing.park(second, second.body, "failed", ValueError()))
-                await eventually(lambda: failing.blocked)
+                parking = asyncio.create_task(letters.park(second, second.body, "failed", ValueError()))
+                await eventually(lambda: letters.blocked)
                 assert b"parking_blocked 1.0" in telemetry.exposition()
                 async with broker.browse(dead_queue("small")) as looking:
                     (await anext(looking)).ack()
                 async with asyncio.timeout(PATIENCE):
                     await parking
-            assert not failing.blocked
+            assert not letters.blocked
             assert b"parking_blocked 0.0" in telemetry.exposition()
             alarms = [log for log in logs if log["event"] == "parking_blocked"]
-            assert len(alarms) == 1  # not one for each try
+            assert len(alarms) == 1  # not one for each attempt
             assert "towpath dead-letters list small" in alarms[0]["remedy"]
 
 
-async def test_how_much_is_parked_can_be_seen_from_outside(
-    broker: Broker, failing: Failures, telemetry: Telemetry
+async def test_the_number_of_parked_messages_is_a_metric(
+    broker: Broker, letters: DeadLetters, telemetry: Telemetry
 ) -> None:
     async with broker.subscribe(WORK, prefetch=10) as work:
         delivery = await a_delivery(broker, work)
-        await failing.park(delivery, ITEM, "failed", ValueError())
+        await letters.park(delivery, ITEM, "failed", ValueError())
         delivery.ack()
-    counting = asyncio.create_task(failing.keep_count())
+    counting = asyncio.create_task(letters.keep_count())
     await eventually(lambda: b"dead_letters_waiting 1.0" in telemetry.exposition())
     counting.cancel()
     with pytest.raises(asyncio.CancelledError):

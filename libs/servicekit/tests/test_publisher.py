@@ -1,4 +1,4 @@
-"""The publisher: each thing to its exchange, and answers that wait for a gateway that is away for a moment."""
+"""The publisher: each item goes to its exchange, and answers wait for a gateway that is absent for a moment."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
@@ -113,7 +113,9 @@ def control(publisher: Publisher, user_id: str) -> Awaitable[None]:
 # Ways out
 
 
-async def test_answers_pushes_and_events_go_where_they_belong(broker: Broker, telemetry: Telemetry) -> None:
+async def test_answers_pushes_and_events_go_to_their_exchanges_and_keys(
+    broker: Broker, telemetry: Telemetry
+) -> None:
     async with (
         broker.subscribe(Inbox(name="ears", bindings=EVERYTHING), prefetch=10) as ears,
         open_publisher(broker, telemetry) as publisher,
@@ -157,7 +159,7 @@ async def test_a_push_without_a_receiver_is_not_an_error(broker: Broker, telemet
 # Answers that come late
 
 
-async def test_an_answer_waits_for_its_gateway_and_comes_in_its_order(
+async def test_answers_wait_for_their_gateway_and_keep_their_order(
     broker: Broker, telemetry: Telemetry
 ) -> None:
     async with open_publisher(broker, telemetry) as publisher:
@@ -167,7 +169,7 @@ async def test_an_answer_waits_for_its_gateway_and_comes_in_its_order(
     assert not dropped(telemetry)
 
 
-async def test_it_waits_through_several_rounds(broker: Broker, telemetry: Telemetry) -> None:
+async def test_an_answer_waits_through_several_rounds(broker: Broker, telemetry: Telemetry) -> None:
     async with open_publisher(broker, telemetry) as publisher:
         await answer(publisher, ANA, "m-1")
         await answer(publisher, BO, "m-2")
@@ -188,7 +190,7 @@ async def test_an_absent_gateway_delays_no_other_gateway(broker: Broker, telemet
         assert await answered(ears, 3) == ["m-0", "m-1", "m-2"]
 
 
-async def test_a_gateway_that_is_away_is_tried_once_a_round_however_many_answers_wait(
+async def test_an_absent_gateway_gets_one_attempt_per_round_however_many_answers_wait(
     broker: Broker, telemetry: Telemetry
 ) -> None:
     async with open_publisher(broker, telemetry) as publisher:
@@ -198,9 +200,7 @@ async def test_a_gateway_that_is_away_is_tried_once_a_round_however_many_answers
         assert unpublished(telemetry) == tried + 1
 
 
-async def test_an_answer_whose_gateway_does_not_come_back_is_dropped(
-    broker: Broker, telemetry: Telemetry
-) -> None:
+async def test_an_answer_is_dropped_if_its_gateway_stays_absent(broker: Broker, telemetry: Telemetry) -> None:
     async with open_publisher(broker, telemetry, answer_patience=0.01) as publisher:
         await answer(publisher, ANA, "m-1")
         await eventually(lambda: dropped(telemetry))
@@ -209,7 +209,7 @@ async def test_an_answer_whose_gateway_does_not_come_back_is_dropped(
             assert await answered(ears, 1) == ["m-2"]
 
 
-async def test_leaving_does_not_wait_for_gateways_that_are_away(broker: Broker, telemetry: Telemetry) -> None:
+async def test_closing_does_not_wait_for_absent_gateways(broker: Broker, telemetry: Telemetry) -> None:
     async with asyncio.timeout(PATIENCE):
         async with open_publisher(broker, telemetry, answer_patience=3600) as publisher:
             await answer(publisher, ANA, "m-1")
@@ -218,7 +218,7 @@ async def test_leaving_does_not_wait_for_gateways_that_are_away(broker: Broker, 
 # Faults
 
 
-async def test_nothing_is_queued_while_the_broker_is_away_or_blocked(
+async def test_nothing_is_queued_while_the_broker_is_disconnected_or_blocked(
     hub: MemoryHub, broker: Broker, telemetry: Telemetry
 ) -> None:
     async with open_publisher(broker, telemetry) as publisher:
@@ -249,7 +249,9 @@ async def test_an_unconfirmed_answer_is_reported_as_unconfirmed(
             await waiting
 
 
-async def test_late_answers_outlast_the_broker(hub: MemoryHub, broker: Broker, telemetry: Telemetry) -> None:
+async def test_late_answers_survive_a_restart_of_the_broker(
+    hub: MemoryHub, broker: Broker, telemetry: Telemetry
+) -> None:
     async with open_publisher(broker, telemetry) as publisher:
         await answer(publisher, ANA, "m-1")
         hub.stop()

@@ -1,4 +1,4 @@
-"""What RabbitMQ refuses is said in one line that names the setting, and ends a program at its start."""
+"""A refusal by RabbitMQ is reported in one line that names the setting, and ends a program at its start."""
 
 import asyncio
 import secrets
@@ -89,13 +89,13 @@ async def refusal(url: str, topology: Topology, *sources: Queue | Inbox) -> str:
 # To get in
 
 
-async def test_a_virtual_host_that_is_not_there_is_named(rabbitmq: Rabbit) -> None:
+async def test_a_missing_virtual_host_is_named(rabbitmq: Rabbit) -> None:
     said = await refusal(str(URL(rabbitmq.url).with_path("/no-such-host")), Topology())
     assert "/no-such-host refused the virtual host 'no-such-host': " in said
     assert "vhost no-such-host not found" in said
 
 
-async def test_a_virtual_host_that_the_user_may_not_enter_is_named(guest: Guest) -> None:
+async def test_a_forbidden_virtual_host_is_named(guest: Guest) -> None:
     said = await refusal(guest.url, Topology())
     assert f"refused the virtual host '{guest.vhost}': " in said
     assert f"refused for user '{guest.name}'" in said
@@ -106,7 +106,7 @@ async def test_a_wrong_password_is_reported_with_the_user_but_not_shown(guest: G
     assert f"refused user '{guest.name}' or the password: " in said
 
 
-async def test_a_user_that_is_not_there_is_named(rabbitmq: Rabbit) -> None:
+async def test_an_unknown_user_is_named(rabbitmq: Rabbit) -> None:
     said = await refusal(str(URL(rabbitmq.url).with_user("nobody")), Topology())
     assert "refused user 'nobody' or the password: " in said
 
@@ -119,12 +119,14 @@ async def test_a_user_that_is_not_there_is_named(rabbitmq: Rabbit) -> None:
         "INTERNAL_ERROR - access to vhost 'v' refused for user 'u': vhost 'v' is down",
     ],
 )
-def test_what_only_lacks_room_is_tried_again(text: str) -> None:
+def test_a_temporary_limit_is_not_a_refusal(text: str) -> None:
     assert not is_refusal(ClosedByBroker(530, text))
     assert is_refusal(ClosedByBroker(530, "NOT_ALLOWED - vhost v not found"))
 
 
-async def test_a_limit_of_connections_is_waited_for(rabbitmq_node: RabbitControl, guest: Guest) -> None:
+async def test_a_program_waits_while_a_connection_limit_is_reached(
+    rabbitmq_node: RabbitControl, guest: Guest
+) -> None:
     guest.may()
     name, by = _binary(guest.name), _binary("towpath")
     limit = f'rabbit_auth_backend_internal:set_user_limits({name}, <<"{{\\"max-connections\\":0}}">>, {by})'
@@ -145,26 +147,26 @@ async def test_a_limit_of_connections_is_waited_for(rabbitmq_node: RabbitControl
 async def test_a_missing_right_to_configure_names_exchange_and_user(guest: Guest) -> None:
     guest.may(configure="^$")
     said = await refusal(guest.url, Topology([TOPICS]))
-    assert f"user '{guest.name}' lacks the right to configure the exchange 'test.topics'" in said
+    assert f"user '{guest.name}' lacks the permission to configure the exchange 'test.topics'" in said
     assert f"in virtual host '{guest.vhost}'" in said
 
 
 async def test_a_missing_right_to_configure_names_the_queue(guest: Guest) -> None:
     guest.may(configure="^test.topics$")
     said = await refusal(guest.url, Topology([TOPICS], [WORK]))
-    assert "lacks the right to configure the queue 'test.work'" in said
+    assert "lacks the permission to configure the queue 'test.work'" in said
 
 
 async def test_a_missing_right_to_write_names_the_queue_to_bind(guest: Guest) -> None:
     guest.may(write="^$")
-    assert "lacks the right to write the queue 'test.work'" in await refusal(
+    assert "lacks the permission to write the queue 'test.work'" in await refusal(
         guest.url, Topology([TOPICS], [WORK])
     )
 
 
 async def test_a_missing_right_to_read_names_the_exchange_to_bind_to(guest: Guest) -> None:
     guest.may(read="^test.work$")
-    assert "lacks the right to read the exchange 'test.topics'" in await refusal(
+    assert "lacks the permission to read the exchange 'test.topics'" in await refusal(
         guest.url, Topology([TOPICS], [WORK])
     )
 
@@ -172,19 +174,19 @@ async def test_a_missing_right_to_read_names_the_exchange_to_bind_to(guest: Gues
 async def test_a_missing_right_to_read_names_the_queue_to_consume(guest: Guest) -> None:
     guest.may(read="^test.topics$")
     said = await refusal(guest.url, Topology([TOPICS], [WORK]), WORK)
-    assert "lacks the right to read the queue 'test.work'" in said
+    assert "lacks the permission to read the queue 'test.work'" in said
 
 
 async def test_a_missing_right_names_the_inbox_of_a_gateway(guest: Guest) -> None:
     guest.may(configure="^test.topics$")
     said = await refusal(guest.url, Topology([TOPICS]), Inbox(name="gateway.one"))
-    assert "lacks the right to configure the queue 'gateway.one." in said
+    assert "lacks the permission to configure the queue 'gateway.one." in said
 
 
 async def test_a_missing_right_to_write_names_the_exchange_to_publish_to(guest: Guest) -> None:
     guest.may(write="^test.work$")
     said = await refusal(guest.url, Topology([TOPICS], [WORK], writes=[TOPICS.name]))
-    assert "lacks the right to write the exchange 'test.topics'" in said
+    assert "lacks the permission to write the exchange 'test.topics'" in said
 
 
 async def test_topic_permissions_do_not_fail_the_start(guest: Guest, rabbitmq_node: RabbitControl) -> None:
@@ -209,7 +211,10 @@ async def test_a_program_ends_with_status_2_and_one_line(
         "port": free_port(),
     }
     elsewhere = str(URL(guest.url).with_path("/elsewhere"))
-    for url, said in ((elsewhere, "virtual host 'elsewhere'"), (guest.url, "lacks the right to configure")):
+    for url, said in (
+        (elsewhere, "virtual host 'elsewhere'"),
+        (guest.url, "lacks the permission to configure"),
+    ):
         guest.may(configure="^$")
         process = processes.launch(program, amqp_url=url, **settings)
         assert await process.ended() == 2

@@ -1,4 +1,4 @@
-"""Replicas of a service share its queues: evenly, soon, and without disorder while a queue moves."""
+"""Replicas of a service share its queues evenly and soon, and messages stay in order while a queue moves."""
 
 import asyncio
 from collections import Counter, defaultdict
@@ -112,7 +112,7 @@ async def fleet(connect: Connect, telemetry: Telemetry, ledger: Ledger) -> Async
         await fleet.stop(name)
 
 
-async def test_replicas_that_come_and_go_have_their_share_soon(fleet: Fleet) -> None:
+async def test_replicas_that_start_and_stop_have_their_share_soon(fleet: Fleet) -> None:
     for number in range(4):
         await fleet.start(f"r{number}")
         await eventually(fleet.is_shared, timeout=SOON)
@@ -121,12 +121,12 @@ async def test_replicas_that_come_and_go_have_their_share_soon(fleet: Fleet) -> 
         await eventually(fleet.is_shared, timeout=SOON)
 
 
-async def test_replicas_that_start_together_share(fleet: Fleet) -> None:
+async def test_replicas_that_start_together_share_the_queues(fleet: Fleet) -> None:
     await asyncio.gather(*(fleet.start(f"r{number}") for number in range(3)))
     await eventually(fleet.is_shared, timeout=SOON)
 
 
-async def test_nothing_moves_while_nothing_changes(fleet: Fleet) -> None:
+async def test_no_queue_moves_while_the_replicas_stay_the_same(fleet: Fleet) -> None:
     for number in range(3):
         await fleet.start(f"r{number}")
     await eventually(fleet.is_shared, timeout=SOON)
@@ -136,7 +136,7 @@ async def test_nothing_moves_while_nothing_changes(fleet: Fleet) -> None:
         assert {name: replica.queues for name, (replica, _, _) in fleet.running.items()} == before
 
 
-async def test_while_queues_move_everything_is_handled_once_and_in_order(
+async def test_messages_are_handled_once_and_in_order_while_queues_move(
     connect: Connect, fleet: Fleet, ledger: Ledger
 ) -> None:
     await fleet.start("r0")
@@ -181,7 +181,7 @@ async def test_a_queue_is_not_taken_while_a_silent_replica_consumes_it(
     await eventually(lambda: fleet.shares() == [8], timeout=SOON)
 
 
-async def test_a_replica_that_announces_itself_and_takes_nothing_is_left_out(
+async def test_a_replica_that_takes_no_queue_gets_no_share(
     connect: Connect, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("towpath.servicekit.messaging.replica._IDLE_SECONDS", 3.0)

@@ -15,7 +15,8 @@ from towpath.protocol.errors import BadEnvelope, Forbidden, InvalidData, Unknown
 from towpath.protocol.fields import Json
 from towpath.protocol.messages import Session, encode, join_batch, split_batch, wrap_command
 from towpath.servicekit.broker.interface import Delivery, Queue
-from towpath.servicekit.broker.memory_queue import HeldMessage, MemoryQueue, QueueConsumer
+from towpath.servicekit.broker.memory_message import HeldMessage
+from towpath.servicekit.broker.memory_queue import MemoryQueue, QueueConsumer
 from towpath.servicekit.broker.memory_vhost import VirtualHost
 from towpath.servicekit.handling.decoding import read_item
 from towpath.servicekit.handling.outcome import Outcome

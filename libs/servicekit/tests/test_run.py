@@ -20,7 +20,7 @@ import sys
 
 from towpath.servicekit.broker.interface import BrokerRefused, Exchange, Message, Topology, TopologyMismatch
 from towpath.servicekit.broker.memory import MemoryHub
-from towpath.servicekit.messaging.lanes import Lanes
+from towpath.servicekit.messaging.lanes import LaneKind, Lanes
 from towpath.servicekit.runtime.run import run
 from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings
 from towpath.servicekit.runtime.telemetry import Telemetry
@@ -48,9 +48,8 @@ async def wait_for_a_confirm(settings, stop):
         hub.connect(name="example", publish_timeout=600) as broker,
     ):
         await broker.declare(Topology([Exchange("towpath.push")]))
-        async with Lanes.open(
-            broker, "towpath.push", settings, telemetry, persistent=True, mandatory=False, app_id="example"
-        ) as lanes:
+        kind = LaneKind(app_id="example", persistent=True, mandatory=False)
+        async with Lanes.open(broker, "towpath.push", kind, settings, telemetry) as lanes:
             hub.hold_confirms()
             lanes.send("user.ana", b"{}")
             print("serving", flush=True)

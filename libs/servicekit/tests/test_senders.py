@@ -1,4 +1,4 @@
-"""Senders: ids of different kinds never meet, whatever names somebody chooses."""
+"""Senders: ids of different kinds never collide, whatever names are chosen."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=2
 
 @settings(deadline=None)
 @given(names, names)
-def test_no_name_makes_one_kind_of_sender_another(one: str, other: str) -> None:
+def test_senders_of_different_kinds_are_different_whatever_their_names(one: str, other: str) -> None:
     kinds = [
         senders.user(one[:128]),
         sender(Published(app_id=other)),
@@ -52,7 +52,7 @@ def test_no_name_makes_one_kind_of_sender_another(one: str, other: str) -> None:
 
 @settings(deadline=None)
 @given(names, names)
-def test_two_names_are_two_senders(one: str, other: str) -> None:
+def test_different_names_are_different_senders(one: str, other: str) -> None:
     ways: list[Callable[[str], Published]] = [
         lambda name: Published(app_id=name),
         lambda name: Published(user_id=name),
@@ -74,7 +74,7 @@ def test_anonymous_events_are_distinguished_by_their_subject() -> None:
     assert sender(Published(exchange="a"), "O-1") != sender(Published(exchange="b"), "O-1")
 
 
-def test_what_comes_back_from_a_retry_queue_keeps_its_sender() -> None:
+def test_a_retried_event_keeps_its_sender() -> None:
     back = Published(exchange="", headers={SENDER: "backend:billing"})
     assert sender(back, comes_again=True) == "backend:billing"
 

@@ -1,4 +1,4 @@
-"""Topic matching, held to the sentence that defines it."""
+"""Topic matching, compared with the sentence that defines it."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,7 +42,7 @@ def test_a_key_reaches_every_target_with_a_matching_pattern_once_in_the_order_bo
 
 
 @given(bindings, bindings, st.data())
-def test_what_was_unbound_is_reached_no_more(
+def test_an_unbound_target_is_no_longer_reached(
     kept: list[tuple[str, int]], dropped: list[tuple[str, int]], data: st.DataObject
 ) -> None:
     table = a_table([*kept, *dropped])

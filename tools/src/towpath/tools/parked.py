@@ -16,7 +16,7 @@ from towpath.protocol.messages import split_batch
 from towpath.protocol.routes import PARTITIONS, command_queue, dead_queue, events_queue
 from towpath.servicekit.broker.interface import Delivery, HeaderValue, Message, undecodable
 from towpath.servicekit.handling.requests import UNREADABLE
-from towpath.servicekit.messaging.dead_letters import (
+from towpath.servicekit.messaging.failure_headers import (
     EFFECT,
     ERROR,
     FIRST_FAILED_AT,

@@ -21,18 +21,16 @@ from typing import Any, Generic
 import structlog
 
 from towpath.servicekit.broker import Connect, connect
-from towpath.servicekit.broker.deafness import watch_deafness
 from towpath.servicekit.broker.interface import Broker, BrokerState
+from towpath.servicekit.broker.losses import watch_losses
 from towpath.servicekit.handling.checks import check_service_tables
 from towpath.servicekit.handling.dispatcher import Dispatcher
 from towpath.servicekit.handling.store import Storage, Store, U
 from towpath.servicekit.handling.timers import BrokerUptime, keep
 from towpath.servicekit.handling.watchdog import Watchdog
-from towpath.servicekit.messaging.announcements import Announcer
+from towpath.servicekit.messaging.announcements import Announcer, Owners
 from towpath.servicekit.messaging.consumer import Consumer
-from towpath.servicekit.messaging.dead_letters import Failures
 from towpath.servicekit.messaging.ended_connections import EndedConnections
-from towpath.servicekit.messaging.ownership import Owners
 from towpath.servicekit.messaging.publisher import Publisher
 from towpath.servicekit.messaging.replica import Replica
 from towpath.servicekit.runtime.health import Health, serve_admin
@@ -68,7 +66,6 @@ class _Opened(Generic[U]):
     store: Store[U] | None
     broker: Broker
     publisher: Publisher
-    dead_letters: Failures
     relay: Relay | None
 
 
@@ -102,7 +99,6 @@ async def serve_domain(
             service.tables,
             opened.store,
             opened.publisher,
-            opened.dead_letters,
             settings,
             opened.telemetry,
             watchdog=watchdog,
@@ -149,7 +145,7 @@ async def _open(
     store = opening.result()
     broker = await stack.enter_async_context(connect(settings, name))
     health.add("broker", lambda: broker.state in (BrokerState.READY, BrokerState.BLOCKED))
-    watch_deafness(broker, telemetry)
+    watch_losses(broker, telemetry)
     if not await or_stopped(broker.declare(topology(service, settings.queue_max_length)), stop):
         return None
     publisher = await stack.enter_async_context(Publisher.open(broker, name, settings, telemetry))
@@ -158,10 +154,7 @@ async def _open(
         relay = await stack.enter_async_context(
             Relay.open(store.database, store.storage.outbox, publisher, settings, telemetry)
         )
-    dead_letters = Failures(broker, name, telemetry)
-    return _Opened(
-        service, settings, telemetry, health, consuming, store, broker, publisher, dead_letters, relay
-    )
+    return _Opened(service, settings, telemetry, health, consuming, store, broker, publisher, relay)
 
 
 @asynccontextmanager
@@ -177,7 +170,7 @@ async def _open_store(
 
 def _add_health_checks(opened: _Opened[Any], owners: Owners) -> None:
     """The checks of readiness that need more than a connection."""
-    health, store, dead_letters = opened.health, opened.store, opened.dead_letters
+    health, store, dead_letters = opened.health, opened.store, opened.publisher.dead_letters
     health.add("parking", lambda: not dead_letters.blocked)
     if store is not None:
         writability = store.database.writability
@@ -218,7 +211,7 @@ def _loops(opened: _Opened[Any], owners: Owners, ended: EndedConnections) -> lis
     """Title, work and pause of each loop."""
     service, settings, broker, store = opened.service, opened.settings, opened.broker, opened.store
     loops: list[_Loop] = [
-        ("count dead letters", opened.dead_letters.keep_count, 0.0),
+        ("count dead letters", opened.publisher.dead_letters.keep_count, 0.0),
         ("owners", partial(owners.listen, broker), 1.0),
     ]
     if store is not None:

@@ -45,7 +45,6 @@ from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.handling.dispatcher import Completion, Dispatcher
 from towpath.servicekit.handling.store import Store
 from towpath.servicekit.handling.timers import TimerRun
-from towpath.servicekit.messaging.dead_letters import Failures
 from towpath.servicekit.messaging.publisher import Publisher
 from towpath.servicekit.messaging.senders import SERVICE
 from towpath.servicekit.runtime.settings import ServiceSettings
@@ -204,7 +203,6 @@ class ServiceUnderTest:
             service.tables,
             store,
             publisher,
-            Failures(broker, service.name, telemetry),
             settings,
             telemetry,
         )

@@ -7,7 +7,7 @@ in steps, and publishes what is in flight before it disconnects.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
@@ -23,7 +23,7 @@ from towpath.protocol.routes import COMMANDS, EVENTS, EXCHANGES
 from towpath.servicekit.broker import Connect, connect
 from towpath.servicekit.broker.interface import Broker, Exchange, Topology
 from towpath.servicekit.messaging import senders
-from towpath.servicekit.messaging.lanes import Lanes
+from towpath.servicekit.messaging.lanes import LaneKind, Lanes
 from towpath.servicekit.runtime import descriptors
 from towpath.servicekit.runtime.health import Health, serve_admin
 from towpath.servicekit.runtime.loops import failures_of, keep_running
@@ -80,13 +80,12 @@ async def _open_lanes(
 
     Persistent, as a client or a service relies on a confirm, and mandatory: a message without a queue must come back.
     """
-    open_lanes = partial(Lanes.open, persistent=True, mandatory=True, app_id=_NAME)
-    async with AsyncExitStack() as stack:
-        commands = await stack.enter_async_context(open_lanes(broker, COMMANDS, settings, telemetry))
-        headers = {senders.SERVICE: _NAME}
-        events = await stack.enter_async_context(
-            open_lanes(broker, EVENTS, settings, telemetry, headers=headers)
-        )
+    command = LaneKind(app_id=_NAME, persistent=True, mandatory=True)
+    event = LaneKind(app_id=_NAME, persistent=True, mandatory=True, headers={senders.SERVICE: _NAME})
+    async with (
+        Lanes.open(broker, COMMANDS, command, settings, telemetry) as commands,
+        Lanes.open(broker, EVENTS, event, settings, telemetry) as events,
+    ):
         yield BrokerAccess(broker, commands, events)
 
 

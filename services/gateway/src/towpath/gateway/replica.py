@@ -28,8 +28,8 @@ from towpath.gateway.websocket.handshake import Handshake
 from towpath.gateway.websocket.listener import Listener
 from towpath.gateway.websocket.socket import Shared, Socket
 from towpath.protocol.close_codes import CloseCode
-from towpath.servicekit.broker.deafness import watch_deafness
 from towpath.servicekit.broker.interface import Broker, BrokerState
+from towpath.servicekit.broker.losses import watch_losses
 from towpath.servicekit.messaging.consumer import Consumer
 from towpath.servicekit.messaging.lanes import Lanes
 from towpath.servicekit.runtime.health import Health
@@ -87,8 +87,8 @@ class Replica:
         # From the broker to clients.
         source = inbox(settings.gateway_id)
         self.routing = Routing(broker, source, settings, telemetry)
-        deafness = watch_deafness(broker, telemetry)
-        self.probe = Probe(broker, self.routing.routes, settings, telemetry, deafness)
+        found = watch_losses(broker, telemetry)
+        self.probe = Probe(broker, self.routing.routes, settings, telemetry, found)
         outbound = Outbound(self.members, self.probe, costs, telemetry)
         self.consumer = Consumer(
             partial(broker.subscribe, source, prefetch=settings.prefetch),

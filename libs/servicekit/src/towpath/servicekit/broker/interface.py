@@ -3,7 +3,8 @@
 Two implementations, one contract suite (``libs/servicekit/tests/broker_contract``):
 :mod:`~towpath.servicekit.broker.rabbitmq` and :mod:`~towpath.servicekit.broker.memory`.
 
-Guarantees of both:
+Its shapes and errors are in :mod:`~towpath.servicekit.broker.topology` and :mod:`~towpath.servicekit.broker.errors`,
+and are imported from here. Guarantees of both:
 
 * ``publish`` returns only once the broker has the message safely in every queue it was routed to, and raises
   otherwise. :class:`PublishUnconfirmed` means *unknown*: it may have arrived.
@@ -16,12 +17,53 @@ Guarantees of both:
 
 import asyncio
 import enum
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from towpath.servicekit.runtime.settings import CannotStart
+from towpath.servicekit.broker.errors import (
+    BrokerBlocked,
+    BrokerError,
+    BrokerRefused,
+    BrokerUnavailable,
+    PublishRefused,
+    PublishUnconfirmed,
+    TopologyMismatch,
+    Unpublishable,
+    Unroutable,
+)
+from towpath.servicekit.broker.topology import Binding, Exchange, ExchangeType, Inbox, Queue, Topology
+
+__all__ = [
+    "UNDECODABLE",
+    "Binding",
+    "Bindings",
+    "Broker",
+    "BrokerBlocked",
+    "BrokerError",
+    "BrokerRefused",
+    "BrokerState",
+    "BrokerUnavailable",
+    "Delivery",
+    "Exchange",
+    "ExchangeType",
+    "HeaderValue",
+    "Inbox",
+    "Lost",
+    "Message",
+    "OnLoss",
+    "PublishRefused",
+    "PublishUnconfirmed",
+    "Queue",
+    "QueueBrowser",
+    "Subscription",
+    "Topology",
+    "TopologyMismatch",
+    "Unpublishable",
+    "Unroutable",
+    "undecodable",
+]
 
 HeaderValue = str | int | bool
 
@@ -89,137 +131,11 @@ class Delivery(Protocol):
         ...
 
 
-class ExchangeType(enum.StrEnum):
-    TOPIC = "topic"
-    FANOUT = "fanout"
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A durable exchange."""
-
-    name: str
-    type: ExchangeType = ExchangeType.TOPIC
-
-
-@dataclass(frozen=True, slots=True)
-class Binding:
-    exchange: str
-    routing_key: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Queue:
-    """A durable quorum queue, shared by the replicas of a service.
-
-    Attributes:
-        single_active: Only one consumer at a time gets deliveries (order across replicas).
-        delivery_limit: Redeliveries after which the broker dead-letters a message, as a safety net under the retries.
-            RabbitMQ puts a requeued message back to its position only if such a limit is set.
-        max_length: Number of messages from which publishes to it are refused.
-        dead_letter_exchange: Where rejected messages go; ``""`` is the default exchange (routes by queue name).
-        message_ttl_ms: Milliseconds until a message is dead-lettered.
-        verified: Bindings that are verified now and then by publishing an empty batch; no other queue may be bound to
-            these keys.
-    """
-
-    name: str
-    bindings: Sequence[Binding] = ()
-    single_active: bool = False
-    delivery_limit: int = 20
-    max_length: int | None = None
-    dead_letter_exchange: str | None = None
-    message_ttl_ms: int | None = None
-    verified: Sequence[Binding] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inbox:
-    """A transient queue of one subscription: exclusive, a fresh name each time it is made, bounded by drop-head.
-
-    It is deleted with its subscription. Its bindings may change while it exists, see :class:`Bindings`.
-
-    Attributes:
-        name: Prefix of the queue's name on the broker; deliveries carry it as ``queue``.
-        max_length, max_bytes, message_ttl_ms: Bounds; messages beyond them are dropped, oldest first.
-    """
-
-    name: str
-    bindings: Sequence[Binding] = ()
-    max_length: int = 20_000
-    max_bytes: int = 64 * 1024 * 1024
-    message_ttl_ms: int = 30_000
-
-
-@dataclass(frozen=True, slots=True)
-class Topology:
-    """The exchanges and queues a service needs; declared at start and after each reconnect.
-
-    Attributes:
-        writes: Topic exchanges that it publishes to. The permission is checked at the start.
-    """
-
-    exchanges: Sequence[Exchange] = ()
-    queues: Sequence[Queue] = ()
-    writes: Sequence[str] = ()
-
-
 class BrokerState(enum.Enum):
     CONNECTING = "connecting"  #: no connection: publishes raise BrokerUnavailable
     READY = "ready"
     BLOCKED = "blocked"  #: an alarm: publishes raise BrokerBlocked, deliveries go on
     CLOSED = "closed"
-
-
-class BrokerError(Exception):
-    """A publish or declaration failed.
-
-    The subclass says whether a repetition can succeed, and whether the first attempt may have had an effect:
-    only :class:`PublishUnconfirmed` and :class:`PublishRefused` leave that open.
-    """
-
-
-class Unroutable(BrokerError):
-    """No queue is bound to the routing key (only for mandatory publishes)."""
-
-
-class PublishRefused(BrokerError):
-    """The broker refused the message: a queue is full."""
-
-
-class Unpublishable(BrokerError):
-    """The broker will never accept this message: a retry cannot succeed.
-
-    Attributes:
-        of_content: The body is the reason, so other bodies for the same routing key may be accepted.
-    """
-
-    def __init__(self, reason: str, *, of_content: bool = False) -> None:
-        super().__init__(reason)
-        self.of_content = of_content
-
-
-class PublishUnconfirmed(BrokerError):
-    """No confirm in time, an alarm or a broken connection meanwhile: the outcome is unknown."""
-
-
-class BrokerUnavailable(BrokerError):
-    """No connection; nothing was sent."""
-
-
-class BrokerBlocked(BrokerError):
-    """The broker accepts no publishes for now (memory or disk alarm); nothing was sent."""
-
-
-class BrokerRefused(BrokerError, CannotStart):
-    """The broker refused user, password or virtual host at the first connect, or a permission is missing.
-
-    The text names the setting.
-    """
-
-
-class TopologyMismatch(BrokerError, CannotStart):
-    """An exchange or queue exists with other arguments; the message names it and the remedy."""
 
 
 class Lost(enum.StrEnum):
@@ -233,7 +149,7 @@ class Lost(enum.StrEnum):
 
 
 #: Called with the kind of loss and a description for the log of how it was found.
-OnDeaf = Callable[[Lost, str], None]
+OnLoss = Callable[[Lost, str], None]
 
 
 class Subscription(Protocol):
@@ -247,6 +163,19 @@ class Subscription(Protocol):
     async def __anext__(self) -> Delivery: ...
     def take_waiting(self, limit: int) -> list[Delivery]:
         """Deliveries that have arrived already, at most ``limit``, without waiting."""
+        ...
+
+    @property
+    def unsettled(self) -> int:
+        """Number of deliveries handed out and not settled by their holder, stale ones included."""
+        ...
+
+    async def settled(self) -> None:
+        """Wait until none is :attr:`unsettled`, however long that takes.
+
+        Stale deliveries count: the broker delivers their messages again, but the holder still handles the first
+        delivery. So after this returned, the next consumer starts behind everything that was handled here.
+        """
         ...
 
     async def cancel(self) -> None:
@@ -275,7 +204,7 @@ class Bindings(Protocol):
         Messages published after this returned reach the inbox; in a cluster, other nodes may be a moment behind.
 
         Raises:
-            BrokerUnavailable: The inbox stands no more.
+            BrokerUnavailable: The inbox no longer exists.
             BrokerError: Refused, or no answer within ``timeout`` seconds: it may be bound, or be bound later.
         """
         ...
@@ -284,7 +213,7 @@ class Bindings(Protocol):
         """Undo a binding, declared or added. Idempotent.
 
         Raises:
-            BrokerUnavailable: The inbox stands no more.
+            BrokerUnavailable: The inbox no longer exists.
             BrokerError: Refused, or no answer within ``timeout`` seconds: it may be gone, or be gone later.
         """
         ...
@@ -334,7 +263,7 @@ class Broker(Protocol):
         """
         ...
 
-    def on_deaf(self, callback: OnDeaf) -> None:
+    def on_loss(self, callback: OnLoss) -> None:
         """Call ``callback`` each time a loss is found that stops the flow of messages (:class:`Lost`)."""
         ...
 

@@ -12,27 +12,25 @@ It does not outlive its process.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from towpath.protocol.messages import MESSAGE_MAX_BYTES
 from towpath.servicekit.broker.interface import (
     BrokerBlocked,
-    BrokerError,
     BrokerState,
     BrokerUnavailable,
-    Delivery,
     Inbox,
     Message,
-    OnDeaf,
+    OnLoss,
     PublishUnconfirmed,
     Queue,
     Topology,
 )
 from towpath.servicekit.broker.limits import check
 from towpath.servicekit.broker.memory_bindings import MemoryBindings
-from towpath.servicekit.broker.memory_queue import HeldMessage, MemoryDelivery, MemoryQueue, QueueConsumer
+from towpath.servicekit.broker.memory_message import HeldMessage
+from towpath.servicekit.broker.memory_subscription import MemoryQueueBrowser, MemorySubscription, leave_all
 from towpath.servicekit.broker.memory_vhost import VirtualHost
 
 
@@ -81,7 +79,7 @@ class MemoryHub:
     def stop(self) -> None:
         """Go away: every connection drops, inboxes and transient messages are lost."""
         self._running.clear()
-        _leave(
+        leave_all(
             [subscription for connection in self._connections for subscription in connection.subscriptions]
         )
         for connection in self._connections:
@@ -94,7 +92,7 @@ class MemoryHub:
             return
         self._running.set()
         for connection in self._connections:
-            connection.stand_again()
+            connection.reconnect()
 
     def block(self) -> None:
         """Raise an alarm: publishes raise ``BrokerBlocked``, consuming goes on."""
@@ -171,13 +169,13 @@ class MemoryBroker:
     def on_rebuilt(self, callback: Callable[[], None]) -> None:
         self._rebuilt_callbacks.append(callback)
 
-    def on_deaf(self, callback: OnDeaf) -> None:
+    def on_loss(self, callback: OnLoss) -> None:
         """Does nothing: in this broker no single queue, binding or consumer gets lost."""
 
     def rebuild(self, reason: str) -> None:
         if not self._closed and self._hub.running:
             self.drop()
-            self.stand_again()
+            self.reconnect()
 
     async def declare(self, topology: Topology) -> None:
         await self.until_ready()
@@ -261,9 +259,8 @@ class MemoryBroker:
             return
         self._closed = True
         try:
-            await asyncio.sleep(
-                0
-            )  # Publishes of this iteration of the loop get their confirms in the next one.
+            # Publishes of this iteration of the loop get their confirms in the next one.
+            await asyncio.sleep(0)
             if self._unconfirmed:
                 await asyncio.wait(self._unconfirmed, timeout=self._publish_timeout)
         finally:
@@ -279,9 +276,9 @@ class MemoryBroker:
         self.release_confirms()
         for browsing in self._browsings:
             browsing.end()
-        _leave(self.subscriptions)
+        leave_all(self.subscriptions)
 
-    def stand_again(self) -> None:
+    def reconnect(self) -> None:
         """Consume again, and call the ``on_rebuilt`` callbacks."""
         if self._closed:
             return
@@ -307,126 +304,3 @@ class MemoryBroker:
             raise PublishUnconfirmed(f"no confirm within {timeout} s") from None
         finally:
             self._unconfirmed.discard(confirm)
-
-
-class MemorySubscription:
-    """See :class:`~towpath.servicekit.broker.interface.Subscription`."""
-
-    def __init__(
-        self,
-        vhost: VirtualHost,
-        sources: Sequence[Queue | Inbox],
-        prefetch: int,
-        arrived: asyncio.Event | None = None,
-    ) -> None:
-        self._vhost = vhost
-        self._sources = sources
-        self._prefetch = prefetch
-        self._waiting: deque[MemoryDelivery] = deque()
-        self._changed = arrived or asyncio.Event()
-        self._consumers: list[QueueConsumer] = []
-        self._ended = False
-        self._cancelled = False
-
-    def __aiter__(self) -> "MemorySubscription":
-        return self
-
-    async def __anext__(self) -> Delivery:
-        while not self._waiting:
-            if self._ended:
-                raise StopAsyncIteration
-            self._changed.clear()
-            await self._changed.wait()
-        return self._waiting.popleft()
-
-    def take_waiting(self, limit: int) -> list[Delivery]:
-        return [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
-
-    def start(self) -> None:
-        """Consume from the existing queues and from newly created inboxes."""
-        if self._cancelled:
-            return
-        try:
-            for source in self._sources:
-                queue = (
-                    self._vhost.queue(source.name)
-                    if isinstance(source, Queue)
-                    else self._vhost.make_inbox(source)
-                )
-                consumer = QueueConsumer(queue, prefetch=self._prefetch, deliver=self._receive)
-                queue.attach(consumer)
-                self._consumers.append(consumer)
-        except BrokerError:
-            self.end()
-            raise
-        for consumer in self._consumers:
-            consumer.queue.pump()
-
-    async def cancel(self) -> None:
-        self._cancelled = True
-        for consumer in self._consumers:
-            consumer.queue.cancel(consumer)
-        for consumer in self._consumers:
-            consumer.queue.pump()
-
-    def inbox(self, inbox: Inbox) -> MemoryQueue | None:
-        """The queue of one of its inboxes, if it exists."""
-        queues = (consumer.queue for consumer in self._consumers)
-        return next((queue for queue in queues if queue.source is inbox), None)
-
-    def leave(self) -> list[MemoryQueue]:
-        """Stop consuming and requeue unsettled deliveries; returns the queues to be pumped now."""
-        self._waiting.clear()
-        left: list[MemoryQueue] = []
-        while self._consumers:
-            consumer = self._consumers.pop()
-            if isinstance(consumer.queue.source, Inbox):
-                self._vhost.delete_inbox(consumer.queue)
-            else:
-                consumer.queue.detach(consumer)
-                left.append(consumer.queue)
-        return left
-
-    def end(self) -> None:
-        """Leave for good: the iteration ends."""
-        self._ended = True
-        self._changed.set()
-        _leave([self])
-
-    def _receive(self, delivery: MemoryDelivery) -> None:
-        self._waiting.append(delivery)
-        self._changed.set()
-
-
-class MemoryQueueBrowser:
-    """See :class:`~towpath.servicekit.broker.interface.QueueBrowser`."""
-
-    def __init__(self, queue: MemoryQueue) -> None:
-        self.waiting = len(queue)
-        self._seen: deque[MemoryDelivery] = deque()
-        self._looking = QueueConsumer(queue, prefetch=0, deliver=self._seen.append)
-        self._ended = False
-
-    def __aiter__(self) -> "MemoryQueueBrowser":
-        return self
-
-    async def __anext__(self) -> Delivery:
-        await asyncio.sleep(0)
-        if self._ended:
-            raise BrokerUnavailable("the connection is gone")
-        if not self._looking.queue.hand_to(self._looking):
-            raise StopAsyncIteration
-        return self._seen.pop()
-
-    def end(self) -> None:
-        """Requeue unsettled deliveries."""
-        if not self._ended:
-            self._ended = True
-            self._looking.queue.take_back(self._looking)
-            self._looking.queue.pump()
-
-
-def _leave(subscriptions: Sequence[MemorySubscription]) -> None:
-    """Detach all before anything is handed out again, so that none receives what another one requeued."""
-    for queue in [queue for subscription in subscriptions for queue in subscription.leave()]:
-        queue.pump()

@@ -12,44 +12,14 @@ No method awaits: each runs to its end on the event loop and leaves at most one 
 """
 
 import asyncio
-import enum
 import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from towpath.servicekit.broker.interface import Inbox, Queue
-
-#: Bytes a waiting message costs beside its body, roughly.
-OVERHEAD: Final = 600
-
-
-class DeadLetterReason(enum.StrEnum):
-    """Why a message left its queue without an ack, in RabbitMQ's terms."""
-
-    EXPIRED = "expired"
-    REJECTED = "rejected"
-    DELIVERY_LIMIT = "delivery_limit"
-
-
-@dataclass(slots=True)
-class HeldMessage:
-    """A message as the broker holds it, shared by the queues it was routed to.
-
-    Attributes:
-        dead_lettered_in: Queues that dead-lettered it automatically since a consumer last rejected it. It never
-            returns to one of them, or it would cycle for ever. https://www.rabbitmq.com/docs/dlx#routing
-    """
-
-    body: bytes
-    exchange: str
-    routing_key: str
-    persistent: bool
-    app_id: str | None
-    headers: Mapping[str, Any]
-    dead_lettered_in: frozenset[str] = frozenset()
+from towpath.servicekit.broker.memory_message import OVERHEAD, DeadLetterReason, Entry, HeldMessage
 
 
 class DeadLetterRouter(Protocol):
@@ -57,33 +27,20 @@ class DeadLetterRouter(Protocol):
 
     held_bytes: int
 
-    def dead_letter(self, queue: "MemoryQueue", message: HeldMessage, death: DeadLetterReason) -> None:
+    def dead_letter(self, queue: "MemoryQueue", message: HeldMessage, reason: DeadLetterReason) -> None:
         """Route a dead message to the queue's dead-letter exchange, or drop it."""
         ...
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """A message in this queue; ``number`` is its position."""
-
-    number: int
-    message: HeldMessage
-    expires: float
-    returns: int = 0
-
-    def __lt__(self, other: "_Entry") -> bool:
-        return self.number < other.number
 
 
 class MemoryQueue:
     """A queue under its ``name`` on the broker, made for ``source``."""
 
-    def __init__(self, name: str, source: Queue | Inbox, host: DeadLetterRouter) -> None:
+    def __init__(self, name: str, source: Queue | Inbox, router: DeadLetterRouter) -> None:
         self.name = name
         self.source = source
-        self._host = host
-        self._fresh: deque[_Entry] = deque()  # Never delivered, in order.
-        self._returned: list[_Entry] = []  # Delivered and requeued: a heap, all before the fresh ones.
+        self._router = router
+        self._fresh: deque[Entry] = deque()  # Never delivered, in order.
+        self._returned: list[Entry] = []  # Delivered and requeued: a heap, all before the fresh ones.
         self._ready_bytes = 0
         self._pushed = 0
         self._consumers: deque[QueueConsumer] = deque()
@@ -112,9 +69,9 @@ class MemoryQueue:
         """Add a message, and deliver it if a consumer is free."""
         self._pushed += 1
         expires = math.inf if self._ttl == math.inf else asyncio.get_running_loop().time() + self._ttl
-        self._fresh.append(_Entry(self._pushed, message, expires))
+        self._fresh.append(Entry(self._pushed, message, expires))
         self._ready_bytes += len(message.body)
-        self._host.held_bytes += len(message.body) + OVERHEAD
+        self._router.held_bytes += len(message.body) + OVERHEAD
         self.pump()
 
     def pump(self) -> None:
@@ -152,9 +109,9 @@ class MemoryQueue:
 
     def take_back(self, consumer: "QueueConsumer") -> None:
         """Requeue all deliveries of ``consumer`` at their positions."""
-        entries = [delivery.entry for delivery in consumer.in_hand]
-        consumer.in_hand.clear()
-        self._give_back(sorted(entries))
+        entries = [delivery.entry for delivery in consumer.unsettled]
+        consumer.unsettled.clear()
+        self._put_back(sorted(entries))
 
     def drop_transient(self) -> None:
         """Drop transient messages, as a restart of the broker does."""
@@ -178,21 +135,21 @@ class MemoryQueue:
 
     # Called by deliveries
 
-    def ack(self, entry: _Entry) -> None:
+    def ack(self, entry: Entry) -> None:
         self._forget(entry)
         self.pump()
 
-    def reject(self, entry: _Entry) -> None:
+    def reject(self, entry: Entry) -> None:
         self._dead_letter(entry, DeadLetterReason.REJECTED)
         self.pump()
 
-    def requeue(self, entry: _Entry) -> None:
-        self._give_back([entry])
+    def requeue(self, entry: Entry) -> None:
+        self._put_back([entry])
         self.pump()
 
     # Inside
 
-    def _give_back(self, entries: Iterable[_Entry]) -> None:
+    def _put_back(self, entries: Iterable[Entry]) -> None:
         limit = self.source.delivery_limit if isinstance(self.source, Queue) else None
         for entry in entries:
             entry.returns += 1
@@ -213,23 +170,23 @@ class MemoryQueue:
                 return consumer
         return None
 
-    def _head(self) -> _Entry:
+    def _head(self) -> Entry:
         return self._returned[0] if self._returned else self._fresh[0]
 
-    def _pop(self) -> _Entry:
+    def _pop(self) -> Entry:
         entry = heapq.heappop(self._returned) if self._returned else self._fresh.popleft()
         self._ready_bytes -= len(entry.message.body)
         return entry
 
-    def _forget(self, entry: _Entry) -> None:
-        self._host.held_bytes -= len(entry.message.body) + OVERHEAD
+    def _forget(self, entry: Entry) -> None:
+        self._router.held_bytes -= len(entry.message.body) + OVERHEAD
 
-    def _dead_letter(self, entry: _Entry, death: DeadLetterReason) -> None:
+    def _dead_letter(self, entry: Entry, reason: DeadLetterReason) -> None:
         self._forget(entry)
-        self._host.dead_letter(self, entry.message, death)
+        self._router.dead_letter(self, entry.message, reason)
 
     def _drop_expired(self) -> None:
-        # Every message stays equally long, so the oldest is the first to go.
+        # One time to live for all messages of a queue, so the oldest expires first.
         if self._ttl == math.inf:
             return
         now = asyncio.get_running_loop().time()
@@ -242,36 +199,52 @@ class MemoryQueue:
 
 
 class QueueConsumer:
-    """The consumer of one subscription on one queue, from one (re)connect to the next."""
+    """The consumer of one subscription on one queue, from one (re)connect to the next.
 
-    __slots__ = ("_deliver", "_prefetch", "in_hand", "queue")
+    Args:
+        prefetch: Maximum of unsettled deliveries.
+        deliver: Called with each delivery.
+        settled: Called once for each delivery that its holder settles, also if it is stale by then.
+
+    Attributes:
+        unsettled: Delivered and not settled; empty once the consumer has left, so that its deliveries are stale.
+    """
+
+    __slots__ = ("_deliver", "_prefetch", "queue", "settled", "unsettled")
 
     def __init__(
-        self, queue: MemoryQueue, *, prefetch: int, deliver: Callable[["MemoryDelivery"], None]
+        self,
+        queue: MemoryQueue,
+        *,
+        prefetch: int,
+        deliver: Callable[["MemoryDelivery"], None],
+        settled: Callable[[], None] = lambda: None,
     ) -> None:
         self.queue = queue
-        self.in_hand: set[MemoryDelivery] = set()
+        self.unsettled: set[MemoryDelivery] = set()
+        self.settled = settled
         self._prefetch = prefetch
         self._deliver = deliver
 
     @property
     def free(self) -> bool:
-        return len(self.in_hand) < self._prefetch
+        return len(self.unsettled) < self._prefetch
 
-    def receive(self, entry: _Entry) -> None:
+    def receive(self, entry: Entry) -> None:
         delivery = MemoryDelivery(self, entry)
-        self.in_hand.add(delivery)
+        self.unsettled.add(delivery)
         self._deliver(delivery)
 
 
 class MemoryDelivery:
     """See :class:`~towpath.servicekit.broker.interface.Delivery`."""
 
-    __slots__ = ("_consumer", "_returns", "entry")
+    __slots__ = ("_consumer", "_is_settled", "_returns", "entry")
 
-    def __init__(self, consumer: QueueConsumer, entry: _Entry) -> None:
+    def __init__(self, consumer: QueueConsumer, entry: Entry) -> None:
         self._consumer = consumer
         self._returns = entry.returns
+        self._is_settled = False
         self.entry = entry
 
     @property
@@ -310,20 +283,24 @@ class MemoryDelivery:
         return headers
 
     def ack(self) -> None:
-        if self._taken_from_hand():
+        if self._settle():
             self._consumer.queue.ack(self.entry)
 
     def reject(self) -> None:
-        if self._taken_from_hand():
+        if self._settle():
             self._consumer.queue.reject(self.entry)
 
     def requeue(self) -> None:
-        if self._taken_from_hand():
+        if self._settle():
             self._consumer.queue.requeue(self.entry)
 
-    def _taken_from_hand(self) -> bool:
-        """False if it was settled or requeued before."""
-        if self not in self._consumer.in_hand:
+    def _settle(self) -> bool:
+        """False if it has no effect: it was settled before, or it is stale."""
+        if self._is_settled:
             return False
-        self._consumer.in_hand.remove(self)
+        self._is_settled = True
+        self._consumer.settled()
+        if self not in self._consumer.unsettled:
+            return False
+        self._consumer.unsettled.remove(self)
         return True

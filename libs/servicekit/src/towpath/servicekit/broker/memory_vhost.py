@@ -25,7 +25,8 @@ from towpath.servicekit.broker.interface import (
     Unpublishable,
     Unroutable,
 )
-from towpath.servicekit.broker.memory_queue import DeadLetterReason, HeldMessage, MemoryQueue
+from towpath.servicekit.broker.memory_message import DeadLetterReason, HeldMessage
+from towpath.servicekit.broker.memory_queue import MemoryQueue
 from towpath.servicekit.broker.topics import TopicTable
 
 log = structlog.get_logger(__name__)
@@ -117,7 +118,7 @@ class VirtualHost:
         for queue in self._queues.values():
             queue.drop_transient()
 
-    def dead_letter(self, queue: MemoryQueue, message: HeldMessage, death: DeadLetterReason) -> None:
+    def dead_letter(self, queue: MemoryQueue, message: HeldMessage, reason: DeadLetterReason) -> None:
         """Route a dead message to the queue's dead-letter exchange, or drop it."""
         exchange = queue.source.dead_letter_exchange if isinstance(queue.source, Queue) else None
         if exchange is None:
@@ -125,7 +126,7 @@ class VirtualHost:
         headers = dict(message.headers)
         headers.setdefault("x-first-death-exchange", message.exchange)
         headers.setdefault("x-first-death-queue", queue.name)
-        headers.setdefault("x-first-death-reason", str(death))
+        headers.setdefault("x-first-death-reason", str(reason))
         dead = HeldMessage(
             body=message.body,
             exchange=exchange,
@@ -134,9 +135,11 @@ class VirtualHost:
             app_id=message.app_id,
             headers=headers,
             dead_lettered_in=frozenset()
-            if death is DeadLetterReason.REJECTED
+            if reason is DeadLetterReason.REJECTED
             else message.dead_lettered_in | {queue.name},
         )
+        # A message never returns to a queue that dead-lettered it automatically, or it would cycle for ever.
+        # https://www.rabbitmq.com/docs/dlx#routing
         targets = [
             target
             for target in self._route(exchange, dead.routing_key) or ()
@@ -148,7 +151,7 @@ class VirtualHost:
                 queue=queue.name,
                 exchange=exchange,
                 routing_key=dead.routing_key,
-                reason=str(death),
+                reason=str(reason),
             )
         for target in targets:
             target.push(dead)

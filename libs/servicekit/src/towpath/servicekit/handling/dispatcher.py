@@ -59,7 +59,6 @@ from towpath.servicekit.handling.retries import Retries
 from towpath.servicekit.handling.store import Store, U
 from towpath.servicekit.handling.transactions import Transactions
 from towpath.servicekit.messaging.confirms import PendingConfirms
-from towpath.servicekit.messaging.dead_letters import Failures
 from towpath.servicekit.messaging.publisher import Publisher
 from towpath.servicekit.runtime.settings import ServiceSettings
 from towpath.servicekit.runtime.telemetry import Telemetry
@@ -83,7 +82,7 @@ class Dispatcher(Generic[U]):
     Args:
         tables: The service's handlers, and its name.
         store: The service's open storage; ``None`` for a service that keeps nothing.
-        publisher: Answers, pushes and events go out through it.
+        publisher: Answers, pushes, events and dead letters are published through it.
         settings: The limits: ``unit_max_items``, ``try_seconds``, ``crash_limit``, ``handler_time_limit`` and others.
         watchdog: Entered around each handler and each validator; it may raise
             :class:`~towpath.servicekit.handling.watchdog.Overdue` inside.
@@ -95,7 +94,6 @@ class Dispatcher(Generic[U]):
         tables: HandlerTables,
         store: Store[U] | None,
         publisher: Publisher,
-        dead_letters: Failures,
         settings: ServiceSettings,
         telemetry: Telemetry,
         *,
@@ -104,6 +102,7 @@ class Dispatcher(Generic[U]):
     ) -> None:
         self._settings = settings
         self._is_connected = is_connected
+        dead_letters = publisher.dead_letters
         self._acks = Acks()
         self._reader = Reader(tables, dead_letters, settings.handler_time_limit, watchdog, telemetry)
         self._backlog = Backlog(telemetry)

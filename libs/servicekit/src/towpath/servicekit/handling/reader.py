@@ -24,7 +24,8 @@ from towpath.servicekit.handling.crash_probe import End, run_crash_probe
 from towpath.servicekit.handling.decoding import is_command, read_item, unread_command
 from towpath.servicekit.handling.requests import HandlerTables, Request, Unreadable
 from towpath.servicekit.messaging import senders
-from towpath.servicekit.messaging.dead_letters import ATTEMPT, Failures, number
+from towpath.servicekit.messaging.dead_letters import DeadLetters
+from towpath.servicekit.messaging.failure_headers import ATTEMPT, number
 from towpath.servicekit.runtime.telemetry import Telemetry
 
 _COUNTS: Final = ("x-delivery-count", "x-acquired-count")
@@ -53,7 +54,7 @@ class Reader:
     def __init__(
         self,
         tables: HandlerTables,
-        dead_letters: Failures,
+        dead_letters: DeadLetters,
         time_limit: float,
         watchdog: AbstractContextManager[None],
         telemetry: Telemetry,

@@ -19,7 +19,7 @@ from towpath.protocol.messages import Session
 from towpath.protocol.services import MAX_COST, MIN_COST
 from towpath.servicekit.broker.interface import Delivery
 from towpath.servicekit.handling.outcome import Outcome
-from towpath.servicekit.messaging.dead_letters import ATTEMPT, REPLAYED
+from towpath.servicekit.messaging.failure_headers import ATTEMPT, REPLAYED
 
 #: ``x-reason`` of an item that cannot be decoded.
 UNREADABLE: Final = "unreadable"

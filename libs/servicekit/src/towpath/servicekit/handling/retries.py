@@ -20,7 +20,8 @@ from towpath.servicekit.handling.invocation import Invocation
 from towpath.servicekit.handling.requests import Request, internal_error
 from towpath.servicekit.handling.result import Result
 from towpath.servicekit.handling.transactions import Transactions
-from towpath.servicekit.messaging.dead_letters import FAILED, Failures
+from towpath.servicekit.messaging.dead_letters import DeadLetters
+from towpath.servicekit.messaging.failure_headers import FAILED
 from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.telemetry import trace_id
 
@@ -43,7 +44,7 @@ class Retries:
         self,
         transactions: Transactions[Any],
         invocation: Invocation,
-        dead_letters: Failures,
+        dead_letters: DeadLetters,
         try_seconds: float,
     ) -> None:
         self._transactions = transactions

@@ -39,7 +39,7 @@ from towpath.servicekit.handling.invocation import Invocation, Poison
 from towpath.servicekit.handling.requests import Request, internal_error
 from towpath.servicekit.handling.result import Failed, Ran, Result
 from towpath.servicekit.handling.store import Store, U
-from towpath.servicekit.messaging.dead_letters import Failures
+from towpath.servicekit.messaging.dead_letters import DeadLetters
 from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.telemetry import Telemetry, trace_id
@@ -61,7 +61,7 @@ class Transactions(Generic[U]):
         self,
         store: Store[U] | None,
         invocation: Invocation,
-        dead_letters: Failures,
+        dead_letters: DeadLetters,
         unit_time_limit: float,
         telemetry: Telemetry,
     ) -> None:

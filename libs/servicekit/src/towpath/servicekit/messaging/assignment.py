@@ -31,6 +31,7 @@ def share(
     for queue in queues:
         if (holder := next((one for one in sorted(claims) if queue in claims[one]), None)) is not None:
             held[holder].append(queue)
+    # First each replica keeps what it has, up to its share; then what is left goes to the replicas with most room.
     least, rest = divmod(len(queues), len(replicas))
     # The replica with the most queues keeps the most: fewer queues move.
     by_holdings = sorted(replicas, key=lambda one: -len(held[one]))

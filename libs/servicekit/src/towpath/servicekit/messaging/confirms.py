@@ -10,10 +10,10 @@ from towpath.servicekit.runtime.error_text import describe_error
 
 
 class PendingConfirms:
-    """Confirms of many messages; :meth:`resolve` is what lanes call for each.
+    """Confirms of many messages.
 
-    Use: publish with ``confirms.resolve`` as the callback, then call :meth:`expect`; at the end await
-        :meth:`confirmed`.
+    For each message: publish it with :meth:`resolve` as the callback, then call :meth:`expect`. At the end await
+    :meth:`confirmed`. The order is safe, because lanes call back later and never within the publish.
     """
 
     __slots__ = ("_error", "_left", "_waiter")

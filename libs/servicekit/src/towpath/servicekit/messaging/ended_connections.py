@@ -10,14 +10,15 @@ from typing import Final
 
 import msgspec
 
-from towpath.protocol.errors import BadEnvelope
-from towpath.protocol.messages import Session, split_batch
+from towpath.protocol.messages import Session
 from towpath.protocol.routes import EVENTS, SESSION_ENDED
 from towpath.servicekit.broker.interface import Binding, Broker, Inbox
+from towpath.servicekit.messaging.inboxes import listen
 
+#: Maximum number of remembered ids; the oldest are forgotten first.
 _MOST: Final = 50_000
+#: Seconds for which an id is remembered. A heavy read that has waited longer runs for nothing: that costs time only.
 _SECONDS: Final = 60.0
-_PREFETCH: Final = 100
 
 
 class _Data(msgspec.Struct):
@@ -41,29 +42,22 @@ class EndedConnections:
     def __init__(self, *, most: int = _MOST, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
         self._clock = clock
-        self._gone: dict[str, float] = {}  # Oldest first.
+        self._ended_at: dict[str, float] = {}  # Oldest first.
 
     def is_connected(self, session: Session) -> bool:
         """False if the session's connection is known to have ended."""
-        at = self._gone.get(session.connection_id)
+        at = self._ended_at.get(session.connection_id)
         return at is None or self._clock() - at > _SECONDS
 
     def ended(self, connection_id: str) -> None:
         """Record that a connection has ended."""
-        self._gone.pop(connection_id, None)
-        if len(self._gone) >= self._most:
-            del self._gone[next(iter(self._gone))]
-        self._gone[connection_id] = self._clock()
+        self._ended_at.pop(connection_id, None)
+        if len(self._ended_at) >= self._most:
+            del self._ended_at[next(iter(self._ended_at))]
+        self._ended_at[connection_id] = self._clock()
 
     async def listen(self, broker: Broker, service: str) -> None:
         """Record the connections that gateways report as ended, until cancelled or the broker is closed."""
+        # An inbox, as this is only a hint: services that must not miss the event consume it from a durable queue.
         inbox = Inbox(name=f"{service}.departures", bindings=[Binding(EVENTS, SESSION_ENDED)])
-        async with broker.subscribe(inbox, prefetch=_PREFETCH) as subscription:
-            async for delivery in subscription:
-                try:
-                    for item in split_batch(delivery.body):
-                        self.ended(_ENDED.decode(item).data.connection_id)
-                except (BadEnvelope, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                    pass  # Only a hint: events that must not be missed have a durable queue.
-                finally:
-                    delivery.ack()
+        await listen(broker, inbox, lambda item: self.ended(_ENDED.decode(item).data.connection_id))

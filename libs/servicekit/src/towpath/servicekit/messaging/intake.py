@@ -10,9 +10,9 @@ Guarantees:
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -21,7 +21,8 @@ from towpath.servicekit.runtime.error_text import describe_error
 
 log = structlog.get_logger(__name__)
 
-#: Seconds to wait for a queue that is being released. Deliveries unsettled by then are requeued.
+#: Seconds to wait for a queue that is being released: as long as a transaction may take unless set otherwise
+#: (``unit_time_limit``). Deliveries unsettled by then are requeued.
 _DRAIN_SECONDS: Final = 30.0
 
 
@@ -77,8 +78,8 @@ class Intake:
         """Stop consuming a queue: see the guarantees. Returns once another consumer may start.
 
         Args:
-            is_contested: Another replica may consume it as well. The broker cannot tell: RabbitMQ counts only the
-                active consumer of a queue.
+            is_contested: Another replica may consume it as well. The broker does not report that: RabbitMQ counts
+                only the active consumer of a queue.
         """
         part = self._parts[name]
         try:
@@ -87,12 +88,17 @@ class Intake:
                     # After a cancel the broker would start the next consumer while deliveries are unsettled here.
                     part.is_held = True
                 else:
+                    # Nothing is requeued on this path, so no delivery counts as a redelivery and is suspected of
+                    # having crashed a program (ADR 10).
                     await part.subscription.cancel()
                     await part.emptied(self._arrived)
-                await part.settled()
+                await part.subscription.settled()
         except (BrokerError, TimeoutError) as error:
             log.warning(
-                "queue_released_unsettled", queue=name, in_hand=part.in_hand, error=describe_error(error, 300)
+                "queue_released_unsettled",
+                queue=name,
+                unsettled=part.subscription.unsettled,
+                error=describe_error(error, 300),
             )
         if self._parts.pop(name, None) is not None:
             self._round_robin = deque(self._parts.values())
@@ -104,6 +110,7 @@ class Intake:
         return self
 
     async def __anext__(self) -> Delivery:
+        # One event for all queues, which every subscription sets: a wait for each would cost a task per delivery.
         while not (waiting := self.take_waiting(1)):
             if self._closed:
                 raise StopAsyncIteration
@@ -122,6 +129,14 @@ class Intake:
                 break
         return taken
 
+    @property
+    def unsettled(self) -> int:
+        return sum(part.subscription.unsettled for part in self._round_robin)
+
+    async def settled(self) -> None:
+        for part in list(self._round_robin):
+            await part.subscription.settled()
+
     async def cancel(self) -> None:
         for part in self._round_robin:
             await part.subscription.cancel()
@@ -131,101 +146,27 @@ class _Part:
     """One queue.
 
     Attributes:
-        in_hand: Number of deliveries handed out and not settled.
         is_held: No more deliveries are handed out.
     """
 
     def __init__(self, subscription: Subscription, stack: AsyncExitStack) -> None:
         self.subscription = subscription
         self.stack = stack
-        self.in_hand = 0
         self.is_held = False
         self._is_empty = asyncio.Event()
-        self._is_settled = asyncio.Event()
-        self._is_settled.set()
 
-    def take(self, limit: int) -> list["_CountedDelivery"]:
+    def take(self, limit: int) -> list[Delivery]:
         if self.is_held:
             return []
-        taken = [_CountedDelivery(one, self) for one in self.subscription.take_waiting(limit)]
-        if taken:
-            self.in_hand += len(taken)
-            self._is_settled.clear()
-        if len(taken) < limit:
+        taken = self.subscription.take_waiting(limit)
+        if len(taken) < limit:  # Fewer than asked for: nothing else has arrived.
             self._is_empty.set()
         else:
             self._is_empty.clear()
         return taken
-
-    def gone(self) -> None:
-        """Record that one delivery was settled."""
-        self.in_hand -= 1
-        if not self.in_hand:
-            self._is_settled.set()
 
     async def emptied(self, arrived: asyncio.Event) -> None:
         """Wait until all arrived deliveries are handed out; ``arrived`` wakes the consumer."""
         self._is_empty.clear()
         arrived.set()
         await self._is_empty.wait()
-
-    async def settled(self) -> None:
-        """Wait until all handed-out deliveries are settled."""
-        await self._is_settled.wait()
-
-
-class _CountedDelivery:
-    """A delivery that is counted until it is settled."""
-
-    __slots__ = ("_delivery", "_gone")
-
-    def __init__(self, delivery: Delivery, part: _Part) -> None:
-        self._delivery = delivery
-        self._gone: Callable[[], None] | None = part.gone
-
-    @property
-    def body(self) -> bytes:
-        return self._delivery.body
-
-    @property
-    def queue(self) -> str:
-        return self._delivery.queue
-
-    @property
-    def exchange(self) -> str:
-        return self._delivery.exchange
-
-    @property
-    def routing_key(self) -> str:
-        return self._delivery.routing_key
-
-    @property
-    def redelivered(self) -> bool:
-        return self._delivery.redelivered
-
-    @property
-    def app_id(self) -> str | None:
-        return self._delivery.app_id
-
-    @property
-    def user_id(self) -> str | None:
-        return self._delivery.user_id
-
-    @property
-    def headers(self) -> Mapping[str, Any]:
-        return self._delivery.headers
-
-    def ack(self) -> None:
-        self._settle(self._delivery.ack)
-
-    def reject(self) -> None:
-        self._settle(self._delivery.reject)
-
-    def requeue(self) -> None:
-        self._settle(self._delivery.requeue)
-
-    def _settle(self, settle: Callable[[], None]) -> None:
-        settle()
-        if (gone := self._gone) is not None:
-            self._gone = None
-            gone()

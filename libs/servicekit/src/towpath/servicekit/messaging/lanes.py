@@ -13,6 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 from typing import Final
@@ -37,8 +38,8 @@ from towpath.servicekit.runtime.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
+#: Seconds between two looks at the broker's state, for items that wait while it is lost or blocked.
 _STATE_CHECK: Final = 0.25
-_NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 class LaneFull(BrokerError):
@@ -58,35 +59,33 @@ class _Lane:
         self.task: asyncio.Task[None] | None = None
 
 
-class Lanes:
-    """The lanes of one exchange.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneKind:
+    """What all messages of some lanes have in common.
 
-    Args:
-        persistent: Whether messages must survive a restart of the broker.
+    Attributes:
+        app_id: The program that publishes them (an AMQP property).
+        persistent: Whether they must survive a restart of the broker.
         mandatory: Whether an item whose key no queue is bound to fails with ``Unroutable``.
-        app_id: AMQP property of every message.
         headers: AMQP headers of every message.
     """
 
+    app_id: str
+    persistent: bool
+    mandatory: bool
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Lanes:
+    """The lanes of one exchange; made with :meth:`open`."""
+
     def __init__(
-        self,
-        broker: Broker,
-        exchange: str,
-        settings: BrokerSettings,
-        telemetry: Telemetry,
-        *,
-        persistent: bool,
-        mandatory: bool,
-        app_id: str,
-        headers: Mapping[str, str] = _NO_HEADERS,
+        self, broker: Broker, exchange: str, kind: LaneKind, settings: BrokerSettings, telemetry: Telemetry
     ) -> None:
         self._broker = broker
         self._exchange = exchange
+        self._kind = kind
         self._settings = settings
-        self._persistent = persistent
-        self._mandatory = mandatory
-        self._app_id = app_id
-        self._headers = headers
         self._lanes: dict[str, _Lane] = {}
         self._bytes = 0
         self._idle = asyncio.Event()
@@ -100,28 +99,10 @@ class Lanes:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls,
-        broker: Broker,
-        exchange: str,
-        settings: BrokerSettings,
-        telemetry: Telemetry,
-        *,
-        persistent: bool,
-        mandatory: bool,
-        app_id: str,
-        headers: Mapping[str, str] = _NO_HEADERS,
+        cls, broker: Broker, exchange: str, kind: LaneKind, settings: BrokerSettings, telemetry: Telemetry
     ) -> AsyncIterator["Lanes"]:
         """Lanes; flushed on exit within twice the publish timeout, not flushed when cancelled."""
-        lanes = cls(
-            broker,
-            exchange,
-            settings,
-            telemetry,
-            persistent=persistent,
-            mandatory=mandatory,
-            app_id=app_id,
-            headers=headers,
-        )
+        lanes = cls(broker, exchange, kind, settings, telemetry)
         watcher = asyncio.create_task(lanes._watch(), name=f"lanes {exchange}: watch")
         try:
             try:
@@ -157,6 +138,7 @@ class Lanes:
             lane.task = asyncio.create_task(self._pump(routing_key, lane), name=f"lane {routing_key}")
         elif len(lane.items) >= self._settings.lane_max_items:
             raise LaneFull(f"{len(lane.items)} messages wait for {routing_key!r} already")
+        # One item always fits, or a bound below the size of a message would refuse that message for ever.
         if self._bytes and self._bytes + len(item) > self._settings.lane_max_bytes:
             raise LaneFull(f"{self._bytes} bytes wait for {self._exchange!r} already")
         lane.items.append((item, on_confirm, traceparent))
@@ -177,6 +159,8 @@ class Lanes:
             self._fail_waiting(BrokerUnavailable("the program stops, and the broker did not answer in time"))
 
     async def _pump(self, routing_key: str, lane: _Lane) -> None:
+        # No timer: while one publish waits for its confirm, the next batch gathers. So the slower the broker, the
+        # larger the batches, and an idle lane waits for nothing.
         try:
             while lane.items:
                 batch = self._take(lane)
@@ -199,20 +183,23 @@ class Lanes:
         return batch
 
     async def _publish(self, routing_key: str, batch: list[_Waiting]) -> None:
+        kind = self._kind
+        # AMQP has one set of headers per message: a batch is traced as its first traced item.
         traceparent = next((trace for _, _, trace in batch if trace), None)
         message = Message(
             body=join_batch([item for item, _, _ in batch]),
-            persistent=self._persistent,
+            persistent=kind.persistent,
             type="batch" if len(batch) > 1 else "envelope",
-            app_id=self._app_id,
-            headers={**self._headers, "traceparent": traceparent} if traceparent else self._headers,
+            app_id=kind.app_id,
+            headers={**kind.headers, "traceparent": traceparent} if traceparent else kind.headers,
         )
         started = perf_counter()
         try:
-            await self._broker.publish(self._exchange, routing_key, message, mandatory=self._mandatory)
+            await self._broker.publish(self._exchange, routing_key, message, mandatory=kind.mandatory)
         except BaseException as error:
             if isinstance(error, Unpublishable) and error.of_content and len(batch) > 1:
-                # Split into halves, in order, until only the unpublishable items are refused.
+                # The broker refuses the whole body and does not say which item is the reason. Halves, in order, until
+                # only such items are refused: log2(n) publishes for each of them.
                 middle = len(batch) // 2
                 await self._publish(routing_key, batch[:middle])
                 await self._publish(routing_key, batch[middle:])
@@ -234,7 +221,8 @@ class Lanes:
         await keep_running(f"lanes {self._exchange}", self._look_at_broker, pause=_STATE_CHECK)
 
     async def _look_at_broker(self) -> None:
-        # Items that wait behind a publish hanging in a blocked broker fail at once.
+        # Items that wait behind a publish hanging in a blocked broker fail at once: they were not sent, so their
+        # callers may decide now, while the one in flight is unknown until its time limit.
         if self._lanes and self._broker.state is not BrokerState.READY:
             self._fail_waiting(_refusal(self._broker.state))
 

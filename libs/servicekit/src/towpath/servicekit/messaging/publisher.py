@@ -1,20 +1,16 @@
 """The publisher of a service: answers and pushes to gateways, events to subscribers.
 
 Guarantees: queued messages are published in order, and their callbacks are called when the broker has confirmed them.
-An answer whose gateway is absent for a moment (it makes a new inbox after each reconnect) is kept and retried for
-``answer_patience``; after that the gateway counts as dead: its clients reconnect elsewhere, and repeat their requests
-with the same ``msg_id``. An unpublishable message is parked or dropped
-(:mod:`towpath.servicekit.messaging.unpublishable`), and reported as if the broker had confirmed it; the asking
-client gets an error answer. A long list of groups is published as several items.
+An answer whose gateway is absent for a moment is kept and published again, and reported as if the broker had
+confirmed it (:mod:`towpath.servicekit.messaging.late_answers`). An unpublishable message is parked or dropped, and
+reported in the same way (:mod:`towpath.servicekit.messaging.unpublishable`); the asking client gets an error answer.
 """
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final
 
 import msgspec
 import structlog
@@ -25,42 +21,32 @@ from towpath.protocol.messages import Directed, Session, encode, read_correlatio
 from towpath.protocol.routes import EVENTS, PUSH, connection_key, control_key
 from towpath.servicekit.broker.interface import Broker, BrokerError, Unpublishable, Unroutable
 from towpath.servicekit.messaging import senders
-from towpath.servicekit.messaging.lanes import Lanes, OnConfirm, resolve_future
+from towpath.servicekit.messaging.dead_letters import DeadLetters
+from towpath.servicekit.messaging.lanes import LaneKind, Lanes, OnConfirm, resolve_future
+from towpath.servicekit.messaging.late_answers import LateAnswers
 from towpath.servicekit.messaging.publication import Publication
-from towpath.servicekit.messaging.unpublishable import UnpublishableParker
-from towpath.servicekit.runtime.loops import failures_of, keep_running
 from towpath.servicekit.runtime.settings import ServiceSettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
-_LATE_PAUSE: Final = 0.5
-_LATE_MAX: Final = 10_000
-
 Sending = asyncio.Future[None]
 
 
 class Publisher:
-    """Publishes all messages of a service; created with :meth:`open`."""
+    """Publishes all messages of a service; created with :meth:`open`.
+
+    Attributes:
+        dead_letters: The retry and dead queues of the service.
+    """
 
     def __init__(
-        self,
-        answers: Lanes,
-        pushes: Lanes,
-        events: Lanes,
-        unpublishable: UnpublishableParker,
-        settings: ServiceSettings,
-        telemetry: Telemetry,
+        self, answers: Lanes, pushes: Lanes, events: Lanes, late: LateAnswers, dead_letters: DeadLetters
     ) -> None:
         self._answers = answers
         self._lanes = {PUSH: pushes, EVENTS: events}
-        self._unpublishable = unpublishable
-        self._patience = settings.answer_patience
-        self._late: deque[tuple[float, str, bytes]] = deque()
-        self._late_bytes = 0
-        self._late_max_bytes = settings.answer_late_max_bytes
-        self._late_arrived = asyncio.Event()
-        self._dropped = telemetry.counter("answers_dropped", "Answers whose gateway did not come back")
+        self._late = late
+        self.dead_letters = dead_letters
 
     @classmethod
     @asynccontextmanager
@@ -68,39 +54,19 @@ class Publisher:
         cls, broker: Broker, service: str, settings: ServiceSettings, telemetry: Telemetry
     ) -> AsyncIterator["Publisher"]:
         """A publisher; flushed on exit."""
+        # Answers are mandatory, as an absent gateway must be noticed. A push without a receiver is not an error:
+        # nobody may be connected. Both are transient, because an inbox does not survive a restart of the broker.
+        answer = LaneKind(app_id=service, persistent=False, mandatory=True)
+        push = LaneKind(app_id=service, persistent=False, mandatory=False)
+        event = LaneKind(app_id=service, persistent=True, mandatory=False, headers={senders.SERVICE: service})
         async with (
-            UnpublishableParker.open(broker, service, telemetry) as unpublishable,
-            Lanes.open(
-                broker, PUSH, settings, telemetry, persistent=False, mandatory=True, app_id=service
-            ) as answers,
-            Lanes.open(
-                broker, PUSH, settings, telemetry, persistent=False, mandatory=False, app_id=service
-            ) as pushes,
-            Lanes.open(
-                broker,
-                EVENTS,
-                settings,
-                telemetry,
-                persistent=True,
-                mandatory=False,
-                app_id=service,
-                headers={senders.SERVICE: service},
-            ) as events,
+            DeadLetters.open(broker, service, telemetry) as dead_letters,
+            Lanes.open(broker, PUSH, answer, settings, telemetry) as answers,
+            Lanes.open(broker, PUSH, push, settings, telemetry) as pushes,
+            Lanes.open(broker, EVENTS, event, settings, telemetry) as events,
+            LateAnswers.open(answers, settings, telemetry, title=f"{service}: late answers") as late,
         ):
-            publisher = cls(answers, pushes, events, unpublishable, settings, telemetry)
-            running = keep_running(
-                "late answers",
-                publisher._deliver_late,
-                pause=_LATE_PAUSE,
-                failed=failures_of("late answers", telemetry),
-            )
-            late = asyncio.create_task(running, name=f"{service}: late answers")
-            try:
-                yield publisher
-            finally:
-                late.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await late
+            yield cls(answers, pushes, events, late, dead_letters)
 
     def send(self, outgoing: Publication) -> Sending:
         """Queue a push or an event.
@@ -130,9 +96,9 @@ class Publisher:
         """
         key, body = connection_key(session.gateway_id), encode(item)
 
-        def settled(error: BrokerError | None) -> None:
+        def confirmed(error: BrokerError | None) -> None:
             if isinstance(error, Unroutable):
-                self._keep(key, body)
+                self._late.keep(key, body)
                 error = None
             if isinstance(error, Unpublishable):
                 refuse(error)
@@ -141,19 +107,18 @@ class Publisher:
 
         def refuse(error: Unpublishable) -> None:
             self._answer_with_error(key, item, error)
-            self._unpublishable.take(PUSH, key, body, error, on_confirm)
+            self.dead_letters.take_unpublishable(PUSH, key, body, error, on_confirm)
 
         try:
-            self._answers.post(key, body, settled, traceparent)
+            self._answers.post(key, body, confirmed, traceparent)
         except Unpublishable as error:
             refuse(error)
 
     def _answer_with_error(self, key: str, item: Directed, error: Unpublishable) -> None:
-        """Answer the asking client with an error instead of the unpublishable answer; this may fail like any
-        answer."""
+        """Answer the asking client with an error instead of the answer; this may fail like any answer."""
         envelope = bytes(item.envelope)
         if item.connection_id is None or not (asked := read_correlation(envelope)):
-            return
+            return  # A push: no client waits for it.
         log.warning("answer_unpublishable", bytes=len(envelope), error=str(error)[:300])
         error_answer = make_error(TowpathError("The answer is too large to be sent."), correlation_id=asked)
         answer = Directed(item.connection_id, msgspec.Raw(error_answer.to_json()))
@@ -169,51 +134,13 @@ class Publisher:
         self._post(PUSH, control_key(user_id), encode(item), on_confirm)
 
     def _post(self, exchange: str, key: str, body: bytes, on_confirm: OnConfirm) -> None:
-        def settled(error: BrokerError | None) -> None:
+        def confirmed(error: BrokerError | None) -> None:
             if isinstance(error, Unpublishable):
-                self._unpublishable.take(exchange, key, body, error, on_confirm)
+                self.dead_letters.take_unpublishable(exchange, key, body, error, on_confirm)
             else:
                 on_confirm(error)
 
         try:
-            self._lanes[exchange].post(key, body, settled)
+            self._lanes[exchange].post(key, body, confirmed)
         except Unpublishable as error:
-            self._unpublishable.take(exchange, key, body, error, on_confirm)
-
-    def _keep(self, key: str, body: bytes) -> None:
-        self._keep_until(asyncio.get_running_loop().time() + self._patience, key, body)
-
-    def _keep_until(self, deadline: float, key: str, body: bytes) -> None:
-        self._late.append((deadline, key, body))
-        self._late_bytes += len(body)
-        while len(self._late) > _LATE_MAX or self._late_bytes > self._late_max_bytes:
-            self._late_bytes -= len(self._late.popleft()[2])
-            self._dropped.add(1)
-        self._late_arrived.set()
-
-    async def _deliver_late(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._late_arrived.wait()
-            self._late_arrived.clear()
-            await asyncio.sleep(_LATE_PAUSE)
-            waiting = list(self._late)
-            self._late.clear()
-            self._late_bytes = 0
-            away: set[str] = set()
-            for deadline, key, body in waiting:
-                if loop.time() > deadline:
-                    self._dropped.add(1)
-                    log.warning("answer_dropped", gateway=key, waited_s=self._patience)
-                    continue
-                try:
-                    if key not in away:  # One attempt per gateway and round.
-                        await self._answers.send(key, body)
-                        continue
-                except Unpublishable:
-                    self._dropped.add(1)
-                    log.warning("answer_dropped", gateway=key, bytes=len(body))
-                    continue
-                except BrokerError:
-                    away.add(key)
-                self._keep_until(deadline, key, body)
+            self.dead_letters.take_unpublishable(exchange, key, body, error, on_confirm)

@@ -22,11 +22,8 @@ from functools import partial
 from typing import Any, Final
 
 import structlog
-from pydantic import ValidationError
 
 from towpath.protocol.envelope import make, parse
-from towpath.protocol.errors import BadEnvelope
-from towpath.protocol.messages import split_batch
 from towpath.protocol.routes import EVENTS, SERVICE_REPLICA
 from towpath.protocol.services import ServiceReplica
 from towpath.servicekit.broker.interface import (
@@ -36,9 +33,9 @@ from towpath.servicekit.broker.interface import (
     Inbox,
     Message,
     Queue,
-    Subscription,
 )
 from towpath.servicekit.messaging.assignment import share
+from towpath.servicekit.messaging.inboxes import PREFETCH, listen_on
 from towpath.servicekit.messaging.intake import Intake
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.loops import keep_running
@@ -47,11 +44,13 @@ from towpath.servicekit.runtime.telemetry import Telemetry
 log = structlog.get_logger(__name__)
 
 _ANNOUNCE_SECONDS: Final = 2.0
-#: A replica that has announced nothing for this time no longer counts.
+#: A replica that has announced nothing for this time no longer counts: three announcements, and a moment for a busy
+#: machine.
 _SILENT_SECONDS: Final = 6.5
-#: A replica whose queues have had no consumer for this time counts as gone; it may also be reconnecting.
+#: A replica whose queues have had no consumer for this time counts as gone. Not at once: it may be reconnecting.
 _VACANT_SECONDS: Final = 1.5
-_LOOK_SECONDS: Final = 0.5
+#: The longest wait for an announcement before the shares are computed again.
+_STEP_SECONDS: Final = 0.5
 #: Seconds between two checks of the consumers of other replicas' queues.
 _COUNT_SECONDS: Final = 0.7
 _STARTUP_SECONDS: Final = 1.0
@@ -59,7 +58,6 @@ _STARTUP_SECONDS: Final = 1.0
 #: consumer. Longer than an intake takes to release a queue.
 _IDLE_SECONDS: Final = 40.0
 _TIMEOUT: Final = 5.0
-_PREFETCH: Final = 100
 #: Maximum number of other replicas that are remembered.
 _MOST: Final = 1_000
 
@@ -116,12 +114,18 @@ class Replica:
         """
         inbox = Inbox(name=f"{self._service}.replicas", bindings=[Binding(EVENTS, SERVICE_REPLICA)])
         async with contextlib.AsyncExitStack() as stack:
-            hearing = await stack.enter_async_context(self._broker.subscribe(inbox, prefetch=_PREFETCH))
+            # Consumed before this replica announces itself, so that it misses no answer to that; and left last: the
+            # stop is announced once the intake below is closed and its deliveries are settled or requeued.
+            announcements = await stack.enter_async_context(self._broker.subscribe(inbox, prefetch=PREFETCH))
             stack.push_async_callback(self._announce, leaves=True)
             self._intake = await stack.enter_async_context(Intake.open(self._broker, self._prefetch))
             loops: list[asyncio.Task[Any]] = [
                 asyncio.create_task(
-                    keep_running("hear replicas", partial(self._consume_announcements, hearing), pause=1.0)
+                    keep_running(
+                        "announcements of replicas",
+                        partial(listen_on, announcements, self._on_announcement),
+                        pause=1.0,
+                    )
                 )
             ]
             try:
@@ -134,46 +138,38 @@ class Replica:
                     loop.cancel()
                 await asyncio.gather(*loops, return_exceptions=True)
 
-    # Others
+    # Other replicas
 
-    async def _consume_announcements(self, hearing: Subscription) -> None:
-        async for delivery in hearing:
-            try:
-                for item in split_batch(delivery.body):
-                    self._update(ServiceReplica.model_validate(parse(item).data))
-            except (BadEnvelope, ValidationError) as error:
-                log.warning("replica_unreadable", error=str(error)[:300])
-            finally:
-                delivery.ack()
-
-    def _update(self, said: ServiceReplica) -> None:
-        if said.service != self._service or said.replica == self.id:
+    def _on_announcement(self, item: bytes) -> None:
+        announced = ServiceReplica.model_validate(parse(item).data)
+        if announced.service != self._service or announced.replica == self.id:
             return
-        if said.leaves:
-            self._others.pop(said.replica, None)
-            log.info("replica_left", replica=said.replica)
+        if announced.leaves:
+            self._others.pop(announced.replica, None)
+            log.info("replica_left", replica=announced.replica)
         else:
-            known = self._others.get(said.replica)
-            if known is None:
-                if len(self._others) >= _MOST:
+            other = self._others.get(announced.replica)
+            if other is None:
+                if len(self._others) >= _MOST:  # Forged: no service has that many.
                     return
-                known = self._others[said.replica] = _Other()
+                other = self._others[announced.replica] = _Other()
                 self._announced = None  # Announce again: the new replica does not know this replica's queues.
-                log.info("replica_joined", replica=said.replica)
+                log.info("replica_joined", replica=announced.replica)
             now = _now()
-            known.queues = {name for name in said.queues if name in self._queues}
-            known.heard_at = now
-            if known.queues:
-                known.consumed_at = now
+            other.queues = {name for name in announced.queues if name in self._queues}
+            other.announced_at = now
+            if other.queues:
+                other.consumed_at = now
         self._changed.set()
 
     def _grant_time(self) -> None:
         """After a lost link, restart the time limits: the silence says nothing about the other replicas."""
         now = _now()
         for other in self._others.values():
-            other.heard_at, other.vacant_since = now, None
+            other.announced_at, other.vacant_since = now, None
 
     async def _forget_gone(self) -> None:
+        """Forget replicas that are silent, or whose queues have had no consumer for a while."""
         now = _now()
         if not self._others or now - self._counted_at < _COUNT_SECONDS:
             return
@@ -183,19 +179,21 @@ class Replica:
         with contextlib.suppress(BrokerError):
             counts = await self._broker.consumers(*claimed)
         for replica, other in list(self._others.items()):
+            # A queue that was not counted, because the broker did not answer, has a consumer as far as is known.
             is_vacant = bool(other.queues) and not any(counts.get(name, 1) for name in other.queues)
             if not is_vacant:
                 other.vacant_since = None
             elif other.vacant_since is None:
                 other.vacant_since = now
             vacant_for = 0.0 if other.vacant_since is None else now - other.vacant_since
-            if now - other.heard_at > _SILENT_SECONDS or vacant_for >= _VACANT_SECONDS:
+            if now - other.announced_at > _SILENT_SECONDS or vacant_for >= _VACANT_SECONDS:
                 del self._others[replica]
                 log.warning("replica_gone", replica=replica, queues=len(other.queues))
 
-    # This one
+    # This replica
 
     async def _begin(self) -> None:
+        """Take the first share, once the other replicas have announced theirs or the time is over."""
         await self._announce()
         if any((await self._broker.consumers(*self._queues)).values()):
             with contextlib.suppress(TimeoutError):
@@ -213,7 +211,7 @@ class Replica:
         """Wait for an announcement or a moment, then update the share."""
         self._changed.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LOOK_SECONDS):
+            async with asyncio.timeout(_STEP_SECONDS):
                 await self._changed.wait()
         await self._forget_gone()
         await self._share()
@@ -223,6 +221,7 @@ class Replica:
         intake = self._intake
         assert intake is not None
         mine = self._own_share()
+        # First release, then take: an announcement after both names what this replica consumes now.
         for name in sorted(intake.queues - mine - self._releasing.keys()):
             self._releasing[name] = asyncio.create_task(self._release(intake, name), name=f"release {name}")
         claimed = set().union(*(other.queues for other in self._others.values()))
@@ -258,8 +257,8 @@ class Replica:
         }
         claims[self.id] = self.queues
         mine: set[str] = set()
-        for place, kind in enumerate(self._kinds):
-            shares = share([queue.name for queue in kind], claims, surplus_last=place % 2 == 1)
+        for number, kind in enumerate(self._kinds):
+            shares = share([queue.name for queue in kind], claims, surplus_last=number % 2 == 1)
             mine |= {name for name, replica in shares.items() if replica == self.id}
         return mine
 
@@ -286,14 +285,14 @@ class _Other:
 
     Attributes:
         queues: The queues that it announces to consume.
-        heard_at: Loop time of its last announcement.
+        announced_at: Loop time of its last announcement.
         consumed_at: Loop time of its last announcement with queues; initially of the first announcement.
         vacant_since: Loop time since which none of its queues has had a consumer; ``None`` while one has.
     """
 
     def __init__(self) -> None:
         self.queues: set[str] = set()
-        self.heard_at = self.consumed_at = _now()
+        self.announced_at = self.consumed_at = _now()
         self.vacant_since: float | None = None
 
 

@@ -40,7 +40,7 @@ def publisher(delivery: Delivery, action: str, subject: str, *, comes_again: boo
 
     Args:
         subject: The subject of the event, defined by its service; only used if the sender is not known.
-        comes_again: Whether the service itself deferred it before.
+        comes_again: Whether it comes from a retry queue, or was replayed by an operator.
     """
     if comes_again and isinstance(known := delivery.headers.get(SENDER), str) and known:
         return _bounded(known)

@@ -40,7 +40,7 @@ from towpath.servicekit.broker.interface import (
     BrokerUnavailable,
     Lost,
     Message,
-    OnDeaf,
+    OnLoss,
     Unroutable,
 )
 from towpath.servicekit.runtime.telemetry import Telemetry
@@ -71,7 +71,7 @@ class Probe:
         routes: Callable[[str], Sequence[Route]],
         settings: GatewaySettings,
         telemetry: Telemetry,
-        found: OnDeaf,
+        found: OnLoss,
     ) -> None:
         self._broker = broker
         self._key = connection_key(settings.gateway_id)

@@ -10,13 +10,11 @@ from collections.abc import Awaitable, Callable
 from towpath.servicekit.broker.interface import Binding, BrokerError, BrokerUnavailable
 from towpath.servicekit.broker.rabbitmq.connection import (
     LOST,
-    Channel,
-    Driver,
     close_channel,
-    driver_of,
     reason_of,
     within,
 )
+from towpath.servicekit.broker.rabbitmq.driver import Channel, Driver, driver_of
 from towpath.servicekit.broker.rabbitmq.link import Link
 
 
@@ -35,16 +33,16 @@ class RabbitBindings:
         self._ended = False
 
     @property
-    def stands(self) -> bool:
+    def exists(self) -> bool:
         return not self._ended and not self._link.lost.done()
 
     async def add(self, binding: Binding, *, timeout: float) -> None:
         exchange, key = binding.exchange, binding.routing_key
-        await self._ask(timeout, lambda driver: driver.queue_bind(self._queue, exchange, key))
+        await self._request(timeout, lambda driver: driver.queue_bind(self._queue, exchange, key))
 
     async def remove(self, binding: Binding, *, timeout: float) -> None:
         exchange, key = binding.exchange, binding.routing_key
-        await self._ask(timeout, lambda driver: driver.queue_unbind(self._queue, exchange, key))
+        await self._request(timeout, lambda driver: driver.queue_unbind(self._queue, exchange, key))
 
     def end(self) -> None:
         """The inbox was deleted."""
@@ -57,22 +55,22 @@ class RabbitBindings:
         if channel is not None:
             await close_channel(channel)
 
-    async def _ask(self, timeout: float, question: Callable[[Driver], Awaitable[object]]) -> None:
+    async def _request(self, timeout: float, request: Callable[[Driver], Awaitable[object]]) -> None:
         self._check_exists()
         try:
-            await within(timeout, self._answer(question))
+            await within(timeout, self._reply(request))
         except LOST as error:
             self._check_exists()
             raise BrokerError(f"RabbitMQ did not change a binding: {reason_of(error)}") from error
 
-    async def _answer(self, question: Callable[[Driver], Awaitable[object]]) -> None:
+    async def _reply(self, request: Callable[[Driver], Awaitable[object]]) -> None:
         async with self._request_lock:
             # Stored for reuse only after the reply: a late reply must not answer the next request.
             channel, self._channel = self._channel, None
             if channel is None or channel.is_closed:
                 channel = await self._link.consumer_channel()
             try:
-                await question(await driver_of(channel))
+                await request(await driver_of(channel))
             except BaseException:
                 await close_channel(channel)
                 raise
@@ -82,5 +80,5 @@ class RabbitBindings:
                 self._channel = channel
 
     def _check_exists(self) -> None:
-        if not self.stands:
+        if not self.exists:
             raise BrokerUnavailable("the inbox no longer exists")

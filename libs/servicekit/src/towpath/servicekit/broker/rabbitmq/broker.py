@@ -1,8 +1,7 @@
-"""RabbitMQ (3.10 and 4.x, no plugins) behind the broker interface, on aio-pika.
+"""RabbitMQ (3.10 and 4.x, no plugins) behind the broker interface, on aio-pika and aiormq.
 
 A :class:`~towpath.servicekit.broker.rabbitmq.supervisor.Supervisor` keeps a link open, and on it the topology and the
-subscriptions requested here. aio-pika's "robust" classes are not used: they retry in lock-step and restore without
-time limits.
+subscriptions requested here.
 
 The AMQP ``message_id`` is unique per attempt, because it is the only way to match a returned message.
 """
@@ -17,15 +16,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from aiormq.exceptions import (
-    ChannelAccessRefused,
-    ChannelNotFoundEntity,
-    ChannelPreconditionFailed,
-    DeliveryError,
-    PublishError,
-)
-from pamqp.commands import Basic
-
 from towpath.protocol.messages import MESSAGE_MAX_BYTES
 from towpath.servicekit.broker.interface import (
     BrokerBlocked,
@@ -34,7 +24,7 @@ from towpath.servicekit.broker.interface import (
     BrokerUnavailable,
     Inbox,
     Message,
-    OnDeaf,
+    OnLoss,
     PublishRefused,
     PublishUnconfirmed,
     Queue,
@@ -45,7 +35,15 @@ from towpath.servicekit.broker.interface import (
 from towpath.servicekit.broker.limits import check, too_large
 from towpath.servicekit.broker.rabbitmq.bindings import RabbitBindings
 from towpath.servicekit.broker.rabbitmq.browsing import RabbitQueueBrowser
-from towpath.servicekit.broker.rabbitmq.connection import LOST, leave, reason_of
+from towpath.servicekit.broker.rabbitmq.connection import LOST, abandon, reason_of
+from towpath.servicekit.broker.rabbitmq.driver import (
+    ChannelAccessRefused,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+    DeliveryError,
+    Properties,
+    PublishError,
+)
 from towpath.servicekit.broker.rabbitmq.hosts import Hosts
 from towpath.servicekit.broker.rabbitmq.link import Link
 from towpath.servicekit.broker.rabbitmq.subscription import RabbitSubscription
@@ -137,8 +135,8 @@ class RabbitBroker:
     def on_rebuilt(self, callback: Callable[[], None]) -> None:
         self._supervisor.on_rebuilt(callback)
 
-    def on_deaf(self, callback: OnDeaf) -> None:
-        self._supervisor.on_deaf(callback)
+    def on_loss(self, callback: OnLoss) -> None:
+        self._supervisor.on_loss(callback)
 
     def rebuild(self, reason: str) -> None:
         self._supervisor.rebuild(reason)
@@ -166,20 +164,10 @@ class RabbitBroker:
         mandatory: bool = False,
         timeout: float | None = None,
     ) -> None:
-        link = self._supervisor.link
-        if link is None or link.lost.done() or self._closed:
-            raise BrokerUnavailable("there is no connection to RabbitMQ")
+        link = self._open_link()
         if link.blocked:
             raise BrokerBlocked("RabbitMQ accepts no messages for now (memory or disk alarm)")
         check(exchange, routing_key, message, self._message_max_bytes)
-        properties = Basic.Properties(
-            content_type="application/json",
-            delivery_mode=2 if message.persistent else 1,
-            message_id=next(self._message_ids),
-            message_type=message.type,
-            app_id=message.app_id,
-            headers=dict(message.headers) or None,
-        )
         self._publishes += 1
         self._idle.clear()
         limit = asyncio.timeout(self._publish_timeout if timeout is None else timeout)
@@ -191,7 +179,7 @@ class RabbitBroker:
                     message.body,
                     exchange=exchange,
                     routing_key=routing_key,
-                    properties=properties,
+                    properties=self._properties(message),
                     mandatory=mandatory,
                     wait=False,  # Not for the socket, which would delay heartbeats; the confirm is awaited below.
                 )
@@ -199,22 +187,11 @@ class RabbitBroker:
             alarm = self.state is BrokerState.BLOCKED
             cause = "RabbitMQ raised an alarm before it confirmed" if alarm else "no confirm from RabbitMQ"
             raise PublishUnconfirmed(f"{cause}: {exchange}/{routing_key}") from None
-        except PublishError:
-            raise Unroutable(f"no queue is bound to {routing_key!r} on {exchange!r}") from None
-        except ChannelNotFoundEntity as error:
-            reason = f"there is no exchange {exchange!r}: {error}"
-            if self._is_ours(exchange):  # It was deleted; the supervisor declares it again in a moment.
-                raise BrokerError(reason) from None
-            raise Unpublishable(reason) from None
-        except ChannelAccessRefused as error:
-            raise _refused(exchange, routing_key, str(error)) from None
-        except ChannelPreconditionFailed as error:
-            raise _too_large(len(message.body), str(error)) from None
-        except DeliveryError:
-            link.refused(exchange)
-            raise PublishRefused(f"a queue for {routing_key!r} on {exchange!r} is full") from None
-        except Exception as error:  # aiormq fails publishes in flight with the error that closed the channel.
-            raise PublishUnconfirmed(f"the connection broke while publishing: {reason_of(error)}") from error
+        except Exception as error:
+            failure = self._failure(error, exchange, routing_key, len(message.body))
+            if isinstance(failure, PublishRefused):
+                link.refused(exchange)
+            raise failure from error
         except asyncio.CancelledError:
             # aiormq fails confirms with CancelledError when the channel closes; this task was not cancelled.
             task = asyncio.current_task()
@@ -226,6 +203,39 @@ class RabbitBroker:
             self._publishes -= 1
             if not self._publishes:
                 self._idle.set()
+
+    def _properties(self, message: Message) -> Properties:
+        return Properties(
+            content_type="application/json",
+            delivery_mode=2 if message.persistent else 1,
+            message_id=next(self._message_ids),
+            message_type=message.type,
+            app_id=message.app_id,
+            headers=dict(message.headers) or None,
+        )
+
+    def _failure(self, error: Exception, exchange: str, routing_key: str, size: int) -> BrokerError:
+        """The error for the publisher.
+
+        RabbitMQ closes the channel of a publish that it refuses, and all publishes in flight on it get the same
+        error. Its text identifies the refused one; the outcome of the others is unknown.
+        https://www.rabbitmq.com/docs/channels#error-handling
+        """
+        match error:
+            case PublishError():  # Returned, as no queue is bound; before DeliveryError, of which it is one.
+                return Unroutable(f"no queue is bound to {routing_key!r} on {exchange!r}")
+            case DeliveryError():  # Basic.Nack: https://www.rabbitmq.com/docs/maxlength#overflow-behaviour
+                return PublishRefused(f"a queue for {routing_key!r} on {exchange!r} is full")
+            case ChannelNotFoundEntity():
+                reason = f"there is no exchange {exchange!r}: {error}"
+                # If this program declares it, it was deleted: the supervisor declares it again in a moment.
+                return BrokerError(reason) if self._is_ours(exchange) else Unpublishable(reason)
+            case ChannelAccessRefused():
+                return _refused(exchange, routing_key, str(error))
+            case ChannelPreconditionFailed():
+                return _too_large(size, str(error))
+            case _:
+                return PublishUnconfirmed(f"the connection broke while publishing: {reason_of(error)}")
 
     @asynccontextmanager
     async def subscribe(
@@ -251,9 +261,7 @@ class RabbitBroker:
             await subscription.close()
 
     async def consumers(self, *queues: str) -> dict[str, int]:
-        link = self._supervisor.link
-        if link is None or link.lost.done() or self._closed:
-            raise BrokerUnavailable("there is no connection to RabbitMQ")
+        link = self._open_link()
         try:
             return await link.consumers(queues)
         except LOST as error:
@@ -267,23 +275,21 @@ class RabbitBroker:
 
     @asynccontextmanager
     async def browse(self, queue: str) -> AsyncIterator["RabbitQueueBrowser"]:
-        link = self._supervisor.link
-        if link is None or link.lost.done() or self._closed:
-            raise BrokerUnavailable("there is no connection to RabbitMQ")
+        link = self._open_link()
         async with RabbitQueueBrowser.begin(link, queue) as browsing:
             yield browsing
 
     async def close(self) -> None:
         if self._closed:
             return
-        hopeless = self.state is BrokerState.BLOCKED
+        hopeless = self.state is BrokerState.BLOCKED  # RabbitMQ reads nothing: no confirm will come.
         self._closed = True
         self._supervisor.decided.set()  # Wakes callers that wait for a connection.
         if not hopeless:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CONFIRMS_TIMEOUT):
                     await self._idle.wait()
-        leave(self._supervising)
+        abandon(self._supervising)
         await asyncio.wait([self._supervising], timeout=CONFIRMS_TIMEOUT)
         await asyncio.gather(*(subscription.close() for subscription in self._supervisor.subscriptions))
         await self._supervisor.drop()
@@ -292,16 +298,19 @@ class RabbitBroker:
         """Whether this program declares the exchange, now and after each reconnect."""
         return any(one.name == exchange for known in self._supervisor.topologies for one in known.exchanges)
 
+    def _open_link(self) -> Link:
+        link = self._supervisor.link
+        if link is None or link.lost.done() or self._closed:
+            raise BrokerUnavailable("there is no connection to RabbitMQ")
+        return link
+
     async def _live_link(self) -> Link:
+        """The link, once there is one."""
         while True:
             await self.until_ready()
             link = self._supervisor.link
             if link is not None and not link.lost.done():
                 return link
-
-
-# RabbitMQ closes the channel of a publish that it refuses, and all publishes in flight on it get the same error. The
-# text identifies the refused one; the others may be published again.
 
 
 def _refused(exchange: str, routing_key: str, text: str) -> BrokerError:

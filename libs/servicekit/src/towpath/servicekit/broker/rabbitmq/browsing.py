@@ -10,24 +10,23 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from aiormq.abc import AbstractChannel
-from aiormq.exceptions import ChannelNotFoundEntity
-
 from towpath.servicekit.broker.interface import BrokerError, BrokerUnavailable, Delivery
-from towpath.servicekit.broker.rabbitmq.connection import LOST, close_channel, driver_of, reason_of, rpc
+from towpath.servicekit.broker.rabbitmq.connection import LOST, close_channel, reason_of, rpc
+from towpath.servicekit.broker.rabbitmq.delivery import RabbitDelivery
+from towpath.servicekit.broker.rabbitmq.driver import ChannelNotFoundEntity, Driver, driver_of
 from towpath.servicekit.broker.rabbitmq.link import Link
-from towpath.servicekit.broker.rabbitmq.subscription import RabbitDelivery
 
+#: Messages that are requeued before the queue is asked whether it has them; below RabbitMQ's 32, see below.
 _STEP: Final = 16
 _LAST_SECONDS: Final = 5.0
-_BACK_POLLS: Final = 50
-_BACK_POLL: Final = 0.01
+_CHECKS: Final = 50
+_CHECK_SECONDS: Final = 0.01
 
 
 class RabbitQueueBrowser:
     """See :class:`~towpath.servicekit.broker.interface.QueueBrowser`; made with :meth:`begin`."""
 
-    def __init__(self, channel: AbstractChannel, queue: str, waiting: int) -> None:
+    def __init__(self, channel: Driver, queue: str, waiting: int) -> None:
         self._channel = channel
         self._queue = queue
         self._settlements: deque[tuple[int, str]] = deque()
@@ -61,10 +60,10 @@ class RabbitQueueBrowser:
             except BaseException:
                 with contextlib.suppress(*LOST):
                     async with asyncio.timeout(_LAST_SECONDS):  # Closing the channel requeues the rest.
-                        await browsing._give_back()
+                        await browsing._requeue_rest()
                 raise
             try:
-                await browsing._give_back()
+                await browsing._requeue_rest()
             except LOST as error:
                 if browsing._settled:  # Else there is nothing to requeue.
                     raise _gone(error) from error
@@ -85,13 +84,13 @@ class RabbitQueueBrowser:
         self._unsettled[message.delivery_tag] = None
         return RabbitDelivery(message, self._queue, self, self._channel)
 
-    def settle(self, channel: AbstractChannel, tag: int, how: str) -> None:
+    def settle(self, channel: Driver, tag: int, how: str) -> None:
         """Record a settlement; it is sent before the next ``basic.get``, or at the end."""
         if self._unsettled.pop(tag, tag) is None:
             self._settlements.append((tag, how))
         self._settled = True
 
-    async def _give_back(self) -> None:
+    async def _requeue_rest(self) -> None:
         """Send the settlements, requeue the rest, and wait until the queue holds it again.
 
         In small steps: RabbitMQ loses the order when a channel requeues more than 32 messages at once, or when the
@@ -102,15 +101,15 @@ class RabbitQueueBrowser:
         for number, tag in enumerate(self._unsettled, 1):
             await self._channel.basic_nack(tag, requeue=True, wait=False)
             if alone and (not number % _STEP or number == len(self._unsettled)):
-                alone = await self._waits(number)
+                alone = await self._is_requeued(number)
 
-    async def _waits(self, count: int) -> bool:
+    async def _is_requeued(self, count: int) -> bool:
         """Whether the queue holds ``count`` messages within a moment; false if another consumer takes them
         meanwhile."""
-        for _ in range(_BACK_POLLS):
+        for _ in range(_CHECKS):
             if await _waiting(self._channel, self._queue) >= count:
                 return True
-            await asyncio.sleep(_BACK_POLL)
+            await asyncio.sleep(_CHECK_SECONDS)
         return False
 
     async def _send_settlements(self) -> None:
@@ -122,7 +121,7 @@ class RabbitQueueBrowser:
                 await self._channel.basic_reject(tag, requeue=how == "requeue", wait=False)
 
 
-async def _waiting(channel: AbstractChannel, queue: str) -> int:
+async def _waiting(channel: Driver, queue: str) -> int:
     declared = await rpc(channel.queue_declare(queue, passive=True))
     return declared.message_count or 0
 

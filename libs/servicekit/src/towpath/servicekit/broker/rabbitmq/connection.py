@@ -1,4 +1,4 @@
-"""One connection to RabbitMQ; every step has a time limit. The only user of aio-pika.
+"""One connection to RabbitMQ; every step has a time limit.
 
 aio-pika's own limits are not enough: some of its calls have none, and others, when cancelled, clean up over the same
 hanging socket. So here a step that exceeds its time is cancelled but not awaited, and closing aborts the socket if
@@ -10,16 +10,22 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar, cast
 
-import aio_pika
-import aiormq
-from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
-from aiormq.exceptions import (
-    AMQPError,
-    ChannelInvalidStateError,
-)
 from yarl import URL
 
 from towpath.servicekit.broker.rabbitmq.codec import SafeReader
+from towpath.servicekit.broker.rabbitmq.driver import (
+    AMQPError,
+    Channel,
+    DriverConnection,
+    TCPTransportFactory,
+    TLSTransportFactory,
+    TransportFactory,
+    driver_of,
+    guard_writes,
+    is_blocked,
+    new_connection,
+    set_heartbeat_timeout,
+)
 from towpath.servicekit.broker.rabbitmq.refusals import ClosedByBroker
 
 #: The driver drops a connection after 3 × (8 + 1) s without a frame, and checks every 4 s: 31 s at most. RabbitMQ
@@ -34,20 +40,17 @@ _ABORT_TIMEOUT: Final = 0.5
 #: RabbitMQ checks twice per interval, and sends a heartbeat if it has sent nothing since its last check. So a healthy
 #: connection receives something at least once per interval; the slack is for a busy machine.
 _SILENCE_SLACK: Final = 1.5
-_ALARM_TIMEOUT: Final = 0.05
 
 #: Exceptions that aio-pika and aiormq raise when a channel or connection is lost.
 LOST: Final = (AMQPError, ConnectionError, OSError, RuntimeError, TimeoutError)
 
-Channel = aio_pika.abc.AbstractChannel
-Driver = aiormq.Channel
 T = TypeVar("T")
 
 
 class Connection:
     """A connection that is open; made with :meth:`open`."""
 
-    def __init__(self, connection: aio_pika.Connection, socket: "_Socket", heartbeat: int) -> None:
+    def __init__(self, connection: DriverConnection, socket: "_Socket", heartbeat: int) -> None:
         self._connection = connection
         self._socket = socket
         self._heartbeat = heartbeat
@@ -66,10 +69,7 @@ class Connection:
         """
         heartbeat = max(HEARTBEAT_SECONDS // 2, _LEAST_HEARTBEAT) if consumes else HEARTBEAT_SECONDS
         socket = _Socket(TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory())
-        connection = aio_pika.Connection(
-            url.update_query(heartbeat=str(heartbeat)), client_properties={"connection_name": name}
-        )
-        connection.kwargs["transport_factory"] = socket  # goes to aiormq.Connection as it is
+        connection = new_connection(url.update_query(heartbeat=str(heartbeat)), name, socket)
         try:
             await within(CONNECT_TIMEOUT, connection.connect())
         except BaseException as error:
@@ -77,11 +77,8 @@ class Connection:
             if isinstance(error, LOST) and (closed := socket.closed) is not None:
                 raise ClosedByBroker(*closed) from None  # aiormq does not report the reason.
             raise
-        if connection.transport is not None:
-            # The same timeout for connections with shorter intervals: a RabbitMQ that pauses for 20 s is not lost.
-            # aiormq derives the timeout from the interval, and offers no other setting.
-            patience = 3.0 * (HEARTBEAT_SECONDS + 1)
-            vars(connection.transport.connection)["_Connection__heartbeat_grace_timeout"] = patience
+        # The same timeout for connections with shorter intervals: a RabbitMQ that pauses for 20 s is not lost.
+        set_heartbeat_timeout(connection, 3.0 * (HEARTBEAT_SECONDS + 1))
         return cls(connection, socket, heartbeat)
 
     @property
@@ -96,23 +93,13 @@ class Connection:
 
     async def alarmed(self) -> bool:
         """Whether RabbitMQ accepts no publishes on this connection for now (memory or disk alarm)."""
-        transport = self._connection.transport
-        if transport is None:
-            return False
-        # aiormq reports Connection.Blocked only through ready(), which then waits.
-        try:
-            async with asyncio.timeout(_ALARM_TIMEOUT):
-                await transport.ready()
-        except TimeoutError:
-            return True
-        return False
+        return await is_blocked(self._connection)
 
     async def channel(self, *, confirms: bool) -> Channel:
         """A new channel."""
         channel = self._connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
         await within(RPC_TIMEOUT, channel.initialize())
-        driver = await driver_of(channel)
-        driver.write_queue = cast("asyncio.Queue[Any]", _WriteQueueGuard(driver.write_queue))
+        guard_writes(await driver_of(channel))
         return channel
 
     async def close(self) -> None:
@@ -122,7 +109,7 @@ class Connection:
             await asyncio.wait([closing], timeout=CLOSE_TIMEOUT)
         finally:
             self._socket.abort()
-            leave(closing)
+            abandon(closing)
         await asyncio.wait([closing], timeout=_ABORT_TIMEOUT)
 
 
@@ -158,40 +145,6 @@ class _Socket(TransportFactory):
             self._writer.transport.abort()
 
 
-class _WriteQueueGuard:
-    """The write queue of a channel: nothing passes after its Channel.CloseOk.
-
-    When RabbitMQ closes a channel because of one publish, aiormq still writes the publishes that are queued on it,
-    and RabbitMQ closes the whole connection for that. Before CloseOk such publishes are harmless.
-    """
-
-    def __init__(self, queue: "asyncio.Queue[Any]") -> None:
-        self._queue = queue
-        self._passing = 0
-        self._close_ok: Any = None
-
-    async def put(self, frame: Any) -> None:
-        if self._close_ok is not None:
-            raise ChannelInvalidStateError("RabbitMQ closed the channel")
-        self._passing += 1
-        try:
-            await self._queue.put(frame)
-        finally:
-            self._passing -= 1
-            self._close()
-
-    def put_nowait(self, close_ok: Any) -> None:
-        """Only CloseOk is written this way; it may have to wait for the frames before it."""
-        self._close_ok = close_ok
-        self._close()
-
-    def _close(self) -> None:
-        if self._close_ok is not None and not self._passing:
-            # If the queue is full, RabbitMQ gets no CloseOk: it ignores this channel for ever.
-            with contextlib.suppress(asyncio.QueueFull):
-                self._queue.put_nowait(self._close_ok)
-
-
 async def answers(url: URL, name: str, *, timeout: float) -> bool:
     """Whether a host accepts a new connection right now."""
     try:
@@ -209,12 +162,13 @@ async def within(seconds: float, work: Awaitable[T]) -> T:
         TimeoutError: The time limit was reached.
         ConnectionError: The driver cancelled it, as it does when a connection closes; the caller was not cancelled.
     """
+    # Not asyncio.timeout() or wait_for(): both wait for the cancelled work, which may clean up over a hanging socket.
     task = asyncio.ensure_future(work)
     try:
         await asyncio.wait([task], timeout=seconds)
     finally:
         unfinished = not task.done()
-        leave(task)
+        abandon(task)
     if unfinished:
         raise TimeoutError(f"no answer from RabbitMQ within {seconds:g} s")
     if task.cancelled():
@@ -233,14 +187,7 @@ async def close_channel(channel: Channel) -> None:
         await within(CLOSE_TIMEOUT, channel.close())
 
 
-async def driver_of(channel: Channel) -> Driver:
-    """The aiormq channel beneath: aio-pika's layer costs more than it gives here."""
-    driver = await channel.get_underlay_channel()
-    assert isinstance(driver, Driver)
-    return driver
-
-
-def leave(task: "asyncio.Future[Any]") -> None:
+def abandon(task: "asyncio.Future[Any]") -> None:
     """Cancel a task and ignore its result."""
     task.cancel()
     task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())

@@ -1,9 +1,8 @@
 """A link: two connections to RabbitMQ with one lifetime, and the operations on them.
 
-One publishes and one consumes, so that an alarm, which blocks the first, never blocks acks on the second. Each
-exchange
-has a publishing channel of its own: RabbitMQ closes the channel of a publish that it refuses, with all publishes in
-flight on it.
+One publishes and one consumes, so that an alarm, which blocks the first, never blocks acks on the second
+(https://www.rabbitmq.com/docs/alarms). Each exchange has a publishing channel of its own: RabbitMQ closes the channel
+of a publish that it refuses, with all publishes in flight on it.
 """
 
 import asyncio
@@ -12,35 +11,36 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import structlog
-from aiormq.abc import AbstractChannel
-from aiormq.exceptions import (
-    ChannelAccessRefused,
-    ChannelClosed,
-    ChannelPreconditionFailed,
-    DeliveryError,
-    PublishError,
-)
 from yarl import URL
 
 from towpath.servicekit.broker.interface import Binding, Queue, Topology, TopologyMismatch
 from towpath.servicekit.broker.rabbitmq.connection import (
-    Channel,
     Connection,
-    Driver,
     close_channel,
-    driver_of,
     reason_of,
     rpc,
     within,
+)
+from towpath.servicekit.broker.rabbitmq.driver import (
+    Channel,
+    ChannelAccessRefused,
+    ChannelClosed,
+    ChannelPreconditionFailed,
+    DeliveryError,
+    Driver,
+    PublishError,
+    driver_of,
 )
 from towpath.servicekit.broker.rabbitmq.refusals import needs
 
 log = structlog.get_logger(__name__)
 
+#: Consumers handle it as a batch without items.
 _EMPTY_BATCH: Final = b"[]"
-_PROOF: Final = "proof"
-_PROOF_SECONDS: Final = 1.0
-_ALARM_POLL: Final = 0.2
+#: A key that no queue is bound to, for the check of permissions.
+_UNBOUND_KEY: Final = "proof"
+_PERMISSION_CHECK_SECONDS: Final = 1.0
+_ALARM_CHECK_SECONDS: Final = 0.2
 #: Seconds that publishes in flight at an alarm may still be confirmed. RabbitMQ reads no more, so a confirm is
 #: unlikely.
 _CONFIRM_TIMEOUT_AT_ALARM: Final = 0.5
@@ -116,7 +116,7 @@ class Link:
                 self._shorten_time_limits()
             elif before and not blocked:
                 log.info("broker_unblocked")
-            await asyncio.sleep(_ALARM_POLL)
+            await asyncio.sleep(_ALARM_CHECK_SECONDS)
 
     def _shorten_time_limits(self) -> None:
         soon = asyncio.get_running_loop().time() + _CONFIRM_TIMEOUT_AT_ALARM
@@ -228,7 +228,7 @@ class Link:
                         wait=False,
                     )
                 )
-            except PublishError:
+            except PublishError:  # Returned as unroutable.
                 lost.append(binding)
             except DeliveryError:
                 pass  # The queue is full, so the binding exists.
@@ -241,13 +241,15 @@ class Link:
         the routing key.
 
         Raises:
-            BrokerRefused: A right is missing.
+            BrokerRefused: The permission is missing.
         """
         driver = await self.publisher(exchange)
-        publishing = driver.basic_publish(_EMPTY_BATCH, exchange=exchange, routing_key=_PROOF, wait=False)
+        publishing = driver.basic_publish(
+            _EMPTY_BATCH, exchange=exchange, routing_key=_UNBOUND_KEY, wait=False
+        )
         with contextlib.suppress(TimeoutError, DeliveryError), needs(exchange="write"):
             try:
-                await within(_PROOF_SECONDS, publishing)
+                await within(_PERMISSION_CHECK_SECONDS, publishing)
             except ChannelAccessRefused as error:
                 if "access to topic" not in str(error):
                     raise
@@ -270,6 +272,7 @@ def queue_arguments(queue: Queue) -> dict[str, Any]:
         arguments["x-max-length"] = queue.max_length
     if queue.message_ttl_ms is not None:
         arguments["x-message-ttl"] = queue.message_ttl_ms
+    # Publishers learn that the queue is full; the default would drop the oldest message, which was confirmed.
     arguments["x-overflow"] = "reject-publish"
     if queue.dead_letter_exchange is not None:
         arguments["x-dead-letter-exchange"] = queue.dead_letter_exchange
@@ -278,7 +281,7 @@ def queue_arguments(queue: Queue) -> dict[str, Any]:
     return arguments
 
 
-async def bind(channel: AbstractChannel, queue: str, bindings: Sequence[Binding]) -> None:
+async def bind(channel: Driver, queue: str, bindings: Sequence[Binding]) -> None:
     """Bind a queue; existing bindings stay as they are."""
     for binding in bindings:
         with needs(queue="write", exchange="read", topic="read"):

@@ -2,8 +2,7 @@
 
 A refusal at the start ends the program: a retry would fail until an operator changes a setting or grants a
 permission. Temporary limits (a connection limit, a virtual host that is down) do not count as refusals and are
-retried.
-https://www.rabbitmq.com/docs/access-control
+retried: https://www.rabbitmq.com/docs/access-control
 """
 
 import re
@@ -11,15 +10,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from aiormq.exceptions import (
+from yarl import URL
+
+from towpath.servicekit.broker.interface import BrokerRefused
+from towpath.servicekit.broker.rabbitmq.driver import (
     AuthenticationError,
     ChannelAccessRefused,
     ConnectionNotAllowed,
     ProbableAuthenticationError,
 )
-from yarl import URL
-
-from towpath.servicekit.broker.interface import BrokerRefused
 from towpath.servicekit.runtime.amqp_url import shown
 
 _SETTING: Final = "TOWPATH_AMQP_URL"
@@ -28,7 +27,7 @@ _NOT_ALLOWED: Final = 530
 #: Temporary conditions that RabbitMQ also reports as "not allowed".
 _PASSES: Final = re.compile(r"limit .*is reached|is down", re.DOTALL)
 #: RabbitMQ 4: "configure access to queue 'q' in vhost 'v' refused for user 'u'"; 3 leaves out the first word.
-_RIGHT: Final = re.compile(
+_PERMISSION: Final = re.compile(
     r"(?:(configure|read|write) )?access to (\w+) '(.*?)' (?:in exchange '(.*?)' )?in vhost '(.*?)' "
     r"refused for user '(.*?)'",
     re.DOTALL,
@@ -56,35 +55,35 @@ def is_refusal(error: BaseException) -> bool:
 
 def refused_connection(url: URL, error: BaseException) -> BrokerRefused:
     """The error for a refusal by all hosts at the first connect."""
-    what = (
+    refused = (
         f"the virtual host {url.path.removeprefix('/') or '/'!r}"
         if isinstance(error, ClosedByBroker) and error.code == _NOT_ALLOWED
         else f"user {url.user or 'guest'!r} or the password"
     )
-    return BrokerRefused(f"{_SETTING}: RabbitMQ at {shown(url)} refused {what}: {error}")
+    return BrokerRefused(f"{_SETTING}: RabbitMQ at {shown(url)} refused {refused}: {error}")
 
 
 @contextmanager
-def needs(**rights: str) -> Iterator[None]:
+def needs(**permissions: str) -> Iterator[None]:
     """Around one request to the broker: a missing permission is raised as :class:`BrokerRefused`.
 
     Args:
-        rights: Kind of resource → the permission needed. RabbitMQ 3 does not say which permission is missing.
+        permissions: Kind of resource → the permission needed. RabbitMQ 3 does not say which permission is missing.
     """
     try:
         yield
     except ChannelAccessRefused as error:
-        raise BrokerRefused(_missing_right(str(error), rights)) from None
+        raise BrokerRefused(_missing_permission(str(error), permissions)) from None
 
 
-def _missing_right(text: str, rights: Mapping[str, str]) -> str:
-    missing = _RIGHT.search(text)
+def _missing_permission(text: str, permissions: Mapping[str, str]) -> str:
+    missing = _PERMISSION.search(text)
     if missing is None:
         return f"{_SETTING}: RabbitMQ refused access: {text}"
     verb, kind, name, exchange, vhost, user = missing.groups()
-    verb = verb or rights.get(kind, "use")
+    verb = verb or permissions.get(kind, "use")
     where = f" of the exchange {exchange!r}" if exchange else ""
     return (
-        f"{_SETTING}: user {user!r} lacks the right to {verb} the {kind} {name!r}{where} in virtual host {vhost!r}: "
-        "grant it with `rabbitmqctl set_permissions`, or name another user"
+        f"{_SETTING}: user {user!r} lacks the permission to {verb} the {kind} {name!r}{where} "
+        f"in virtual host {vhost!r}: grant it with `rabbitmqctl set_permissions`, or name another user"
     )

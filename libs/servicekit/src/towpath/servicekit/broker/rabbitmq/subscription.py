@@ -4,22 +4,27 @@ import asyncio
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
-from aiormq.abc import AbstractChannel, DeliveredMessage
-
-from towpath.servicekit.broker.interface import BrokerUnavailable, Delivery, Inbox, Lost, Queue
+from towpath.servicekit.broker.arrivals import Arrivals
+from towpath.servicekit.broker.interface import BrokerUnavailable, Inbox, Lost, Queue
 from towpath.servicekit.broker.rabbitmq.bindings import RabbitBindings
 from towpath.servicekit.broker.rabbitmq.connection import (
     CLOSE_TIMEOUT,
     LOST,
-    Channel,
     close_channel,
-    driver_of,
     reason_of,
     rpc,
     within,
+)
+from towpath.servicekit.broker.rabbitmq.delivery import RabbitDelivery
+from towpath.servicekit.broker.rabbitmq.driver import (
+    Channel,
+    DeliveredMessage,
+    Driver,
+    driver_of,
+    on_consumer_cancelled,
 )
 from towpath.servicekit.broker.rabbitmq.link import Link, bind
 from towpath.servicekit.broker.rabbitmq.refusals import needs
@@ -28,7 +33,7 @@ from towpath.servicekit.broker.rabbitmq.refusals import needs
 OnEnded = Callable[["RabbitSubscription", Lost, str], None]
 
 
-class RabbitSubscription:
+class RabbitSubscription(Arrivals):
     """See :class:`~towpath.servicekit.broker.interface.Subscription`."""
 
     def __init__(
@@ -38,33 +43,19 @@ class RabbitSubscription:
         on_ended: OnEnded,
         arrived: asyncio.Event | None = None,
     ) -> None:
+        super().__init__(arrived)
         self._sources = sources
         self._prefetch = prefetch
         self._on_ended = on_ended
         self._started_at = 0.0
         self._channel: Channel | None = None
         self._bindings: list[tuple[Inbox, RabbitBindings]] = []
-        self._waiting: deque[RabbitDelivery] = deque()
-        self._arrived = arrived or asyncio.Event()
         self._tags: list[str] = []
         self._cancelled = False
         self._settlements: deque[tuple[int, str]] = deque()
         self._to_settle = asyncio.Event()
         self._settler: asyncio.Task[None] | None = None
         self._starting = False
-        self._held = False
-        self._ended = False
-
-    def __aiter__(self) -> "RabbitSubscription":
-        return self
-
-    async def __anext__(self) -> Delivery:
-        while self._held or not self._waiting:
-            if self._ended:
-                raise StopAsyncIteration
-            self._arrived.clear()
-            await self._arrived.wait()
-        return self._waiting.popleft()
 
     @property
     def names(self) -> list[str]:
@@ -82,19 +73,7 @@ class RabbitSubscription:
 
     def bindings(self, inbox: Inbox) -> RabbitBindings | None:
         """The bindings of one of its inboxes, if that exists."""
-        return next((one for source, one in self._bindings if source is inbox and one.stands), None)
-
-    def take_waiting(self, limit: int) -> list[Delivery]:
-        if self._held:
-            return []
-        return [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
-
-    def hand_out(self) -> None:
-        """End what :meth:`start` began with ``held``."""
-        if self._held:
-            self._held = False
-            if self._waiting:
-                self._arrived.set()
+        return next((one for source, one in self._bindings if source is inbox and one.exists), None)
 
     async def start(self, link: Link, *, held: bool = False) -> None:
         """Consume over a new channel; unsettled deliveries of the old one are dropped (the broker redelivers them).
@@ -103,19 +82,21 @@ class RabbitSubscription:
             held: Hand out no deliveries before :meth:`hand_out`.
         """
         await self.stop()
-        self._held = held
+        self._is_held = held
         if self._cancelled:  # Its unsettled deliveries were requeued with the old channel.
             return
         channel = await link.consumer_channel()
         driver = await driver_of(channel)
         channel.close_callbacks.add(lambda _, error: self._on_channel_closed(channel, error))
-        driver.on_consumer_cancel_callbacks.add(
-            lambda _: self._end(channel, Lost.QUEUE, "the broker cancelled a consumer: its queue is gone")
+        on_consumer_cancelled(
+            driver,
+            lambda: self._end(channel, Lost.QUEUE, "the broker cancelled a consumer: its queue is gone"),
         )
         self._channel = channel
         self._starting = True
         self._settler = asyncio.create_task(self._settle(driver), name="subscription: settle")
         try:
+            # Holds for each consumer that is started after it: https://www.rabbitmq.com/docs/consumer-prefetch
             await rpc(driver.basic_qos(prefetch_count=self._prefetch))
             for source in self._sources:
                 queue = source.name if isinstance(source, Queue) else await make_inbox(driver, source)
@@ -162,37 +143,36 @@ class RabbitSubscription:
 
     async def close(self) -> None:
         """Stop intake, send the settlements, requeue the rest."""
-        self._ended = True
-        self._arrived.set()
+        self._end_iteration()
         channel = self._channel
         if channel is not None and not channel.is_closed:
             with contextlib.suppress(*LOST):
                 await within(CLOSE_TIMEOUT, self._send_settlements(await driver_of(channel)))
         await self.stop()
 
-    def settle(self, channel: AbstractChannel, tag: int, how: str) -> None:
+    def settle(self, channel: Driver, tag: int, how: str) -> None:
+        self._was_settled()
         current = self._channel
         if current is None or current.is_closed or channel.is_closed:
             return  # A stale delivery: the broker redelivers it.
         self._settlements.append((tag, how))
         self._to_settle.set()
 
-    def _receiver(self, name: str, channel: AbstractChannel) -> Callable[[DeliveredMessage], Any]:
+    def _receiver(self, name: str, channel: Driver) -> Callable[[DeliveredMessage], Any]:
         async def receive(message: DeliveredMessage) -> None:
-            self._waiting.append(RabbitDelivery(message, name, self, channel))
-            self._arrived.set()
+            self._receive(RabbitDelivery(message, name, self, channel))
 
         return receive
 
-    async def _settle(self, channel: AbstractChannel) -> None:
-        # One task sends all settlements, so that ack() never waits for the socket.
+    async def _settle(self, channel: Driver) -> None:
+        # One task sends all settlements in their order, so that ack() never waits for the socket.
         with contextlib.suppress(*LOST):
             while True:
                 await self._to_settle.wait()
                 self._to_settle.clear()
                 await self._send_settlements(channel)
 
-    async def _send_settlements(self, channel: AbstractChannel) -> None:
+    async def _send_settlements(self, channel: Driver) -> None:
         while self._settlements:
             tag, how = self._settlements.popleft()
             if how == "ack":
@@ -211,78 +191,15 @@ class RabbitSubscription:
             self._on_ended(self, what, reason)
 
 
-class Settler(Protocol):
-    """Sends settlements to the broker."""
-
-    def settle(self, channel: AbstractChannel, tag: int, how: str) -> None: ...
-
-
-class RabbitDelivery:
-    """See :class:`~towpath.servicekit.broker.interface.Delivery`."""
-
-    __slots__ = ("_channel", "_message", "_settling", "queue")
-
-    def __init__(
-        self,
-        message: DeliveredMessage,
-        queue: str,
-        settling: Settler,
-        channel: AbstractChannel,
-    ) -> None:
-        self._message = message
-        self._settling = settling
-        self._channel = channel
-        self.queue = queue
-
-    @property
-    def body(self) -> bytes:
-        return self._message.body
-
-    @property
-    def exchange(self) -> str:
-        return self._message.exchange or ""
-
-    @property
-    def routing_key(self) -> str:
-        return self._message.routing_key or ""
-
-    @property
-    def redelivered(self) -> bool:
-        return bool(self._message.redelivered)
-
-    @property
-    def app_id(self) -> str | None:
-        return self._message.header.properties.app_id
-
-    @property
-    def user_id(self) -> str | None:
-        return self._message.header.properties.user_id
-
-    @property
-    def headers(self) -> Mapping[str, Any]:
-        return self._message.header.properties.headers or {}
-
-    def ack(self) -> None:
-        self._settle("ack")
-
-    def reject(self) -> None:
-        self._settle("reject")
-
-    def requeue(self) -> None:
-        self._settle("requeue")
-
-    def _settle(self, how: str) -> None:
-        tag = self._message.delivery_tag
-        assert tag is not None
-        self._settling.settle(self._channel, tag, how)
-
-
 def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def make_inbox(channel: AbstractChannel, inbox: Inbox) -> str:
+async def make_inbox(channel: Driver, inbox: Inbox) -> str:
     """Declare an inbox under a new unique name; returns the name."""
+    # Exclusive: RabbitMQ deletes it with the connection, so a killed program leaves no queue behind. A new name each
+    # time, because RabbitMQ may notice the loss of the old connection later than this program did.
+    # https://www.rabbitmq.com/docs/queues#exclusive-queues
     name = f"{inbox.name}.{secrets.token_hex(6)}"
     arguments: dict[str, Any] = {
         "x-max-length": inbox.max_length,

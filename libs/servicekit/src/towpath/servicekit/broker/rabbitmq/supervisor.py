@@ -11,10 +11,9 @@ lost; then it drops everything and starts again with the next host. Guarantees:
   nothing if it is complete: a deleted queue or binding is restored, and a subscription whose queue has no consumer is
   created again.
 * A connection that receives nothing (half-open, or cut in one direction) is found within 15 s, and the link is
-  dropped if a host answers on a new connection. If none does, RabbitMQ as a whole is silent (paused or
-  unreachable), and
-  dropping the link would not help: this is logged, and left to the driver's heartbeats.
-* Every loss that is found is passed to ``on_deaf`` callbacks.
+  dropped if a host answers on a new connection. If none does, RabbitMQ as a whole is silent (paused or unreachable),
+  and dropping the link would not help: this is logged, and left to the driver's heartbeats.
+* Every loss that is found is passed to ``on_loss`` callbacks.
 * Every error is logged and retried. Only a refusal by every host at the start ends the supervisor.
 """
 
@@ -26,8 +25,8 @@ from typing import Any, Final
 import structlog
 from yarl import URL
 
-from towpath.servicekit.broker.interface import BrokerRefused, Lost, OnDeaf, Topology, TopologyMismatch
-from towpath.servicekit.broker.rabbitmq.connection import LOST, answers, leave, reason_of
+from towpath.servicekit.broker.interface import BrokerRefused, Lost, OnLoss, Topology, TopologyMismatch
+from towpath.servicekit.broker.rabbitmq.connection import LOST, abandon, answers, reason_of
 from towpath.servicekit.broker.rabbitmq.hosts import Hosts
 from towpath.servicekit.broker.rabbitmq.link import Link
 from towpath.servicekit.broker.rabbitmq.refusals import is_refusal, refused_connection
@@ -36,10 +35,11 @@ from towpath.servicekit.runtime.amqp_url import shown
 
 log = structlog.get_logger(__name__)
 
+#: Longest time until a lost queue, binding or consumer is found. A check declares every queue again.
 CHECK_EVERY: Final = 8.0
 
 #: Seconds between two checks for a silent connection, and the time limit of a host's answer on a new connection.
-_LISTEN_EVERY: Final = 0.5
+_SILENCE_CHECK_SECONDS: Final = 0.5
 _ANSWER_TIMEOUT: Final = 3.0
 #: Seconds after its start in which a subscription is not checked for a missing consumer.
 _CONSUMER_CHECK_GRACE: Final = 2.0
@@ -65,7 +65,7 @@ class Supervisor:
         self._ended: dict[RabbitSubscription, tuple[Lost, str]] = {}
         self._needs_repair = asyncio.Event()
         self._rebuilt_callbacks: list[Callable[[], None]] = []
-        self._deaf_callbacks: list[OnDeaf] = []
+        self._loss_callbacks: list[OnLoss] = []
         self._is_dropped = False
         self.link: Link | None = None
         self.decided = asyncio.Event()
@@ -77,9 +77,9 @@ class Supervisor:
         """See :meth:`towpath.servicekit.broker.interface.Broker.on_rebuilt`."""
         self._rebuilt_callbacks.append(callback)
 
-    def on_deaf(self, callback: OnDeaf) -> None:
-        """See :meth:`towpath.servicekit.broker.interface.Broker.on_deaf`."""
-        self._deaf_callbacks.append(callback)
+    def on_loss(self, callback: OnLoss) -> None:
+        """See :meth:`towpath.servicekit.broker.interface.Broker.on_loss`."""
+        self._loss_callbacks.append(callback)
 
     def rebuild(self, reason: str) -> None:
         """See :meth:`towpath.servicekit.broker.interface.Broker.rebuild`."""
@@ -105,7 +105,7 @@ class Supervisor:
             self.link = link
             self.decided.set()
             log.info("broker_connected" if first else "broker_reconnected", url=shown(url))
-            self._notify_rebuilt(tell=not first)
+            self._notify_rebuilt(is_first=first)
             first = False
             reason = await self._maintain(link)
             self.decided.clear()
@@ -114,6 +114,7 @@ class Supervisor:
                 self._found(Lost.CONNECTION, reason)
             self._is_dropped = False
             await self.drop()
+            # All programs lost RabbitMQ at the same moment; without jitter they would all be back at the same moment.
             await asyncio.sleep(self._jitter(self._spread))
 
     async def drop(self) -> None:
@@ -134,6 +135,7 @@ class Supervisor:
                 link = await self._open(url)
             except Exception as error:
                 wait = self._hosts.failed(url, refused=is_refusal(error), outage=now() - began)
+                # Later on a refusal is retried as well: an operator may be changing the password.
                 if first and self._hosts.all_refuse:
                     raise refused_connection(url, error) from None
                 event = "topology_differs" if isinstance(error, TopologyMismatch) else "broker_unreachable"
@@ -161,7 +163,7 @@ class Supervisor:
     async def _maintain(self, link: Link) -> str:
         watching = asyncio.create_task(link.watch_alarm(), name=f"{self._name}: alarm")
         tending = asyncio.create_task(self._repair_and_check(link), name=f"{self._name}: tend")
-        listening = asyncio.create_task(self._watch_silence(link), name=f"{self._name}: listen")
+        listening = asyncio.create_task(self._watch_silence(link), name=f"{self._name}: silence")
         tasks = (watching, tending, listening)
         try:
             ends: list[asyncio.Future[Any]] = [link.lost, *tasks]
@@ -172,15 +174,15 @@ class Supervisor:
             return link.lost.result()
         finally:
             for task in tasks:
-                leave(task)
+                abandon(task)
 
     async def _watch_silence(self, link: Link) -> None:
         """Drop ``link`` once one of its connections is silent while RabbitMQ answers on a new one."""
-        told = False
+        is_logged = False
         while True:
-            await asyncio.sleep(_LISTEN_EVERY)
+            await asyncio.sleep(_SILENCE_CHECK_SECONDS)
             if link.silent() is None:
-                told = False
+                is_logged = False
                 continue
             asked = (answers(url, f"{self._name} check", timeout=_ANSWER_TIMEOUT) for url in self._hosts.all)
             is_there = any(await asyncio.gather(*asked))
@@ -190,8 +192,8 @@ class Supervisor:
             if is_there:
                 link.fail(f"the {silent} connection receives nothing, and RabbitMQ answers on a new one")
                 return
-            if not told:
-                told = True
+            if not is_logged:
+                is_logged = True
                 log.warning("broker_silent", connection=silent)
 
     async def _repair_and_check(self, link: Link) -> None:
@@ -216,6 +218,7 @@ class Supervisor:
             self._found(what, f"{', '.join(subscription.names[:3])}: {reason}")
         if not wanted:
             return
+        # A deleted queue ended its consumer, and must exist again before it is consumed.
         for topology in self.topologies:
             await link.declare(topology)
         for subscription in wanted:
@@ -253,15 +256,15 @@ class Supervisor:
             self._found(Lost.BINDING, f"no queue is bound to {binding.routing_key} on {binding.exchange}")
 
     def _found(self, what: Lost, how: str) -> None:
-        for callback in self._deaf_callbacks:
+        for callback in self._loss_callbacks:
             try:
                 callback(what, how)
             except Exception:
-                log.exception("deaf_callback_failed")
+                log.exception("loss_callback_failed")
 
-    def _notify_rebuilt(self, *, tell: bool = True) -> None:
+    def _notify_rebuilt(self, *, is_first: bool = False) -> None:
         """Call the ``on_rebuilt`` callbacks, and only then hand out deliveries."""
-        for callback in self._rebuilt_callbacks if tell else ():
+        for callback in () if is_first else self._rebuilt_callbacks:
             try:
                 callback()
             except Exception:

@@ -1,0 +1,80 @@
+"""Exchanges, queues and bindings as a program wants them to exist."""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class ExchangeType(enum.StrEnum):
+    TOPIC = "topic"
+    FANOUT = "fanout"
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A durable exchange."""
+
+    name: str
+    type: ExchangeType = ExchangeType.TOPIC
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    exchange: str
+    routing_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """A durable quorum queue, shared by the replicas of a service.
+
+    Attributes:
+        single_active: Only one consumer at a time gets deliveries (order across replicas).
+        delivery_limit: Redeliveries after which the broker dead-letters a message, as a safety net under the retries.
+            RabbitMQ puts a requeued message back to its position only if such a limit is set.
+        max_length: Number of messages from which publishes to it are refused.
+        dead_letter_exchange: Where rejected messages go; ``""`` is the default exchange (routes by queue name).
+        message_ttl_ms: Milliseconds until a message is dead-lettered.
+        verified: Bindings that are verified now and then by publishing an empty batch; no other queue may be bound to
+            these keys.
+    """
+
+    name: str
+    bindings: Sequence[Binding] = ()
+    single_active: bool = False
+    delivery_limit: int = 20
+    max_length: int | None = None
+    dead_letter_exchange: str | None = None
+    message_ttl_ms: int | None = None
+    verified: Sequence[Binding] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inbox:
+    """A transient queue of one subscription: exclusive, a fresh name each time it is made, bounded by drop-head.
+
+    It is deleted with its subscription. Its bindings may change while it exists, see :class:`Bindings`.
+
+    Attributes:
+        name: Prefix of the queue's name on the broker; deliveries carry it as ``queue``.
+        max_length, max_bytes, message_ttl_ms: Bounds; messages beyond them are dropped, oldest first.
+    """
+
+    name: str
+    bindings: Sequence[Binding] = ()
+    max_length: int = 20_000
+    max_bytes: int = 64 * 1024 * 1024
+    message_ttl_ms: int = 30_000
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """The exchanges and queues a service needs; declared at start and after each reconnect.
+
+    Attributes:
+        writes: Topic exchanges that it publishes to. The permission is checked at the start.
+    """
+
+    exchanges: Sequence[Exchange] = ()
+    queues: Sequence[Queue] = ()
+    writes: Sequence[str] = ()

@@ -1,0 +1,65 @@
+"""What is used of aiosqlite although it does not document it, one test each.
+
+A test that fails after an upgrade says what else fails. ``test_driver`` checks the bounds of the version.
+"""
+
+import inspect
+import sqlite3
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towpath.servicekit.storage.sqlite import engine, in_thread
+
+
+@pytest.fixture
+async def connection(tmp_path: Path) -> AsyncIterator[AsyncConnection]:
+    """A connection with the SQL function ``thread()``, the id of the thread that runs the statement."""
+    made = engine(f"sqlite+aiosqlite:///{tmp_path}/towpath.db")
+    async with made.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        await driver.create_function("thread", 0, threading.get_ident)  # type: ignore[union-attr]
+        yield connection
+    await made.dispose()
+
+
+async def _thread(connection: AsyncConnection) -> Any:
+    return await connection.scalar(sa.text("SELECT thread()"))
+
+
+async def test_aiosqlite_runs_every_call_through_execute_which_runs_it_in_the_calling_thread(
+    connection: AsyncConnection,
+) -> None:
+    # Else each statement changes threads four times, and storing a message takes ten times as long (ADR 13).
+    assert await _thread(connection) == threading.get_ident()
+
+
+async def test_statements_run_in_the_connections_own_thread_if_the_caller_wants_that(
+    connection: AsyncConnection,
+) -> None:
+    # Else a long statement, such as a migration, blocks the event loop.
+    async with in_thread(connection):
+        assert await _thread(connection) != threading.get_ident()
+    assert await _thread(connection) == threading.get_ident()
+
+
+async def test_the_thread_of_a_connection_ends_with_the_program(connection: AsyncConnection) -> None:
+    # `_thread` is made a daemon. Else a program that is stopped while SQLite waits for a lock does not end.
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    assert driver._thread.is_alive()
+    assert driver._thread.daemon
+
+
+async def test_a_closed_connection_is_known_by_its_missing_sqlite_connection(tmp_path: Path) -> None:
+    # `_connection` is None then. Else a statement on a closed connection fails inside sqlite3, with another error.
+    assert "iter_chunk_size" in inspect.signature(aiosqlite.Connection.__init__).parameters
+    driver = aiosqlite.Connection(lambda: sqlite3.connect(tmp_path / "a.db"), iter_chunk_size=64)
+    async with driver:
+        assert isinstance(driver._connection, sqlite3.Connection)
+    assert driver._connection is None
