@@ -21,7 +21,7 @@ from towpath.tools.cli import app
 PAGE: Final = Path(__file__).parent.parent / "docs/reference/settings.md"
 
 NAMES: Final = (
-    Path(__file__).parent.parent / "libs/servicekit/src/towpath/servicekit/runtime/known_settings.py"
+    Path(__file__).parent.parent / "libs/servicekit/src/towpath/servicekit/runtime/known_settings.txt"
 )
 
 HEAD: Final = """\
@@ -82,7 +82,7 @@ def render() -> str:
 
 
 def render_names() -> str:
-    """The module with the names of all settings."""
+    """The file with the names of all settings, one on each line."""
     names = {
         (PREFIX + name).upper()
         for _, _, models in sections()
@@ -90,11 +90,7 @@ def render_names() -> str:
         for name in model.model_fields
     }
     names |= {row.split("`")[1] for row in _option_rows()}
-    lines = "".join(f'        "{name}",\n' for name in sorted(names))
-    return (
-        '"""The settings of all programs; written by ``make docs``."""\n\nfrom typing import Final\n\n'
-        f"KNOWN: Final = frozenset(\n    {{\n{lines}    }}\n)\n"
-    )
+    return "".join(f"{name}\n" for name in sorted(names))
 
 
 def _option_rows() -> Iterator[str]:

@@ -49,7 +49,7 @@ async def test_one_name_may_be_counted_under_several_labels(telemetry: Telemetry
     assert shown["messages_published_total", "push"] == 5
 
 
-async def test_what_several_count_under_the_same_labels_is_added_up(telemetry: Telemetry) -> None:
+async def test_counters_with_the_same_labels_are_added_up(telemetry: Telemetry) -> None:
     for amount in (3, 4):
         telemetry.counter("messages_published", "Confirmed", {"exchange": "push"}).add(amount)
     assert figures(telemetry)["messages_published_total", "push"] == 7
@@ -73,6 +73,37 @@ async def test_a_distribution_is_shown_in_seconds_with_buckets_for_milliseconds(
     assert shown["publish_confirm_seconds_bucket", "push", "0.0005"] == 1
     assert shown["publish_confirm_seconds_bucket", "push", "0.005"] == 2
     assert shown["publish_confirm_seconds_bucket", "push", "+Inf"] == 3
+
+
+async def test_distributions_with_the_same_labels_are_added_up(telemetry: Telemetry) -> None:
+    for seconds in (0.2, 0.3):
+        telemetry.histogram("publish_confirm", "Time to confirm", {"exchange": "push"}).record(seconds)
+    page = telemetry.exposition().decode()
+    assert page.count("publish_confirm_seconds_count{") == 1
+    assert figures(telemetry)["publish_confirm_seconds_count", "push"] == 2
+    assert figures(telemetry)["publish_confirm_seconds_sum", "push"] == pytest.approx(0.5)
+
+
+async def test_the_bounds_of_the_buckets_do_not_change(telemetry: Telemetry) -> None:
+    telemetry.histogram("publish_confirm", "Time to confirm").record(0.2)
+    bounds = re.findall(r'le="([^"]+)"', telemetry.exposition().decode())
+    assert bounds == [
+        "0.0005",
+        "0.001",
+        "0.0025",
+        "0.005",
+        "0.01",
+        "0.025",
+        "0.05",
+        "0.1",
+        "0.25",
+        "0.5",
+        "1.0",
+        "2.5",
+        "5.0",
+        "10.0",
+        "+Inf",
+    ]
 
 
 async def test_metrics_are_printed_as_prometheus_reads_them(telemetry: Telemetry) -> None:

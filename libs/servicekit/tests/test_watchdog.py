@@ -1,4 +1,4 @@
-"""The watchdog: what hangs is interrupted, and what cannot be is ended."""
+"""The watchdog: a step that hangs is interrupted; if it cannot be interrupted, the program ends."""
 
 import asyncio
 import re
@@ -28,7 +28,7 @@ def loops() -> None:
     "hang",
     [loops, lambda: time.sleep(3600), lambda: re.match(r"(a+)+$", "a" * 60 + "b"), lambda: 9 ** (9**9)],
 )
-async def test_what_hangs_is_interrupted_when_its_time_is_over(hang: Callable[[], Any]) -> None:
+async def test_a_step_that_hangs_is_interrupted_at_its_time_limit(hang: Callable[[], Any]) -> None:
     with Watchdog.open(LIMIT) as watchdog:
         for _ in range(2):  # and so is the next
             began = time.monotonic()
@@ -37,7 +37,7 @@ async def test_what_hangs_is_interrupted_when_its_time_is_over(hang: Callable[[]
             assert time.monotonic() - began > LIMIT / 2
 
 
-async def test_what_comes_to_an_end_is_left_alone_however_much_there_is_of_it() -> None:
+async def test_steps_that_end_in_time_are_not_interrupted_however_many_there_are() -> None:
     with Watchdog.open(AMPLE) as watchdog:
         end = time.monotonic() + 1.5 * AMPLE
         while time.monotonic() < end:
@@ -46,7 +46,7 @@ async def test_what_comes_to_an_end_is_left_alone_however_much_there_is_of_it() 
             await asyncio.sleep(0)
 
 
-async def test_what_catches_its_interruption_ends_the_program() -> None:
+async def test_a_step_that_catches_its_interruption_ends_the_program() -> None:
     ended = threading.Event()
 
     def deaf() -> None:
@@ -61,7 +61,7 @@ async def test_what_catches_its_interruption_ends_the_program() -> None:
     assert ended.is_set()
 
 
-async def test_an_event_loop_that_stands_still_ends_the_program_whatever_holds_it() -> None:
+async def test_an_event_loop_that_hangs_outside_a_step_ends_the_program() -> None:
     ended = threading.Event()
     with Watchdog.open(LIMIT, end=ended.set):
         assert await asyncio.to_thread(ended.wait, 3 * LIMIT) is False
@@ -72,12 +72,18 @@ async def test_an_event_loop_that_stands_still_ends_the_program_whatever_holds_i
     ("hang", "status"),
     [
         ("while True:\n      try: loop()\n      except BaseException: pass", EXIT_HUNG),
+        # Waits in C for a lock, without the GIL: no signal interrupts it. On Linux zeros are an unlocked mutex.
+        (
+            "lock = ctypes.create_string_buffer(64); wait = ctypes.CDLL(None).pthread_mutex_lock\n"
+            "    wait(lock); wait(lock)",
+            EXIT_HUNG,
+        ),
         ("sum(itertools.repeat(1))", -signal.SIGPROF),
     ],
 )
-def test_the_program_ends_where_nothing_else_helps(hang: str, status: int) -> None:
+def test_a_step_that_no_exception_reaches_ends_the_program(hang: str, status: int) -> None:
     program = (
-        "import asyncio, itertools\n"
+        "import asyncio, ctypes, itertools\n"
         "from towpath.servicekit.handling.watchdog import Watchdog\n"
         "def loop():\n"
         "  while True: pass\n"
@@ -116,7 +122,7 @@ def test_a_program_that_was_frozen_amid_a_step_is_not_overdue(loop_factory: str)
         assert running.wait(timeout=PATIENCE) == 0
 
 
-def test_it_interrupts_on_uvloop_while_other_threads_are_busy() -> None:
+def test_a_step_is_interrupted_on_uvloop_while_other_threads_are_busy() -> None:
     program = (
         "import asyncio, threading, uvloop\n"
         "from towpath.servicekit.handling.watchdog import Overdue, Watchdog\n"
@@ -136,7 +142,7 @@ def test_it_interrupts_on_uvloop_while_other_threads_are_busy() -> None:
     assert (ran.returncode, ran.stdout) == (0, "interrupted\n"), ran.stderr
 
 
-async def test_everything_is_as_before_once_it_is_closed() -> None:
+async def test_closing_restores_signal_handler_timers_and_threads() -> None:
     before = signal.getsignal(signal.SIGVTALRM)
     threads = threading.active_count()
     with Watchdog.open(LIMIT):
@@ -152,6 +158,17 @@ async def test_two_watchdogs_in_one_process_interrupt_only_their_own_steps() -> 
             with pytest.raises(Overdue), watchdog:
                 loops()
             await asyncio.sleep(0)  # each looks after the event loop, too
+
+
+async def test_a_watchdog_keeps_watching_after_an_earlier_one_has_closed() -> None:
+    before = signal.getsignal(signal.SIGVTALRM)
+    earlier, later = Watchdog.open(LIMIT), Watchdog.open(LIMIT)
+    earlier.__enter__()
+    with later as watchdog:
+        earlier.__exit__(None, None, None)
+        with pytest.raises(Overdue), watchdog:
+            loops()
+    assert signal.getsignal(signal.SIGVTALRM) is before
 
 
 def loops_until(event: threading.Event) -> None:

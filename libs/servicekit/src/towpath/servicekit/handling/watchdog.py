@@ -12,7 +12,18 @@ the cases that the previous step cannot reach:
 3. If neither a thread nor a signal handler can run, in C code that holds the GIL, the kernel ends the program once it
    has used twice the limit of CPU time (SIGPROF).
 
-Time is counted in ticks of a thread, so that a program that was paused, or whose machine slept, is not overdue.
+Time is counted in beats of a thread, so that a program that was paused, or whose machine slept, is not overdue.
+
+Why a thread and not a timer whose signal handler counts (``ITIMER_REAL``): Python runs signal handlers in the main
+thread only, between two instructions or when a system call is interrupted. A step that waits in C for a lock,
+without the GIL, does neither and uses no CPU time, so that no signal would ever end it; the thread does, in step 2.
+``faulthandler.dump_traceback_later(exit=True)`` would, too, but counts a pause of the program as time of the step.
+And SIGALRM is left to others: crash probes and pytest-timeout use it.
+
+Several watchdogs may be open in one process (``towpath dev`` runs all services in one), and close in any order. They
+share one handler of the signal, installed by the first and removed by the last.
+
+https://docs.python.org/3/library/signal.html#execution-of-python-signal-handlers
 """
 
 import asyncio
@@ -34,8 +45,16 @@ log = structlog.get_logger(__name__)
 
 EXIT_HUNG: Final = 70
 _SIGNAL: Final = signal.SIGVTALRM  # of ITIMER_VIRTUAL
+#: Beats of the thread within the time limit. A step is interrupted up to a tenth of the limit late.
 _BEATS: Final = 10
+#: Beats without a turn of the event loop after which the program ends: the limit, and half of it for the exception to
+#: arrive.
 _LAST_BEATS: Final = 15
+
+#: The open watchdogs of this process.
+_opened: "list[Watchdog]" = []
+#: The handler of the signal before the first of them was opened.
+_before: list[Any] = []
 
 
 class Overdue(BaseException):
@@ -59,7 +78,6 @@ class Watchdog:
         self._beat_at = time.process_time()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self._before: Any = None
 
     @classmethod
     @contextmanager
@@ -70,7 +88,9 @@ class Watchdog:
             end: Ends the program after step 1 has failed.
         """
         watchdog = cls(time_limit, end=end or _end_program)
-        watchdog._before = signal.signal(_SIGNAL, watchdog._interrupt)
+        if not _opened:
+            _before.append(signal.signal(_SIGNAL, _interrupt))
+        _opened.append(watchdog)
         watchdog._wind()
         watchdog._thread.start()
         try:
@@ -78,9 +98,11 @@ class Watchdog:
         finally:
             watchdog._closing.set()
             watchdog._thread.join()
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            signal.signal(_SIGNAL, watchdog._before)
+            _opened.remove(watchdog)
+            if not _opened:  # The threads of others would wind the timers again.
+                signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                signal.signal(_SIGNAL, _before.pop())
 
     def __enter__(self) -> None:
         """Begin a step, which may be interrupted by :class:`Overdue`."""
@@ -121,14 +143,18 @@ class Watchdog:
         """Whether one thread has used the CPU alone since the last tick."""
         return time.process_time() - self._beat_at > self.time_limit / 2
 
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        # Runs in the main thread, between two instructions of the step: the current step is still running.
+    def _interrupt(self) -> None:
         held = self._held
         if held is not None and (held is self._overdue or self._is_starved()):
             self._held = self._overdue = None
             raise Overdue(f"it did not come to an end within {self.time_limit:g} s")
-        if callable(self._before):
-            self._before(number, frame)  # The handler of another service in this process.
+
+
+def _interrupt(_: int, __: FrameType | None) -> None:
+    # Runs in the main thread, between two instructions: the step that the thread found is still running, or has ended
+    # and is not held any more. Only one watchdog holds a step at a time, because steps do not wait.
+    for watchdog in tuple(_opened):
+        watchdog._interrupt()
 
 
 def _end_program() -> None:

@@ -35,8 +35,8 @@ def describe_error(error: BaseException, letters: int = _LETTERS) -> str:
         said = " ".join(_text(error).split())
     except Exception as another:
         said = f"(its text raised {type(another).__name__})"
-    told = f"{type(error).__name__}: {said}"
-    return told.encode("utf-8", "replace").decode()[:letters]
+    described = f"{type(error).__name__}: {said}"
+    return described.encode("utf-8", "replace").decode()[:letters]
 
 
 def traceback_text(error: BaseException) -> str:
@@ -103,8 +103,8 @@ def _of_driver(error: BaseException) -> str:
         for what in ("constraint", "table", "column")
         if isinstance(name := getattr(cause, f"{what}_name", None), str)
     ]
-    told = f"{type(cause).__name__} ({state}): {first}"
-    return f"{told} [{', '.join(names)}]" if names else told
+    described = f"{type(cause).__name__} ({state}): {first}"
+    return f"{described} [{', '.join(names)}]" if names else described
 
 
 def _unquoted(text: str) -> str:

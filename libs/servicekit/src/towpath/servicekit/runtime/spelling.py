@@ -1,15 +1,15 @@
 """Spelling: finds ``TOWPATH_*`` variables of the environment that are misspelt settings.
 
-Programs that run together often share one environment, so the settings of all programs are known here, not only those
-of the running program. A variable that is spelled nearly like one of them is treated as an error.
+Programs that run together often share one environment, so the settings of all programs are known here, not only
+those of the running program. A variable that is spelled nearly like one of them is treated as an error.
+``make docs`` writes the names, ``known_settings.txt``, from the settings models; a test compares them.
 """
 
 import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping
+from importlib.resources import files
 from typing import Final
-
-from towpath.servicekit.runtime.known_settings import KNOWN
 
 PREFIX: Final = "TOWPATH_"
 
@@ -32,13 +32,18 @@ def unknown(
     Yields:
         Name, the most similar setting (if any), and whether it is similar enough to be a misspelling.
     """
-    known = KNOWN | {(PREFIX + name).upper() for name in own}
+    known = known_settings() | {(PREFIX + name).upper() for name in own}
     for name in sorted(environment):
         written = name.upper()
         if not written.startswith(PREFIX) or written in known or _SERVICE_LINK.fullmatch(written):
             continue
         nearest = _nearest(written, known)
         yield name, nearest, nearest is not None and _likeness(written, nearest) >= _NEAR
+
+
+def known_settings() -> frozenset[str]:
+    """The names of all settings; read when a program starts, not when a module is imported."""
+    return frozenset(files(__package__).joinpath("known_settings.txt").read_text(encoding="ascii").split())
 
 
 def _nearest(name: str, known: Collection[str]) -> str | None:

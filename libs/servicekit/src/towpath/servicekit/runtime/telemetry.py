@@ -74,6 +74,11 @@ class Distribution:
         self.counts[bisect_left(_BUCKETS, seconds)] += 1
         self.sum += seconds
 
+    def include(self, other: "Distribution") -> None:
+        """Add the values of ``other``."""
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        self.sum += other.sum
+
 
 class Telemetry:
     """One program's metrics and traces; created in ``app.py`` and passed down."""
@@ -193,8 +198,12 @@ class _Metrics(Collector):
             yield found
         for name, (description, histograms) in self.histograms.items():
             shown = HistogramMetricFamily(name, description, labels=list(histograms[0][0]))
+            # Prometheus refuses a page on which two samples have the same name and labels.
+            merged: dict[tuple[str, ...], Distribution] = {}
             for labels, distribution in histograms:
-                shown.add_metric(list(labels.values()), _cumulated(distribution), distribution.sum)
+                merged.setdefault(tuple(labels.values()), Distribution()).include(distribution)
+            for texts, distribution in merged.items():
+                shown.add_metric(list(texts), _cumulated(distribution), distribution.sum)
             yield shown
 
 
