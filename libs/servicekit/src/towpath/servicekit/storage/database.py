@@ -202,9 +202,13 @@ def _engine(url: str, *, statement_seconds: float = _STATEMENT_SECONDS) -> Async
         return sqlite.engine(url)
     return create_async_engine(
         url,
+        # One unit of work at a time, two rounds of heavy reads, the relay, timers, the sweep and the probe: eight at
+        # most, and four nearly always. Each replica of each service takes so many of PostgreSQL's max_connections.
         pool_size=4,
         max_overflow=4,
+        # A connection that the server or a proxy closed meanwhile is replaced before it is used.
         pool_pre_ping=True,
+        # Errors are logged, and parameters are what people wrote.
         hide_parameters=True,
         connect_args={
             "timeout": 5,

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+#: About 1 MB. A leave is remembered until a unit of work loads its stream and removes it there.
 _MOST_REMEMBERED: Final = 10_000
 _OPTION: Final = "towpath_confirmed_leaves"
 _ENCODER: Final = msgspec.json.Encoder()

@@ -25,9 +25,10 @@ from towpath.servicekit.messaging.publication import Publication
 from towpath.servicekit.storage.streams import StreamTables, batched
 from towpath.servicekit.storage.withheld import EntryId, read_by_now
 
-#: Waiting rows are counted up to this number only.
+#: Waiting rows are counted up to this number only: every poll counts them, and a count reads each row.
 COUNTED_UP_TO: Final = 10_000
 
+#: Rows of one executemany: their texts are in memory at once.
 _ROWS_A_STATEMENT: Final = 1000
 _THE_LEASE: Final = 1
 

@@ -142,7 +142,7 @@ class Relay:
     # Inside
 
     async def _run(self) -> None:
-        # Not `keep_running`: its pauses grow to 30 s, and messages that wait for the broker have a reader who waits.
+        # Not `keep_running`: its pauses grow to 30 s, too long for pushes that users wait for.
         while True:
             async for attempt in attempts():
                 try:
@@ -162,6 +162,7 @@ class Relay:
 
     async def _take(self) -> list[Waiting] | None:
         """Take the lease and read the first rows; ``None`` if another replica has the lease."""
+        # In one transaction: rows that were read before the lease was taken may be published by its last holder.
         async with self._database.transaction() as connection:
             if not await outbox.hold(connection, self.tables, self._name, self._lease):
                 return None
@@ -216,6 +217,7 @@ class Relay:
 
     async def _finish(self, published: Sequence[int]) -> None:
         """Delete the published rows, and release the lease."""
+        # In one transaction: the next holder of the lease must not find rows that are published.
         async with self._database.transaction() as connection:
             await outbox.release(connection, self.tables, self._name)
             await outbox.remove(connection, self.tables, published)

@@ -171,6 +171,7 @@ class Streams:
     def remove_member(self, stream: str, group: str, user_id: str) -> None:
         """A user leaves the group of a loaded stream: see :mod:`towpath.servicekit.storage.leaves`."""
         self.add_member(stream, user_id)
+        # A token, because the user may return and leave again before the first leave is confirmed.
         self._leaves.setdefault(stream, []).append(Leave(user_id, group, secrets.token_hex(6)))
         self._changed_leaves.add(stream)
 
