@@ -1,6 +1,6 @@
 """The gateway as a program: connects to the broker, runs one replica with its loops, and drains it when it stops.
 
-Guarantees: ``/ready`` is true only while the inbox is consumed and the broker is connected. A loop that fails
+Guarantees: ``/health/ready`` is ok only while the inbox is consumed and the broker is connected. A loop that fails
 unexpectedly is logged, counted and started again. A stopping replica refuses new connections, closes its connections
 in steps, and publishes what is in flight before it disconnects.
 """
@@ -90,7 +90,7 @@ async def _open_lanes(
 
 
 async def _consume(replica: Replica, broker: Broker, consuming: asyncio.Event) -> None:
-    """Read the inbox until cancelled. It fails only if the topology is refused, which ends the program."""
+    """Read the inbox until cancelled. An error ends the program, such as a topology that the broker refuses."""
     await broker.declare(Topology([Exchange(name) for name in EXCHANGES], writes=EXCHANGES))
     await replica.consumer.run(asyncio.Event(), running=consuming.set)
 
