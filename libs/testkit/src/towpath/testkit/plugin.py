@@ -43,6 +43,14 @@ def pytest_configure(config: pytest.Config) -> None:
         from towpath.testkit.parallel import Parallel
 
         config.pluginmanager.register(Parallel())
+    worker = getattr(config, "workerinput", {"workerid": "gw0"})[
+        "workerid"
+    ]  # all collect the same; one keeps names
+    whole = config.args_source is config.ArgsSource.TESTPATHS
+    if whole and worker == "gw0" and config.pluginmanager.has_plugin("cacheprovider"):
+        from towpath.testkit.narrowing import Narrowing
+
+        config.pluginmanager.register(Narrowing(config))
 
 
 @pytest.fixture(scope="session")
