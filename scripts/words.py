@@ -21,7 +21,10 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 RULES: Final = (
     (r"\banew\b", "write 'again', or 'a new …'"),
     (r"\b(?:un)?told\b|\btell(?:s|ing)?\b", "write what happens: publish, log, report, show"),
-    (r"(?<!there )(?<!that )(?<!where )\b(?:is|are|was|were) no (?!longer\b|more\b)", "write 'is not a …', or 'without'"),
+    (
+        r"(?<!there )(?<!that )(?<!where )\b(?:is|are|was|were) no (?!longer\b|more\b)",
+        "write 'is not a …', or 'without'",
+    ),
     (r"\b(?:nobody|somebody|everybody)\b", "name the noun: no client, a user, each member"),
     (r"\bstands\b", "write 'exists', or 'is'"),
     (r"\b(?:comes?|came|coming) back\b", "write 'is redelivered', 'returns', or 'reconnects'"),
@@ -47,9 +50,12 @@ _PREFIX: Final = re.compile(r"^[A-Za-z]{0,2}(\"\"\"|'''|\"|')")
 
 def main() -> int:
     """Report every finding in the files that git knows."""
-    named = sys.argv[1:] or subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
+    named = (
+        sys.argv[1:]
+        or subprocess.run(
+            ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+    )
     found = 0
     for name in named:
         path = ROOT / name
@@ -88,7 +94,9 @@ def wrong(sentence: str) -> Iterator[tuple[str, str]]:
     if sentence.endswith("?") or any(right in sentence for right in RIGHT):
         return
     for rule, remedy in RULES:
-        for match in re.finditer(rule, sentence, re.IGNORECASE if rule.startswith(r"\b") or "there" in rule else 0):
+        for match in re.finditer(
+            rule, sentence, re.IGNORECASE if rule.startswith(r"\b") or "there" in rule else 0
+        ):
             yield match[0].strip(), remedy
 
 

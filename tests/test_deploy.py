@@ -151,7 +151,7 @@ def test_every_secret_comes_from_a_variable() -> None:
     assert "development-only" not in json.dumps(given)
 
 
-def test_services_wait_for_what_they_need_and_have_time_to_drain(
+def test_services_wait_for_their_dependencies_and_have_time_to_drain(
     services: dict[str, dict[str, Any]],
 ) -> None:
     for name, service in services.items():
@@ -233,7 +233,7 @@ def test_the_dockerfile_has_nothing_that_hadolint_minds() -> None:
     assert (ran.returncode, ran.stdout) == (0, "")
 
 
-def test_the_image_runs_as_nobody_special_and_says_how_it_is() -> None:
+def test_the_image_runs_as_an_unprivileged_user_with_a_health_check() -> None:
     final = the_dockerfile().final
     assert final.all("USER") == ["10001:10001"]
     assert "ENTRYPOINT" not in dict(final.instructions)
@@ -267,7 +267,7 @@ def test_all_that_is_copied_is_in_the_build_context(build_context: Path) -> None
             assert (build_context / source).exists(), copy
 
 
-def test_no_test_no_cache_and_nothing_unknown_is_in_the_build_context(build_context: Path) -> None:
+def test_the_build_context_has_no_tests_caches_or_unknown_files(build_context: Path) -> None:
     parts = {part for path in build_context.rglob("*") for part in path.relative_to(build_context).parts}
     assert parts.isdisjoint({"tests", "test", "testkit", "__pycache__", ".git", ".venv", ".env", "deploy"})
     assert parts.isdisjoint({"node_modules", "dist"})
@@ -361,7 +361,7 @@ def health_check() -> str:
     return command[2].replace('{os.environ["TOWPATH_ADMIN_PORT"]}', "PORT")
 
 
-def test_the_image_holds_what_is_locked_and_nothing_else(image: Path) -> None:
+def test_the_image_contains_the_locked_packages_only(image: Path) -> None:
     listed = subprocess.run(
         [BIN / "uv", "pip", "list", "--format=json", f"--python={image / 'bin/python'}"],
         capture_output=True,
@@ -451,7 +451,7 @@ async def test_each_service_owns_its_database_and_enters_no_other(
             await enter(foreign)
 
 
-async def test_a_role_of_a_service_may_make_no_role(service_databases: Postgres) -> None:
+async def test_a_role_of_a_service_cannot_create_a_role(service_databases: Postgres) -> None:
     engine = create_async_engine(service_databases.url("postgres"))
     async with engine.connect() as connection:
         rows = await connection.execute(
@@ -560,7 +560,7 @@ async def two_gateways(processes: Processes, rabbitmq: Rabbit, tmp_path: Path) -
     return {process.name: process for process in started[:2]}
 
 
-async def test_people_of_a_gateway_that_stops_go_on_at_the_other_through_the_proxy(
+async def test_users_of_a_stopping_gateway_continue_on_the_other_through_the_proxy(
     haproxy: Path, two_gateways: dict[str, Process], processes: Processes, tmp_path: Path
 ) -> None:
     ports = {name: ports_of(process) for name, process in two_gateways.items()}

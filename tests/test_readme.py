@@ -85,7 +85,7 @@ async def test_the_service_in_one_file_answers_through_the_gateway_as_it_is(
         assert (await ana.answer(waiting))["data"] == {"days": 3}
 
 
-async def test_two_replicas_of_the_service_in_one_file_tell_the_user_of_an_event_once(
+async def test_two_replicas_of_the_service_in_one_file_push_an_event_once(
     snippets: Path, processes: Processes, rabbitmq: Rabbit, gateway_url: str, tmp_path: Path
 ) -> None:
     await asyncio.gather(

@@ -178,7 +178,7 @@ async def test_a_page_is_in_the_same_room(walk: Walk, page: Page) -> None:
 
 
 @in_one_loop
-async def test_a_killed_gateway_costs_nothing_that_was_said(walk: Walk, chatted: object) -> None:
+async def test_a_killed_gateway_loses_no_message(walk: Walk, chatted: object) -> None:
     start, kill = walk.shown(KILL, "sh")
     (play,) = walk.plays(KILL)
     joined, one, lost, back, *missed = play.lines
@@ -201,9 +201,7 @@ async def test_a_killed_gateway_costs_nothing_that_was_said(walk: Walk, chatted:
 
 
 @in_one_loop
-async def test_a_service_of_ones_own_is_called_from_a_program_and_heard_of_by_the_page(
-    walk: Walk, page: Page
-) -> None:
+async def test_a_service_of_your_own_serves_a_program_and_the_page(walk: Walk, page: Page) -> None:
     (start, *_) = walk.shown(SERVICE, "sh")
     (play,) = walk.plays(SERVICE)
     export, _, _ = walk.shown(KILL, "sh")[0].partition("\n")

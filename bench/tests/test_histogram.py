@@ -21,19 +21,19 @@ def test_a_quantile_is_the_value_that_so_many_do_not_exceed(values: list[int], s
 
 @given(VALUES, VALUES)
 @settings(deadline=None)
-def test_what_two_have_counted_is_the_same_as_what_one_would_have(some: list[int], more: list[int]) -> None:
+def test_merged_histograms_equal_one_with_all_values(some: list[int], more: list[int]) -> None:
     merged = Histogram.merged([Histogram.of(some), Histogram.of(more)])
     assert merged.counts == Histogram.of(some + more).counts
 
 
 @given(VALUES)
 @settings(deadline=None)
-def test_it_comes_back_from_json_as_it_was(values: list[int]) -> None:
+def test_a_histogram_survives_json(values: list[int]) -> None:
     histogram = Histogram.of(values)
     assert Histogram.from_json(json.loads(json.dumps(histogram.to_json()))).counts == histogram.counts
 
 
-def test_a_clock_that_went_back_counts_as_no_time_at_all() -> None:
+def test_a_clock_that_was_set_back_counts_as_zero_time() -> None:
     assert Histogram.of([-5]).quantile(1.0) == 0
 
 

@@ -29,7 +29,7 @@ def test_a_number_that_comes_late_is_out_of_order_and_not_lost() -> None:
     assert (ledger.lost(13), ledger.duplicates, ledger.disorder) == (0, 0, 1)
 
 
-def test_a_number_that_comes_again_is_a_duplicate_whenever_that_is() -> None:
+def test_a_repeated_number_is_a_duplicate_at_any_time() -> None:
     ledger = heard(10, 10, 12, 11, 11, 10)
     assert (ledger.lost(13), ledger.duplicates, ledger.disorder) == (0, 3, 1)
 

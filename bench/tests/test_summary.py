@@ -47,7 +47,7 @@ def test_faults_are_added_up_and_named() -> None:
     assert summary("bare", *measured).wrong == "4 lost, 1 twice"
 
 
-def test_a_round_that_failed_says_why_only_where_no_other_succeeded() -> None:
+def test_a_failed_round_gives_its_reason_only_if_no_other_succeeded() -> None:
     failed = a_measurement("bare", 0, failure="it ended with status 1")
     assert summary("bare", failed).failure == "failed: it ended with status 1"
     assert summary("bare", failed, a_measurement("bare", 1, rate=7.0)).failure is None

@@ -19,7 +19,7 @@ _TOLD_ONE_BY_ONE: Final = 100 * 101
 
 
 @pytest.mark.parametrize("count", [100, 500, 2_000])
-async def test_a_crowd_that_joins_a_room_is_answered_and_disturbs_nobody(
+async def test_a_crowd_that_joins_a_room_is_answered_and_does_not_delay_others(
     fresh_system: System, trial: Trial, count: int
 ) -> None:
     ports = [int(gateway.settings["TOWPATH_PORT"]) for gateway in fresh_system.gateways]

@@ -166,7 +166,7 @@ async def test_odd_directed_items_cost_themselves_and_nothing_else(system: Syste
         ("forged headers: x-attempt -5 with a delivery count", _forged),
     ],
 )
-async def test_odd_amqp_messages_are_parked_or_dropped_and_hold_nobody_up(
+async def test_odd_amqp_messages_are_parked_or_dropped_and_delay_no_other_message(
     rabbitmq: Rabbit, start_system: StartSystem, processes: Processes, trial: Trial, attack: str, made: object
 ) -> None:
     system = await start_system(rabbitmq)

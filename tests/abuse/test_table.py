@@ -19,11 +19,11 @@ def test_a_hundred_waits_have_their_second_longest_as_99th_percentile() -> None:
     assert str(waits) == "51 / 99 / 100"
 
 
-def test_nobody_waited_is_no_wait_of_nothing() -> None:
+def test_waits_without_samples_are_not_zero() -> None:
     assert str(Waits.of([])) == "–"
 
 
-def test_the_page_says_what_does_not_hold() -> None:
+def test_the_page_lists_failed_promises() -> None:
     table = Table()
     table.add(
         Line("test_others_do_not_wait", "a flood", "5eed", ONE_CONNECTION, failures=["somebody waited"])

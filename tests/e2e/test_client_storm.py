@@ -120,7 +120,7 @@ def figures(name: str, times: Sequence[float]) -> str:
 
 
 @pytest.mark.parametrize("end", ["terminate", "kill"])
-async def test_five_hundred_clients_of_a_restarted_gateway_come_back_spread_out_and_miss_nothing(
+async def test_five_hundred_clients_of_a_restarted_gateway_reconnect_spread_out_and_miss_nothing(
     system: System, end: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gateway = system.gateways[0]

@@ -233,7 +233,7 @@ def stage(request: pytest.FixtureRequest, system: System, drivers: dict[str, lis
 # -- everyday
 
 
-async def test_people_with_either_client_chat_on_two_replicas_and_see_the_same(
+async def test_users_with_either_client_chat_on_two_replicas_and_see_the_same(
     system: System, drivers: dict[str, list[str]]
 ) -> None:
     stage = Stage(system, drivers, "")
@@ -283,7 +283,7 @@ async def test_an_order_is_answered_and_an_event_of_another_backend_shows_up_in_
 # -- gateways that go
 
 
-async def test_a_killed_gateway_costs_nothing_of_what_was_said_meanwhile(stage: Stage) -> None:
+async def test_a_killed_gateway_loses_no_message_sent_meanwhile(stage: Stage) -> None:
     victim = await stage.gateway()
     async with stage.in_the_room(stage.ana, [url_of(victim), *stage.urls]) as ana, stage.speaker() as ben:
         async with ben.talking():
@@ -316,7 +316,7 @@ async def test_a_request_whose_gateway_is_killed_is_answered_once_and_has_one_ef
         assert [push["seq"] for push in ana.pushes(f"order:{stage.ana}")] == [1]
 
 
-async def test_a_replica_that_stops_is_left_for_another_no_sooner_than_it_advised(stage: Stage) -> None:
+async def test_clients_leave_a_stopping_replica_after_the_advised_time(stage: Stage) -> None:
     victim = await stage.gateway(retry_after=1.5, retry_spread=0)
     async with stage.in_the_room(stage.ana, [url_of(victim), *stage.urls]) as ana, stage.speaker() as ben:
         assert await victim.terminate() == 0
@@ -340,7 +340,7 @@ async def test_a_gateway_that_hangs_is_noticed_and_left_for_another(stage: Stage
         await victim.kill()  # Node's own WebSocket waits for a goodbye, and the process for that
 
 
-async def test_what_is_asked_while_no_gateway_runs_is_done_in_order_and_once_when_one_is_back(
+async def test_requests_without_a_gateway_are_handled_in_order_and_once_when_one_starts(
     stage: Stage,
 ) -> None:
     port = free_port()
@@ -368,7 +368,7 @@ async def test_what_is_asked_while_no_gateway_runs_is_done_in_order_and_once_whe
 # -- RabbitMQ restarts
 
 
-async def test_over_a_restart_of_the_broker_answers_are_honest_and_nothing_accepted_or_said_is_lost(
+async def test_over_a_restart_of_the_broker_answers_are_correct_and_no_accepted_message_is_lost(
     stage: Stage,
 ) -> None:
     hanging = await stage.gateway()
@@ -429,7 +429,7 @@ async def test_a_token_is_refreshed_before_it_expires_without_a_new_connection(s
     assert await gateway.terminate() == 0
 
 
-async def test_tokens_that_are_expired_already_are_fetched_anew_until_one_is_good(stage: Stage) -> None:
+async def test_expired_tokens_are_fetched_again_until_one_is_valid(stage: Stage) -> None:
     gateway = await stage.gateway(expiry_notice=1.0)
     lasting = -60.0
     async with (
@@ -458,7 +458,7 @@ async def test_tokens_that_are_expired_already_are_fetched_anew_until_one_is_goo
     assert await gateway.terminate() == 0
 
 
-async def test_a_token_callback_that_fails_is_asked_again(stage: Stage) -> None:
+async def test_a_failed_token_callback_is_called_again(stage: Stage) -> None:
     asked = 0
 
     def token() -> str:
@@ -478,7 +478,7 @@ async def test_a_token_callback_that_fails_is_asked_again(stage: Stage) -> None:
 # -- clients that are slow, away, or too many
 
 
-async def test_a_client_that_does_not_read_is_cut_off_and_comes_back_without_a_hole(stage: Stage) -> None:
+async def test_a_client_that_does_not_read_is_cut_off_and_resumes_without_a_hole(stage: Stage) -> None:
     gateway = await stage.gateway(send_buffer_bytes=256 * 1024, close_timeout=30)
     long = "≋" * 3990  # 12 kB
     async with stage.in_the_room(stage.ana, [url_of(gateway)]) as ana, stage.speaker() as ben:
@@ -496,7 +496,7 @@ async def test_a_client_that_does_not_read_is_cut_off_and_comes_back_without_a_h
     assert await gateway.terminate() == 0
 
 
-async def test_one_connection_too_many_closes_the_oldest_for_good_and_says_why(stage: Stage) -> None:
+async def test_one_connection_too_many_closes_the_oldest_for_good_with_the_reason(stage: Stage) -> None:
     gateway = await stage.gateway(max_connections_per_user=1)
     async with stage.client(stage.ana, [url_of(gateway), *stage.urls]) as first:
         await first.opened()
@@ -514,7 +514,7 @@ async def test_one_connection_too_many_closes_the_oldest_for_good_and_says_why(s
     assert await gateway.terminate() == 0
 
 
-async def test_a_client_that_kept_its_positions_in_a_file_is_told_what_it_missed_after_a_restart(
+async def test_a_client_with_positions_in_a_file_gets_the_missed_entries_after_a_restart(
     stage: Stage, tmp_path: Path
 ) -> None:
     kept = tmp_path / "positions.json"
@@ -552,7 +552,7 @@ async def test_an_address_that_cannot_be_one_is_refused_at_once(stage: Stage) ->
         assert refused.value.retryable is False
 
 
-async def test_waiting_for_a_gateway_that_takes_nobody_ends_in_time_and_says_why(stage: Stage) -> None:
+async def test_waiting_for_a_gateway_that_refuses_ends_in_time_with_the_reason(stage: Stage) -> None:
     def forged() -> str:
         return a_token(stage.ana, secret="of somebody else, of 32 bytes or more")
 

@@ -164,7 +164,7 @@ async def test_a_message_with_odd_properties_and_a_right_body_is_handled_once_it
     await desk.parked(0)
 
 
-async def test_what_another_program_put_into_the_dead_queue_is_shown_and_dropped_and_never_replayed(
+async def test_messages_of_other_programs_in_the_dead_queue_are_shown_and_dropped_and_never_replayed(
     system: System, desk: Desk
 ) -> None:
     forged = {

@@ -36,7 +36,7 @@ def messages(follower: Follower) -> list[str]:
     return [frame["data"]["text"] for frame in follower.of("chat.message")]
 
 
-async def test_a_killed_gateway_costs_its_people_nothing(system: System) -> None:
+async def test_a_killed_gateway_loses_nothing_for_its_users(system: System) -> None:
     async with system.follow("ana", 0) as ana, system.follow("ben", 0) as ben, system.follow("cyd", 1) as cyd:
         people = [ana, ben, cyd]
         for person in people:
@@ -147,7 +147,7 @@ async def test_services_that_are_killed_take_up_where_they_were(system: System) 
         assert messages(ben) == [f"ana {n}" for n in range(40)]
 
 
-async def test_a_replica_that_is_stopped_sends_its_people_to_the_other(system: System) -> None:
+async def test_a_stopped_replica_sends_its_clients_to_the_other(system: System) -> None:
     async with system.follow("ana", 0) as ana, system.follow("ben", 1) as ben:
         await join(ana)
         await join(ben)
@@ -159,7 +159,7 @@ async def test_a_replica_that_is_stopped_sends_its_people_to_the_other(system: S
         assert messages(ana) == messages(ben)
 
 
-async def test_who_was_away_resumes_on_any_replica_and_misses_nothing(system: System) -> None:
+async def test_a_disconnected_user_resumes_on_any_replica_and_misses_nothing(system: System) -> None:
     async with system.connect("ana", 0) as ana:
         joined = await ana.request("chat.join", {"room": ROOM}, key=ROOM)
     async with system.follow("ben", 0) as ben:

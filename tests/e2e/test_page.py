@@ -31,7 +31,7 @@ def system(shared_system: System, processes: Processes) -> System:
     return shared_system
 
 
-async def test_two_people_on_two_gateways_chat_and_see_the_same(browser: Browser, page_url: str) -> None:
+async def test_two_users_on_two_gateways_chat_and_see_the_same(browser: Browser, page_url: str) -> None:
     async with (
         Visitor.sign_in(browser, page_url, "cyd", gateway=0) as cyd,
         Visitor.sign_in(browser, page_url, "dan", gateway=1) as dan,
@@ -61,9 +61,7 @@ async def test_an_order_moves_when_another_backend_publishes_that_it_is_shipped(
         await expect(fay.page.locator("[data-testid^='order-O']")).to_have_count(0)
 
 
-async def test_an_order_in_yen_has_no_decimals_and_shows_what_of_it_is_refunded(
-    browser: Browser, page_url: str
-) -> None:
+async def test_an_order_in_yen_has_no_decimals_and_shows_its_refunds(browser: Browser, page_url: str) -> None:
     async with Visitor.sign_in(browser, page_url, "yui", gateway=0) as yui:
         await yui.get("order-currency").select_option("JPY")
         await yui.get("order-amount").fill("99.90")
@@ -77,9 +75,7 @@ async def test_an_order_in_yen_has_no_decimals_and_shows_what_of_it_is_refunded(
         await expect(order.locator(".sum")).to_have_text("¥500")
 
 
-async def test_nothing_on_the_page_keeps_people_out_who_see_or_handle_it_differently(
-    browser: Browser, page_url: str
-) -> None:
+async def test_the_page_has_no_accessibility_violations(browser: Browser, page_url: str) -> None:
     faults: list[str] = []
     async with Visitor.arrive(browser, page_url) as door:
         faults += await barriers(door, "sign-in")

@@ -258,7 +258,7 @@ async def test_a_message_that_no_crash_probe_finds_is_deferred_alone_and_finally
         assert await orders.orders_of("ben") == Counter(f"ben-{n}" for n in range(5))
 
 
-async def test_replayed_before_the_fix_it_is_parked_again_and_ends_nobody(orders: Orders) -> None:
+async def test_a_message_replayed_before_the_fix_is_parked_again_and_ends_no_program(orders: Orders) -> None:
     await orders.send(an_order("exit-1"))
     await orders.parked(1)
     ends = len(orders.ends)

@@ -102,7 +102,7 @@ async def test_a_user_who_reconnects_in_time_never_goes_offline(system: System) 
         assert time.monotonic() - last_seen > GRACE / 2
 
 
-async def test_the_people_of_a_killed_gateway_go_offline(system: System) -> None:
+async def test_the_users_of_a_killed_gateway_go_offline(system: System) -> None:
     async with system.connect("ana", 0) as ana, system.connect("cyd", 0) as cyd:
         await join(cyd)
         await cyd.close()
@@ -117,7 +117,7 @@ async def test_the_people_of_a_killed_gateway_go_offline(system: System) -> None
                 assert False not in room.told("ana")
 
 
-async def test_a_chat_that_is_killed_as_well_finds_out_and_wrongs_nobody(system: System) -> None:
+async def test_a_chat_killed_at_the_same_time_marks_no_connected_user_offline(system: System) -> None:
     async with system.connect("ana", 0) as ana:
         room = await Watcher.alone(ana)
         async with system.connect("ben", 1):
@@ -130,7 +130,7 @@ async def test_a_chat_that_is_killed_as_well_finds_out_and_wrongs_nobody(system:
             await sees_online(ana, {"ana"})
 
 
-def test_the_defaults_keep_what_is_promised() -> None:
+def test_the_default_settings_keep_the_promises() -> None:
     gateway, chat = GatewaySettings(), ChatSettings()
     look = timers(chat)[0].every
     noticed = max(chat.gateway_silence, chat.presence_grace) + look

@@ -31,7 +31,7 @@ async def test_a_broker_that_restarts_loses_nothing_that_was_accepted(
         trial.strike()
 
 
-async def test_a_broker_that_is_killed_has_kept_what_it_confirmed(
+async def test_a_killed_broker_has_every_message_that_it_confirmed(
     own_node: RabbitNode, start_system: StartSystem, trial: Trial
 ) -> None:
     system = await start_system(Rabbit(own_node, "/", own_node.url()))
@@ -110,7 +110,7 @@ async def test_a_program_refused_for_a_while_reconnects(system: System, broker: 
         trial.strike()
 
 
-async def test_a_gateway_whose_inbox_is_deleted_gets_another_one(
+async def test_a_gateway_that_lost_its_inbox_gets_another_one(
     system: System, broker: Broker, trial: Trial
 ) -> None:
     async with trial.of("gateways' inboxes deleted", system, within=15):
@@ -119,7 +119,7 @@ async def test_a_gateway_whose_inbox_is_deleted_gets_another_one(
         trial.strike()
 
 
-async def test_a_gateway_whose_bindings_are_gone_finds_out_and_mends_it(
+async def test_a_gateway_that_lost_its_bindings_detects_and_repairs_it(
     system: System, broker: Broker, trial: Trial
 ) -> None:
     async with trial.of("gateways' bindings removed", system, within=25):
@@ -127,7 +127,7 @@ async def test_a_gateway_whose_bindings_are_gone_finds_out_and_mends_it(
         trial.strike()
 
 
-async def test_a_command_queue_that_is_deleted_is_declared_again(
+async def test_a_deleted_command_queue_is_declared_again(
     system: System, broker: Broker, trial: Trial
 ) -> None:
     # Without the queue nobody is there who could be asked, and the gateway says so.
@@ -138,15 +138,13 @@ async def test_a_command_queue_that_is_deleted_is_declared_again(
         trial.strike()
 
 
-async def test_exchanges_that_are_deleted_are_declared_again(
-    system: System, broker: Broker, trial: Trial
-) -> None:
+async def test_deleted_exchanges_are_declared_again(system: System, broker: Broker, trial: Trial) -> None:
     async with trial.of("push exchange deleted", system, within=25):
         await broker.delete_exchange("towpath.push")
         trial.strike()
 
 
-async def test_people_whose_gateways_inbox_overflows_are_brought_up_to_date(
+async def test_users_of_a_gateway_with_an_overflowed_inbox_resume_completely(
     system: System, rabbitmq: Rabbit, broker: Broker, trial: Trial
 ) -> None:
     async with trial.of("gateway's inbox overflows while it is frozen", system, within=20):

@@ -37,7 +37,7 @@ async def started_on(cluster: Cluster, start_system: StartSystem) -> System:
     return await start_system(Rabbit(cluster.nodes[0], "/", cluster.url()))
 
 
-async def test_when_the_leader_of_a_quorum_queue_is_killed_people_wait_a_moment(
+async def test_the_loss_of_the_leader_of_a_quorum_queue_delays_requests_for_a_moment(
     cluster: Cluster, start_system: StartSystem, trial: Trial
 ) -> None:
     system = await started_on(cluster, start_system)

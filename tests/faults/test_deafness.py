@@ -113,7 +113,7 @@ async def _try_all(trial: Trial, load: Load, deafened: Deafened, losses: Sequenc
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("kind", "losses"), [("one at a time", _SINGLE), ("in pairs", _PAIRS)])
-async def test_a_gateway_that_hears_nothing_finds_out_and_loses_nothing(
+async def test_a_gateway_without_deliveries_detects_it_and_loses_nothing(
     rabbitmq: Rabbit,
     broker: Broker,
     start_system: StartSystem,
@@ -133,7 +133,7 @@ async def test_a_gateway_that_hears_nothing_finds_out_and_loses_nothing(
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("queues", ["chat.commands.", "chat.events", "orders.commands.", "orders.events"])
 @pytest.mark.parametrize(("kind", "losses"), [("one at a time", _SINGLE), ("in pairs", _PAIRS)])
-async def test_a_service_that_hears_nothing_finds_out_and_loses_nothing(
+async def test_a_service_without_deliveries_detects_it_and_loses_nothing(
     rabbitmq: Rabbit,
     broker: Broker,
     start_system: StartSystem,
@@ -183,7 +183,7 @@ async def test_a_half_open_connection_of_a_service_is_found(
             )
 
 
-async def test_a_broker_that_is_paused_for_20_s_is_lost_by_no_service(
+async def test_a_broker_that_is_paused_for_20_s_loses_no_service(
     own_node: Any, start_system: StartSystem, trial: Trial
 ) -> None:
     system = await start_system(Rabbit(own_node, "/", own_node.url()))

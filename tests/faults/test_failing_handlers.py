@@ -133,7 +133,7 @@ def _differences(asked: Counter[str], answered: Counter[str]) -> dict[str, tuple
 
 
 @pytest.mark.timeout(300)
-async def test_commands_that_fail_for_a_moment_in_every_handler_have_their_effect_or_none(
+async def test_commands_that_fail_for_a_moment_take_effect_or_have_none(
     system: System, rabbitmq: Rabbit, processes: Processes, trial: Trial, tmp_path: Path
 ) -> None:
     switch = tmp_path / "handlers-fail"

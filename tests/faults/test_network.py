@@ -15,7 +15,7 @@ from .trial import Trial
 
 
 @pytest.mark.parametrize("way", ["to_server", "to_client"])
-async def test_a_gateway_that_hears_or_is_heard_no_more_tells_no_lies_and_comes_back(
+async def test_a_gateway_cut_off_in_one_direction_answers_correctly_and_reconnects(
     rabbitmq: Rabbit, start_system: StartSystem, trial: Trial, way: str
 ) -> None:
     async with Proxy.before(rabbitmq.url) as proxy:
@@ -75,9 +75,7 @@ async def test_a_link_to_the_broker_that_is_half_open_is_found_out(
             trial.strike()
 
 
-async def test_people_whose_connections_are_reset_every_2_s_miss_nothing(
-    system: System, trial: Trial
-) -> None:
+async def test_users_with_connections_reset_every_2_s_miss_nothing(system: System, trial: Trial) -> None:
     async with AsyncExitStack() as stack:
         proxies = [await stack.enter_async_context(Proxy.before(url)) for url in system.urls]
         urls = [proxy.instead_of(url) for proxy, url in zip(proxies, system.urls, strict=True)]
@@ -89,7 +87,7 @@ async def test_people_whose_connections_are_reset_every_2_s_miss_nothing(
                 await asyncio.sleep(2)
 
 
-async def test_people_who_are_cut_off_within_a_frame_miss_nothing(system: System, trial: Trial) -> None:
+async def test_users_cut_off_within_a_frame_miss_nothing(system: System, trial: Trial) -> None:
     async with AsyncExitStack() as stack:
         proxies = [await stack.enter_async_context(Proxy.before(url)) for url in system.urls]
         urls = [proxy.instead_of(url) for proxy, url in zip(proxies, system.urls, strict=True)]
@@ -104,7 +102,7 @@ async def test_people_who_are_cut_off_within_a_frame_miss_nothing(system: System
             trial.strike()
 
 
-async def test_people_whose_gateway_cannot_be_reached_go_on_elsewhere(
+async def test_users_of_an_unreachable_gateway_continue_on_another(
     rabbitmq: Rabbit, start_system: StartSystem, trial: Trial
 ) -> None:
     system = await start_system(rabbitmq, heartbeat=2, heartbeat_timeout=2)

@@ -305,7 +305,7 @@ def test_each_violation_is_caught(
 
 @few
 @given(run=faithful_runs())
-def test_an_honest_gap_is_no_loss(run: Evidence) -> None:
+def test_an_announced_gap_is_not_a_loss(run: Evidence) -> None:
     """Who is told that not all is kept any more is not owed what lies before."""
     one = next(followed for followed in run.followed if followed.stream == "chat:lobby")
     head = max(entry.seq for entry in run.entries if entry.stream == one.stream)

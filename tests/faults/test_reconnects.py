@@ -202,7 +202,7 @@ def _burners(count: int) -> Iterator[None]:
 
 
 @pytest.mark.timeout(0)  # each step of a storm has its own time limit
-async def test_after_each_of_many_storms_everybody_hears_and_chat_knows_who_is_there(
+async def test_after_each_of_many_storms_every_client_receives_pushes_and_chat_has_the_right_presence(
     rabbitmq: Rabbit, broker: Broker, start_system: StartSystem, trial: Trial, request: pytest.FixtureRequest
 ) -> None:
     storms = int(request.config.getoption("storms"))
@@ -210,7 +210,7 @@ async def test_after_each_of_many_storms_everybody_hears_and_chat_knows_who_is_t
 
 
 @pytest.mark.timeout(0)  # each step of a storm has its own time limit
-async def test_after_each_storm_chat_on_postgresql_knows_who_is_there(
+async def test_after_each_storm_chat_on_postgresql_has_the_right_presence(
     rabbitmq: Rabbit,
     broker: Broker,
     start_system: StartSystem,
@@ -224,7 +224,7 @@ async def test_after_each_storm_chat_on_postgresql_knows_who_is_there(
 
 
 @pytest.mark.faults_short
-async def test_after_a_storm_everybody_hears_and_chat_knows_who_is_there(
+async def test_after_a_storm_every_client_receives_pushes_and_chat_has_the_right_presence(
     rabbitmq: Rabbit, broker: Broker, start_system: StartSystem, trial: Trial
 ) -> None:
     await _try(await _started(rabbitmq, start_system), rabbitmq, broker, trial, users=40, storms=1)

@@ -80,7 +80,7 @@ async def an_echo(url: str, *exchanges: str) -> AsyncIterator[list[int]]:
         yield count
 
 
-async def test_messages_that_all_come_twice_are_done_once_and_shown_once(
+async def test_doubled_messages_take_effect_once_and_are_shown_once(
     system: System, rabbitmq: Rabbit, trial: Trial
 ) -> None:
     async with (

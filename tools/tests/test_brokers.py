@@ -54,12 +54,12 @@ def test_the_best_that_can_be_had_is_chosen(
     assert type(source) is chosen
 
 
-def test_memory_is_no_rabbitmq(tmp_path: Path) -> None:
+def test_the_memory_broker_is_refused_where_rabbitmq_is_required(tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="contradicts --broker rabbitmq"):
         choose(Choice.RABBITMQ, DataFolder(tmp_path), given="memory://")
 
 
-async def test_the_memory_broker_says_how_to_get_the_real_one() -> None:
+async def test_the_memory_broker_prints_the_steps_to_a_real_one() -> None:
     async with MemoryBroker().open() as broker:
         assert "apt-get install rabbitmq-server" in broker.hint
         assert broker.url is None
@@ -87,7 +87,7 @@ async def test_of_several_given_hosts_one_that_answers_is_enough(rabbitmq: Rabbi
         assert broker.place.startswith(f"at {away}, 127.0.0.1:")
 
 
-async def test_what_is_no_broker_is_told_apart() -> None:
+async def test_a_server_that_is_not_rabbitmq_is_recognised() -> None:
     import asyncio
 
     async def speak_http(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

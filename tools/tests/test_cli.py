@@ -83,9 +83,7 @@ async def test_a_published_event_is_a_plain_envelope_on_the_broker(
     }
 
 
-async def test_an_event_that_nobody_listens_to_is_not_published(
-    rabbitmq: Rabbit, processes: Processes
-) -> None:
+async def test_an_event_without_a_consumer_is_not_published(rabbitmq: Rabbit, processes: Processes) -> None:
     publishing = processes.launch(
         "towpath", "publish", "order.paid", "--order", "O1", "--user", "ana", amqp_url=rabbitmq.url
     )
@@ -104,7 +102,7 @@ def test_a_dev_that_was_killed_is_not_believed(tmp_path: Path) -> None:
     assert DataFolder(tmp_path).running() is None
 
 
-def test_the_known_events_are_those_the_orders_service_takes() -> None:
+def test_the_known_events_are_those_that_orders_consumes() -> None:
     assert set(KNOWN) == set(ORDERS.events)
 
 
@@ -179,7 +177,7 @@ def test_the_known_events_are_those_the_orders_service_takes() -> None:
         ("fly", {}, "No such command 'fly'."),
     ],
 )
-def test_what_cannot_be_done_is_one_line(command: str, settings: dict[str, str], line: str) -> None:
+def test_an_impossible_command_prints_one_line(command: str, settings: dict[str, str], line: str) -> None:
     status, output, errors = towpath(*command.split(" "), **settings)
     assert status in (1, 2)
     assert output == ""

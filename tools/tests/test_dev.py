@@ -115,7 +115,7 @@ async def test_the_whole_story(broker: str, processes: Processes, folder: Path) 
     assert not (folder / "dev.json").exists()
 
 
-async def test_when_a_part_dies_the_others_stop_and_a_line_says_so(
+async def test_when_a_part_dies_the_others_stop_and_one_line_reports_it(
     processes: Processes, folder: Path, rabbitmq: Rabbit
 ) -> None:
     dev = await Dev.start(processes, folder, amqp_url=rabbitmq.url)
@@ -150,7 +150,7 @@ async def test_ctrl_c_while_it_starts_leaves_nothing(processes: Processes, folde
     assert "Ready." not in process.output
 
 
-async def test_a_folder_serves_one_at_a_time_and_keeps_what_was_stored(
+async def test_a_folder_serves_one_dev_at_a_time_and_keeps_its_data(
     processes: Processes, folder: Path
 ) -> None:
     dev = await Dev.start(processes, folder, "--broker", "memory")

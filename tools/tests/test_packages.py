@@ -73,7 +73,7 @@ def test_a_program_that_the_variable_names_is_taken_before_all_others(
 
 
 @pytest.mark.parametrize("kind", ["nothing", "a folder", "a file that cannot be run"])
-def test_a_variable_that_names_no_program_is_said_so_and_nothing_else_is_taken(
+def test_a_variable_that_names_no_program_is_reported_without_a_fallback(
     kind: str, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "loom-4"
@@ -93,7 +93,7 @@ def test_a_variable_that_names_no_program_is_said_so_and_nothing_else_is_taken(
         )
 
 
-def test_the_variable_for_rabbitmq_is_the_one_that_people_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_for_rabbitmq_is_the_documented_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOWPATH_RABBITMQ_SERVER", sys.executable)
     assert find(RABBITMQ) == Path(sys.executable)
 
@@ -107,7 +107,7 @@ def test_without_apt_the_line_names_program_package_and_path(commands: Path) -> 
     )
 
 
-def test_without_root_the_line_says_what_to_run(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_root_the_line_names_the_command(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     an_apt(commands, "exit 0")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(ProgramMissing) as missing:
@@ -154,7 +154,7 @@ def test_a_failed_installation_is_one_line_with_its_reason(
     )
 
 
-def test_a_package_without_the_program_is_said_so(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_without_the_program_is_reported(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     an_apt(commands, "exit 0")
     as_root(monkeypatch)
     with pytest.raises(ProgramMissing, match="loom-weaver was installed, yet none of loom exists"):

@@ -82,7 +82,7 @@ def told(machine: Machine) -> str:
 
 
 @pytest.mark.parametrize("program", ["rabbitmq-server", "rabbitmqctl"])
-def test_what_is_started_is_the_program_itself_in_another_usr_and_leaves_no_mount(
+def test_the_started_program_is_the_real_one_in_another_usr_and_leaves_no_mount(
     program: str, machine: Machine, tmp_path: Path
 ) -> None:
     assert machine.install()[0] == 0
@@ -130,7 +130,7 @@ def test_debootstrap_is_installed_where_it_is_missing(machine: Machine) -> None:
     assert (machine.folder / "rabbitmq-server").exists()
 
 
-def test_what_failed_or_was_interrupted_is_told_in_one_line_and_begun_anew(machine: Machine) -> None:
+def test_a_failed_or_interrupted_installation_is_reported_in_one_line_and_repeated(machine: Machine) -> None:
     works = (machine.commands / "debootstrap").read_text()
     machine.has("debootstrap", 'mkdir "$4/usr"; echo "E: no route"; exit 1')
     status, output = machine.install()

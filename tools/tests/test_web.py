@@ -66,7 +66,7 @@ async def page(broker: MemoryBroker) -> AsyncIterator[Page]:
         yield page
 
 
-async def test_it_serves_the_page_and_what_that_needs_to_know(page: Page) -> None:
+async def test_it_serves_the_page_and_its_configuration(page: Page) -> None:
     _, index, _ = await page.get("/")
     files = [f"/{name}" for name in re.findall(r'(?:src|href)="\./([^"]+)"', index)]
     assert "<title>Towpath" in index

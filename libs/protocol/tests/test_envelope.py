@@ -121,7 +121,7 @@ def named_fields(error: BadEnvelope) -> list[str]:
 
 
 @given(envelopes)
-def test_parsing_gives_back_what_was_encoded(envelope: Envelope) -> None:
+def test_parsing_returns_the_encoded_value(envelope: Envelope) -> None:
     assert parse(envelope.to_json()) == envelope
     assert parse(envelope.to_json().decode()) == envelope
 
@@ -160,7 +160,7 @@ def test_any_minor_version_is_taken(version: str) -> None:
     assert parse(a_text(version=version)).version == version
 
 
-def test_data_may_be_nested_as_deep_as_people_write_it() -> None:
+def test_data_may_be_nested_to_the_depth_of_real_payloads() -> None:
     data = json.loads('{"x":' * 100 + "1" + "}" * 100)
     assert parse(a_text(data=data)).data == data
 
@@ -177,7 +177,7 @@ def test_fields_that_are_not_set_are_not_sent() -> None:
 
 
 @given(texts)
-def test_a_text_is_an_envelope_or_its_sender_can_be_told_why_not(text: str) -> None:
+def test_a_text_is_an_envelope_or_has_a_reason_for_its_sender(text: str) -> None:
     result = parsed(text)
     if isinstance(result, BadEnvelope):
         told = parse(make_error(result, correlation_id=result.msg_id).to_json())
@@ -274,19 +274,19 @@ def test_all_that_is_wrong_is_named_at_once() -> None:
         ("true", "a boolean"),
     ],
 )
-def test_what_is_no_object_is_told_what_it_is(text: str, kind: str) -> None:
+def test_a_json_value_other_than_an_object_is_refused_with_its_type(text: str, kind: str) -> None:
     error = refusal(text)
     assert kind in error.message
     assert error.msg_id is None
 
 
 @pytest.mark.parametrize("text", ["", "hello", "{", "{'msg_id': 'm'}", a_text() + "}", "\ufeff" + a_text()])
-def test_what_is_no_json_is_told_so(text: str) -> None:
+def test_invalid_json_is_refused(text: str) -> None:
     assert "not JSON" in refusal(text).message
 
 
 @pytest.mark.parametrize("text", [b"\xff", a_text().encode("utf-16"), b'{"msg_id":"\xed\xa0\x80"}'])
-def test_what_is_not_utf_8_is_no_json(text: bytes) -> None:
+def test_bytes_that_are_not_utf_8_are_not_json(text: bytes) -> None:
     assert "not JSON" in refusal(text).message
 
 
@@ -323,7 +323,7 @@ def test_a_bottomless_text_is_refused(opening: str, depth: int) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.9", "2.0", "10.0", "01.0"])
-def test_another_major_version_is_told_which_is_spoken(version: str) -> None:
+def test_a_client_of_another_major_version_gets_the_supported_version(version: str) -> None:
     with pytest.raises(UnsupportedVersion) as refused:
         parse(a_text(version=version))
     assert refused.value.msg_id == GOOD["msg_id"]
@@ -349,11 +349,11 @@ def test_a_new_envelope_is_stamped() -> None:
     assert parse(envelope.to_json()) == envelope
 
 
-def test_no_two_new_ids_are_the_same() -> None:
+def test_new_ids_are_unique() -> None:
     assert len({new_msg_id() for _ in range(1000)}) == 1000
 
 
-def test_an_answer_names_what_it_answers() -> None:
+def test_an_answer_names_its_request() -> None:
     asked = make("order.get", {"order_id": "O1"})
     answer = asked.answer("order.get.ok", {"order_id": "O1"})
     assert answer.correlation_id == asked.msg_id
@@ -371,11 +371,11 @@ def test_an_error_envelope_carries_the_error_and_the_trace() -> None:
     }
 
 
-def test_an_error_about_an_unreadable_message_answers_nobody_in_particular() -> None:
+def test_an_error_about_an_unreadable_message_has_no_correlation_id() -> None:
     assert "correlation_id" not in json.loads(make_error(refusal("{}"), correlation_id=None).to_json())
 
 
-def test_of_very_many_problems_the_first_twenty_are_told() -> None:
+def test_the_first_twenty_problems_are_reported() -> None:
     problem: Any = {"loc": ("items", 3, "sku"), "msg": "is missing", "type": "missing", "input": None}
     told = field_problems([problem] * 30)["fields"]
     assert told == [{"field": "items.3.sku", "problem": "is missing"}] * 20

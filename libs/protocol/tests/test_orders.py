@@ -48,7 +48,7 @@ def problems(model: type[BaseModel], data: dict[str, Any]) -> list[str]:
 
 
 @given(amounts)
-def test_money_goes_in_as_number_or_text_and_comes_out_with_two_decimals(amount: Decimal) -> None:
+def test_money_is_read_from_numbers_and_strings_and_written_with_two_decimals(amount: Decimal) -> None:
     for written in (f"{amount}", f'"{amount}"'):
         order = SubmitOrder.model_validate(read_object(f'{{"amount":{written}}}'.encode()))
         assert order.total == amount
@@ -113,7 +113,7 @@ def test_money_is_written_in_many_ways(written: str, total: str) -> None:
         ),
     ],
 )
-def test_what_is_no_money_is_refused(written: str) -> None:
+def test_an_invalid_amount_is_refused(written: str) -> None:
     data = read_object(f'{{"amount":{written}}}'.encode())
     assert problems(SubmitOrder, data) == (["(whole)"] if written == "null" else ["amount"])
 
@@ -202,7 +202,7 @@ def test_a_page_has_bounds(limit: object, refused: bool) -> None:
 
 
 @pytest.mark.parametrize("field", ["revision", "amount", "currency"])
-def test_an_event_of_another_backend_may_leave_out_what_is_known(field: str) -> None:
+def test_an_event_of_another_backend_may_leave_out_known_fields(field: str) -> None:
     event = {"order_id": "O1", "user_id": "ana", "revision": 2, "amount": "5.00", "currency": "EUR"}
     assert not problems(OrderEvent, {name: value for name, value in event.items() if name != field})
 

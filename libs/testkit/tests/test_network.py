@@ -132,7 +132,7 @@ async def test_jitter_keeps_the_order(proxy: Proxy, client: Client) -> None:
     assert await client.receive(60) == b"".join(f"{number:03}".encode() for number in range(20))
 
 
-async def test_a_rate_is_kept(proxy: Proxy, client: Client) -> None:
+async def test_a_given_rate_is_reached(proxy: Proxy, client: Client) -> None:
     proxy.to_server.rate = 200_000
     started = perf_counter()
     client.send(b"x" * 131_072)
@@ -141,9 +141,7 @@ async def test_a_rate_is_kept(proxy: Proxy, client: Client) -> None:
     assert perf_counter() - started >= 0.3
 
 
-async def test_a_hole_to_the_server_swallows_requests_and_gives_them_back(
-    proxy: Proxy, client: Client
-) -> None:
+async def test_a_cut_towards_the_server_holds_requests_until_it_ends(proxy: Proxy, client: Client) -> None:
     proxy.to_server.hold()
     client.send(b"hello")
     assert await client.hears_nothing()
@@ -152,9 +150,7 @@ async def test_a_hole_to_the_server_swallows_requests_and_gives_them_back(
     assert await client.receive(5) == b"hello"
 
 
-async def test_a_hole_to_the_client_swallows_answers_and_gives_them_back(
-    proxy: Proxy, client: Client
-) -> None:
+async def test_a_cut_towards_the_client_holds_answers_until_it_ends(proxy: Proxy, client: Client) -> None:
     proxy.to_client.hold()
     client.send(b"hello")
     await eventually(lambda: proxy.to_server.passed == 5)
@@ -222,7 +218,7 @@ async def test_a_reset_reaches_both_sides(proxy: Proxy, echo: Echo, client: Clie
         assert await again.receive(5) == b"again"
 
 
-async def test_a_half_open_connection_is_gone_for_the_server_only(
+async def test_a_half_open_connection_is_closed_for_the_server_only(
     proxy: Proxy, echo: Echo, client: Client
 ) -> None:
     client.send(b"hello")
@@ -247,13 +243,13 @@ async def test_a_closed_port_refuses_and_is_the_same_when_it_opens(proxy: Proxy,
         assert await again.receive(5) == b"again"
 
 
-async def test_a_server_that_is_away_resets_who_comes() -> None:
+async def test_a_proxy_without_its_server_resets_connections() -> None:
     async with Proxy.open("127.0.0.1", 1) as proxy, connected(proxy) as client:
         with pytest.raises(ConnectionResetError):
             await client.receive(1)
 
 
-async def test_a_proxy_stands_in_the_place_of_a_servers_url(echo: Echo) -> None:
+async def test_a_proxy_replaces_the_address_of_a_server(echo: Echo) -> None:
     async with Proxy.before(f"amqp://u:p@127.0.0.1:{echo.port}/v%2Fw?a=1") as proxy:
         assert proxy.instead_of("amqp://u:p@broker:5672/v%2Fw?a=1") == (
             f"amqp://u:p@127.0.0.1:{proxy.port}/v%2Fw?a=1"

@@ -8,7 +8,7 @@ TARGETS: Final = [("amq.topic", b"user.ann"), ("amq.topic", b"order.paid")]
 BODIES: Final = [b'{"v":1,"action":"order.paid","msg_id":"m-1","data":{}}']
 
 
-def test_a_seed_makes_the_same_messages_again() -> None:
+def test_a_seed_repeats_the_same_messages() -> None:
     first = list(odd_messages(seed=7, count=300, targets=TARGETS, bodies=BODIES))
     assert first == list(odd_messages(seed=7, count=300, targets=TARGETS, bodies=BODIES))
     assert first != list(odd_messages(seed=8, count=300, targets=TARGETS, bodies=BODIES))

@@ -218,7 +218,7 @@ async def run(story: list[tuple[list[tuple[Any, ...]], bool]], url: str) -> None
     suppress_health_check=[HealthCheck.too_slow],
 )
 @given(stories)
-async def test_what_is_gone_is_gone_whatever_people_do(
+async def test_a_deleted_text_never_reappears_in_any_story(
     story: list[tuple[list[tuple[Any, ...]], bool]],
 ) -> None:
     with TemporaryDirectory() as folder:

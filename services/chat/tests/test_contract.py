@@ -47,7 +47,7 @@ def test_the_service_takes_the_actions_of_the_protocol() -> None:
     }
 
 
-async def test_every_answer_and_push_is_as_the_protocol_says(chat: ServiceUnderTest) -> None:
+async def test_every_answer_and_push_fits_the_contract(chat: ServiceUnderTest) -> None:
     for number, (user, action, data) in enumerate(STORY):
         await chat.dispatch(a_command(action, by=user, msg_id=f"m-{number}", **data))
         answer = chat.answer(f"m-{number}")

@@ -70,7 +70,7 @@ async def a_hall(chat: ServiceUnderTest, users: int, connections: int) -> None:
     chat.forget()
 
 
-async def test_a_message_costs_as_many_deliveries_as_connections_hear_it(database_url: str) -> None:
+async def test_a_message_costs_one_delivery_for_each_receiving_connection(database_url: str) -> None:
     clock = Seconds()
     async with running(database_url, clock, deliveries_per_user=10, deliveries_burst=100) as chat:
         await a_hall(chat, users=5, connections=4)
@@ -98,7 +98,7 @@ async def test_a_long_text_costs_more(database_url: str) -> None:
         assert chat.error("m-2") == "rate_limited"
 
 
-async def test_a_push_to_more_than_anybody_may_reach_is_possible_once_and_paid_for(database_url: str) -> None:
+async def test_a_push_above_the_delivery_limit_is_allowed_once_and_charged(database_url: str) -> None:
     clock = Seconds()
     async with running(database_url, clock, deliveries_per_user=1, deliveries_burst=5) as chat:
         await a_hall(chat, users=10, connections=1)

@@ -82,12 +82,12 @@ class TestHistory:
     @pytest.mark.parametrize(
         "asked", [{"limit": 0}, {"limit": 201}, {"before_seq": 3, "after_seq": 1}, {"after_seq": -1}]
     )
-    async def test_a_question_that_makes_no_sense_is_refused(
+    async def test_an_invalid_question_is_refused(
         self, chat: ServiceUnderTest, asked: dict[str, int]
     ) -> None:
         assert (await read(chat, **asked))["code"] == "invalid_data"
 
-    async def test_a_history_sees_what_was_sent_before_it_and_nothing_sent_after(
+    async def test_a_history_contains_earlier_messages_and_no_later_ones(
         self, chat: ServiceUnderTest
     ) -> None:
         asked: dict[str, Any] = {"room": ROOM, "after_seq": 11}
@@ -148,7 +148,7 @@ class TestHistory:
 
 
 class TestRooms:
-    async def test_rooms_are_listed_by_name_with_what_is_unread(self, chat: ServiceUnderTest) -> None:
+    async def test_rooms_are_listed_by_name_with_unread_counts(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(
             *[a_command("chat.join", room=room, by=user) for room in ("b", "a") for user in ("alice", "bob")],
             *[a_command("chat.send", room="a", text="hello", by="bob") for _ in range(3)],
@@ -166,7 +166,9 @@ class TestRooms:
         ]
         assert await rooms(chat, "stranger") == []
 
-    async def test_who_answers_has_read(self, chat: ServiceUnderTest) -> None:
+    async def test_a_sender_has_read_the_earlier_messages_of_a_room_of_two(
+        self, chat: ServiceUnderTest
+    ) -> None:
         await chat.dispatch(
             a_command("chat.direct", by="bob", to="alice", text="psst"),
             a_command("chat.direct", to="bob", text="what?"),
@@ -222,9 +224,7 @@ class TestResume:
         assert [entry.data["text"] for entry in chat.replayed()] == [f"no. {number}" for number in range(450)]
         assert b"chat.resume.ok" in chat.heard[-1].item
 
-    async def test_who_resumes_and_then_leaves_is_answered_in_that_order(
-        self, chat: ServiceUnderTest
-    ) -> None:
+    async def test_a_resume_and_a_leave_are_answered_in_order(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_command("chat.join", room=ROOM))
         chat.forget()
         await chat.dispatch(
@@ -234,7 +234,7 @@ class TestResume:
         assert chat.answer("m-1").data["streams"][f"chat:{ROOM}"]["complete"]
         assert chat.groups(user="alice") == set()
 
-    async def test_a_resume_in_hand_does_not_delay_what_others_send(self, chat: ServiceUnderTest) -> None:
+    async def test_a_running_resume_does_not_delay_requests_of_others(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_command("chat.join", room=ROOM), a_command("chat.join", room=ROOM, by="bob"))
         await chat.dispatch(*[a_send(f"no. {number}") for number in range(450)])
         chat.forget()

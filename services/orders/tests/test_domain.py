@@ -148,7 +148,7 @@ def test_an_order_ends_the_same_in_whatever_order_its_events_come(
     )
 
 
-def test_an_order_born_elsewhere_is_as_its_first_event_says() -> None:
+def test_an_order_of_another_backend_is_created_by_its_first_event() -> None:
     event = an_event(user_id="bob", revision=4, amount="5", currency="EUR")
     order = Order.born_elsewhere(event, Status.PAID, BILLING, now_ms=1_000)
     assert (order.user_id, order.status, order.revision) == ("bob", Status.PAID, 4)

@@ -50,7 +50,7 @@ def test_whatever_comes_refunds_only_add_up_and_never_pass_the_amount(
 
 
 @given(st.lists(st.decimals("0.01", 30, places=2), max_size=6), st.booleans(), st.integers(0, 6))
-def test_refunds_come_to_the_same_whether_the_amount_is_known_before_or_after_them(
+def test_refunds_add_up_equally_before_and_after_the_amount_is_known(
     refunds: list[Decimal], rest: bool, known_after: int
 ) -> None:
     def story(creation_at: int) -> Price:
@@ -71,13 +71,13 @@ def test_refunds_come_to_the_same_whether_the_amount_is_known_before_or_after_th
 @pytest.mark.parametrize(
     ("amount", "currency"), [("9.90", None), ("9.90", "USD"), ("1", "EUR"), (None, "EUR")]
 )
-def test_a_price_that_is_known_stays(amount: str | None, currency: str | None) -> None:
+def test_a_known_price_does_not_change(amount: str | None, currency: str | None) -> None:
     price = Price.of(Decimal("9.90"), "USD")
     for of_creation in (True, False):
         assert price.learning(Decimal(amount) if amount else None, currency, of_creation=of_creation) == price
 
 
-def test_a_currency_alone_says_nothing_unless_the_order_is_created_with_it() -> None:
+def test_a_currency_alone_is_ignored_except_in_order_created() -> None:
     assert Price().learning(None, "JPY", of_creation=False) == Price()
     created = Price().learning(None, "JPY", of_creation=True)
     assert (created.amount, created.currency) == (None, "JPY")
@@ -137,7 +137,7 @@ def test_a_refund_of_nothing_is_refused_unless_the_order_is_free() -> None:
     assert Price.of(Decimal(0), "EUR").refunding(None, None, is_first=True) is not None
 
 
-def test_refunds_of_an_amount_that_is_never_known_stay_within_what_can_be_stored() -> None:
+def test_refunds_of_an_unknown_amount_stay_within_the_storable_range() -> None:
     price = Price()
     for _ in range(3):
         price = after(price, "refund", Decimal("4999999999999.99"), "CLF")

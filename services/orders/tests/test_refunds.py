@@ -134,7 +134,7 @@ async def test_a_refund_that_comes_late_is_not_lost(orders: ServiceUnderTest) ->
     assert (await shown(orders))["refunded"] == "8.00"
 
 
-async def test_all_that_is_left_is_refunded_once_the_amount_is_known(orders: ServiceUnderTest) -> None:
+async def test_the_remaining_amount_is_refunded_once_the_amount_is_known(orders: ServiceUnderTest) -> None:
     await orders.dispatch(a_refund(amount="5.00", currency="EUR"), a_refund())
     order = await shown(orders)
     assert (order["status"], order["refunded"], order.get("amount")) == ("refunded", "5.00", None)
@@ -164,7 +164,7 @@ async def test_an_order_is_refunded_from_wherever_it_is(orders: ServiceUnderTest
     assert (order["status"], order["refunded"]) == ("refunded", "1.00")
 
 
-async def test_lists_say_what_was_refunded_and_nothing_where_nothing_was(orders: ServiceUnderTest) -> None:
+async def test_lists_show_refunds_and_leave_them_out_where_none_exist(orders: ServiceUnderTest) -> None:
     await an_order(orders)
     await orders.dispatch(a_command("order.submit", by="ana", order_id="O-2", amount="1"))
     await orders.dispatch(a_refund(amount="5.00"))
@@ -174,7 +174,7 @@ async def test_lists_say_what_was_refunded_and_nothing_where_nothing_was(orders:
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_what_is_stored_adds_up_whatever_refunds_come(orders: ServiceUnderTest, seed: int) -> None:
+async def test_amounts_add_up_for_any_refunds(orders: ServiceUnderTest, seed: int) -> None:
     chance = random.Random(seed)
     await an_order(orders)
     for _ in range(12):
