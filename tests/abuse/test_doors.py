@@ -99,7 +99,7 @@ async def test_ten_thousand_idle_connections_are_advised_and_drained_in_time(
         if took > _DRAIN_SECONDS or status != 0:
             line.failures.append(f"drained in {took:.1f} s with status {status}")
         if told["advised"] != _IDLE:
-            line.failures.append(f"{told['advised']:,} of {_IDLE:,} were advised when to come back")
+            line.failures.append(f"{told['advised']:,} of {_IDLE:,} got a time to reconnect")
 
 
 async def _limit_descriptors(system: System, processes: Processes, limit: int) -> None:

@@ -1,4 +1,4 @@
-"""Fuzzing with seeds kept: no reader, no gateway and no service falls over what nobody expected."""
+"""Fuzzing with fixed seeds: unexpected bytes end no reader, no gateway and no service."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""A careless service or backend publishes what nobody can use: that message is lost, and nothing else."""
+"""A careless service or backend publishes an unusable message: that message is lost, and nothing else."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -66,7 +66,7 @@ _BODIES: Final = (
 
 
 def _undecodable() -> Sequence[OddMessage]:
-    """Frames that a codec cannot decode, for each exchange that somebody reads."""
+    """Frames that a codec cannot decode, for each consumed exchange."""
     made = []
     odd = {
         "a timestamp in nanoseconds": properties(timestamp=_NANOSECONDS),

@@ -25,13 +25,11 @@ def test_waits_without_samples_are_not_zero() -> None:
 
 def test_the_page_lists_failed_promises() -> None:
     table = Table()
-    table.add(
-        Line("test_others_do_not_wait", "a flood", "5eed", ONE_CONNECTION, failures=["somebody waited"])
-    )
+    table.add(Line("test_others_do_not_wait", "a flood", "5eed", ONE_CONNECTION, failures=["a user waited"]))
     table.add(Line("test_nothing_gets_through", "a close", "5eed", got_in="0 got through"))
     page = table.page(Run("make abuse", "5eed", "2 cores", "2026-11-28"))
     assert "1 of 2 attacks stayed within their bounds" in page
-    assert "- *a flood*: somebody waited." in page
+    assert "- *a flood*: a user waited." in page
     assert "| a close | 0 got through | ✓ |" in page
 
 

@@ -71,7 +71,7 @@ async def test_an_alarm_means_busy_at_once_and_drops_no_connection(
                 return bool(answer["data"].get("code") == "busy")
 
             await eventually(is_busy, timeout=5)
-            # RabbitMQ tells of its alarm only to who publishes; from then on nobody waits.
+            # RabbitMQ reports its alarm only to publishers; from then on no request waits.
             busy = loop.time() - raised
             trial.note(f"busy after {busy:.1f} s")
             assert busy < 1.5
@@ -130,7 +130,7 @@ async def test_a_gateway_that_lost_its_bindings_detects_and_repairs_it(
 async def test_a_deleted_command_queue_is_declared_again(
     system: System, broker: Broker, trial: Trial
 ) -> None:
-    # Without the queue nobody is there who could be asked, and the gateway says so.
+    # Without the queue there is no consumer to reply, and the gateway answers so.
     fault = "command queues deleted"
     async with trial.of(fault, system, within=15, may_refuse=["unknown_action"]):
         for name in await broker.queues("chat.commands."):
@@ -152,7 +152,7 @@ async def test_users_of_a_gateway_with_an_overflowed_inbox_resume_completely(
         system.gateways[0].pause()
         try:
             await _flood(rabbitmq.url, _INBOX_LENGTH + 1_000)
-            assert await broker.length(frozen) <= _INBOX_LENGTH  # what people were told is among the rest
+            assert await broker.length(frozen) <= _INBOX_LENGTH  # the pushes to users are among the rest
         finally:
             system.gateways[0].resume()
         trial.strike()
@@ -165,7 +165,7 @@ async def _gateway_id(system: System, number: int) -> str:
 
 
 async def _flood(url: str, count: int) -> None:
-    """Push to a group that nobody is in."""
+    """Push to a group without members."""
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel(publisher_confirms=False)
         push = await channel.get_exchange("towpath.push", ensure=False)

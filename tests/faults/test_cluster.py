@@ -59,7 +59,7 @@ async def test_with_two_of_three_nodes_down_nothing_is_promised_and_all_heals(
         await cluster.kill(*others)
         done = len(load.journal.asked)
         await asyncio.sleep(8)
-        # What was on its way when they died may still be answered.
+        # Requests that were in flight when they died may still be answered.
         assert len(load.journal.asked) - done <= len(load.people) + 1
         await cluster.boot(*others)
         trial.strike()

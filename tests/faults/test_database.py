@@ -74,7 +74,7 @@ async def test_a_full_disk_causes_no_false_answer_and_the_service_recovers(
             disk.fill()
             done = len(load.journal.asked)
             await asyncio.sleep(6)
-            # What the files had room for may still be stored; then it ends.
+            # Writes that fit into the allocated pages may still be stored; then it ends.
             assert len(load.journal.asked) - done < 1000
             disk.empty()
             trial.strike()

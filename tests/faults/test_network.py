@@ -79,7 +79,7 @@ async def test_users_with_connections_reset_every_2_s_miss_nothing(system: Syste
     async with AsyncExitStack() as stack:
         proxies = [await stack.enter_async_context(Proxy.before(url)) for url in system.urls]
         urls = [proxy.instead_of(url) for proxy, url in zip(proxies, system.urls, strict=True)]
-        async with trial.of("RST between people and gateways every 2 s", system, within=15, urls=urls):
+        async with trial.of("RST between users and gateways every 2 s", system, within=15, urls=urls):
             for _ in range(8):
                 for proxy in proxies:
                     proxy.reset()
@@ -92,7 +92,7 @@ async def test_users_cut_off_within_a_frame_miss_nothing(system: System, trial: 
         proxies = [await stack.enter_async_context(Proxy.before(url)) for url in system.urls]
         urls = [proxy.instead_of(url) for proxy, url in zip(proxies, system.urls, strict=True)]
         chance = trial.chance
-        async with trial.of("people cut off after 3 to 9 KB, for 15 s", system, within=15, urls=urls):
+        async with trial.of("users cut off after 3 to 9 KB, for 15 s", system, within=15, urls=urls):
             for _ in range(5):
                 for proxy in proxies:
                     proxy.to_client.cut_after(chance.randrange(3_000, 9_000))
@@ -108,6 +108,6 @@ async def test_users_of_an_unreachable_gateway_continue_on_another(
     system = await start_system(rabbitmq, heartbeat=2, heartbeat_timeout=2)
     async with Proxy.before(system.urls[0]) as proxy:
         urls = [proxy.instead_of(system.urls[0]), system.urls[1]]
-        async with trial.of("black hole between people and a gateway", system, within=25, urls=urls):
+        async with trial.of("black hole between users and a gateway", system, within=25, urls=urls):
             proxy.hold()
             trial.strike()

@@ -1,4 +1,4 @@
-"""Messages that break a service are parked, everybody else goes on, and after the fix they are played again."""
+"""Messages that break a service are parked, all others are handled, and after the fix they are replayed."""
 
 import asyncio
 import contextlib
@@ -125,7 +125,7 @@ async def test_poison_is_parked_while_other_messages_flow_and_a_replay_takes_eff
 async def test_an_unreadable_message_is_parked_and_the_others_flow(
     system: System, rabbitmq: Rabbit, trial: Trial
 ) -> None:
-    async with trial.of("commands and events that nobody can read", system) as load:
+    async with trial.of("unreadable commands and events", system) as load:
         async with await aio_pika.connect(rabbitmq.url) as connection:
             channel = await connection.channel()
             commands = await channel.get_exchange("towpath.commands", ensure=False)

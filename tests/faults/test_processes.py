@@ -73,7 +73,7 @@ class Replicas:
 
 
 def some_changes(chance: random.Random, count: int, replicas: int) -> list[str]:
-    """What happens to the replicas, one after the other: from one to four of them are at work."""
+    """The changes of replicas, one after the other: from one to four of them run."""
     changes: list[str] = []
     while len(changes) < count:
         # Of each as many, and one more comes: two of them go.

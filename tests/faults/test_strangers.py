@@ -144,7 +144,7 @@ async def test_a_client_that_does_not_read_is_cut_off_and_does_not_delay_others(
     system = await start_system(rabbitmq, send_buffer_bytes=262_144, close_timeout=1)
     gateway = system.gateways[0]
     async with (
-        trial.of("20 people who never read", system) as load,
+        trial.of("20 users who never read", system) as load,
         deaf_people(system.urls[0], "noise", 20),
         system.connect("loud", 1) as loud,
     ):
@@ -165,4 +165,4 @@ async def test_a_client_that_does_not_read_is_cut_off_and_does_not_delay_others(
         await load.flows(50)
         assert resident_mib(gateway) < before + 64
         waited = longest_wait(one for one in load.journal.asked if one.who != "loud")
-        assert waited < 2, f"somebody waited for {waited:.1f} s"
+        assert waited < 2, f"a user waited for {waited:.1f} s"
