@@ -266,7 +266,7 @@ async def test_the_page_in_a_browser_receives_messages_sent_while_it_was_closed(
 
 
 @in_one_loop
-async def test_the_examples_of_tests_pass(package: Path, node: str, tmp_path: Path) -> None:
+async def test_the_example_tests_of_the_pages_pass(package: Path, node: str, tmp_path: Path) -> None:
     (tmp_path / "test_waving.py").write_text(the_file(PYTHON, "test_waving.py").text)
     (package / "waving.test.mjs").write_text(the_file(JAVASCRIPT, "waving.test.mjs").text)
     await asyncio.gather(

@@ -122,7 +122,7 @@ def test_every_setting_of_the_image_is_a_setting_of_some_program() -> None:
     assert [name for name in settings if name.removeprefix("TOWPATH_").lower() not in known] == []
 
 
-def test_the_page_is_served_with_options_that_there_are(services: dict[str, dict[str, Any]]) -> None:
+def test_the_page_is_served_with_existing_options(services: dict[str, dict[str, Any]]) -> None:
     program, command, *options = services["web"]["command"]
     shown = subprocess.run(
         [BIN / program, command, "--help"],
@@ -165,7 +165,7 @@ def test_services_wait_for_their_dependencies_and_have_time_to_drain(
             assert GatewaySettings.model_fields["drain_timeout"].default < 45
 
 
-def test_all_that_is_mounted_or_built_exists(services: dict[str, dict[str, Any]]) -> None:
+def test_every_mounted_or_built_path_exists(services: dict[str, dict[str, Any]]) -> None:
     for service in services.values():
         for volume in service.get("volumes", []):
             assert volume["type"] == "volume" or Path(volume["source"]).is_file(), volume
@@ -226,7 +226,7 @@ def the_dockerfile() -> Dockerfile:
     return Dockerfile(*stages)
 
 
-def test_the_dockerfile_has_nothing_that_hadolint_minds() -> None:
+def test_hadolint_has_no_complaint_about_the_dockerfile() -> None:
     ran = subprocess.run(
         [BIN / "hadolint", ROOT / "deploy/Dockerfile"], capture_output=True, text=True, check=False
     )
@@ -254,7 +254,7 @@ def build_context(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return context
 
 
-def test_all_that_is_copied_is_in_the_build_context(build_context: Path) -> None:
+def test_every_copied_file_is_in_the_build_context(build_context: Path) -> None:
     dockerfile = the_dockerfile()
     copies = [
         *dockerfile.page.all("COPY"),
@@ -318,7 +318,7 @@ def build(stage: Stage, context: Path, source: Path, moved: dict[str, str], prog
 
 
 @pytest.mark.timeout(300)
-def test_the_page_of_the_image_is_a_page_with_its_files(page: Path) -> None:
+def test_the_page_of_the_image_has_its_files(page: Path) -> None:
     text = (page / "index.html").read_text()
     files = re.findall(r'(?:src|href)="\./([^"]+)"', text)
     assert "<title>Towpath" in text
@@ -377,7 +377,7 @@ def test_the_image_contains_the_locked_packages_only(image: Path) -> None:
     assert installed.keys() - own <= pins("requirements-runtime.lock").keys()
 
 
-def test_the_image_gets_the_versions_that_are_tested() -> None:
+def test_the_image_has_the_tested_versions() -> None:
     tested, shipped = pins("requirements.lock"), pins("requirements-runtime.lock")
     assert {name: tested.get(name) for name in shipped} == shipped
     assert "pytest" not in shipped
@@ -528,7 +528,7 @@ def at(port: int, admin_port: int) -> str:
     return f"127.0.0.1:{port} port {admin_port}"
 
 
-def test_haproxy_takes_the_configuration(haproxy: Path) -> None:
+def test_haproxy_accepts_the_configuration(haproxy: Path) -> None:
     ran = subprocess.run(
         [haproxy, "-c", "-f", ROOT / "deploy/haproxy.cfg"], capture_output=True, text=True, check=False
     )
@@ -585,7 +585,7 @@ async def test_users_of_a_stopping_gateway_continue_on_the_other_through_the_pro
             assert answer["data"]["status"] == "submitted"
 
 
-async def test_a_refusal_of_a_draining_gateway_is_not_seen_through_the_proxy(
+async def test_a_refusal_by_a_draining_gateway_is_hidden_by_the_proxy(
     haproxy: Path, two_gateways: dict[str, Process], processes: Processes, tmp_path: Path
 ) -> None:
     async with a_draining_gateway() as (draining, refusals):

@@ -115,7 +115,7 @@ def test_the_backend_in_node_is_javascript(tmp_path: Path) -> None:
     subprocess.run([find_or_install(NODE), "--check", tmp_path / "backend.mjs"], check=True)
 
 
-def test_every_target_of_make_that_is_shown_exists() -> None:
+def test_every_make_target_in_the_docs_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
     for page in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"):
         shown = set(re.findall(r"(?:^|`)make ([a-z]+)", (ROOT / page).read_text(), re.M))

@@ -156,13 +156,13 @@ async def page(walk: Walk, chatted: object, client_package: None, chromium_path:
 
 
 @in_one_loop
-async def test_two_people_chat_in_two_terminals(walk: Walk, chatted: tuple[Terminal, Terminal]) -> None:
+async def test_two_users_chat_in_two_terminals(walk: Walk, chatted: tuple[Terminal, Terminal]) -> None:
     for play, terminal in zip(walk.plays(TERMINAL), chatted, strict=True):
         assert terminal.printed == [*filter(Play.is_printed, play.lines), "-- closed"]
 
 
 @in_one_loop
-async def test_a_page_is_in_the_same_room(walk: Walk, page: Page) -> None:
+async def test_a_page_joins_the_same_room(walk: Walk, page: Page) -> None:
     (play,) = walk.plays(PAGE)
     said = page.locator("#said li")
     async with walk.as_user("ana", play) as ana:
@@ -235,7 +235,7 @@ async def test_the_types_of_the_service_are_checked(walk: Walk, client_package: 
     assert re.fullmatch(r"wrong\.ts\(13,\d+\): error TS2769: .*", report[0]), report
 
 
-def test_every_command_that_is_shown_exists() -> None:
+def test_every_shown_command_exists() -> None:
     shell = "\n".join(block.text for block in blocks_of(TUTORIAL) if block.language in ("sh", "console"))
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
     assert set(re.findall(r"\bmake ([a-z]+)", shell)) <= targets

@@ -20,7 +20,7 @@ def test_lengths_are_in_proportion() -> None:
     assert long == pytest.approx(4 * short, rel=0.01)
 
 
-def test_a_limit_changes_nothing_about_the_others_and_is_cut_off() -> None:
+def test_a_limit_is_cut_off_and_does_not_affect_the_other_bars() -> None:
     alone = lengths(Bar("a", 400.0, "40,000"), Bar("b", 100.0, "100"))
     long, short, limit = lengths(
         Bar("a", 400.0, "40,000"), Bar("b", 100.0, "100"), Bar("c", 40_000.0, "40,000", "limit")

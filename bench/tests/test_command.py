@@ -24,7 +24,7 @@ def test_a_name_that_matches_nothing_is_refused_in_one_line_with_all_names(optio
     assert ("request" if option == "--works" else "towpath") in ran.stderr
 
 
-def test_an_earlier_run_that_is_not_there_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+def test_an_unknown_earlier_run_is_refused_before_any_measurement(tmp_path: Path) -> None:
     ran = CliRunner().invoke(app, ["--compare", str(tmp_path / "none.json")])
     assert (ran.exit_code, ran.stderr.count("\n")) == (2, 1)
     assert "No such file" in ran.stderr
@@ -52,6 +52,6 @@ def test_towpath_implements_every_work() -> None:
 
 
 @pytest.mark.parametrize("name", systems.NAMES)
-def test_every_system_is_called_as_its_module_and_does_something(name: str) -> None:
+def test_every_system_is_named_like_its_module_and_implements_a_work(name: str) -> None:
     assert system(name).name == name
     assert any(work(one).suits(system(name)) for one in works.NAMES)

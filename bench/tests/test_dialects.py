@@ -17,7 +17,7 @@ KINDS = ("echo", "order.first", "order.get", "order.submit")
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("number", NUMBERS)
-def test_towpath_takes_our_requests_for_envelopes(kind: str, number: int) -> None:
+def test_the_towpath_dialect_makes_valid_envelopes(kind: str, number: int) -> None:
     assert parse(TOWPATH.request(kind, "u1")(number)).msg_id == f"{number:010d}"
 
 

@@ -109,7 +109,7 @@ def _counted(elsewhere: float, **counts: int) -> dict[int, dict[str, Any]]:
     }
 
 
-def test_of_several_rounds_the_quietest_counts_whatever_came_out() -> None:
+def test_of_several_rounds_the_quietest_counts() -> None:
     rounds = [_counted(0.2, of_1=100, of_4=500), _counted(0.01, of_1=100, of_4=300)]
     found = list(services.points_of(services.WAIT, services.quietest(rounds)))
     assert [(one.size, one.figures["a second"], one.figures[services.RATIO]) for one in found] == [
@@ -242,7 +242,7 @@ async def test_an_answer_with_the_expected_content_is_right(kind: str) -> None:
         ("resume", Service(replayed=99)),
     ],
 )
-async def test_an_answer_that_lacks_something_is_counted(kind: str, service: Service) -> None:
+async def test_an_incomplete_answer_is_counted(kind: str, service: Service) -> None:
     reader = Reader(cast("Client", service), "r", head=1000)
     await reader.ask(kind)
     assert reader.wrong == 1
@@ -278,13 +278,13 @@ async def test_a_seeded_message_is_stored_like_a_sent_one(tmp_path: Path) -> Non
 # Charts and tables
 
 
-def test_ten_times_as_many_are_as_far_to_the_right_wherever_it_is() -> None:
+def test_equal_factors_have_equal_distances_on_a_logarithmic_scale() -> None:
     (places,) = _places(Line("cost", [(1, 5), (10, 5), (100, 5), (1000, 5)]))
     steps = [right - left for (left, _), (right, _) in itertools.pairwise(places)]
     assert steps == pytest.approx([steps[0]] * 3, abs=0.2)
 
 
-def test_on_an_even_scale_one_more_is_as_far_to_the_right_wherever_it_is() -> None:
+def test_on_a_linear_scale_equal_differences_have_equal_distances() -> None:
     (places,) = _places(Line("cost", [(1, 5), (2, 5), (3, 5), (4, 5)]), even=True)
     steps = [right - left for (left, _), (right, _) in itertools.pairwise(places)]
     assert steps == pytest.approx([steps[0]] * 3, abs=0.2)
@@ -298,7 +298,7 @@ def test_a_constant_is_a_level_line_and_a_double_is_twice_as_high() -> None:
 
 
 @pytest.mark.parametrize("most", [0.0, 0.03, 1.0, 7.3, 99.0, 100.0, 1234.0])
-def test_a_scale_begins_at_zero_and_ends_where_all_has_room(most: float) -> None:
+def test_a_scale_begins_at_zero_and_covers_all_points(most: float) -> None:
     marks = scale_of(most)
     assert marks[0] == 0
     assert marks[-1] >= most * 0.999

@@ -15,7 +15,7 @@ from bench.tests.growth_runs import a_run, without
 _LINKS = re.compile(r"\]\([^)]*\)|`[^`]*`|ADR \d+")
 
 
-def test_a_sum_is_worked_out_from_figures_as_they_are_shown() -> None:
+def test_a_sum_is_calculated_from_the_displayed_figures() -> None:
     results = work_out([Sum("third", "one ÷ 3", ""), Sum("again", "third × 3", "")], {"one": 1})
     assert shown(results["third"]) == "0.333"
     assert results["again"] == pytest.approx(0.999)
@@ -87,7 +87,7 @@ def _read(figure: str) -> float:
     return math.nan if figure == "cannot be" else float(figure.replace(",", ""))
 
 
-def test_pushes_that_use_up_a_gateway_cannot_be_carried_by_any_number_of_them() -> None:
+def test_pushes_that_fill_one_gateway_cannot_be_carried_by_more_of_them() -> None:
     results = million(a_run(take=50.0)).results
     assert math.isnan(results["rooms"]["gateways"])
     assert math.isnan(results["rooms"]["money"])
@@ -99,7 +99,7 @@ def test_several_systems_carry_more_than_one_can() -> None:
     assert results["cells"]["pushes"] == pytest.approx(results["rooms"]["pushes"] / 4, rel=0.001)
 
 
-def test_with_selective_routing_a_push_is_taken_once_however_many_gateways_there_are() -> None:
+def test_with_selective_routing_a_push_reaches_one_gateway() -> None:
     results = million(a_run()).results
     assert results["users"]["copies"] == 1
     assert results["users"]["gateways"] > 200
@@ -138,18 +138,18 @@ def test_the_text_written_by_hand_has_no_figures() -> None:
     assert re.findall(r"\d+", by_hand) == []
 
 
-def test_every_blank_of_the_page_is_filled() -> None:
+def test_every_placeholder_of_the_page_has_a_value() -> None:
     text = page(a_run(), AXES, TEMPLATE.read_text())
     assert "{{" not in text
     assert "nan" not in re.findall(r"\w+", text)
 
 
-def test_a_blank_that_nothing_fills_is_an_error() -> None:
+def test_a_placeholder_without_a_value_is_an_error() -> None:
     with pytest.raises(Unfilled, match="sails"):
         filled("There are {{sails}}.", {"masts": "3"})
 
 
-def test_a_figure_that_was_not_measured_is_never_made_up() -> None:
+def test_a_missing_measurement_stays_missing() -> None:
     for axis in ("connections", "load", "rooms", "replicas", "services", "units"):
         with pytest.raises(Missing, match=axis):
             page(without(a_run(), axis), AXES, TEMPLATE.read_text())

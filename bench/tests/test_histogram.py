@@ -13,7 +13,7 @@ VALUES = st.lists(st.integers(min_value=0, max_value=10**9), min_size=1, max_siz
 
 @given(VALUES, st.floats(min_value=0.01, max_value=1.0))
 @settings(deadline=None)
-def test_a_quantile_is_the_value_that_so_many_do_not_exceed(values: list[int], share: float) -> None:
+def test_a_quantile_is_the_value_below_which_that_share_lies(values: list[int], share: float) -> None:
     rank = next(place for place in range(1, len(values) + 1) if place >= share * len(values))
     exact = sorted(values)[rank - 1]
     assert Histogram.of(values).quantile(share) == pytest.approx(exact, rel=0.01, abs=0.5)
@@ -37,5 +37,5 @@ def test_a_clock_that_was_set_back_counts_as_zero_time() -> None:
     assert Histogram.of([-5]).quantile(1.0) == 0
 
 
-def test_of_nothing_every_quantile_is_zero() -> None:
+def test_every_quantile_of_an_empty_histogram_is_zero() -> None:
     assert Histogram().quantile(0.5) == 0

@@ -64,7 +64,7 @@ def test_the_page_lists_the_differences_of_every_system() -> None:
     assert all(f"{name} is different" in page(RUN, WORKS) for name in RUN.differences)
 
 
-def test_a_machine_that_was_shared_is_named_so() -> None:
+def test_a_shared_machine_is_named_as_shared() -> None:
     shared = a_run(a_measurement("towpath", rate=1.0, elsewhere=0.4))
     assert "other programs took 40% of the machine" in page(shared, WORKS[:1])
     assert "other programs" not in page(RUN, WORKS)

@@ -81,7 +81,7 @@ async def test_a_request_without_an_answer_is_lost(monkeypatch: pytest.MonkeyPat
     assert faults(await asked(treat)) == {"lost": 2}
 
 
-async def test_at_a_steady_rate_a_stall_delays_all_that_should_have_been_sent_meanwhile() -> None:
+async def test_at_a_steady_rate_a_stall_delays_every_request_due_meanwhile() -> None:
     async def treat(place: int, number: int, send: Send) -> None:
         if place == 10:
             await asyncio.sleep(0.3)

@@ -60,7 +60,7 @@ async def test_one_connection_at_full_speed_does_not_delay_others(
         ("order.list, and never reads", "orders"),
     ],
 )
-async def test_one_that_never_reads_costs_a_bounded_amount_of_memory(
+async def test_a_client_that_never_reads_costs_bounded_memory(
     system: System, trial: Trial, attack: str, kind: str
 ) -> None:
     async with trial.of(attack, system, ONE_CONNECTION) as ground:

@@ -20,7 +20,7 @@ from .trial import Trial
     [pytest.param(30_000, marks=pytest.mark.abuse_short, id="short"), pytest.param(1_000_000, id="long")],
 )
 @pytest.mark.timeout(900)
-async def test_both_readers_agree_on_every_envelope(trial: Trial, count: int) -> None:
+async def test_both_decoders_agree_on_every_envelope(trial: Trial, count: int) -> None:
     async with trial.counted(f"{count:,} envelopes through both readers") as line, AsyncExitStack() as stack:
         share = count // (workers := os.cpu_count() or 1)
         programs = []

@@ -137,7 +137,7 @@ async def _everybody_is_served(system: System) -> None:
         await eventually(lambda: is_answered("order.list", {}), timeout=60)
 
 
-async def test_odd_directed_items_cost_themselves_and_nothing_else(system: System, trial: Trial) -> None:
+async def test_invalid_directed_items_are_dropped_alone(system: System, trial: Trial) -> None:
     attack = f"{len(ITEMS)} odd directed items, each to a connection and to a user"
     async with trial.of(attack, system, ONE_CONNECTION) as ground, system.connect("named") as named:
         welcome = await named.next("session.welcome")

@@ -49,7 +49,7 @@ async def test_joins_of_one_user_end_at_a_thousand_rooms(fresh_system: System, t
         ground.expect(rooms <= 1_000, f"one user is in {rooms:,} rooms")
 
 
-async def test_rooms_made_by_one_user_end_at_two_hundred_a_day(fresh_system: System, trial: Trial) -> None:
+async def test_rooms_created_by_one_user_end_at_two_hundred_a_day(fresh_system: System, trial: Trial) -> None:
     async with trial.of("2,000 rooms created by one user", fresh_system, ONE_CONNECTION) as ground:
         await ground.attack(Flood("create", seconds=8, count=2_000, joins=""))
         rooms = rooms_of(fresh_system, "eve0")
@@ -61,9 +61,7 @@ async def test_invitations_of_one_user_to_another_are_one_at_a_time(
     fresh_system: System, trial: Trial
 ) -> None:
     port = int(fresh_system.gateways[0].settings["TOWPATH_PORT"])
-    async with trial.of(
-        "200 invitations of one user to one user", fresh_system, ONE_CONNECTION
-    ) as ground:
+    async with trial.of("200 invitations of one user to one user", fresh_system, ONE_CONNECTION) as ground:
         eve = await Wire.open(port, a_token("eve"))
         victim = await Wire.open(port, a_token("victim"))
         pushed = 0

@@ -50,6 +50,6 @@ def test_frames_are_those_of_rfc_6455(opcode: int, size: int) -> None:
     assert (found.opcode, bytes(found.data), found.fin) == (Opcode(opcode), b"x" * size, opcode != CONT)
 
 
-def test_an_envelope_is_one_of_the_contract_once_its_place_is_taken() -> None:
+def test_a_built_envelope_is_valid_once_its_placeholder_is_replaced() -> None:
     made = json.loads(envelope("ping").replace(b"@@@@@@@@", b"00000001"))
     assert made == {"msg_id": "00000001", "timestamp": 1, "action": "ping", "data": {}, "version": "1.0"}

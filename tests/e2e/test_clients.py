@@ -329,7 +329,7 @@ async def test_clients_leave_a_stopping_replica_after_the_advised_time(stage: St
         assert ana.gateways[0] != ana.gateways[1]
 
 
-async def test_a_gateway_that_hangs_is_noticed_and_left_for_another(stage: Stage) -> None:
+async def test_clients_leave_a_gateway_that_hangs(stage: Stage) -> None:
     victim = await stage.gateway(heartbeat=0.5)
     async with stage.in_the_room(stage.ana, [url_of(victim), *stage.urls]) as ana, stage.speaker() as ben:
         victim.pause()
@@ -543,7 +543,7 @@ async def test_a_client_with_positions_in_a_file_gets_the_missed_entries_after_a
 # -- addresses and tokens that cannot work
 
 
-async def test_an_address_that_cannot_be_one_is_refused_at_once(stage: Stage) -> None:
+async def test_an_invalid_address_is_refused_at_once(stage: Stage) -> None:
     for urls in (["http//example.org"], ["ftp://example.org/ws"], []):
         with pytest.raises(RequestFailed) as refused:
             async with stage.client(stage.ana, urls):

@@ -151,7 +151,7 @@ async def test_odd_messages_are_parked_listed_and_dropped_and_a_healthy_one_is_r
     assert {one["msg_id"] for one in left} == parked.keys() - {"odd-message-id", "odd-timestamp"}
 
 
-async def test_a_message_with_odd_properties_and_a_right_body_is_handled_once_it_is_replayed(
+async def test_a_message_with_odd_properties_and_a_valid_body_is_handled_after_a_replay(
     system: System, desk: Desk
 ) -> None:
     odd = next(one for one in ODD if one.id == "odd-timestamp")

@@ -65,7 +65,7 @@ async def test_half_open_handshakes_block_no_client_with_1024_descriptors(
     assert gateway.status is None
 
 
-async def test_descriptors_that_are_used_up_are_logged(processes: Processes, rabbitmq: Rabbit) -> None:
+async def test_exhausted_descriptors_are_logged(processes: Processes, rabbitmq: Rabbit) -> None:
     # A reserve that is too small on purpose, and what it is for takes more than it holds.
     gateway = await start(
         processes, rabbitmq, "150:150", descriptors_reserve=10, open_timeout=60, max_connections=1000

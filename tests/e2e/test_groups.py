@@ -253,7 +253,7 @@ async def test_a_leave_lost_with_an_inbox_is_applied_with_the_next_inbox(world: 
     assert world.who_hears() == {name for name in NAMES if not name.startswith("bob")}
 
 
-async def test_a_subscription_of_before_the_fresh_inbox_waits_for_the_greeting(world: World) -> None:
+async def test_a_subscribe_from_before_the_new_inbox_waits_for_a_complete_list(world: World) -> None:
     world.ask("bob-0", "chat.leave", key=ROOM, room=ROOM)
     world.ask("ana-0", "chat.invite", key=ROOM, room=ROOM, user="bob")
     await done(world, 1)

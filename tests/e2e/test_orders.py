@@ -110,7 +110,7 @@ async def test_two_users_with_the_same_order_id_get_their_own_pushes_only(system
         assert len(eve.pushes("order.updated")) == 1
 
 
-async def test_an_order_that_is_paid_before_it_is_created_is_whole_in_the_end(system: System) -> None:
+async def test_an_order_paid_before_its_creation_is_complete_in_the_end(system: System) -> None:
     async with system.connect("ana") as ana:
         await publish_as_another_backend(
             system.rabbitmq.url, "order.paid", order_id="O1", user_id="ana", revision=7

@@ -129,7 +129,7 @@ async def test_a_broker_with_an_alarm_means_busy_and_nothing_accepted_is_lost(sy
         await eventually(has_both)
 
 
-async def test_services_that_are_killed_take_up_where_they_were(system: System) -> None:
+async def test_killed_services_continue_after_their_restart(system: System) -> None:
     async with system.follow("ana", 0) as ana, system.follow("ben", 1) as ben:
         await join(ana)
         await join(ben)

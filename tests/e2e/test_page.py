@@ -48,9 +48,7 @@ async def test_two_users_on_two_gateways_chat_and_see_the_same(browser: Browser,
             assert await visitor.texts() == ["hello <b>Dan</b>", "hello Cyd"]
 
 
-async def test_an_order_moves_when_another_backend_publishes_that_it_is_shipped(
-    browser: Browser, page_url: str
-) -> None:
+async def test_an_order_is_shipped_by_an_event_of_another_backend(browser: Browser, page_url: str) -> None:
     async with (
         Visitor.sign_in(browser, page_url, "eve", gateway=0) as eve,
         Visitor.sign_in(browser, page_url, "fay", gateway=1) as fay,

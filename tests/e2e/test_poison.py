@@ -174,7 +174,7 @@ def an_order(order_id: str, user: str = "ana", **more: Any) -> Incoming:
 
 
 @pytest.mark.parametrize(("kind", "reason", "told"), KINDS, ids=[kind for kind, _, _ in KINDS])
-async def test_poison_is_parked_and_the_rest_flows_on(
+async def test_poison_is_parked_and_the_other_messages_flow(
     orders: Orders, kind: str, reason: str, told: str
 ) -> None:
     async def keep_ordering() -> None:
@@ -233,7 +233,7 @@ async def test_an_unreadable_message_is_parked_and_its_neighbours_are_handled(or
     assert orders.ends == []
 
 
-async def test_several_poisons_in_one_batch_are_each_found(orders: Orders) -> None:
+async def test_each_of_several_poisons_in_a_batch_is_found(orders: Orders) -> None:
     kinds = ["exit", "loop", "segfault", "bug", "giant"]
     await orders.send(*(an_order(f"{word}-1") for kind in kinds for word in (kind, f"good{kind}")))
     parked = await orders.parked(len(kinds))
@@ -272,7 +272,7 @@ async def test_a_message_replayed_before_the_fix_is_parked_again_and_ends_no_pro
     assert len(orders.ends) == ends
 
 
-async def test_replayed_after_the_fix_it_has_its_effect_once(orders: Orders) -> None:
+async def test_a_message_replayed_after_the_fix_takes_effect_once(orders: Orders) -> None:
     for _ in range(2):  # the client asked again under the same msg_id
         await orders.send(an_order("exit-1"), an_order("good-1"))
         await orders.answer("m-exit-1")

@@ -42,7 +42,7 @@ async def test_a_killed_broker_has_every_message_that_it_confirmed(
 
 
 @pytest.mark.parametrize("seconds", [5, 40])
-async def test_a_frozen_broker_is_waited_for_or_given_up_and_nothing_piles_up(
+async def test_a_frozen_broker_is_waited_for_or_its_link_is_dropped_without_a_backlog(
     own_node: RabbitNode, start_system: StartSystem, trial: Trial, seconds: int
 ) -> None:
     system = await start_system(Rabbit(own_node, "/", own_node.url()))

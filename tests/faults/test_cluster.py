@@ -49,7 +49,7 @@ async def test_the_loss_of_the_leader_of_a_quorum_queue_delays_requests_for_a_mo
         await trial.recovers()
 
 
-async def test_with_two_of_three_nodes_down_nothing_is_promised_and_all_heals(
+async def test_with_two_of_three_nodes_down_requests_wait_and_the_cluster_recovers(
     cluster: Cluster, start_system: StartSystem, trial: Trial
 ) -> None:
     system = await started_on(cluster, start_system)
@@ -66,7 +66,7 @@ async def test_with_two_of_three_nodes_down_nothing_is_promised_and_all_heals(
         await trial.recovers()
 
 
-async def test_nodes_that_are_replaced_one_by_one_are_hardly_noticed(
+async def test_nodes_replaced_one_by_one_cause_short_delays_only(
     cluster: Cluster, start_system: StartSystem, trial: Trial
 ) -> None:
     system = await started_on(cluster, start_system)

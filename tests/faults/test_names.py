@@ -17,7 +17,7 @@ async def test_names_that_look_like_routing_keys_reach_only_their_receivers(
         await load.flows(600, timeout=60)
 
 
-async def test_tokens_that_expire_under_way_are_renewed_without_a_gap(
+async def test_tokens_that_expire_are_renewed_without_a_gap(
     rabbitmq: Rabbit, start_system: StartSystem, trial: Trial
 ) -> None:
     system = await start_system(rabbitmq, expiry_notice=2)

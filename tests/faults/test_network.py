@@ -62,7 +62,7 @@ async def test_links_to_the_broker_that_are_reset_every_2_s_leave_nothing_behind
             await broker.returns_to(before)
 
 
-async def test_a_link_to_the_broker_that_is_half_open_is_found_out(
+async def test_a_half_open_link_to_the_broker_is_found(
     rabbitmq: Rabbit, start_system: StartSystem, trial: Trial
 ) -> None:
     async with Proxy.before(rabbitmq.url) as proxy:

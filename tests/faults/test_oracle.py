@@ -320,7 +320,7 @@ def an_operation(who: str, asked_at: float, answered_at: float) -> Asked:
     )
 
 
-def test_recovery_ends_when_the_last_has_had_an_answer_to_something_asked_since() -> None:
+def test_recovery_ends_when_the_last_user_has_an_answer_to_a_later_request() -> None:
     before = [an_operation("ana", 0.0, 9.0), an_operation("ben", 0.0, 1.0)]
     assert recovery(before, since=5.0) is None
     assert recovery([*before, an_operation("ben", 6.0, 6.5)], since=5.0) is None

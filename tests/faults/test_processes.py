@@ -153,7 +153,7 @@ async def test_a_second_replica_takes_over_without_repeating_effects(
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("service", ["chat", "orders"])
-async def test_replicas_that_come_go_die_and_freeze_share_the_work_and_do_everything_once_and_in_order(
+async def test_replicas_that_start_stop_die_and_freeze_share_the_work_once_and_in_order(
     system: System, postgres_url: str, trial: Trial, service: str
 ) -> None:
     replicas = Replicas(system, service, postgres_url)

@@ -34,7 +34,7 @@ _BACKENDS: Final = {
 _OPERATIONS: Final = 3000
 
 
-async def test_senders_with_equal_ids_all_have_their_effects_whatever_they_are_called(
+async def test_senders_with_equal_ids_all_have_their_effects(
     system: System, rabbitmq: Rabbit, trial: Trial
 ) -> None:
     async with trial.of(

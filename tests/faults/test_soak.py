@@ -119,7 +119,7 @@ class Faults:
 
 
 @pytest.mark.soak
-async def test_after_random_faults_everything_is_as_it_was(
+async def test_after_random_faults_the_system_is_in_its_initial_state(
     rabbitmq: Rabbit,
     broker: Broker,
     start_system: StartSystem,

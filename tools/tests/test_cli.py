@@ -40,7 +40,7 @@ def test_without_a_command_it_shows_help() -> None:
     assert all(command in output for command in ("dev", "web", "token", "publish"))
 
 
-def test_a_token_is_taken_by_a_gateway_with_the_same_secret() -> None:
+def test_a_token_is_accepted_by_a_gateway_with_the_same_secret() -> None:
     status, output, errors = towpath("token", "--user", "ana", "--scope", "chat", auth_secret=SECRET)
     assert (status, errors) == (0, "")
     identity = Admission(GatewaySettings(auth_secret=SECRET)).identify(output.strip())
@@ -91,7 +91,7 @@ async def test_an_event_without_a_consumer_is_not_published(rabbitmq: Rabbit, pr
     assert publishing.output == "towpath: nobody listens to order.paid: start the orders service once\n"
 
 
-def test_a_dev_that_was_killed_is_not_believed(tmp_path: Path) -> None:
+def test_a_killed_dev_is_ignored(tmp_path: Path) -> None:
     folder = DataFolder(tmp_path)
     told = RunningDev(1, "http://127.0.0.1:1", "ws://127.0.0.1:1/ws", None, {}, {})
     with folder.held():

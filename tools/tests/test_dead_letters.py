@@ -142,7 +142,7 @@ HEADER: Final = (
         HEADER,
     ),
 )
-def test_nothing_that_is_parked_makes_reading_fail(body: bytes, told: dict[str, Any]) -> None:
+def test_any_parked_message_can_be_listed(body: bytes, told: dict[str, Any]) -> None:
     parked = a_parked(body, told)
     assert parked.id
     json.dumps(parked.told())
@@ -178,7 +178,7 @@ def test_a_message_must_match_all_given_filters(wanted: Wanted, fits: bool) -> N
         ("2026-11-23T10:30+02:00", "2026-11-23T08:30:00+00:00"),
     ],
 )
-def test_since_is_a_while_ago_or_a_date(text: str, at: str) -> None:
+def test_since_is_a_duration_or_a_date(text: str, at: str) -> None:
     assert since(text, now=NOW) == int(datetime.fromisoformat(at).timestamp() * 1000)
 
 
@@ -261,7 +261,7 @@ async def test_control_characters_in_messages_do_not_reach_the_terminal(desk: De
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-async def test_a_terminal_that_lacks_a_letter_shows_the_rest(
+async def test_a_terminal_without_a_character_shows_the_others(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", encoding)
@@ -314,7 +314,7 @@ async def test_drop_removes_named_messages_and_all_only_after_a_confirmation(
     assert len(audit.read_text().splitlines()) == 2
 
 
-async def test_a_name_that_is_not_there_changes_nothing(desk: Desk) -> None:
+async def test_an_unknown_name_changes_nothing(desk: Desk) -> None:
     await desk.park(a_command("m-1"))
     for command in (
         ["replay", "orders", "m-1", "m-9"],
@@ -327,7 +327,7 @@ async def test_a_name_that_is_not_there_changes_nothing(desk: Desk) -> None:
     assert await desk.waiting(DEAD) == ["m-1"]
 
 
-async def test_replay_is_as_slow_as_one_asks_and_an_interrupt_loses_nothing(desk: Desk) -> None:
+async def test_replay_keeps_its_rate_and_an_interrupt_loses_nothing(desk: Desk) -> None:
     await desk.park(*(a_command(f"m-{n}") for n in range(MANY)))
     running = desk.launch("replay", "orders", "--rate", "20")
     began = asyncio.get_running_loop().time()
@@ -361,7 +361,7 @@ async def test_a_tool_that_is_killed_loses_nothing(desk: Desk) -> None:
     assert await desk.waiting(DEAD) == []
 
 
-async def test_messages_parked_meanwhile_are_left_alone(desk: Desk) -> None:
+async def test_messages_parked_meanwhile_are_not_touched(desk: Desk) -> None:
     # Played into the dead queue itself: what fails at once.
     await desk.park(*(a_command(f"m-{n}") for n in range(3)), told=headers(more={"x-queue": DEAD}))
     status, said = await desk.tool("replay", "orders")

@@ -82,7 +82,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("broker", ["memory", "rabbitmq"])
-async def test_the_whole_story(broker: str, processes: Processes, folder: Path) -> None:
+async def test_dev_runs_all_programs_and_stops_them_cleanly(
+    broker: str, processes: Processes, folder: Path
+) -> None:
     dev = await Dev.start(processes, folder, "--broker", broker)
 
     status, page = await dev.get("/")
@@ -125,7 +127,7 @@ async def test_when_a_part_dies_the_others_stop_and_one_line_reports_it(
     assert last.startswith("towpath: chat was ended by signal 9: ")
 
 
-async def test_killed_it_leaves_nothing_behind(processes: Processes, folder: Path) -> None:
+async def test_killed_dev_leaves_nothing_behind(processes: Processes, folder: Path) -> None:
     dev = await Dev.start(processes, folder, "--broker", "rabbitmq")
     assert len(dev.below) > 3
     assert await dev.ended(signal.SIGKILL) == -signal.SIGKILL

@@ -46,7 +46,7 @@ def test_a_command_on_path_is_found(commands: Path) -> None:
     assert find_or_install(LOOM) == loom
 
 
-def test_of_several_versions_the_highest_is_found(tmp_path: Path, commands: Path) -> None:
+def test_the_highest_of_several_versions_is_found(tmp_path: Path, commands: Path) -> None:
     for version in ("9", "15", "14"):
         folder = tmp_path / "lib" / version / "bin"
         folder.mkdir(parents=True)
@@ -56,7 +56,7 @@ def test_of_several_versions_the_highest_is_found(tmp_path: Path, commands: Path
     assert find(program) == tmp_path / "lib/15/bin/loom"
 
 
-def test_a_program_that_the_variable_names_is_taken_before_all_others(
+def test_the_program_of_the_variable_has_priority(
     commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = a_command(commands, "loom")
@@ -130,9 +130,7 @@ def test_root_gets_the_package_installed_and_no_service_started(
     assert not policy.exists()
 
 
-def test_a_policy_that_was_there_stays(
-    commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_existing_policy_is_kept(commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tmp_path / "policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 104\n")
     an_apt(commands, f'echo "#!/bin/sh" > {commands}/loom; /bin/chmod +x {commands}/loom')

@@ -43,6 +43,6 @@ def test_a_port_that_cannot_be_bound_is_reported_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "-wr0ng-", "no-such-host.invalid"])
-def test_a_host_that_is_not_of_this_machine_is_blamed_and_not_the_port(host: str) -> None:
+def test_a_host_of_another_machine_is_named_instead_of_the_port(host: str) -> None:
     with pytest.raises(BadSetting, match=f"^TOWPATH_HOST='{host}': cannot listen on "):
         check_free(host, 80, option="--port", program="the gateway")

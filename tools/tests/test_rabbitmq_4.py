@@ -107,7 +107,7 @@ def test_the_started_program_is_the_real_one_in_another_usr_and_leaves_no_mount(
     assert not Path("/usr/another").exists()
 
 
-def test_once_it_is_there_the_same_command_changes_nothing_and_needs_nothing(machine: Machine) -> None:
+def test_a_repeated_installation_changes_nothing_and_needs_nothing(machine: Machine) -> None:
     status, output = machine.install()
     assert status == 0
     assert output.endswith(f"which takes about a minute\n{told(machine)}")
@@ -143,7 +143,7 @@ def test_a_failed_or_interrupted_installation_is_reported_in_one_line_and_repeat
     assert {path.name for path in machine.folder.iterdir()} == {"rabbitmq-server", "rabbitmqctl", "usr"}
 
 
-def test_a_folder_with_something_else_is_left_alone(machine: Machine) -> None:
+def test_a_folder_with_other_contents_is_not_changed(machine: Machine) -> None:
     (machine.folder / "usr").mkdir(parents=True)
     assert machine.install() == (
         1,

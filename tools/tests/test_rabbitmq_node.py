@@ -179,7 +179,7 @@ async def test_a_refusal_of_the_node_is_reported() -> None:
             await node.ctl("no_such_command")
 
 
-async def test_a_node_that_dies_is_reported_with_its_last_words() -> None:
+async def test_a_node_that_dies_is_reported_with_its_last_output() -> None:
     async with RabbitNode() as node:
         with pytest.raises(NodeFailed, match="ended by itself"):
             node.evaluate("erlang:halt(7)")
@@ -199,7 +199,7 @@ def test_a_failed_boot_is_reported_with_its_output(tmp_path: Path) -> None:
     assert not node.folder.exists()
 
 
-def test_a_boot_that_hangs_is_given_up_and_killed(tmp_path: Path) -> None:
+def test_a_boot_that_hangs_is_cancelled_and_killed(tmp_path: Path) -> None:
     node = RabbitNode(program=a_program(tmp_path, 'echo "thinking"; exec sleep 600'), boot_timeout=2.0)
     started = time.monotonic()
     with pytest.raises(NodeFailed, match=r"did not answer within 2 s\.\nthinking"):

@@ -84,7 +84,7 @@ async def test_a_request_gets_its_answer(client: Client, backend: Backend) -> No
         assert await client.request("echo.say", {"text": "hello"}) == {"text": "hello"}
 
 
-async def test_many_requests_are_under_way_at_a_time(client: Client, backend: Backend) -> None:
+async def test_many_requests_may_be_in_flight(client: Client, backend: Backend) -> None:
     async with answering(backend, 50):
         answers = await asyncio.gather(*(client.request("echo.say", {"n": n}) for n in range(50)))
     assert answers == [{"n": n} for n in range(50)]
@@ -128,7 +128,7 @@ class Said(BaseModel):
     at: datetime
 
 
-async def test_models_go_in_and_come_out(client: Client, backend: Backend) -> None:
+async def test_models_are_sent_and_returned(client: Client, backend: Backend) -> None:
     said = Said(amount=Decimal("9.90"), day=date(2026, 1, 2), at=datetime(2026, 1, 2, 3, tzinfo=UTC))
     async with answering(backend):
         assert await client.request("echo.say", said, into=Said) == said
@@ -161,7 +161,7 @@ async def test_an_error_is_raised_with_all_its_fields(client: Client) -> None:
     assert str(error) == f"{error.message} (unknown_action)"
 
 
-async def test_data_that_json_cannot_hold_is_refused_here(client: Client) -> None:
+async def test_data_that_json_cannot_represent_is_refused_by_the_client(client: Client) -> None:
     circle: dict[str, Any] = {}
     circle["itself"] = circle
     for data in ({"no": object()}, circle, {"text": "\ud800"}, {"big": {1, object()}}):
@@ -179,7 +179,7 @@ async def test_an_id_or_key_with_other_letters_is_refused_here(client: Client) -
     assert key_of("lobby") == "lobby"
 
 
-async def test_a_msg_id_that_is_under_way_is_refused(client: Client, backend: Backend) -> None:
+async def test_a_msg_id_in_flight_is_refused(client: Client, backend: Backend) -> None:
     first = asyncio.create_task(client.request("echo.say", msg_id="m-1"))
     await asyncio.sleep(0)
     with pytest.raises(TowpathError, match="m-1 is under way") as raised:
@@ -329,7 +329,7 @@ async def test_connection_has_the_fields_of_the_welcome(client: Client) -> None:
     assert await client.opened() == client.connection
 
 
-async def test_a_gateway_that_stops_is_left_for_another_and_nothing_is_missed() -> None:
+async def test_clients_leave_a_stopping_gateway_without_a_gap() -> None:
     hub = MemoryHub()
     async with a_backend(hub) as backend, a_gateway(hub, retry_after=0.1) as first, a_gateway(hub) as second:
         states: list[str] = []

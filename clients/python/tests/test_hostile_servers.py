@@ -122,7 +122,7 @@ async def test_answers_with_odd_data_answer_all_the_same(a_server: Any) -> None:
 
 
 @pytest.mark.parametrize("stream", [[], {}, 7, None, "", "chat:lobby"])
-async def test_a_push_with_half_a_position_is_a_passing_signal(a_server: Any, stream: Any) -> None:
+async def test_a_push_without_seq_or_stream_is_transient(a_server: Any, stream: Any) -> None:
     async def talk(peer: Any) -> None:
         await peer.welcome()
         await peer.say("chat.typing", {}, stream=stream, seq="7")
@@ -346,7 +346,7 @@ async def fails(url: str, said: str) -> None:
     await client.close()
 
 
-async def test_a_peer_that_does_not_answer_the_goodbye_is_cut_off(a_server: Any) -> None:
+async def test_a_peer_that_ignores_the_close_is_cut_off(a_server: Any) -> None:
     async def deaf(peer: Any) -> None:
         await peer.welcome()
         peer.socket.transport.pause_reading()
@@ -378,7 +378,7 @@ async def test_a_peer_that_does_not_answer_the_goodbye_is_cut_off(a_server: Any)
         *("ws://host:port/ws", "ws://example.org/#ws", 7, None, b"ws://example.org"),
     ],
 )
-def test_an_address_that_cannot_work_is_refused_at_once(url: Any) -> None:
+def test_an_unusable_address_is_refused_at_once(url: Any) -> None:
     with pytest.raises(
         TowpathError, match=r"is no WebSocket address; such as wss://example.org/ws"
     ) as raised:

@@ -65,7 +65,7 @@ async def test_a_failed_token_function_is_called_again(server: Any) -> None:
         assert isinstance(errors[0].__cause__, OSError)
 
 
-async def test_a_token_function_that_gives_up_closes_the_client(server: Any) -> None:
+async def test_a_final_error_of_the_token_function_closes_the_client(server: Any) -> None:
     async def token() -> str:
         raise TowpathError("no_token", "Ana is signed out.")
 
@@ -83,7 +83,7 @@ async def test_an_invalid_token_closes_the_client(server: Any, nonsense: Any) ->
     assert server.attempts == 0
 
 
-async def test_a_token_that_never_comes_is_given_up(server: Any) -> None:
+async def test_a_token_function_that_never_returns_times_out(server: Any) -> None:
     async def token() -> str:
         await asyncio.Event().wait()
         raise AssertionError("nobody sets it")
@@ -304,7 +304,7 @@ async def test_a_call_that_needs_a_start_reports_it() -> None:
 # The queue
 
 
-async def test_requests_wait_for_a_connection_and_one_too_many_is_refused(a_server: Any) -> None:
+async def test_requests_wait_for_a_connection_up_to_the_limit(a_server: Any) -> None:
     async def welcome_later(peer: Any) -> None:
         await go_on.wait()
         await peer.welcome()

@@ -19,7 +19,7 @@ def arrivals(draw: st.DrawFn) -> tuple[int, int, list[int]]:
 
 
 @given(arrivals())
-def test_any_order_with_duplicates_puts_out_each_once_in_order(told: tuple[int, int, list[int]]) -> None:
+def test_any_order_with_duplicates_emits_each_entry_once_in_order(told: tuple[int, int, list[int]]) -> None:
     first, last, seqs = told
     positions: Positions[int] = Positions({STREAM: first})
     out = [push for seq in seqs for push in positions.arrive(STREAM, seq, seq)]

@@ -83,7 +83,7 @@ async def test_given_positions_win_over_stored_ones(a_server: Any) -> None:
 
 
 @pytest.mark.parametrize("positions", [[], "chat:lobby", {"chat:lobby": "3"}, {"chat:lobby": None}, {7: 1}])
-def test_positions_that_are_none_are_refused_at_once(positions: Any) -> None:
+def test_invalid_positions_are_refused_at_once(positions: Any) -> None:
     with pytest.raises(TypeError, match="no position"):
         connect("ws://127.0.0.1/ws", token="t", positions=positions)
 
@@ -99,7 +99,7 @@ async def test_changed_positions_are_saved_while_the_client_runs(a_server: Any) 
         assert storage.saved[-2:] == [{"chat:lobby": 4}, {"chat:den": 1}]
 
 
-async def test_a_position_is_saved_after_the_listeners_had_the_push(a_server: Any) -> None:
+async def test_a_position_is_saved_after_the_listeners_were_called(a_server: Any) -> None:
     storage = Awkward()
     async with a_server(serve_pushes) as server:
         client = connect(server.url, token="t", storage=storage)
@@ -142,7 +142,7 @@ async def test_unloadable_positions_are_reported_and_count_as_none(a_server: Any
     assert storage.saved == [{"chat:lobby": 4}]
 
 
-async def test_a_save_that_fails_is_reported_and_the_next_one_makes_up_for_it(a_server: Any) -> None:
+async def test_a_failed_save_is_reported_and_repeated_by_the_next(a_server: Any) -> None:
     storage = Awkward(failing=1)
     errors: list[Any] = []
     async with a_server(serve_pushes) as server:
@@ -180,7 +180,7 @@ async def test_a_storage_that_never_answers_blocks_no_request(a_server: Any) -> 
     ]
 
 
-async def test_a_start_cut_short_erases_nothing(a_server: Any) -> None:
+async def test_an_interrupted_start_deletes_nothing(a_server: Any) -> None:
     class Slow(Awkward):
         async def load(self) -> Any:
             await asyncio.Event().wait()

@@ -110,7 +110,7 @@ async def test_a_closed_reader_ends(a_server: Any) -> None:
                 await ended
 
 
-async def test_a_reader_that_was_left_keeps_nothing(a_server: Any) -> None:
+async def test_an_abandoned_reader_keeps_no_pushes(a_server: Any) -> None:
     async with a_server(serve_pushes) as server, connect(server.url, token="t") as client:
 
         async def leave() -> None:

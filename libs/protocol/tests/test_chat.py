@@ -49,7 +49,7 @@ def is_refused(model: type[BaseModel], data: dict[str, Any]) -> bool:
 
 
 @given(st.text(max_size=140))
-def test_a_name_that_is_taken_can_be_routed_to(name: str) -> None:
+def test_an_accepted_name_is_routable(name: str) -> None:
     if not is_refused(JoinRoom, {"room": name}):
         assert len(stream_of(name)) <= MAX_STREAM_LENGTH
         assert group_key(stream_of(name))
@@ -105,13 +105,13 @@ def test_each_pair_has_a_room_of_its_own(a: str, b: str, c: str, d: str) -> None
     assert (direct_room(a, b) == direct_room(c, d)) == ({a, b} == {c, d})
 
 
-def test_plain_names_stand_in_it_as_they_are() -> None:
+def test_plain_names_are_unencoded_in_a_key() -> None:
     assert direct_room("bo", "ana") == "dm:ana:bo"
     assert not is_direct("lobby")
 
 
 @pytest.mark.parametrize("model", [LeaveRoom, Typing])
-def test_a_room_of_two_may_be_named_where_rooms_are(model: type[BaseModel]) -> None:
+def test_requests_may_name_a_room_of_two(model: type[BaseModel]) -> None:
     room = direct_room("ü" * 40, ":" * 100)
     assert not is_refused(model, {"room": room})
     assert not is_refused(SendMessage, {"room": room, "text": "ahoy"})
@@ -121,7 +121,7 @@ def test_a_room_of_two_may_be_named_where_rooms_are(model: type[BaseModel]) -> N
 
 
 @pytest.mark.parametrize("text", ["a", "x" * MAX_TEXT, "🚣" * MAX_TEXT, " ", "two\nlines", "\ufeff"])
-def test_a_text_is_taken_letter_by_letter(text: str) -> None:
+def test_a_text_keeps_every_character(text: str) -> None:
     assert SendMessage(room="lobby", text=text).text == text
     assert SendDirect(to="bo", text=text).text == text
 
@@ -165,7 +165,7 @@ def test_a_view_of_a_message_leaves_out_absent_fields() -> None:
         ({"limit": True}, True),
     ],
 )
-def test_history_is_asked_for_in_one_direction_and_in_bounds(asked: dict[str, Any], refused: bool) -> None:
+def test_a_history_has_one_direction_and_bounds(asked: dict[str, Any], refused: bool) -> None:
     assert is_refused(ReadHistory, {"room": "lobby", **asked}) is refused
 
 
@@ -175,7 +175,7 @@ def test_history_is_asked_for_in_one_direction_and_in_bounds(asked: dict[str, An
 @pytest.mark.parametrize(
     ("seq", "refused"), [(0, False), (2**63 - 1, False), (-1, True), (2**63, True), ("4", True), (4.0, True)]
 )
-def test_a_position_is_a_whole_number_that_databases_keep(seq: object, refused: bool) -> None:
+def test_a_position_is_an_integer_that_databases_can_store(seq: object, refused: bool) -> None:
     assert is_refused(MarkRead, {"room": "lobby", "seq": seq}) is refused
 
 

@@ -156,7 +156,7 @@ def test_a_few_actions_have_no_domain(action: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1", "1.9999"])
-def test_any_minor_version_is_taken(version: str) -> None:
+def test_any_minor_version_is_accepted(version: str) -> None:
     assert parse(a_text(version=version)).version == version
 
 
@@ -194,7 +194,7 @@ def test_bytes_parse_as_their_text_does_or_are_a_bad_envelope(text: bytes, noise
 
 
 @given(texts.map(str.encode) | envelopes.map(Envelope.to_json), st.binary(max_size=4), st.integers(0, 400))
-def test_checking_is_parsing_without_the_envelope(text: bytes, noise: bytes, place: int) -> None:
+def test_checking_accepts_the_same_frames_as_parsing(text: bytes, noise: bytes, place: int) -> None:
     text = text[:place] + noise + text[place:]
     outcome = parsed(text)
     if isinstance(outcome, Envelope):
@@ -212,7 +212,7 @@ def test_checking_is_parsing_without_the_envelope(text: bytes, noise: bytes, pla
 
 @pytest.mark.parametrize("digits", [4300, 4301])
 @pytest.mark.parametrize("number", ["%s", "-%s", "%s.5", "%se5", "0.%s", '"%s"'])
-def test_checking_takes_the_numbers_that_parsing_takes(number: str, digits: int) -> None:
+def test_checking_accepts_the_same_numbers_as_parsing(number: str, digits: int) -> None:
     data = number % ("7" * digits)
     text = f'{{"msg_id":"m","timestamp":1,"action":"a.b","version":"1.0","data":{{"n":{data}}}}}'.encode()
     if isinstance(parsed(text), Envelope):
@@ -223,7 +223,7 @@ def test_checking_takes_the_numbers_that_parsing_takes(number: str, digits: int)
 
 
 @given(texts)
-def test_whatever_is_accepted_is_strict_json_that_every_reader_understands_alike(text: str) -> None:
+def test_every_accepted_text_is_strict_json_for_every_reader(text: str) -> None:
     envelope = parsed(text)
     if isinstance(envelope, BadEnvelope):
         return
@@ -254,7 +254,7 @@ def test_a_field_of_the_wrong_form_is_named(field: str, value: object) -> None:
     assert error.msg_id == (None if field == "msg_id" else GOOD["msg_id"])
 
 
-def test_all_that_is_wrong_is_named_at_once() -> None:
+def test_all_problems_are_named_at_once() -> None:
     assert set(named_fields(refusal('{"msg_id":"m-1","data":[]}'))) == {
         "timestamp",
         "action",
@@ -304,7 +304,7 @@ def test_numbers_that_json_does_not_have_are_refused(number: str) -> None:
         assert error.msg_id == GOOD["msg_id"]
 
 
-def test_their_names_may_stand_in_a_text() -> None:
+def test_a_text_may_contain_their_names() -> None:
     data = {"text": "NaN is not Infinity"}
     assert parse(a_text(data=data)).data == data
     assert parse(a_text(data=data).encode()).data == data
@@ -332,7 +332,7 @@ def test_a_client_of_another_major_version_gets_the_supported_version(version: s
         read({**GOOD, "version": version})
 
 
-def test_another_major_version_is_recognised_even_if_nothing_else_is() -> None:
+def test_another_major_version_is_recognised_even_in_an_unknown_envelope() -> None:
     with pytest.raises(UnsupportedVersion) as refused:
         parse('{"version":"2.0","id":"m-1"}')
     assert refused.value.msg_id is None

@@ -103,7 +103,7 @@ def test_a_body_that_is_neither_object_nor_array_is_refused(body: bytes) -> None
 @example(b'{"a":1e99999999999999999999}')
 @example(b'{"a":1e-99999999999999999999}')
 @example(b'{"session":{"user_id":"\xff"}}')
-def test_whatever_arrives_is_read_or_refused_and_nothing_else(body: bytes) -> None:
+def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     readers: list[Callable[[bytes], object]] = [split_batch, read_command, read_object, read_directed]
     for reader in readers:
         with suppress(BadEnvelope):
@@ -203,7 +203,7 @@ def test_a_directed_item_reads_as_it_was_encoded(item: Directed) -> None:
 
 
 @given(st.lists(directed, min_size=1, max_size=4))
-def test_directed_items_come_one_or_many_in_a_body(items: list[Directed]) -> None:
+def test_directed_items_may_be_one_or_many_in_a_body(items: list[Directed]) -> None:
     read = read_directed(join_batch([encode(item) for item in items]))
     assert [encode(item) for item in read] == [encode(item) for item in items]
 

@@ -83,7 +83,7 @@ def test_a_currency_that_is_not_in_use_is_refused_in_requests_and_events(currenc
 
 
 @pytest.mark.parametrize("currency", CURRENCIES)
-def test_every_currency_of_iso_4217_is_taken_with_its_decimals(currency: str) -> None:
+def test_every_currency_of_iso_4217_is_accepted_with_its_decimals(currency: str) -> None:
     smallest = Decimal(1).scaleb(-decimals_of(currency))
     order = SubmitOrder.model_validate({"amount": smallest, "currency": currency})
     assert decimals_in(order.total) == decimals_of(currency) <= MAX_DECIMALS

@@ -156,7 +156,7 @@ def test_items_may_not_come_to_more_than_an_amount_can_be() -> None:
         *(("unit_price", value) for value in (1.5, "-1", "0.001", None)),
     ],
 )
-def test_an_item_that_cannot_be_is_named_with_its_place(field: str, value: object) -> None:
+def test_an_invalid_item_is_named_with_its_position(field: str, value: object) -> None:
     good = {"sku": "tea", "quantity": 2, "unit_price": "4.50"}
     assert problems(SubmitOrder, {"items": [good, {**good, field: value}]}) == [f"items.1.{field}"]
 
@@ -190,7 +190,7 @@ def test_a_reason_is_a_text_of_some_length(reason: object) -> None:
     ("cursor", "refused"),
     [("1712048400000~O1", False), ("O1", True), ("1~", True), ("1~a b", True), (1, True)],
 )
-def test_a_cursor_is_one_that_was_given_out(cursor: object, refused: bool) -> None:
+def test_a_cursor_comes_from_an_earlier_answer(cursor: object, refused: bool) -> None:
     assert bool(problems(ListOrders, {"cursor": cursor})) is refused
 
 
@@ -215,7 +215,7 @@ def test_a_revision_counts_from_one(revision: object) -> None:
 @pytest.mark.parametrize(
     "detail", ["null", "true", '"late"', '{"carrier":"UPS","weight":[1.5,2e3,-7]}', "12345678901234567890123"]
 )
-def test_the_detail_of_an_event_is_passed_on_as_it_is(detail: str) -> None:
+def test_the_detail_of_an_event_is_passed_on_unchanged(detail: str) -> None:
     event = OrderEvent.model_validate(
         read_object(f'{{"order_id":"O1","user_id":"ana","detail":{detail}}}'.encode())
     )

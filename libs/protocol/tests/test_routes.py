@@ -178,7 +178,7 @@ def test_keys_spread_over_all_partitions() -> None:
 # Names
 
 
-def test_the_names_of_a_service_are_those_of_the_contract() -> None:
+def test_the_queues_of_a_service_are_those_of_the_contract() -> None:
     assert EXCHANGES == ("towpath.commands", "towpath.events", "towpath.push")
     assert command_queue("orders", 7) == "orders.commands.7"
     assert events_queue("orders") == "orders.events"
@@ -201,7 +201,7 @@ def test_retries_wait_longer_each_time() -> None:
 @pytest.mark.parametrize(
     "user", ["a", "x" * 128, "ü" * 33, "用" * 22, "@" * 66, "a.b c'd", "x" * 98 + "@" * 30]
 )
-def test_a_user_id_within_the_limits_is_one(user: str) -> None:
+def test_a_user_id_within_the_limits_is_accepted(user: str) -> None:
     assert check_user_id(user) == user
 
 

@@ -14,7 +14,7 @@ STREAMS = ["chat:lobby", "chat:dock", "order:ana"]
 streams = st.sampled_from(STREAMS)
 
 
-def test_the_next_is_taken_the_same_is_dropped_and_a_hole_is_noticed() -> None:
+def test_the_next_entry_is_accepted_a_duplicate_dropped_and_a_hole_noticed() -> None:
     positions = Positions({"chat:lobby": 4})
     assert positions.arrive("chat:lobby", 5) is Arrival.NEXT
     assert positions.arrive("chat:lobby", 5) is Arrival.DUPLICATE
@@ -120,7 +120,7 @@ def test_positions_are_the_data_of_a_resume(positions: dict[str, int]) -> None:
         None,
     ],
 )
-def test_positions_that_cannot_be_are_refused(positions: Any) -> None:
+def test_positions_outside_the_range_are_refused(positions: Any) -> None:
     with pytest.raises(ValidationError):
         Resume(positions=positions)
 

@@ -29,7 +29,7 @@ async def take(socket: ServerConnection) -> dict[str, Any]:
     return envelope
 
 
-async def test_a_request_gets_its_own_final_answer_and_accepted_apart() -> None:
+async def test_a_request_gets_its_answer_and_accepted_separately() -> None:
     async def play(socket: ServerConnection) -> None:
         asked = await take(socket)
         await tell(socket, "order.updated", stream="order:ana", seq=1)

@@ -51,7 +51,7 @@ async def test_a_token_function_that_fails_makes_the_callback_fail() -> None:
         "sys.exit(3)",
     ],
 )
-async def test_a_client_that_does_not_end_cleanly_fails_the_test(last_words: str) -> None:
+async def test_an_unclean_end_of_a_client_fails_the_test(last_words: str) -> None:
     with pytest.raises(AssertionError) as raised:
         async with ClientProcess.start(a_driver(last_words), token=lambda: "t-1") as client:
             await client.connect(["ws://one/ws"])

@@ -97,14 +97,14 @@ async def client(proxy: Proxy) -> AsyncIterator[Client]:
         yield client
 
 
-async def test_a_network_in_order_passes_everything_both_ways(proxy: Proxy, client: Client) -> None:
+async def test_an_undisturbed_network_passes_everything_both_ways(proxy: Proxy, client: Client) -> None:
     data = bytes(range(256)) * 4096
     client.send(data)
     assert await client.receive(len(data)) == data
     assert (proxy.to_server.passed, proxy.to_client.passed) == (len(data), len(data))
 
 
-async def test_the_end_passes_too(proxy: Proxy, echo: Echo, client: Client) -> None:
+async def test_a_close_passes_through_the_proxy(proxy: Proxy, echo: Echo, client: Client) -> None:
     client.send(b"last")
     client.writer.write_eof()
     assert await client.receive(4) == b"last"
@@ -159,7 +159,7 @@ async def test_a_cut_towards_the_client_holds_answers_until_it_ends(proxy: Proxy
     assert await client.receive(5) == b"hello"
 
 
-async def test_a_hole_can_begin_at_a_mark_in_each_connection(proxy: Proxy, client: Client) -> None:
+async def test_a_cut_can_begin_at_a_mark_in_each_connection(proxy: Proxy, client: Client) -> None:
     proxy.to_client.hold(at=b"mark")
     client.send(b"before")
     assert await client.receive(6) == b"before"
@@ -177,7 +177,7 @@ async def test_a_hole_can_begin_at_a_mark_in_each_connection(proxy: Proxy, clien
     assert await client.receive(9) == b"rk and on"
 
 
-async def test_a_hole_takes_a_window_and_then_the_sender_waits(proxy: Proxy, client: Client) -> None:
+async def test_a_cut_accepts_one_window_and_then_the_sender_waits(proxy: Proxy, client: Client) -> None:
     proxy.to_server.hold()
     data = b"x" * (64 * 1024 * 1024)
     client.send(data)
@@ -188,7 +188,7 @@ async def test_a_hole_takes_a_window_and_then_the_sender_waits(proxy: Proxy, cli
     assert client.writer.transport.get_write_buffer_size() > len(data) - 16 * 1024 * 1024 - WINDOW
 
 
-async def test_a_connection_that_is_made_in_a_hole_works_when_it_is_healed(proxy: Proxy) -> None:
+async def test_a_connection_opened_during_a_cut_works_after_it(proxy: Proxy) -> None:
     proxy.hold()
     async with connected(proxy) as client:
         client.send(b"early")

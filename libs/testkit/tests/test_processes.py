@@ -90,7 +90,7 @@ async def test_a_paused_program_answers_again_when_resumed(program: str, process
     assert example.status == -9
 
 
-async def test_whatever_runs_ends_with_the_test(program: str) -> None:
+async def test_every_process_ends_with_its_test(program: str) -> None:
     with Processes() as processes:
         example = await processes.start(program, greeting="ahoy")
         example.pause()

@@ -154,7 +154,7 @@ class TestAgain:
 
 
 class TestBatches:
-    async def test_messages_are_numbered_in_the_order_they_came(self, chat: ServiceUnderTest) -> None:
+    async def test_messages_are_numbered_in_order_of_arrival(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join(), a_join(by="bob"))
         texts = [f"{number}" for number in range(50)]
         await chat.dispatch(*[a_send(text, by=("alice", "bob")[int(text) % 2]) for text in texts])
@@ -233,7 +233,7 @@ class TestBatches:
 
 
 class TestTwoReplicas:
-    async def test_a_room_that_both_make_at_once_is_one_room(self, database_url: str) -> None:
+    async def test_a_room_created_twice_at_once_is_one_room(self, database_url: str) -> None:
         users = [f"user-{number}" for number in range(8)]
         rooms = [f"room-{number}" for number in range(12)]
         async with ServiceUnderTest.running(CHAT, database_url, replicas=2) as chat:
@@ -255,7 +255,7 @@ class TestTwoReplicas:
                 pushes = chat.pushes(f"group.chat:{room}")
                 assert sorted(push.seq or 0 for push in pushes) == list(range(1, 2 * len(users) + 1))
 
-    async def test_two_open_the_same_room_of_two_at_once(self, database_url: str) -> None:
+    async def test_the_same_room_of_two_may_be_opened_twice_at_once(self, database_url: str) -> None:
         async with ServiceUnderTest.running(CHAT, database_url, replicas=2) as chat:
             await asyncio.gather(
                 chat.dispatch(a_command("chat.direct", to="bob", text="hi"), replica=0),

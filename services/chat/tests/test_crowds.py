@@ -293,7 +293,7 @@ async def test_a_join_corrects_the_count_of_an_ordinary_room(arena: Arena) -> No
     assert [row.members for row in await arena.chat.rows(ROOMS)] == [4]
 
 
-async def test_whatever_happens_the_count_is_right(database_url: str) -> None:
+async def test_the_count_is_right_after_any_events(database_url: str) -> None:
     chance = random.Random(7)
     users = [f"user-{number}" for number in range(12)]
     async with Arena.running(database_url, replicas=2, crowd_members=4) as arena:

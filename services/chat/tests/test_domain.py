@@ -43,7 +43,7 @@ def test_names_that_fill_a_room_name_are_refused() -> None:
         direct_name(":" * 128, "%" * 128)
 
 
-def test_a_room_of_two_is_neither_joined_nor_left() -> None:
+def test_a_room_of_two_cannot_be_joined_or_left() -> None:
     assert ordinary("dmz") == "dmz"
     with pytest.raises(NotForDirectRooms):
         ordinary("dm:alice:bob")
@@ -127,7 +127,7 @@ def test_a_refused_request_changes_no_message() -> None:
     assert post == a_post()
 
 
-def test_a_deleted_message_keeps_nothing_of_its_text() -> None:
+def test_a_deleted_message_has_no_text() -> None:
     post = a_post()
     post.edit("alice", "better", at=2)
     post.delete("alice", at=3)

@@ -88,7 +88,7 @@ async def test_a_message_costs_one_delivery_for_each_receiving_connection(databa
         assert len(await chat.rows(MESSAGES)) == 7
 
 
-async def test_a_long_text_costs_more(database_url: str) -> None:
+async def test_a_long_text_costs_more_deliveries(database_url: str) -> None:
     clock = Seconds()
     async with running(database_url, clock, deliveries_per_user=1, deliveries_burst=10) as chat:
         await a_hall(chat, users=2, connections=1)
@@ -123,7 +123,7 @@ async def test_typing_is_pushed_twice_at_once_and_then_each_second(database_url:
         assert len(chat.pushes("group.chat:hall")) == 3
 
 
-async def test_a_room_is_counted_once_in_a_while(database_url: str) -> None:
+async def test_the_connections_of_a_room_are_counted_at_intervals(database_url: str) -> None:
     clock = Seconds()
     async with running(database_url, clock) as chat:
         await a_hall(chat, users=3, connections=1)

@@ -87,7 +87,7 @@ async def test_the_last_leaver_gets_the_push_and_the_room_is_deleted(chat: Servi
     assert await chat.rows(ROOMS) == await chat.rows(MEMBERS) == []
 
 
-async def test_joining_its_name_makes_a_public_room(old_den: ServiceUnderTest) -> None:
+async def test_joining_the_name_of_a_deleted_room_creates_a_public_room(old_den: ServiceUnderTest) -> None:
     await old_den.dispatch(a_join(msg_id="m-1"), a_join("eve", msg_id="m-2"))
     assert old_den.answer("m-1").data == {"room": ROOM, "seq": 4, "members": ["bob"]}
     assert old_den.answer("m-2").data == {"room": ROOM, "seq": 5, "members": ["bob", "eve"]}
@@ -247,7 +247,7 @@ async def test_a_guest_who_joins_during_the_last_leave_is_in_the_old_or_the_new_
         assert texts == ([SECRET] if room.private else [])
 
 
-async def test_its_maker_has_made_it_for_the_limit_of_a_day(database_url: str) -> None:
+async def test_a_deleted_room_counts_for_the_daily_limit_of_its_creator(database_url: str) -> None:
     service = configured(ChatSettings(amqp_url="memory://", rooms_made_per_day=3))
     async with ServiceUnderTest.running(service, database_url) as chat:
         for _ in range(3):

@@ -177,7 +177,7 @@ async def test_a_redelivered_batch_of_new_and_old_messages_pushes_each_once(chat
     ]
 
 
-async def test_a_push_that_waits_in_the_outbox_leaves_without_its_text(chat: ServiceUnderTest) -> None:
+async def test_a_push_in_the_outbox_is_published_without_its_deleted_text(chat: ServiceUnderTest) -> None:
     (said,) = chat.pushes(action="chat.message")
     chat.forget()
 
@@ -197,7 +197,7 @@ async def test_a_refused_delete_leaves_the_text(chat: ServiceUnderTest) -> None:
     assert [told(push) for push in (await replayed(chat))[2:]] == [("chat.message", 3, SECRET, None)]
 
 
-async def test_a_text_that_another_message_has_as_well_stays_there(chat: ServiceUnderTest) -> None:
+async def test_a_text_shared_with_another_message_remains_there(chat: ServiceUnderTest) -> None:
     await chat.dispatch(a_send(by="bob"))
     await chat.dispatch(a_delete())
     texts = [push.data["text"] for push in await replayed(chat) if push.action == "chat.message"]

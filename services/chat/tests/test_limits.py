@@ -100,7 +100,7 @@ class TestRooms:
             assert chat.answer("m-1").action == chat.answer("m-3").action == "chat.join.ok"
             assert [chat.error("m-2"), chat.error("m-4")] == ["conflict", "conflict"]
 
-    async def test_rooms_of_two_are_counted_by_themselves_and_for_both(
+    async def test_rooms_of_two_are_counted_separately_and_for_both(
         self, database_url: str, together: bool
     ) -> None:
         async with running(database_url, rooms_per_user=1, direct_rooms_per_user=2) as chat:

@@ -160,7 +160,7 @@ async def test_an_invalid_text_is_refused_with_the_field(
     assert [found["field"] for found in chat.answer("m-1").data["details"]["fields"]] == list(data)
 
 
-async def test_messages_that_grew_come_in_answers_that_stay_small(chat: ServiceUnderTest) -> None:
+async def test_edited_messages_are_in_answers_of_bounded_size(chat: ServiceUnderTest) -> None:
     await chat.dispatch(*[a_send("x") for _ in range(99)])
     await chat.dispatch(*[an_edit(seq, "\x01" * 4000) for seq in range(4, 103)])
     assert len(str(await history(chat, limit=200)).replace("\\x01", "\\u0001")) < HISTORY_BYTES + 30_000

@@ -63,7 +63,7 @@ class TestCreate:
 
     @pytest.mark.parametrize("first", [a_create(by="bob"), a_join("bob")], ids=["made", "joined"])
     @pytest.mark.parametrize("together", [True, False])
-    async def test_a_name_that_is_taken_is_a_conflict(
+    async def test_an_existing_name_is_a_conflict(
         self, chat: ServiceUnderTest, first: Incoming, together: bool
     ) -> None:
         second = a_create(title="mine", msg_id="m-1")
@@ -83,7 +83,7 @@ class TestCreate:
         await chat.dispatch(a_create(private=False), a_join(msg_id="m-1"))
         assert chat.answer("m-1").data == {"room": ROOM, "seq": 2, "members": ["alice", "bob"]}
 
-    async def test_a_room_of_two_is_not_made(self, chat: ServiceUnderTest) -> None:
+    async def test_a_room_of_two_cannot_be_created(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_create("dm:alice:bob", msg_id="m-1"))
         assert chat.error("m-1") == "forbidden"
         assert await chat.rows(ROOMS) == await chat.rows(STREAMS.heads) == []
@@ -131,7 +131,7 @@ class TestInvite:
         assert chat.answer("m-2").data == {"room": ROOM, "seq": 2, "members": ["alice", "bob"]}
         assert await chat.rows(INVITATIONS) == []
 
-    async def test_an_invitation_waits_in_the_list_of_rooms(self, chat: ServiceUnderTest) -> None:
+    async def test_an_open_invitation_is_in_the_list_of_rooms(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_create(), an_invite(), a_create("attic", title="Up there", by="zoe"))
         await chat.dispatch(an_invite(room="attic", by="zoe"))
         assert await listed(chat, "bob") == {
@@ -256,7 +256,7 @@ class TestPrivateRoom:
             assert await chat.rows(INVITATIONS) == []
             assert chat.retried() == []
 
-    async def test_nothing_of_it_gets_out(self, chat: ServiceUnderTest) -> None:
+    async def test_a_private_room_is_invisible_from_outside(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(
             a_create(title="Whispers"), a_command("chat.send", room=ROOM, text="a secret", msg_id="sent")
         )

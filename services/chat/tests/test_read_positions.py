@@ -93,7 +93,7 @@ class TestRead:
         await chat.dispatch(a_read(3))
         assert await listed(chat) == (3, 1)
 
-    async def test_from_outside_nothing_is_read(self, chat: ServiceUnderTest) -> None:
+    async def test_a_user_who_is_not_a_member_reads_nothing(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_read(1, by="mallory", msg_id="m-1"), a_read(1, "nowhere", msg_id="m-2"))
         assert [chat.error(msg_id) for msg_id in ("m-1", "m-2")] == ["forbidden", "forbidden"]
         assert chat.pushes() == []
@@ -167,7 +167,7 @@ class TestAnyStory:
 
 
 class TestMembers:
-    async def test_members_come_by_name_with_whether_they_are_there(self, chat: ServiceUnderTest) -> None:
+    async def test_members_are_listed_by_name_with_their_presence(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join("zoe"), a_join("bob"), a_join())
         await chat.dispatch(a_command("chat.members", room=ROOM, msg_id="m-1"))
         answer = chat.answer("m-1")
@@ -192,7 +192,7 @@ class TestMembers:
         assert [member["user"] for member in chat.answer("m-1").data["members"]] == ["alice"]
         assert [chat.error(msg_id) for msg_id in ("m-2", "m-3")] == ["forbidden", "forbidden"]
 
-    async def test_many_ask_for_long_lists_at_once(self, chat: ServiceUnderTest) -> None:
+    async def test_many_users_may_request_long_lists_at_once(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(
             *[a_join(f"user-{number:04}") for number in range(Limits.crowd_members + 1)], a_join()
         )

@@ -42,7 +42,7 @@ class TestHistory:
             a_command("chat.join", room=ROOM), *[a_send(f"no. {number}") for number in range(2, 12)]
         )
 
-    async def test_the_newest_come_oldest_first(self, chat: ServiceUnderTest) -> None:
+    async def test_the_newest_messages_are_listed_oldest_first(self, chat: ServiceUnderTest) -> None:
         page = await read(chat, limit=3)
         assert (seqs(page), page["has_more"], page["room"]) == ([9, 10, 11], True, ROOM)
         assert page["messages"][0].items() >= {"user": "alice", "text": "no. 9", "room": ROOM}.items()
@@ -66,7 +66,7 @@ class TestHistory:
             ({"after_seq": 2**63 - 1}, [], False),
         ],
     )
-    async def test_before_and_after_leave_out_the_place_itself(
+    async def test_ranges_exclude_their_bounds(
         self, chat: ServiceUnderTest, asked: dict[str, int], found: list[int], more: bool
     ) -> None:
         page = await read(chat, **asked)
@@ -101,7 +101,7 @@ class TestHistory:
 
     @pytest.mark.parametrize("letter", ["x", "😀", "\x01"])
     @pytest.mark.parametrize("direction", ["back", "forth"])
-    async def test_long_messages_come_in_answers_that_stay_small(
+    async def test_long_messages_are_in_answers_of_bounded_size(
         self, chat: ServiceUnderTest, letter: str, direction: str
     ) -> None:
         await chat.dispatch(*[a_send(letter * 4000) for _ in range(80)])
@@ -177,7 +177,7 @@ class TestRooms:
         (room,) = await rooms(chat)
         assert (room["seq"], room["read_seq"], room["unread"]) == (3, 2, 1)
 
-    async def test_a_room_that_was_left_is_not_listed(self, chat: ServiceUnderTest) -> None:
+    async def test_a_left_room_is_not_listed(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_command("chat.join", room="a"), a_command("chat.leave", room="a"))
         assert await rooms(chat) == []
 
@@ -212,7 +212,7 @@ class TestResume:
         }
         assert [entry.data["text"] for entry in chat.replayed()] == ["short"]
 
-    async def test_a_replay_within_the_bound_comes_whole_in_its_order_before_the_answer(
+    async def test_a_replay_within_the_bound_is_complete_and_in_order_before_the_answer(
         self, chat: ServiceUnderTest
     ) -> None:
         await chat.dispatch(

@@ -17,7 +17,7 @@ def a_send(text: str = "hello", room: str = "weavers", **more: Any) -> Incoming:
 
 
 class TestJoin:
-    async def test_a_room_that_is_not_there_is_made(self, chat: ServiceUnderTest) -> None:
+    async def test_joining_a_missing_room_creates_it(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join(msg_id="m-1"))
         assert chat.answer("m-1").action == "chat.join.ok"
         assert chat.answer("m-1").data == {"room": "weavers", "seq": 1, "members": ["alice"]}
@@ -59,7 +59,7 @@ class TestJoin:
         assert len(chat.pushes("group.chat:weavers")) == 50
         assert [chat.replayed(f"c-{number}") for number in range(50)] == [[]] * 50
 
-    async def test_a_room_of_two_is_not_joined(self, chat: ServiceUnderTest) -> None:
+    async def test_a_room_of_two_cannot_be_joined(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_command("chat.direct", to="bob", text="psst"))
         await chat.dispatch(
             a_join("dm:alice:bob", by="mallory", msg_id="m-1"),
@@ -98,7 +98,9 @@ class TestLeave:
         assert [chat.error(msg_id) for msg_id in ("m-1", "m-2")] == ["forbidden", "forbidden"]
 
     @pytest.mark.parametrize("together", [True, False])
-    async def test_coming_and_going_ends_where_it_ends(self, chat: ServiceUnderTest, together: bool) -> None:
+    async def test_joins_and_leaves_end_in_the_last_state(
+        self, chat: ServiceUnderTest, together: bool
+    ) -> None:
         story = [
             a_join(),
             a_command("chat.leave", room="weavers"),
@@ -186,7 +188,7 @@ class TestDirect:
         assert len(chat.pushes()) == 4
         assert len(await chat.rows(MESSAGES)) == len(await chat.rows(STREAMS.entries)) == 2
 
-    async def test_one_may_write_to_oneself(self, chat: ServiceUnderTest) -> None:
+    async def test_a_user_may_write_to_themselves(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_command("chat.direct", to="alice", text="buy milk", msg_id="m-1"))
         assert chat.answer("m-1").data["room"] == "dm:alice:alice"
         assert len(chat.pushes()) == 1
@@ -218,7 +220,7 @@ class TestDirect:
         assert chat.error("m-1") == "invalid_data"
         assert chat.answer("m-2").action == "chat.direct.ok"
 
-    async def test_odd_names_meet_in_rooms_of_their_own(self, chat: ServiceUnderTest) -> None:
+    async def test_users_with_odd_names_have_rooms_of_their_own(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(
             a_command("chat.direct", by="a:b", to="c", text="one"),
             a_command("chat.direct", by="a", to="b:c", text="other"),
@@ -315,14 +317,16 @@ class TestNewConnections:
         assert chat.groups("c-8") == set()
         assert {heard.routing_key for heard in chat.heard} == {f"connection.{GATEWAY}"}
 
-    async def test_one_that_was_left_is_not_among_them(self, chat: ServiceUnderTest) -> None:
+    async def test_a_left_room_is_not_among_them(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join(), a_join("dyers"), a_command("chat.leave", room="weavers"))
         await chat.dispatch(
             an_event("session.started", user_id="alice", connection_id="c-7", gateway_id=GATEWAY)
         )
         assert chat.groups("c-7") == {"chat:dyers"}
 
-    async def test_an_event_that_cannot_be_read_is_parked(self, chat: ServiceUnderTest) -> None:
+    async def test_an_unreadable_event_is_parked_and_the_next_are_applied(
+        self, chat: ServiceUnderTest
+    ) -> None:
         await chat.dispatch(an_event("session.started", user_id="alice"))
         (parked,) = chat.parked()
         assert parked.startswith("InvalidData")

@@ -55,7 +55,7 @@ async def test_events_of_a_backend_named_like_the_service_are_consumed(
     ids=["another amount", "another order", "another action"],
 )
 @pytest.mark.parametrize("together", [True, False])
-async def test_an_id_that_comes_with_another_request_is_a_conflict(
+async def test_an_id_with_another_request_is_a_conflict(
     orders: ServiceUnderTest, other: Incoming, together: bool
 ) -> None:
     first = a_command("order.submit", by="ana", msg_id="m-1", order_id="O-1", amount="5")

@@ -26,9 +26,7 @@ CREATED = {"amount": "99.90", "currency": "EUR"}
 
 
 class TestCreatedLate:
-    async def test_an_order_that_was_paid_first_costs_nothing_that_is_made_up(
-        self, orders: ServiceUnderTest
-    ) -> None:
+    async def test_an_order_paid_first_has_no_invented_price(self, orders: ServiceUnderTest) -> None:
         await orders.dispatch(told("paid"))
         (push,) = orders.pushes("user.ana")
         assert push.data["status"] == "paid"
@@ -49,7 +47,7 @@ class TestCreatedLate:
         assert (order["amount"], order["currency"]) == ("99.90", "EUR")
         assert order["created_at"] == 1_700_000_000_000
 
-    async def test_created_is_taken_even_if_it_is_older_than_its_senders_newest(
+    async def test_order_created_is_accepted_even_if_older_than_its_senders_newest(
         self, orders: ServiceUnderTest
     ) -> None:
         await orders.dispatch(told("paid", revision=7))
@@ -93,7 +91,7 @@ class TestCreatedLate:
         assert (await shown(orders))["created_at"] == before["created_at"]
 
     @pytest.mark.parametrize("together", [True, False])
-    async def test_in_whatever_order_events_come_the_order_is_the_same(
+    async def test_an_order_is_the_same_for_any_order_of_events(
         self, orders: ServiceUnderTest, together: bool
     ) -> None:
         events: dict[str, dict[str, Any]] = {
@@ -137,7 +135,7 @@ class TestSetOnce:
         assert (order["amount"], order["currency"]) == ("9.99", "USD")
         assert order["status"] == ("submitted" if event == "created" else event)
 
-    async def test_the_first_event_that_names_them_sets_them(self, orders: ServiceUnderTest) -> None:
+    async def test_the_first_event_with_amount_and_currency_sets_them(self, orders: ServiceUnderTest) -> None:
         await orders.dispatch(
             told("confirmed"),
             told("paid", amount="500", currency="JPY"),
@@ -163,7 +161,7 @@ class TestRevisions:
         await orders.dispatch(told("shipped", sender="warehouse", revision=2))
         assert (await shown(orders))["status"] == "shipped"
 
-    async def test_a_late_event_of_the_same_sender_moves_nothing(self, orders: ServiceUnderTest) -> None:
+    async def test_a_late_event_of_the_same_sender_changes_no_state(self, orders: ServiceUnderTest) -> None:
         await orders.dispatch(told("packed", sender="warehouse", revision=5))
         orders.forget()
         await orders.dispatch(

@@ -30,7 +30,7 @@ async def test_two_users_may_use_the_same_id(orders: ServiceUnderTest, together:
     assert [orders.answer(f"get-{user}").data["amount"] for user in ("ana", "ben")] == ["1.00", "2.00"]
 
 
-async def test_an_id_that_another_user_has_is_not_found(orders: ServiceUnderTest) -> None:
+async def test_another_users_order_is_not_found(orders: ServiceUnderTest) -> None:
     await orders.dispatch(a_submit("ana"))
     nothing = a_command("order.get", by="eve", order_id="O-2", msg_id="nothing")
     theirs = a_command("order.get", by="eve", order_id="O-1", msg_id="theirs")
@@ -76,7 +76,7 @@ async def test_an_event_without_a_user_is_parked_even_if_the_id_is_unique(
 
 
 @pytest.mark.parametrize("user_id", ["", None, 7, "x" * 129, ["ana"], "a\nb", "ü" * 34])
-async def test_an_event_of_a_user_that_cannot_be_is_parked(orders: ServiceUnderTest, user_id: object) -> None:
+async def test_an_event_of_an_invalid_user_is_parked(orders: ServiceUnderTest, user_id: object) -> None:
     await orders.dispatch(an_event("order.paid", order_id="O-1", user_id=user_id))
     (reason,) = orders.parked()
     assert "user_id" in reason

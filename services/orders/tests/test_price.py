@@ -26,7 +26,7 @@ def after(price: Price, kind: str, amount: Decimal | None, currency: str | None)
 
 
 @given(st.lists(facts, max_size=12))
-def test_whatever_comes_amount_and_currency_are_set_once(
+def test_for_any_events_amount_and_currency_are_set_once(
     story: list[tuple[str, Decimal | None, str | None]],
 ) -> None:
     price = Price()
@@ -38,7 +38,7 @@ def test_whatever_comes_amount_and_currency_are_set_once(
 
 
 @given(st.lists(facts, max_size=12))
-def test_whatever_comes_refunds_only_add_up_and_never_pass_the_amount(
+def test_for_any_events_refunds_only_add_up_within_the_amount(
     story: list[tuple[str, Decimal | None, str | None]],
 ) -> None:
     price = Price()
@@ -116,21 +116,21 @@ def test_an_amount_has_the_decimals_of_the_orders_currency_even_where_it_is_not_
 
 
 @pytest.mark.parametrize("amount", ["0.01", "5.00"])
-def test_a_refund_of_more_than_is_left_is_refused(amount: str) -> None:
+def test_a_refund_above_the_remaining_amount_is_refused(amount: str) -> None:
     booked = Price.of(Decimal("5.00"), "EUR").refunding(None, None, is_first=True)
     assert booked is not None
     with pytest.raises(TooMuchRefunded):
         booked[0].refunding(Decimal(amount), None, is_first=False)
 
 
-def test_refunds_that_came_first_hold_up_an_amount_that_is_less() -> None:
+def test_earlier_refunds_block_a_smaller_amount() -> None:
     booked = Price().refunding(Decimal("5.00"), "EUR", is_first=True)
     assert booked is not None
     with pytest.raises(TooMuchRefunded):
         booked[0].learning(Decimal("4.99"), "EUR", of_creation=True)
 
 
-def test_a_refund_of_nothing_is_refused_unless_the_order_is_free() -> None:
+def test_a_refund_of_zero_is_refused_unless_the_order_is_free() -> None:
     with pytest.raises(NothingRefunded):
         Price.of(Decimal("5.00"), "EUR").refunding(Decimal(0), None, is_first=True)
     assert Price.of(Decimal(0), "EUR").refunding(Decimal(0), None, is_first=True) is not None
