@@ -86,7 +86,7 @@ class _Fuzz:
 
 
 def _odd_frame(chance: random.Random) -> bytes:
-    """Mostly frames that RFC 6455 allows and no client sends, so that a connection survives; sometimes forbidden ones."""
+    """Mostly frames that RFC 6455 allows and no client sends, so a connection survives; sometimes forbidden ones."""
     if chance.random() > _ILLEGAL_SHARE:
         return chance.choice(
             (

@@ -1,7 +1,7 @@
 """Many quiet people in a process of their own: ``python -m tests.abuse.people '{…}'``.
 
-They connect, wait for a line, follow the plan (join one room together, or just stay), and report at the end the pushes
-that they received: pushes are counted, not kept.
+They connect, wait for a line, follow the plan (join one room together, or just stay), and report at the end the
+pushes that they received: pushes are counted, not kept.
 """
 
 import asyncio

@@ -138,8 +138,8 @@ _SOAK: Final = """\
 Written by `{command}` on {day}. {versions}.
 
 For {lasting} random faults struck two gateways, chat, orders and RabbitMQ, one after the other, while users
-and another backend were active. {faults} faults, {operations} operations: {lost} lost, {twice} shown twice, {disorder}
-out of order, {strangers} for a wrong person, {untrue} untrue ([meaning of these words](reliability.md)).
+and another backend were active. {faults} faults, {operations} operations: {lost} lost, {twice} shown twice,
+{disorder} out of order, {strangers} for a wrong person, {untrue} untrue ([meaning of these words](reliability.md)).
 {broken}
 Recovery is the time from the end of a fault until every user has the answer to a request made after it.
 Resources are the least of ten samples in five seconds, under the same load before the first fault and after the

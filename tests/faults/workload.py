@@ -3,8 +3,8 @@
 Guarantees:
 
 * The same seed makes the same people ask the same things in the same order; when they ask depends on the answers.
-* Each sends one request after the other, or several of one ordering key at once (:class:`Manner`). A request without a
-  final answer is resent with the same id until it has one, or until patience ends: its outcome is unknown.
+* Each sends one request after the other, or several of one ordering key at once (:class:`Manner`). A request without
+  a final answer is resent with the same id until it has one, or until patience ends: its outcome is unknown.
 * People are resuming clients, the ones that others use (:mod:`towpath.client`).
 """
 
@@ -210,7 +210,7 @@ class Person:
 
 
 class Backend:
-    """Another program that publishes events of orders by plain AMQP, each from created to delivered, and waves at users.
+    """Another program that publishes events of orders by plain AMQP, from created to delivered, and waves at users.
 
     An event counts as done when RabbitMQ has confirmed it; without a confirm it is published again with its id.
     A wave is a passing push, published once.
@@ -357,7 +357,7 @@ class Load:
         broker: The AMQP URL where the backend publishes; of several hosts the next when one fails.
         seed: Of all that is left to chance.
         users: The users of the load.
-        rooms: Every user is in the first, every other one of them in each further room: some users are always unaffected.
+        rooms: Every user is in the first, every other one of them in each further room: some are always unaffected.
         circles: Divide the users into so many circles, each with rooms of its own: many may ask, and few need hear.
         pause: Seconds between an answer and the next question of one person, on average.
         token_seconds: How long tokens are good.

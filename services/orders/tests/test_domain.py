@@ -155,7 +155,7 @@ def test_an_order_of_another_backend_is_created_by_its_first_event() -> None:
     assert (str(order.price.amount), order.price.currency) == ("5.00", "EUR")
 
 
-def test_the_revision_of_a_sender_continues_after_a_restart() -> None:
+def test_an_order_takes_the_revision_of_its_event() -> None:
     order = an_order()
     assert followed(order, Status.PAID, an_event(revision=7))
     assert order.revision == 7
