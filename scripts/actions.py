@@ -90,7 +90,7 @@ class _Types:
         self.declarations: dict[str, str] = {}
 
     def name(self, model: type[BaseModel], mode: Mode) -> str:
-        """The type of a model's JSON: what may be sent (``validation``), or what is told."""
+        """The type of a model's JSON: in requests (``validation``), or in answers and pushes."""
         _, schema = models_json_schema([(model, mode)], ref_template="{model}")
         return _Schema(schema["$defs"], mode, self).type({"$ref": model.__name__})
 
@@ -130,7 +130,7 @@ class _Schema:
         if schema["type"] == "object" and not schema.get("properties"):
             return _EMPTY
         if schema["type"] == "object":
-            # What is asked may be told in another form: an exact amount is a number or a text then, now a text.
+            # Requests allow more forms than answers: an exact amount is a number or a text, in answers a text.
             told = name + "Told" if self._mode == "serialization" and self._differs(schema) else name
             fields = [f"  {self._field(name, schema)}" for name in schema["properties"]]
             self._types.declare(told, "\n".join([f"\n{about}export interface {told} {{", *fields, "}"]))
@@ -146,7 +146,7 @@ class _Schema:
         parts = part.get("anyOf", [part])
         may_be_null = {"type": "null"} in parts or ("default" in part and part["default"] is None)
         given = [one for one in parts if one != {"type": "null"}]
-        # What is None is not told: answers and pushes leave it out.
+        # A field that is None is left out of answers and pushes.
         may_lack = name not in schema.get("required", []) or (self._mode == "serialization" and may_be_null)
         return f"{name}{'?' if may_lack else ''}: {self.type({'anyOf': given})};"
 

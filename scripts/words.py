@@ -79,7 +79,8 @@ def findings(suffix: str, name: str, path: Path) -> Iterator[tuple[int, str, str
         ".yml": hashes,
         ".yaml": hashes,
         ".sh": hashes,
-    }.get(suffix, hashes if name in {"Makefile", "Dockerfile"} else None)
+        "": hashes,  # Makefile, Dockerfile, scripts
+    }.get(suffix)
     if reader is None:
         return
     for line, sentence in reader(path.read_text(encoding="utf-8")):

@@ -1,4 +1,4 @@
-"""What runs in containers, checked as far as that goes without an engine.
+"""The containers' contents, checked as far as possible without an engine.
 
 docker-compose and hadolint read what they would read; the image's build stage is run step by step in a folder, and
 the programs it makes are started; the database script runs on a real PostgreSQL; the proxy is the real HAProxy, with
@@ -244,7 +244,7 @@ def test_the_image_runs_as_an_unprivileged_user_with_a_health_check() -> None:
 
 @pytest.fixture(scope="module")
 def build_context(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What .dockerignore lets into the build."""
+    """The build context that .dockerignore allows."""
     context = tmp_path_factory.mktemp("context")
     patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
     for name in exclude_paths(str(ROOT), patterns):
@@ -384,7 +384,7 @@ def test_the_image_has_the_tested_versions() -> None:
 
 
 def pins(lock: str) -> dict[str, str]:
-    """Name → version, marker and hashes of a lock; no address stands in it."""
+    """Name → version, marker and hashes of a lock, which contains no address."""
     content = (ROOT / lock).read_text()
     assert "://" not in content
     requirements = re.findall(r"^([a-z0-9._-]+)(?:\[[^]]*\])?(==(?:.*\\\n)*.*)$", content, re.M)

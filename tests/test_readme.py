@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands there: the backend in plain AMQP, and the service in one file."""
+"""The README's examples run unchanged: the backend in plain AMQP, and the service in one file."""
 
 import asyncio
 import re

@@ -27,11 +27,11 @@ RUN, TERMINAL, PAGE, KILL, SERVICE = re.findall(r"^## (\d\. .*)$", TUTORIAL, re.
 
 
 class Walk:
-    """Somebody who does what the tutorial says.
+    """A reader who follows the tutorial.
 
     Attributes:
-        folder: Stands for the repository's folder; ``../hello`` is beside it.
-        settings: What keeps this run from others.
+        folder: In the role of the repository's folder; ``../hello`` is beside it.
+        settings: Settings that separate this run from others.
     """
 
     def __init__(self, folder: Path, amqp_url: str) -> None:

@@ -136,20 +136,20 @@ class Stage:
 
     @asynccontextmanager
     async def speaker(self) -> AsyncIterator["Speaker"]:
-        """Ben, on a gateway that nobody harms."""
+        """Ben, on a gateway without faults."""
         async with WireClient.connect(self.urls[0], token=a_token(self.ben)) as wire:
             answer = await wire.request("chat.join", {"room": self.room}, key=self.room)
             assert answer["action"] == "chat.join.ok", answer
             yield Speaker(wire, self.room)
 
     def texts(self, client: ClientProcess) -> list[str]:
-        """What a client was told of the room since it joined: nothing may be missing between, nothing told twice."""
+        """The pushes of the room since a client joined: without a gap and without duplicates."""
         pushes, first = client.pushes(self.stream), self._joined[client] + 1
         assert [push["seq"] for push in pushes] == list(range(first, first + len(pushes)))
         return [push["data"]["text"] for push in pushes if push["action"] == "chat.message"]
 
     async def heard(self, client: ClientProcess, texts: list[str], *, timeout: float = 30.0) -> None:
-        """Wait until a client was told exactly these texts, in this order."""
+        """Wait until a client has received exactly these texts, in this order."""
         await eventually(lambda: len(self.texts(client)) >= len(texts), timeout=timeout)
         assert self.texts(client) == texts
 
@@ -525,7 +525,7 @@ async def test_a_client_with_positions_in_a_file_gets_the_missed_entries_after_a
         await ben.says("three", "four")
         async with stage.client(stage.ana, stage.urls, storage=str(kept)) as second:
             await eventually(lambda: len(second.pushes(stage.stream)) == 2)
-            # This one has no time to say goodbye; what it was told is kept a moment later all the same.
+            # This one is killed without a goodbye; its received pushes are kept a moment later nevertheless.
             last = second.pushes(stage.stream)[-1]["seq"]
             await eventually(lambda: str(last) in kept.read_text())
             await second.kill()
@@ -554,7 +554,7 @@ async def test_an_invalid_address_is_refused_at_once(stage: Stage) -> None:
 
 async def test_waiting_for_a_gateway_that_refuses_ends_in_time_with_the_reason(stage: Stage) -> None:
     def forged() -> str:
-        return a_token(stage.ana, secret="of somebody else, of 32 bytes or more")
+        return a_token(stage.ana, secret="of another gateway, of 32 bytes or more")
 
     nobody = f"ws://127.0.0.1:{free_port()}/ws"
     elsewhere = stage.urls[0].removesuffix("/ws") + "/elsewhere"
@@ -569,7 +569,7 @@ async def test_waiting_for_a_gateway_that_refuses_ends_in_time_with_the_reason(s
             assert raised.value.retryable is True
             assert ana.gateways == []
             assert ana.told("retry")
-            if stage.language == "python" and status is not None:  # browsers do not tell it
+            if stage.language == "python" and status is not None:  # browsers do not reveal it
                 assert str(status) in str(raised.value)
                 assert {event["error"]["details"]["status"] for event in ana.told("error")} == {status}
 

@@ -38,8 +38,8 @@ class Odd:
     """One odd message.
 
     Attributes:
-        id: What the tool calls it.
-        told: Part of the error that it prints.
+        id: Its name in the tool.
+        told: Part of the error that the tool prints.
         shown: Part of the body, as it prints it.
     """
 
@@ -95,7 +95,7 @@ class Desk:
         return running.output
 
     async def parked(self, count: int) -> list[dict[str, Any]]:
-        """What ``list --json`` tells of each, once there are ``count``."""
+        """The entries of ``list --json``, once there are ``count``."""
 
         told: list[dict[str, Any]] = []
 

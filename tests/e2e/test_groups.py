@@ -1,4 +1,4 @@
-"""Groups are state: those hear a room who are in it, and nobody else hears a private one, not for one message.
+"""Groups are state: the members receive a room, and no other user receives a private one, not for one message.
 
 Two gateways and two replicas of chat (:mod:`group_world`), whose publishes and inboxes move in any interleaving.
 """
@@ -52,7 +52,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Interleavings(RuleBasedStateMachine):
-    """What people, ops and faults do, one small step after the other."""
+    """The steps of users, operators and faults, one after the other."""
 
     migrated: Path
 

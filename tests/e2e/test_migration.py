@@ -60,7 +60,7 @@ SUBMITTED: Final = an_envelope(
     data={"order_id": "O-<n>", "status": "submitted", "revision": 1, "amount": "1.00", "currency": "EUR"},
     correlation_id="m-<n>",
 )
-#: What is filled in for the row ``n``, from 0.
+#: The values of the row ``n``, from 0.
 PLACES: Final = {
     "<n>": "n",
     "<room>": f"n / {IN_ROOM}",

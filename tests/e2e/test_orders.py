@@ -37,7 +37,7 @@ async def publish_as_another_backend(amqp_url: str, event: str, **data: Any) -> 
 
 
 async def statuses(client: WireClient, last: str) -> list[str]:
-    """The states that ``order.updated`` told, up to ``last``."""
+    """The states in ``order.updated``, up to ``last``."""
     await client.find(lambda f: f["action"] == "order.updated" and f["data"]["status"] == last)
     return [frame["data"]["status"] for frame in client.pushes("order.updated")]
 

@@ -1,4 +1,4 @@
-"""What breaks, comes back, and what nobody loses by it."""
+"""Outages and recoveries, without losses for users."""
 
 import asyncio
 
@@ -26,7 +26,7 @@ async def say(follower: Follower, number: int) -> Frame:
 
 
 def outcome(frame: Frame, msg_id: str) -> str | None:
-    """What a frame says of a request: its action, of an error the code; ``None`` if it is not about it."""
+    """The part of a frame about a request: its action, of an error the code; ``None`` if it is not about it."""
     if frame.get("correlation_id") != msg_id:
         return None
     return str(frame["data"]["code"] if frame["action"] == "error" else frame["action"])
@@ -106,7 +106,7 @@ async def test_a_broker_with_an_alarm_means_busy_and_nothing_accepted_is_lost(sy
     async with system.connect("ana") as ana:
         await ana.request("order.submit", {"order_id": "O1", "amount": 1})
         await system.rabbitmq.block()
-        # RabbitMQ tells of its alarm only to who publishes: this one waits in its socket.
+        # RabbitMQ reports its alarm only to publishers: this one waits in its socket.
         first = await ana.send("order.submit", {"order_id": "O2", "amount": 1}, ack=True)
 
         async def is_busy() -> bool:

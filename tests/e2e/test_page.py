@@ -114,7 +114,7 @@ async def test_pictures_of_the_page(browser: Browser, page_url: str) -> None:
         assert (folder / f"page-{name}.png").stat().st_size > 20_000
 
 
-# -- what stands there
+# -- contents of the page
 
 CONVERSATION = [
     "The lock at Fifield is closed until noon.",
@@ -165,7 +165,7 @@ async def a_lively_page(
 
 
 async def submits(visitor: Visitor, amount: str) -> str:
-    """Submit an order, and return its id once it stands there."""
+    """Submit an order, and return its id once it is shown."""
     await visitor.get("order-amount").fill(amount)
     await visitor.get("submit-order").click()
     order = visitor.page.locator("[data-testid^='order-O']").first
@@ -174,7 +174,7 @@ async def submits(visitor: Visitor, amount: str) -> str:
 
 
 async def publishes(visitor: Visitor, order: str, user: str, event: str, *, amount: str = "") -> None:
-    """Be another backend: publish an event of somebody's order."""
+    """Be another backend: publish an event of a user's order."""
     await visitor.get("backend-order").fill(order)
     await visitor.get("backend-user").fill(user)
     await visitor.get("backend-event").select_option(event)
@@ -185,7 +185,7 @@ async def publishes(visitor: Visitor, order: str, user: str, event: str, *, amou
 
 
 async def barriers(visitor: Visitor, place: str) -> list[str]:
-    """What axe-core finds that is serious or critical, in light and in dark: https://github.com/dequelabs/axe-core."""
+    """Serious and critical findings of axe-core, in light and in dark: https://github.com/dequelabs/axe-core."""
     page, found = visitor.page, []
     for theme in THEMES:
         await page.emulate_media(color_scheme=theme)

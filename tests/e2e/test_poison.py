@@ -1,4 +1,4 @@
-"""Poison: messages that break their service are parked, and nobody else has to do with it.
+"""Poison: messages that break their service are parked, and other messages are not affected.
 
 The service is a real process that is started again whenever it ends, as whoever runs it in earnest does.
 """
@@ -30,7 +30,7 @@ PROGRAM: Final = Path(__file__).parent / "poisonous.py"
 TIME_LIMIT: Final = 1.0
 PATIENCE: Final = 60.0
 
-#: Kind of poison, why it is parked, and what of its error is told.
+#: Kind of poison, the reason of its parking, and a part of its error.
 KINDS: Final = [
     ("exit", "crashed", "status 3"),
     ("segfault", "crashed", "SIGSEGV"),
@@ -250,7 +250,7 @@ async def test_a_message_that_no_crash_probe_finds_is_deferred_alone_and_finally
         await orders.send(an_order("ana-1"), an_order("save-1"), an_order("ana-2"))
         for number in range(5):
             await orders.send(an_order(f"ben-{number}", "ben"))
-        # Nobody has to wait until the end of it.
+        # No test has to wait until its end.
         assert (await orders.answer("m-ben-4")).action == "order.submit.ok"
         [parked] = await orders.parked(1, timeout=240)
         assert (parked.id, parked.reason) == ("m-save-1", "crashed")

@@ -65,7 +65,7 @@ async def test_a_private_room_is_open_to_invited_users_on_any_gateway(system: Sy
         assert await ask(eve, "chat.rooms") == {"rooms": []}
         assert [frame for frame in eve.frames if frame["action"].startswith("chat.") and is_push(frame)] == []
         assert [push["data"]["text"] for push in ben.pushes("chat.message")] == ["a secret"]
-        await ask(ana, "chat.leave", room=ROOM)  # nobody is in it any more: it is gone, and its name is free
+        await ask(ana, "chat.leave", room=ROOM)  # it has no members: it is deleted, and its name is free
         assert (await ask(eve, "chat.join", room=ROOM))["members"] == ["eve"]
         assert (await ask(eve, "chat.history", room=ROOM))["messages"] == []
         answer = await ask(eve, "chat.resume", positions={f"chat:{ROOM}": 0})

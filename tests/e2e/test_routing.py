@@ -91,7 +91,7 @@ async def test_a_push_to_one_user_costs_the_other_replicas_nothing(replicas: Rep
     before = await replicas.heard()
     for number in range(200):
         await replicas.push(user_key("ana"), number=number)
-        await replicas.push(control_key("ana"))  # says nothing, and is told to nobody
+        await replicas.push(control_key("ana"))  # does nothing, and reaches no client
     await replicas.everybody_hears("after")
     after = await replicas.heard()
     heard = [frame["data"]["number"] for frame in replicas.clients[0].frames if "number" in frame["data"]]

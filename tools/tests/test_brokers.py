@@ -96,7 +96,7 @@ async def test_a_server_that_is_not_rabbitmq_is_recognised() -> None:
 
     server = await asyncio.start_server(speak_http, "127.0.0.1", 0)
     async with server:
-        with pytest.raises(NoBroker, match=r"speaks no AMQP 0-9-1"):
+        with pytest.raises(NoBroker, match=r"does not speak AMQP 0-9-1"):
             await greet("127.0.0.1", server.sockets[0].getsockname()[1])
 
 

@@ -88,7 +88,7 @@ async def test_an_event_without_a_consumer_is_not_published(rabbitmq: Rabbit, pr
         "towpath", "publish", "order.paid", "--order", "O1", "--user", "ana", amqp_url=rabbitmq.url
     )
     assert await publishing.ended() == 1
-    assert publishing.output == "towpath: nobody listens to order.paid: start the orders service once\n"
+    assert publishing.output == "towpath: no service consumes order.paid: start the orders service once\n"
 
 
 def test_a_killed_dev_is_ignored(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_the_known_events_are_those_that_orders_consumes() -> None:
         (
             "publish order.shiped --order O1 --user ana",
             {},
-            "'order.shiped' is no order event, did you mean order.shipped?",
+            "'order.shiped' is not an order event, did you mean order.shipped?",
         ),
         ("publish order.paid", {}, "Missing option '--order'"),
         ("publish order.paid --order O1", {}, "Missing option '--user'"),

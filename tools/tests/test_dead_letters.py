@@ -55,7 +55,7 @@ def headers(reason: str = "failed", more: Mapping[str, HeaderValue] = NONE) -> d
 
 
 def a_parked(body: bytes, told: Mapping[str, Any] = NONE) -> Parked:
-    """What is read of a message with these headers."""
+    """The entry for a message with these headers."""
     delivered: list[Delivery] = []
     queue = MemoryQueue(DEAD, Queue(name=DEAD), VirtualHost())
     queue.attach(QueueConsumer(queue, prefetch=1, deliver=delivered.append))
@@ -63,7 +63,7 @@ def a_parked(body: bytes, told: Mapping[str, Any] = NONE) -> Parked:
     return read(delivered[0])
 
 
-# What is parked
+# Parked messages
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ async def test_two_tools_at_once_replay_each_message_once(desk: Desk) -> None:
     await desk.park(*(a_command(f"m-{n}") for n in range(30)))
     both = await asyncio.gather(desk.tool("replay", "orders"), desk.tool("replay", "orders"))
     assert [status for status, _ in both] == [0, 0]
-    await desk.tool("replay", "orders")  # what one had in hand when the other looked
+    await desk.tool("replay", "orders")  # messages that one tool held while the other looked
     assert sorted(await desk.waiting(ORIGIN.name)) == sorted(f"m-{n}" for n in range(30))
     assert await desk.waiting(DEAD) == []
 

@@ -1,4 +1,4 @@
-"""Finding programs and installing packages; a small ``apt-get`` of our own stands in for Debian's."""
+"""Finding programs and installing packages; a small ``apt-get`` of our own replaces Debian's."""
 
 import os
 import sys

@@ -10,7 +10,7 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "scripts" / "rabbitmq-4"
 MIRROR = "http://mirror.invalid/debian/"
 
-#: What stands for RabbitMQ: it waits for a line, then tells all that it sees.
+#: A fake RabbitMQ: it waits for a line, then prints its environment.
 SERVER = """#!/bin/sh
 echo started
 read line
@@ -168,7 +168,10 @@ def test_without_root(machine: Machine) -> None:
 
 def test_without_debian(machine: Machine) -> None:
     machine.lacks("apt-get")
-    assert machine.install() == (1, "Towpath: this takes Debian's packages, and here is no apt-get.\n")
+    assert machine.install() == (
+        1,
+        "Towpath: this needs Debian's packages, and this machine has no apt-get.\n",
+    )
 
 
 def test_without_a_mirror(machine: Machine) -> None:

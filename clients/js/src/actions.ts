@@ -62,7 +62,7 @@ export interface JoinRoom {
   room: string;
 }
 
-/** Answer to `chat.join`: where the room's stream stands, and who is in it. */
+/** Answer to `chat.join`: the position of the room's stream, and the members. */
 export interface Joined {
   room: string;
   seq: number;
@@ -215,7 +215,7 @@ export interface Resume {
   positions: Record<string, number>;
 }
 
-/** Where one stream stands after a resume. */
+/** The position of one stream after a resume. */
 export interface Resumed {
   seq: number;
   complete: boolean;

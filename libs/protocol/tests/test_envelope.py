@@ -1,4 +1,4 @@
-"""The envelope: what is one, what is not, and what a sender is told about it."""
+"""The envelope: valid ones, invalid ones, and the errors for their senders."""
 
 import json
 from decimal import Decimal
@@ -117,7 +117,7 @@ def named_fields(error: BadEnvelope) -> list[str]:
     return [problem["field"] for problem in error.details["fields"]]
 
 
-# What is an envelope
+# Valid envelopes
 
 
 @given(envelopes)
@@ -173,7 +173,7 @@ def test_fields_that_are_not_set_are_not_sent() -> None:
     assert set(json.loads(make("order.submit").to_json())) == set(GOOD)
 
 
-# What is none
+# Invalid envelopes
 
 
 @given(texts)

@@ -1,4 +1,4 @@
-"""Routing keys: nobody reaches another's, and a partition is the same wherever it is computed."""
+"""Routing keys: a key reaches its own receiver only, and a partition is the same in every program."""
 
 import json
 from collections.abc import Callable
@@ -35,7 +35,7 @@ from towpath.protocol.sessions import SessionStarted
 
 SAFE = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-:%")
 KEYS_OF_A_PERSON = (user_key, group_key, connection_key, control_key)
-#: What a gateway binds: its own connections by name, the rest whole.
+#: The bindings of a gateway: its own connections by name, all others as patterns.
 PATTERNS_OF_GATEWAYS = (EVERYONE, "user.*", "group.*", "control.*")
 
 awkward = st.sampled_from(

@@ -1,4 +1,4 @@
-"""Session events: what a gateway tells when somebody comes or goes, and that it lives."""
+"""Session events: the starts and ends of connections, and the announcements of a gateway."""
 
 from typing import Any
 

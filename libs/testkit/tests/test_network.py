@@ -121,7 +121,7 @@ async def test_a_delay_delays_and_does_not_slow_down(proxy: Proxy, client: Clien
         client.send(f"{number:03}".encode())
         await asyncio.sleep(0)
     assert await client.receive(60) == b"".join(f"{number:03}".encode() for number in range(20))
-    assert 0.3 <= perf_counter() - started < 20 * 0.2  # what one after another would take
+    assert 0.3 <= perf_counter() - started < 20 * 0.2  # the sum of all delays one after another
 
 
 async def test_jitter_keeps_the_order(proxy: Proxy, client: Client) -> None:
@@ -236,7 +236,7 @@ async def test_a_closed_port_refuses_and_is_the_same_when_it_opens(proxy: Proxy,
         async with connected(proxy):
             pass
     client.send(b"hello")
-    assert await client.receive(5) == b"hello"  # who is connected stays so
+    assert await client.receive(5) == b"hello"  # an open connection stays open
     await proxy.listen()
     async with connected(proxy) as again:
         again.send(b"again")

@@ -19,7 +19,7 @@ MAX_ROOM: Final = 500
 #: The name of a room that is there already, two-person rooms included.
 RoomName = Annotated[Text, StringConstraints(min_length=1, max_length=MAX_ROOM)]
 MessageText = Annotated[Text, StringConstraints(min_length=1, max_length=MAX_TEXT)]
-#: What a room is called, as people write it on one line.
+#: The title of a room, on one line, in any script.
 Title = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TITLE, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Seq = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -147,7 +147,7 @@ class Created(Payload):
 
 
 class Joined(Payload):
-    """Answer to ``chat.join``: where the room's stream stands, and who is in it.
+    """Answer to ``chat.join``: the position of the room's stream, and the members.
 
     Attributes:
         members: By name; of a crowd the first 100.
@@ -221,7 +221,7 @@ class RoomSummary(Payload):
     """One entry of ``chat.rooms``.
 
     Attributes:
-        seq: Where the room's stream stands.
+        seq: The position of the room's stream.
         read_seq: How far the user has read.
         unread: Messages of others after that, but for deleted ones; counted up to 1,000.
         private: There when only those who are invited may join.
