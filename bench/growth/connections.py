@@ -68,8 +68,8 @@ AXIS: Final = Axis(
     name="connections",
     title="Connections",
     about=(
-        "One gateway with ever more connections, 200 of which ask for an echo, one request of each at a time; the "
-        "others do nothing but answer pings. Chat runs too, and hears of everybody who comes."
+        "One gateway with a growing number of connections, 200 of which request an echo, one request of each at a "
+        "time; the others only answer pings. Chat runs too, and consumes every session event."
     ),
     across="connections",
     sizes=(1_000, 2_000, 5_000, 10_000),

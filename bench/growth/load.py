@@ -34,9 +34,9 @@ AXIS: Final = Axis(
     name="load",
     title="Load",
     about=(
-        f"{_PEOPLE} people ask for an echo at a steady rate, through one gateway. What arrives while the broker is "
-        "at work goes along as one batch: a message is the cheaper the more there are. Times run from when a request "
-        "should have been sent."
+        f"{_PEOPLE} users request an echo at a steady rate, through one gateway. Requests that arrive while the "
+        "broker works are published as one batch: the more messages, the cheaper each is. Times run from the moment "
+        "when a request was due."
     ),
     across="requests a second",
     sizes=(250, USUAL, 4_000),

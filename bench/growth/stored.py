@@ -53,7 +53,7 @@ AXIS: Final = Axis(
     name="stored",
     title="Stored messages",
     about=(
-        "One room with ever more messages in it: in chat's SQLite file, in the room's stream and in the inbox. A "
+        "One room with a growing number of messages: in chat's SQLite file, in the room's stream and in the inbox. A "
         "member sends, reads the newest page of the history and one from the middle, and resumes after a gap of "
         "100, one request at a time. The median time of each; every answer is checked."
     ),

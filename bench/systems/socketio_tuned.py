@@ -18,5 +18,5 @@ SYSTEM: Final = System(
     dialect="socketio",
     works=WORKS,
     start=start,
-    differences=["its manager is given a prefetch of 100, by a subclass", *DIFFERENCES],
+    differences=["its manager has a prefetch of 100, set by a subclass", *DIFFERENCES],
 )

@@ -162,8 +162,8 @@ async def test_five_hundred_clients_of_a_restarted_gateway_reconnect_spread_out_
         allowed = min(max(1 / 3, 1.5 / 6 * math.exp(failing / 6)), 2 / 3)
         assert busiest_second([device.returns[-1] for device in crowd]) <= allowed
         # A client that failed four times at most waits 8 s at most; one with an advised time and no failure connects
-        # within 10 s from then. Others can only be late after an outage of seconds: five failures within t seconds have a
-        # probability below t^5/(120 * 6^4 * 8), one in 38,000 for 2 s, and 0.3 % for 5 s.
+        # within 10 s from then. Others can only be late after an outage of seconds: five failures within t seconds
+        # have a probability below t^5/(120 * 6^4 * 8), one in 38,000 for 2 s, and 0.3 % for 5 s.
         # The planned times count: the duration of the handshake depends on the machine.
         late = [device for device in crowd if device.returns[-1] > max(served + 10, lost + 11)]
         assert all(len(device.returns) > 5 for device in late)
