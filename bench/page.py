@@ -71,8 +71,8 @@ def _facts(run: Run) -> str:
     rounds = {name: len({one.round for one in run.measurements if one.system == name}) for name in run.titles}
     most = max(rounds.values(), default=0)
     fewer = {times for times in rounds.values() if times < most}
-    told = f"; of the other peers {max(fewer)}" if fewer else ""
-    facts = {**run.facts, "Rounds": f"{most}{told}"}
+    others = f"; of the other peers {max(fewer)}" if fewer else ""
+    facts = {**run.facts, "Rounds": f"{most}{others}"}
     shares = [one.elsewhere for one in run.measurements if one.elsewhere]
     if shares and median(shares) > _QUIET:
         facts["Not alone"] = (

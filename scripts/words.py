@@ -42,6 +42,7 @@ RIGHT: Final = (
 SKIPPED: Final = re.compile(
     r"\.lock$|package-lock\.json$|/vectors/.*\.json$|/zh\.ts$|^scripts/words\.py$|^tests/test_words\.py$|^docs/images/"
 )
+_CODE: Final = re.compile(r"`[^`]+`")
 _HASH: Final = re.compile(r"(?:^|\s)#+\s(.*)$")
 _SLASHES: Final = re.compile(r"(?:^|\s)//\s?(.*)$|^\s*/?\*+\s?(.*?)(?:\*/)?$")
 _STRING: Final = re.compile(r"\"((?:[^\"\\]|\\.)*)\"|'((?:[^'\\]|\\.)*)'|`((?:[^`\\]|\\.)*)`")
@@ -89,6 +90,7 @@ def findings(suffix: str, name: str, path: Path) -> Iterator[tuple[int, str, str
 
 def wrong(sentence: str) -> Iterator[tuple[str, str]]:
     """The words of one sentence that it should not have, each with its remedy."""
+    sentence = _CODE.sub("`…`", sentence)
     if sentence.endswith("?") or any(right in sentence for right in RIGHT):
         return
     for rule, remedy in RULES:
@@ -125,13 +127,13 @@ def _sentences(literal: str) -> list[str]:
 
 
 def markdown(text: str) -> Iterator[tuple[int, str]]:
-    """Lines outside code blocks, without quoted code; headings are not sentences."""
+    """Lines outside code blocks; headings are not sentences."""
     code = False
     for number, line in enumerate(text.splitlines(), 1):
         if line.lstrip().startswith("```"):
             code = not code
         elif not code and not line.startswith("#"):
-            yield number, re.sub(r"`[^`]*`", "`…`", line).strip(" -*|>")
+            yield number, line.strip(" -*|>")
 
 
 def script(text: str) -> Iterator[tuple[int, str]]:

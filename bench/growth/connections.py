@@ -20,7 +20,7 @@ _AT_CONNECT: Final = ("gateway", _HEARS, "broker")
 async def measure(field: Field, sizes: Sequence[int]) -> None:
     """Let the crowd grow on one gateway, and let some ask at each size.
 
-    What it costs chat to hear of them is ``presence``.
+    Chat's cost of their events is ``presence``.
     """
     async with field.ground("connections") as ground:
         ground.launch_gateway()

@@ -8,7 +8,7 @@ from bench.growth.ground import Field
 from bench.growth.points import point
 
 _PEOPLE: Final = 200
-#: What a gateway has that is as full as it may be, where everybody asks once a minute; about.
+#: The request rate of a full gateway whose users send one request a minute; about.
 USUAL: Final = 1_000
 
 

@@ -1,6 +1,6 @@
 """The sums for a million connections: what they begin with, and what follows.
 
-What is measured comes from a run; what is a setting's default, from the setting; what is assumed says so.
+Measured figures come from a run, defaults from the settings; assumptions are marked as such.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _ADR: Final = "[ADR 11](adr/0011-selective-routing.md)"
 
 
 def measured(growth: Growth) -> list[Given]:
-    """What the sums take from a run.
+    """The inputs of the sums from a run.
 
     Raises:
         Missing: It was not measured.
@@ -46,7 +46,7 @@ def measured(growth: Growth) -> list[Given]:
 
 
 def _spread(growth: Growth) -> float:
-    """What each of the most replicas does, of what one alone does. Of those that wait: cores are no limit to them."""
+    """The rate of each of the most replicas, relative to a single one; of waiting ones, which cores do not limit."""
     size, ratio = (
         growth.line("services", WAIT, RATIO)[-1] if growth.line("services", WAIT, RATIO) else (0, 0.0)
     )
@@ -62,7 +62,7 @@ def _least(growth: Growth, variant: str, name: str) -> float:
 
 
 def settings() -> list[Given]:
-    """What is so unless somebody sets it otherwise."""
+    """The defaults of settings."""
     fields = GatewaySettings.model_fields
 
     def default(name: str) -> Given:
@@ -103,8 +103,8 @@ class Scenario:
     """One way to have a million connections.
 
     Attributes:
-        about: What is going on there.
-        given: What is so there.
+        about: Its load.
+        given: Its own inputs.
     """
 
     name: str
@@ -221,7 +221,7 @@ class Million:
     """Everything worked out.
 
     Attributes:
-        given: What all scenarios begin with.
+        given: The inputs of all scenarios.
         results: Scenario → name → figure.
         limits: Each with its number of connections, the lowest first.
         parts: A message in a room of two: what its parts add up to in the gateway, in µs.

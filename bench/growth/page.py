@@ -36,7 +36,7 @@ def page(growth: Growth, axes: Sequence[Axis], template: str) -> str:
     """The whole page as Markdown; the pictures are ``images/growth-<axis>.svg``.
 
     Raises:
-        Missing: Something that it tells was not measured.
+        Missing: A figure of the page was not measured.
         Unfilled: The template asks for something else.
     """
     worked_out = million(growth)

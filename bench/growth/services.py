@@ -75,7 +75,7 @@ def quietest(rounds: Sequence[Counted]) -> Counted:
 
 
 def points_of(kind: str, one: Counted) -> Iterator[Point]:
-    """What one round has counted, each size beside the smallest."""
+    """The counts of one round, each size beside the smallest."""
     rates = {size: result["count"] / result["seconds"] for size, result in one.items()}
     least = rates[min(rates)]
     for size, result in one.items():

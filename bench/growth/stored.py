@@ -23,7 +23,7 @@ TITLES: Final = {
 
 
 async def measure(field: Field, sizes: Sequence[int]) -> None:
-    """Fill a room a size, and let somebody write and read there."""
+    """Fill a room a size, and let a user write and read there."""
     async with field.ground("stored") as ground:
         ground.launch_gateway()
         ground.launch_service("chat")

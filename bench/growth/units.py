@@ -79,7 +79,8 @@ AXIS: Final = Axis(
     title="Single things",
     about=(
         f"*{HEARTBEAT}*: a ping, its answer, and the checks of the connection meanwhile. *{DELIVERY}*: messages to "
-        f"one room of {_MEMBERS}, for each receiver. *{MESSAGE}*: chat on PostgreSQL at full speed, {_ROOMS} rooms of two."
+        f"one room of {_MEMBERS}, for each receiver. *{MESSAGE}*: chat on PostgreSQL at full speed, {_ROOMS} "
+        "rooms of two."
     ),
     across="",
     sizes=(1,),

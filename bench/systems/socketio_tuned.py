@@ -8,7 +8,7 @@ from bench.systems.socketio import DIFFERENCES, WORKS, started
 
 
 def start(setup: Setup) -> AbstractAsyncContextManager[Running]:
-    """One worker, and gateways with a prefetch as everybody else's."""
+    """One worker, and gateways with a prefetch like that of the others."""
     return started(setup, prefetch=100)
 
 

@@ -56,7 +56,7 @@ async def web_stomp(broker: RabbitNode, vhost: str) -> AsyncIterator[int]:
 
 
 async def _enable(broker: RabbitNode, *plugins: str) -> None:
-    # What `rabbitmq-plugins set` does to a node that runs.
+    # As `rabbitmq-plugins set` does to a running node.
     enabled = broker.folder / "enabled_plugins"
     enabled.write_text(f"[{', '.join(plugins)}].\n")
     await _evaluate(broker, f'{{ok, _, _}} = rabbit_plugins:ensure("{enabled}")')

@@ -1,4 +1,4 @@
-"""What is sent carries its number, and what comes back is recognised by it."""
+"""Every frame carries its number, which identifies its answers and pushes."""
 
 import json
 from typing import Any

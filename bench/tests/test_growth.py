@@ -1,4 +1,4 @@
-"""What the measurement of growth promises: what goes wrong is counted, and what is drawn is what was measured."""
+"""The promises of the measurement of growth: faults are counted, and charts show the measurements."""
 
 import itertools
 import re
@@ -131,7 +131,7 @@ def test_every_room_has_as_many_members_and_every_user_as_many_rooms() -> None:
 
 @dataclass
 class Ear:
-    """Stands for a client: keeps what is sent, and hears what a test says."""
+    """A fake client: keeps its frames, and receives those of a test."""
 
     sent: list[bytes] = field(default_factory=list)
     ended: bool = False
@@ -140,10 +140,10 @@ class Ear:
         self.sent.append(frame)
 
     def reply(self, frame: bytes) -> None:
-        raise AssertionError(f"nobody knows what this means: {frame!r}")
+        raise AssertionError(f"unknown frame: {frame!r}")
 
     def receive(self, frame: bytes) -> None:
-        raise AssertionError("nobody listens")
+        raise AssertionError("there is no receiver")
 
 
 def _talk(users: int, rooms: int) -> tuple[Talk, list[Ear]]:
@@ -203,7 +203,7 @@ def test_speakers_alternate() -> None:
 
 
 class Service(Ear):
-    """Stands for a connection to chat: answers at once."""
+    """A fake connection to chat: answers at once."""
 
     user = "reader"
 

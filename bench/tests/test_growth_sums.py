@@ -1,4 +1,4 @@
-"""What the page about a million connections promises: sums that a reader can redo, from figures that are known."""
+"""The promises of the page about a million connections: sums that a reader can recalculate, from known figures."""
 
 import math
 import re

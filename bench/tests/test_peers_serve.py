@@ -1,4 +1,4 @@
-"""What the benchmark counts on in its peers: each does the work, all of it, and once."""
+"""The assumptions of the benchmark about its peers: each does the work, all of it, and once."""
 
 import asyncio
 import contextlib
@@ -74,7 +74,7 @@ class Stage:
         return client
 
     async def publish(self, user: str, number: int) -> None:
-        """What another backend does to reach a user."""
+        """Publish to a user like another backend."""
         publication = self.language.push(user)(number)
         async with await aio_pika.connect(self._peer.amqp_url) as connection:
             channel = await connection.channel()
@@ -86,7 +86,7 @@ class Stage:
 
 
 class Client:
-    """One plain client, which remembers what it was told.
+    """One plain client, which remembers its pushes.
 
     Attributes:
         answers: Numbers of the requests that were answered, as the answers came.
@@ -157,7 +157,7 @@ async def stage(peer: Peer) -> AsyncIterator[Stage]:
         yield Stage(peer, clients)
 
 
-# Before any peer is there, for it switches on and off what one of them stands on.
+# Before any peer exists, for it switches on and off a plugin that one of them needs.
 async def test_the_broker_serves_web_stomp_only_during_its_measurement(broker: RabbitNode) -> None:
     for _ in range(2):
         async with web_stomp(broker, "/") as port:
@@ -198,7 +198,7 @@ async def test_a_message_reaches_the_members_of_its_room_once_and_no_other_user(
         await member.hear(320)
 
     for place, client in enumerate(everybody):
-        await client.ask(echo, 330 + place)  # whatever else it was told came before its answer
+        await client.ask(echo, 330 + place)  # all its earlier pushes arrived before its answer
     assert [client.heard for client in everybody] == [[310, 320]] * 4 + [[310], []]
 
 

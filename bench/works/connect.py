@@ -1,4 +1,4 @@
-"""A storm of connects, as after a network has come back."""
+"""A storm of connects, as after a network failure."""
 
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ def cases(scale: Scale) -> list[Case]:
 
 
 async def measure(stage: Stage, case: Case, scale: Scale) -> dict[str, Any]:
-    """Let everybody connect."""
+    """Connect every client."""
     return measured(await stage.generate("connect", **case.parameters))
 
 

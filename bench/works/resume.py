@@ -1,4 +1,4 @@
-"""A gateway dies, and its people come back to another: how long until they have all they missed."""
+"""A gateway dies, and its users connect to another: the time until they have all missed messages."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ def cases(scale: Scale) -> list[Case]:
 
 
 async def measure(stage: Stage, case: Case, scale: Scale) -> dict[str, Any]:
-    """Kill one gateway of two, and let its people come back."""
+    """Kill one gateway of two, and let its users reconnect."""
 
     async def kill(_: dict[str, Any]) -> None:
         os.kill(stage.running.pids["gateway"][0], signal.SIGKILL)
