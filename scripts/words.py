@@ -22,7 +22,7 @@ RULES: Final = (
     (r"\banew\b", "write 'again', or 'a new …'"),
     (r"\b(?:un)?told\b|\btell(?:s|ing)?\b", "write what happens: publish, log, report, show"),
     (
-        r"(?<!there )(?<!that )(?<!where )\b(?:is|are|was|were) no (?!longer\b|more\b)",
+        r"(?<!there )\b(?:is|are|was|were) no (?!longer\b|more\b)",
         "write 'is not a …', or 'without'",
     ),
     (r"\b(?:nobody|somebody|everybody)\b", "name the noun: no client, a user, each member"),

@@ -407,7 +407,7 @@ async def test_a_tracked_stream_is_resumed_and_a_forgotten_one_is_not(
     command, _ = await backend.command()
     assert command["envelope"]["data"] == {"positions": {"echo:lobby": 3}}
     for seq in (-1, 1.5, "1", None):
-        with pytest.raises(ValueError, match="is no position of echo:lobby"):
+        with pytest.raises(ValueError, match="is not a position of echo:lobby"):
             client.track("echo:lobby", seq)  # type: ignore[arg-type]
 
 

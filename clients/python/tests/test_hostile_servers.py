@@ -155,7 +155,7 @@ async def test_a_request_may_be_cancelled_while_it_fails(a_server: Any) -> None:
             with pytest.raises((asyncio.CancelledError, TowpathError)):
                 await under_way[0]
     under_way.clear()
-    gc.collect()  # a future whose exception nobody looked at complains when it goes
+    gc.collect()  # a future with an unread exception complains when it is collected
 
 
 # Refusals
@@ -380,7 +380,7 @@ async def test_a_peer_that_ignores_the_close_is_cut_off(a_server: Any) -> None:
 )
 def test_an_unusable_address_is_refused_at_once(url: Any) -> None:
     with pytest.raises(
-        TowpathError, match=r"is no WebSocket address; such as wss://example.org/ws"
+        TowpathError, match=r"is not a WebSocket address; such as wss://example.org/ws"
     ) as raised:
         connect([url], token="t")
     assert raised.value.code == "bad_url"
@@ -407,7 +407,7 @@ async def test_a_host_name_that_does_not_exist_is_reported() -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A key and a certificate for 127.0.0.1 that nobody has signed, in one file."""
+    """An unsigned key and certificate for 127.0.0.1, in one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(UTC)

@@ -86,7 +86,7 @@ async def test_an_invalid_token_closes_the_client(server: Any, nonsense: Any) ->
 async def test_a_token_function_that_never_returns_times_out(server: Any) -> None:
     async def token() -> str:
         await asyncio.Event().wait()
-        raise AssertionError("nobody sets it")
+        raise AssertionError("it is never set")
 
     errors: list[Any] = []
     client = connect(server.url, token=token, open_timeout=0.05)

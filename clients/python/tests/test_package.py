@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 UV = Path(sys.executable).parent / "uv"
 
-#: What somebody without this repository would write.
+#: A program of a user without this repository.
 PROGRAM = """
 import asyncio, importlib.metadata, json, sys
 from towpath.client import FileStorage, TowpathError, connect, key_of

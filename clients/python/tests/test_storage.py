@@ -1,4 +1,4 @@
-"""Positions outlive the client: nothing is lost by a storage, and a bad one stops nobody."""
+"""Positions outlive the client: a storage loses nothing, and a broken one stops no client."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ def files_in(folder: Path) -> list[str]:
 
 
 class Awkward:
-    """Fails as told, and remembers."""
+    """Fails as given, and remembers."""
 
     def __init__(self, loaded: Any = None, failing: int = 0) -> None:
         self.loaded = loaded

@@ -162,9 +162,9 @@ async def test_a_position_waits_for_its_readers() -> None:
     assert saved() == 3
     del reader
     gc.collect()
-    assert saved() == 3, "who left in the middle of 4 was not done with it"
+    assert saved() == 3, "a reader that left in the middle of 4 has not finished it"
     readers.open(STREAM, 10)
-    assert saved() == 4, "somebody else has taken over"
+    assert saved() == 4, "another reader has taken over"
     assert moves
 
 

@@ -1,4 +1,4 @@
-/** What an error means, in the words of a language. */
+/** The meaning of an error, in the words of a language. */
 import { TowpathError } from "@towpath/client";
 
 import { Problem, type Reason } from "../model/problem.ts";

@@ -2,7 +2,7 @@
  * One room as this page knows it: what was said, how far it was read. No I/O; every function gives a new room.
  *
  * Entries come from pushes, answers and pages of history, in any order and more than once; they stand by `seq`, each
- * once. What counts as unread is what others said after `readSeq`; pages of history never change the count.
+ * once. Messages of others after `readSeq` count as unread; pages of history never change the count.
  */
 import type {
   CrowdCounted,
@@ -28,7 +28,7 @@ export interface Message {
   readonly ref: string | null;
 }
 
-/** Somebody came or went. */
+/** A member joined or left. */
 export interface Note {
   readonly kind: "joined" | "left";
   readonly seq: number;
@@ -50,11 +50,11 @@ export interface Room {
   /** The other person of a two-person room, else null. */
   readonly partner: string | null;
   readonly isPrivate: boolean;
-  /** Where the room's stream stands, as far as pushes and summaries told. */
+  /** The position of the room's stream, as far as pushes and summaries have it. */
   readonly head: number;
   readonly readSeq: number;
   readonly unread: number;
-  /** What came after this was new to the reader; null when nothing was. It outlives the reading, to be shown. */
+  /** Later messages were new to the reader; null without any. It outlives the reading, to be shown. */
   readonly newSince: number | null;
   /** How far others have read, by name. */
   readonly readBy: ReadonlyMap<string, number>;
@@ -135,7 +135,7 @@ export function answered(room: Room, told: Told): Room {
 export function edited(room: Room, told: Omit<MessageEdited, "room" | "user">, head: number): Room {
   const change = (message: Message): Message =>
     message.deleted || told.deleted ? message : { ...message, text: told.text, editedAt: told.edited_at };
-  // What is replayed after the message was deleted has no text; its deletion comes behind it.
+  // A push that is replayed after the deletion of its message has no text; the deletion follows it.
   return { ...changed(room, told.seq, change), head: Math.max(room.head, head) };
 }
 
@@ -150,17 +150,17 @@ export function deleted(room: Room, told: Pick<MessageDeleted, "seq">, head: num
   };
 }
 
-/** Takes the news that somebody joined or left. */
+/** Applies a join or a leave. */
 export function noted(room: Room, kind: Note["kind"], { seq, user }: Pick<MemberChange, "seq" | "user">): Room {
   const others = room.members?.filter((member) => member !== user);
   const members = others && kind === "joined" ? [...others, user].sort() : others;
   const entries = find(room, seq) ? room.entries : inserted(room.entries, { kind, seq, user });
-  const isRead = room.unread === 0; // nobody has to read that somebody came
+  const isRead = room.unread === 0; // a join need not be read
   return {
     ...room,
     entries,
     members: members ?? null,
-    crowd: null, // in a crowd nobody is told of one by one
+    crowd: null, // in a crowd there are no pushes about single members
     head: Math.max(room.head, seq),
     readSeq: isRead ? Math.max(room.readSeq, seq) : room.readSeq,
   };
@@ -183,7 +183,7 @@ export function paged(room: Room, { messages, has_more }: History): Room {
   return { ...loaded, history: "loaded", hasEarlier: has_more };
 }
 
-/** Forgets what was said, to load it anew. */
+/** Forgets the messages, to load them again. */
 export function emptied(room: Room): Room {
   return { ...room, entries: [], history: "none", hasEarlier: false };
 }
@@ -199,7 +199,7 @@ export function turnedAway(room: Room): Room {
   return room.unread === 0 && room.newSince !== null ? { ...room, newSince: null } : room;
 }
 
-/** Somebody, or one's own other window, has read up to `seq`. */
+/** Another user, or one's own other window, has read up to `seq`. */
 export function readUpTo(room: Room, user: string, seq: number): Room {
   if (user !== room.me) {
     if ((room.readBy.get(user) ?? 0) >= seq) return room;

@@ -1,5 +1,5 @@
 /**
- * Chat on a client: asks and tells the service, listens, and keeps the rooms as signals.
+ * Chat on a client: sends requests, listens, and keeps the rooms as signals.
  *
  * A service that lacks an action costs that action only: no presence, no read positions, but the rest goes on.
  */
@@ -52,15 +52,15 @@ const SEND_TIMEOUT_MS = 60_000;
 const TYPING_AGAIN_MS = 3_000;
 /** People of so many two-person rooms are asked after when a connection opens; of the others when they are opened. */
 const PARTNERS_ASKED = 20;
-/** So many rooms `chat.rooms` tells of at most. */
+/** The maximal number of rooms in `chat.rooms`. */
 const MOST_LISTED = 1_000;
 
 export class Chat {
   readonly rooms: ReadonlySignal<ReadonlyMap<string, Room>>;
   readonly invitations = signal<readonly Invitation[]>([]);
-  /** Who types, by room. */
+  /** Typing users, by room. */
   readonly typing: ReadonlySignal<ReadonlyMap<string, Typing>>;
-  /** Who is there, as far as the service told. */
+  /** Users who are online, as far as the service reported. */
   readonly online: ReadonlySignal<ReadonlyMap<string, boolean>>;
   /** The room that is open. */
   readonly open = signal<string | null>(null);
@@ -236,11 +236,11 @@ export class Chat {
     this.#reading.soon(name);
   }
 
-  /** Tells the others that one types; not at every key, and not while there is no connection. */
+  /** Sends `chat.typing`; not at every key, and not without a connection. */
   tellTyping(name: string): void {
     const now = Date.now();
     if (now - this.#toldTyping < TYPING_AGAIN_MS || this.#client.state !== "open") return;
-    if (!this.#store.get(name)?.head) return; // nobody there to tell
+    if (!this.#store.get(name)?.head) return; // there is no other member
     this.#toldTyping = now;
     this.#ask("chat.typing", { room: name }).catch(() => {}); // not worth a word if it is lost
   }
@@ -295,7 +295,7 @@ export class Chat {
           this.#store.know(told.room);
           this.#store.update(told.room, (room) => summarised(room, told));
         }
-        if (this.#watched !== null) this.watch(this.#watched); // what was missed is replayed before one's eyes
+        if (this.#watched !== null) this.watch(this.#watched); // missed messages are replayed in view
         this.invitations.value = invitations ?? [];
         this.listed.value = true;
       });
@@ -305,7 +305,7 @@ export class Chat {
     }
   }
 
-  /** What a room that is open needs. */
+  /** Loads the data of an open room. */
   #look(name: string): void {
     if (this.#client.state !== "open") return; // when it is, all of this is asked for
     const room = this.#store.get(name);
@@ -390,7 +390,7 @@ export class Chat {
     this.invitations.value = this.invitations.peek().filter((invitation) => invitation.room !== room);
   }
 
-  /** Some of a room was missed and cannot be replayed: what is shown may have a gap, so load it anew. */
+  /** Some entries of a room were missed and cannot be replayed: the view may have a gap, so load it again. */
   #incomplete(stream: string): void {
     const room = [...this.rooms.peek().values()].find(({ name }) => streamOf(name) === stream);
     if (room === undefined) return;

@@ -100,7 +100,7 @@ class Resumption:
         self._ask_for(stream)
 
     def open(self, stream: str) -> None:
-        """A request was made whose answer says where the stream stands."""
+        """A request was made whose answer has the position of the stream."""
         self.positions.open(stream)
 
     def opened(self, stream: str, said: Any, again: bool) -> None:
@@ -110,7 +110,7 @@ class Resumption:
             stream: The stream.
             said: The ``seq`` of its answer; anything but an integer says nothing.
             again: The request was sent again on another connection: the answer may be the one of the first time, and
-                what was pushed between the two connections is nowhere.
+                pushes between the two connections are lost.
         """
         seq = whole(said)
         if seq is not None and seq >= 0:
@@ -183,7 +183,7 @@ class Resumption:
             self._act(Cancel(f"resume:{domain}"))
 
     def _give_up(self, stream: str) -> None:
-        """Nobody can tell what was missed in this stream: say so, and hold nothing back."""
+        """The missed part of this stream is unknown: report it, and hold nothing back."""
         ready = self.positions.skip(stream)
         self._act(Incomplete(stream, None))
         self._pass(ready)
