@@ -64,8 +64,8 @@ def render() -> str:
     for domain in domains():
         for action, (data, answer) in domain.ACTIONS.items():
             asked = types.name(data, "validation")
-            told = _EMPTY if answer is None else types.name(answer, "serialization")
-            actions.append(f'  "{action}": {{ data: {asked}; answer: {told} }};')
+            shown = _EMPTY if answer is None else types.name(answer, "serialization")
+            actions.append(f'  "{action}": {{ data: {asked}; answer: {shown} }};')
         for action, model in domain.PUSHES.items():
             pushes.append(f'  "{action}": {types.name(model, "serialization")};')
     return "\n".join(
@@ -131,10 +131,10 @@ class _Schema:
             return _EMPTY
         if schema["type"] == "object":
             # Requests allow more forms than answers: an exact amount is a number or a text, in answers a text.
-            told = name + "Told" if self._mode == "serialization" and self._differs(schema) else name
+            shown = name + "View" if self._mode == "serialization" and self._differs(schema) else name
             fields = [f"  {self._field(name, schema)}" for name in schema["properties"]]
-            self._types.declare(told, "\n".join([f"\n{about}export interface {told} {{", *fields, "}"]))
-            return told
+            self._types.declare(shown, "\n".join([f"\n{about}export interface {shown} {{", *fields, "}"]))
+            return shown
         self._types.declare(name, f"\n{about}export type {name} =\n  {self.type(schema)};")
         return name
 

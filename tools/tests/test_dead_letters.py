@@ -397,10 +397,10 @@ async def test_a_message_that_cannot_be_replayed_remains_parked(desk: Desk) -> N
     ("command", "settings", "status", "line"),
     [
         (
-            "list nobody",
+            "list unknown",
             {},
             1,
-            "there is no queue 'nobody.dead': no service of that name has run on this broker",
+            "there is no queue 'unknown.dead': no service of that name has run on this broker",
         ),
         ("replay a/b", {}, 1, "there is no queue 'a/b.dead'"),
         ("list orders --since soon", {}, 2, "--since 'soon': must be like 30m"),

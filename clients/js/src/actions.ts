@@ -39,9 +39,9 @@ export interface Pushes {
   "chat.joined": MemberChange;
   "chat.left": MemberChange;
   "chat.invited": Invitation;
-  "chat.typing": TypingTold;
-  "chat.read": ReadTold;
-  "chat.presence": PresenceTold;
+  "chat.typing": TypingPush;
+  "chat.read": ReadPush;
+  "chat.presence": PresencePush;
   "chat.crowd": CrowdCounted;
   "order.updated": OrderState;
 }
@@ -252,20 +252,20 @@ export interface MemberChange {
 }
 
 /** Push `chat.typing`. */
-export interface TypingTold {
+export interface TypingPush {
   room: string;
   user: string;
 }
 
 /** Push `chat.read`: `user` has read all up to `seq`. */
-export interface ReadTold {
+export interface ReadPush {
   room: string;
   user: string;
   seq: number;
 }
 
 /** Push `chat.presence`: the user's first connection is open, or the last one is gone. */
-export interface PresenceTold {
+export interface PresencePush {
   room: string;
   user: string;
   online: boolean;
@@ -321,7 +321,7 @@ export interface GetOrder {
   order_id: string;
 }
 
-export interface ItemTold {
+export interface ItemView {
   sku: string;
   quantity: number;
   unit_price: string;
@@ -338,7 +338,7 @@ export interface OrderView {
   updated_at: number;
   detail?: unknown;
   created_at: number;
-  items?: ItemTold[];
+  items?: ItemView[];
 }
 
 /** `data` of `order.list`. */

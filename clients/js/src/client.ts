@@ -135,7 +135,7 @@ export class Client {
    * Calls `listener(data, envelope)` for every push with this action; `*` takes all. Besides, the client's own events,
    * see {@link ClientEvents}.
    *
-   * @returns a function that takes the listener off
+   * @returns a function that removes the listener
    */
   on<Name extends keyof ClientEvents>(event: Name, listener: (...values: ClientEvents[Name]) => unknown): Off;
   on<Name extends string>(

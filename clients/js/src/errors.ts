@@ -32,7 +32,7 @@ export type WireErrorCode =
  * - `bad_url`, `no_websocket`: `connect` was called with something that cannot work.
  * - `no_token`: the `token` callback failed, took too long, or gave no token.
  * - `refused`: the server refused the connection; `details.status` is the HTTP status.
- * - `bad_frame`: the server sent something that is no envelope.
+ * - `bad_frame`: the server sent an invalid envelope.
  * - `overrun`: a stream's reader fell too far behind; `details.position` is where to go on from.
  * - `bad_storage`: positions could not be loaded or saved.
  */

@@ -29,7 +29,7 @@ export class Listeners {
   }
 }
 
-/** Calls `listener` when the signal, if any, aborts; what it gives back takes it off. */
+/** Calls `listener` when the signal, if any, aborts; the returned function removes it. */
 export function onAbort(signal: AbortSignal | undefined, listener: () => void): () => void {
   signal?.addEventListener("abort", listener);
   return () => signal?.removeEventListener("abort", listener);

@@ -138,8 +138,8 @@ export class Resumption {
 
   #resumed({ domain, asked }: Asked, streams: Record<string, unknown>): void {
     for (const [stream, position] of asked) {
-      const told = Object.hasOwn(streams, stream) ? streams[stream] : undefined;
-      const { seq, complete } = isObject(told) ? told : {};
+      const answered = Object.hasOwn(streams, stream) ? streams[stream] : undefined;
+      const { seq, complete } = isObject(answered) ? answered : {};
       if (!isPosition(seq)) {
         this.#giveUp(stream);
         continue;

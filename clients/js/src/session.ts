@@ -118,7 +118,7 @@ export class Session {
   };
 
   /** Messages of the gateway itself. A map: an action may have the name of an object's property. */
-  readonly #told = new Map<string, (data: Record<string, unknown>) => void>([
+  readonly #gatewayMessages = new Map<string, (data: Record<string, unknown>) => void>([
     ["session.welcome", (data) => this.#welcome(data)],
     ["session.expiring", () => this.#fetchToken("refresh")],
     ["session.closing", (data) => void (this.#closing = data)],
@@ -258,7 +258,7 @@ export class Session {
     }
     if (typeof envelope.correlation_id === "string" && this.#answer(envelope)) return;
     if (envelope.action === "error") return this.#report(TowpathError.fromWire(envelope.data));
-    this.#told.get(envelope.action)?.(envelope.data);
+    this.#gatewayMessages.get(envelope.action)?.(envelope.data);
     if (isDurable(envelope)) this.#resumption.arrive(envelope);
     else this.#act({ do: "push", envelope });
   }

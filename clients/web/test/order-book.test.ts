@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
-import { OrderBook, type OrderTold, isCancellable, withoutRepeats } from "../src/model/order-book.ts";
+import { OrderBook, type OrderData, isCancellable, withoutRepeats } from "../src/model/order-book.ts";
 
-const order = (order_id: string, revision = 1, more: Partial<OrderTold> = {}): OrderTold => ({
+const order = (order_id: string, revision = 1, more: Partial<OrderData> = {}): OrderData => ({
   order_id,
   revision,
   status: "submitted",

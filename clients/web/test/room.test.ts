@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
-import type { Message as Told } from "@towpath/client";
+import type { Message as MessageData } from "@towpath/client";
 
 import {
   type Room,
@@ -22,7 +22,7 @@ import {
   turnedAway,
 } from "../src/model/room.ts";
 
-const message = (seq: number, more: Partial<Told> = {}): Told => ({
+const message = (seq: number, more: Partial<MessageData> = {}): MessageData => ({
   room: "lobby",
   seq,
   user: "bob",
@@ -39,7 +39,7 @@ const summary = (seq: number, read_seq: number, unread: number) => ({
 });
 const away = { watching: false };
 const lobby = () => newRoom("lobby", "ana");
-const hear = (room: Room, ...messages: Told[]) => messages.reduce((so, told) => said(so, told, away), room);
+const hear = (room: Room, ...messages: MessageData[]) => messages.reduce((so, data) => said(so, data, away), room);
 const seqs = (room: Room) => room.entries.map(({ seq }) => seq);
 const texts = (room: Room) => room.entries.map((entry) => (entry.kind === "message" ? entry.text : entry.kind));
 

@@ -27,7 +27,7 @@ function problem(reason: Reason, { problems }: Words): string {
   }
 }
 
-function fields(told: unknown): string {
-  if (!Array.isArray(told)) return "";
-  return told.map(({ field, problem }: { field?: string; problem?: string }) => `${field}: ${problem}`).join("; ");
+function fields(data: unknown): string {
+  if (!Array.isArray(data)) return "";
+  return data.map(({ field, problem }: { field?: string; problem?: string }) => `${field}: ${problem}`).join("; ");
 }

@@ -8,7 +8,7 @@
 import type { CancelAnswer, OrderView, Status } from "@towpath/client";
 
 /** An order in answers, pushes and lists: the answer to a cancel has the fewest fields, the list the most. */
-export type OrderTold = CancelAnswer & Partial<OrderView>;
+export type OrderData = CancelAnswer & Partial<OrderView>;
 
 /** One state of an order. `status` is null for "it was created", with an unknown state. */
 export interface Moment {
@@ -19,7 +19,7 @@ export interface Moment {
   readonly refunded?: string;
 }
 
-export interface Order extends Readonly<OrderTold> {
+export interface Order extends Readonly<OrderData> {
   readonly timeline: readonly Moment[];
 }
 
@@ -41,17 +41,17 @@ export class OrderBook {
   }
 
   /** Takes one order's state. An order that is new here goes to the top. */
-  take(told: OrderTold): OrderBook {
-    const at = this.orders.findIndex((order) => order.order_id === told.order_id);
-    if (at < 0) return new OrderBook([merged(undefined, told), ...this.orders]);
-    return new OrderBook(this.orders.with(at, merged(this.orders[at], told)));
+  take(data: OrderData): OrderBook {
+    const at = this.orders.findIndex((order) => order.order_id === data.order_id);
+    if (at < 0) return new OrderBook([merged(undefined, data), ...this.orders]);
+    return new OrderBook(this.orders.with(at, merged(this.orders[at], data)));
   }
 
   /** Takes a page of the list, newest first, which begins at the top or goes on at the bottom. */
-  takePage(page: readonly OrderTold[], { older }: { older: boolean }): OrderBook {
+  takePage(page: readonly OrderData[], { older }: { older: boolean }): OrderBook {
     const known = new Map(this.orders.map((order) => [order.order_id, order]));
-    const listed = page.map((told) => merged(known.get(told.order_id), told));
-    const ids = new Set(page.map((told) => told.order_id));
+    const listed = page.map((data) => merged(known.get(data.order_id), data));
+    const ids = new Set(page.map((data) => data.order_id));
     const others = this.orders.filter((order) => !ids.has(order.order_id));
     const firstListed = this.orders.findIndex((order) => ids.has(order.order_id));
     // Orders above the list's first one were pushed while the list was in flight, or are newer than all of it.
@@ -60,17 +60,17 @@ export class OrderBook {
   }
 }
 
-function merged(known: Order | undefined, told: OrderTold): Order {
-  const timeline = withMoments(known?.timeline ?? [], told);
-  if (known === undefined) return { ...told, timeline };
+function merged(known: Order | undefined, data: OrderData): Order {
+  const timeline = withMoments(known?.timeline ?? [], data);
+  if (known === undefined) return { ...data, timeline };
   // An answer has fewer fields than a push; an older state still has the constant ones, such as the items.
-  const [older, newer] = told.revision >= known.revision ? [known, told] : [told, known];
+  const [older, newer] = data.revision >= known.revision ? [known, data] : [data, known];
   return { ...older, ...withoutNothing(newer), detail: newer.detail ?? detailAt(timeline, newer.revision), timeline };
 }
 
-function withMoments(timeline: readonly Moment[], told: OrderTold): readonly Moment[] {
+function withMoments(timeline: readonly Moment[], data: OrderData): readonly Moment[] {
   const moments = new Map(timeline.map((moment) => [moment.revision, moment]));
-  const { revision, status, updated_at, detail, refunded, created_at } = told;
+  const { revision, status, updated_at, detail, refunded, created_at } = data;
   const moment = withoutNothing({ revision, status, at: updated_at, detail, refunded });
   moments.set(revision, { ...moments.get(revision), ...moment });
   const isFirst = created_at === updated_at || revision <= 1;

@@ -11,7 +11,7 @@ import type {
   MessageDeleted,
   MessageEdited,
   RoomSummary,
-  Message as Told,
+  Message as MessageData,
 } from "@towpath/client";
 
 import { isDirect, partner } from "./names.ts";
@@ -91,17 +91,17 @@ export function newRoom(name: string, me: string, title?: string): Room {
 }
 
 /** Takes the service's word on a room. Pushes that are newer than it count on top. */
-export function summarised(room: Room, told: RoomSummary): Room {
-  const readSeq = Math.max(room.readSeq, told.read_seq);
+export function summarised(room: Room, data: RoomSummary): Room {
+  const readSeq = Math.max(room.readSeq, data.read_seq);
   const unread =
-    room.readSeq > told.read_seq
+    room.readSeq > data.read_seq
       ? unreadAfter(room, readSeq)
-      : told.unread + unreadAfter(room, Math.max(told.seq, readSeq));
+      : data.unread + unreadAfter(room, Math.max(data.seq, readSeq));
   return withDivider(room, {
     ...room,
-    title: room.partner ?? (told.title || room.name),
-    isPrivate: told.private ?? false,
-    head: Math.max(room.head, told.seq),
+    title: room.partner ?? (data.title || room.name),
+    isPrivate: data.private ?? false,
+    head: Math.max(room.head, data.seq),
     readSeq,
     unread,
     history: room.history === "stranger" ? "none" : room.history,
@@ -113,38 +113,38 @@ export function summarised(room: Room, told: RoomSummary): Room {
  *
  * @param watching Whether the person sees the end of the room, so that it is read at once.
  */
-export function said(room: Room, told: Told, { watching }: { watching: boolean }): Room {
-  const known = withMessage(room, told);
-  if (told.seq <= room.head) return known;
-  const isOwn = told.user === room.me;
+export function said(room: Room, data: MessageData, { watching }: { watching: boolean }): Room {
+  const known = withMessage(room, data);
+  if (data.seq <= room.head) return known;
+  const isOwn = data.user === room.me;
   // Whoever writes has seen what was there.
   const isRead = watching || (isOwn && room.unread === 0);
   return withDivider(room, {
     ...known,
-    head: told.seq,
-    readSeq: isRead ? Math.max(room.readSeq, told.seq) : room.readSeq,
-    unread: isRead || isOwn || told.deleted || told.seq <= room.readSeq ? room.unread : room.unread + 1,
+    head: data.seq,
+    readSeq: isRead ? Math.max(room.readSeq, data.seq) : room.readSeq,
+    unread: isRead || isOwn || data.deleted || data.seq <= room.readSeq ? room.unread : room.unread + 1,
   });
 }
 
 /** Takes a message that this page sent itself, as the answer has it; its push comes besides. */
-export function answered(room: Room, told: Told): Room {
-  return withMessage(room, told);
+export function answered(room: Room, data: MessageData): Room {
+  return withMessage(room, data);
 }
 
-export function edited(room: Room, told: Omit<MessageEdited, "room" | "user">, head: number): Room {
+export function edited(room: Room, data: Omit<MessageEdited, "room" | "user">, head: number): Room {
   const change = (message: Message): Message =>
-    message.deleted || told.deleted ? message : { ...message, text: told.text, editedAt: told.edited_at };
+    message.deleted || data.deleted ? message : { ...message, text: data.text, editedAt: data.edited_at };
   // A push that is replayed after the deletion of its message has no text; the deletion follows it.
-  return { ...changed(room, told.seq, change), head: Math.max(room.head, head) };
+  return { ...changed(room, data.seq, change), head: Math.max(room.head, head) };
 }
 
-export function deleted(room: Room, told: Pick<MessageDeleted, "seq">, head: number): Room {
-  const before = find(room, told.seq);
+export function deleted(room: Room, data: Pick<MessageDeleted, "seq">, head: number): Room {
+  const before = find(room, data.seq);
   const counted =
-    before?.kind === "message" && !before.deleted && before.user !== room.me && told.seq > room.readSeq;
+    before?.kind === "message" && !before.deleted && before.user !== room.me && data.seq > room.readSeq;
   return {
-    ...changed(room, told.seq, (message) => ({ ...message, text: "", deleted: true })),
+    ...changed(room, data.seq, (message) => ({ ...message, text: "", deleted: true })),
     head: Math.max(room.head, head),
     unread: counted ? Math.max(0, room.unread - 1) : room.unread,
   };
@@ -239,21 +239,21 @@ function withDivider(before: Room, after: Room): Room {
   return before.unread === 0 && after.unread > 0 ? { ...after, newSince: after.readSeq } : after;
 }
 
-function withMessage(room: Room, told: Told): Room {
-  const known = find(room, told.seq);
+function withMessage(room: Room, data: MessageData): Room {
+  const known = find(room, data.seq);
   const message: Message = {
     kind: "message",
-    seq: told.seq,
-    user: told.user,
-    text: told.text,
-    sentAt: told.sent_at,
-    editedAt: told.edited_at ?? null,
-    deleted: told.deleted === true || (told.deleted_at !== undefined && told.deleted_at !== null),
-    ref: told.client_ref ?? null,
+    seq: data.seq,
+    user: data.user,
+    text: data.text,
+    sentAt: data.sent_at,
+    editedAt: data.edited_at ?? null,
+    deleted: data.deleted === true || (data.deleted_at !== undefined && data.deleted_at !== null),
+    ref: data.client_ref ?? null,
   };
   if (known === undefined) return { ...room, entries: inserted(room.entries, message) };
   if (known.kind !== "message" || !isNewer(message, known)) return room;
-  return changed(room, told.seq, () => ({ ...message, ref: message.ref ?? known.ref }));
+  return changed(room, data.seq, () => ({ ...message, ref: message.ref ?? known.ref }));
 }
 
 function isNewer(message: Message, known: Message): boolean {

@@ -29,8 +29,8 @@ export class Presence {
     try {
       const { members, count } = await this.#ask(room);
       batch(() => {
-        const told = members.map(({ user, online }) => [user, online] as const);
-        this.online.value = new Map([...this.online.peek(), ...told]);
+        const data = members.map(({ user, online }) => [user, online] as const);
+        this.online.value = new Map([...this.online.peek(), ...data]);
         const names = members.map(({ user }) => user);
         this.#store.update(room, (known) => listed(known, names, count));
       });

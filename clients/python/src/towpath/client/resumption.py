@@ -147,12 +147,12 @@ class Resumption:
 
     def _resumed(self, request: _Asked, streams: dict[str, Any]) -> None:
         for stream, position in request.positions.items():
-            told = streams.get(stream)
-            seq = whole(told.get("seq")) if isinstance(told, dict) else None
-            if told is None or seq is None or seq < 0:
+            answered = streams.get(stream)
+            seq = whole(answered.get("seq")) if isinstance(answered, dict) else None
+            if answered is None or seq is None or seq < 0:
                 self._give_up(stream)
                 continue
-            ready, complete = self.positions.resumed(stream, position, seq, told.get("complete") is True)
+            ready, complete = self.positions.resumed(stream, position, seq, answered.get("complete") is True)
             if not complete:
                 self._act(Incomplete(stream, seq))
             self._pass(ready)

@@ -312,14 +312,14 @@ class MessageDeleted(Payload):
     deleted_at: int
 
 
-class TypingTold(Payload):
+class TypingPush(Payload):
     """Push ``chat.typing``."""
 
     room: str
     user: str
 
 
-class ReadTold(Payload):
+class ReadPush(Payload):
     """Push ``chat.read``: ``user`` has read all up to ``seq``."""
 
     room: str
@@ -327,7 +327,7 @@ class ReadTold(Payload):
     seq: int
 
 
-class PresenceTold(Payload):
+class PresencePush(Payload):
     """Push ``chat.presence``: the user's first connection is open, or the last one is gone."""
 
     room: str
@@ -378,8 +378,8 @@ PUSHES: Final[Mapping[str, type[Payload]]] = {
     "chat.joined": MemberChange,
     "chat.left": MemberChange,
     "chat.invited": Invitation,
-    "chat.typing": TypingTold,
-    "chat.read": ReadTold,
-    "chat.presence": PresenceTold,
+    "chat.typing": TypingPush,
+    "chat.read": ReadPush,
+    "chat.presence": PresencePush,
     "chat.crowd": CrowdCounted,
 }

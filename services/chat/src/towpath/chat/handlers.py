@@ -25,13 +25,13 @@ from towpath.protocol.chat import (
     MessageChanged,
     ReadHistory,
     ReadPosition,
-    ReadTold,
+    ReadPush,
     RoomList,
     SendDirect,
     SendMessage,
     Sent,
     Typing,
-    TypingTold,
+    TypingPush,
     stream_of,
 )
 from towpath.protocol.envelope import Envelope, make, now_ms

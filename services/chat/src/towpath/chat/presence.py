@@ -30,7 +30,7 @@ from towpath.chat.presence_events import Clock, mark
 from towpath.chat.reading import first_rooms
 from towpath.chat.settings import ChatSettings
 from towpath.chat.tables import CONNECTIONS, GATEWAYS, MEMBERS, PEOPLE, ROOMS
-from towpath.protocol.chat import PresenceTold, direct_users, is_direct, stream_of
+from towpath.protocol.chat import PresencePush, direct_users, is_direct, stream_of
 from towpath.protocol.envelope import make, now_ms
 from towpath.servicekit import Database, Push, TimerRun, batched, to_group, to_user
 
