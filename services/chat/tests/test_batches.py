@@ -266,5 +266,5 @@ class TestTwoReplicas:
 
 
 def _without_number(heard: Heard) -> tuple[str, bytes]:
-    """What was published, without the number of its changes of groups: that is higher each time."""
+    """The publications, without the number of membership changes, which is higher each time."""
     return heard.routing_key, re.sub(rb',"as_of":\d+', b"", heard.item)

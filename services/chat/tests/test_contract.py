@@ -1,4 +1,4 @@
-"""What the service takes and tells is what the protocol declares."""
+"""The service accepts and publishes exactly the models of the protocol."""
 
 import json
 from typing import Any
@@ -29,7 +29,7 @@ STORY: list[tuple[str, str, dict[str, Any]]] = [
     ("bob", "chat.resume", {"positions": {"chat:den": 2}}),
     ("bob", "chat.leave", {"room": ROOM}),
 ]
-#: What connections and gateways bring about.
+#: Actions caused by connections and gateways.
 BY_SIGNS = {"chat.presence", "chat.crowd"}
 
 

@@ -1,4 +1,4 @@
-"""What one user sends costs what it causes: bounded, whoever hears it."""
+"""A request costs its sender the deliveries that it causes: bounded, for any receivers."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -74,7 +74,7 @@ async def test_a_message_costs_one_delivery_for_each_receiving_connection(databa
     clock = Seconds()
     async with running(database_url, clock, deliveries_per_user=10, deliveries_burst=100) as chat:
         await a_hall(chat, users=5, connections=4)
-        clock.now += COUNTED_SECONDS + 60  # counted anew, and all buckets are full
+        clock.now += COUNTED_SECONDS + 60  # counted again, and all buckets are full
         await chat.dispatch(*[a_send(f"m-{number}") for number in range(6)])
         assert [chat.answer(f"m-{number}").action for number in range(5)] == ["chat.send.ok"] * 5
         assert chat.error("m-5") == "rate_limited"

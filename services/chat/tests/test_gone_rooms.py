@@ -1,4 +1,4 @@
-"""A private room that nobody is in any more is gone: its name is free, and nothing of it is visible."""
+"""A private room without members is deleted: its name is free, and nothing of it is visible."""
 
 import asyncio
 from typing import Any
@@ -20,7 +20,7 @@ from towpath.testkit.dispatching import (
 
 ROOM = "den"
 STREAM = "chat:den"
-SECRET = "what was said in the old den"
+SECRET = "a message of the old den"
 DAY = 86_400_000
 
 

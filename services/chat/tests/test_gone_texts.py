@@ -34,7 +34,7 @@ async def stored(chat: ServiceUnderTest) -> str:
 
 
 async def replayed(chat: ServiceUnderTest, after: int = 0) -> list[Envelope]:
-    """What a connection gets that resumes from ``after``."""
+    """The entries for a connection that resumes from ``after``."""
     chat.forget()
     await chat.dispatch(
         a_command("chat.resume", by="bob", on="c-9", positions={STREAM: after}, msg_id="resume")

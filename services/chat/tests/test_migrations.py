@@ -97,7 +97,7 @@ def a_push(room: str, place: int, action: str, **data: Any) -> str:
 
 
 def before_texts_were_gone() -> list[tuple[str, dict[str, Any]]]:
-    """What version 0006 kept: a message, one that was edited twice, one that was deleted; an empty private room."""
+    """The data of version 0006: a message, one that was edited twice, one that was deleted; an empty private room."""
     entries = {
         1: a_push("weavers", 1, "chat.joined", seq=1, user="alice"),
         2: a_push("weavers", 2, "chat.message", seq=2, user="bob", text="hello", sent_at=1),

@@ -1,4 +1,4 @@
-"""Presence: who is online, who is told, and what is not told."""
+"""Presence: which users are online, and the pushes about it."""
 
 import asyncio
 import random
@@ -39,7 +39,7 @@ class Clock:
 
 
 class Town:
-    """Chat, its clock, and the gateways that tell it of people."""
+    """Chat, its clock, and the gateways with their session events."""
 
     def __init__(self, chat: ServiceUnderTest, clock: Clock, presence: Presence) -> None:
         self.chat = chat
@@ -76,7 +76,7 @@ class Town:
         await self.hear(lives(WATCHING))
 
     def told(self, key: str | None = None) -> list[tuple[str, bool]]:
-        """Who was told to be online or not, since the last time this was asked."""
+        """The published presence changes since the last call."""
         pushes = self.chat.pushes(key, action="chat.presence")
         self.chat.forget()
         return [(push.data["user"], push.data["online"]) for push in pushes]
@@ -89,7 +89,7 @@ class Town:
 
 @pytest.fixture
 async def town(database_url: str) -> AsyncIterator[Town]:
-    """Alice and Bob are in a room; nobody is connected."""
+    """Alice and Bob are in a room, without connections."""
     async with Town.running(database_url) as town:
         await town.chat.dispatch(a_join(), a_join(by="bob"))
         town.chat.forget()
@@ -173,7 +173,7 @@ class TestConnections:
     async def test_the_list_of_members_shows_online_members(self, town: Town) -> None:
         assert await town.online() == set()
         await town.chat.dispatch(starts())
-        assert await town.online() == {"alice"}  # though nobody has been told yet
+        assert await town.online() == {"alice"}  # before any publish
         await town.settle()
         await town.hear(ends())
         assert await town.online() == {"alice"}

@@ -262,7 +262,7 @@ class TestPrivateRoom:
         )
         await chat.dispatch(an_invite("guest"))
         chat.forget()
-        for user in ("mallory", "guest"):  # who is invited is not in yet
+        for user in ("mallory", "guest"):  # an invited user is not a member yet
             cases: tuple[tuple[str, dict[str, Any]], ...] = (
                 ("chat.history", {}),
                 ("chat.members", {}),

@@ -72,7 +72,7 @@ async def a_database_of_before(url: str, orders: Iterable[dict[str, Any]]) -> No
         (1_230, "KWD", "12.300"),
         (5, "CLF", "0.0500"),
         (999_999_999_999_999, "KWD", "9999999999999.990"),
-        # What cannot be written in the currency as it should be stays as it was.
+        # Amounts that do not fit their currency stay unchanged.
         (9_990, "JPY", "99.90"),
         (1_000, "ZZZ", "10.00"),
         (1_000, "XAU", "10.00"),

@@ -1,4 +1,4 @@
-"""What people and other backends see of the orders service."""
+"""The orders service as users and other backends see it."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,7 +22,7 @@ from towpath.testkit.dispatching import Incoming, ServiceUnderTest, a_command, a
 
 
 class LostConnection(Exception):
-    """What a driver raises."""
+    """The errors of drivers."""
 
 
 def a_submit(order_id: str = "O-1", *, amount: Any = "9.00", **more: Any) -> Incoming:
