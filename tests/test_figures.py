@@ -131,7 +131,7 @@ def test_a_figure_on_a_page_is_the_one_in_the_code(page: str, words: str) -> Non
 def test_the_readme_quotes_the_benchmark() -> None:
     table = (ROOT / "docs/performance.md").read_text()
     compared = re.findall(
-        r"^\| [^|]* \| ([\d,]+) \| ([\d,]+) \| ([^|]*) \|$", _part("README.md", "What it costs"), re.M
+        r"^\| [^|]* \| ([\d,]+) \| ([\d,]+) \| ([^|]*) \|$", _part("README.md", "Performance"), re.M
     )
     assert len(compared) >= 3
     for ours, plain, ratio in compared:
@@ -189,6 +189,9 @@ _NOT_MODULES: Final = re.compile(r"towpath\.(commands|events|push|v1|token|db)\b
 def test_modules_and_files_named_on_a_page_exist(page: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
     modules = set(re.findall(r"`(towpath(?:\.\w+)+)`", text))
+    modules |= {
+        f"towpath.{name}" for name in re.findall(r"`((?:gateway|servicekit|testkit)(?:\.\w+)+)`", text)
+    }
     assert [name for name in modules if not _NOT_MODULES.match(name) and not _exists(name)] == []
     files = set(
         re.findall(r"`((?:libs|services|tools|tests|scripts|docs|bench|deploy|clients)/[\w./-]+)`", text)

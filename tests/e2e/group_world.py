@@ -114,7 +114,7 @@ class Gateway:
         return len(self._subscription._waiting)
 
     def connect(self, user: str) -> Session:
-        """What the entrance does once a connection is admitted."""
+        """Like the entrance once a connection is admitted."""
         session = Session(SocketStub(), Identity(user, expires_at=4e9), self._settings, self._limits)
         self.members.add(session)
         self._announcer.started(session)

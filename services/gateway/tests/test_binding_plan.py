@@ -22,7 +22,7 @@ class PlanUnderTest:
     """A plan, its inbox, and the code that carries out its steps.
 
     Attributes:
-        inbox: What leads into it.
+        inbox: Its bindings.
     """
 
     def __init__(self, **bounds: int) -> None:

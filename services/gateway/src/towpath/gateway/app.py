@@ -78,7 +78,7 @@ async def _open_lanes(
 ) -> AsyncIterator[BrokerAccess]:
     """The lanes for commands and for session events.
 
-    Persistent, as a client or a service relies on a confirm, and mandatory: a message without a queue must come back.
+    Persistent, as a client or a service relies on a confirm, and mandatory: a message without a queue is returned.
     """
     open_lanes = partial(Lanes.open, persistent=True, mandatory=True, app_id=_NAME)
     async with AsyncExitStack() as stack:
