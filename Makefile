@@ -5,7 +5,7 @@ UV := 0.13.9
 BIN := .venv/bin
 READY := .venv/ready
 PROJECTS := $(wildcard libs/*/pyproject.toml services/*/pyproject.toml tools/pyproject.toml clients/*/pyproject.toml)
-# What the image of deploy/Dockerfile holds: the tools, which bring the libraries, and every service.
+# The contents of the image of deploy/Dockerfile: the tools, which bring the libraries, and every service.
 RUNTIME := --package towpath-tools $(patsubst services/%/pyproject.toml,--package towpath-%,$(wildcard services/*/pyproject.toml))
 PACKAGES := clients/node_modules/.package-lock.json
 PAGE := clients/web/dist/index.html

@@ -31,7 +31,7 @@ HEAD: Final = """\
  */
 """
 
-#: Models whose fields are told in another form than they are asked in.
+#: Models with another form in answers than in requests.
 TOLD_OTHERWISE: Final = {"Item"}
 
 _PLAIN: Final = {

@@ -55,7 +55,7 @@ def sections() -> list[Section]:
 
 def _own(services: Mapping[str, type[BaseSettings]]) -> Iterator[Section]:
     for title, model in services.items():
-        yield title, "What differs from the above:", [model]
+        yield title, "Differences from the above:", [model]
 
 
 #: Read by ``towpath dev`` and ``towpath web``, and no option of theirs.

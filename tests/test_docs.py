@@ -81,7 +81,7 @@ def test_the_contract_lists_every_close_code_with_whether_to_reconnect() -> None
 
 
 @pytest.mark.parametrize("service", installed_services(), ids=lambda service: service.name)
-def test_every_action_of_a_service_is_told_and_no_other(service: InstalledService) -> None:
+def test_the_contract_lists_every_action_of_a_service_and_no_other(service: InstalledService) -> None:
     actions = {row[0].strip("`") for row in rows(section(service.name.capitalize())) if len(row) == 2}
     assert actions == set(service.definition().commands)
 

@@ -540,7 +540,7 @@ async def test_what_came_back_too_often_is_put_off_unhandled(desk: Desk) -> None
     delivery = await returned(desk, delivery, 5)
     await (await desk.dispatch(delivery))
     assert await desk.waits("echo.retry.5s") == [
-        "RepeatedlyUnsettled: it came back 5 times without being settled"
+        "RepeatedlyUnsettled: it was redelivered 5 times without being settled"
     ]
 
 

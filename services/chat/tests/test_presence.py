@@ -453,15 +453,15 @@ class TestManyPeople:
 
 class TestJudgement:
     @pytest.mark.parametrize("was_online", [True, False])
-    def test_who_is_connected_is_online(self, was_online: bool) -> None:
+    def test_a_connected_user_is_online(self, was_online: bool) -> None:
         state = PresenceState(is_connected=True, left_at=5)
         assert presence_at(state, was_online=was_online, now=100_000, grace=10) == (True, None)
 
-    def test_who_was_online_stays_so_for_the_grace(self) -> None:
+    def test_an_online_user_remains_online_for_the_grace_period(self) -> None:
         state = PresenceState(left_at=1000)
         assert presence_at(state, was_online=True, now=1009, grace=10) == (True, 1010)
         assert presence_at(state, was_online=True, now=1010, grace=10) == (False, None)
         assert presence_at(state, was_online=False, now=1009, grace=10) == (False, None)
 
-    def test_who_is_not_known_is_offline(self) -> None:
+    def test_an_unknown_user_is_offline(self) -> None:
         assert presence_at(PresenceState(), was_online=True, now=1_700_000_000_000, grace=10) == (False, None)

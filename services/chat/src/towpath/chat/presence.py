@@ -276,7 +276,7 @@ async def _save(connection: AsyncConnection, found: dict[str, tuple[bool, int | 
 def _pushes(user: str, online: bool, rooms: Iterable[str]) -> list[Push]:
     pushes: list[Push] = []
     for room in rooms:
-        change = make("chat.presence", PresenceTold(room=room, user=user, online=online).model_dump())
+        change = make("chat.presence", PresencePush(room=room, user=user, online=online).model_dump())
         if is_direct(room):
             pushes += [to_user(other, change) for other in direct_users(room) if other != user]
         else:
