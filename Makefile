@@ -1,11 +1,11 @@
-# Every target sets up what it needs; Python 3.11 or newer, make and git are enough to begin with.
+# Every target installs its own needs; Python 3.11 or newer, make and git have to be there.
 #   make run ARGS="--port 9000"      make test ARGS="-k resume"      make install PYTHON=/opt/python/bin/python3
 
 UV := 0.13.9
 BIN := .venv/bin
 READY := .venv/ready
 PROJECTS := $(wildcard libs/*/pyproject.toml services/*/pyproject.toml tools/pyproject.toml clients/*/pyproject.toml)
-# What the image of deploy/Dockerfile holds: the tools, which bring the libraries, and every service.
+# The contents of the image of deploy/Dockerfile: the tools, which bring the libraries, and every service.
 RUNTIME := --package towpath-tools $(patsubst services/%/pyproject.toml,--package towpath-%,$(wildcard services/*/pyproject.toml))
 PACKAGES := clients/node_modules/.package-lock.json
 PAGE := clients/web/dist/index.html
@@ -31,21 +31,22 @@ run: $(READY) $(PAGE)  ## run all of Towpath here: http://127.0.0.1:8000
 test: $(READY) $(PAGE)  ## run all tests; ARGS="-k resume" for some
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(or $(ARGS),-n auto)
 
-faults: $(READY)  ## break everything, and write docs/reliability.md; ARGS="--soak 30m" goes on for as long
+faults: $(READY)  ## run all fault trials, and write docs/reliability.md; ARGS="--soak 30m" for random faults
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/faults --faults all --page docs/reliability.md $(ARGS)
 
-abuse: $(READY)  ## flood it, and write docs/abuse.md; ARGS="-k resume" for some
+abuse: $(READY)  ## run all abuse trials, and write docs/abuse.md; ARGS="-k resume" for some
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/abuse --abuse all --abuse-page docs/abuse.md $(ARGS)
 
-bench: $(READY)  ## measure it beside its peers, and write docs/performance.md; ARGS="--quick" for a first look
+bench: $(READY)  ## measure it and its peers, and write docs/performance.md; ARGS="--quick" for three minutes
 	@$(BIN)/python -m bench $(ARGS)
 
-check: $(READY)  ## formatting, lint, types, architecture
+check: $(READY)  ## formatting, lint, types, architecture, words
 	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted: run $(BIN)/ruff format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@MYPYPATH=$(subst $() ,:,$(PROJECTS:pyproject.toml=src)) $(BIN)/mypy --no-error-summary .
 	@contracts=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$contracts"; exit 1; }
-	@echo "Clean: formatting, lint, types, architecture"
+	@$(BIN)/python scripts/words.py
+	@echo "Clean: formatting, lint, types, architecture, words"
 
 page: $(PAGE)  ## build the page, clients/web/dist
 	@:
@@ -54,11 +55,11 @@ up:  ## run it in containers, with RabbitMQ 4 and PostgreSQL
 	@docker compose version >/dev/null 2>&1 || { echo "make up needs Docker with the compose plugin: https://docs.docker.com/compose/install/"; exit 1; }
 	@docker compose up --build $(ARGS)
 
-docs: $(READY)  ## write what is generated: docs/reference/settings.md, clients/js/src/actions.ts
+docs: $(READY)  ## write the generated files: docs/reference/settings.md, clients/js/src/actions.ts
 	@$(BIN)/python scripts/settings.py
 	@$(BIN)/python scripts/actions.py
 
-lock: $(READY)  ## pin what is newest now, with hashes
+lock: $(READY)  ## pin the newest versions, with hashes
 	@$(BIN)/uv lock --quiet --upgrade
 	@$(BIN)/uv export --quiet --no-header --no-emit-workspace --all-packages --all-groups -o requirements.lock
 	@$(BIN)/uv export --quiet --no-header --no-emit-workspace --no-dev $(RUNTIME) -o requirements-runtime.lock

@@ -70,7 +70,7 @@ def main(
         _grow([works, systems, rounds, compare], axes, quick, out)
         return
     if axes is not None:
-        _stop("--axes chooses what --growth measures, and stands beside it.")
+        _stop("--axes chooses the axes of --growth: give both.")
     partial = quick or any(asked is not None for asked in (works, systems, rounds, peer_rounds))
     chosen_works = [known_works.work(name) for name in _chosen("--works", works, known_works.NAMES)]
     chosen_systems = [
@@ -127,7 +127,7 @@ async def _measure(
     command = " ".join(["python -m bench", *sys.argv[1:]])
     async with RabbitNode() as broker:
         with Screen(console, works, systems, rounds, scale) as screen, Databases() as databases:
-            measured = await Rounds(broker, databases, scale, screen.told).run(works, systems, rounds)
+            measured = await Rounds(broker, databases, scale, screen.report).run(works, systems, rounds)
         known = facts(broker)
     return Run(
         command,

@@ -1,6 +1,6 @@
 """Charts as SVG, written by hand: bars beside bars, and lines over a rate. Pure functions of what is drawn.
 
-One colour is Towpath's, one the baseline's, the rest are grey: who is who stands beside each bar and line.
+One colour is Towpath's, one the baseline's, the rest are grey: the name is beside each bar and line.
 """
 
 import math

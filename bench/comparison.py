@@ -9,9 +9,9 @@ from bench.works.interface import Work
 
 
 def comparison(earlier: Run, run: Run, works: Sequence[Work]) -> Table:
-    """What both have measured: main figures, ratios to the baseline, and the change of each.
+    """The common measurements of two runs: main figures, ratios to the baseline, and the change of each.
 
-    The change of the ratio is what tells: it says the same on a slower machine.
+    The change of the ratio matters: it is the same on a slower machine.
     """
     heads = ["", "system", "what", "then", "now", "change", f"× {BASELINE} then", "now", "change"]
     rows = []

@@ -10,7 +10,7 @@ from towpath.servicekit import Handler, Outcome, Service, ServiceSettings, run, 
 
 
 class Say(BaseModel):
-    """What ``echo.say`` takes."""
+    """The data of ``echo.say``."""
 
     text: str
 

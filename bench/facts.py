@@ -1,4 +1,4 @@
-"""What a figure depends on: machine and versions."""
+"""The conditions of a figure: machine and versions."""
 
 import os
 import platform

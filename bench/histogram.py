@@ -73,7 +73,7 @@ class Histogram:
 
     @classmethod
     def from_json(cls, values: Sequence[int]) -> Self:
-        """What :meth:`to_json` gave."""
+        """From the value of :meth:`to_json`."""
         first, *counts = values or [0]
         return cls({first + place: count for place, count in enumerate(counts) if count})
 

@@ -13,18 +13,18 @@ MOST_GENERATOR_SHARE: Final = 0.7
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one system did in one case of a work, in one round.
+    """The measurement of one system in one case of a work, in one round.
 
     Attributes:
         rate: Finished a second; ``None`` where a work is not about that.
         times: Of what finished within the window, in microseconds; ``None`` as above.
         cpu: Role (``gateway``, ``service``, ``broker``, ``generator``) → microseconds of CPU a finished message.
-        lost, duplicates, disorder: What never came, came twice, or came out of order.
+        lost, duplicates, disorder: Messages that never arrived, arrived twice, or arrived out of order.
         refused: Answered with an error.
         cut_off: Connections that the system closed.
         generator_share: The generator's CPU as a share of one core.
         elsewhere: The share of the machine that programs took which have no part in it.
-        figures: What else the work is about, by its title and unit: ``{"KiB a connection": 9.6}``.
+        figures: Further figures of the work, by title and unit: ``{"KiB a connection": 9.6}``.
         failure: Why nothing was measured.
     """
 
@@ -56,7 +56,7 @@ class Measurement:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """What :meth:`to_json` gave; unknown fields are ignored."""
+        """From the value of :meth:`to_json`; unknown fields are ignored."""
         known = {name.name for name in fields(cls)}
         kept = {name: value for name, value in values.items() if name in known}
         if kept.get("times") is not None:
@@ -72,7 +72,7 @@ class Run:
         facts: When, on what machine, with which versions: title → text.
         titles: System → what people call it.
         differences: System → what is not equal to the others.
-        command: What was called.
+        command: The command of the run.
     """
 
     command: str
@@ -90,7 +90,7 @@ class Run:
 
     @classmethod
     def load(cls, file: Path) -> Self:
-        """What :meth:`save` wrote.
+        """A file written by :meth:`save`.
 
         Raises:
             OSError, ValueError: The file is not there, or is something else.

@@ -1,4 +1,4 @@
-"""The page: docs/performance.md. A pure function of a run, so that a run can be told again without measuring."""
+"""The page: docs/performance.md. A pure function of a run, so that a run can be rendered again without measuring."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -12,19 +12,19 @@ from bench.works.interface import Work
 
 _OWN: Final = "towpath"
 _WIDTH: Final = 118
-#: Other programs may take this share of the machine without a word about it.
+#: Other programs may take this share of the machine without a note on the page.
 _QUIET: Final = 0.05
 
 _METHOD: Final = f"""\
 - One machine, one private RabbitMQ node, everything else real processes on 127.0.0.1. All share the cores, the load
-  generator too: figures compare systems with each other and say little about other machines.
-- Every system in turn within a round, each started afresh on an empty virtual host; the order rotates. Figures are
+  generator too: figures compare systems with each other; on other machines they differ.
+- Every system in turn within a round, each started fresh on an empty virtual host; the order rotates. Figures are
   medians over rounds, ratios (*× {BASELINE}*) the median of each round's own ratio to the baseline of the same round.
   Times are merged from all rounds.
 - The generator is one process with clients of a C library. Where it took more than {MOST_GENERATOR_SHARE:.0%} of a
   core it may have been the limit: such a figure is marked with *≥*; a ratio with *≥*, *≤* or *≈*.
-- Every message has a number. What is lost, comes twice, comes out of order or is refused is counted, and stands in
-  the last column; *nothing* is a finding.
+- Every message has a number. Lost, doubled, disordered and refused messages are counted, in the last column;
+  *nothing* is a finding.
 - *µs* are microseconds of CPU a finished message, in all processes of that role together."""
 
 
@@ -32,7 +32,7 @@ def page(run: Run, works: Sequence[Work], comparison: str = "") -> str:
     """The whole page as Markdown; the pictures of ``works`` are ``images/performance-<work>.svg``."""
     parts = [
         "# Performance",
-        "Towpath beside its peers, under the same work, on one machine at the same time.\n"
+        "Towpath and its peers under the same work, on one machine at the same time.\n"
         f"Written by `{run.command}`; do not edit.",
         _in_short(run, works),
         _facts(run),
@@ -40,7 +40,7 @@ def page(run: Run, works: Sequence[Work], comparison: str = "") -> str:
         *(_section(run, work) for work in works),
         "## How it is measured",
         _METHOD,
-        "## What is not equal",
+        "## Differences between the systems",
         _differences(run),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -71,8 +71,8 @@ def _facts(run: Run) -> str:
     rounds = {name: len({one.round for one in run.measurements if one.system == name}) for name in run.titles}
     most = max(rounds.values(), default=0)
     fewer = {times for times in rounds.values() if times < most}
-    told = f"; of the other peers {max(fewer)}" if fewer else ""
-    facts = {**run.facts, "Rounds": f"{most}{told}"}
+    others = f"; of the other peers {max(fewer)}" if fewer else ""
+    facts = {**run.facts, "Rounds": f"{most}{others}"}
     shares = [one.elsewhere for one in run.measurements if one.elsewhere]
     if shares and median(shares) > _QUIET:
         facts["Not alone"] = (

@@ -10,7 +10,7 @@ from bench.tables import direction, main_figure, ratio, summaries
 from bench.works.interface import Chart, Work
 
 _OWN: Final = "towpath"
-#: Who answers less than this share of what is asked for at a steady rate does not keep up.
+#: A system that answers less than this share of a steady rate does not keep up.
 _KEEPING_UP: Final = 0.97
 
 

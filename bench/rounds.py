@@ -22,21 +22,21 @@ from towpath.tools.rabbitmq_node import RabbitNode
 _REASON_LETTERS: Final = 200
 
 #: Round, work, case, system, share done (0–1) → nothing.
-Told = Callable[[int, Work, Case, System, float], None]
+Progress = Callable[[int, Work, Case, System, float], None]
 
 
 class Rounds:
     """Measures every case of every work on every system that can do it.
 
     Args:
-        told: Is told how far each measurement is.
+        progress: Called with the progress of each measurement.
     """
 
-    def __init__(self, broker: RabbitNode, databases: Databases, scale: Scale, told: Told) -> None:
+    def __init__(self, broker: RabbitNode, databases: Databases, scale: Scale, progress: Progress) -> None:
         self._broker = broker
         self._databases = databases
         self._scale = scale
-        self._told = told
+        self._progress = progress
 
     async def run(self, works: Sequence[Work], systems: Sequence[System], rounds: int) -> list[Measurement]:
         """All of it, ``rounds`` times."""
@@ -46,7 +46,7 @@ class Rounds:
                 able = self._scale.systems(work, systems, number)
                 start = number % max(len(able), 1)
                 for system in [*able[start:], *able[:start]]:
-                    # What is started alike is started once.
+                    # Systems with the same start are started once.
                     for _, cases in groupby(
                         work.cases(self._scale), lambda case: (case.gateways, case.postgres)
                     ):
@@ -81,7 +81,7 @@ class Rounds:
             for case in cases[len(measured) :]:
                 failed = Measurement(work.name, case.name, system.name, number, failure=_reason(error))
                 measured.append(failed)
-                self._told(number, work, case, system, 1.0)
+                self._progress(number, work, case, system, 1.0)
         finally:
             await self._broker.delete_vhost(vhost)
             shutil.rmtree(folder, ignore_errors=True)
@@ -103,21 +103,21 @@ class Rounds:
             running,
             others=lambda: {"database": database.pids, "broker": [broker_pid]},
             amqp_url=self._broker.url(vhost),
-            told=lambda share: self._told(number, work, case, system, share),
+            progress=lambda share: self._progress(number, work, case, system, share),
         )
 
     async def _measure_case(self, stage: Stage, work: Work, case: Case, number: int) -> Measurement:
-        stage.told(0.0)
+        stage.progress(0.0)
         try:
             fields = await work.measure(stage, case, self._scale)
         except Exception as error:
             fields = {"failure": _reason(error)}
-        stage.told(1.0)
+        stage.progress(1.0)
         return Measurement(work.name, case.name, stage.system.name, number, **fields)
 
 
 def _reason(error: BaseException) -> str:
-    """What it says first, and what a program said last."""
+    """The first line of an error, and the last output of a program."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     first, last = lines[0].removesuffix(" It printed:"), lines[-1].strip()
     return (first if len(lines) == 1 else f"{first} {last}")[:_REASON_LETTERS]

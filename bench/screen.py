@@ -1,4 +1,4 @@
-"""What is being done, on the terminal: one bar for all of it, one for the measurement at hand."""
+"""The progress on the terminal: one bar for all of it, one for the current measurement."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -44,7 +44,7 @@ class Screen:
     ) -> None:
         self._progress.stop()
 
-    def told(self, number: int, work: Work, case: Case, system: System, share: float) -> None:
+    def report(self, number: int, work: Work, case: Case, system: System, share: float) -> None:
         """How far one measurement is."""
         name = f"Round {number + 1} of {self._rounds}: {work.title}, {case.name}, {system.title}"
         self._progress.update(self._now, description=name, completed=share)

@@ -1,6 +1,6 @@
 """A service whose every request takes 5 ms: of a core (``slow.compute``), or of waiting (``slow.wait``).
 
-It stands for handlers that are the limit themselves, so that more replicas are the only help.
+It represents handlers that are the limit themselves, so that only more replicas help.
 """
 
 import asyncio
@@ -12,12 +12,12 @@ from pydantic import BaseModel
 from towpath.protocol.messages import Session
 from towpath.servicekit import Handler, Outcome, Service, ServiceSettings, run, serve_domain
 
-#: What a request takes, in seconds.
+#: The duration of a request, in seconds.
 REQUEST_SECONDS: Final = 0.005
 
 
 class Nothing(BaseModel):
-    """What a request says: nothing that matters."""
+    """The data of a request, without a meaning."""
 
 
 def compute(request: Nothing, session: Session, _: None) -> Outcome:

@@ -24,7 +24,7 @@ class GeneratorFailed(Exception):
 
 @dataclass(frozen=True)
 class Usage:
-    """Who has used how much CPU by now, in seconds.
+    """The CPU of each role so far, in seconds.
 
     Attributes:
         roles: By role.
@@ -49,7 +49,7 @@ class Usage:
         return cls(roles, ours, busy / os.sysconf("SC_CLK_TCK"), time.monotonic())
 
     def since(self, before: "Usage") -> dict[str, Any]:
-        """What was used between the two."""
+        """The CPU used between the two."""
         others = (self.machine - before.machine) - (self.ours - before.ours)
         offered = (self.at - before.at) * (os.cpu_count() or 1)
         return {
@@ -65,14 +65,14 @@ class Stage:
     Attributes:
         others: Gives role → processes of what does not belong to the system, ``broker`` and ``database``, as of now.
         amqp_url: The virtual host of the system.
-        told: Is given the share of a script that is done (0–1).
+        progress: Called with the finished share of a script (0–1).
     """
 
     system: System
     running: Running
     others: Callable[[], dict[str, list[int]]]
     amqp_url: str
-    told: Callable[[float], None]
+    progress: Callable[[float], None]
 
     @property
     def pids(self) -> dict[str, list[int]]:
@@ -134,7 +134,7 @@ class Stage:
         while line := await asyncio.wait_for(process.stdout.readline(), _SILENCE_SECONDS):
             said = json.loads(line)
             if "progress" in said:
-                self.told(said["progress"])
+                self.progress(said["progress"])
             elif "mark" in said:
                 name = said["mark"]
                 usage[name] = Usage.now(self.cpu(), process.pid)
@@ -152,12 +152,12 @@ class Stage:
         raise GeneratorFailed(said_last[-1] if said_last else "the generator ended without a word")
 
 
-#: What goes from a generator's result into a measurement as it is.
+#: Fields of a generator's result that a measurement takes unchanged.
 _COUNTED: Final = ("lost", "duplicates", "disorder", "refused", "cut_off", "generator_share", "elsewhere")
 
 
 def counted(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What went wrong, and how far to trust the result: fields of a :class:`~bench.measurement.Measurement`."""
+    """The faults, and the trustworthiness of the result: fields of a :class:`~bench.measurement.Measurement`."""
     return {name: result[name] for name in _COUNTED if name in result}
 
 

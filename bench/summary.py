@@ -1,4 +1,4 @@
-"""What several rounds say together. Pure functions of measurements.
+"""The summary of several rounds. Pure functions of measurements.
 
 Rates and figures are medians over rounds; ratios are the median of each round's own ratio, so that what the machine
 did in one round touches both sides; times are merged from all rounds; what was lost or doubled is added up.
@@ -12,7 +12,7 @@ from typing import Final
 from bench.histogram import Histogram
 from bench.measurement import Measurement
 
-#: What the others are compared to.
+#: The baseline of the comparison.
 BASELINE: Final = "bare"
 ROLES: Final = ("generator", "gateway", "service", "database", "broker")
 
@@ -28,7 +28,7 @@ class Summary:
         at_least: Whether the generator may have been the limit in a round: more than ``main`` may be possible.
         base_at_least: The same of the baseline: ``ratio`` may be less.
         spread: Lowest and highest of ``main`` over the rounds.
-        wrong: What went wrong, in words: "3 lost"; empty when nothing did.
+        wrong: The faults, in words: "3 lost"; empty without any.
         failure: Why there are no figures; or ``None``.
     """
 

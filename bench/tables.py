@@ -33,7 +33,7 @@ def table(run: Run, work: Work) -> Table:
     rows = summaries(run, work)
     columns: dict[str, list[str]] = {"": [row.case for row in rows]}
     columns["system"] = [run.titles[row.system] for row in rows]
-    if work.main == "p99":  # stands among the times
+    if work.main == "p99":  # it is among the times
         columns[work.rate_unit] = [number(row.rate) for row in rows]
     else:
         columns[work.unit] = [main_figure(row) for row in rows]
@@ -55,7 +55,7 @@ def table(run: Run, work: Work) -> Table:
 
 
 def direction(work: Work) -> str:
-    """What to say beside a figure of which less is better."""
+    """The note beside a figure of which less is better."""
     return " (less is better)" if work.lower_is_better else ""
 
 

@@ -31,7 +31,7 @@ HEAD: Final = """\
  */
 """
 
-#: Models whose fields are told in another form than they are asked in.
+#: Models with another form in answers than in requests.
 TOLD_OTHERWISE: Final = {"Item"}
 
 _PLAIN: Final = {
@@ -64,8 +64,8 @@ def render() -> str:
     for domain in domains():
         for action, (data, answer) in domain.ACTIONS.items():
             asked = types.name(data, "validation")
-            told = _EMPTY if answer is None else types.name(answer, "serialization")
-            actions.append(f'  "{action}": {{ data: {asked}; answer: {told} }};')
+            shown = _EMPTY if answer is None else types.name(answer, "serialization")
+            actions.append(f'  "{action}": {{ data: {asked}; answer: {shown} }};')
         for action, model in domain.PUSHES.items():
             pushes.append(f'  "{action}": {types.name(model, "serialization")};')
     return "\n".join(
@@ -90,7 +90,7 @@ class _Types:
         self.declarations: dict[str, str] = {}
 
     def name(self, model: type[BaseModel], mode: Mode) -> str:
-        """The type of a model's JSON: what may be sent (``validation``), or what is told."""
+        """The type of a model's JSON: in requests (``validation``), or in answers and pushes."""
         _, schema = models_json_schema([(model, mode)], ref_template="{model}")
         return _Schema(schema["$defs"], mode, self).type({"$ref": model.__name__})
 
@@ -130,11 +130,11 @@ class _Schema:
         if schema["type"] == "object" and not schema.get("properties"):
             return _EMPTY
         if schema["type"] == "object":
-            # What is asked may be told in another form: an exact amount is a number or a text then, now a text.
-            told = name + "Told" if self._mode == "serialization" and self._differs(schema) else name
+            # Requests allow more forms than answers: an exact amount is a number or a text, in answers a text.
+            shown = name + "View" if self._mode == "serialization" and self._differs(schema) else name
             fields = [f"  {self._field(name, schema)}" for name in schema["properties"]]
-            self._types.declare(told, "\n".join([f"\n{about}export interface {told} {{", *fields, "}"]))
-            return told
+            self._types.declare(shown, "\n".join([f"\n{about}export interface {shown} {{", *fields, "}"]))
+            return shown
         self._types.declare(name, f"\n{about}export type {name} =\n  {self.type(schema)};")
         return name
 
@@ -146,7 +146,7 @@ class _Schema:
         parts = part.get("anyOf", [part])
         may_be_null = {"type": "null"} in parts or ("default" in part and part["default"] is None)
         given = [one for one in parts if one != {"type": "null"}]
-        # What is None is not told: answers and pushes leave it out.
+        # A field that is None is left out of answers and pushes.
         may_lack = name not in schema.get("required", []) or (self._mode == "serialization" and may_be_null)
         return f"{name}{'?' if may_lack else ''}: {self.type({'anyOf': given})};"
 

@@ -55,7 +55,7 @@ def sections() -> list[Section]:
 
 def _own(services: Mapping[str, type[BaseSettings]]) -> Iterator[Section]:
     for title, model in services.items():
-        yield title, "What differs from the above:", [model]
+        yield title, "Differences from the above:", [model]
 
 
 #: Read by ``towpath dev`` and ``towpath web``, and no option of theirs.
@@ -66,7 +66,7 @@ PATHS: Final = {
 
 
 class Undocumented(Exception):
-    """A setting that no docstring tells of."""
+    """A setting without a text in the docstring."""
 
 
 def render() -> str:
@@ -76,7 +76,7 @@ def render() -> str:
         rows = [row for model in models for row in _rows(model)]
         parts += [f"## {title}\n", f"{lead}\n" if lead else "", "| setting | default | value | meaning |"]
         parts += ["| --- | --- | --- | --- |", *rows, ""]
-    parts += ["## `towpath dev`, `towpath web`\n", "Each stands for an option; the option itself wins.\n"]
+    parts += ["## `towpath dev`, `towpath web`\n", "Each sets an option; the option itself wins.\n"]
     parts += ["| setting | option | meaning |", "| --- | --- | --- |", *_option_rows()]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).rstrip() + "\n"
 
@@ -112,7 +112,7 @@ def _rows(model: type[BaseSettings]) -> Iterator[str]:
             continue
         field = model.model_fields[name]
         if name not in told:
-            raise Undocumented(f"{model.__name__}.{name}: tell of it in the docstring, below Attributes")
+            raise Undocumented(f"{model.__name__}.{name}: describe it in the docstring, below Attributes")
         variable = f"`{(PREFIX + name).upper()}`"
         yield f"| {variable} | {_default(field)} | {_value(field)} | {told[name]} |"
 

@@ -1,8 +1,8 @@
-"""What pages of the documentation show: code blocks as files, shell blocks as scripts, terminals as plays.
+"""Contents of the documentation's pages: code blocks as files, shell blocks as scripts, terminals as plays.
 
 * A block whose first line is a comment with a file's name, such as ``# chat.py``, is that file.
 * A ``console`` block is what a person sees in a terminal: commands after ``$``, what is printed, and what is typed.
-* ``…`` in what is printed stands for anything.
+* ``…`` in an output matches anything.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ class Block:
     """One fenced block.
 
     Attributes:
-        language: What stands behind the fence.
+        language: The word behind the fence.
         name: The file's, if it has one.
         text: Without the line that names it.
     """
@@ -73,7 +73,7 @@ def looks_like(printed: str, shown: str) -> bool:
 
 
 class Terminal:
-    """A shell in which somebody does what a page shows.
+    """A shell that follows a page.
 
     Attributes:
         printed: The lines so far.

@@ -1,7 +1,7 @@
-"""The clients' pages: what they show runs as it stands there, and their tables are what the code says.
+"""The clients' pages: their examples run unchanged, and their tables agree with the code.
 
 The nameless blocks of a page are one program, run in the order of the page against a real system. Blocks with a name
-are files of their own. What stands in a ``text`` block right behind is what must be printed.
+are files of their own. A program must print the ``text`` block right behind it.
 """
 
 import ast
@@ -48,26 +48,26 @@ SOURCES = {
 }
 WITH_NODE = str(ROOT / "scripts/with-node")
 
-#: What a row of "Limits and defaults" calls a constant of the code.
+#: A row of "Limits and defaults", and its constant in the code.
 CONSTANTS = {
     "pushes held behind a hole": "HELD_LIMIT",
     "first ceiling of the backoff": "FIRST_CEILING_MS",
     "its least ceiling once open": "SPREAD_MS",
     "its last ceiling": "LAST_CEILING_MS",
-    "longest advice of the server that is heeded": "LONGEST_ADVICE_MS",
+    "longest wait that a server can request": "LONGEST_ADVICE_MS",
     "wait for the gateway's welcome": "WELCOME_TIME_MS",
     "wait for the answer to a ping": "PONG_TIME_MS",
-    "pause before a token is asked for again": "REFRESH_AGAIN_MS",
-    "pause between two saves of positions": "SAVE_EVERY(?:_MS)?",
-    "time that `close` gives to what is under way": "CLOSE_TIME",
-    "time that the token function has, and loading a storage": "GIVEN_TIME_MS",
+    "wait before a failed token renewal is retried": "REFRESH_AGAIN_MS",
+    "wait between two saves of positions": "SAVE_EVERY(?:_MS)?",
+    "time that `close` waits for running listeners and frames": "CLOSE_TIME",
+    "time limit of the token function, and of loading a storage": "GIVEN_TIME_MS",
     "`connect({queueLimit})`": "queueLimit",
     "`request(…, {timeout})`": "REQUEST_TIME_MS",
     "`opened(timeout)`": "OPEN_TIME_MS",
     "`stream(…, {limit})`": "limit",
 }
 
-#: Between two blocks of the JavaScript page: the client has heard all that was said so far.
+#: Between two blocks of the JavaScript page: the client has received all messages so far.
 CAUGHT_UP = """
 for (const { room, seq } of (await client.request("chat.rooms")).rooms) {
   while ((client.positions[`chat:${room}`] ?? 0) < seq) await new Promise((resolve) => setTimeout(resolve, 5));
@@ -90,7 +90,7 @@ async def system(
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the JavaScript client is installed, from what ``npm pack`` packs as the page says."""
+    """A folder with the JavaScript client, installed from ``npm pack`` as the page shows."""
     folder = tmp_path_factory.mktemp("javascript")
     await run(shell(JAVASCRIPT).replace("--pack-destination .", f"--pack-destination {folder}"), folder=ROOT)
     await run("tar -xzf towpath-client-*.tgz", folder=folder)
@@ -104,7 +104,7 @@ async def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def node(package: Path) -> str:
-    """How to run Node with a ``WebSocket``, as the page says for Node 20."""
+    """The command for Node with a ``WebSocket``, as the page shows for Node 20."""
     (major,) = await run(f"{WITH_NODE} node -p 'parseInt(process.versions.node)'", folder=package)
     return f"{WITH_NODE} node --no-warnings " + ("--experimental-websocket" if int(major) < 22 else "")
 
@@ -115,7 +115,7 @@ def shell(page: str) -> str:
 
 
 def here(text: str, system: System, own: str) -> str:
-    """``text`` with the address of the test's gateway, and a room and a user that no other test has."""
+    """``text`` with the address of the test's gateway, and with a room and a user of its own."""
     text = re.sub(r"ws://127\.0\.0\.1:8080/ws|wss://example\.org/ws", system.urls[0], text)
     return re.sub(r"\bana\b", f"{own}_ana", text.replace("lobby", f"{own}_lobby"))
 
@@ -128,7 +128,7 @@ def shown_behind(page: str, block: Block) -> list[str]:
 
 
 def story(page: str, language: str) -> list[Block]:
-    """The program that a page tells."""
+    """The program that a page consists of."""
     blocks = [block for block in blocks_of(page, language) if block.name is None]
     assert len(blocks) >= 12
     return blocks
@@ -145,7 +145,7 @@ def compiled(block: Block) -> CodeType:
 
 
 async def caught_up(client: Client) -> None:
-    """Wait until the client has heard all that was said so far."""
+    """Wait until the client has received all messages so far."""
     answer = await client.request("chat.rooms")
     heads = {f"chat:{room['room']}": room["seq"] for room in answer["rooms"]}
     await eventually(lambda: client.positions.items() >= heads.items())
@@ -234,7 +234,7 @@ async def test_hello_says_hello(
 
 
 @in_one_loop
-async def test_the_page_in_a_browser_hears_what_is_said_after_it_was_closed(
+async def test_the_page_in_a_browser_receives_messages_sent_while_it_was_closed(
     system: System, package: Path, chromium_path: Path
 ) -> None:
     (package / "page.html").write_text(here(the_file(JAVASCRIPT, "page.html").text, system, "browser"))
@@ -266,7 +266,7 @@ async def test_the_page_in_a_browser_hears_what_is_said_after_it_was_closed(
 
 
 @in_one_loop
-async def test_the_examples_of_tests_pass(package: Path, node: str, tmp_path: Path) -> None:
+async def test_the_example_tests_of_the_pages_pass(package: Path, node: str, tmp_path: Path) -> None:
     (tmp_path / "test_waving.py").write_text(the_file(PYTHON, "test_waving.py").text)
     (package / "waving.test.mjs").write_text(the_file(JAVASCRIPT, "waving.test.mjs").text)
     await asyncio.gather(
@@ -291,7 +291,7 @@ async def test_the_javascript_page_passes_the_type_checker(package: Path) -> Non
     )
 
 
-async def test_what_is_built_as_the_python_page_says_holds_the_client(tmp_path: Path) -> None:
+async def test_the_wheels_of_the_python_page_hold_the_client(tmp_path: Path) -> None:
     settings = {"UV_NO_BUILD_ISOLATION": "1", "UV_OFFLINE": "1", "VIRTUAL_ENV": str(ROOT / ".venv")}
     await run(shell(PYTHON).replace("wheels", str(tmp_path)), folder=ROOT, settings=settings)
     held = await run("for wheel in *.whl; do python3 -m zipfile --list $wheel; done", folder=tmp_path)
@@ -300,7 +300,7 @@ async def test_what_is_built_as_the_python_page_says_holds_the_client(tmp_path: 
 
 
 @pytest.mark.parametrize("language", PAGES)
-def test_every_code_is_told_and_no_other(language: str) -> None:
+def test_a_page_lists_every_error_code_and_no_other(language: str) -> None:
     server, own = [
         [row for row in rows(section(PAGES[language], "Errors")) if len(row) == cells] for cells in (3, 2)
     ]
@@ -309,7 +309,8 @@ def test_every_code_is_told_and_no_other(language: str) -> None:
     }
     source = next(path for path in SOURCES[language] if path.stem == "errors").read_text()
     if language == "python":
-        known = set(re.findall(r"^\* ``(\w+)``:", source, re.M))
+        tree = source.partition("from this side")[2]
+        known = set(re.findall(r"^ {8}[├└]── (\w+)", tree, re.M)) - {"aborted"} | {"timeout"}
     else:
         (union,) = re.findall(r"export type LocalErrorCode =\n((?:  \| \"\w+\";?\n)+)", source)
         known = set(re.findall(r"\w+", union))
@@ -317,7 +318,7 @@ def test_every_code_is_told_and_no_other(language: str) -> None:
 
 
 @pytest.mark.parametrize("language", PAGES)
-def test_every_limit_is_what_the_code_says(language: str) -> None:
+def test_every_limit_of_a_page_is_the_default_in_the_code(language: str) -> None:
     calls: dict[str, Callable[..., Any]] = {
         "connect": connect, "request": Client.request, "opened": Client.opened, "stream": Client.stream
     }  # fmt: skip
@@ -332,7 +333,7 @@ def test_every_limit_is_what_the_code_says(language: str) -> None:
 
 
 @pytest.mark.parametrize("language", PAGES)
-def test_a_page_knows_which_close_codes_end_it_and_which_lead_elsewhere(language: str) -> None:
+def test_a_page_lists_the_final_close_codes_and_those_that_lead_to_another_address(language: str) -> None:
     told = section(PAGES[language], "States and reconnecting")
     verdicts = {row[0]: row[1] for row in rows(told) if row[0][0].isdigit()}
     closed = [name for name, verdict in verdicts.items() if verdict.startswith("`closed`")]
@@ -346,7 +347,7 @@ def test_a_page_knows_which_close_codes_end_it_and_which_lead_elsewhere(language
 
 
 @pytest.mark.parametrize("language", PAGES)
-def test_what_a_page_says_of_gateways_and_services_are_their_defaults(language: str) -> None:
+def test_figures_of_gateways_and_services_on_a_page_are_their_defaults(language: str) -> None:
     gateway, service = GatewaySettings.model_fields, ServiceSettings.model_fields
     hours = service["inbox_retention"].default / 3600
     told = [
@@ -363,14 +364,14 @@ def test_what_a_page_says_of_gateways_and_services_are_their_defaults(language: 
     assert "keep entries for a week" in words
 
 
-def test_the_pages_tell_of_the_same_things_in_the_same_order() -> None:
+def test_both_pages_have_the_same_sections_in_the_same_order() -> None:
     def headings(page: str) -> list[str]:
         return [title for title in re.findall(r"^## (.*)$", page, re.M) if not title.startswith("In ")]
 
     assert headings(PYTHON) == headings(JAVASCRIPT)
 
 
-def test_every_option_of_a_request_is_told() -> None:
+def test_a_page_lists_every_option_of_a_request() -> None:
     parameters = set(inspect.signature(Client.request).parameters) - {"self", "action", "data"}
     assert {row[0].strip("`") for row in rows(section(PYTHON, "Requests"))} == parameters
     surface = (ROOT / "clients/js/src/surface.ts").read_text()

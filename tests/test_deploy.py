@@ -1,4 +1,4 @@
-"""What runs in containers, checked as far as that goes without an engine.
+"""The containers' contents, checked as far as possible without an engine.
 
 docker-compose and hadolint read what they would read; the image's build stage is run step by step in a folder, and
 the programs it makes are started; the database script runs on a real PostgreSQL; the proxy is the real HAProxy, with
@@ -122,7 +122,7 @@ def test_every_setting_of_the_image_is_a_setting_of_some_program() -> None:
     assert [name for name in settings if name.removeprefix("TOWPATH_").lower() not in known] == []
 
 
-def test_the_page_is_served_with_options_that_there_are(services: dict[str, dict[str, Any]]) -> None:
+def test_the_page_is_served_with_existing_options(services: dict[str, dict[str, Any]]) -> None:
     program, command, *options = services["web"]["command"]
     shown = subprocess.run(
         [BIN / program, command, "--help"],
@@ -151,7 +151,7 @@ def test_every_secret_comes_from_a_variable() -> None:
     assert "development-only" not in json.dumps(given)
 
 
-def test_services_wait_for_what_they_need_and_have_time_to_drain(
+def test_services_wait_for_their_dependencies_and_have_time_to_drain(
     services: dict[str, dict[str, Any]],
 ) -> None:
     for name, service in services.items():
@@ -165,7 +165,7 @@ def test_services_wait_for_what_they_need_and_have_time_to_drain(
             assert GatewaySettings.model_fields["drain_timeout"].default < 45
 
 
-def test_all_that_is_mounted_or_built_exists(services: dict[str, dict[str, Any]]) -> None:
+def test_every_mounted_or_built_path_exists(services: dict[str, dict[str, Any]]) -> None:
     for service in services.values():
         for volume in service.get("volumes", []):
             assert volume["type"] == "volume" or Path(volume["source"]).is_file(), volume
@@ -226,14 +226,14 @@ def the_dockerfile() -> Dockerfile:
     return Dockerfile(*stages)
 
 
-def test_the_dockerfile_has_nothing_that_hadolint_minds() -> None:
+def test_hadolint_has_no_complaint_about_the_dockerfile() -> None:
     ran = subprocess.run(
         [BIN / "hadolint", ROOT / "deploy/Dockerfile"], capture_output=True, text=True, check=False
     )
     assert (ran.returncode, ran.stdout) == (0, "")
 
 
-def test_the_image_runs_as_nobody_special_and_says_how_it_is() -> None:
+def test_the_image_runs_as_an_unprivileged_user_with_a_health_check() -> None:
     final = the_dockerfile().final
     assert final.all("USER") == ["10001:10001"]
     assert "ENTRYPOINT" not in dict(final.instructions)
@@ -244,7 +244,7 @@ def test_the_image_runs_as_nobody_special_and_says_how_it_is() -> None:
 
 @pytest.fixture(scope="module")
 def build_context(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What .dockerignore lets into the build."""
+    """The build context that .dockerignore allows."""
     context = tmp_path_factory.mktemp("context")
     patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
     for name in exclude_paths(str(ROOT), patterns):
@@ -254,7 +254,7 @@ def build_context(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return context
 
 
-def test_all_that_is_copied_is_in_the_build_context(build_context: Path) -> None:
+def test_every_copied_file_is_in_the_build_context(build_context: Path) -> None:
     dockerfile = the_dockerfile()
     copies = [
         *dockerfile.page.all("COPY"),
@@ -267,7 +267,7 @@ def test_all_that_is_copied_is_in_the_build_context(build_context: Path) -> None
             assert (build_context / source).exists(), copy
 
 
-def test_no_test_no_cache_and_nothing_unknown_is_in_the_build_context(build_context: Path) -> None:
+def test_the_build_context_has_no_tests_caches_or_unknown_files(build_context: Path) -> None:
     parts = {part for path in build_context.rglob("*") for part in path.relative_to(build_context).parts}
     assert parts.isdisjoint({"tests", "test", "testkit", "__pycache__", ".git", ".venv", ".env", "deploy"})
     assert parts.isdisjoint({"node_modules", "dist"})
@@ -318,7 +318,7 @@ def build(stage: Stage, context: Path, source: Path, moved: dict[str, str], prog
 
 
 @pytest.mark.timeout(300)
-def test_the_page_of_the_image_is_a_page_with_its_files(page: Path) -> None:
+def test_the_page_of_the_image_has_its_files(page: Path) -> None:
     text = (page / "index.html").read_text()
     files = re.findall(r'(?:src|href)="\./([^"]+)"', text)
     assert "<title>Towpath" in text
@@ -361,7 +361,7 @@ def health_check() -> str:
     return command[2].replace('{os.environ["TOWPATH_ADMIN_PORT"]}', "PORT")
 
 
-def test_the_image_holds_what_is_locked_and_nothing_else(image: Path) -> None:
+def test_the_image_contains_the_locked_packages_only(image: Path) -> None:
     listed = subprocess.run(
         [BIN / "uv", "pip", "list", "--format=json", f"--python={image / 'bin/python'}"],
         capture_output=True,
@@ -377,14 +377,14 @@ def test_the_image_holds_what_is_locked_and_nothing_else(image: Path) -> None:
     assert installed.keys() - own <= pins("requirements-runtime.lock").keys()
 
 
-def test_the_image_gets_the_versions_that_are_tested() -> None:
+def test_the_image_has_the_tested_versions() -> None:
     tested, shipped = pins("requirements.lock"), pins("requirements-runtime.lock")
     assert {name: tested.get(name) for name in shipped} == shipped
     assert "pytest" not in shipped
 
 
 def pins(lock: str) -> dict[str, str]:
-    """Name → version, marker and hashes of a lock; no address stands in it."""
+    """Name → version, marker and hashes of a lock, which contains no address."""
     content = (ROOT / lock).read_text()
     assert "://" not in content
     requirements = re.findall(r"^([a-z0-9._-]+)(?:\[[^]]*\])?(==(?:.*\\\n)*.*)$", content, re.M)
@@ -451,7 +451,7 @@ async def test_each_service_owns_its_database_and_enters_no_other(
             await enter(foreign)
 
 
-async def test_a_role_of_a_service_may_make_no_role(service_databases: Postgres) -> None:
+async def test_a_role_of_a_service_cannot_create_a_role(service_databases: Postgres) -> None:
     engine = create_async_engine(service_databases.url("postgres"))
     async with engine.connect() as connection:
         rows = await connection.execute(
@@ -528,7 +528,7 @@ def at(port: int, admin_port: int) -> str:
     return f"127.0.0.1:{port} port {admin_port}"
 
 
-def test_haproxy_takes_the_configuration(haproxy: Path) -> None:
+def test_haproxy_accepts_the_configuration(haproxy: Path) -> None:
     ran = subprocess.run(
         [haproxy, "-c", "-f", ROOT / "deploy/haproxy.cfg"], capture_output=True, text=True, check=False
     )
@@ -560,7 +560,7 @@ async def two_gateways(processes: Processes, rabbitmq: Rabbit, tmp_path: Path) -
     return {process.name: process for process in started[:2]}
 
 
-async def test_people_of_a_gateway_that_stops_go_on_at_the_other_through_the_proxy(
+async def test_users_of_a_stopping_gateway_continue_on_the_other_through_the_proxy(
     haproxy: Path, two_gateways: dict[str, Process], processes: Processes, tmp_path: Path
 ) -> None:
     ports = {name: ports_of(process) for name, process in two_gateways.items()}
@@ -585,7 +585,7 @@ async def test_people_of_a_gateway_that_stops_go_on_at_the_other_through_the_pro
             assert answer["data"]["status"] == "submitted"
 
 
-async def test_a_refusal_of_a_draining_gateway_is_not_seen_through_the_proxy(
+async def test_a_refusal_by_a_draining_gateway_is_hidden_by_the_proxy(
     haproxy: Path, two_gateways: dict[str, Process], processes: Processes, tmp_path: Path
 ) -> None:
     async with a_draining_gateway() as (draining, refusals):

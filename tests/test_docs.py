@@ -48,45 +48,45 @@ def rows(text: str) -> list[list[str]]:
     return [row for n, row in enumerate(tables) if n not in heads and n - 1 not in heads]
 
 
-def test_the_settings_page_is_what_make_docs_writes() -> None:
+def test_the_settings_page_is_up_to_date() -> None:
     render = runpy.run_path(str(ROOT / "scripts/settings.py"))["render"]
     assert (ROOT / "docs/reference/settings.md").read_text() == render(), "run `make docs`"
 
 
-def test_the_settings_that_all_programs_know_are_what_make_docs_writes() -> None:
+def test_the_list_of_known_settings_is_up_to_date() -> None:
     script = runpy.run_path(str(ROOT / "scripts/settings.py"))
     assert script["NAMES"].read_text() == script["render_names"](), "run `make docs`"
 
 
-def test_the_types_of_the_javascript_client_are_what_make_docs_writes() -> None:
+def test_the_types_of_the_javascript_client_are_up_to_date() -> None:
     render = runpy.run_path(str(ROOT / "scripts/actions.py"))["render"]
     assert (ROOT / "clients/js/src/actions.ts").read_text() == render(), "run `make docs`"
 
 
-def test_every_field_of_an_envelope_is_told() -> None:
+def test_the_contract_lists_every_field_of_an_envelope() -> None:
     names = {name for row in rows(section("The envelope")) for name in re.findall(r"`(\w+)`", row[0])}
     assert names == set(Envelope.model_fields)
 
 
-def test_every_error_code_is_told_with_whether_to_try_again() -> None:
+def test_the_contract_lists_every_error_code_with_whether_it_is_retryable() -> None:
     told = {
         row[0].strip("`"): row[1] for row in rows(section("Answers, errors, repetitions")) if len(row) == 3
     }
     assert told == {code.value: "yes" if code.retryable else "no" for code in ErrorCode}
 
 
-def test_every_close_code_is_told_with_whether_to_come_back() -> None:
+def test_the_contract_lists_every_close_code_with_whether_to_reconnect() -> None:
     told = {int(row[0]): row[1] for row in rows(section("Close codes"))}
     assert told == {int(code): "yes" if should_reconnect(code) else "no" for code in CloseCode}
 
 
 @pytest.mark.parametrize("service", installed_services(), ids=lambda service: service.name)
-def test_every_action_of_a_service_is_told_and_no_other(service: InstalledService) -> None:
+def test_the_contract_lists_every_action_of_a_service_and_no_other(service: InstalledService) -> None:
     actions = {row[0].strip("`") for row in rows(section(service.name.capitalize())) if len(row) == 2}
     assert actions == set(service.definition().commands)
 
 
-def test_every_event_that_orders_takes_is_told() -> None:
+def test_the_contract_lists_every_event_that_orders_consumes() -> None:
     _, _, text = section("Orders").partition("**Events in**")
     listed, _, _ = text.partition("with data")
     assert set(re.findall(r"`(order\.\w+)`", listed)) == set(ORDERS.events)

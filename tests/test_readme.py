@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands there: the backend in plain AMQP, and the service in one file."""
+"""The README's examples run unchanged: the backend in plain AMQP, and the service in one file."""
 
 import asyncio
 import re
@@ -85,7 +85,7 @@ async def test_the_service_in_one_file_answers_through_the_gateway_as_it_is(
         assert (await ana.answer(waiting))["data"] == {"days": 3}
 
 
-async def test_two_replicas_of_the_service_in_one_file_tell_the_user_of_an_event_once(
+async def test_two_replicas_of_the_service_in_one_file_push_an_event_once(
     snippets: Path, processes: Processes, rabbitmq: Rabbit, gateway_url: str, tmp_path: Path
 ) -> None:
     await asyncio.gather(
@@ -115,7 +115,7 @@ def test_the_backend_in_node_is_javascript(tmp_path: Path) -> None:
     subprocess.run([find_or_install(NODE), "--check", tmp_path / "backend.mjs"], check=True)
 
 
-def test_every_target_of_make_that_is_shown_exists() -> None:
+def test_every_make_target_in_the_docs_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
     for page in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"):
         shown = set(re.findall(r"(?:^|`)make ([a-z]+)", (ROOT / page).read_text(), re.M))

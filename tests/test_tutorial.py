@@ -27,11 +27,11 @@ RUN, TERMINAL, PAGE, KILL, SERVICE = re.findall(r"^## (\d\. .*)$", TUTORIAL, re.
 
 
 class Walk:
-    """Somebody who does what the tutorial says.
+    """A reader who follows the tutorial.
 
     Attributes:
-        folder: Stands for the repository's folder; ``../hello`` is beside it.
-        settings: What keeps this run from others.
+        folder: In the role of the repository's folder; ``../hello`` is beside it.
+        settings: Settings that separate this run from others.
     """
 
     def __init__(self, folder: Path, amqp_url: str) -> None:
@@ -156,13 +156,13 @@ async def page(walk: Walk, chatted: object, client_package: None, chromium_path:
 
 
 @in_one_loop
-async def test_two_people_chat_in_two_terminals(walk: Walk, chatted: tuple[Terminal, Terminal]) -> None:
+async def test_two_users_chat_in_two_terminals(walk: Walk, chatted: tuple[Terminal, Terminal]) -> None:
     for play, terminal in zip(walk.plays(TERMINAL), chatted, strict=True):
         assert terminal.printed == [*filter(Play.is_printed, play.lines), "-- closed"]
 
 
 @in_one_loop
-async def test_a_page_is_in_the_same_room(walk: Walk, page: Page) -> None:
+async def test_a_page_joins_the_same_room(walk: Walk, page: Page) -> None:
     (play,) = walk.plays(PAGE)
     said = page.locator("#said li")
     async with walk.as_user("ana", play) as ana:
@@ -178,7 +178,7 @@ async def test_a_page_is_in_the_same_room(walk: Walk, page: Page) -> None:
 
 
 @in_one_loop
-async def test_a_killed_gateway_costs_nothing_that_was_said(walk: Walk, chatted: object) -> None:
+async def test_a_killed_gateway_loses_no_message(walk: Walk, chatted: object) -> None:
     start, kill = walk.shown(KILL, "sh")
     (play,) = walk.plays(KILL)
     joined, one, lost, back, *missed = play.lines
@@ -201,9 +201,7 @@ async def test_a_killed_gateway_costs_nothing_that_was_said(walk: Walk, chatted:
 
 
 @in_one_loop
-async def test_a_service_of_ones_own_is_called_from_a_program_and_heard_of_by_the_page(
-    walk: Walk, page: Page
-) -> None:
+async def test_a_service_of_your_own_serves_a_program_and_the_page(walk: Walk, page: Page) -> None:
     (start, *_) = walk.shown(SERVICE, "sh")
     (play,) = walk.plays(SERVICE)
     export, _, _ = walk.shown(KILL, "sh")[0].partition("\n")
@@ -237,7 +235,7 @@ async def test_the_types_of_the_service_are_checked(walk: Walk, client_package: 
     assert re.fullmatch(r"wrong\.ts\(13,\d+\): error TS2769: .*", report[0]), report
 
 
-def test_every_command_that_is_shown_exists() -> None:
+def test_every_shown_command_exists() -> None:
     shell = "\n".join(block.text for block in blocks_of(TUTORIAL) if block.language in ("sh", "console"))
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
     assert set(re.findall(r"\bmake ([a-z]+)", shell)) <= targets

@@ -3,7 +3,7 @@
 Guarantees: nothing here parses JSON or remembers what it saw, so that what is measured is the system and not the
 generator.
 
-Everything sent carries a number, and what comes back is recognised by it. Numbers are given by the generator, are
+Everything sent carries a number, which identifies its answers and pushes. Numbers are given by the generator, are
 below 10 ** 10 and are never used twice on one system. They are written with ten digits, so that reading one is a
 search for the text before it and one slice.
 """
@@ -20,7 +20,7 @@ DIGITS: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """What a client sends to open a WebSocket."""
+    """The request of a client that opens a WebSocket."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
     subprotocols: Sequence[str] = ()
@@ -80,7 +80,7 @@ class Dialect(Protocol):
         """Makes what another backend publishes to reach ``user`` on whatever gateway: number → publication."""
 
     def reply(self, frame: bytes) -> bytes | None:
-        """What must be sent back to a frame that is none of the above (a heartbeat), if anything."""
+        """The required reply to any other frame (a heartbeat), if any."""
 
 
 #: Each is a module of this folder, with a constant ``DIALECT``.

@@ -1,4 +1,4 @@
-"""What comes back is what was sent: the language of the limit."""
+"""Every reply equals the request: the language of the limit."""
 
 from typing import Final
 
@@ -12,7 +12,7 @@ class Echo(Plain):
     _sent = staticmethod(number_after(b'"msg_id":"'))
 
     def answered(self, frame: bytes) -> int | None:
-        # What is said in a room comes back as it was, to all: nobody gets an answer to it.
+        # A message to a room is echoed unchanged to all: it has no separate answer.
         return None if b'"room.say"' in frame else self._sent(frame)
 
     def refused(self, frame: bytes) -> int | None:

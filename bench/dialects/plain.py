@@ -10,7 +10,7 @@ PUSHES: Final = "bench.push"
 
 
 class Plain:
-    """See :class:`bench.dialects.Dialect`. Who listens hears ``room.said`` and ``user.told``."""
+    """See :class:`bench.dialects.Dialect`. Listeners get ``room.said`` and ``user.told``."""
 
     heard = staticmethod(number_after(b'"text":"'))
     correlated = staticmethod(number_after(b'"correlation_id":"'))

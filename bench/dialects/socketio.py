@@ -14,8 +14,8 @@ from bench.dialects import PADDING, Handshake, Publication, number_after
 class SocketIo:
     """A dialect; see :class:`bench.dialects.Dialect`.
 
-    Answers are the event ``answer``. A message to a room is ``said``, a push ``told``: in both the text begins with
-    the number.
+    Answers are the event ``answer``. A message to a room is ``said``, a push is ``told``: in both the text begins
+    with the number.
     """
 
     answered = staticmethod(number_after(b'"answer",{"number":"'))
@@ -52,7 +52,7 @@ class SocketIo:
         return lambda number: b"%s%010d%s%010d%s" % (head, number, middle, number, tail)
 
     def push(self, user: str) -> Callable[[int], Publication]:
-        # What a write-only manager publishes for `emit("told", {"text": …}, room=user)`.
+        # The message of a write-only manager for `emit("told", {"text": …}, room=user)`.
         emit = {
             "method": "emit",
             "event": "told",

@@ -1,6 +1,6 @@
 """STOMP 1.2 on a WebSocket, as RabbitMQ's Web-STOMP plugin speaks it; bodies are the envelopes of ``plain``.
 
-Answers come back on a temporary queue that the plugin makes for ``reply-to``; a room, and pushes to the user, are
+Answers arrive on a temporary queue that the plugin makes for ``reply-to``; a room, and pushes to the user, are
 subscriptions to an exchange: https://www.rabbitmq.com/docs/stomp#d.
 """
 
@@ -10,7 +10,7 @@ from typing import Final
 from bench.dialects import PADDING, Handshake
 from bench.dialects.plain import PUSHES, Plain
 
-#: Who may connect, and with what: for the time of a measurement, on its virtual host.
+#: User and password: for the time of a measurement, on its virtual host.
 LOGIN: Final = "bench"
 #: The queue of requests, and the exchange of rooms.
 REQUESTS: Final = "bench.work"
@@ -22,7 +22,7 @@ _SEND: Final = (
 
 
 class Stomp(Plain):
-    """See :class:`bench.dialects.Dialect`. What has no answer by itself asks for a receipt."""
+    """See :class:`bench.dialects.Dialect`. A frame without an answer asks for a receipt."""
 
     def handshake(self, user: str) -> Handshake:
         return Handshake(subprotocols=["v12.stomp"])

@@ -16,7 +16,7 @@ async def main() -> None:
     wanted = json.loads(await lines.readline())
     control = Control(lines)
     run = script(wanted.pop("script"))
-    gc.disable()  # what is made here lives to the end; looking for garbage would only make pauses
+    gc.disable()  # objects made here live to the end; a collection would only make pauses
     try:
         control.result(await run(control, **wanted))
     except Exception as error:

@@ -31,7 +31,7 @@ class Client(WSListener):
     Attributes:
         receive: Takes the frames; whoever uses the client sets it.
         ended: Whether the connection is over.
-        close_code: What the system said when it closed the connection.
+        close_code: The system's code when it closed the connection.
     """
 
     def __init__(self, user: str, dialect: Dialect) -> None:
@@ -99,7 +99,7 @@ class Client(WSListener):
         assert self._transport is not None
         self._transport.underlying_transport.pause_reading()
 
-    # What picows calls
+    # Called by picows
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         self._transport = transport
@@ -136,7 +136,7 @@ async def open_many(
     dialect: Dialect,
     *,
     at_once: int = 50,
-    told: Callable[[float], None] = lambda share: None,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> list[Client]:
     """Connect all users, by turns to each of ``urls``.
 
@@ -149,7 +149,7 @@ async def open_many(
     async def connect(place: int, user: str) -> None:
         async with gate:
             clients[place] = await Client.open(urls[place % len(urls)], user, dialect)
-        told(len(clients) / len(users))
+        progress(len(clients) / len(users))
 
     try:
         async with asyncio.TaskGroup() as tasks:

@@ -1,7 +1,7 @@
-"""What the runner and its generator say to each other: lines of JSON over the generator's pipes.
+"""Messages between the runner and its generator: lines of JSON over the generator's pipes.
 
 The generator stops at each *mark* of its script until the runner has looked: ``{"mark": "begin"}`` out, ``go`` in. In
-between it may tell how far it is. Last comes ``{"result": …}``, or ``{"failure": …}``.
+between it may report its progress. Last comes ``{"result": …}``, or ``{"failure": …}``.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ class Control:
     """The generator's end.
 
     Args:
-        lines: What the runner says.
+        lines: The lines of the runner.
     """
 
     def __init__(self, lines: asyncio.StreamReader) -> None:
         self._lines = lines
-        self._told = 0.0
+        self._reported = 0.0
 
     async def mark(self, name: str, **facts: Any) -> None:
         """Say that the script is here, and wait until the runner lets it go on."""
@@ -31,8 +31,8 @@ class Control:
     def progress(self, share: float) -> None:
         """Say how much of the script is done (0–1); five times a second are enough, the rest is dropped."""
         now = time.monotonic()
-        if now - self._told >= 0.2:
-            self._told = now
+        if now - self._reported >= 0.2:
+            self._reported = now
             self._say({"progress": round(share, 3)})
 
     def result(self, result: dict[str, Any]) -> None:

@@ -69,7 +69,7 @@ class Talk:
         self._clients[speaker].send(self._say[room](number))
 
     def faults(self) -> dict[str, int]:
-        """What went wrong for its members."""
+        """The faults of its members, in words."""
         return {
             "lost": sum(len(left) for _, left in self.waiting.values()),
             "refused": self.refused,
@@ -127,11 +127,11 @@ async def run(
 ) -> dict[str, Any]:
     """Talk for ``warm_up`` seconds, then count messages for ``seconds``.
 
-    Everybody is a member of their rooms (:func:`members_of`) already. Marks: ``joined`` when all hear them; ``begin``
+    All members are in their rooms (:func:`members_of`) already. Marks: ``joined`` when all receive them; ``begin``
     and ``end`` of the window.
 
     Args:
-        control: Who looks on.
+        control: The runner.
         urls: Where to connect.
         language: ``towpath``.
         prefix: Of the names of users and rooms.
@@ -170,7 +170,7 @@ async def _hears(client: Client, room: str) -> None:
 
 
 async def _talk(talk: Talk, rate: float, stop: asyncio.Event) -> None:
-    """What one tick is late with, it says at once, with the times it should have had."""
+    """A late tick sends all its overdue messages at once, with their due times."""
     start, said, step = clock(), 0, 1e9 / rate
     while not stop.is_set():
         due = int((clock() - start) / step)

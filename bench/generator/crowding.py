@@ -16,6 +16,6 @@ async def run(
     people = names("c", max(sizes))
     crowd: list[Client] = []
     for size in sizes:
-        crowd += await open_many(people[len(crowd) : size], urls, speaking, told=control.progress)
+        crowd += await open_many(people[len(crowd) : size], urls, speaking, progress=control.progress)
         await control.mark("size", size=size)
     return {"cut_off": sum(client.ended for client in crowd)}

@@ -30,7 +30,7 @@ async def run(
     connected = await open_many(people[:some], urls, speaking)
     await asyncio.sleep(settle)
     await control.mark("some")
-    connected += await open_many(people[some:], urls, speaking, told=control.progress)
+    connected += await open_many(people[some:], urls, speaking, progress=control.progress)
     await asyncio.sleep(settle)
     await control.mark("all")
     idle = await Window().watch(control, seconds)

@@ -14,10 +14,10 @@ _AT_ONCE: Final = 50
 
 
 async def join_all(clients: Sequence[Client], room: str, speaking: Dialect) -> None:
-    """Let everybody join ``room``.
+    """Let every client join ``room``.
 
     Raises:
-        TimeoutError: Somebody is not in it in time.
+        TimeoutError: A client is not in it in time.
     """
     gate = asyncio.Semaphore(_AT_ONCE)
 

@@ -1,11 +1,11 @@
-"""What one receiver has heard of one sequence, and what it should have."""
+"""The received and the expected numbers of one receiver and one sequence."""
 
 
 class Ledger:
     """Numbers that ought to come one after the other, each once.
 
     Attributes:
-        duplicates, disorder: How many came again, and how many after a later one.
+        duplicates, disorder: How many were repeated, and how many arrived after a later one.
     """
 
     __slots__ = ("_missing", "_next", "disorder", "duplicates")

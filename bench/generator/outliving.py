@@ -32,7 +32,7 @@ async def run(
     Returns the longest wait for a confirm before and after, in milliseconds.
 
     Args:
-        control: Who looks on; who kills the gateway at the mark.
+        control: The runner, which kills the gateway at the mark.
         urls: Of two gateways.
         language: The dialect.
         amqp_url: Where the backend publishes.
@@ -41,7 +41,7 @@ async def run(
     """
     speaking = dialect(language)
     dying, living = urls
-    await open_many(names("u", clients), [dying], speaking, told=control.progress)
+    await open_many(names("u", clients), [dying], speaking, progress=control.progress)
     bystanders = await open_many(names("b", _BYSTANDERS), [living], speaking)
     receivers = [
         Receiver(place, client, speaking, lambda number: None) for place, client in enumerate(bystanders)

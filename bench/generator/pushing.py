@@ -70,7 +70,7 @@ class Pushing:
         self._publishing: set[asyncio.Task[None]] = set()
 
     def push(self) -> None:
-        """Send one to somebody."""
+        """Send one to one user."""
         receiver = self._dice.choice(self.receivers)
         self.waiting[receiver.next] = clock()
         task = asyncio.create_task(self._backend.publish(receiver.push()))
@@ -100,7 +100,7 @@ async def run(
     """Push for ``warm_up`` seconds, then count for ``seconds``; marks: ``begin`` and ``end`` of the window.
 
     Args:
-        control: Who looks on.
+        control: The runner.
         urls: Where to connect; users are on all of them by turns.
         language: The dialect.
         amqp_url: Where the backend publishes.
@@ -108,7 +108,7 @@ async def run(
         in_flight: Pushes on their way.
     """
     speaking, window = dialect(language), Window()
-    connected = await open_many(names("u", clients), urls, speaking, told=control.progress)
+    connected = await open_many(names("u", clients), urls, speaking, progress=control.progress)
     async with Backend.open(amqp_url) as backend:
         pushing = Pushing(connected, speaking, backend, window)
         for _ in range(in_flight):

@@ -100,11 +100,11 @@ async def run(
     """Ask ``count`` times for each of the kinds; marks: ``begin`` and ``end``.
 
     Args:
-        control: Who looks on.
+        control: The runner.
         urls: Where to connect.
         language: ``towpath``.
         room: A room that ``user`` is in.
-        user: Who asks.
+        user: The asking user.
         head: The place of the last message there.
         count: Requests of each kind.
     """

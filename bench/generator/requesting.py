@@ -1,6 +1,6 @@
 """Requests and their answers: in a closed loop (each client has some in flight) or an open one (a fixed rate).
 
-Guarantees: a request is counted once, whatever comes back: answered, refused or lost; what is answered twice or out
+Guarantees: a request is counted once, as answered, refused or lost; a second answer, or one out
 of the order it was asked in is counted too. In an open loop times run from when a request *should* have been sent, so
 that a system that stalls cannot keep its load away (coordinated omission).
 """
@@ -18,7 +18,7 @@ from towpath.testkit.eventually import eventually
 
 #: Each client numbers its own; its numbers begin at its place times this.
 SPAN: Final = 1_000_000
-#: What must have been asked once before a kind can be.
+#: The actions that a kind needs first.
 _FIRST: Final = {"order.get": "order.first"}
 _FIRST_SECONDS: Final = 30.0
 _LAST_SECONDS: Final = 10.0
@@ -29,7 +29,7 @@ Make = Callable[[int], bytes]
 
 
 class Tally:
-    """What all clients count together."""
+    """The counts of all clients together."""
 
     def __init__(self, window: Window) -> None:
         self.window = window
@@ -41,7 +41,7 @@ class Asker:
 
     Attributes:
         waiting: Number → when it was sent, or should have been, in nanoseconds.
-        then: What to do when a request has its answer.
+        then: Called when a request has its answer.
     """
 
     def __init__(self, place: int, client: Client, speaking: Dialect, make: Make, tally: Tally) -> None:
@@ -110,10 +110,10 @@ async def run(
     """Ask for ``warm_up`` seconds, then count for ``seconds``; marks: ``begin`` and ``end`` of the window.
 
     Args:
-        control: Who looks on.
+        control: The runner.
         urls: Where to connect.
         language: The dialect.
-        kind: What to ask.
+        kind: The kind of request.
         clients: How many.
         in_flight: Requests of each that have no answer yet, in a closed loop.
         rate: Requests a second of all together; makes it an open loop.

@@ -1,7 +1,7 @@
-"""A gateway dies, and all its people come back to another and go on where they were.
+"""A gateway dies, and all its users connect to another and resume.
 
-What is said while they are away, and while they come back, is counted by its place in the stream: nothing may be
-missing. What they have already they drop, and what comes before its turn they keep, as every client does; both are
+Messages during their absence, and during the reconnects, are counted by their position in the stream: none may be
+missing. Duplicates they drop, and early pushes they hold, as every client does; both are
 counted, too.
 """
 
@@ -21,7 +21,7 @@ from towpath.testkit.eventually import eventually
 _AT_ONCE: Final = 500
 _BEFORE: Final = 3  # messages to each room while all is well,
 _AWAY: Final = 3  # and while its people are away
-_EVERY_SECONDS: Final = 0.5  # one more to each room while they come back
+_EVERY_SECONDS: Final = 0.5  # one more to each room during the reconnects
 _PATIENCE_SECONDS: Final = 60.0
 _CONNECT_SECONDS: Final = 10.0  # as the clients in Python and JavaScript
 _LAST_SECONDS: Final = 10.0
@@ -58,7 +58,7 @@ class Traveller:
     """One of those whose gateway dies.
 
     Attributes:
-        heard: What came of the room's stream.
+        heard: The received entries of the room's stream.
         position: The last of it.
         resumed: Done when the service has answered that all is there.
     """
@@ -93,7 +93,7 @@ class Traveller:
 
 
 class Return:
-    """Travellers coming back, 500 at a time.
+    """Travellers reconnecting, 500 at a time.
 
     Attributes:
         failed: Connects that failed, and were tried again, as clients do.
@@ -136,12 +136,12 @@ class Return:
 async def run(
     control: Control, *, urls: Sequence[str], language: str, rooms: int, members: int
 ) -> dict[str, Any]:
-    """Let the first gateway die (mark ``death``), and its people come back to the second.
+    """Let the first gateway die (mark ``death``), and its users connect to the second.
 
-    Marks ``begin`` and ``end`` are when they begin to come back, and when all have resumed.
+    Marks ``begin`` and ``end`` are the first reconnect, and the last complete resume.
 
     Args:
-        control: Who looks on; who kills the gateway at the mark.
+        control: The runner, which kills the gateway at the mark.
         urls: Of two gateways.
         language: ``towpath``; no other system can resume.
         rooms: How many.
@@ -171,7 +171,7 @@ async def run(
     result = await window.during(control, coming_back.of_all(travellers))
     going_on.cancel()
     await _say(speakers, 0)
-    with contextlib.suppress(AssertionError):  # who misses something is counted
+    with contextlib.suppress(AssertionError):  # missing messages are counted
         await eventually(lambda: _all_at_the_end(travellers, speakers), timeout=_LAST_SECONDS)
     return result | _faults(travellers, speakers) | {"refused": coming_back.failed}
 

@@ -86,11 +86,11 @@ class Room:
 
     @property
     def silent(self) -> bool:
-        """Whether everybody has heard everything."""
+        """Whether every member has received everything."""
         return not self.left
 
     def faults(self) -> dict[str, int]:
-        """What went wrong for its members."""
+        """The faults of its members, in words."""
         ledgers = [member.ledger for member in self.members]
         return {
             "lost": sum(ledger.lost(self._next) - self.refusals for ledger in ledgers),
@@ -148,14 +148,14 @@ async def run(
     message.
 
     Args:
-        control: Who looks on.
+        control: The runner.
         urls: Where to connect; members of a room are on all of them.
         language: The dialect.
         rooms: How many.
-        members: Of each room; nobody is in two.
+        members: Of each room; each user is in one.
         in_flight: Messages that are on their way in each room.
         letters: The length of a message's text, besides its number.
-        stalled: Members of each room who read nothing more once they are in it; nobody waits for them.
+        stalled: Members of each room who stop reading once they are in it; the others do not wait for them.
     """
     speaking, window = dialect(language), Window()
     clients = await open_many(names("u", rooms * members), urls, speaking)
@@ -176,7 +176,7 @@ async def run(
     for one in talking:
         for _ in range(in_flight):
             one.speak()
-    # Joining may have told much to many: the first message comes after all of that.
+    # Joins may have caused many pushes: the first message is sent after all of them.
     await eventually(lambda: all(one.finished for one in talking), timeout=_FIRST_SECONDS)
     await asyncio.sleep(warm_up)
     result = await window.watch(control, seconds)

@@ -15,7 +15,7 @@ class Window:
 
     Attributes:
         open: Whether things count just now.
-        count: What was finished.
+        count: The number of finished operations.
         times: How long each took.
     """
 

@@ -1,4 +1,4 @@
-"""What an axis is: what grows, what is measured at each size, and how that is drawn."""
+"""An axis: a growing size, a measurement at each size, and its charts."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -34,8 +34,8 @@ class Axis:
     Attributes:
         name: The word in files and results.
         title: The heading of its chapter.
-        about: What is done and measured: shown above its chart.
-        across: What its sizes count.
+        about: The load and the measurement: shown above its chart.
+        across: The unit of its sizes.
         sizes: From small to large.
         quick: Those for a first look.
         even: Whether its sizes are few, and drawn as they are.

@@ -1,6 +1,6 @@
 """Charts of growth as SVG: panels side by side, lines over a logarithmic or even scale, and up from zero.
 
-What stays flat looks flat, since every panel begins at zero. Pure functions of what is drawn.
+A constant looks constant, since every panel begins at zero. Pure functions of the figures.
 """
 
 import math

@@ -41,7 +41,7 @@ def run(*, quick: bool, names: Collection[str], out: Path | None, console: Conso
         out: The folder, if it is not the usual one.
 
     Raises:
-        Trouble: Something could not be measured, or there is nothing to add it to. What could is in growth.json.
+        Trouble: A measurement failed, or there is no run to add it to. The finished ones are in growth.json.
     """
     chosen = [axis for axis in AXES if axis.name in names]
     folder = out or (_PARTIAL if quick else _FULL)
@@ -80,11 +80,11 @@ async def _measure(scale: Scale, axes: Sequence[Axis], console: Console) -> Grow
         with Databases() as databases, progress:
             bar = progress.add_task("Growth")
 
-            def told(point: Point) -> None:
+            def measured(point: Point) -> None:
                 points.append(point)
                 progress.advance(bar)
 
-            field = Field(broker, databases, scale, told)
+            field = Field(broker, databases, scale, measured)
             progress.update(bar, total=sum(len(axis.chosen(field)) * axis.variants for axis in axes))
             for axis in axes:
                 progress.update(bar, description=axis.title)

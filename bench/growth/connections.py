@@ -20,7 +20,7 @@ _AT_CONNECT: Final = ("gateway", _HEARS, "broker")
 async def measure(field: Field, sizes: Sequence[int]) -> None:
     """Let the crowd grow on one gateway, and let some ask at each size.
 
-    What it costs chat to hear of them is ``presence``.
+    Chat's cost of their events is ``presence``.
     """
     async with field.ground("connections") as ground:
         ground.launch_gateway()
@@ -68,8 +68,8 @@ AXIS: Final = Axis(
     name="connections",
     title="Connections",
     about=(
-        "One gateway with ever more connections, 200 of which ask for an echo, one request of each at a time; the "
-        "others do nothing but answer pings. Chat runs too, and hears of everybody who comes."
+        "One gateway with a growing number of connections, 200 of which request an echo, one request of each at a "
+        "time; the others only answer pings. Chat runs too, and consumes every session event."
     ),
     across="connections",
     sizes=(1_000, 2_000, 5_000, 10_000),

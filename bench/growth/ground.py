@@ -29,7 +29,7 @@ from towpath.tools.rabbitmq_node import RabbitNode
 _START_SECONDS: Final = 60.0
 #: Services of the benchmark's own.
 _MODULES: Final = {"echo": "bench.echo", "slow": "bench.slow"}
-#: What is left to do is done when nobody has used more than this share of a core for so many seconds.
+#: Remaining work is done when every program used less than this share of a core for so many seconds.
 _CALM_SHARE: Final = 0.1
 _CALM_SECONDS: Final = 0.5
 _CALM_PATIENCE: Final = 60.0
@@ -92,7 +92,7 @@ class Ground:
         await asyncio.gather(*(program.ready(timeout=_START_SECONDS) for program in programs))
 
     def stage(self) -> Stage:
-        """What runs now, for a generator to work on."""
+        """The running programs, for a generator to work on."""
         pids = {"gateway": [gateway.pid for gateway in self.gateways]}
         pids |= {role: [one.pid for one in replicas] for role, replicas in self.services.items()}
         return Stage(
@@ -100,11 +100,11 @@ class Ground:
             Running([url_of(gateway) for gateway in self.gateways], pids),
             others=lambda: {"database": self._database.pids, "broker": [self._broker_pid]},
             amqp_url=self.amqp_url,
-            told=lambda share: None,
+            progress=lambda share: None,
         )
 
     async def calm(self) -> None:
-        """Wait until nobody has anything left to do.
+        """Wait until every program is idle.
 
         Raises:
             AssertionError: That does not end.
@@ -120,7 +120,7 @@ class Ground:
         await eventually(is_calm, timeout=_CALM_PATIENCE)
 
     async def metrics(self) -> dict[str, float]:
-        """What all gateways say of themselves, added up; by name, with labels as Prometheus writes them."""
+        """The metrics of all gateways, added up; by name, with labels as Prometheus writes them."""
         added: dict[str, float] = {}
         for gateway in self.gateways:
             for name, value in (await metrics(gateway)).items():
@@ -135,14 +135,14 @@ class Field:
     """Where axes are measured, and what comes of it.
 
     Args:
-        told: Is told of every point.
+        progress: Called at every point.
     """
 
     def __init__(
-        self, broker: RabbitNode, databases: Databases, scale: Scale, told: Callable[[Point], None]
+        self, broker: RabbitNode, databases: Databases, scale: Scale, progress: Callable[[Point], None]
     ) -> None:
         self.scale = scale
-        self.add = told
+        self.add = progress
         self._broker = broker
         self._databases = databases
 
@@ -168,7 +168,7 @@ class Field:
 
 
 async def metrics(program: Process) -> dict[str, float]:
-    """What one program says of itself; by name, with labels as Prometheus writes them."""
+    """The metrics of one program; by name, with labels as Prometheus writes them."""
     return await asyncio.to_thread(_metrics, program)
 
 

@@ -8,7 +8,7 @@ from bench.growth.ground import Field
 from bench.growth.points import point
 
 _PEOPLE: Final = 200
-#: What a gateway has that is as full as it may be, where everybody asks once a minute; about.
+#: The request rate of a full gateway whose users send one request a minute; about.
 USUAL: Final = 1_000
 
 
@@ -34,9 +34,9 @@ AXIS: Final = Axis(
     name="load",
     title="Load",
     about=(
-        f"{_PEOPLE} people ask for an echo at a steady rate, through one gateway. What arrives while the broker is "
-        "at work goes along as one batch: a message is the cheaper the more there are. Times run from when a request "
-        "should have been sent."
+        f"{_PEOPLE} users request an echo at a steady rate, through one gateway. Requests that arrive while the "
+        "broker works are published as one batch: the more messages, the cheaper each is. Times run from the moment "
+        "when a request was due."
     ),
     across="requests a second",
     sizes=(250, USUAL, 4_000),

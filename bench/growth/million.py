@@ -1,6 +1,6 @@
 """The sums for a million connections: what they begin with, and what follows.
 
-What is measured comes from a run; what is a setting's default, from the setting; what is assumed says so.
+Measured figures come from a run, defaults from the settings; assumptions are marked as such.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _ADR: Final = "[ADR 11](adr/0011-selective-routing.md)"
 
 
 def measured(growth: Growth) -> list[Given]:
-    """What the sums take from a run.
+    """The inputs of the sums from a run.
 
     Raises:
         Missing: It was not measured.
@@ -37,16 +37,16 @@ def measured(growth: Growth) -> list[Given]:
         Given("take", slope("replicas", pushed, "µs gateway"), us, "each further gateway, a push; replicas"),
         Given("push_broker", _least(growth, pushed, "µs broker"), us, "broker, a push; replicas"),
         Given("copy", slope("replicas", pushed, "µs broker"), us, "broker, a push to each further gateway; replicas"),
-        Given("store", last("units", MESSAGE, "µs service"), us, "chat, a message, stored and told; single things"),
+        Given("store", last("units", MESSAGE, "µs service"), us, "chat, a message, stored and pushed; single things"),
         Given("row", last("units", MESSAGE, "µs database"), us, "PostgreSQL, the same; single things"),
         Given("spread", _spread(growth), "of one alone", "each of several service replicas; service replicas"),
-        Given("come", last("connections", "", "µs presence a connect"), us, "chat, somebody who comes; connections"),
+        Given("come", last("connections", "", "µs presence a connect"), us, "chat, a new connection; connections"),
         Given("frame", last("rooms", "", "bytes a push"), "bytes", "a push of chat; rooms"),
     ]  # fmt: skip
 
 
 def _spread(growth: Growth) -> float:
-    """What each of the most replicas does, of what one alone does. Of those that wait: cores are no limit to them."""
+    """The rate of each of the most replicas, relative to a single one; of waiting ones, which cores do not limit."""
     size, ratio = (
         growth.line("services", WAIT, RATIO)[-1] if growth.line("services", WAIT, RATIO) else (0, 0.0)
     )
@@ -62,7 +62,7 @@ def _least(growth: Growth, variant: str, name: str) -> float:
 
 
 def settings() -> list[Given]:
-    """What is so unless somebody sets it otherwise."""
+    """The defaults of settings."""
     fields = GatewaySettings.model_fields
 
     def default(name: str) -> Given:
@@ -88,7 +88,7 @@ ASSUMED: Final = (
     Given("asks", 1, "a minute", f"requests of a connection; {_ASSUMED}"),
     Given("hears", 10, "a minute", f"pushes to a connection; {_ASSUMED}"),
     Given("stays", 30, "minutes", f"how long a connection lasts; {_ASSUMED}"),
-    Given("busy", 0.6, "of a core", f"more than this is too much, for peaks; {_ASSUMED}"),
+    Given("busy", 0.6, "of a core", f"the highest planned load, for peaks; {_ASSUMED}"),
     Given("node", 8, "cores", f"of one RabbitMQ node; {_ASSUMED}"),
     Given("written", 3, "times", f"a request is written in a cluster of three, at most; {_ASSUMED}"),
     Given("server", 8, "cores", f"of one PostgreSQL server; {_ASSUMED}"),
@@ -103,8 +103,8 @@ class Scenario:
     """One way to have a million connections.
 
     Attributes:
-        about: What is going on there.
-        given: What is so there.
+        about: Its load.
+        given: Its own inputs.
     """
 
     name: str
@@ -120,7 +120,7 @@ def scenarios() -> list[Scenario]:
     known = {one.name: one.value for one in settings()}
     rooms = {"people": 10.0, "all": 1.0, "most": known["max_connections"]}
     return [
-        Scenario("rooms", "rooms, one system", "everybody says something in a room of ten", {**rooms, "cells": 1}),
+        Scenario("rooms", "rooms, one system", "every user sends messages in a room of ten", {**rooms, "cells": 1}),
         Scenario("cells", "rooms, four systems", "the same, in four parts", {**rooms, "cells": 4}),
         Scenario(
             "users",
@@ -156,9 +156,9 @@ SUMS: Final = (
     Sum("replicas", "service ÷ busy ÷ spread + 1", "of the service; one may be lost", whole=True),
     Sum("domains", "service ÷ busy ÷ spread ÷ queues", "of what one domain can do"),
     Sum("database", "requests × row ÷ 1000000", "cores of PostgreSQL"),
-    Sum("back", "connections × come ÷ 1000000", "s until chat knows all, if all come anew"),
-    Sum("bound", "(1 − all) × connections × bind ÷ 1000", "s until all are bound, if all come anew"),
-    Sum("meanwhile", "pushes × take ÷ 1000000", "cores, each gateway, as long as all pushes come to all"),
+    Sum("back", "connections × come ÷ 1000000", "s until chat knows all, if all reconnect"),
+    Sum("bound", "(1 − all) × connections × bind ÷ 1000", "s until all are bound, if all reconnect"),
+    Sum("meanwhile", "pushes × take ÷ 1000000", "cores, each gateway, while every gateway takes every push"),
     Sum("memory", "cells × (connections × kib ÷ 1048576 + gateways × bare ÷ 1024)", "GiB, all gateways"),
     Sum("out", "total × hears ÷ 60 × (frame + around) × 8 ÷ 1000000000", "Gbit/s to clients"),
     Sum(
@@ -203,13 +203,13 @@ LIMITS: Final = (
     ),
     Limit(
         "events",
-        "chat hears of connections through one queue, which one replica has",
+        "session events of chat have one queue, which one replica consumes",
         "busy × 1000000 × stays × 60 ÷ come",
         "several systems; connections that last",
     ),
     Limit(
         "database",
-        "one PostgreSQL server stores what is said",
+        "one PostgreSQL server stores the messages",
         "server × busy × 1000000 × 60 ÷ (asks × row)",
         "a larger server, or several systems",
     ),
@@ -221,7 +221,7 @@ class Million:
     """Everything worked out.
 
     Attributes:
-        given: What all scenarios begin with.
+        given: The inputs of all scenarios.
         results: Scenario → name → figure.
         limits: Each with its number of connections, the lowest first.
         parts: A message in a room of two: what its parts add up to in the gateway, in µs.

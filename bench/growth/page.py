@@ -1,6 +1,6 @@
-"""The page: what was written by hand, with every blank filled from what was measured. Pure functions of a run.
+"""The page: a text written by hand, with every blank filled from measurements. Pure functions of a run.
 
-Guarantee: a blank that nothing fills is an error, so no figure stands there that was not measured, set or assumed.
+Guarantee: a blank without a value is an error, so every figure on the page was measured, set or assumed.
 """
 
 import re
@@ -36,7 +36,7 @@ def page(growth: Growth, axes: Sequence[Axis], template: str) -> str:
     """The whole page as Markdown; the pictures are ``images/growth-<axis>.svg``.
 
     Raises:
-        Missing: Something that it tells was not measured.
+        Missing: A figure of the page was not measured.
         Unfilled: The template asks for something else.
     """
     worked_out = million(growth)
@@ -224,4 +224,4 @@ def _sums(worked_out: Million) -> Table:
 
 def _limits(worked_out: Million) -> Table:
     rows = [[one.title, f"`{one.formula}`", shown(at), one.remedy] for one, at in worked_out.limits]
-    return Table(["what has an end", "sum", "connections", "and then"], rows)
+    return Table(["limit", "sum", "connections", "remedy"], rows)

@@ -1,6 +1,6 @@
-"""What was measured: a point is one size on one axis.
+"""The measurements: a point is one size on one axis.
 
-As JSON, so that the page can be told again without measuring.
+As JSON, so that the page can be rendered again without measuring.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 from bench.histogram import Histogram
 from bench.stage import counted, measured
 
-#: What a point calls the fields of a result that say what went wrong.
+#: The names in a point of the fields of a result that count faults.
 _WRONG: Final = {
     "lost": "lost",
     "duplicates": "twice",
@@ -29,9 +29,9 @@ class Point:
     Attributes:
         axis: The name of the axis.
         size: How many there are of what grows there.
-        variant: What was done there, where there are several ways; else empty.
+        variant: The variant, where there are several; else empty.
         figures: By name, which has the unit: ``{"µs gateway": 41.5, "p99, ms": 7.0}``.
-        wrong: What went wrong, in words; empty when nothing did.
+        wrong: The faults, in words; empty without any.
         elsewhere: The share of the machine that programs took which have no part in it.
     """
 
@@ -48,7 +48,7 @@ class Run:
     """One call of the command.
 
     Attributes:
-        command: What was called.
+        command: The command of the run.
         facts: When, on what machine, with which versions: title → text.
     """
 
@@ -65,7 +65,7 @@ class Growth:
     """Everything that one call of the command has measured.
 
     Attributes:
-        command: What was called.
+        command: The command of the run.
         facts: When, on what machine, with which versions: title → text.
         failures: Axis → why it could not be measured.
         apart: Axis → the run that measured it, where that is another one.
@@ -116,7 +116,7 @@ class Growth:
         raise Missing(f"{axis}: {name} at {size:g}")
 
     def slope(self, axis: str, variant: str, name: str) -> float:
-        """What a figure grows by for each one more: the straight line of least squares, and never below zero.
+        """The growth of a figure for each one more: the straight line of least squares, and never below zero.
 
         Raises:
             Missing: There are no two sizes.
@@ -134,7 +134,7 @@ class Growth:
 
     @classmethod
     def load(cls, file: Path) -> Self:
-        """What :meth:`save` wrote.
+        """A file written by :meth:`save`.
 
         Raises:
             OSError, ValueError: The file is not there, or is something else.
@@ -157,11 +157,11 @@ def point(
     also: Mapping[str, float] | None = None,
     wrong: str = "",
 ) -> Point:
-    """What a script with a window has counted, as a point.
+    """The counts of a script with a window, as a point.
 
     Args:
         also: Further figures.
-        wrong: What else went wrong.
+        wrong: Further faults.
     """
     fields = measured(result)
     figures = {"a second": fields["rate"], **quantiles(fields["times"])}
@@ -182,6 +182,6 @@ def quantiles(times: Histogram) -> dict[str, float]:
 
 
 def faults(result: Mapping[str, Any]) -> str:
-    """What went wrong, in words; empty when nothing did."""
+    """The faults, in words; empty without any."""
     found = counted(result)
     return ", ".join(f"{found[name]:,} {word}" for name, word in _WRONG.items() if found.get(name))

@@ -90,10 +90,10 @@ AXIS: Final = Axis(
     name="replicas",
     title="Replicas",
     about=(
-        f"Ever more gateways, {_PEOPLE} people on all of them together. *push*: another backend pushes to one user "
-        f"after the other, {_PUSHES} on their way; *request*: all ask for an echo, one request of each at a time. "
-        "Once with `TOWPATH_ROUTING=everything`, once with `selective`. CPU is that of all gateways together; *for "
-        "others* are deliveries to gateways where the user is not, for each push."
+        f"A growing number of gateways, with {_PEOPLE} users on all of them together. *push*: another backend pushes "
+        f"to one user after the other, {_PUSHES} in flight; *request*: all request an echo, one request of each at a "
+        "time. Once with `TOWPATH_ROUTING=everything`, once with `selective`. CPU is that of all gateways together; "
+        "*for others* are deliveries to gateways without the user, for each push."
     ),
     across="gateways",
     sizes=(1, 2, 3, 4),

@@ -15,7 +15,7 @@ def write(growth: Growth, axes: Sequence[Axis], folder: Path) -> Path:
     """Write ``scaling.md`` and its pictures; returns the page.
 
     Raises:
-        Missing: Something that the page tells was not measured.
+        Missing: A figure of the page was not measured.
     """
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)

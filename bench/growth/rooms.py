@@ -37,7 +37,7 @@ async def measure(field: Field, sizes: Sequence[int]) -> None:
                 )
 
             async def at_joined(_: dict[str, Any]) -> None:
-                await ground.calm()  # all have been told who is online
+                await ground.calm()  # all presence is published
 
             result = await ground.stage().generate(
                 "converse",
@@ -58,8 +58,8 @@ AXIS: Final = Axis(
     name="rooms",
     title="Rooms",
     about=(
-        f"{_PEOPLE} people who are in ever more rooms, each of which has {_MEMBERS} of them. In all rooms together "
-        f"{_RATE} messages a second are said, in one room after the other. Each is stored first; times run until the "
+        f"{_PEOPLE} users in a growing number of rooms, each of which has {_MEMBERS} of them. All rooms together "
+        f"have {_RATE} messages a second, in one room after the other. Each is stored first; times run until the "
         "last member has it. One gateway, and chat on SQLite."
     ),
     across="rooms",

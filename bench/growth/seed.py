@@ -22,7 +22,7 @@ from towpath.servicekit.messaging.publication import Publication
 from towpath.servicekit.storage.database import Database
 from towpath.servicekit.storage.stored_outcome import StoredOutcome
 
-#: Stands in a template for the ``seq``; no other number in it is like this one.
+#: A placeholder for the ``seq`` in a template; no other number in it is like this one.
 _MARK: Final = 4_242_424_242_424_242
 #: Messages in one transaction, so that the service need not wait long for its turn.
 _TOGETHER: Final = 50_000

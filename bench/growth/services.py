@@ -75,7 +75,7 @@ def quietest(rounds: Sequence[Counted]) -> Counted:
 
 
 def points_of(kind: str, one: Counted) -> Iterator[Point]:
-    """What one round has counted, each size beside the smallest."""
+    """The counts of one round, each size beside the smallest."""
     rates = {size: result["count"] / result["seconds"] for size, result in one.items()}
     least = rates[min(rates)]
     for size, result in one.items():
@@ -87,9 +87,9 @@ AXIS: Final = Axis(
     name="services",
     title="Service replicas",
     about=(
-        f"Ever more replicas of one service, which share its {PARTITIONS} command queues. {_PEOPLE} people ask, one "
-        f"request of each at a time, through one gateway. A request takes {REQUEST_SECONDS * 1000:g} ms: of a core "
-        f"(*{COMPUTE}*), or of waiting (*{WAIT}*). A unit of work has {_UNIT} requests at most "
+        f"A growing number of replicas of one service, which share its {PARTITIONS} command queues. {_PEOPLE} users "
+        f"send, one request of each at a time, through one gateway. A request takes {REQUEST_SECONDS * 1000:g} ms: "
+        f"of a core (*{COMPUTE}*), or of waiting (*{WAIT}*). A unit of work has {_UNIT} requests at most "
         f"(`TOWPATH_UNIT_MAX_ITEMS`). Measured in {_ROUNDS} rounds of all sizes; the round counts in which other "
         "programs used least of the machine."
     ),

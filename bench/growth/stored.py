@@ -23,7 +23,7 @@ TITLES: Final = {
 
 
 async def measure(field: Field, sizes: Sequence[int]) -> None:
-    """Fill a room a size, and let somebody write and read there."""
+    """Fill a room a size, and let a user write and read there."""
     async with field.ground("stored") as ground:
         ground.launch_gateway()
         ground.launch_service("chat")
@@ -53,7 +53,7 @@ AXIS: Final = Axis(
     name="stored",
     title="Stored messages",
     about=(
-        "One room with ever more messages in it: in chat's SQLite file, in the room's stream and in the inbox. A "
+        "One room with a growing number of messages: in chat's SQLite file, in the room's stream and in the inbox. A "
         "member sends, reads the newest page of the history and one from the middle, and resumes after a gap of "
         "100, one request at a time. The median time of each; every answer is checked."
     ),

@@ -1,7 +1,7 @@
 """Sums that a reader can redo.
 
 A sum is a formula over names: ``connections × asks ÷ 60``. It is worked out from figures as they are shown, rounding
-included, so whoever types what stands in the page gets what stands there. Nothing here knows what is added up.
+included, so a reader can recalculate the page. Nothing here knows the meaning of the sums.
 """
 
 import ast
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _SIGNS: Final = {"×": "*", "÷": "/", "−": "-"}
-#: What a figure is when no number would do: it, and all that follows from it, cannot be.
+#: The figure where no number fits: it, and all that follows from it, cannot be.
 IMPOSSIBLE: Final = math.nan
 _SHOWN_IMPOSSIBLE: Final = "cannot be"
 
@@ -31,9 +31,9 @@ class Sum:
     """A figure that follows from others.
 
     Attributes:
-        name: What later sums call it.
+        name: Its name in later sums.
         formula: Names, numbers, ``+ − × ÷``, brackets and ``max(…, …)``.
-        unit: What it counts.
+        unit: Its unit.
         whole: Whether it is rounded up: there are no half machines.
     """
 
@@ -71,19 +71,19 @@ def work_out(sums: Sequence[Sum], given: Mapping[str, float]) -> dict[str, float
     known = {name: as_shown(value) for name, value in given.items()}
     for one in sums:
         value = evaluate(one.formula, known)
-        # What is whole but for an error in the last place must not be rounded up.
+        # A whole number with an error in the last place must not be rounded up.
         known[one.name] = as_shown(math.ceil(value - 1e-9) if one.whole and not math.isnan(value) else value)
     return known
 
 
 def evaluate(formula: str, known: Mapping[str, float]) -> float:
-    """What a formula gives; see :func:`work_out`."""
+    """The value of a formula; see :func:`work_out`."""
     for sign, python in _SIGNS.items():
         formula = formula.replace(sign, python)
     try:
         tree = ast.parse(formula, mode="eval")
     except SyntaxError:
-        raise ValueError(f"{formula!r} is no formula") from None
+        raise ValueError(f"{formula!r} is not a formula") from None
     return _value(tree.body, known)
 
 

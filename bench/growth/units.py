@@ -78,8 +78,8 @@ AXIS: Final = Axis(
     name="units",
     title="Single things",
     about=(
-        f"*{HEARTBEAT}*: a ping, its answer, and looking at the connection meanwhile. *{DELIVERY}*: messages to one "
-        f"room of {_MEMBERS}, for each who hears one. *{MESSAGE}*: chat on PostgreSQL as fast as it goes, {_ROOMS} "
+        f"*{HEARTBEAT}*: a ping, its answer, and the checks of the connection meanwhile. *{DELIVERY}*: messages to "
+        f"one room of {_MEMBERS}, for each receiver. *{MESSAGE}*: chat on PostgreSQL at full speed, {_ROOMS} "
         "rooms of two."
     ),
     across="",

@@ -24,7 +24,7 @@ rooms: defaultdict[str, set[ServerConnection]] = defaultdict(set)
 
 
 async def deliver(message: AbstractIncomingMessage) -> None:
-    """What the worker or another backend publishes → the connections it is for."""
+    """Messages of the worker or another backend → the connections they are for."""
     async with message.process():
         kind, _, name = (message.routing_key or "").partition(".")
         if kind == "gateway":

@@ -13,7 +13,7 @@ from aio_pika.abc import AbstractIncomingMessage
 
 
 def envelope(action: str, data: dict[str, Any], **more: str) -> dict[str, Any]:
-    """What a receiver gets."""
+    """The queue of a receiver."""
     return {
         "msg_id": uuid.uuid4().hex,
         "timestamp": time.time_ns() // 1_000_000,
@@ -34,7 +34,7 @@ async def main() -> None:
 
     async def publish(key: str, body: dict[str, Any]) -> None:
         text = json.dumps(body, separators=(",", ":")).encode()
-        # Gateways come and go: nobody may be there to hear it.
+        # Gateways start and stop: there may be no receiver.
         await push.publish(
             aio_pika.Message(text, content_type="application/json"), routing_key=key, mandatory=False
         )

@@ -1,7 +1,7 @@
 """The python-socketio peer's gateway: an ``AsyncServer`` on aiohttp, with ``AsyncAioPikaManager`` behind it.
 
-What a client asks becomes a persistent, confirmed message in the queue of :mod:`bench.peers.socketio_worker`. What
-that one emits comes back through the manager's exchange, which brings everything to every gateway.
+A request becomes a persistent, confirmed message in the queue of :mod:`bench.peers.socketio_worker`. Its
+answers arrive through the manager's exchange, which delivers everything to every gateway.
 """
 
 import asyncio

@@ -21,7 +21,7 @@ _PREFETCH: Final = 100
 
 
 class Worker:
-    """What is done with each request."""
+    """The handling of each request."""
 
     def __init__(self, url: str) -> None:
         self._manager = socketio.AsyncAioPikaManager(url, channel=EMITS, write_only=True)

@@ -31,7 +31,7 @@ async def main() -> None:
 
     async def publish(exchange: AbstractExchange, key: str, body: dict[str, Any]) -> None:
         text = json.dumps(body, separators=(",", ":")).encode()
-        # Clients come and go: nobody may be there to hear it.
+        # Clients connect and disconnect: there may be no receiver.
         await exchange.publish(
             aio_pika.Message(text, content_type="application/json"), routing_key=key, mandatory=False
         )

@@ -35,6 +35,6 @@ SYSTEM: Final = System(
     differences=[
         "no token is checked, nothing is limited, checked or measured",
         "requests go through one classic durable queue; Towpath's through eight quorum queues",
-        "rooms live in the gateway's memory, and nothing said there is stored",
+        "rooms are sets in the gateway's memory, and no message is stored",
     ],
 )

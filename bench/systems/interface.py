@@ -1,4 +1,4 @@
-"""What a system under measurement is: how it is started, where it listens, what it can do.
+"""A system under measurement: its start, its addresses, its works.
 
 Each module of this folder has one constant, ``SYSTEM``. It is started afresh for every measurement, on an empty
 virtual host, and gone afterwards.
@@ -19,14 +19,14 @@ from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import Process, Processes
 from towpath.tools.rabbitmq_node import RabbitNode
 
-#: What a program of ours prints, alone on a line, when it serves. :func:`serving` waits for it.
+#: A program of ours prints this, alone on a line, when it serves. :func:`serving` waits for it.
 SERVING: Final = "serving"
 _START_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a system is started with.
+    """The environment of a system.
 
     Attributes:
         broker: The node that all share; for what an AMQP URL cannot say, such as plugins.
@@ -68,11 +68,11 @@ class System:
 
     Attributes:
         name: The word on the command line.
-        title: What people call it.
+        title: Its name on the page.
         dialect: The name of the dialect (:mod:`bench.dialects`) that its clients speak.
         works: The works it can do.
-        differences: What is not equal to the others ("publishes are not confirmed" …); printed beside the figures.
-        start: Starts it; everybody is ready on entry.
+        differences: Differences from the others ("publishes are not confirmed" …); printed beside the figures.
+        start: Starts it; all programs are ready on entry.
     """
 
     name: str
@@ -122,7 +122,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def listens(port: int) -> bool:
-    """Whether somebody accepts connections on ``port`` of 127.0.0.1."""
+    """Whether a server accepts connections on ``port`` of 127.0.0.1."""
     with socket.socket() as trial:
         trial.settimeout(1.0)
         return trial.connect_ex(("127.0.0.1", port)) == 0

@@ -13,7 +13,7 @@ DIFFERENCES: Final = (
     "a frame carries an event's name, a number and the text: no envelope, some 90 bytes less",
     "a request that RabbitMQ refuses gets no answer",
     "the server pings its clients every 25 s",
-    "the queue of a gateway that has died goes on filling for five minutes",
+    "the queue of a dead gateway continues to fill for five minutes",
 )
 
 
@@ -54,7 +54,7 @@ SYSTEM: Final = System(
     works=WORKS,
     start=start,
     differences=[
-        "its manager takes one message at a time from RabbitMQ (prefetch 1), and no option changes that",
+        "its manager takes one message at a time from RabbitMQ (prefetch 1), without an option for more",
         *DIFFERENCES,
     ],
 )

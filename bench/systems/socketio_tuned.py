@@ -8,7 +8,7 @@ from bench.systems.socketio import DIFFERENCES, WORKS, started
 
 
 def start(setup: Setup) -> AbstractAsyncContextManager[Running]:
-    """One worker, and gateways with a prefetch as everybody else's."""
+    """One worker, and gateways with a prefetch like that of the others."""
     return started(setup, prefetch=100)
 
 
@@ -18,5 +18,5 @@ SYSTEM: Final = System(
     dialect="socketio",
     works=WORKS,
     start=start,
-    differences=["its manager is given a prefetch of 100, by a subclass", *DIFFERENCES],
+    differences=["its manager has a prefetch of 100, set by a subclass", *DIFFERENCES],
 )

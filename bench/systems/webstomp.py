@@ -56,7 +56,7 @@ async def web_stomp(broker: RabbitNode, vhost: str) -> AsyncIterator[int]:
 
 
 async def _enable(broker: RabbitNode, *plugins: str) -> None:
-    # What `rabbitmq-plugins set` does to a node that runs.
+    # As `rabbitmq-plugins set` does to a running node.
     enabled = broker.folder / "enabled_plugins"
     enabled.write_text(f"[{', '.join(plugins)}].\n")
     await _evaluate(broker, f'{{ok, _, _}} = rabbit_plugins:ensure("{enabled}")')
@@ -75,8 +75,8 @@ SYSTEM: Final = System(
     start=start,
     differences=[
         "the gateway is a part of the broker: its CPU and memory are the broker's",
-        "nobody looks at what a client sends: no checks, no identity, and every client may use any queue",
-        "RabbitMQ's confirm of a request reaches nobody",
+        "there is no gateway program: no checks, no identity, and every client may use any queue",
+        "RabbitMQ's confirm of a request does not reach the client",
         "every connection has a queue for its answers, one for pushes, and one for each room",
         "two gateways are one: the broker",
         "a client joins a room at the broker, without the worker",

@@ -9,7 +9,7 @@ CASE = "200 × 4"
 
 
 def a_measurement(system: str, round: int = 0, **fields: Any) -> Measurement:
-    """What ``system`` did in one round."""
+    """A measurement of ``system`` in one round."""
     return Measurement(fields.pop("work", WORK), fields.pop("case", CASE), system, round, **fields)
 
 

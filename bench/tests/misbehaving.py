@@ -12,7 +12,7 @@ from bench.generator.control import Control
 
 #: Sends one frame to the client that asked.
 Send = Callable[[str], Awaitable[None]]
-#: What is done with the request of this place (0, 1 …) and number.
+#: The handling of the request of this place (0, 1 …) and number.
 Treat = Callable[[int, int, Send], Awaitable[None]]
 
 _number = number_after(b'"msg_id":"')

@@ -20,7 +20,7 @@ def test_lengths_are_in_proportion() -> None:
     assert long == pytest.approx(4 * short, rel=0.01)
 
 
-def test_a_limit_changes_nothing_about_the_others_and_is_cut_off() -> None:
+def test_a_limit_is_cut_off_and_does_not_affect_the_other_bars() -> None:
     alone = lengths(Bar("a", 400.0, "40,000"), Bar("b", 100.0, "100"))
     long, short, limit = lengths(
         Bar("a", 400.0, "40,000"), Bar("b", 100.0, "100"), Bar("c", 40_000.0, "40,000", "limit")
@@ -29,10 +29,10 @@ def test_a_limit_changes_nothing_about_the_others_and_is_cut_off() -> None:
     assert limit == long
 
 
-def test_what_was_not_measured_has_no_bar() -> None:
+def test_an_unmeasured_case_has_no_bar() -> None:
     assert len(lengths(Bar("a", 400.0, "400"), Bar("b", None, "failed"))) == 1
 
 
-def test_names_may_hold_what_xml_would_take_for_its_own() -> None:
+def test_names_may_contain_characters_special_in_xml() -> None:
     root = ElementTree.fromstring(bars("<&>", [Panel("a < b", [Bar("x & y", 1.0, "1")])]))
     assert "x & y" in [element.text for element in root.iter(f"{_SVG}text")]

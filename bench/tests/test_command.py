@@ -16,7 +16,7 @@ from bench.works.interface import Scale
 
 
 @pytest.mark.parametrize("option", ["--works", "--systems"])
-def test_a_name_that_nothing_has_is_refused_in_one_line_that_tells_the_names(option: str) -> None:
+def test_a_name_that_matches_nothing_is_refused_in_one_line_with_all_names(option: str) -> None:
     ran = CliRunner().invoke(app, [option, "nothing"])
     assert ran.exit_code == 2
     assert ran.stderr.count("\n") == 1
@@ -24,13 +24,13 @@ def test_a_name_that_nothing_has_is_refused_in_one_line_that_tells_the_names(opt
     assert ("request" if option == "--works" else "towpath") in ran.stderr
 
 
-def test_an_earlier_run_that_is_not_there_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+def test_an_unknown_earlier_run_is_refused_before_any_measurement(tmp_path: Path) -> None:
     ran = CliRunner().invoke(app, ["--compare", str(tmp_path / "none.json")])
     assert (ran.exit_code, ran.stderr.count("\n")) == (2, 1)
     assert "No such file" in ran.stderr
 
 
-def test_a_run_measures_real_processes_and_writes_what_came_out(tmp_path: Path) -> None:
+def test_a_run_measures_real_processes_and_writes_the_results(tmp_path: Path) -> None:
     options = ["--quick", "--works", "request", "--systems", "limit", "--out", str(tmp_path)]
     ran = subprocess.run(
         [sys.executable, "-m", "bench", *options],
@@ -47,11 +47,11 @@ def test_a_run_measures_real_processes_and_writes_what_came_out(tmp_path: Path) 
     assert "websockets alone" in (tmp_path / "performance.md").read_text()
 
 
-def test_every_work_can_be_done_by_towpath() -> None:
+def test_towpath_implements_every_work() -> None:
     assert all(work(name).suits(system("towpath")) for name in works.NAMES)
 
 
 @pytest.mark.parametrize("name", systems.NAMES)
-def test_every_system_is_called_as_its_module_and_does_something(name: str) -> None:
+def test_every_system_is_named_like_its_module_and_implements_a_work(name: str) -> None:
     assert system(name).name == name
     assert any(work(one).suits(system(name)) for one in works.NAMES)

@@ -1,4 +1,4 @@
-"""What is sent carries its number, and what comes back is recognised by it."""
+"""Every frame carries its number, which identifies its answers and pushes."""
 
 import json
 from typing import Any
@@ -17,7 +17,7 @@ KINDS = ("echo", "order.first", "order.get", "order.submit")
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("number", NUMBERS)
-def test_towpath_takes_our_requests_for_envelopes(kind: str, number: int) -> None:
+def test_the_towpath_dialect_makes_valid_envelopes(kind: str, number: int) -> None:
     assert parse(TOWPATH.request(kind, "u1")(number)).msg_id == f"{number:010d}"
 
 
@@ -28,13 +28,13 @@ def test_an_answer_is_recognised_by_the_request_it_names(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_a_refusal_is_no_answer(number: int) -> None:
+def test_a_refusal_does_not_count_as_an_answer(number: int) -> None:
     refusal = make_error(Busy("The broker takes no more."), correlation_id=f"{number:010d}").to_json()
     assert (TOWPATH.answered(refusal), TOWPATH.refused(refusal)) == (None, number)
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_what_is_said_in_a_room_is_heard_with_its_number(number: int) -> None:
+def test_a_message_of_a_room_arrives_with_its_number(number: int) -> None:
     said = parse(TOWPATH.say("r1", "u1")(number))
     push = make("chat.message", {**said.data, "user": "u1"}, stream="chat:r1", seq=3).to_json()
     assert (TOWPATH.heard(push), TOWPATH.position(push)) == (number, 3)
@@ -61,7 +61,7 @@ def test_a_push_of_another_backend_is_an_envelope_whose_text_begins_with_the_num
     assert publication.routing_key == "user.u1"
 
 
-def test_a_number_is_found_wherever_it_stands_and_whatever_came_before() -> None:
+def test_a_number_is_found_anywhere_in_a_text() -> None:
     read = number_after(b'"n":"')
     frames = [b'{"n":"0000000001"}', b'{"longer":1,"n":"0000000002"}', b"{}", b'{"n":"0000000003"}']
     assert [read(frame) for frame in frames] == [1, 2, None, 3]

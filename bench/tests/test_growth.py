@@ -1,4 +1,4 @@
-"""What the measurement of growth promises: what goes wrong is counted, and what is drawn is what was measured."""
+"""The promises of the measurement of growth: faults are counted, and charts show the measurements."""
 
 import itertools
 import re
@@ -35,7 +35,7 @@ _SVG = "{http://www.w3.org/2000/svg}"
 # Points
 
 
-def test_what_was_measured_can_be_read_again(tmp_path: Path) -> None:
+def test_a_measurement_can_be_read_from_its_file(tmp_path: Path) -> None:
     run = a_run()
     run.save(tmp_path / "growth.json")
     assert Growth.load(tmp_path / "growth.json") == run
@@ -47,7 +47,7 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:
         Growth.load(tmp_path / "growth.json")
 
 
-def test_an_axis_that_was_measured_again_says_by_which_run(tmp_path: Path) -> None:
+def test_an_axis_measured_again_names_its_run(tmp_path: Path) -> None:
     again = replace(
         a_run(),
         command="python -m bench --growth --axes rooms",
@@ -67,7 +67,7 @@ def test_an_axis_that_was_measured_again_says_by_which_run(tmp_path: Path) -> No
     assert "another run" not in page(a_run(), AXES, "{{facts}}")
 
 
-def test_what_goes_wrong_is_told_in_words() -> None:
+def test_faults_are_reported_in_words() -> None:
     result = {
         "count": 10,
         "seconds": 2.0,
@@ -81,7 +81,7 @@ def test_what_goes_wrong_is_told_in_words() -> None:
     assert found.figures["µs gateway"] == pytest.approx(100)
 
 
-def test_the_slope_is_what_each_further_one_costs() -> None:
+def test_the_slope_is_the_cost_of_one_more() -> None:
     def run(*values: float) -> Growth:
         points = [Point("replicas", size, "push", {"µs": value}) for size, value in enumerate(values, 1)]
         return Growth("", {}, points)
@@ -109,7 +109,7 @@ def _counted(elsewhere: float, **counts: int) -> dict[int, dict[str, Any]]:
     }
 
 
-def test_of_several_rounds_the_quietest_counts_whatever_came_out() -> None:
+def test_of_several_rounds_the_quietest_counts() -> None:
     rounds = [_counted(0.2, of_1=100, of_4=500), _counted(0.01, of_1=100, of_4=300)]
     found = list(services.points_of(services.WAIT, services.quietest(rounds)))
     assert [(one.size, one.figures["a second"], one.figures[services.RATIO]) for one in found] == [
@@ -121,7 +121,7 @@ def test_of_several_rounds_the_quietest_counts_whatever_came_out() -> None:
 # Rooms in which people talk
 
 
-def test_every_room_has_as_many_different_members_and_everybody_as_many_rooms() -> None:
+def test_every_room_has_as_many_members_and_every_user_as_many_rooms() -> None:
     rooms = [members_of(place, 3, 200) for place in range(1000)]
     assert all(len(set(members)) == 3 for members in rooms)
     counts = [sum(user in members for members in rooms) for user in range(200)]
@@ -131,7 +131,7 @@ def test_every_room_has_as_many_different_members_and_everybody_as_many_rooms() 
 
 @dataclass
 class Ear:
-    """Stands for a client: keeps what is sent, and hears what a test says."""
+    """A fake client: keeps its frames, and receives those of a test."""
 
     sent: list[bytes] = field(default_factory=list)
     ended: bool = False
@@ -140,10 +140,10 @@ class Ear:
         self.sent.append(frame)
 
     def reply(self, frame: bytes) -> None:
-        raise AssertionError(f"nobody knows what this means: {frame!r}")
+        raise AssertionError(f"unknown frame: {frame!r}")
 
     def receive(self, frame: bytes) -> None:
-        raise AssertionError("nobody listens")
+        raise AssertionError("there is no receiver")
 
 
 def _talk(users: int, rooms: int) -> tuple[Talk, list[Ear]]:
@@ -166,14 +166,14 @@ def test_a_message_counts_once_all_its_members_have_it() -> None:
     assert not any(talk.faults().values())
 
 
-def test_what_one_member_never_hears_is_lost() -> None:
+def test_a_message_that_one_member_never_receives_is_lost() -> None:
     talk, ears = _talk(users=2, rooms=1)
     talk.speak(0, since=0)
     ears[0].receive(_PUSHED(0))
     assert talk.faults()["lost"] == 1
 
 
-def test_what_comes_twice_or_out_of_order_is_counted() -> None:
+def test_doubled_and_disordered_messages_are_counted() -> None:
     talk, ears = _talk(users=2, rooms=1)
     for number in (0, 1):
         talk.speak(number, since=0)
@@ -183,7 +183,7 @@ def test_what_comes_twice_or_out_of_order_is_counted() -> None:
     assert (faults["duplicates"], faults["disorder"]) == (1, 1)
 
 
-def test_what_comes_out_of_order_from_different_rooms_is_no_disorder() -> None:
+def test_messages_of_different_rooms_may_arrive_in_any_order() -> None:
     talk, ears = _talk(users=2, rooms=2)
     for number in (0, 1):
         talk.speak(number, since=0)
@@ -192,7 +192,7 @@ def test_what_comes_out_of_order_from_different_rooms_is_no_disorder() -> None:
     assert talk.faults()["disorder"] == 0
 
 
-def test_speakers_take_turns() -> None:
+def test_speakers_alternate() -> None:
     talk, ears = _talk(users=4, rooms=2)
     for number in range(8):
         talk.speak(number, since=0)
@@ -203,7 +203,7 @@ def test_speakers_take_turns() -> None:
 
 
 class Service(Ear):
-    """Stands for a connection to chat: answers at once."""
+    """A fake connection to chat: answers at once."""
 
     user = "reader"
 
@@ -228,7 +228,7 @@ class Service(Ear):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_an_answer_that_holds_what_it_should_is_right(kind: str) -> None:
+async def test_an_answer_with_the_expected_content_is_right(kind: str) -> None:
     reader = Reader(cast("Client", Service()), "r", head=1000)
     assert await reader.ask(kind) >= 0
     assert reader.wrong == 0
@@ -242,7 +242,7 @@ async def test_an_answer_that_holds_what_it_should_is_right(kind: str) -> None:
         ("resume", Service(replayed=99)),
     ],
 )
-async def test_an_answer_that_lacks_something_is_counted(kind: str, service: Service) -> None:
+async def test_an_incomplete_answer_is_counted(kind: str, service: Service) -> None:
     reader = Reader(cast("Client", service), "r", head=1000)
     await reader.ask(kind)
     assert reader.wrong == 1
@@ -251,7 +251,7 @@ async def test_an_answer_that_lacks_something_is_counted(kind: str, service: Ser
 # A database that is full of messages
 
 
-async def test_a_seeded_message_is_as_if_it_had_been_said(tmp_path: Path) -> None:
+async def test_a_seeded_message_is_stored_like_a_sent_one(tmp_path: Path) -> None:
     users = people("t", 2)
     room = room_name("t", 0)
     stream = stream_of(room)
@@ -278,19 +278,19 @@ async def test_a_seeded_message_is_as_if_it_had_been_said(tmp_path: Path) -> Non
 # Charts and tables
 
 
-def test_ten_times_as_many_are_as_far_to_the_right_wherever_it_is() -> None:
+def test_equal_factors_have_equal_distances_on_a_logarithmic_scale() -> None:
     (places,) = _places(Line("cost", [(1, 5), (10, 5), (100, 5), (1000, 5)]))
     steps = [right - left for (left, _), (right, _) in itertools.pairwise(places)]
     assert steps == pytest.approx([steps[0]] * 3, abs=0.2)
 
 
-def test_on_an_even_scale_one_more_is_as_far_to_the_right_wherever_it_is() -> None:
+def test_on_a_linear_scale_equal_differences_have_equal_distances() -> None:
     (places,) = _places(Line("cost", [(1, 5), (2, 5), (3, 5), (4, 5)]), even=True)
     steps = [right - left for (left, _), (right, _) in itertools.pairwise(places)]
     assert steps == pytest.approx([steps[0]] * 3, abs=0.2)
 
 
-def test_what_stays_the_same_is_a_level_line_and_twice_as_much_is_twice_as_high() -> None:
+def test_a_constant_is_a_level_line_and_a_double_is_twice_as_high() -> None:
     level, double = _places(Line("one", [(1, 5), (10, 5)]), Line("two", [(1, 10), (10, 10)]))
     assert level[0][1] == level[1][1]
     foot = 268.0
@@ -298,7 +298,7 @@ def test_what_stays_the_same_is_a_level_line_and_twice_as_much_is_twice_as_high(
 
 
 @pytest.mark.parametrize("most", [0.0, 0.03, 1.0, 7.3, 99.0, 100.0, 1234.0])
-def test_a_scale_begins_at_zero_and_ends_where_all_has_room(most: float) -> None:
+def test_a_scale_begins_at_zero_and_covers_all_points(most: float) -> None:
     marks = scale_of(most)
     assert marks[0] == 0
     assert marks[-1] >= most * 0.999
@@ -312,7 +312,7 @@ def test_names_at_the_ends_of_lines_do_not_cover_each_other() -> None:
     assert heights[2] == 50.0
 
 
-def test_a_chart_of_nothing_says_so() -> None:
+def test_a_chart_without_points_has_a_note() -> None:
     drawn = picture("Rooms", "rooms", [Panel("CPU", [Line("gateway", [])])])
     assert "nothing was measured" in drawn
 

@@ -1,4 +1,4 @@
-"""What the page about a million connections promises: sums that a reader can redo, from figures that are known."""
+"""The promises of the page about a million connections: sums that a reader can recalculate, from known figures."""
 
 import math
 import re
@@ -15,13 +15,13 @@ from bench.tests.growth_runs import a_run, without
 _LINKS = re.compile(r"\]\([^)]*\)|`[^`]*`|ADR \d+")
 
 
-def test_a_sum_is_worked_out_from_figures_as_they_are_shown() -> None:
+def test_a_sum_is_calculated_from_the_displayed_figures() -> None:
     results = work_out([Sum("third", "one ÷ 3", ""), Sum("again", "third × 3", "")], {"one": 1})
     assert shown(results["third"]) == "0.333"
     assert results["again"] == pytest.approx(0.999)
 
 
-def test_to_divide_by_nothing_cannot_be_nor_can_what_follows_from_it() -> None:
+def test_a_division_by_zero_gives_an_impossible_result() -> None:
     results = work_out(
         [Sum("none", "1 ÷ left", ""), Sum("more", "max(none, 5) + 1", ""), Sum("other", "left + 2", "")],
         {"left": 0},
@@ -49,11 +49,11 @@ def test_a_formula_over_an_unknown_name_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0412, 0.5, 3.14159, 14.26, 333.5, 16_666.67, 1_000_000, 0.0])
-def test_a_figure_is_shown_within_two_in_a_hundred_of_what_it_is(value: float) -> None:
+def test_a_figure_is_rounded_by_two_percent_at_most(value: float) -> None:
     assert as_shown(value) == pytest.approx(value, rel=0.02)
 
 
-def test_whoever_redoes_a_sum_from_the_page_gets_what_the_page_says() -> None:
+def test_a_sum_can_be_recalculated_from_the_page() -> None:
     rows = _rows(page(a_run(), AXES, TEMPLATE.read_text()))
     ways = len(scenarios())
     begun_with = {row[0]: _read(row[2]) for row in rows if len(row) == 4 and row[0].isidentifier()}
@@ -87,38 +87,38 @@ def _read(figure: str) -> float:
     return math.nan if figure == "cannot be" else float(figure.replace(",", ""))
 
 
-def test_pushes_that_use_up_a_gateway_cannot_be_carried_by_any_number_of_them() -> None:
+def test_pushes_that_fill_one_gateway_cannot_be_carried_by_more_of_them() -> None:
     results = million(a_run(take=50.0)).results
     assert math.isnan(results["rooms"]["gateways"])
     assert math.isnan(results["rooms"]["money"])
 
 
-def test_several_systems_carry_what_one_cannot() -> None:
+def test_several_systems_carry_more_than_one_can() -> None:
     results = million(a_run(take=50.0)).results
     assert results["cells"]["gateways"] < 50
     assert results["cells"]["pushes"] == pytest.approx(results["rooms"]["pushes"] / 4, rel=0.001)
 
 
-def test_with_selective_routing_a_push_is_taken_once_however_many_gateways_there_are() -> None:
+def test_with_selective_routing_a_push_reaches_one_gateway() -> None:
     results = million(a_run()).results
     assert results["users"]["copies"] == 1
     assert results["users"]["gateways"] > 200
 
 
-def test_the_gateways_of_the_sums_have_the_time_for_what_they_are_given() -> None:
+def test_the_gateways_of_the_calculation_have_time_for_their_load() -> None:
     for name, results in million(a_run(take=10.0)).results.items():
         spared = results["gateways"] - 1
         work = results["connections"] * results["own"] / spared
         assert work <= results["left"] * 1.001, name
 
 
-def test_the_replicas_of_the_sums_have_the_time_for_what_they_are_given() -> None:
+def test_the_replicas_of_the_calculation_have_time_for_their_load() -> None:
     for name, results in million(a_run(take=10.0)).results.items():
         spared = results["replicas"] - 1
         assert results["service"] <= spared * results["busy"] * results["spread"] * 1.001, name
 
 
-def test_no_more_replicas_of_a_service_are_counted_on_than_there_are_queues() -> None:
+def test_the_calculation_uses_at_most_one_replica_per_queue() -> None:
     worked_out = million(a_run())
     results = worked_out.results["rooms"]
     at = next(at for limit, at in worked_out.limits if limit.name == "domain")
@@ -126,30 +126,30 @@ def test_no_more_replicas_of_a_service_are_counted_on_than_there_are_queues() ->
     assert work == pytest.approx(results["queues"] * results["busy"] * results["spread"], rel=0.01)
 
 
-def test_what_breaks_first_is_named_first() -> None:
+def test_the_first_limit_is_named_first() -> None:
     limits = [at for _, at in million(a_run()).limits]
     assert limits == sorted(limits)
     dear = million(a_run(take=500.0)).limits[0]
     assert dear[0].name == "users"
 
 
-def test_the_text_written_by_hand_has_no_figure_of_its_own() -> None:
+def test_the_text_written_by_hand_has_no_figures() -> None:
     by_hand = _LINKS.sub("", re.sub(r"\{\{[^}]*\}\}", "", TEMPLATE.read_text()))
     assert re.findall(r"\d+", by_hand) == []
 
 
-def test_every_blank_of_the_page_is_filled() -> None:
+def test_every_placeholder_of_the_page_has_a_value() -> None:
     text = page(a_run(), AXES, TEMPLATE.read_text())
     assert "{{" not in text
     assert "nan" not in re.findall(r"\w+", text)
 
 
-def test_a_blank_that_nothing_fills_is_an_error() -> None:
+def test_a_placeholder_without_a_value_is_an_error() -> None:
     with pytest.raises(Unfilled, match="sails"):
         filled("There are {{sails}}.", {"masts": "3"})
 
 
-def test_a_figure_that_was_not_measured_is_never_made_up() -> None:
+def test_a_missing_measurement_stays_missing() -> None:
     for axis in ("connections", "load", "rooms", "replicas", "services", "units"):
         with pytest.raises(Missing, match=axis):
             page(without(a_run(), axis), AXES, TEMPLATE.read_text())

@@ -15,28 +15,28 @@ def heard(*numbers: int) -> Ledger:
     return ledger
 
 
-def test_numbers_that_come_one_after_the_other_are_all_right() -> None:
+def test_numbers_in_sequence_are_right() -> None:
     ledger = heard(10, 11, 12)
     assert (ledger.lost(13), ledger.duplicates, ledger.disorder) == (0, 0, 0)
 
 
-def test_a_number_that_never_comes_is_lost_in_between_and_at_the_end() -> None:
+def test_a_missing_number_is_lost_in_between_and_at_the_end() -> None:
     assert heard(10, 12).lost(14) == 2
 
 
-def test_a_number_that_comes_late_is_out_of_order_and_not_lost() -> None:
+def test_a_late_number_is_out_of_order_and_not_lost() -> None:
     ledger = heard(10, 12, 11)
     assert (ledger.lost(13), ledger.duplicates, ledger.disorder) == (0, 0, 1)
 
 
-def test_a_number_that_comes_again_is_a_duplicate_whenever_that_is() -> None:
+def test_a_repeated_number_is_a_duplicate_at_any_time() -> None:
     ledger = heard(10, 10, 12, 11, 11, 10)
     assert (ledger.lost(13), ledger.duplicates, ledger.disorder) == (0, 3, 1)
 
 
 @given(st.sets(st.integers(10, 60)), st.lists(st.integers(10, 60)), st.randoms(use_true_random=False))
 @settings(deadline=None)
-def test_whatever_the_order_the_sums_are_right(
+def test_for_any_order_of_numbers_the_sums_are_right(
     numbers: set[int], again: list[int], chance: random.Random
 ) -> None:
     repeated = [number for number in again if number in numbers]

@@ -47,11 +47,11 @@ def test_a_row_has_the_rate_the_ratio_times_and_cpu() -> None:
     assert cells[-3:] == ["40.0", "12.0", "nothing"]
 
 
-def test_what_went_wrong_stands_beside_the_figures() -> None:
+def test_faults_are_shown_beside_the_figures() -> None:
     assert row(page(RUN, WORKS), beginning="|  | Bare | 1,600")[-1] == "3 lost"
 
 
-def test_what_failed_says_why() -> None:
+def test_a_failed_case_gives_its_reason() -> None:
     assert row(page(RUN, WORKS), beginning="|  | Node")[-1] == "failed: ws is not there"
 
 
@@ -60,11 +60,11 @@ def test_the_first_table_holds_the_ratios_to_the_baseline() -> None:
     assert cells[1:] == ["8,000", "1,600", "5.00"]
 
 
-def test_the_differences_of_every_system_are_told() -> None:
+def test_the_page_lists_the_differences_of_every_system() -> None:
     assert all(f"{name} is different" in page(RUN, WORKS) for name in RUN.differences)
 
 
-def test_a_machine_that_was_shared_is_named_so() -> None:
+def test_a_shared_machine_is_named_as_shared() -> None:
     shared = a_run(a_measurement("towpath", rate=1.0, elsewhere=0.4))
     assert "other programs took 40% of the machine" in page(shared, WORKS[:1])
     assert "other programs" not in page(RUN, WORKS)
@@ -77,7 +77,7 @@ def test_every_picture_on_the_page_is_written_beside_it(tmp_path: Path) -> None:
     assert all((tmp_path / name).is_file() for name in pictures)
 
 
-def test_a_run_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
+def test_a_run_is_read_from_its_file_unchanged(tmp_path: Path) -> None:
     write(RUN, tmp_path, None)
     assert page(Run.load(tmp_path / "performance.json"), WORKS) == page(RUN, WORKS)
 
@@ -109,7 +109,7 @@ def test_every_work_has_a_picture_that_is_xml(name: str) -> None:
         assert texts.count("Towpath") == len(drawn.cases(Scale()))
 
 
-def test_who_does_not_keep_up_is_not_drawn_there() -> None:
+def test_a_system_that_cannot_keep_up_is_not_drawn() -> None:
     drawn = ElementTree.fromstring(picture(RUN, work("steady")))
     texts = [element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")]
     assert "Towpath" in texts

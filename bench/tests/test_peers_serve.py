@@ -1,4 +1,4 @@
-"""What the benchmark counts on in its peers: each does the work, all of it, and once."""
+"""The assumptions of the benchmark about its peers: each does the work, all of it, and once."""
 
 import asyncio
 import contextlib
@@ -74,7 +74,7 @@ class Stage:
         return client
 
     async def publish(self, user: str, number: int) -> None:
-        """What another backend does to reach a user."""
+        """Publish to a user like another backend."""
         publication = self.language.push(user)(number)
         async with await aio_pika.connect(self._peer.amqp_url) as connection:
             channel = await connection.channel()
@@ -86,7 +86,7 @@ class Stage:
 
 
 class Client:
-    """One plain client, which remembers what it was told.
+    """One plain client, which remembers its pushes.
 
     Attributes:
         answers: Numbers of the requests that were answered, as the answers came.
@@ -157,8 +157,8 @@ async def stage(peer: Peer) -> AsyncIterator[Stage]:
         yield Stage(peer, clients)
 
 
-# Before any peer is there, for it switches on and off what one of them stands on.
-async def test_the_broker_speaks_web_stomp_only_as_long_as_it_is_measured(broker: RabbitNode) -> None:
+# Before any peer exists, for it switches on and off a plugin that one of them needs.
+async def test_the_broker_serves_web_stomp_only_during_its_measurement(broker: RabbitNode) -> None:
     for _ in range(2):
         async with web_stomp(broker, "/") as port:
             assert listens(port)
@@ -182,7 +182,7 @@ async def test_answers_find_the_client_that_asked_on_either_gateway(stage: Stage
     assert [client.answers for client in clients] == [[200, 210], [201, 211]]
 
 
-async def test_what_is_said_in_a_room_is_heard_by_its_members_once_and_by_nobody_else(stage: Stage) -> None:
+async def test_a_message_reaches_the_members_of_its_room_once_and_no_other_user(stage: Stage) -> None:
     members = [await stage.client(f"u{place}", gateway=place) for place in range(5)]
     everybody = [*members, await stage.client("u9")]
     for place, member in enumerate(members):
@@ -198,11 +198,11 @@ async def test_what_is_said_in_a_room_is_heard_by_its_members_once_and_by_nobody
         await member.hear(320)
 
     for place, client in enumerate(everybody):
-        await client.ask(echo, 330 + place)  # whatever else it was told came before its answer
+        await client.ask(echo, 330 + place)  # all its earlier pushes arrived before its answer
     assert [client.heard for client in everybody] == [[310, 320]] * 4 + [[310], []]
 
 
-async def test_a_push_by_another_backend_reaches_its_user_and_nobody_else(stage: Stage) -> None:
+async def test_a_push_by_another_backend_reaches_its_user_only(stage: Stage) -> None:
     users = [await stage.client(f"u{place}", gateway=place) for place in range(2)]
     await stage.publish("u1", 400)
     await users[1].hear(400)

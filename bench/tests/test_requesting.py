@@ -42,7 +42,7 @@ async def test_a_system_that_answers_everything_has_no_faults() -> None:
     assert result["count"] == Histogram.from_json(result["times"]).total > 0
 
 
-async def test_what_is_answered_twice_is_a_duplicate() -> None:
+async def test_a_second_answer_is_a_duplicate() -> None:
     async def treat(place: int, number: int, send: Send) -> None:
         for _ in range(2 if place == 3 else 1):
             await send(answer(number))
@@ -71,7 +71,7 @@ async def test_a_refusal_is_neither_an_answer_nor_lost() -> None:
     assert faults(await asked(treat)) == {"refused": 1}
 
 
-async def test_what_is_never_answered_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_request_without_an_answer_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.generator.requesting._LAST_SECONDS", 0.2)
 
     async def treat(place: int, number: int, send: Send) -> None:
@@ -81,7 +81,7 @@ async def test_what_is_never_answered_is_lost(monkeypatch: pytest.MonkeyPatch) -
     assert faults(await asked(treat)) == {"lost": 2}
 
 
-async def test_at_a_steady_rate_a_stall_delays_all_that_should_have_been_sent_meanwhile() -> None:
+async def test_at_a_steady_rate_a_stall_delays_every_request_due_meanwhile() -> None:
     async def treat(place: int, number: int, send: Send) -> None:
         if place == 10:
             await asyncio.sleep(0.3)

@@ -66,13 +66,13 @@ def faults(result: dict[str, Any]) -> dict[str, int]:
     return {name: result[name] for name in names if result[name]}
 
 
-async def test_a_room_in_which_all_hear_everything_has_no_faults() -> None:
+async def test_a_room_without_lost_messages_has_no_faults() -> None:
     result = await spoken(Room())
     assert faults(result) == {}
     assert result["count"] > 0
 
 
-async def test_what_a_member_hears_twice_is_a_duplicate() -> None:
+async def test_a_message_received_twice_is_a_duplicate() -> None:
     class Twice(Room):
         def for_last(self, place: int, text: str) -> list[str]:
             return [text, text] if place == 4 else [text]
@@ -80,7 +80,7 @@ async def test_what_a_member_hears_twice_is_a_duplicate() -> None:
     assert faults(await spoken(Twice())) == {"duplicates": 1}
 
 
-async def test_what_a_member_never_hears_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_message_never_received_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.generator.speaking._LAST_SECONDS", 0.2)
 
     class Deaf(Room):
@@ -90,7 +90,7 @@ async def test_what_a_member_never_hears_is_lost(monkeypatch: pytest.MonkeyPatch
     assert faults(await spoken(Deaf())) == {"lost": 1}
 
 
-async def test_what_overtakes_on_the_way_to_a_member_is_out_of_order() -> None:
+async def test_a_message_that_overtakes_another_is_out_of_order() -> None:
     class Late(Room):
         kept = ""
 

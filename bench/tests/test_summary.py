@@ -47,13 +47,13 @@ def test_faults_are_added_up_and_named() -> None:
     assert summary("bare", *measured).wrong == "4 lost, 1 twice"
 
 
-def test_a_round_that_failed_says_why_only_where_no_other_succeeded() -> None:
+def test_a_failed_round_gives_its_reason_only_if_no_other_succeeded() -> None:
     failed = a_measurement("bare", 0, failure="it ended with status 1")
     assert summary("bare", failed).failure == "failed: it ended with status 1"
     assert summary("bare", failed, a_measurement("bare", 1, rate=7.0)).failure is None
 
 
-def test_a_generator_that_was_busy_makes_a_rate_the_least_that_is_possible() -> None:
+def test_a_rate_from_a_busy_generator_is_a_lower_bound() -> None:
     measured = [
         a_measurement("towpath", rate=200.0, generator_share=0.5),
         a_measurement("bare", rate=100.0, generator_share=0.71),

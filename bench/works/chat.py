@@ -31,11 +31,11 @@ async def measure(stage: Stage, case: Case, scale: Scale) -> dict[str, Any]:
 
 WORK: Final = Work(
     name="chat",
-    title="Chat, stored and told",
+    title="Chat, stored and pushed",
     about=(
-        "In 200 rooms of two, one speaks, with four messages on their way. Each message is committed with its place "
-        "in the room's stream and the outcome for repetitions before both hear it. Counted are messages that both "
-        "have heard. SQLite syncs with every commit; PostgreSQL runs without fsync, as in tests."
+        "In 200 rooms of two, one member sends, with four messages in flight. Each message is committed with its "
+        "stream entry and the outcome for repetitions before it is pushed. Messages count when both members have "
+        "received them. SQLite syncs with every commit; PostgreSQL runs without fsync, as in tests."
     ),
     unit="messages a second",
     cases=cases,

@@ -23,10 +23,10 @@ async def measure(stage: Stage, case: Case, scale: Scale) -> dict[str, Any]:
 
 WORK: Final = Work(
     name="churn",
-    title="Coming and going",
+    title="Joins and leaves",
     about=(
-        "Clients join a room and leave it, again and again. With Towpath this is chat: who is a member is stored, "
-        "and told to all the others in the room. The others change a set in the gateway's memory."
+        "Clients join a room and leave it, repeatedly. In Towpath this is chat: the membership is stored, and pushed "
+        "to all the others in the room. The other systems change a set in the gateway's memory."
     ),
     unit="joins and leaves a second",
     most_rounds=1,

@@ -1,4 +1,4 @@
-"""A storm of connects, as after a network has come back."""
+"""A storm of connects, as after a network failure."""
 
 from typing import Any, Final
 
@@ -16,16 +16,16 @@ def cases(scale: Scale) -> list[Case]:
 
 
 async def measure(stage: Stage, case: Case, scale: Scale) -> dict[str, Any]:
-    """Let everybody connect."""
+    """Connect every client."""
     return measured(await stage.generate("connect", **case.parameters))
 
 
 WORK: Final = Work(
     name="connect",
-    title="Everybody connects",
+    title="A storm of connects",
     about=(
-        "Clients connect, 500 at a time. A connection counts when its system has said that it can be used; Towpath "
-        "has checked a signed token by then, and tells its services who came."
+        "Clients connect, 500 at a time. A connection counts when its system reports it as usable; Towpath "
+        "has checked a signed token by then, and publishes the session to its services."
     ),
     unit="connections a second",
     most_rounds=1,

@@ -42,7 +42,7 @@ WORK: Final = Work(
     title="A gateway dies",
     about=(
         "A gateway is killed with all its connections. A backend that publishes to users of another gateway, one "
-        "message after the other, sees how long RabbitMQ is busy with what the dead one leaves behind."
+        "message after the other, shows how long RabbitMQ is busy with the queues and bindings of the dead one."
     ),
     main=_MAIN,
     unit="longest wait for a confirm, ms",

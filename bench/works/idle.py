@@ -67,10 +67,10 @@ def _kib(pid: int) -> float:
 
 WORK: Final = Work(
     name="idle",
-    title="Connections that do nothing",
+    title="Idle connections",
     about=(
         "Memory (proportional set size) that each further connection takes, and the CPU that all of them cost in "
-        "25 s by being there. Towpath and python-socketio send each a heartbeat in that time, the others none."
+        "25 s. Towpath and python-socketio send each connection a heartbeat in that time, the others none."
     ),
     main=_MAIN,
     unit="KiB a connection",

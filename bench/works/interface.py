@@ -1,4 +1,4 @@
-"""What a work is: what is done to a system, in which sizes, and what is counted."""
+"""A work: its load, its sizes, and its counts."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,7 +54,7 @@ class Case:
 
     Attributes:
         name: Unique within the work: ``200 × 4``.
-        parameters: What the work makes of it.
+        parameters: The inputs of the work.
         gateways: How many a system is started with.
         postgres: Whether its service stores in PostgreSQL instead of SQLite.
     """
@@ -84,18 +84,18 @@ class Work:
     Attributes:
         name: The word on the command line.
         title: The heading of its table.
-        about: What is done and counted: a sentence or two, shown above the table.
+        about: The load and the counts: a sentence or two, shown above the table.
         cases: Its sizes.
         measure: Does one case and returns fields of a :class:`~bench.measurement.Measurement`.
         main: The figure that systems are compared by: ``rate``, ``p99`` (milliseconds), or the title of one of the
             ``figures``.
-        unit: What ``main`` is, for the head of its column.
-        rate_unit: What a rate counts, where ``main`` is something else.
+        unit: The unit of ``main``, for the head of its column.
+        rate_unit: The unit of a rate, where ``main`` is something else.
         lower_is_better: Of ``main``.
         headlines: The cases that stand for the work in the page's first table; empty for all.
         first_look: Whether all systems do it even in a narrow run.
         most_rounds: For what takes long, and says much already when it is done so often.
-        needs: What a system's ``works`` must hold; by default the name.
+        needs: Required in a system's ``works``; by default the name.
         chart: How it is drawn.
     """
 

@@ -33,9 +33,9 @@ WORK: Final = Work(
     name="orders",
     title="Orders read and stored",
     about=(
-        "The same through the orders service on SQLite. `order.submit` commits the order, its stream entry and the "
-        "outcome for repetitions before it is answered; the user is told by a push as well. Where a rate is named, "
-        "200 clients ask at that rate, and times run from when a request should have been sent."
+        "Requests to the orders service on SQLite. `order.submit` commits the order, its stream entry and the "
+        "outcome for repetitions before it is answered; the user gets a push as well. Where a rate is named, 200 "
+        "clients send at that rate, and times run from the moment when a request was due."
     ),
     unit="answers a second",
     headlines=("order.get, 200 × 4", "order.submit, 200 × 4"),

@@ -36,9 +36,9 @@ WORK: Final = Work(
     name="push",
     title="Another backend reaches one user",
     about=(
-        "A program that knows nothing but RabbitMQ publishes to one user of ten thousand, with confirms, and to the "
-        "next when that has arrived; 20 are on their way at any time. With two gateways each has half of the users. "
-        "The generator's CPU is that of the backend, too."
+        "A program with access to RabbitMQ only publishes to one user of ten thousand, with confirms, and to the "
+        "next after the arrival; 20 pushes are in flight at any time. With two gateways each has half of the users. "
+        "The generator's CPU includes that of the backend."
     ),
     unit="pushes a second",
     cases=cases,

@@ -33,8 +33,8 @@ WORK: Final = Work(
     name="request",
     title="Request, service, reply",
     about=(
-        "Clients ask a service that keeps nothing, through the broker, for an echo of 64 letters. *200 × 4*: 200 "
-        "clients with 4 requests in flight each; who has an answer asks again."
+        "Clients request an echo of 64 letters from a service without storage, through the broker. *200 × 4*: 200 "
+        "clients with 4 requests in flight each; after an answer a client sends the next request."
     ),
     unit="answers a second",
     headlines=("5 × 1", "200 × 1", "200 × 4"),

@@ -1,4 +1,4 @@
-"""A gateway dies, and its people come back to another: how long until they have all they missed."""
+"""A gateway dies, and its users connect to another: the time until they have all missed messages."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ def cases(scale: Scale) -> list[Case]:
 
 
 async def measure(stage: Stage, case: Case, scale: Scale) -> dict[str, Any]:
-    """Kill one gateway of two, and let its people come back."""
+    """Kill one gateway of two, and let its users reconnect."""
 
     async def kill(_: dict[str, Any]) -> None:
         os.kill(stage.running.pids["gateway"][0], signal.SIGKILL)
@@ -36,11 +36,11 @@ async def measure(stage: Stage, case: Case, scale: Scale) -> dict[str, Any]:
 
 WORK: Final = Work(
     name="resume",
-    title="Everybody resumes",
+    title="A storm of resumes",
     about=(
-        "All people of a gateway that was killed come to another, 500 at a time, and ask for what they missed in "
-        "their room; people go on speaking there meanwhile. Times run from the connect to the answer that all is "
-        "there. By its place in the stream a client drops what it has, and keeps what comes before its turn."
+        "All users of a killed gateway connect to another, 500 at a time, and resume their room, where messages "
+        "continue meanwhile. Times run from the connect to the answer that the stream is complete. By its position "
+        "in the stream a client drops duplicates, and holds pushes that arrive early."
     ),
     main=_MAIN,
     unit="until all have resumed, s",

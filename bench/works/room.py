@@ -29,11 +29,11 @@ async def measure(stage: Stage, case: Case, scale: Scale) -> dict[str, Any]:
 
 WORK: Final = Work(
     name="room",
-    title="One speaks, all hear it",
+    title="One sender, many receivers",
     about=(
-        "In each room one member speaks, through the service, with two messages on their way at any time. Counted "
-        "are deliveries; times run until the last member has the message. Towpath's rooms are chat's: every message "
-        "is stored first, has a place in a stream, and can be resumed from. The others keep nothing."
+        "In each room one member sends, through the service, with two messages in flight at any time. Counted are "
+        "deliveries; times run until the last member has the message. Towpath's rooms are chat's: every message is "
+        "stored first, as an entry of a stream that clients resume. The others store nothing."
     ),
     unit="deliveries a second",
     headlines=("1 room of 1,000", "50 rooms of 100"),

@@ -41,17 +41,17 @@ async def measure(stage: Stage, case: Case, scale: Scale) -> dict[str, Any]:
         seconds=scale.seconds,
         **case.parameters,
     )
-    # Where the gateway is a part of the broker, its memory cannot be told from the broker's.
+    # Where the gateway is a part of the broker, its memory cannot be separated from the broker's.
     grown = {"MiB the gateway grew": (held["after"] - held["before"]) / 1024} if held["before"] else {}
     return {**measured(result), "figures": grown}
 
 
 WORK: Final = Work(
     name="stalled",
-    title="One does not read",
+    title="A member that does not read",
     about=(
-        "A room of 100 in which one member stops reading. Messages are long (3,900 letters), so that what waits for "
-        "that member is more than the kernel takes. Times are those of the other 99, until the last has a message. "
+        "A room of 100 in which one member stops reading. Messages are long (3,900 letters), so that the backlog of "
+        "that member exceeds the kernel's buffers. Times are those of the other 99, until the last has a message. "
         "Towpath keeps 4 MiB for one connection, then closes it: the client reconnects and resumes."
     ),
     main=_MAIN,

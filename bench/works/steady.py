@@ -26,8 +26,8 @@ WORK: Final = Work(
     name="steady",
     title="Times at a steady rate",
     about=(
-        "The same echo, asked for at a steady rate by 200 clients in turn. Times run from when a request *should* "
-        "have been sent. Who cannot keep up has ever longer times, and is not drawn there."
+        "The same echo, requested at a steady rate by 200 clients, one after the other. Times run from the moment "
+        "when a request was *due*. The times of a system that cannot keep up grow without end; it is not drawn there."
     ),
     main="p99",
     unit="p99, ms",

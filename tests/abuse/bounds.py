@@ -1,4 +1,4 @@
-"""What is promised to everybody else while somebody attacks."""
+"""The bounds of waits and memory that honest users are promised during an attack."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class Bounds:
             longest wait of the control run where that is more: then the machine is busy with something else.
         p99: Seconds for 99 of 100 of them, or twice the control run where that is more.
         others: Seconds for 99 of 100 on another gateway, or twice the control run where that is more: below it, on
-            two cores that everybody shares, a scheduler's turn counts as much as the attack.
+            two shared cores, a scheduler's turn counts as much as the attack.
         gateway, service: MiB that a program may hold over its rest.
         live: Seconds for ``/health/live``.
         back: Seconds after the attack in which memory is back.
@@ -36,5 +36,5 @@ ONE_CONNECTION: Final = Bounds()
 MANY_CONNECTIONS: Final = Bounds(worst=1.0, p99=1.0)
 #: A crowd is on both gateways, so that "the other gateway" is attacked like the first.
 CROWD: Final = Bounds(p99=0.25, others=0.25)
-#: Beside other tests on a busy machine only seconds can be told from each other, as they were without limits.
+#: Beside other tests on a busy machine only seconds are distinguishable, as they were without limits.
 BUSY: Final = Bounds(worst=3.0, p99=2.0, others=2.0, live=3.0)

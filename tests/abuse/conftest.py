@@ -84,7 +84,7 @@ def trial(request: pytest.FixtureRequest) -> Trial:
 
 @pytest.fixture(scope="session", autouse=True)
 def facts(request: pytest.FixtureRequest, rabbitmq_node: RabbitControl) -> None:
-    """What the page says it ran on."""
+    """The versions and the machine, as the page names them."""
     rabbitmq = rabbitmq_node.evaluate("rabbit_misc:version()").strip('"')
     named = [("RabbitMQ", rabbitmq), ("Python", platform.python_version())]
     named += [(name, version(name)) for name in ("aio-pika", "websockets")]
@@ -125,7 +125,7 @@ class Stage:
             await self._control.delete_vhost(self._vhost)
 
     def output(self) -> str:
-        """What its programs printed last."""
+        """The last output of its programs."""
         return "\n".join(f"{one.name}: {one.output[-2000:]}" for one in self._processes or ())
 
 

@@ -36,11 +36,11 @@ _STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 @dataclass(slots=True)
 class Findings:
-    """What came of it.
+    """The results.
 
     Attributes:
         deep: Refused by the gateway's reader alone, since they are nested deeper than it reads.
-        wrong: What broke a promise, with the bytes; the first twenty of each kind.
+        wrong: Broken promises, with the bytes; the first twenty of each kind.
     """
 
     accepted: int = 0

@@ -82,11 +82,11 @@ class _Fuzz:
                 self.connections += 1
                 return wire
             await asyncio.sleep(0.1)
-        raise AssertionError("the gateway lets nobody in any more")
+        raise AssertionError("the gateway accepts no connections any more")
 
 
 def _odd_frame(chance: random.Random) -> bytes:
-    """Mostly what RFC 6455 allows and nobody sends, so that a connection lives on; at times what it forbids."""
+    """Mostly frames that RFC 6455 allows and no client sends, so a connection survives; sometimes forbidden ones."""
     if chance.random() > _ILLEGAL_SHARE:
         return chance.choice(
             (

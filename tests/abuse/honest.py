@@ -39,7 +39,7 @@ class _Send:
 
 @dataclass(slots=True)
 class _Book:
-    """What all of them measured.
+    """The measurements of all honest users.
 
     Attributes:
         waits: ``[group, kind, started, waited, outcome]``; the outcome is ``ok``, an error code, or ``never``.

@@ -1,4 +1,4 @@
-"""What attackers send: kinds of messages, as blocks of frames that are built before the attack."""
+"""Messages of attackers: kinds of messages, as blocks of frames that are built before the attack."""
 
 from collections.abc import Callable, Mapping
 from typing import Final

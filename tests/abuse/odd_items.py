@@ -19,7 +19,7 @@ def _broken(envelope: bytes) -> bytes:
     return b'{"connection_id":"CONNECTION","envelope":' + envelope + b"}"
 
 
-#: What is odd → the body.
+#: Kind of oddity → the body.
 ITEMS: Final[Mapping[str, bytes]] = {
     "subscribe to an empty name": _item(subscribe=[""]),
     "subscribe to a name of 300 letters": _item(subscribe=["g" * 300]),

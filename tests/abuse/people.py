@@ -1,7 +1,7 @@
 """Many quiet people in a process of their own: ``python -m tests.abuse.people '{…}'``.
 
-They connect, wait for a line, do what the plan says (join one room together, or just stay), and tell what they were
-sent when it is over: pushes are counted, not kept.
+They connect, wait for a line, follow the plan (join one room together, or just stay), and report at the end the
+pushes that they received: pushes are counted, not kept.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ class _Person:
         elif b'"session.closing"' in payload:
             self.advised = json.loads(payload)["data"].get("retry_after_ms") is not None
         else:
-            # The action stands near the beginning of what a service writes; JSON of two million pushes is too much.
+            # The action is near the beginning of a service's JSON; parsing two million pushes takes too long.
             action = payload.partition(b'"action":"')[2].partition(b'"')[0]
             self.pushes[action.decode()] += 1
 

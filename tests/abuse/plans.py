@@ -1,4 +1,4 @@
-"""What an attacker process is asked to do, and what it tells at its end."""
+"""The task of an attacker process, and its report."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -68,7 +68,7 @@ class Storm:
 
 @dataclass(slots=True)
 class Loot:
-    """What an attacker got in.
+    """The load of an attacker.
 
     Attributes:
         closes: By close code, or HTTP status of a refusal, how often.

@@ -53,7 +53,7 @@ class Program:
         self._process.stdin.write(b"\n")
 
     async def result(self, *, timeout: float = 60.0) -> dict[str, Any]:
-        """What it prints in the end.
+        """The report at its end.
 
         Raises:
             AssertionError: It ended without.

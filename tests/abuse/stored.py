@@ -1,4 +1,4 @@
-"""What chat has stored, written and read behind its back: histories that nobody has the time to make by talking."""
+"""Messages of chat, written to and read from its database: histories that take too long to create by requests."""
 
 import sqlite3
 import time
@@ -9,7 +9,7 @@ from typing import Final
 from towpath.protocol.envelope import make
 from towpath.testkit.system import System
 
-#: What one resume may replay, and how long each text is.
+#: The largest replay of one resume, and the length of each text.
 ENTRIES: Final = 5_000
 _TEXT: Final = "x" * 4_000
 _BATCH: Final = 10_000
@@ -74,7 +74,7 @@ def said(system: System, user: str, beginning: str) -> int:
 
 
 def size_mib(system: System) -> float:
-    """What chat's database takes on the disk, the log beside it included."""
+    """The size of chat's database on the disk, the log beside it included."""
     from pathlib import Path
 
     path = _path(system)

@@ -55,7 +55,7 @@ class Line:
 
     Attributes:
         promise: The name of its test.
-        attack: What is done.
+        attack: The load.
         got_in: The load: messages and connections.
         control, during: Waits of honest users on the same gateway.
         others_control, others: Waits on the other gateway.
@@ -127,7 +127,7 @@ class Table:
         ]  # fmt: skip
         if counted:
             parts += [
-                "## What is counted instead of timed\n",
+                "## Counted instead of timed\n",
                 "| attack | outcome | |",
                 "| --- | --- | --- |",
             ]
@@ -137,19 +137,19 @@ class Table:
         if noted:
             parts += ["## Further figures\n"]
             parts += [f"- *{line.attack}*: {'; '.join(line.notes)}." for line in noted] + [""]
-        parts += ["## What each line promises\n"]
+        parts += ["## Promises of the trials\n"]
         parts += [f"- *{line.attack}*: {_sentence(line.promise)}." for line in self.lines]
         if failed := [line for line in self.lines if line.failures]:
-            parts += ["", "## What does not hold\n"]
+            parts += ["", "## Failed promises\n"]
             parts += [f"- *{line.attack}*: {'; '.join(line.failures)}." for line in failed]
         return "\n".join(parts).rstrip() + "\n"
 
 
 _INTRODUCTION: Final = """\
-# What an attacker can do to others
+# Abuse trials: the effect of an attacker on others
 
 Written by `{command}` on {day}: {held} of {count} attacks stayed within their bounds. {facts}. Seed {seed}; the same
-seed repeats what is left to chance.
+seed repeats the random choices.
 
 Each attack is a test in [tests/abuse](../tests/abuse): real processes (RabbitMQ, two gateways, chat, orders), 20
 honest users on the attacked gateway and 6 on the other one. Each honest user sends to a room, pings, reads, lists and
@@ -158,16 +158,16 @@ attackers run in processes of their own; the attacker has the lowest share of th
 its own control run on the same machine, just before the attack begins. All of it shares two cores.
 """
 _LEGEND: Final = """
-- *got in*: what the attacker could write, and the share of one core that it used for it. *taken*: what the gateway
-  read of it (its metric `messages_received`, the messages of honest users included).
-- *control*, *under attack*, *other gateway*: how long honest users waited for answers and pushes: median / 99th
-  percentile / longest, in milliseconds. What never came counts with the time until the end of the trial.
+- *got in*: the messages and bytes that the attacker could write, and the share of one core that it used. *taken*: the
+  messages that the gateway read (its metric `messages_received`, those of honest users included).
+- *control*, *under attack*, *other gateway*: waits of honest users for answers and pushes: median / 99th
+  percentile / longest, in milliseconds. A missing answer counts with the time until the end of the trial.
 - *bound*: the longest wait, and the 99th percentile; for both twice the control run where that is more: the machine
   was busy with something else.
 - *MiB*: resident memory at rest → the most → at the end of the trial. Bounds: +64 for a gateway, +128 for a service,
   and back within 30 s.
 - *live*: the slowest answer of `/health/live` of any program, in milliseconds; the bound is 1,000.
-- ✓ also says: no honest user was refused or disconnected, and no program ended.
+- ✓ means as well: no honest user was refused or disconnected, and no program ended.
 """
 
 

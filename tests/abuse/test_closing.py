@@ -83,7 +83,7 @@ async def _drain(system: System, _: Wire) -> None:
         ("the gateway drains", _drain, 1012),
     ],
 )
-async def test_nothing_gets_through_once_a_close_has_begun(
+async def test_nothing_is_accepted_once_a_close_has_begun(
     rabbitmq: Rabbit, start_system: StartSystem, trial: Trial, reason: str, begin: Begin, code: int
 ) -> None:
     system = await start_system(rabbitmq, gateways=1, max_connections_per_user=1, close_timeout=3)

@@ -1,4 +1,4 @@
-"""A crowd joins one room: each is answered, nobody else waits, and deliveries do not grow with its square."""
+"""A crowd joins one room: each is answered, other users do not wait, and deliveries do not grow with its square."""
 
 import asyncio
 from typing import Final
@@ -14,19 +14,19 @@ from .trial import Trial
 #: Seconds in which all of them ask to join.
 _WITHIN: Final = 4.0
 _SECONDS: Final = 12.0
-#: Up to 100 members each join is told to all; then a count goes to each once a second.
+#: Up to 100 members each join is pushed to all; then a count is pushed to each once a second.
 _TOLD_ONE_BY_ONE: Final = 100 * 101
 
 
 @pytest.mark.parametrize("count", [100, 500, 2_000])
-async def test_a_crowd_that_joins_a_room_is_answered_and_disturbs_nobody(
+async def test_a_crowd_that_joins_a_room_is_answered_and_does_not_delay_others(
     fresh_system: System, trial: Trial, count: int
 ) -> None:
     ports = [int(gateway.settings["TOWPATH_PORT"]) for gateway in fresh_system.gateways]
     plan = {"name": "fan", "count": count, "ports": ports, "room": "arena", "within": _WITHIN}
     async with (
         Program.start("people", plan, timeout=120) as people,
-        trial.of(f"{count:,} people join one room within {_WITHIN:g} s", fresh_system, CROWD) as ground,
+        trial.of(f"{count:,} users join one room within {_WITHIN:g} s", fresh_system, CROWD) as ground,
     ):
         people.go()
         await asyncio.sleep(_SECONDS)

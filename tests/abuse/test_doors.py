@@ -25,7 +25,7 @@ _DRAIN_SECONDS: Final = 30.0
 @pytest.mark.parametrize(
     ("manner", "addresses"), [("silent", 1), ("headers", 100), ("drip", 1), ("drip", 100)]
 )
-async def test_handshakes_without_an_end_shut_nobody_out(
+async def test_handshakes_without_an_end_block_no_client(
     rabbitmq: Rabbit,
     start_system: StartSystem,
     processes: Processes,
@@ -57,14 +57,14 @@ async def test_handshakes_without_an_end_shut_nobody_out(
         ("100 users connect and disconnect", Storm(users=100, parallel=50)),
     ],
 )
-async def test_people_who_come_and_go_at_full_speed_delay_others_by_a_second_at_most(
+async def test_users_who_connect_and_disconnect_at_full_speed_delay_others_by_a_second_at_most(
     system: System, trial: Trial, attack: str, storm: Storm
 ) -> None:
     async with trial.of(attack, system, MANY_CONNECTIONS) as ground:
         await ground.attack(storm)
 
 
-async def test_a_user_with_too_many_connections_disturbs_nobody(system: System, trial: Trial) -> None:
+async def test_a_user_with_too_many_connections_does_not_delay_others(system: System, trial: Trial) -> None:
     async with trial.of("one user holds 1,000 connections", system, ONE_CONNECTION) as ground:
         wires = []
         for number in range(1_000):
@@ -99,7 +99,7 @@ async def test_ten_thousand_idle_connections_are_advised_and_drained_in_time(
         if took > _DRAIN_SECONDS or status != 0:
             line.failures.append(f"drained in {took:.1f} s with status {status}")
         if told["advised"] != _IDLE:
-            line.failures.append(f"{told['advised']:,} of {_IDLE:,} were advised when to come back")
+            line.failures.append(f"{told['advised']:,} of {_IDLE:,} got a time to reconnect")
 
 
 async def _limit_descriptors(system: System, processes: Processes, limit: int) -> None:

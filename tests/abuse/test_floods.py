@@ -20,7 +20,7 @@ from .trial import Trial
         ("36,000 unknown session.*", "unknown session"),
     ],
 )  # fmt: skip
-async def test_a_burst_of_frames_delays_nobody_else(
+async def test_a_burst_of_frames_does_not_delay_other_users(
     system: System, trial: Trial, attack: str, kind: str
 ) -> None:
     async with trial.of(attack, system, ONE_CONNECTION) as ground:
@@ -45,7 +45,7 @@ async def test_a_burst_of_frames_delays_nobody_else(
         ("protocol pongs at full speed", "protocol pong"),
     ],
 )
-async def test_one_connection_at_full_speed_delays_nobody_else(
+async def test_one_connection_at_full_speed_does_not_delay_others(
     system: System, trial: Trial, attack: str, kind: str
 ) -> None:
     async with trial.of(attack, system, ONE_CONNECTION) as ground:
@@ -60,7 +60,7 @@ async def test_one_connection_at_full_speed_delays_nobody_else(
         ("order.list, and never reads", "orders"),
     ],
 )
-async def test_one_that_never_reads_costs_a_bounded_amount_of_memory(
+async def test_a_client_that_never_reads_costs_bounded_memory(
     system: System, trial: Trial, attack: str, kind: str
 ) -> None:
     async with trial.of(attack, system, ONE_CONNECTION) as ground:

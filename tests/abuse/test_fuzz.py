@@ -1,4 +1,4 @@
-"""Fuzzing with seeds kept: no reader, no gateway and no service falls over what nobody expected."""
+"""Fuzzing with fixed seeds: unexpected bytes end no reader, no gateway and no service."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ from .trial import Trial
     [pytest.param(30_000, marks=pytest.mark.abuse_short, id="short"), pytest.param(1_000_000, id="long")],
 )
 @pytest.mark.timeout(900)
-async def test_both_readers_agree_on_every_envelope(trial: Trial, count: int) -> None:
+async def test_both_decoders_agree_on_every_envelope(trial: Trial, count: int) -> None:
     async with trial.counted(f"{count:,} envelopes through both readers") as line, AsyncExitStack() as stack:
         share = count // (workers := os.cpu_count() or 1)
         programs = []
@@ -47,7 +47,7 @@ async def test_both_readers_agree_on_every_envelope(trial: Trial, count: int) ->
 
 @pytest.mark.abuse_short
 @pytest.mark.parametrize("innermost", ["1e400", '"]]]"'])
-def test_the_trial_counts_the_nesting_whatever_stands_in_it(innermost: str) -> None:
+def test_the_trial_counts_nesting_of_any_content(innermost: str) -> None:
     nested = "[" * 200 + innermost + "]" * 200
     text = f'{{"msg_id":"m","timestamp":1,"action":"chat.send","data":{{"a":{nested}}},"version":"1.0"}}'
     findings = Findings()

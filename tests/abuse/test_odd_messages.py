@@ -1,4 +1,4 @@
-"""A careless service or backend publishes what nobody can use: that message is lost, and nothing else."""
+"""A careless service or backend publishes an unusable message: that message is lost, and nothing else."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -66,7 +66,7 @@ _BODIES: Final = (
 
 
 def _undecodable() -> Sequence[OddMessage]:
-    """Frames that a codec cannot decode, for each exchange that somebody reads."""
+    """Frames that a codec cannot decode, for each consumed exchange."""
     made = []
     odd = {
         "a timestamp in nanoseconds": properties(timestamp=_NANOSECONDS),
@@ -137,7 +137,7 @@ async def _everybody_is_served(system: System) -> None:
         await eventually(lambda: is_answered("order.list", {}), timeout=60)
 
 
-async def test_odd_directed_items_cost_themselves_and_nothing_else(system: System, trial: Trial) -> None:
+async def test_invalid_directed_items_are_dropped_alone(system: System, trial: Trial) -> None:
     attack = f"{len(ITEMS)} odd directed items, each to a connection and to a user"
     async with trial.of(attack, system, ONE_CONNECTION) as ground, system.connect("named") as named:
         welcome = await named.next("session.welcome")
@@ -166,7 +166,7 @@ async def test_odd_directed_items_cost_themselves_and_nothing_else(system: Syste
         ("forged headers: x-attempt -5 with a delivery count", _forged),
     ],
 )
-async def test_odd_amqp_messages_are_parked_or_dropped_and_hold_nobody_up(
+async def test_odd_amqp_messages_are_parked_or_dropped_and_delay_no_other_message(
     rabbitmq: Rabbit, start_system: StartSystem, processes: Processes, trial: Trial, attack: str, made: object
 ) -> None:
     system = await start_system(rabbitmq)

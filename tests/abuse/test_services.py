@@ -26,7 +26,7 @@ from .wire import TEXT, Wire, text
         ("resumes of a full room, and never reads", Flood("resume", joins="", reads=False, size=4096)),
     ],
 )
-async def test_heavy_reads_of_one_user_delay_nobody_else(
+async def test_heavy_reads_of_one_user_do_not_delay_others(
     fresh_system: System, trial: Trial, attack: str, flood: Flood
 ) -> None:
     fill_room(fresh_system, FULL_ROOM, ["eve0"])
@@ -34,9 +34,7 @@ async def test_heavy_reads_of_one_user_delay_nobody_else(
         await ground.attack(flood)
 
 
-async def test_many_who_ask_for_histories_and_never_read_cost_bounded_memory(
-    fresh_system: System, trial: Trial
-) -> None:
+async def test_many_histories_without_readers_cost_bounded_memory(fresh_system: System, trial: Trial) -> None:
     fill_room(fresh_system, FULL_ROOM, [f"eve{number}" for number in range(200)])
     attack = "200 stalled readers, 15 histories each"
     async with trial.of(attack, fresh_system, MANY_CONNECTIONS) as ground:
@@ -51,8 +49,8 @@ async def test_joins_of_one_user_end_at_a_thousand_rooms(fresh_system: System, t
         ground.expect(rooms <= 1_000, f"one user is in {rooms:,} rooms")
 
 
-async def test_rooms_made_by_one_user_end_at_two_hundred_a_day(fresh_system: System, trial: Trial) -> None:
-    async with trial.of("2,000 rooms made by one user", fresh_system, ONE_CONNECTION) as ground:
+async def test_rooms_created_by_one_user_end_at_two_hundred_a_day(fresh_system: System, trial: Trial) -> None:
+    async with trial.of("2,000 rooms created by one user", fresh_system, ONE_CONNECTION) as ground:
         await ground.attack(Flood("create", seconds=8, count=2_000, joins=""))
         rooms = rooms_of(fresh_system, "eve0")
         ground.note(f"{rooms:,} rooms made")
@@ -63,9 +61,7 @@ async def test_invitations_of_one_user_to_another_are_one_at_a_time(
     fresh_system: System, trial: Trial
 ) -> None:
     port = int(fresh_system.gateways[0].settings["TOWPATH_PORT"])
-    async with trial.of(
-        "200 invitations of one person to one person", fresh_system, ONE_CONNECTION
-    ) as ground:
+    async with trial.of("200 invitations of one user to one user", fresh_system, ONE_CONNECTION) as ground:
         eve = await Wire.open(port, a_token("eve"))
         victim = await Wire.open(port, a_token("victim"))
         pushed = 0
@@ -98,14 +94,14 @@ async def test_invitations_of_one_user_to_another_are_one_at_a_time(
         ground.expect(pushed <= 1, f"one person was pushed {pushed} invitations of one other")
 
 
-async def test_a_database_grows_with_what_is_sent_and_not_faster(fresh_system: System, trial: Trial) -> None:
+async def test_a_database_grows_by_the_bytes_sent_and_not_faster(fresh_system: System, trial: Trial) -> None:
     before = size_mib(fresh_system)
     async with trial.of("one user fills a room for 10 s", fresh_system, ONE_CONNECTION) as ground:
         await ground.attack(Flood("send"))
         ground.note(f"chat's database grew by {size_mib(fresh_system) - before:.1f} MiB")
 
 
-async def test_a_user_in_more_rooms_than_a_message_can_name_connects_and_chat_goes_on(
+async def test_a_user_in_too_many_rooms_connects_and_chat_continues(
     fresh_system: System, trial: Trial
 ) -> None:
     port = int(fresh_system.gateways[0].settings["TOWPATH_PORT"])

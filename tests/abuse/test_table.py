@@ -19,19 +19,17 @@ def test_a_hundred_waits_have_their_second_longest_as_99th_percentile() -> None:
     assert str(waits) == "51 / 99 / 100"
 
 
-def test_nobody_waited_is_no_wait_of_nothing() -> None:
+def test_waits_without_samples_are_not_zero() -> None:
     assert str(Waits.of([])) == "–"
 
 
-def test_the_page_says_what_does_not_hold() -> None:
+def test_the_page_lists_failed_promises() -> None:
     table = Table()
-    table.add(
-        Line("test_others_do_not_wait", "a flood", "5eed", ONE_CONNECTION, failures=["somebody waited"])
-    )
+    table.add(Line("test_others_do_not_wait", "a flood", "5eed", ONE_CONNECTION, failures=["a user waited"]))
     table.add(Line("test_nothing_gets_through", "a close", "5eed", got_in="0 got through"))
     page = table.page(Run("make abuse", "5eed", "2 cores", "2026-11-28"))
     assert "1 of 2 attacks stayed within their bounds" in page
-    assert "- *a flood*: somebody waited." in page
+    assert "- *a flood*: a user waited." in page
     assert "| a close | 0 got through | ✓ |" in page
 
 
@@ -52,6 +50,6 @@ def test_frames_are_those_of_rfc_6455(opcode: int, size: int) -> None:
     assert (found.opcode, bytes(found.data), found.fin) == (Opcode(opcode), b"x" * size, opcode != CONT)
 
 
-def test_an_envelope_is_one_of_the_contract_once_its_place_is_taken() -> None:
+def test_a_built_envelope_is_valid_once_its_placeholder_is_replaced() -> None:
     made = json.loads(envelope("ping").replace(b"@@@@@@@@", b"00000001"))
     assert made == {"msg_id": "00000001", "timestamp": 1, "action": "ping", "data": {}, "version": "1.0"}

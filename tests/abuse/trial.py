@@ -29,7 +29,7 @@ class Ground:
     """One attack under way.
 
     Attributes:
-        system: What is attacked.
+        system: The attacked system.
         began: When the attack began, on the monotonic clock.
     """
 
@@ -128,8 +128,8 @@ class Trial:
         """Honest users from entry to exit; then what they waited and what the programs held is judged.
 
         Args:
-            attack: What is done, as the table calls it.
-            bounds: What is promised to honest users.
+            attack: Its name in the table.
+            bounds: The promise to honest users.
             users, others: How many are on the first gateway, and on the second.
 
         Raises:
@@ -229,7 +229,7 @@ class Trial:
         expect = ground.expect
         expect(line.during.count, "no honest user asked anything")
         longest = max(bounds.worst, 2 * line.control.worst)
-        expect(worst <= longest, f"somebody waited {_ms(worst)}, not {_ms(longest)} at most")
+        expect(worst <= longest, f"a user waited {_ms(worst)}, not {_ms(longest)} at most")
         expect(line.during.p99 <= p99, f"p99 was {_ms(line.during.p99)}, not {_ms(p99)}")
         if line.others_control.count:
             most = max(bounds.others, 2 * line.others_control.p99)

@@ -81,7 +81,7 @@ class Watch:
 
 
 async def fetch(process: Process, path: str, *, timeout: float = 10.0) -> str:
-    """What an admin page says; empty when it does not answer with 200 in time."""
+    """The text of an admin page; empty when it does not answer with 200 in time."""
     with contextlib.suppress(OSError, TimeoutError, ValueError, IndexError):
         async with asyncio.timeout(timeout):
             reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(process.admin_url).port)

@@ -1,6 +1,6 @@
 """A WebSocket client without rules: it writes any bytes, ignores closes, and need not read (RFC 6455).
 
-Frames are masked with a key of zeros: they are valid, and their payload can be changed where it stands.
+Frames are masked with a key of zeros: they are valid, and their payload can be changed in place.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ CLOSE: Final = 8
 PING: Final = 9
 PONG: Final = 10
 
-#: Stands in msg_ids of built frames; whoever sends them again puts something else of this length there.
+#: A placeholder in msg_ids of built frames; a sender replaces it with a value of this length.
 PLACE: Final = b"@@@@@@@@"
 _FIELDS: Final[Mapping[str, Any]] = {"timestamp": 1, "version": "1.0"}
 

@@ -63,7 +63,7 @@ def shared_processes() -> Iterator[Processes]:
 async def shared_system(
     rabbitmq_node: RabbitControl, shared_processes: Processes, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[System]:
-    """What ``system`` is, for all tests of one module: they take people and rooms of their own."""
+    """One system for all tests of a module: they use users and rooms of their own."""
     async with Rabbit.on(rabbitmq_node) as rabbitmq:
         system = System(rabbitmq, shared_processes, tmp_path_factory.mktemp("system"))
         await system.start()

@@ -113,11 +113,11 @@ class Gateway:
 
     @property
     def waiting(self) -> int:
-        """What is in the inbox."""
+        """The messages in the inbox."""
         return len(self._subscription._waiting)
 
     def connect(self, user: str) -> Session:
-        """What the entrance does once a connection is admitted."""
+        """Like the entrance once a connection is admitted."""
         session = Session(SocketStub(), Identity(user, expires_at=4e9), self._settings, self._limits)
         self.members.add(session)
         self._announcer.started(session)
@@ -128,7 +128,7 @@ class Gateway:
         return self.members.connection(session.connection_id) is session
 
     def end(self, session: Session) -> None:
-        """What the entrance does once a connection is gone."""
+        """The entrance's part once a connection has ended."""
         if self.has(session):
             self.members.remove(session)
             self._announcer.ended(session, 1000)
@@ -286,7 +286,7 @@ class World:
         return {row.user_id for row in await self.chat.rows(MEMBERS) if row.room == ROOM}
 
     def news(self) -> list[tuple[str, int]]:
-        """What connections have heard since this was called last: a user, and the place in the room's stream."""
+        """Pushes to connections since the last call: a user, and the position in the room's stream."""
         found: list[tuple[str, int]] = []
         for session in [*self.ended, *(session for _, session in self.sessions.values())]:
             socket: SocketStub = session._socket  # type: ignore[assignment]  # made above
@@ -297,7 +297,7 @@ class World:
         return found
 
     async def members_by_place(self) -> dict[int, set[str]]:
-        """Who was in the room when each entry of its stream was committed, this one included."""
+        """The members of the room when each entry of its stream was committed, this one included."""
         members: set[str] = set()
         found: dict[int, set[str]] = {}
         rows = [row for row in await self.chat.rows(STREAMS.entries) if row.stream == stream_of(ROOM)]

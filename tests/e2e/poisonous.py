@@ -75,7 +75,7 @@ class Submit(SubmitOrder):
         if kind == "model":
             os._exit(3)
         if kind == "validator":
-            raise KeyError("nobody foresaw this")
+            raise KeyError("unforeseen")
         return self
 
 

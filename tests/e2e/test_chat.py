@@ -18,7 +18,7 @@ async def join(client: WireClient, room: str) -> Frame:
     return data
 
 
-async def test_what_two_people_say_on_two_replicas_reaches_both_in_one_order(system: System) -> None:
+async def test_messages_of_two_users_on_two_replicas_reach_both_in_one_order(system: System) -> None:
     async with system.connect("ana", 0) as ana, system.connect("ben", 1) as ben:
         await join(ana, "lobby")
         joined = await join(ben, "lobby")
@@ -38,7 +38,7 @@ async def test_what_two_people_say_on_two_replicas_reaches_both_in_one_order(sys
         assert seqs == list(range(joined["seq"] + 1, joined["seq"] + 101))
 
 
-async def test_another_connection_of_a_member_is_in_the_room_by_itself(system: System) -> None:
+async def test_another_connection_of_a_member_receives_the_room_automatically(system: System) -> None:
     async with system.connect("ana", 0) as phone:
         await join(phone, "lobby")
         async with system.connect("ana", 1) as laptop, system.connect("eve", 1) as eve:

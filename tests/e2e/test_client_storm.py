@@ -1,4 +1,4 @@
-"""Five hundred clients lose their only gateway at once, and it comes back on its port.
+"""Five hundred clients lose their only gateway at once, and it starts again on its port.
 
 They are 50 people with 10 devices each, all in one room, in this process. How they spread follows from what the
 client and the gateway promise: after a loss each waits from 0 to 6 s; failed attempts are followed by waits of up to
@@ -31,10 +31,10 @@ class Device:
     """One client, and what it went through.
 
     Attributes:
-        heard: What was said in the room, in that order.
-        returns: When it meant to come back, by the loop's clock; the last one succeeded.
+        heard: Messages of the room, in order of arrival.
+        returns: The planned times of its reconnects, by the loop's clock; the last one succeeded.
         opened: When it was open the last time.
-        seqs: The positions of all that it was told of the room.
+        seqs: The positions of all pushes of the room.
     """
 
     def __init__(self, user: str, url: str, positions: dict[str, int] | None = None) -> None:
@@ -120,7 +120,7 @@ def figures(name: str, times: Sequence[float]) -> str:
 
 
 @pytest.mark.parametrize("end", ["terminate", "kill"])
-async def test_five_hundred_clients_of_a_restarted_gateway_come_back_spread_out_and_miss_nothing(
+async def test_five_hundred_clients_of_a_restarted_gateway_reconnect_spread_out_and_miss_nothing(
     system: System, end: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gateway = system.gateways[0]
@@ -147,7 +147,7 @@ async def test_five_hundred_clients_of_a_restarted_gateway_come_back_spread_out_
                 f"\n{CROWD} clients, {end}: {outage:.1f} s without a gateway, "
                 f"all back {max(device.opened for device in crowd) - served:.1f} s after it served",
                 figures("first attempts", [device.returns[0] - lost for device in crowd]),
-                figures("came back", [device.opened - lost for device in crowd]),
+                figures("reconnected", [device.opened - lost for device in crowd]),
                 sep="\n  ",
             )
         for device in crowd:
@@ -156,15 +156,15 @@ async def test_five_hundred_clients_of_a_restarted_gateway_come_back_spread_out_
         # Of waits that are spread evenly over 6 s, any one second holds a sixth; for one to hold a third by chance is
         # 10 standard deviations away (binomial, n = 500).
         assert busiest_second([device.returns[0] for device in crowd]) <= 1 / 3
-        # Who fails meanwhile draws again, so that they come closer together the longer nobody serves: a second then
-        # holds e^(t/6)/6, which is less than a third for 4 s; 1.5 times that is out of reach for chance.
+        # A client that fails meanwhile draws again, so attempts get closer the longer the gateway is down: a second
+        # then holds e^(t/6)/6, which is less than a third for 4 s; 1.5 times that is out of reach for chance.
         failing = max(0.0, outage - (2.0 if end == "terminate" else 0.0))
         allowed = min(max(1 / 3, 1.5 / 6 * math.exp(failing / 6)), 2 / 3)
         assert busiest_second([device.returns[-1] for device in crowd]) <= allowed
-        # Who has failed four times at most waits 8 s at most, and who was told when to come back and has not failed
-        # 10 s from then. Others can only be late after an outage of seconds: five failures within t seconds have a
-        # probability below t^5/(120 * 6^4 * 8), one in 38,000 for 2 s, and 0.3 % for 5 s.
-        # What counts is when they meant to come back: how long a handshake then takes is the machine's affair.
+        # A client that failed four times at most waits 8 s at most; one with an advised time and no failure connects
+        # within 10 s from then. Others can only be late after an outage of seconds: five failures within t seconds
+        # have a probability below t^5/(120 * 6^4 * 8), one in 38,000 for 2 s, and 0.3 % for 5 s.
+        # The planned times count: the duration of the handshake depends on the machine.
         late = [device for device in crowd if device.returns[-1] > max(served + 10, lost + 11)]
         assert all(len(device.returns) > 5 for device in late)
         unlucky = min(1.0, failing**5 / (120 * 6**4 * 8))

@@ -136,20 +136,20 @@ class Stage:
 
     @asynccontextmanager
     async def speaker(self) -> AsyncIterator["Speaker"]:
-        """Ben, on a gateway that nobody harms."""
+        """Ben, on a gateway without faults."""
         async with WireClient.connect(self.urls[0], token=a_token(self.ben)) as wire:
             answer = await wire.request("chat.join", {"room": self.room}, key=self.room)
             assert answer["action"] == "chat.join.ok", answer
             yield Speaker(wire, self.room)
 
     def texts(self, client: ClientProcess) -> list[str]:
-        """What a client was told of the room since it joined: nothing may be missing between, nothing told twice."""
+        """The pushes of the room since a client joined: without a gap and without duplicates."""
         pushes, first = client.pushes(self.stream), self._joined[client] + 1
         assert [push["seq"] for push in pushes] == list(range(first, first + len(pushes)))
         return [push["data"]["text"] for push in pushes if push["action"] == "chat.message"]
 
     async def heard(self, client: ClientProcess, texts: list[str], *, timeout: float = 30.0) -> None:
-        """Wait until a client was told exactly these texts, in this order."""
+        """Wait until a client has received exactly these texts, in this order."""
         await eventually(lambda: len(self.texts(client)) >= len(texts), timeout=timeout)
         assert self.texts(client) == texts
 
@@ -233,7 +233,7 @@ def stage(request: pytest.FixtureRequest, system: System, drivers: dict[str, lis
 # -- everyday
 
 
-async def test_people_with_either_client_chat_on_two_replicas_and_see_the_same(
+async def test_users_with_either_client_chat_on_two_replicas_and_see_the_same(
     system: System, drivers: dict[str, list[str]]
 ) -> None:
     stage = Stage(system, drivers, "")
@@ -283,7 +283,7 @@ async def test_an_order_is_answered_and_an_event_of_another_backend_shows_up_in_
 # -- gateways that go
 
 
-async def test_a_killed_gateway_costs_nothing_of_what_was_said_meanwhile(stage: Stage) -> None:
+async def test_a_killed_gateway_loses_no_message_sent_meanwhile(stage: Stage) -> None:
     victim = await stage.gateway()
     async with stage.in_the_room(stage.ana, [url_of(victim), *stage.urls]) as ana, stage.speaker() as ben:
         async with ben.talking():
@@ -316,7 +316,7 @@ async def test_a_request_whose_gateway_is_killed_is_answered_once_and_has_one_ef
         assert [push["seq"] for push in ana.pushes(f"order:{stage.ana}")] == [1]
 
 
-async def test_a_replica_that_stops_is_left_for_another_no_sooner_than_it_advised(stage: Stage) -> None:
+async def test_clients_leave_a_stopping_replica_after_the_advised_time(stage: Stage) -> None:
     victim = await stage.gateway(retry_after=1.5, retry_spread=0)
     async with stage.in_the_room(stage.ana, [url_of(victim), *stage.urls]) as ana, stage.speaker() as ben:
         assert await victim.terminate() == 0
@@ -329,7 +329,7 @@ async def test_a_replica_that_stops_is_left_for_another_no_sooner_than_it_advise
         assert ana.gateways[0] != ana.gateways[1]
 
 
-async def test_a_gateway_that_hangs_is_noticed_and_left_for_another(stage: Stage) -> None:
+async def test_clients_leave_a_gateway_that_hangs(stage: Stage) -> None:
     victim = await stage.gateway(heartbeat=0.5)
     async with stage.in_the_room(stage.ana, [url_of(victim), *stage.urls]) as ana, stage.speaker() as ben:
         victim.pause()
@@ -340,7 +340,7 @@ async def test_a_gateway_that_hangs_is_noticed_and_left_for_another(stage: Stage
         await victim.kill()  # Node's own WebSocket waits for a goodbye, and the process for that
 
 
-async def test_what_is_asked_while_no_gateway_runs_is_done_in_order_and_once_when_one_is_back(
+async def test_requests_without_a_gateway_are_handled_in_order_and_once_when_one_starts(
     stage: Stage,
 ) -> None:
     port = free_port()
@@ -368,7 +368,7 @@ async def test_what_is_asked_while_no_gateway_runs_is_done_in_order_and_once_whe
 # -- RabbitMQ restarts
 
 
-async def test_over_a_restart_of_the_broker_answers_are_honest_and_nothing_accepted_or_said_is_lost(
+async def test_over_a_restart_of_the_broker_answers_are_correct_and_no_accepted_message_is_lost(
     stage: Stage,
 ) -> None:
     hanging = await stage.gateway()
@@ -429,7 +429,7 @@ async def test_a_token_is_refreshed_before_it_expires_without_a_new_connection(s
     assert await gateway.terminate() == 0
 
 
-async def test_tokens_that_are_expired_already_are_fetched_anew_until_one_is_good(stage: Stage) -> None:
+async def test_expired_tokens_are_fetched_again_until_one_is_valid(stage: Stage) -> None:
     gateway = await stage.gateway(expiry_notice=1.0)
     lasting = -60.0
     async with (
@@ -458,7 +458,7 @@ async def test_tokens_that_are_expired_already_are_fetched_anew_until_one_is_goo
     assert await gateway.terminate() == 0
 
 
-async def test_a_token_callback_that_fails_is_asked_again(stage: Stage) -> None:
+async def test_a_failed_token_callback_is_called_again(stage: Stage) -> None:
     asked = 0
 
     def token() -> str:
@@ -478,7 +478,7 @@ async def test_a_token_callback_that_fails_is_asked_again(stage: Stage) -> None:
 # -- clients that are slow, away, or too many
 
 
-async def test_a_client_that_does_not_read_is_cut_off_and_comes_back_without_a_hole(stage: Stage) -> None:
+async def test_a_client_that_does_not_read_is_cut_off_and_resumes_without_a_hole(stage: Stage) -> None:
     gateway = await stage.gateway(send_buffer_bytes=256 * 1024, close_timeout=30)
     long = "≋" * 3990  # 12 kB
     async with stage.in_the_room(stage.ana, [url_of(gateway)]) as ana, stage.speaker() as ben:
@@ -496,7 +496,7 @@ async def test_a_client_that_does_not_read_is_cut_off_and_comes_back_without_a_h
     assert await gateway.terminate() == 0
 
 
-async def test_one_connection_too_many_closes_the_oldest_for_good_and_says_why(stage: Stage) -> None:
+async def test_one_connection_too_many_closes_the_oldest_for_good_with_the_reason(stage: Stage) -> None:
     gateway = await stage.gateway(max_connections_per_user=1)
     async with stage.client(stage.ana, [url_of(gateway), *stage.urls]) as first:
         await first.opened()
@@ -514,7 +514,7 @@ async def test_one_connection_too_many_closes_the_oldest_for_good_and_says_why(s
     assert await gateway.terminate() == 0
 
 
-async def test_a_client_that_kept_its_positions_in_a_file_is_told_what_it_missed_after_a_restart(
+async def test_a_client_with_positions_in_a_file_gets_the_missed_entries_after_a_restart(
     stage: Stage, tmp_path: Path
 ) -> None:
     kept = tmp_path / "positions.json"
@@ -525,7 +525,7 @@ async def test_a_client_that_kept_its_positions_in_a_file_is_told_what_it_missed
         await ben.says("three", "four")
         async with stage.client(stage.ana, stage.urls, storage=str(kept)) as second:
             await eventually(lambda: len(second.pushes(stage.stream)) == 2)
-            # This one has no time to say goodbye; what it was told is kept a moment later all the same.
+            # This one is killed without a goodbye; its received pushes are kept a moment later nevertheless.
             last = second.pushes(stage.stream)[-1]["seq"]
             await eventually(lambda: str(last) in kept.read_text())
             await second.kill()
@@ -543,7 +543,7 @@ async def test_a_client_that_kept_its_positions_in_a_file_is_told_what_it_missed
 # -- addresses and tokens that cannot work
 
 
-async def test_an_address_that_cannot_be_one_is_refused_at_once(stage: Stage) -> None:
+async def test_an_invalid_address_is_refused_at_once(stage: Stage) -> None:
     for urls in (["http//example.org"], ["ftp://example.org/ws"], []):
         with pytest.raises(RequestFailed) as refused:
             async with stage.client(stage.ana, urls):
@@ -552,9 +552,9 @@ async def test_an_address_that_cannot_be_one_is_refused_at_once(stage: Stage) ->
         assert refused.value.retryable is False
 
 
-async def test_waiting_for_a_gateway_that_takes_nobody_ends_in_time_and_says_why(stage: Stage) -> None:
+async def test_waiting_for_a_gateway_that_refuses_ends_in_time_with_the_reason(stage: Stage) -> None:
     def forged() -> str:
-        return a_token(stage.ana, secret="of somebody else, of 32 bytes or more")
+        return a_token(stage.ana, secret="of another gateway, of 32 bytes or more")
 
     nobody = f"ws://127.0.0.1:{free_port()}/ws"
     elsewhere = stage.urls[0].removesuffix("/ws") + "/elsewhere"
@@ -569,7 +569,7 @@ async def test_waiting_for_a_gateway_that_takes_nobody_ends_in_time_and_says_why
             assert raised.value.retryable is True
             assert ana.gateways == []
             assert ana.told("retry")
-            if stage.language == "python" and status is not None:  # browsers do not tell it
+            if stage.language == "python" and status is not None:  # browsers do not reveal it
                 assert str(status) in str(raised.value)
                 assert {event["error"]["details"]["status"] for event in ana.told("error")} == {status}
 

@@ -33,7 +33,7 @@ async def told(client: WireClient, *, members: int, online: int) -> dict[str, An
             return data
 
 
-async def test_the_members_of_a_crowd_hear_how_many_they_are(system: System) -> None:
+async def test_the_members_of_a_crowd_get_its_counts(system: System) -> None:
     users = [f"user-{number}" for number in range(6)]
     async with AsyncExitStack() as stack:
         clients = [

@@ -38,14 +38,14 @@ class Odd:
     """One odd message.
 
     Attributes:
-        id: What the tool calls it.
-        told: Part of the error that it prints.
+        id: Its name in the tool.
+        error: Part of the error that the tool prints.
         shown: Part of the body, as it prints it.
     """
 
     sent: OddMessage
     id: str
-    told: str
+    error: str
     shown: str
 
 
@@ -53,15 +53,15 @@ def an_event(msg_id: str, **data: str) -> bytes:
     return make("order.paid", data, msg_id=msg_id).to_json()
 
 
-def undecodable(msg_id: str, told: str, chosen: bytes, key: bytes = PAID) -> Odd:
+def undecodable(msg_id: str, error: str, chosen: bytes, key: bytes = PAID) -> Odd:
     """A message whose body is right."""
     body = an_event(msg_id, order_id=f"O-{msg_id}", user_id="ana")
-    return Odd(message(EVENTS, key, chosen, body), msg_id, told, f'"order_id": "O-{msg_id}"')
+    return Odd(message(EVENTS, key, chosen, body), msg_id, error, f'"order_id": "O-{msg_id}"')
 
 
-def unreadable(body: bytes, told: str, shown: str) -> Odd:
+def unreadable(body: bytes, error: str, shown: str) -> Odd:
     """A message whose body is wrong."""
-    return Odd(message(EVENTS, PAID, properties(), body), f"@{sha256(body).hexdigest()[:12]}", told, shown)
+    return Odd(message(EVENTS, PAID, properties(), body), f"@{sha256(body).hexdigest()[:12]}", error, shown)
 
 
 ODD: Final = [
@@ -95,18 +95,18 @@ class Desk:
         return running.output
 
     async def parked(self, count: int) -> list[dict[str, Any]]:
-        """What ``list --json`` tells of each, once there are ``count``."""
+        """The entries of ``list --json``, once there are ``count``."""
 
-        told: list[dict[str, Any]] = []
+        listed: list[dict[str, Any]] = []
 
         async def all_there() -> bool:
             said = await self.tool("list", "orders", "--json")
-            told[:] = [json.loads(line) for line in said.splitlines()]
-            assert len(told) == count, told
+            listed[:] = [json.loads(line) for line in said.splitlines()]
+            assert len(listed) == count, listed
             return True
 
         await eventually(all_there, timeout=PATIENCE, every=0.5)
-        return told
+        return listed
 
 
 @pytest.fixture
@@ -137,9 +137,9 @@ async def test_odd_messages_are_parked_listed_and_dropped_and_a_healthy_one_is_r
     for one in ODD:
         (line,) = (line for line in lines if one.id in line)
         assert "unreadable" in line
-        assert one.told in line
+        assert one.error in line
         shown = await desk.tool("show", "orders", one.id)
-        assert one.told in shown
+        assert one.error in shown
         assert one.shown in shown
 
     assert (await desk.tool("drop", "orders", "odd-message-id")).splitlines()[-1] == "1 dropped"
@@ -151,7 +151,7 @@ async def test_odd_messages_are_parked_listed_and_dropped_and_a_healthy_one_is_r
     assert {one["msg_id"] for one in left} == parked.keys() - {"odd-message-id", "odd-timestamp"}
 
 
-async def test_a_message_with_odd_properties_and_a_right_body_is_handled_once_it_is_replayed(
+async def test_a_message_with_odd_properties_and_a_valid_body_is_handled_after_a_replay(
     system: System, desk: Desk
 ) -> None:
     odd = next(one for one in ODD if one.id == "odd-timestamp")
@@ -164,7 +164,7 @@ async def test_a_message_with_odd_properties_and_a_right_body_is_handled_once_it
     await desk.parked(0)
 
 
-async def test_what_another_program_put_into_the_dead_queue_is_shown_and_dropped_and_never_replayed(
+async def test_messages_of_other_programs_in_the_dead_queue_are_shown_and_dropped_and_never_replayed(
     system: System, desk: Desk
 ) -> None:
     forged = {

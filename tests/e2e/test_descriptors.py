@@ -33,16 +33,14 @@ def url_of(gateway: Process) -> str:
     return f"ws://127.0.0.1:{gateway.settings['TOWPATH_PORT']}/ws"
 
 
-async def test_a_low_soft_limit_is_raised_to_what_the_settings_need(
-    processes: Processes, rabbitmq: Rabbit
-) -> None:
+async def test_a_low_soft_limit_of_open_files_is_raised(processes: Processes, rabbitmq: Rabbit) -> None:
     gateway = await start(processes, rabbitmq, "256:4096", max_connections=1000, handshakes_max=200)
     assert "too_few_descriptors" not in gateway.output
     soft, _ = resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE)
     assert soft >= 1300
 
 
-async def test_half_open_handshakes_shut_nobody_out_with_1024_descriptors(
+async def test_half_open_handshakes_block_no_client_with_1024_descriptors(
     processes: Processes, rabbitmq: Rabbit
 ) -> None:
     gateway = await start(processes, rabbitmq, "1024:1024", open_timeout=60)
@@ -67,7 +65,7 @@ async def test_half_open_handshakes_shut_nobody_out_with_1024_descriptors(
     assert gateway.status is None
 
 
-async def test_descriptors_that_are_used_up_are_logged(processes: Processes, rabbitmq: Rabbit) -> None:
+async def test_exhausted_descriptors_are_logged(processes: Processes, rabbitmq: Rabbit) -> None:
     # A reserve that is too small on purpose, and what it is for takes more than it holds.
     gateway = await start(
         processes, rabbitmq, "150:150", descriptors_reserve=10, open_timeout=60, max_connections=1000

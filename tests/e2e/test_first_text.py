@@ -1,7 +1,7 @@
 """A client, and a backend, written against the contract's first text still work.
 
-They know nothing but the frames of ``libs/protocol/vectors/first_text/wire``: what is compared is what stands there.
-What the contract has changed since is in ``changed.json``, with the reason. All vectors share RabbitMQ, two gateways,
+They consist of the frames of ``libs/protocol/vectors/first_text/wire`` alone, and are compared with them.
+Later changes of the contract are in ``changed.json``, with the reason. All vectors share RabbitMQ, two gateways,
 chat and orders; each has people, rooms and orders of its own.
 """
 
@@ -56,7 +56,7 @@ class Cast:
     @classmethod
     @contextlib.asynccontextmanager
     async def on(cls, system: System) -> AsyncIterator["Cast"]:
-        """Nobody is connected yet."""
+        """Without connections."""
         async with AsyncExitStack() as stack:
             yield cls(system, stack)
 

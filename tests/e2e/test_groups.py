@@ -1,4 +1,4 @@
-"""Groups are state: those hear a room who are in it, and nobody else hears a private one, not for one message.
+"""Groups are state: the members receive a room, and no other user receives a private one, not for one message.
 
 Two gateways and two replicas of chat (:mod:`group_world`), whose publishes and inboxes move in any interleaving.
 """
@@ -52,7 +52,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Interleavings(RuleBasedStateMachine):
-    """What people, ops and faults do, one small step after the other."""
+    """The steps of users, operators and faults, one after the other."""
 
     migrated: Path
 
@@ -208,7 +208,7 @@ async def done(world: World, replica: int) -> None:
 # Bob's key without a name is handled by replica 0, the room's key by replica 1.
 
 
-async def test_a_message_after_a_leave_is_not_heard_though_the_leave_is_not_published(world: World) -> None:
+async def test_a_message_committed_after_a_leave_does_not_reach_the_leaver(world: World) -> None:
     world.ask("bob-0", "chat.leave", room=ROOM)
     await held(world, 0)
     world.ask("ana-0", "chat.send", key=ROOM, room=ROOM, text="between us")
@@ -231,7 +231,7 @@ async def test_an_older_subscription_that_is_published_later_does_not_count(worl
     assert world.who_hears() == {name for name in NAMES if not name.startswith("bob")}
 
 
-async def test_a_resume_that_read_before_a_leave_does_not_bring_the_connection_back(world: World) -> None:
+async def test_a_resume_that_read_before_a_leave_does_not_subscribe_the_connection(world: World) -> None:
     world.ask("bob-1", "chat.resume", positions={stream_of(ROOM): 1})
     await held(world, 0)
     world.ask("bob-0", "chat.leave", key=ROOM, room=ROOM)
@@ -240,7 +240,7 @@ async def test_a_resume_that_read_before_a_leave_does_not_bring_the_connection_b
     assert world.who_hears() == {name for name in NAMES if not name.startswith("bob")}
 
 
-async def test_a_leave_that_was_lost_with_an_inbox_is_known_once_it_stands_again(world: World) -> None:
+async def test_a_leave_lost_with_an_inbox_is_applied_with_the_next_inbox(world: World) -> None:
     away = world.gateways[1]
     away.lose()
     world.ask("bob-0", "chat.leave", key=ROOM, room=ROOM)
@@ -253,7 +253,7 @@ async def test_a_leave_that_was_lost_with_an_inbox_is_known_once_it_stands_again
     assert world.who_hears() == {name for name in NAMES if not name.startswith("bob")}
 
 
-async def test_a_subscription_of_before_the_fresh_inbox_waits_for_the_greeting(world: World) -> None:
+async def test_a_subscribe_from_before_the_new_inbox_waits_for_a_complete_list(world: World) -> None:
     world.ask("bob-0", "chat.leave", key=ROOM, room=ROOM)
     world.ask("ana-0", "chat.invite", key=ROOM, room=ROOM, user="bob")
     await done(world, 1)
@@ -273,6 +273,6 @@ async def test_a_subscription_of_before_the_fresh_inbox_waits_for_the_greeting(w
     assert world.who_hears() == {name for name in NAMES if not name.startswith("bob")}
 
 
-def test_at_rest_those_hear_a_room_who_are_in_it_and_nobody_else_ever_did(migrated: Path) -> None:
+def test_at_rest_exactly_the_members_receive_a_room(migrated: Path) -> None:
     machine = type("Machine", (Interleavings,), {"migrated": migrated})
     run_state_machine_as_test(machine, settings=settings(max_examples=30, stateful_step_count=25))

@@ -60,7 +60,7 @@ SUBMITTED: Final = an_envelope(
     data={"order_id": "O-<n>", "status": "submitted", "revision": 1, "amount": "1.00", "currency": "EUR"},
     correlation_id="m-<n>",
 )
-#: What is filled in for the row ``n``, from 0.
+#: The values of the row ``n``, from 0.
 PLACES: Final = {
     "<n>": "n",
     "<room>": f"n / {IN_ROOM}",
@@ -204,7 +204,7 @@ async def databases(
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-async def test_100000_orders_and_100000_messages_of_before_are_migrated_in_one_start(
+async def test_100000_existing_orders_and_100000_messages_are_migrated_in_one_start(
     kind: str, request: pytest.FixtureRequest, processes: Processes, tmp_path: Path
 ) -> None:
     """``towpath dev`` over what the last version left, and nothing is lost."""

@@ -37,12 +37,12 @@ async def publish_as_another_backend(amqp_url: str, event: str, **data: Any) -> 
 
 
 async def statuses(client: WireClient, last: str) -> list[str]:
-    """The states that ``order.updated`` told, up to ``last``."""
+    """The states in ``order.updated``, up to ``last``."""
     await client.find(lambda f: f["action"] == "order.updated" and f["data"]["status"] == last)
     return [frame["data"]["status"] for frame in client.pushes("order.updated")]
 
 
-async def test_an_order_is_submitted_answered_and_told_to_all_connections_of_its_user(
+async def test_a_submitted_order_is_answered_and_pushed_to_all_connections_of_its_user(
     system: System,
 ) -> None:
     async with (
@@ -90,7 +90,7 @@ async def test_an_event_of_another_backend_reaches_only_its_user_on_all_connecti
         assert refused["data"]["code"] == "conflict"
 
 
-async def test_two_users_with_the_same_order_id_hear_of_their_own_only(system: System) -> None:
+async def test_two_users_with_the_same_order_id_get_their_own_pushes_only(system: System) -> None:
     async with system.connect("eve", 0) as eve, system.connect("ana", 1) as ana:
         await eve.request("order.submit", {"order_id": "O1", "amount": "1.00"})
         answer = await ana.request("order.submit", {"order_id": "O1", "amount": "500", "currency": "JPY"})
@@ -110,7 +110,7 @@ async def test_two_users_with_the_same_order_id_hear_of_their_own_only(system: S
         assert len(eve.pushes("order.updated")) == 1
 
 
-async def test_an_order_that_is_paid_before_it_is_created_is_whole_in_the_end(system: System) -> None:
+async def test_an_order_paid_before_its_creation_is_complete_in_the_end(system: System) -> None:
     async with system.connect("ana") as ana:
         await publish_as_another_backend(
             system.rabbitmq.url, "order.paid", order_id="O1", user_id="ana", revision=7
@@ -146,7 +146,7 @@ async def test_a_backend_in_node_reaches_the_user_with_amqplib_alone(
         assert ben.pushes("order.updated") == []
 
 
-async def test_a_request_is_accepted_while_orders_is_down_and_answered_when_it_is_back(
+async def test_a_request_is_accepted_while_orders_is_down_and_answered_after_its_start(
     system: System,
 ) -> None:
     assert await system.orders.terminate() == 0

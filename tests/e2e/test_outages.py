@@ -1,4 +1,4 @@
-"""What breaks, comes back, and what nobody loses by it."""
+"""Outages and recoveries, without losses for users."""
 
 import asyncio
 
@@ -26,7 +26,7 @@ async def say(follower: Follower, number: int) -> Frame:
 
 
 def outcome(frame: Frame, msg_id: str) -> str | None:
-    """What a frame says of a request: its action, of an error the code; ``None`` if it is not about it."""
+    """The part of a frame about a request: its action, of an error the code; ``None`` if it is not about it."""
     if frame.get("correlation_id") != msg_id:
         return None
     return str(frame["data"]["code"] if frame["action"] == "error" else frame["action"])
@@ -36,7 +36,7 @@ def messages(follower: Follower) -> list[str]:
     return [frame["data"]["text"] for frame in follower.of("chat.message")]
 
 
-async def test_a_killed_gateway_costs_its_people_nothing(system: System) -> None:
+async def test_a_killed_gateway_loses_nothing_for_its_users(system: System) -> None:
     async with system.follow("ana", 0) as ana, system.follow("ben", 0) as ben, system.follow("cyd", 1) as cyd:
         people = [ana, ben, cyd]
         for person in people:
@@ -106,7 +106,7 @@ async def test_a_broker_with_an_alarm_means_busy_and_nothing_accepted_is_lost(sy
     async with system.connect("ana") as ana:
         await ana.request("order.submit", {"order_id": "O1", "amount": 1})
         await system.rabbitmq.block()
-        # RabbitMQ tells of its alarm only to who publishes: this one waits in its socket.
+        # RabbitMQ reports its alarm only to publishers: this one waits in its socket.
         first = await ana.send("order.submit", {"order_id": "O2", "amount": 1}, ack=True)
 
         async def is_busy() -> bool:
@@ -129,7 +129,7 @@ async def test_a_broker_with_an_alarm_means_busy_and_nothing_accepted_is_lost(sy
         await eventually(has_both)
 
 
-async def test_services_that_are_killed_take_up_where_they_were(system: System) -> None:
+async def test_killed_services_continue_after_their_restart(system: System) -> None:
     async with system.follow("ana", 0) as ana, system.follow("ben", 1) as ben:
         await join(ana)
         await join(ben)
@@ -147,7 +147,7 @@ async def test_services_that_are_killed_take_up_where_they_were(system: System) 
         assert messages(ben) == [f"ana {n}" for n in range(40)]
 
 
-async def test_a_replica_that_is_stopped_sends_its_people_to_the_other(system: System) -> None:
+async def test_a_stopped_replica_sends_its_clients_to_the_other(system: System) -> None:
     async with system.follow("ana", 0) as ana, system.follow("ben", 1) as ben:
         await join(ana)
         await join(ben)
@@ -159,7 +159,7 @@ async def test_a_replica_that_is_stopped_sends_its_people_to_the_other(system: S
         assert messages(ana) == messages(ben)
 
 
-async def test_who_was_away_resumes_on_any_replica_and_misses_nothing(system: System) -> None:
+async def test_a_disconnected_user_resumes_on_any_replica_and_misses_nothing(system: System) -> None:
     async with system.connect("ana", 0) as ana:
         joined = await ana.request("chat.join", {"room": ROOM}, key=ROOM)
     async with system.follow("ben", 0) as ben:

@@ -31,7 +31,7 @@ def system(shared_system: System, processes: Processes) -> System:
     return shared_system
 
 
-async def test_two_people_on_two_gateways_chat_and_see_the_same(browser: Browser, page_url: str) -> None:
+async def test_two_users_on_two_gateways_chat_and_see_the_same(browser: Browser, page_url: str) -> None:
     async with (
         Visitor.sign_in(browser, page_url, "cyd", gateway=0) as cyd,
         Visitor.sign_in(browser, page_url, "dan", gateway=1) as dan,
@@ -48,9 +48,7 @@ async def test_two_people_on_two_gateways_chat_and_see_the_same(browser: Browser
             assert await visitor.texts() == ["hello <b>Dan</b>", "hello Cyd"]
 
 
-async def test_an_order_moves_when_another_backend_publishes_that_it_is_shipped(
-    browser: Browser, page_url: str
-) -> None:
+async def test_an_order_is_shipped_by_an_event_of_another_backend(browser: Browser, page_url: str) -> None:
     async with (
         Visitor.sign_in(browser, page_url, "eve", gateway=0) as eve,
         Visitor.sign_in(browser, page_url, "fay", gateway=1) as fay,
@@ -61,9 +59,7 @@ async def test_an_order_moves_when_another_backend_publishes_that_it_is_shipped(
         await expect(fay.page.locator("[data-testid^='order-O']")).to_have_count(0)
 
 
-async def test_an_order_in_yen_has_no_decimals_and_shows_what_of_it_is_refunded(
-    browser: Browser, page_url: str
-) -> None:
+async def test_an_order_in_yen_has_no_decimals_and_shows_its_refunds(browser: Browser, page_url: str) -> None:
     async with Visitor.sign_in(browser, page_url, "yui", gateway=0) as yui:
         await yui.get("order-currency").select_option("JPY")
         await yui.get("order-amount").fill("99.90")
@@ -77,9 +73,7 @@ async def test_an_order_in_yen_has_no_decimals_and_shows_what_of_it_is_refunded(
         await expect(order.locator(".sum")).to_have_text("¥500")
 
 
-async def test_nothing_on_the_page_keeps_people_out_who_see_or_handle_it_differently(
-    browser: Browser, page_url: str
-) -> None:
+async def test_the_page_has_no_accessibility_violations(browser: Browser, page_url: str) -> None:
     faults: list[str] = []
     async with Visitor.arrive(browser, page_url) as door:
         faults += await barriers(door, "sign-in")
@@ -120,7 +114,7 @@ async def test_pictures_of_the_page(browser: Browser, page_url: str) -> None:
         assert (folder / f"page-{name}.png").stat().st_size > 20_000
 
 
-# -- what stands there
+# -- contents of the page
 
 CONVERSATION = [
     "The lock at Fifield is closed until noon.",
@@ -171,7 +165,7 @@ async def a_lively_page(
 
 
 async def submits(visitor: Visitor, amount: str) -> str:
-    """Submit an order, and return its id once it stands there."""
+    """Submit an order, and return its id once it is shown."""
     await visitor.get("order-amount").fill(amount)
     await visitor.get("submit-order").click()
     order = visitor.page.locator("[data-testid^='order-O']").first
@@ -180,7 +174,7 @@ async def submits(visitor: Visitor, amount: str) -> str:
 
 
 async def publishes(visitor: Visitor, order: str, user: str, event: str, *, amount: str = "") -> None:
-    """Be another backend: publish an event of somebody's order."""
+    """Be another backend: publish an event of a user's order."""
     await visitor.get("backend-order").fill(order)
     await visitor.get("backend-user").fill(user)
     await visitor.get("backend-event").select_option(event)
@@ -191,7 +185,7 @@ async def publishes(visitor: Visitor, order: str, user: str, event: str, *, amou
 
 
 async def barriers(visitor: Visitor, place: str) -> list[str]:
-    """What axe-core finds that is serious or critical, in light and in dark: https://github.com/dequelabs/axe-core."""
+    """Serious and critical findings of axe-core, in light and in dark: https://github.com/dequelabs/axe-core."""
     page, found = visitor.page, []
     for theme in THEMES:
         await page.emulate_media(color_scheme=theme)

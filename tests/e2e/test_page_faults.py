@@ -10,7 +10,7 @@ from towpath.testkit.system import System
 from towpath.testkit.visitor import Visitor
 
 
-async def test_two_people_who_write_while_a_gateway_is_killed_see_every_message_once_and_in_order(
+async def test_two_users_who_write_while_a_gateway_is_killed_see_every_message_once_and_in_order(
     system: System, browser: Browser, page_url: str
 ) -> None:
     async with (

@@ -1,4 +1,4 @@
-"""Poison: messages that break their service are parked, and nobody else has to do with it.
+"""Poison: messages that break their service are parked, and other messages are not affected.
 
 The service is a real process that is started again whenever it ends, as whoever runs it in earnest does.
 """
@@ -30,7 +30,7 @@ PROGRAM: Final = Path(__file__).parent / "poisonous.py"
 TIME_LIMIT: Final = 1.0
 PATIENCE: Final = 60.0
 
-#: Kind of poison, why it is parked, and what of its error is told.
+#: Kind of poison, the reason of its parking, and a part of its error.
 KINDS: Final = [
     ("exit", "crashed", "status 3"),
     ("segfault", "crashed", "SIGSEGV"),
@@ -174,7 +174,7 @@ def an_order(order_id: str, user: str = "ana", **more: Any) -> Incoming:
 
 
 @pytest.mark.parametrize(("kind", "reason", "told"), KINDS, ids=[kind for kind, _, _ in KINDS])
-async def test_poison_is_parked_and_the_rest_flows_on(
+async def test_poison_is_parked_and_the_other_messages_flow(
     orders: Orders, kind: str, reason: str, told: str
 ) -> None:
     async def keep_ordering() -> None:
@@ -233,7 +233,7 @@ async def test_an_unreadable_message_is_parked_and_its_neighbours_are_handled(or
     assert orders.ends == []
 
 
-async def test_several_poisons_in_one_batch_are_each_found(orders: Orders) -> None:
+async def test_each_of_several_poisons_in_a_batch_is_found(orders: Orders) -> None:
     kinds = ["exit", "loop", "segfault", "bug", "giant"]
     await orders.send(*(an_order(f"{word}-1") for kind in kinds for word in (kind, f"good{kind}")))
     parked = await orders.parked(len(kinds))
@@ -250,7 +250,7 @@ async def test_a_message_that_no_crash_probe_finds_is_deferred_alone_and_finally
         await orders.send(an_order("ana-1"), an_order("save-1"), an_order("ana-2"))
         for number in range(5):
             await orders.send(an_order(f"ben-{number}", "ben"))
-        # Nobody has to wait until the end of it.
+        # No test has to wait until its end.
         assert (await orders.answer("m-ben-4")).action == "order.submit.ok"
         [parked] = await orders.parked(1, timeout=240)
         assert (parked.id, parked.reason) == ("m-save-1", "crashed")
@@ -258,7 +258,7 @@ async def test_a_message_that_no_crash_probe_finds_is_deferred_alone_and_finally
         assert await orders.orders_of("ben") == Counter(f"ben-{n}" for n in range(5))
 
 
-async def test_replayed_before_the_fix_it_is_parked_again_and_ends_nobody(orders: Orders) -> None:
+async def test_a_message_replayed_before_the_fix_is_parked_again_and_ends_no_program(orders: Orders) -> None:
     await orders.send(an_order("exit-1"))
     await orders.parked(1)
     ends = len(orders.ends)
@@ -272,7 +272,7 @@ async def test_replayed_before_the_fix_it_is_parked_again_and_ends_nobody(orders
     assert len(orders.ends) == ends
 
 
-async def test_replayed_after_the_fix_it_has_its_effect_once(orders: Orders) -> None:
+async def test_a_message_replayed_after_the_fix_takes_effect_once(orders: Orders) -> None:
     for _ in range(2):  # the client asked again under the same msg_id
         await orders.send(an_order("exit-1"), an_order("good-1"))
         await orders.answer("m-exit-1")

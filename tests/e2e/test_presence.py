@@ -16,7 +16,7 @@ from towpath.testkit.system import System
 
 ROOM = "lobby"
 GRACE, SILENCE = 4.0, 5.0
-#: What is promised of a killed gateway, in seconds.
+#: The promise for a killed gateway, in seconds.
 PROMISED = 30.0
 
 
@@ -43,7 +43,7 @@ async def online(client: WireClient) -> set[str]:
 
 
 class Watcher:
-    """Somebody in the room, who keeps what is told of others from now on."""
+    """A member of the room, who records the presence of others from now on."""
 
     def __init__(self, client: WireClient) -> None:
         self.client = client
@@ -51,7 +51,7 @@ class Watcher:
 
     @classmethod
     async def alone(cls, client: WireClient, user: str = "ana") -> "Watcher":
-        """In the room, once ``user`` is seen there and nobody else is."""
+        """In the room, once ``user`` is seen there and no other user."""
         await join(client)
 
         async def is_alone() -> bool:
@@ -61,7 +61,7 @@ class Watcher:
         return cls(client)
 
     def told(self, user: str) -> list[bool]:
-        """What was told of a user."""
+        """The presence of a user as it was pushed."""
         pushes = [push["data"] for push in self.client.pushes("chat.presence")[self._before :]]
         assert all(push["room"] == ROOM for push in pushes)
         return [push["online"] for push in pushes if push["user"] == user]
@@ -102,7 +102,7 @@ async def test_a_user_who_reconnects_in_time_never_goes_offline(system: System) 
         assert time.monotonic() - last_seen > GRACE / 2
 
 
-async def test_the_people_of_a_killed_gateway_go_offline(system: System) -> None:
+async def test_the_users_of_a_killed_gateway_go_offline(system: System) -> None:
     async with system.connect("ana", 0) as ana, system.connect("cyd", 0) as cyd:
         await join(cyd)
         await cyd.close()
@@ -110,14 +110,14 @@ async def test_the_people_of_a_killed_gateway_go_offline(system: System) -> None
         async with system.connect("ben", 1), system.connect("cyd", 1):
             await eventually(lambda: room.told("ben") == room.told("cyd") == [True], timeout=PROMISED)
             await system.gateways[1].kill()
-            async with system.connect("cyd", 0):  # who comes back elsewhere was never gone
+            async with system.connect("cyd", 0):  # a user who reconnects elsewhere never went offline
                 await eventually(lambda: room.told("ben") == [True, False], timeout=PROMISED)
                 await sees_online(ana, {"ana", "cyd"})
                 assert room.told("cyd") == [True]
                 assert False not in room.told("ana")
 
 
-async def test_a_chat_that_is_killed_as_well_finds_out_and_wrongs_nobody(system: System) -> None:
+async def test_a_chat_killed_at_the_same_time_marks_no_connected_user_offline(system: System) -> None:
     async with system.connect("ana", 0) as ana:
         room = await Watcher.alone(ana)
         async with system.connect("ben", 1):
@@ -130,10 +130,10 @@ async def test_a_chat_that_is_killed_as_well_finds_out_and_wrongs_nobody(system:
             await sees_online(ana, {"ana"})
 
 
-def test_the_defaults_keep_what_is_promised() -> None:
+def test_the_default_settings_keep_the_promises() -> None:
     gateway, chat = GatewaySettings(), ChatSettings()
     look = timers(chat)[0].every
     noticed = max(chat.gateway_silence, chat.presence_grace) + look
-    assert noticed < PROMISED / 2 + 1  # and the rest is for telling of the many
+    assert noticed < PROMISED / 2 + 1  # and the rest is for publishing many changes
     assert chat.gateway_silence >= 2 * gateway.alive_interval + look  # one that is late is not yet silence
     assert chat.presence_grace >= 10

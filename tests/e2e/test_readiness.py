@@ -100,7 +100,7 @@ async def test_chat_whose_file_cannot_grow_is_not_ready_and_recovers(
     await fails_and_recovers(system, chat, store, CREATE)
 
 
-async def test_a_service_waits_at_its_start_for_a_postgresql_that_is_away_and_stops_when_told(
+async def test_a_service_waits_at_its_start_for_postgresql_and_stops_on_a_signal(
     rabbitmq: Rabbit, processes: Processes, postgres: Postgres, postgres_url: str, tmp_path: Path
 ) -> None:
     name = sa.make_url(postgres_url).database

@@ -38,7 +38,7 @@ def durable(pushes: Sequence[Frame]) -> list[tuple[str, int]]:
     return [(push["action"], push["seq"]) for push in pushes if "stream" in push]
 
 
-async def test_a_private_room_is_for_who_is_invited_on_whichever_gateway(system: System) -> None:
+async def test_a_private_room_is_open_to_invited_users_on_any_gateway(system: System) -> None:
     async with (
         system.connect("ana", 0) as ana,
         system.connect("ben", 1) as ben,
@@ -65,14 +65,14 @@ async def test_a_private_room_is_for_who_is_invited_on_whichever_gateway(system:
         assert await ask(eve, "chat.rooms") == {"rooms": []}
         assert [frame for frame in eve.frames if frame["action"].startswith("chat.") and is_push(frame)] == []
         assert [push["data"]["text"] for push in ben.pushes("chat.message")] == ["a secret"]
-        await ask(ana, "chat.leave", room=ROOM)  # nobody is in it any more: it is gone, and its name is free
+        await ask(ana, "chat.leave", room=ROOM)  # it has no members: it is deleted, and its name is free
         assert (await ask(eve, "chat.join", room=ROOM))["members"] == ["eve"]
         assert (await ask(eve, "chat.history", room=ROOM))["messages"] == []
         answer = await ask(eve, "chat.resume", positions={f"chat:{ROOM}": 0})
         assert answer["streams"][f"chat:{ROOM}"]["complete"] is False
 
 
-async def test_a_repeated_join_brings_nobody_back(system: System) -> None:
+async def test_a_repeated_join_does_not_undo_a_leave(system: System) -> None:
     async with system.connect("ana", 0) as ana, system.connect("ben", 1) as ben:
         await ask(ana, "chat.join", room=ROOM)
         first = await ben.request("chat.join", {"room": ROOM}, key=ROOM, msg_id="join-1")
@@ -117,7 +117,7 @@ async def test_edits_and_deletions_are_seen_at_once_and_after_a_resume(system: S
             assert ["deleted_at" in message for message in messages] == [False, True]
 
 
-async def test_how_far_somebody_has_read_is_known_on_the_other_connection(system: System) -> None:
+async def test_a_read_position_reaches_the_other_connection_of_the_user(system: System) -> None:
     async with (
         system.connect("ana", 0) as ana,
         system.connect("ben", 0) as phone,

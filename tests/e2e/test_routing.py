@@ -91,7 +91,7 @@ async def test_a_push_to_one_user_costs_the_other_replicas_nothing(replicas: Rep
     before = await replicas.heard()
     for number in range(200):
         await replicas.push(user_key("ana"), number=number)
-        await replicas.push(control_key("ana"))  # says nothing, and is told to nobody
+        await replicas.push(control_key("ana"))  # does nothing, and reaches no client
     await replicas.everybody_hears("after")
     after = await replicas.heard()
     heard = [frame["data"]["number"] for frame in replicas.clients[0].frames if "number" in frame["data"]]
@@ -100,7 +100,7 @@ async def test_a_push_to_one_user_costs_the_other_replicas_nothing(replicas: Rep
     assert grown == [(201, 0), (1, 0), (1, 0), (1, 0)]
 
 
-async def test_after_a_restart_of_rabbitmq_everybody_hears_everything_and_then_only_what_concerns_them(
+async def test_after_a_restart_of_rabbitmq_gateways_receive_everything_and_later_only_their_own_pushes(
     rabbitmq: Rabbit, replicas: Replicas
 ) -> None:
     await replicas.converged()
@@ -113,7 +113,7 @@ async def test_after_a_restart_of_rabbitmq_everybody_hears_everything_and_then_o
     await replicas.everybody_hears("converged again")
 
 
-async def test_a_replica_whose_inbox_is_lost_hears_everything_and_then_only_what_concerns_it(
+async def test_a_replica_with_a_new_inbox_receives_everything_and_later_only_its_own_pushes(
     rabbitmq: Rabbit, rabbitmq_node: RabbitControl, replicas: Replicas
 ) -> None:
     await replicas.converged()
@@ -130,7 +130,7 @@ async def test_a_replica_whose_inbox_is_lost_hears_everything_and_then_only_what
     await replicas.everybody_hears("converged again")
 
 
-async def test_people_who_come_and_go_on_all_replicas_hear_what_is_pushed_from_their_welcome_on(
+async def test_users_on_changing_replicas_receive_pushes_from_their_welcome_on(
     replicas: Replicas,
 ) -> None:
     await replicas.converged()

@@ -13,7 +13,7 @@ from aio_pika.abc import AbstractIncomingMessage
 
 @dataclass(slots=True)
 class Answers:
-    """What was answered.
+    """An answer.
 
     Attributes:
         finals: For each ``msg_id``, how many final answers.
@@ -59,7 +59,7 @@ class Parked:
 
 
 async def all_parked(url: str, service: str) -> list[Parked]:
-    """What a service has parked; it stays there."""
+    """The parked messages of a service; they remain parked."""
     found: list[Parked] = []
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel()

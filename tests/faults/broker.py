@@ -1,4 +1,4 @@
-"""What a test does to RabbitMQ behind everybody's back, and what RabbitMQ holds."""
+"""Faults that a test causes in RabbitMQ, and RabbitMQ's queues, bindings and connections."""
 
 import asyncio
 import re
@@ -13,7 +13,7 @@ _NAMES = re.compile(r'<<"([^"]*)">>')
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What one virtual host holds: counts."""
+    """Counts of one virtual host."""
 
     queues: int
     bindings: int
@@ -74,7 +74,7 @@ class Broker:
         return int(removed)
 
     async def cancel_consumers(self, queue_prefix: str) -> int:
-        """Make queues forget their consumers, who are not told; returns how many there were."""
+        """Make queues forget their consumers, without a notice; returns how many there were."""
         return await self._for_consumers(
             queue_prefix,
             # Of a quorum queue the command that a channel would send it, of a classic one the call.
@@ -85,7 +85,7 @@ class Broker:
         )
 
     async def end_channels(self, queue_prefix: str) -> int:
-        """End the channels of consumers, who are not told; returns how many consumers there were."""
+        """End the channels of consumers, without a notice; returns how many consumers there were."""
         return await self._for_consumers(queue_prefix, "rabbit_channel:shutdown(Channel)")
 
     async def _for_consumers(self, queue_prefix: str, expression: str) -> int:
@@ -134,7 +134,7 @@ class Broker:
         await self._control.set_memory_alarm(on)
 
     async def holdings(self) -> Holdings:
-        """What there is now."""
+        """The current counts."""
         counted = await self._evaluate(
             f"begin Open = [P || [{{pid, P}}, {{vhost, V}}] <- "
             f"rabbit_networking:connection_info_all([pid, vhost]), V =:= {self._here}], "

@@ -103,7 +103,7 @@ def trial(request: pytest.FixtureRequest) -> Trial:
 
 @pytest.fixture(scope="session", autouse=True)
 def versions(request: pytest.FixtureRequest, rabbitmq_node: RabbitControl) -> None:
-    """What the page says it ran on."""
+    """The versions and the machine, as the page names them."""
     rabbitmq = rabbitmq_node.evaluate("rabbit_misc:version()").strip('"')
     request.config.stash[_VERSIONS] = [
         ("RabbitMQ", rabbitmq),
@@ -148,7 +148,7 @@ async def system(rabbitmq: Rabbit, start_system: StartSystem) -> System:
 
 @pytest.fixture
 def broker(rabbitmq_node: RabbitControl, rabbitmq: Rabbit) -> Broker:
-    """What a test does to the broker behind everybody's back."""
+    """The broker, as a test damages it."""
     return Broker(rabbitmq_node, rabbitmq.url)
 
 

@@ -1,7 +1,7 @@
 """Users who reconnect: each keeps one connection open, hears what is pushed, and asks for nothing.
 
-Guarantees: a user who loses the connection opens another one after a pause with jitter, at a random gateway. Nobody
-resumes a stream: whoever hears a push was subscribed by the service alone.
+Guarantees: a user who loses the connection opens another one after a wait with jitter, at a random gateway. No user
+resumes a stream: a user who gets a push was subscribed by the service alone.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ class User:
             await asyncio.sleep(self._chance.uniform(0, self.pause))
 
     def cut(self) -> None:
-        """Lose the connection, as when the network goes: nobody says goodbye."""
+        """Lose the connection, as in a network failure: without a close frame."""
         if self._socket is not None:
             self._socket.transport.abort()
 

@@ -1,4 +1,4 @@
-"""What a trial leaves behind: what people asked, what they were shown, and what the services hold at the end.
+"""The evidence of a trial: requests and pushes of users, and the final state of the services.
 
 Plain values without behaviour, so that the oracle can be a pure function, and tests can forge them.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Outcome(Enum):
-    """What whoever asked knows at the end."""
+    """The outcome of an operation, as its sender knows it at the end."""
 
     DONE = "done"  # the answer says so; for an event: the broker has confirmed it
     REFUSED = "refused"  # an error that is final
@@ -22,13 +22,13 @@ class Asked:
     """One operation, however often it was sent.
 
     Attributes:
-        who: Who asked: a user, or a backend.
+        who: The sender: a user, or a backend.
         number: Grows with each operation of ``who``, who asks one after the other.
         action: Such as ``chat.send``; for a backend the event, such as ``order.paid``.
-        user: Whose stream tells of it, for orders.
+        user: For orders, the owner of the stream.
         about: The room, or the order.
         token: The text that was said; empty for orders.
-        line: What shares its ordering key; empty where that is what it is about.
+        line: The ordering key of the operation; empty where it is the subject itself.
         code: Why it was refused.
         answer: The answer's data.
         asked_at, answered_at: Seconds of one clock; ``answered_at`` is when the outcome was known.
@@ -112,7 +112,7 @@ class Evidence:
         shown: For each device in the order it was shown.
         entries: In any order.
         orders: For the user and the id of each order that is stored, its status.
-        members: Who may hear each room.
+        members: The users who may receive each room.
         passing: For the token of each passing push, the user it was for.
     """
 

@@ -1,4 +1,4 @@
-"""What happens during a trial, written down as it happens."""
+"""Events of a trial, recorded as they happen."""
 
 import time
 from typing import Any
@@ -15,7 +15,7 @@ class Device:
 
     Attributes:
         client: The client, not started yet.
-        problems: What it reported in the background.
+        problems: Errors that it reported in the background.
     """
 
     def __init__(self, name: str, user: str, client: Client, journal: "Journal") -> None:
@@ -64,7 +64,7 @@ class Journal:
 
     Attributes:
         asked: Operations whose outcome is known, or was given up.
-        shown: What each device was shown.
+        shown: The pushes that each device received.
         passing: For the token of each passing push, the user it was for.
     """
 

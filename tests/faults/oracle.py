@@ -1,14 +1,14 @@
 """The judge: from evidence to a verdict, without I/O.
 
-What it holds against the system:
+The promises that it checks:
 
 * **lost**: an operation that was answered as done and has no effect, or an entry that a follower was never shown;
 * **twice**: an effect that is there more than once, or something that was shown to a device more than once;
 * **disorder**: what one person asked one after the other took effect in another order, or an entry was shown after
   a later one;
-* **strangers**: something was shown to, or answered to, somebody it was not for;
+* **strangers**: something was shown to, or answered to, a user it was not for;
 * **untrue**: an answer or a push that does not say what is stored; an operation that was refused though nothing was
-  wrong with it, or refused and done all the same; an effect that nobody asked for.
+  wrong with it, or refused and effective nevertheless; an effect without a request.
 
 An operation whose outcome is unknown may have one effect or none.
 """
@@ -21,7 +21,7 @@ from typing import Final
 
 from .evidence import Asked, Entry, Evidence, Outcome, Shown
 
-#: What each operation on an order makes of it.
+#: The status of an order after each operation.
 STATUS_AFTER: Final = {
     "order.submit": "submitted",
     "order.cancel": "cancelled",
@@ -34,13 +34,13 @@ STATUS_AFTER: Final = {
 }
 _SHOWN_FINDINGS: Final = 10
 
-#: What tells one effect from another: the stream, the room or order, and the text or status.
+#: The identity of an effect: the stream, the room or order, and the text or status.
 Effect = tuple[str, str, str]
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What was found, a sentence each."""
+    """The violations, a sentence each."""
 
     operations: int = 0
     unknown: int = 0
@@ -94,9 +94,9 @@ def judge(evidence: Evidence, may_refuse: Collection[str] = ()) -> Verdict:
 
 
 def recovery(asked: Iterable[Asked], since: float) -> float | None:
-    """Seconds from ``since`` until everybody who asked had an operation done that was begun after it.
+    """Seconds from ``since`` until each sender had finished an operation begun after it.
 
-    ``None`` while somebody has not.
+    ``None`` while one sender has not.
     """
     first: dict[str, float | None] = {}
     for operation in sorted(asked, key=lambda operation: operation.asked_at):
@@ -148,11 +148,11 @@ def _judge_effects(
         if asked.outcome is Outcome.REFUSED and (count or asked.code not in may_refuse):
             effective = " and took effect" if count else ""
             verdict.untrue.append(f"{_named(asked)} was refused with {asked.code}{effective}")
-    verdict.untrue += [f"nobody asked for {effect}" for effect in effects if effect not in expected]
+    verdict.untrue += [f"there was no request for {effect}" for effect in effects if effect not in expected]
 
 
 def _judge_stored(evidence: Evidence, verdict: Verdict) -> None:
-    """The streams are whole, and tell of what the tables hold."""
+    """The streams are complete, and agree with the tables."""
     seqs: dict[str, list[int]] = defaultdict(list)
     for entry in evidence.entries:
         seqs[entry.stream].append(entry.seq)
@@ -186,13 +186,13 @@ def _judge_stored(evidence: Evidence, verdict: Verdict) -> None:
         if status is None:
             verdict.lost.append(f"{name} is {told} in its stream, and is not stored")
         elif status != told:
-            verdict.untrue.append(f"{name} is {status}, and its stream says {told}")
+            verdict.untrue.append(f"{name} is {status}, and its stream has {told}")
 
 
 def _judge_order_of_effects(
     asked: Sequence[Asked], effects: Mapping[Effect, Sequence[int]], verdict: Verdict
 ) -> None:
-    """Who asks one after the other gets effects in that order: within a room, within an order.
+    """A sender whose requests follow one another gets effects in that order: within a room, within an order.
 
     Where they share an ordering key, all of them do.
     """
@@ -261,7 +261,7 @@ def _judge_shown(evidence: Evidence, verdict: Verdict) -> None:
 
 
 def _judge_audience(evidence: Evidence, verdict: Verdict) -> None:
-    """Nobody was shown what is for somebody else."""
+    """No user was shown a push for another user."""
     passed: Counter[tuple[str, str]] = Counter()
     for shown in evidence.shown:
         domain, _, name = shown.stream.partition(":")

@@ -1,4 +1,4 @@
-"""What programs hold: memory, files, threads and asyncio tasks; the same kind of program counted together."""
+"""Resources of programs: memory, files, threads and asyncio tasks; the same kind of program counted together."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ _SAMPLES = 10
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What some processes hold together: the least of several samples, so that only what stays counts."""
+    """The resources of some processes together: the least of several samples, so that only lasting ones count."""
 
     mebibytes: float
     files: int
@@ -28,7 +28,7 @@ class Held:
 
     @classmethod
     async def by(cls, processes: Sequence[Process]) -> Self:
-        """What ``processes`` hold now."""
+        """The current resources of ``processes``."""
         samples = []
         for _ in range(_SAMPLES):
             samples.append([await asyncio.to_thread(_held_by, process) for process in processes])
@@ -45,7 +45,7 @@ class Held:
 
 
 async def held(system: System) -> Mapping[str, Held]:
-    """What each kind of program holds; people may have moved between gateways, so these count together."""
+    """The resources of each kind of program; users may have moved between gateways, so these count together."""
     kinds = {"gateways": system.gateways, "chat": [system.chat], "orders": [system.orders]}
     counted = await asyncio.gather(*map(Held.by, kinds.values()))
     return dict(zip(kinds, counted, strict=True))

@@ -1,4 +1,4 @@
-"""What the services hold in their databases."""
+"""The contents of the services' databases."""
 
 import json
 from collections.abc import AsyncIterator, Mapping

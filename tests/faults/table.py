@@ -18,7 +18,7 @@ class Line:
 
     Attributes:
         promise: The name of its test.
-        fault: What broke.
+        fault: The injected fault.
         bound: Seconds that recovery may take.
         recovery: Seconds that it took; ``None`` where nothing was to recover.
         failure: Why the trial failed.
@@ -46,13 +46,13 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Soaked:
-    """What came of random faults over a long time.
+    """The results of random faults over a long time.
 
     Attributes:
         lasting: How long, as it was asked for.
         recoveries: For each kind of fault, the seconds that each recovery took.
-        had, has: What the programs held before the first fault, and after the last.
-        before, after: What the broker held.
+        had, has: Resources of the programs before the first fault, and after the last.
+        before, after: Queues, bindings and connections of the broker.
     """
 
     lasting: str
@@ -98,14 +98,14 @@ class Table:
             ),
             "\n".join(rows),
             _LEGEND,
-            "## What each line promises\n",
+            "## Promises of the trials\n",
             "\n".join(f"- *{line.fault}*: {_sentence(line.promise)}." for line in self.lines),
         ]  # fmt: skip
         if failed := [line for line in ran if line.failure]:
-            parts += ["\n## What does not hold\n"]
+            parts += ["\n## Failed promises\n"]
             parts += ["\n".join(f"- *{line.fault}*: {line.failure}" for line in failed)]
         if left := [line for line in self.lines if line.not_run]:
-            parts += ["\n## What was not run here\n"]
+            parts += ["\n## Trials not run\n"]
             parts += ["\n".join(f"- *{line.fault}*: {line.not_run}" for line in left)]
         parts += [_LIMITS]
         return "\n".join(parts).rstrip() + "\n"
@@ -137,43 +137,43 @@ _SOAK: Final = """\
 
 Written by `{command}` on {day}. {versions}.
 
-For {lasting} random faults struck two gateways, chat, orders and RabbitMQ, one after the other, while people and
-another backend were at work. {faults} faults, {operations} operations: {lost} lost, {twice} shown twice, {disorder}
-out of order, {strangers} for a wrong person, {untrue} untrue ([what these words mean](reliability.md)).
+For {lasting} random faults struck two gateways, chat, orders and RabbitMQ, one after the other, while users
+and another backend were active. {faults} faults, {operations} operations: {lost} lost, {twice} shown twice,
+{disorder} out of order, {strangers} for a wrong person, {untrue} untrue ([meaning of these words](reliability.md)).
 {broken}
-Recovery is the time from the end of a fault until everybody has the answer to something that they asked after it.
-What is held is the least of ten samples in five seconds, under the same load before the first fault and after the
-last; both gateways count together, since people move between them.
+Recovery is the time from the end of a fault until every user has the answer to a request made after it.
+Resources are the least of ten samples in five seconds, under the same load before the first fault and after the
+last; both gateways count together, since users move between them.
 """
 _INTRODUCTION: Final = """\
-# What was broken, and what it cost
+# Fault trials
 
-Written by `{command}` on {day}: {held} of {ran} trials held. {versions}. Seed {seed}; the same seed makes people ask
-the same things and chance choose the same moments.
+Written by `{command}` on {day}: {held} of {ran} trials held. {versions}. Seed {seed}; the same seed repeats
+the same requests and the same moments of faults.
 
-Each trial is a test in [tests/faults](../tests/faults): real processes, a real RabbitMQ, and people (the Python
-client, two devices each) who talk in rooms, submit and cancel orders, while another backend tells of its own orders
-by plain AMQP. While they do, something breaks. All that they asked, were answered and were shown is written down and
-compared with what the services hold at the end. Recovery is the time from the fault (or its end, where it lasts)
-until everybody has the answer to something that they asked after it. What becomes of it all when one fault follows
-the other for half an hour is on [a page of its own](reliability-soak.md).
+Each trial is a test in [tests/faults](../tests/faults): real processes, a real RabbitMQ, and users (the Python
+client, two devices each) who talk in rooms, submit and cancel orders, while another backend publishes events of its
+own orders by plain AMQP. Meanwhile a fault happens. All requests, answers and pushes are recorded and
+compared with the state of the services at the end. Recovery is the time from the fault (or its end, where it lasts)
+until every user has the answer to a request made after it. The results of faults that follow each other for half an
+hour are on [a page of their own](reliability-soak.md).
 """
 _LEGEND: Final = """
-- *lost*: answered as done and without effect, or stored and never shown to somebody who follows.
-- *twice*: an effect that is there twice, or something shown twice on one device.
+- *lost*: answered as done and without effect, or stored and never shown to a user who follows the stream.
+- *twice*: an effect that happened twice, or a push shown twice on one device.
 - *out of order*: within a room or an order.
-- *wrong person*: shown or answered to somebody it was not for.
-- *untrue*: an answer or push that does not say what is stored, a refusal of what was right.
+- *wrong person*: shown or answered to a user it was not for.
+- *untrue*: an answer or push that differs from the stored state, or a refusal of a valid request.
 """
 _LIMITS: Final = """
-## What this does not show
+## Not covered
 
-- Clocks that jump. Order and time limits do not depend on the time of day, but no trial turns it back.
+- Clocks that jump. Order and time limits do not depend on the time of day, but no trial sets it back.
 - Storms of bindings. By default gateways bind catch-alls ([ADR 6](adr/0006-catch-all-bindings-first.md)), and there
-  are none; the bounded ones of `TOWPATH_ROUTING=selective` ([ADR 11](adr/0011-selective-routing.md)) are not tried.
+  are none; the bounded ones of `TOWPATH_ROUTING=selective` ([ADR 11](adr/0011-selective-routing.md)) have no trial.
 - Lost packets and lost connection attempts: the network of these trials is a TCP proxy, which can be slow, silent or
-  gone, in one direction or in both. Only the links between the nodes of a cluster are cut below TCP.
-- More machines than one, and power that fails: a killed process leaves what the kernel has of its files.
+  closed, in one direction or in both. Only the links between the nodes of a cluster are cut below TCP.
+- More machines than one, and power failures: the kernel still writes the files of a killed process.
 """
 
 

@@ -31,7 +31,7 @@ async def test_a_broker_that_restarts_loses_nothing_that_was_accepted(
         trial.strike()
 
 
-async def test_a_broker_that_is_killed_has_kept_what_it_confirmed(
+async def test_a_killed_broker_has_every_message_that_it_confirmed(
     own_node: RabbitNode, start_system: StartSystem, trial: Trial
 ) -> None:
     system = await start_system(Rabbit(own_node, "/", own_node.url()))
@@ -42,7 +42,7 @@ async def test_a_broker_that_is_killed_has_kept_what_it_confirmed(
 
 
 @pytest.mark.parametrize("seconds", [5, 40])
-async def test_a_frozen_broker_is_waited_for_or_given_up_and_nothing_piles_up(
+async def test_a_frozen_broker_is_waited_for_or_its_link_is_dropped_without_a_backlog(
     own_node: RabbitNode, start_system: StartSystem, trial: Trial, seconds: int
 ) -> None:
     system = await start_system(Rabbit(own_node, "/", own_node.url()))
@@ -71,7 +71,7 @@ async def test_an_alarm_means_busy_at_once_and_drops_no_connection(
                 return bool(answer["data"].get("code") == "busy")
 
             await eventually(is_busy, timeout=5)
-            # RabbitMQ tells of its alarm only to who publishes; from then on nobody waits.
+            # RabbitMQ reports its alarm only to publishers; from then on no request waits.
             busy = loop.time() - raised
             trial.note(f"busy after {busy:.1f} s")
             assert busy < 1.5
@@ -110,7 +110,7 @@ async def test_a_program_refused_for_a_while_reconnects(system: System, broker: 
         trial.strike()
 
 
-async def test_a_gateway_whose_inbox_is_deleted_gets_another_one(
+async def test_a_gateway_that_lost_its_inbox_gets_another_one(
     system: System, broker: Broker, trial: Trial
 ) -> None:
     async with trial.of("gateways' inboxes deleted", system, within=15):
@@ -119,7 +119,7 @@ async def test_a_gateway_whose_inbox_is_deleted_gets_another_one(
         trial.strike()
 
 
-async def test_a_gateway_whose_bindings_are_gone_finds_out_and_mends_it(
+async def test_a_gateway_that_lost_its_bindings_detects_and_repairs_it(
     system: System, broker: Broker, trial: Trial
 ) -> None:
     async with trial.of("gateways' bindings removed", system, within=25):
@@ -127,10 +127,10 @@ async def test_a_gateway_whose_bindings_are_gone_finds_out_and_mends_it(
         trial.strike()
 
 
-async def test_a_command_queue_that_is_deleted_is_declared_again(
+async def test_a_deleted_command_queue_is_declared_again(
     system: System, broker: Broker, trial: Trial
 ) -> None:
-    # Without the queue nobody is there who could be asked, and the gateway says so.
+    # Without the queue there is no consumer to reply, and the gateway answers so.
     fault = "command queues deleted"
     async with trial.of(fault, system, within=15, may_refuse=["unknown_action"]):
         for name in await broker.queues("chat.commands."):
@@ -138,15 +138,13 @@ async def test_a_command_queue_that_is_deleted_is_declared_again(
         trial.strike()
 
 
-async def test_exchanges_that_are_deleted_are_declared_again(
-    system: System, broker: Broker, trial: Trial
-) -> None:
+async def test_deleted_exchanges_are_declared_again(system: System, broker: Broker, trial: Trial) -> None:
     async with trial.of("push exchange deleted", system, within=25):
         await broker.delete_exchange("towpath.push")
         trial.strike()
 
 
-async def test_people_whose_gateways_inbox_overflows_are_brought_up_to_date(
+async def test_users_of_a_gateway_with_an_overflowed_inbox_resume_completely(
     system: System, rabbitmq: Rabbit, broker: Broker, trial: Trial
 ) -> None:
     async with trial.of("gateway's inbox overflows while it is frozen", system, within=20):
@@ -154,7 +152,7 @@ async def test_people_whose_gateways_inbox_overflows_are_brought_up_to_date(
         system.gateways[0].pause()
         try:
             await _flood(rabbitmq.url, _INBOX_LENGTH + 1_000)
-            assert await broker.length(frozen) <= _INBOX_LENGTH  # what people were told is among the rest
+            assert await broker.length(frozen) <= _INBOX_LENGTH  # the pushes to users are among the rest
         finally:
             system.gateways[0].resume()
         trial.strike()
@@ -167,7 +165,7 @@ async def _gateway_id(system: System, number: int) -> str:
 
 
 async def _flood(url: str, count: int) -> None:
-    """Push to a group that nobody is in."""
+    """Push to a group without members."""
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel(publisher_confirms=False)
         push = await channel.get_exchange("towpath.push", ensure=False)

@@ -37,7 +37,7 @@ async def started_on(cluster: Cluster, start_system: StartSystem) -> System:
     return await start_system(Rabbit(cluster.nodes[0], "/", cluster.url()))
 
 
-async def test_when_the_leader_of_a_quorum_queue_is_killed_people_wait_a_moment(
+async def test_the_loss_of_the_leader_of_a_quorum_queue_delays_requests_for_a_moment(
     cluster: Cluster, start_system: StartSystem, trial: Trial
 ) -> None:
     system = await started_on(cluster, start_system)
@@ -49,7 +49,7 @@ async def test_when_the_leader_of_a_quorum_queue_is_killed_people_wait_a_moment(
         await trial.recovers()
 
 
-async def test_with_two_of_three_nodes_down_nothing_is_promised_and_all_heals(
+async def test_with_two_of_three_nodes_down_requests_wait_and_the_cluster_recovers(
     cluster: Cluster, start_system: StartSystem, trial: Trial
 ) -> None:
     system = await started_on(cluster, start_system)
@@ -59,14 +59,14 @@ async def test_with_two_of_three_nodes_down_nothing_is_promised_and_all_heals(
         await cluster.kill(*others)
         done = len(load.journal.asked)
         await asyncio.sleep(8)
-        # What was on its way when they died may still be answered.
+        # Requests that were in flight when they died may still be answered.
         assert len(load.journal.asked) - done <= len(load.people) + 1
         await cluster.boot(*others)
         trial.strike()
         await trial.recovers()
 
 
-async def test_nodes_that_are_replaced_one_by_one_are_hardly_noticed(
+async def test_nodes_replaced_one_by_one_cause_short_delays_only(
     cluster: Cluster, start_system: StartSystem, trial: Trial
 ) -> None:
     system = await started_on(cluster, start_system)

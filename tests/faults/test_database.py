@@ -25,7 +25,7 @@ async def on_postgresql(
     return system
 
 
-async def test_a_database_that_is_killed_and_comes_back_is_waited_for(
+async def test_a_service_waits_for_a_killed_database(
     rabbitmq: Rabbit, start_system: StartSystem, server: PostgresServer, trial: Trial
 ) -> None:
     urls = [server.create(name) for name in ("chat", "orders")]
@@ -37,7 +37,7 @@ async def test_a_database_that_is_killed_and_comes_back_is_waited_for(
         trial.strike()
 
 
-async def test_a_commit_of_unknown_outcome_is_found_out_and_done_once(
+async def test_a_commit_of_unknown_outcome_is_checked_and_takes_effect_once(
     rabbitmq: Rabbit, start_system: StartSystem, server: PostgresServer, trial: Trial
 ) -> None:
     urls = [server.create(name) for name in ("chat", "orders")]
@@ -57,7 +57,7 @@ async def test_a_commit_of_unknown_outcome_is_found_out_and_done_once(
                 trial.strike()
 
 
-async def test_a_disk_that_is_full_makes_no_false_promise_and_heals(
+async def test_a_full_disk_causes_no_false_answer_and_the_service_recovers(
     rabbitmq: Rabbit, start_system: StartSystem, tmp_path: Path, trial: Trial
 ) -> None:
     fault = "SQLite's disk full for 6 s"
@@ -74,7 +74,7 @@ async def test_a_disk_that_is_full_makes_no_false_promise_and_heals(
             disk.fill()
             done = len(load.journal.asked)
             await asyncio.sleep(6)
-            # What the files had room for may still be stored; then it ends.
+            # Writes that fit into the allocated pages may still be stored; then it ends.
             assert len(load.journal.asked) - done < 1000
             disk.empty()
             trial.strike()

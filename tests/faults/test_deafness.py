@@ -1,4 +1,4 @@
-"""Programs that get no messages any more, though nothing tells them so: they find out, and lose nothing."""
+"""Programs that stop receiving without an error: they detect it, and lose nothing."""
 
 import asyncio
 import re
@@ -87,7 +87,7 @@ class Deafened:
             "consumer": broker.cancel_consumers,
             "channel": broker.end_channels,
         }[what]
-        # What was lost before is made good by and by: people need not notice.
+        # Earlier losses are repaired step by step, unnoticed by users.
         await eventually(lambda: take(queues), every=0.2)
 
     async def _found(self) -> float:
@@ -113,7 +113,7 @@ async def _try_all(trial: Trial, load: Load, deafened: Deafened, losses: Sequenc
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("kind", "losses"), [("one at a time", _SINGLE), ("in pairs", _PAIRS)])
-async def test_a_gateway_that_hears_nothing_finds_out_and_loses_nothing(
+async def test_a_gateway_without_deliveries_detects_it_and_loses_nothing(
     rabbitmq: Rabbit,
     broker: Broker,
     start_system: StartSystem,
@@ -126,14 +126,14 @@ async def test_a_gateway_that_hears_nothing_finds_out_and_loses_nothing(
         deaf = system.launch_gateway(amqp_url=proxy.instead_of(rabbitmq.url), gateway_id="deaf")
         await deaf.ready(timeout=60)
         system.gateways.append(deaf)
-        async with trial.of(f"what leads into a gateway's inbox, {kind}", system, within=20) as load:
+        async with trial.of(f"losses of a gateway's inbox, {kind}", system, within=20) as load:
             await _try_all(trial, load, Deafened(deaf, proxy, broker, "gateway.deaf.", load), losses)
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("queues", ["chat.commands.", "chat.events", "orders.commands.", "orders.events"])
 @pytest.mark.parametrize(("kind", "losses"), [("one at a time", _SINGLE), ("in pairs", _PAIRS)])
-async def test_a_service_that_hears_nothing_finds_out_and_loses_nothing(
+async def test_a_service_without_deliveries_detects_it_and_loses_nothing(
     rabbitmq: Rabbit,
     broker: Broker,
     start_system: StartSystem,
@@ -146,7 +146,7 @@ async def test_a_service_that_hears_nothing_finds_out_and_loses_nothing(
     async with Proxy.before(rabbitmq.url) as proxy:
         system = await start_system(rabbitmq)
         service = await _behind(proxy, system, name)
-        fault = f"what leads into {queues.rstrip('.')}, {kind}"
+        fault = f"losses of {queues.rstrip('.')}, {kind}"
         async with trial.of(fault, system, within=20, mandatory=True) as load:
             await _try_all(trial, load, Deafened(service, proxy, broker, queues, load), losses)
             if name == "chat":
@@ -183,7 +183,7 @@ async def test_a_half_open_connection_of_a_service_is_found(
             )
 
 
-async def test_a_broker_that_is_paused_for_20_s_is_lost_by_no_service(
+async def test_a_broker_that_is_paused_for_20_s_loses_no_service(
     own_node: Any, start_system: StartSystem, trial: Trial
 ) -> None:
     system = await start_system(Rabbit(own_node, "/", own_node.url()))

@@ -51,7 +51,7 @@ class Tour:
 
     Attributes:
         attempts: For each ``msg_id``, how often it was sent.
-        actions: What was asked.
+        actions: The requested actions.
     """
 
     def __init__(self, name: str, system: System) -> None:
@@ -118,7 +118,7 @@ class Tour:
 
 
 def _spared(load: Load, *, since: float = 0.0) -> list[Asked]:
-    """What those whose requests never fail have asked."""
+    """The requests of senders whose requests never fail."""
     return [one for one in load.journal.asked if one.who.startswith(SPARED) and one.asked_at >= since]
 
 
@@ -133,7 +133,7 @@ def _differences(asked: Counter[str], answered: Counter[str]) -> dict[str, tuple
 
 
 @pytest.mark.timeout(300)
-async def test_commands_that_fail_for_a_moment_in_every_handler_have_their_effect_or_none(
+async def test_commands_that_fail_for_a_moment_take_effect_or_have_none(
     system: System, rabbitmq: Rabbit, processes: Processes, trial: Trial, tmp_path: Path
 ) -> None:
     switch = tmp_path / "handlers-fail"
@@ -177,7 +177,7 @@ async def test_commands_that_fail_for_a_moment_in_every_handler_have_their_effec
 
 
 async def _all_parked(url: str, answers: Answers) -> None:
-    """What was answered ``internal`` is parked, once each time, and says that it had no effect."""
+    """Each ``internal`` answer has one parked message, marked as without effect."""
     parked = [one for name in ("chat", "orders") for one in await all_parked(url, name)]
     assert Counter(one.msg_id for one in parked) == answers.internal
     assert {one.headers["x-effect"] for one in parked} <= {"none"}

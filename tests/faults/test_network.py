@@ -15,7 +15,7 @@ from .trial import Trial
 
 
 @pytest.mark.parametrize("way", ["to_server", "to_client"])
-async def test_a_gateway_that_hears_or_is_heard_no_more_tells_no_lies_and_comes_back(
+async def test_a_gateway_cut_off_in_one_direction_answers_correctly_and_reconnects(
     rabbitmq: Rabbit, start_system: StartSystem, trial: Trial, way: str
 ) -> None:
     async with Proxy.before(rabbitmq.url) as proxy:
@@ -62,7 +62,7 @@ async def test_links_to_the_broker_that_are_reset_every_2_s_leave_nothing_behind
             await broker.returns_to(before)
 
 
-async def test_a_link_to_the_broker_that_is_half_open_is_found_out(
+async def test_a_half_open_link_to_the_broker_is_found(
     rabbitmq: Rabbit, start_system: StartSystem, trial: Trial
 ) -> None:
     async with Proxy.before(rabbitmq.url) as proxy:
@@ -75,13 +75,11 @@ async def test_a_link_to_the_broker_that_is_half_open_is_found_out(
             trial.strike()
 
 
-async def test_people_whose_connections_are_reset_every_2_s_miss_nothing(
-    system: System, trial: Trial
-) -> None:
+async def test_users_with_connections_reset_every_2_s_miss_nothing(system: System, trial: Trial) -> None:
     async with AsyncExitStack() as stack:
         proxies = [await stack.enter_async_context(Proxy.before(url)) for url in system.urls]
         urls = [proxy.instead_of(url) for proxy, url in zip(proxies, system.urls, strict=True)]
-        async with trial.of("RST between people and gateways every 2 s", system, within=15, urls=urls):
+        async with trial.of("RST between users and gateways every 2 s", system, within=15, urls=urls):
             for _ in range(8):
                 for proxy in proxies:
                     proxy.reset()
@@ -89,12 +87,12 @@ async def test_people_whose_connections_are_reset_every_2_s_miss_nothing(
                 await asyncio.sleep(2)
 
 
-async def test_people_who_are_cut_off_within_a_frame_miss_nothing(system: System, trial: Trial) -> None:
+async def test_users_cut_off_within_a_frame_miss_nothing(system: System, trial: Trial) -> None:
     async with AsyncExitStack() as stack:
         proxies = [await stack.enter_async_context(Proxy.before(url)) for url in system.urls]
         urls = [proxy.instead_of(url) for proxy, url in zip(proxies, system.urls, strict=True)]
         chance = trial.chance
-        async with trial.of("people cut off after 3 to 9 KB, for 15 s", system, within=15, urls=urls):
+        async with trial.of("users cut off after 3 to 9 KB, for 15 s", system, within=15, urls=urls):
             for _ in range(5):
                 for proxy in proxies:
                     proxy.to_client.cut_after(chance.randrange(3_000, 9_000))
@@ -104,12 +102,12 @@ async def test_people_who_are_cut_off_within_a_frame_miss_nothing(system: System
             trial.strike()
 
 
-async def test_people_whose_gateway_cannot_be_reached_go_on_elsewhere(
+async def test_users_of_an_unreachable_gateway_continue_on_another(
     rabbitmq: Rabbit, start_system: StartSystem, trial: Trial
 ) -> None:
     system = await start_system(rabbitmq, heartbeat=2, heartbeat_timeout=2)
     async with Proxy.before(system.urls[0]) as proxy:
         urls = [proxy.instead_of(system.urls[0]), system.urls[1]]
-        async with trial.of("black hole between people and a gateway", system, within=25, urls=urls):
+        async with trial.of("black hole between users and a gateway", system, within=25, urls=urls):
             proxy.hold()
             trial.strike()

@@ -24,7 +24,7 @@ ROOMS = {"lobby": frozenset(PEOPLE), "attic": frozenset({"ana", "ben"})}
 
 @st.composite
 def faithful_runs(draw: st.DrawFn) -> Evidence:
-    """What a system without a fault leaves behind; outcomes may be unknown, with an effect or without."""
+    """The evidence of a system without a fault; outcomes may be unknown, with an effect or without."""
     asked: list[Asked] = []
     entries: list[Entry] = []
     messages: list[Message] = []
@@ -166,7 +166,7 @@ def an_effect_came_twice(run: Evidence, draw: Draw) -> Evidence:
 
 
 def two_of_one_person_swapped(run: Evidence, draw: Draw) -> Evidence:
-    """In storage and on every screen alike: only who remembers what was asked first can tell."""
+    """Equal in storage and on every screen: only the order of the requests reveals it."""
     places = [(a, b) for a in run.messages for b in run.messages if a.seq < b.seq]
     first, second = pick(draw, places, lambda p: (p[0].room, p[0].user) == (p[1].room, p[1].user))
     texts = {first.text: second.text, second.text: first.text}
@@ -305,8 +305,8 @@ def test_each_violation_is_caught(
 
 @few
 @given(run=faithful_runs())
-def test_an_honest_gap_is_no_loss(run: Evidence) -> None:
-    """Who is told that not all is kept any more is not owed what lies before."""
+def test_an_announced_gap_is_not_a_loss(run: Evidence) -> None:
+    """After ``incomplete``, earlier entries are not owed."""
     one = next(followed for followed in run.followed if followed.stream == "chat:lobby")
     head = max(entry.seq for entry in run.entries if entry.stream == one.stream)
     told = replace(one, restarts=[head])
@@ -320,7 +320,7 @@ def an_operation(who: str, asked_at: float, answered_at: float) -> Asked:
     )
 
 
-def test_recovery_ends_when_the_last_has_had_an_answer_to_something_asked_since() -> None:
+def test_recovery_ends_when_the_last_user_has_an_answer_to_a_later_request() -> None:
     before = [an_operation("ana", 0.0, 9.0), an_operation("ben", 0.0, 1.0)]
     assert recovery(before, since=5.0) is None
     assert recovery([*before, an_operation("ben", 6.0, 6.5)], since=5.0) is None

@@ -1,4 +1,4 @@
-"""Messages that break a service are parked, everybody else goes on, and after the fix they are played again."""
+"""Messages that break a service are parked, all others are handled, and after the fix they are replayed."""
 
 import asyncio
 import contextlib
@@ -91,7 +91,7 @@ def poison_orders(journal: Journal, system: System) -> Iterator[tuple[str, str]]
         yield kind, order_id
 
 
-async def test_poison_is_parked_while_the_rest_flows_and_done_once_when_it_is_played_again(
+async def test_poison_is_parked_while_other_messages_flow_and_a_replay_takes_effect_once(
     rabbitmq: Rabbit, broker: Broker, start_system: StartSystem, processes: Processes, trial: Trial
 ) -> None:
     system = await start_system(rabbitmq)
@@ -122,10 +122,10 @@ async def test_poison_is_parked_while_the_rest_flows_and_done_once_when_it_is_pl
                 assert answer["action"] == "order.submit.ok", answer
 
 
-async def test_what_cannot_be_read_is_parked_and_the_rest_flows(
+async def test_an_unreadable_message_is_parked_and_the_others_flow(
     system: System, rabbitmq: Rabbit, trial: Trial
 ) -> None:
-    async with trial.of("commands and events that nobody can read", system) as load:
+    async with trial.of("unreadable commands and events", system) as load:
         async with await aio_pika.connect(rabbitmq.url) as connection:
             channel = await connection.channel()
             commands = await channel.get_exchange("towpath.commands", ensure=False)

@@ -73,7 +73,7 @@ class Replicas:
 
 
 def some_changes(chance: random.Random, count: int, replicas: int) -> list[str]:
-    """What happens to the replicas, one after the other: from one to four of them are at work."""
+    """The changes of replicas, one after the other: from one to four of them run."""
     changes: list[str] = []
     while len(changes) < count:
         # Of each as many, and one more comes: two of them go.
@@ -96,13 +96,13 @@ async def _queues_of(replica: Process) -> int:
 
 
 @pytest.mark.faults_short
-async def test_a_killed_gateway_costs_its_people_nothing(system: System, trial: Trial) -> None:
+async def test_a_killed_gateway_loses_nothing_for_its_users(system: System, trial: Trial) -> None:
     async with trial.of("gateway killed (SIGKILL)", system, within=10):
         await system.gateways[0].kill()
         trial.strike()
 
 
-async def test_who_is_on_a_frozen_gateway_goes_on_elsewhere_and_hears_nothing_stale_when_it_thaws(
+async def test_users_of_a_frozen_gateway_continue_on_another_and_get_nothing_stale_when_it_thaws(
     rabbitmq: Rabbit, start_system: StartSystem, trial: Trial
 ) -> None:
     system = await start_system(rabbitmq, heartbeat=2, heartbeat_timeout=2)
@@ -116,7 +116,7 @@ async def test_who_is_on_a_frozen_gateway_goes_on_elsewhere_and_hears_nothing_st
 
 
 @pytest.mark.parametrize("service", ["chat", "orders"])
-async def test_a_service_that_is_killed_again_and_again_does_everything_once(
+async def test_a_service_killed_repeatedly_makes_every_effect_happen_once(
     system: System, trial: Trial, service: str
 ) -> None:
     chance = trial.chance
@@ -131,7 +131,7 @@ async def test_a_service_that_is_killed_again_and_again_does_everything_once(
 
 
 @pytest.mark.parametrize("end", ["killed", "frozen"])
-async def test_a_second_replica_takes_over_and_what_the_first_did_counts_once(
+async def test_a_second_replica_takes_over_without_repeating_effects(
     system: System, postgres_url: str, trial: Trial, end: str
 ) -> None:
     replicas = Replicas(system, "chat", postgres_url)
@@ -153,7 +153,7 @@ async def test_a_second_replica_takes_over_and_what_the_first_did_counts_once(
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("service", ["chat", "orders"])
-async def test_replicas_that_come_go_die_and_freeze_share_the_work_and_do_everything_once_and_in_order(
+async def test_replicas_that_start_stop_die_and_freeze_share_the_work_once_and_in_order(
     system: System, postgres_url: str, trial: Trial, service: str
 ) -> None:
     replicas = Replicas(system, service, postgres_url)
@@ -185,7 +185,7 @@ async def test_replicas_that_come_go_die_and_freeze_share_the_work_and_do_everyt
         trial.note(f"at {after.rate(before)}, shared again within {longest:.1f} s")
 
 
-async def test_what_is_asked_while_a_service_is_away_is_answered_when_it_is_back(
+async def test_requests_during_an_outage_of_a_service_are_answered_after_it(
     system: System, trial: Trial
 ) -> None:
     async with trial.of("both services away for 8 s", system, within=15):

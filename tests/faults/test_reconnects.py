@@ -1,4 +1,4 @@
-"""Reconnect storms: many users lose their connections at once, come back, and are subscribed again."""
+"""Reconnect storms: many users lose their connections at once, reconnect, and are subscribed again."""
 
 import asyncio
 import random
@@ -32,7 +32,7 @@ _BACK: Final = 90.0
 #: Seconds until a message is heard, and until all who are back are subscribed: who misses what is said later is deaf.
 _HEARD: Final = 3.0
 _SUBSCRIBED: Final = 5.0
-#: Seconds after which chat has missed a gateway that does not come back under its id, and some for the machine.
+#: Seconds until chat notices a gateway that does not reconnect under its id, and some for the machine.
 _EXACT: Final = 30.0
 
 Fault = Callable[[], Awaitable[None]]
@@ -54,7 +54,7 @@ class Storms:
         self._databases = Databases(system.chat, system.orders)
 
     async def gather(self) -> None:
-        """Let everybody connect and join their rooms."""
+        """Connect every user and join their rooms."""
         await self._all_back()
         turns = asyncio.Semaphore(10)
 
@@ -70,7 +70,7 @@ class Storms:
         """One storm, of a kind that chance chooses.
 
         Raises:
-            AssertionError: Somebody is deaf, or chat's table of connections is not what is open.
+            AssertionError: A user receives nothing, or chat's table of connections differs from the open ones.
         """
         storm = self._chance.choice([self._cut, self._kill, self._kill_for_good, self._terminate])
         beside = self._chance.choice(
@@ -94,7 +94,7 @@ class Storms:
         await self._all_hear(name)
         await self._table_is_exact(name)
 
-    # What breaks
+    # The faults
 
     async def _cut(self) -> None:
         for user in self._crowd.users:
@@ -118,7 +118,7 @@ class Storms:
         was = {name: gateway.settings[f"TOWPATH_{name.upper()}"] for name in ("port", "gateway_id")}
         self._system.gateways[self._struck] = self._system.launch_gateway(**{**was, **settings})
 
-    # What goes on beside it
+    # The load beside them
 
     async def _some_time_later(self, fault: Fault) -> None:
         await asyncio.sleep(self._chance.uniform(0, 1.5))
@@ -148,13 +148,13 @@ class Storms:
         await asyncio.sleep(6)
         other.resume()
 
-    # What must hold after it
+    # The promises after them
 
     async def _all_back(self) -> None:
         await eventually(lambda: not self._crowd.absent, timeout=_BACK)
 
     async def _all_hear(self, name: str) -> None:
-        """Wait until a message is heard by everybody; who does not hear one that is said later is deaf."""
+        """Wait until every user receives a message; a user who misses a later one receives nothing."""
         began = now()
         async with self._somebody("speaker") as speaker:
             for room in self._crowd.rooms:
@@ -202,7 +202,7 @@ def _burners(count: int) -> Iterator[None]:
 
 
 @pytest.mark.timeout(0)  # each step of a storm has its own time limit
-async def test_after_each_of_many_storms_everybody_hears_and_chat_knows_who_is_there(
+async def test_after_each_of_many_storms_every_client_receives_pushes_and_chat_has_the_right_presence(
     rabbitmq: Rabbit, broker: Broker, start_system: StartSystem, trial: Trial, request: pytest.FixtureRequest
 ) -> None:
     storms = int(request.config.getoption("storms"))
@@ -210,7 +210,7 @@ async def test_after_each_of_many_storms_everybody_hears_and_chat_knows_who_is_t
 
 
 @pytest.mark.timeout(0)  # each step of a storm has its own time limit
-async def test_after_each_storm_chat_on_postgresql_knows_who_is_there(
+async def test_after_each_storm_chat_on_postgresql_has_the_right_presence(
     rabbitmq: Rabbit,
     broker: Broker,
     start_system: StartSystem,
@@ -224,7 +224,7 @@ async def test_after_each_storm_chat_on_postgresql_knows_who_is_there(
 
 
 @pytest.mark.faults_short
-async def test_after_a_storm_everybody_hears_and_chat_knows_who_is_there(
+async def test_after_a_storm_every_client_receives_pushes_and_chat_has_the_right_presence(
     rabbitmq: Rabbit, broker: Broker, start_system: StartSystem, trial: Trial
 ) -> None:
     await _try(await _started(rabbitmq, start_system), rabbitmq, broker, trial, users=40, storms=1)
@@ -255,4 +255,4 @@ async def _try(
             await weather.gather()
             for number in range(1, storms + 1):
                 await weather.strike(number)
-            trial.note(f"nobody deaf, chat's table exact each time (seed {trial.seed})")
+            trial.note(f"all users receive pushes, chat's table exact each time (seed {trial.seed})")

@@ -15,7 +15,7 @@ from .evidence import Asked, Outcome
 from .trial import Trial
 from .workload import Load, Manner
 
-#: Users whose ids look like the names by which services tell senders apart.
+#: Users whose ids look like the names by which services identify senders.
 _USERS: Final = (
     *("ana", "billing", "orders", "chat", "gateway"),
     *("event:billing", "user:ana", "backend:billing", "service:orders", "backend:"),
@@ -34,7 +34,7 @@ _BACKENDS: Final = {
 _OPERATIONS: Final = 3000
 
 
-async def test_senders_with_equal_ids_all_have_their_effects_whatever_they_are_called(
+async def test_senders_with_equal_ids_all_have_their_effects(
     system: System, rabbitmq: Rabbit, trial: Trial
 ) -> None:
     async with trial.of(
@@ -105,7 +105,7 @@ async def _publish_otherwise(url: str, load: Load) -> list[str]:
         events = await channel.get_exchange("towpath.events", ensure=False)
         for name, app_id in _BACKENDS.items():
             if app_id is None:
-                continue  # told apart by what the event is about: another order is another event
+                continue  # the sender is the subject of the event: another order is another event
             before = _first(load, name, "order.created")
             data = {"order_id": f"other-of-{name}", "user_id": before.user}
             envelope = {

@@ -20,7 +20,7 @@ Fault = Callable[[], Awaitable[None]]
 
 #: Seconds of undisturbed load before it is counted what the programs hold.
 _WARM_UP = 20.0
-#: What each kind of program may hold more at the end than before the first fault.
+#: Allowed growth of each kind of program between the first fault and the end.
 _MORE_MIB, _MORE_FILES, _MORE_THREADS, _MORE_TASKS = 30.0, 10, 8, 10
 
 
@@ -33,7 +33,7 @@ def seconds(text: str) -> float:
 
 
 class Faults:
-    """What may break, by chance; each is over when its function returns."""
+    """The random faults; each has ended when its function returns."""
 
     def __init__(self, system: System, rabbitmq: Rabbit, broker: Broker, proxy: Proxy, trial: Trial) -> None:
         self._system = system
@@ -119,7 +119,7 @@ class Faults:
 
 
 @pytest.mark.soak
-async def test_after_random_faults_everything_is_as_it_was(
+async def test_after_random_faults_the_system_is_in_its_initial_state(
     rabbitmq: Rabbit,
     broker: Broker,
     start_system: StartSystem,

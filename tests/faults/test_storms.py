@@ -1,4 +1,4 @@
-"""Many at once: of people who come back, and of messages that come again."""
+"""Many at once: reconnects, and redelivered messages."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -38,7 +38,7 @@ async def test_a_thousand_clients_of_a_killed_gateway_resume_within_10_s(
         await load.people[1].devices[0].client.opened(30)
 
         def all_resumed() -> bool:
-            # Something was said since, and they are past it: they have come back and have what they missed.
+            # There were messages since, and the users are past them: they have reconnected and have the missed ones.
             return all(
                 device.client.state == "open" and device.client.positions["chat:lobby"] > before + 1
                 for device in crowd
@@ -80,7 +80,7 @@ async def an_echo(url: str, *exchanges: str) -> AsyncIterator[list[int]]:
         yield count
 
 
-async def test_messages_that_all_come_twice_are_done_once_and_shown_once(
+async def test_doubled_messages_take_effect_once_and_are_shown_once(
     system: System, rabbitmq: Rabbit, trial: Trial
 ) -> None:
     async with (

@@ -62,7 +62,7 @@ async def strangers(url: str, count: int) -> AsyncIterator[list[asyncio.StreamWr
 
 
 @pytest.mark.parametrize("manner", ["never finished", "at 1 byte a second"])
-async def test_handshakes_that_are_not_finished_are_cut_off_and_disturb_nobody(
+async def test_unfinished_handshakes_are_cut_off_and_do_not_delay_others(
     rabbitmq: Rabbit, start_system: StartSystem, trial: Trial, manner: str
 ) -> None:
     system = await start_system(rabbitmq, open_timeout=2)
@@ -88,7 +88,7 @@ async def test_handshakes_that_are_not_finished_are_cut_off_and_disturb_nobody(
         assert resident_mib(gateway) < before + 64
 
 
-async def test_frames_against_all_rules_end_their_connection_and_disturb_nobody(
+async def test_invalid_frames_end_their_connection_and_do_not_delay_others(
     system: System, trial: Trial
 ) -> None:
     nested = '{"data":' * 30_000 + "1" + "}" * 30_000
@@ -138,13 +138,13 @@ async def deaf_people(url: str, room: str, count: int) -> AsyncIterator[None]:
         yield
 
 
-async def test_who_does_not_read_is_cut_off_and_the_others_do_not_wait(
+async def test_a_client_that_does_not_read_is_cut_off_and_does_not_delay_others(
     rabbitmq: Rabbit, start_system: StartSystem, trial: Trial
 ) -> None:
     system = await start_system(rabbitmq, send_buffer_bytes=262_144, close_timeout=1)
     gateway = system.gateways[0]
     async with (
-        trial.of("20 people who never read", system) as load,
+        trial.of("20 users who never read", system) as load,
         deaf_people(system.urls[0], "noise", 20),
         system.connect("loud", 1) as loud,
     ):
@@ -165,4 +165,4 @@ async def test_who_does_not_read_is_cut_off_and_the_others_do_not_wait(
         await load.flows(50)
         assert resident_mib(gateway) < before + 64
         waited = longest_wait(one for one in load.journal.asked if one.who != "loud")
-        assert waited < 2, f"somebody waited for {waited:.1f} s"
+        assert waited < 2, f"a user waited for {waited:.1f} s"

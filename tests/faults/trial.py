@@ -56,7 +56,7 @@ class Trial:
         """Load from entry to exit; then all that was asked and shown is judged.
 
         Args:
-            fault: What breaks, as the table calls it.
+            fault: Its name in the table.
             within: Seconds that recovery may take from :meth:`strike` on; ``None`` where nothing is to recover.
             may_refuse: Codes of errors that are right while it is broken; what they refuse must have no effect.
             urls: Where people connect; by default to the system's gateways.
@@ -101,7 +101,7 @@ class Trial:
 
     @property
     def chance(self) -> random.Random:
-        """What the test itself leaves to chance; the same for the same seed."""
+        """The random choices of the test itself; the same for the same seed."""
         return random.Random(f"{self.seed} {self._promise}")
 
     def note(self, measured: str) -> None:
@@ -110,7 +110,7 @@ class Trial:
         self._line.fault += f", {measured}"
 
     def soaked(self, soaked: Soaked) -> None:
-        """What the page of a soak shows."""
+        """The data for the page of a soak."""
         self._table.soaked = soaked
 
     def strike(self) -> None:
@@ -129,7 +129,7 @@ class Trial:
         self._further = max(self._further, now() - self._struck)
 
     async def recovers(self, *, timeout: float = 90.0) -> None:
-        """Wait until everybody has had the answer to something they asked after the strike."""
+        """Wait until every user has the answer to a request made after the strike."""
         assert self._struck is not None, "nothing was struck"
         try:
             await eventually(lambda: self._recovery() is not None, timeout=timeout)
@@ -141,7 +141,7 @@ class Trial:
 
     @property
     def recovery(self) -> float | None:
-        """Seconds from the strike until everybody was back; ``None`` while somebody is not."""
+        """Seconds from the strike until every user had recovered; ``None`` while one has not."""
         return self._recovery()
 
     def _is_back(self, user: str) -> bool:

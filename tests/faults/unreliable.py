@@ -35,7 +35,7 @@ class Moments:
 
     Attributes:
         switch: Nothing fails while this file is not there.
-        chance: What decides.
+        chance: The random source.
     """
 
     switch: Path

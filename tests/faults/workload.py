@@ -3,8 +3,8 @@
 Guarantees:
 
 * The same seed makes the same people ask the same things in the same order; when they ask depends on the answers.
-* Each asks one thing after the other, or several of one ordering key at once (:class:`Manner`). What has no final
-  answer is asked again with the same id until it has one, or until patience is at its end: its outcome is unknown.
+* Each sends one request after the other, or several of one ordering key at once (:class:`Manner`). A request without
+  a final answer is resent with the same id until it has one, or until patience ends: its outcome is unknown.
 * People are resuming clients, the ones that others use (:mod:`towpath.client`).
 """
 
@@ -69,7 +69,7 @@ class Person:
     """One user with some devices, each beginning at the next gateway; the first device asks.
 
     Args:
-        number: Who it is, where an id with few letters is needed.
+        number: The user, where an id with few letters is needed.
         chance: Of what is asked.
     """
 
@@ -165,7 +165,7 @@ class Person:
                 )
             except TowpathError as error:
                 code = error.code
-                self._asking = f"{action} {about}, {attempts} times, told {error.message!r} ({code})"
+                self._asking = f"{action} {about}, {attempts} times, answered {error.message!r} ({code})"
                 if not error.retryable or not is_alone:
                     outcome = Outcome.REFUSED
                     break
@@ -183,7 +183,7 @@ class Person:
         self._journal.asked.append(asked)
 
     def _choose(self) -> list[_Wish]:
-        """What to ask next: one thing, or several of one ordering key."""
+        """The next request: one, or several of one ordering key."""
         kind = self._chance.random()
         if kind < 0.15 and self._submitted:
             order = self._submitted.pop(self._chance.randrange(len(self._submitted)))
@@ -210,13 +210,13 @@ class Person:
 
 
 class Backend:
-    """Another program that tells of orders by plain AMQP, each from born to delivered, and waves at people.
+    """Another program that publishes events of orders by plain AMQP, from created to delivered, and waves at users.
 
     An event counts as done when RabbitMQ has confirmed it; without a confirm it is published again with its id.
     A wave is a passing push, published once.
 
     Attributes:
-        turn: Held while an event is published; nothing is published while somebody else holds it.
+        turn: Held while an event is published; publishes by others wait for it.
 
     Args:
         mandatory: Publish events with this flag of AMQP: RabbitMQ returns one that reaches no queue, and it is
@@ -251,7 +251,7 @@ class Backend:
         self._channel: AbstractChannel | None = None
 
     async def live(self, over: asyncio.Event, pause: float) -> None:
-        """Tell of one event after the other until it is ``over``."""
+        """Publish one event after the other until it is ``over``."""
         try:
             for parcel in range(1_000_000):
                 user = self._chance.choice(self._users)
@@ -312,7 +312,7 @@ class Backend:
                 await target.publish(message, key, mandatory=mandatory)
                 return True
         except asyncio.CancelledError:
-            # aiormq fails confirms with it when a channel closes, and nobody cancelled this task.
+            # aiormq fails confirms with it when a channel closes, without a cancellation of this task.
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
@@ -335,7 +335,7 @@ class Counted:
 
     Attributes:
         operations: Requests that have their final answer, and events that RabbitMQ has confirmed.
-        pushes: What devices were shown.
+        pushes: The pushes that devices were shown.
     """
 
     at: float
@@ -356,8 +356,8 @@ class Load:
         urls: The gateways.
         broker: The AMQP URL where the backend publishes; of several hosts the next when one fails.
         seed: Of all that is left to chance.
-        users: Who asks.
-        rooms: Everybody is in the first, every other one of them in each further room: somebody is always spared.
+        users: The users of the load.
+        rooms: Every user is in the first, every other one of them in each further room: some are always unaffected.
         circles: Divide the users into so many circles, each with rooms of its own: many may ask, and few need hear.
         pause: Seconds between an answer and the next question of one person, on average.
         token_seconds: How long tokens are good.
@@ -369,10 +369,10 @@ class Load:
         manner: How they ask.
 
     Attributes:
-        journal: What they did and saw.
+        journal: Their requests and pushes.
         is_aside: Which streams the test itself judges, as others use them.
-        people: Who asks.
-        crowd: Who only listens.
+        people: The active users.
+        crowd: The users who only listen.
     """
 
     def __init__(

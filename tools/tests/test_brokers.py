@@ -41,7 +41,7 @@ CHOICES = [
 
 
 @pytest.mark.parametrize(("choice", "given", "installed", "docker", "chosen"), CHOICES)
-def test_the_best_that_can_be_had_is_chosen(
+def test_the_best_available_broker_is_chosen(
     choice: Choice, given: str | None, installed: bool, docker: bool, chosen: type[Source], tmp_path: Path
 ) -> None:
     source = choose(
@@ -54,12 +54,12 @@ def test_the_best_that_can_be_had_is_chosen(
     assert type(source) is chosen
 
 
-def test_memory_is_no_rabbitmq(tmp_path: Path) -> None:
+def test_the_memory_broker_is_refused_where_rabbitmq_is_required(tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="contradicts --broker rabbitmq"):
         choose(Choice.RABBITMQ, DataFolder(tmp_path), given="memory://")
 
 
-async def test_the_memory_broker_says_how_to_get_the_real_one() -> None:
+async def test_the_memory_broker_prints_the_steps_to_a_real_one() -> None:
     async with MemoryBroker().open() as broker:
         assert "apt-get install rabbitmq-server" in broker.hint
         assert broker.url is None
@@ -72,7 +72,7 @@ async def test_a_given_broker_is_named_with_its_version(rabbitmq: Rabbit) -> Non
         assert broker.url == rabbitmq.url
 
 
-async def test_a_given_broker_that_is_not_there_is_named_without_its_password() -> None:
+async def test_an_unreachable_given_broker_is_named_without_its_password() -> None:
     with pytest.raises(BadSetting) as refused:
         async with GivenBroker(f"amqp://me:secret@127.0.0.1:{free_port()}/").open():
             pass
@@ -80,14 +80,14 @@ async def test_a_given_broker_that_is_not_there_is_named_without_its_password() 
     assert "secret" not in str(refused.value)
 
 
-async def test_of_several_given_hosts_one_that_answers_is_enough(rabbitmq: Rabbit) -> None:
+async def test_one_reachable_host_of_several_is_enough(rabbitmq: Rabbit) -> None:
     away = f"127.0.0.1:{free_port()}"
     async with GivenBroker(rabbitmq.url.replace("@", f"@{away},")).open() as broker:
         assert broker.label.startswith("RabbitMQ ")
         assert broker.place.startswith(f"at {away}, 127.0.0.1:")
 
 
-async def test_what_is_no_broker_is_told_apart() -> None:
+async def test_a_server_that_is_not_rabbitmq_is_recognised() -> None:
     import asyncio
 
     async def speak_http(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -96,7 +96,7 @@ async def test_what_is_no_broker_is_told_apart() -> None:
 
     server = await asyncio.start_server(speak_http, "127.0.0.1", 0)
     async with server:
-        with pytest.raises(NoBroker, match=r"speaks no AMQP 0-9-1"):
+        with pytest.raises(NoBroker, match=r"does not speak AMQP 0-9-1"):
             await greet("127.0.0.1", server.sockets[0].getsockname()[1])
 
 
@@ -152,7 +152,7 @@ async def test_a_container_that_does_not_start_is_one_line(tmp_path: Path) -> No
             pass
 
 
-def test_docker_without_an_engine_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_docker_without_an_engine_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert running_docker() is None
     (tmp_path / "docker").write_text("#!/bin/sh\nexit 1\n")

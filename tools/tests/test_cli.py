@@ -40,7 +40,7 @@ def test_without_a_command_it_shows_help() -> None:
     assert all(command in output for command in ("dev", "web", "token", "publish"))
 
 
-def test_a_token_is_taken_by_a_gateway_with_the_same_secret() -> None:
+def test_a_token_is_accepted_by_a_gateway_with_the_same_secret() -> None:
     status, output, errors = towpath("token", "--user", "ana", "--scope", "chat", auth_secret=SECRET)
     assert (status, errors) == (0, "")
     identity = Admission(GatewaySettings(auth_secret=SECRET)).identify(output.strip())
@@ -83,17 +83,15 @@ async def test_a_published_event_is_a_plain_envelope_on_the_broker(
     }
 
 
-async def test_an_event_that_nobody_listens_to_is_not_published(
-    rabbitmq: Rabbit, processes: Processes
-) -> None:
+async def test_an_event_without_a_consumer_is_not_published(rabbitmq: Rabbit, processes: Processes) -> None:
     publishing = processes.launch(
         "towpath", "publish", "order.paid", "--order", "O1", "--user", "ana", amqp_url=rabbitmq.url
     )
     assert await publishing.ended() == 1
-    assert publishing.output == "towpath: nobody listens to order.paid: start the orders service once\n"
+    assert publishing.output == "towpath: no service consumes order.paid: start the orders service once\n"
 
 
-def test_a_dev_that_was_killed_is_not_believed(tmp_path: Path) -> None:
+def test_a_killed_dev_is_ignored(tmp_path: Path) -> None:
     folder = DataFolder(tmp_path)
     told = RunningDev(1, "http://127.0.0.1:1", "ws://127.0.0.1:1/ws", None, {}, {})
     with folder.held():
@@ -104,7 +102,7 @@ def test_a_dev_that_was_killed_is_not_believed(tmp_path: Path) -> None:
     assert DataFolder(tmp_path).running() is None
 
 
-def test_the_known_events_are_those_the_orders_service_takes() -> None:
+def test_the_known_events_are_those_that_orders_consumes() -> None:
     assert set(KNOWN) == set(ORDERS.events)
 
 
@@ -140,7 +138,7 @@ def test_the_known_events_are_those_the_orders_service_takes() -> None:
         (
             "publish order.shiped --order O1 --user ana",
             {},
-            "'order.shiped' is no order event, did you mean order.shipped?",
+            "'order.shiped' is not an order event, did you mean order.shipped?",
         ),
         ("publish order.paid", {}, "Missing option '--order'"),
         ("publish order.paid --order O1", {}, "Missing option '--user'"),
@@ -179,7 +177,7 @@ def test_the_known_events_are_those_the_orders_service_takes() -> None:
         ("fly", {}, "No such command 'fly'."),
     ],
 )
-def test_what_cannot_be_done_is_one_line(command: str, settings: dict[str, str], line: str) -> None:
+def test_an_impossible_command_prints_one_line(command: str, settings: dict[str, str], line: str) -> None:
     status, output, errors = towpath(*command.split(" "), **settings)
     assert status in (1, 2)
     assert output == ""

@@ -56,7 +56,7 @@ def headers(reason: str = "failed", more: Mapping[str, HeaderValue] = NONE) -> d
 
 
 def a_parked(body: bytes, told: Mapping[str, Any] = NONE) -> Parked:
-    """What is read of a message with these headers."""
+    """The entry for a message with these headers."""
     delivered: list[Delivery] = []
     queue = MemoryQueue(DEAD, Queue(name=DEAD), VirtualHost())
     queue.attach(QueueConsumer(queue, prefetch=1, deliver=delivered.append))
@@ -64,7 +64,7 @@ def a_parked(body: bytes, told: Mapping[str, Any] = NONE) -> Parked:
     return read(delivered[0])
 
 
-# What is parked
+# Parked messages
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_no_header_makes_a_replay_reach_a_queue_of_another_service(forged: str) 
     assert a_parked(a_command("m-1"), told).queue == ""
 
 
-def test_what_could_not_be_decoded_is_shown_with_its_reason() -> None:
+def test_an_undecodable_message_is_shown_with_its_reason() -> None:
     parked = a_parked(b"{}", {"x-undecodable": "timestamp: not a time in seconds"})
     assert (parked.reason, parked.error) == (
         "unreadable",
@@ -83,7 +83,7 @@ def test_what_could_not_be_decoded_is_shown_with_its_reason() -> None:
     )
 
 
-def test_a_parked_command_tells_what_it_is_and_whose() -> None:
+def test_a_parked_command_shows_its_action_and_its_user() -> None:
     parked = a_parked(a_command("m-1"), headers("conflict"))
     assert (parked.id, parked.actions, parked.users, parked.reason) == (
         "m-1",
@@ -100,12 +100,12 @@ def test_a_parked_command_tells_what_it_is_and_whose() -> None:
     assert parked.told()["trace_id"] == "ab" * 16
 
 
-def test_a_parked_event_tells_whom_it_names() -> None:
+def test_a_parked_event_shows_its_user() -> None:
     parked = a_parked(make("order.paid", {"order_id": "O1", "user_id": "ben"}, msg_id="e-1").to_json())
     assert (parked.id, parked.actions, parked.users) == ("e-1", "order.paid", "ben")
 
 
-def test_what_rabbitmq_parked_itself_is_known_by_where_it_died() -> None:
+def test_a_message_parked_by_rabbitmq_is_identified_by_its_queue() -> None:
     died = {"x-first-death-reason": "delivery_limit", "x-first-death-queue": ORIGIN.name}
     body = join_batch([a_command("m-1"), a_command("m-2", user="ben")])
     parked = a_parked(body, {**died, "x-death": [{"time": NOW, "queue": ORIGIN.name}]})
@@ -114,14 +114,14 @@ def test_what_rabbitmq_parked_itself_is_known_by_where_it_died() -> None:
     assert parked.parked_at == int(NOW.timestamp() * 1000)
 
 
-def test_what_cannot_be_read_has_a_name_all_the_same() -> None:
+def test_an_unreadable_message_has_a_name() -> None:
     one, other = a_parked(b"\xff\x00"), a_parked(b"no json")
     assert one.id.startswith("@")
     assert one.id != other.id
     assert one.id == a_parked(b"\xff\x00").id
 
 
-def test_played_again_it_has_the_same_body_and_a_clean_slate() -> None:
+def test_a_replayed_message_has_the_same_body_and_fresh_headers() -> None:
     parked = a_parked(a_command("m-1"), headers(more={"x-replayed": 1}))
     again = parked.again()
     assert again.body == parked.body
@@ -143,7 +143,7 @@ HEADER: Final = (
         HEADER,
     ),
 )
-def test_nothing_that_is_parked_makes_reading_fail(body: bytes, told: dict[str, Any]) -> None:
+def test_any_parked_message_can_be_listed(body: bytes, told: dict[str, Any]) -> None:
     parked = a_parked(body, told)
     assert parked.id
     json.dumps(parked.told())
@@ -164,7 +164,7 @@ def test_nothing_that_is_parked_makes_reading_fail(body: bytes, told: dict[str, 
         (Wanted(since=now_ms() + 86_400_000), False),
     ],
 )
-def test_what_is_wanted_fits_all_that_is_given(wanted: Wanted, fits: bool) -> None:
+def test_a_message_must_match_all_given_filters(wanted: Wanted, fits: bool) -> None:
     assert wanted.fits(a_parked(a_command("m-1"), headers())) is fits
 
 
@@ -179,14 +179,14 @@ def test_what_is_wanted_fits_all_that_is_given(wanted: Wanted, fits: bool) -> No
         ("2026-11-23T10:30+02:00", "2026-11-23T08:30:00+00:00"),
     ],
 )
-def test_since_is_a_while_ago_or_a_date(text: str, at: str) -> None:
+def test_since_is_a_duration_or_a_date(text: str, at: str) -> None:
     assert since(text, now=NOW) == int(datetime.fromisoformat(at).timestamp() * 1000)
 
 
 @pytest.mark.parametrize(
     "text", ["", "yesterday", "2", "-1h", "999999d", "2026-13-01", "0001-01-01T00:00+23:59"]
 )
-def test_a_time_that_nobody_can_read_is_refused_by_its_name(text: str) -> None:
+def test_an_unreadable_time_is_refused_by_its_name(text: str) -> None:
     with pytest.raises(BadTime, match="--since"):
         since(text, now=NOW)
 
@@ -249,7 +249,7 @@ async def test_list_shows_parked_messages_and_changes_nothing(desk: Desk) -> Non
     assert (await desk.waiting(DEAD))[:2] == ["m-1", "m-2"]  # in their order
 
 
-async def test_what_strangers_wrote_does_not_touch_the_terminal(desk: Desk) -> None:
+async def test_control_characters_in_messages_do_not_reach_the_terminal(desk: Desk) -> None:
     await desk.park(
         b"\x1b[2J\x07 [bold]x", told=headers("unreadable", {"x-error": "a\x1b]0;title\x07\nb [red]"})
     )
@@ -262,7 +262,7 @@ async def test_what_strangers_wrote_does_not_touch_the_terminal(desk: Desk) -> N
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-async def test_a_terminal_that_lacks_a_letter_shows_the_rest(
+async def test_a_terminal_without_a_character_shows_the_others(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", encoding)
@@ -275,7 +275,7 @@ async def test_a_terminal_that_lacks_a_letter_shows_the_rest(
     assert r"\u5b89\u5a1c" in said
 
 
-async def test_replay_gives_back_to_where_it_came_from_and_says_so(desk: Desk, tmp_path: Path) -> None:
+async def test_replay_publishes_to_the_original_queue_and_reports_it(desk: Desk, tmp_path: Path) -> None:
     await desk.park(a_command("m-1"), a_command("m-2", user="ben"), a_command("m-3"))
     audit = tmp_path / "audit.jsonl"
     status, said = await desk.tool("replay", "orders", "--user", "ana", "--dry-run")
@@ -295,7 +295,9 @@ async def test_replay_gives_back_to_where_it_came_from_and_says_so(desk: Desk, t
     assert [(line["event"], line["msg_id"]) for line in told] == [("replayed", "m-1"), ("replayed", "m-3")]
 
 
-async def test_drop_forgets_what_is_named_and_all_else_only_with_a_yes(desk: Desk, tmp_path: Path) -> None:
+async def test_drop_removes_named_messages_and_all_only_after_a_confirmation(
+    desk: Desk, tmp_path: Path
+) -> None:
     await desk.park(a_command("m-1"), a_command("m-2"), a_command("m-3", user="ben"))
     status, said = await desk.tool("drop", "orders", "--user", "ana")
     assert (status, said) == (
@@ -313,7 +315,7 @@ async def test_drop_forgets_what_is_named_and_all_else_only_with_a_yes(desk: Des
     assert len(audit.read_text().splitlines()) == 2
 
 
-async def test_a_name_that_is_not_there_changes_nothing(desk: Desk) -> None:
+async def test_an_unknown_name_changes_nothing(desk: Desk) -> None:
     await desk.park(a_command("m-1"))
     for command in (
         ["replay", "orders", "m-1", "m-9"],
@@ -326,7 +328,7 @@ async def test_a_name_that_is_not_there_changes_nothing(desk: Desk) -> None:
     assert await desk.waiting(DEAD) == ["m-1"]
 
 
-async def test_replay_is_as_slow_as_one_asks_and_an_interrupt_loses_nothing(desk: Desk) -> None:
+async def test_replay_keeps_its_rate_and_an_interrupt_loses_nothing(desk: Desk) -> None:
     await desk.park(*(a_command(f"m-{n}") for n in range(MANY)))
     running = desk.launch("replay", "orders", "--rate", "20")
     began = asyncio.get_running_loop().time()
@@ -360,7 +362,7 @@ async def test_a_tool_that_is_killed_loses_nothing(desk: Desk) -> None:
     assert await desk.waiting(DEAD) == []
 
 
-async def test_messages_parked_meanwhile_are_left_alone(desk: Desk) -> None:
+async def test_messages_parked_meanwhile_are_not_touched(desk: Desk) -> None:
     # Played into the dead queue itself: what fails at once.
     await desk.park(*(a_command(f"m-{n}") for n in range(3)), told=headers(more={"x-queue": DEAD}))
     status, said = await desk.tool("replay", "orders")
@@ -368,16 +370,16 @@ async def test_messages_parked_meanwhile_are_left_alone(desk: Desk) -> None:
     assert await desk.waiting(DEAD) == ["m-0", "m-1", "m-2"]
 
 
-async def test_two_tools_at_once_play_each_message_once(desk: Desk) -> None:
+async def test_two_tools_at_once_replay_each_message_once(desk: Desk) -> None:
     await desk.park(*(a_command(f"m-{n}") for n in range(30)))
     both = await asyncio.gather(desk.tool("replay", "orders"), desk.tool("replay", "orders"))
     assert [status for status, _ in both] == [0, 0]
-    await desk.tool("replay", "orders")  # what one had in hand when the other looked
+    await desk.tool("replay", "orders")  # messages that one tool held while the other looked
     assert sorted(await desk.waiting(ORIGIN.name)) == sorted(f"m-{n}" for n in range(30))
     assert await desk.waiting(DEAD) == []
 
 
-async def test_what_cannot_be_given_back_stays_parked(desk: Desk) -> None:
+async def test_a_message_that_cannot_be_replayed_remains_parked(desk: Desk) -> None:
     await desk.park(a_command("m-1"))
     await desk.park(a_command("m-2"), told=headers(more={"x-queue": "orders.commands.7"}))
     await desk.park(a_command("m-3"), told={"x-reason": "unknown"})
@@ -396,10 +398,10 @@ async def test_what_cannot_be_given_back_stays_parked(desk: Desk) -> None:
     ("command", "settings", "status", "line"),
     [
         (
-            "list nobody",
+            "list unknown",
             {},
             1,
-            "there is no queue 'nobody.dead': no service of that name has run on this broker",
+            "there is no queue 'unknown.dead': no service of that name has run on this broker",
         ),
         ("replay a/b", {}, 1, "there is no queue 'a/b.dead'"),
         ("list orders --since soon", {}, 2, "--since 'soon': must be like 30m"),
@@ -418,7 +420,7 @@ async def test_what_cannot_be_given_back_stays_parked(desk: Desk) -> None:
         ("list orders", {"amqp_url": ""}, 2, "TOWPATH_AMQP_URL: is not set"),
     ],
 )
-async def test_what_cannot_be_done_is_one_line_and_changes_nothing(
+async def test_an_impossible_command_prints_one_line_and_changes_nothing(
     desk: Desk, command: str, settings: dict[str, str], status: int, line: str
 ) -> None:
     await desk.park(a_command("m-1"))
@@ -428,7 +430,7 @@ async def test_what_cannot_be_done_is_one_line_and_changes_nothing(
     assert await desk.waiting(DEAD) == ["m-1"]
 
 
-async def test_wrong_credentials_are_told_in_one_line(desk: Desk, rabbitmq: Rabbit) -> None:
+async def test_wrong_credentials_are_reported_in_one_line(desk: Desk, rabbitmq: Rabbit) -> None:
     _, _, rest = rabbitmq.url.partition("@")
     wrong = f"amqp://nobody:wrong@{rest}"
     status, said = await desk.tool("list", "orders", amqp_url=wrong)

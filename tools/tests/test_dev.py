@@ -22,15 +22,15 @@ class Dev:
     """A ``towpath dev`` that said it is ready.
 
     Attributes:
-        told: Its ``dev.json``.
+        announced: Its ``dev.json``.
         below: All processes it has started.
     """
 
     def __init__(self, process: Process, folder: Path) -> None:
         self.process = process
         self.folder = folder
-        self.told: dict[str, Any] = json.loads((folder / "dev.json").read_text())
-        self.page: str = self.told["page"]
+        self.announced: dict[str, Any] = json.loads((folder / "dev.json").read_text())
+        self.page: str = self.announced["page"]
         self.below = _below(process.pid)
 
     @classmethod
@@ -64,7 +64,7 @@ class Dev:
         status = await self.process.ended(timeout=40)
         # A node that is kept may take 20 s to stop in order.
         await eventually(lambda: not [pid for pid in self.below if _runs(pid)], timeout=40)
-        for address in (self.page, self.told["gateway"]):
+        for address in (self.page, self.announced["gateway"]):
             assert not await _listens(int(address.rpartition(":")[2].partition("/")[0]))
         return status
 
@@ -82,13 +82,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("broker", ["memory", "rabbitmq"])
-async def test_the_whole_story(broker: str, processes: Processes, folder: Path) -> None:
+async def test_dev_runs_all_programs_and_stops_them_cleanly(
+    broker: str, processes: Processes, folder: Path
+) -> None:
     dev = await Dev.start(processes, folder, "--broker", broker)
 
     status, page = await dev.get("/")
     assert (status, "<title>Towpath</title>" in page) == (200, True)
     config = json.loads((await dev.get("/config.json"))[1])
-    assert config["gateways"] == [dev.told["gateway"]]
+    assert config["gateways"] == [dev.announced["gateway"]]
     assert config["broker"].lower().startswith(broker)
     assert config["broker"] in dev.process.output
 
@@ -115,17 +117,17 @@ async def test_the_whole_story(broker: str, processes: Processes, folder: Path) 
     assert not (folder / "dev.json").exists()
 
 
-async def test_when_a_part_dies_the_others_stop_and_a_line_says_so(
+async def test_when_a_part_dies_the_others_stop_and_one_line_reports_it(
     processes: Processes, folder: Path, rabbitmq: Rabbit
 ) -> None:
     dev = await Dev.start(processes, folder, amqp_url=rabbitmq.url)
-    os.kill(dev.told["parts"]["chat"], signal.SIGKILL)
+    os.kill(dev.announced["parts"]["chat"], signal.SIGKILL)
     assert await dev.ended() == 1
     last = dev.process.output.splitlines()[-1]
     assert last.startswith("towpath: chat was ended by signal 9: ")
 
 
-async def test_killed_it_leaves_nothing_behind(processes: Processes, folder: Path) -> None:
+async def test_killed_dev_leaves_nothing_behind(processes: Processes, folder: Path) -> None:
     dev = await Dev.start(processes, folder, "--broker", "rabbitmq")
     assert len(dev.below) > 3
     assert await dev.ended(signal.SIGKILL) == -signal.SIGKILL
@@ -133,7 +135,7 @@ async def test_killed_it_leaves_nothing_behind(processes: Processes, folder: Pat
 
 async def test_a_second_ctrl_c_stops_at_once(processes: Processes, folder: Path, rabbitmq: Rabbit) -> None:
     dev = await Dev.start(processes, folder, amqp_url=rabbitmq.url)
-    os.kill(dev.told["parts"]["gateway"], signal.SIGSTOP)  # it will not drain
+    os.kill(dev.announced["parts"]["gateway"], signal.SIGSTOP)  # it will not drain
     os.kill(dev.process.pid, signal.SIGINT)
     await eventually(lambda: "Stopping" in dev.process.output)
     assert await dev.ended(signal.SIGINT) == 130
@@ -150,11 +152,11 @@ async def test_ctrl_c_while_it_starts_leaves_nothing(processes: Processes, folde
     assert "Ready." not in process.output
 
 
-async def test_a_folder_serves_one_at_a_time_and_keeps_what_was_stored(
+async def test_a_folder_serves_one_dev_at_a_time_and_keeps_its_data(
     processes: Processes, folder: Path
 ) -> None:
     dev = await Dev.start(processes, folder, "--broker", "memory")
-    async with WireClient.connect(dev.told["gateway"], token=await dev.token("ana")) as ana:
+    async with WireClient.connect(dev.announced["gateway"], token=await dev.token("ana")) as ana:
         await ana.request("order.submit", {"order_id": "O1", "amount": "1.00"})
 
     second = launch_dev(processes, folder)
@@ -166,7 +168,7 @@ async def test_a_folder_serves_one_at_a_time_and_keeps_what_was_stored(
 
     assert await dev.ended(signal.SIGTERM) == 0
     dev = await Dev.start(processes, folder, "--broker", "memory")
-    async with WireClient.connect(dev.told["gateway"], token=await dev.token("ana")) as ana:
+    async with WireClient.connect(dev.announced["gateway"], token=await dev.token("ana")) as ana:
         orders = (await ana.request("order.list"))["data"]["orders"]
     assert [order["order_id"] for order in orders] == ["O1"]
 

@@ -90,7 +90,7 @@ def test_without_venv_and_without_apt(machine: Machine) -> None:
     )
 
 
-def test_when_debian_has_no_venv_either(machine: Machine) -> None:
+def test_without_venv_in_debian_the_line_names_the_remedy(machine: Machine) -> None:
     machine.has("python3", BARE_PYTHON)
     machine.has("apt-get", "exit 100")
     machine.has("id", "echo 0")

@@ -1,4 +1,4 @@
-"""Finding programs and installing packages; a small ``apt-get`` of our own stands in for Debian's."""
+"""Finding programs and installing packages; a small ``apt-get`` of our own replaces Debian's."""
 
 import os
 import sys
@@ -46,7 +46,7 @@ def test_a_command_on_path_is_found(commands: Path) -> None:
     assert find_or_install(LOOM) == loom
 
 
-def test_of_several_versions_the_highest_is_found(tmp_path: Path, commands: Path) -> None:
+def test_the_highest_of_several_versions_is_found(tmp_path: Path, commands: Path) -> None:
     for version in ("9", "15", "14"):
         folder = tmp_path / "lib" / version / "bin"
         folder.mkdir(parents=True)
@@ -56,7 +56,7 @@ def test_of_several_versions_the_highest_is_found(tmp_path: Path, commands: Path
     assert find(program) == tmp_path / "lib/15/bin/loom"
 
 
-def test_a_program_that_the_variable_names_is_taken_before_all_others(
+def test_the_program_of_the_variable_has_priority(
     commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = a_command(commands, "loom")
@@ -73,7 +73,7 @@ def test_a_program_that_the_variable_names_is_taken_before_all_others(
 
 
 @pytest.mark.parametrize("kind", ["nothing", "a folder", "a file that cannot be run"])
-def test_a_variable_that_names_no_program_is_said_so_and_nothing_else_is_taken(
+def test_a_variable_that_names_no_program_is_reported_without_a_fallback(
     kind: str, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "loom-4"
@@ -93,7 +93,7 @@ def test_a_variable_that_names_no_program_is_said_so_and_nothing_else_is_taken(
         )
 
 
-def test_the_variable_for_rabbitmq_is_the_one_that_people_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_for_rabbitmq_is_the_documented_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOWPATH_RABBITMQ_SERVER", sys.executable)
     assert find(RABBITMQ) == Path(sys.executable)
 
@@ -107,7 +107,7 @@ def test_without_apt_the_line_names_program_package_and_path(commands: Path) -> 
     )
 
 
-def test_without_root_the_line_says_what_to_run(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_root_the_line_names_the_command(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     an_apt(commands, "exit 0")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(ProgramMissing) as missing:
@@ -130,9 +130,7 @@ def test_root_gets_the_package_installed_and_no_service_started(
     assert not policy.exists()
 
 
-def test_a_policy_that_was_there_stays(
-    commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_existing_policy_is_kept(commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tmp_path / "policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 104\n")
     an_apt(commands, f'echo "#!/bin/sh" > {commands}/loom; /bin/chmod +x {commands}/loom')
@@ -154,7 +152,7 @@ def test_a_failed_installation_is_one_line_with_its_reason(
     )
 
 
-def test_a_package_without_the_program_is_said_so(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_without_the_program_is_reported(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     an_apt(commands, "exit 0")
     as_root(monkeypatch)
     with pytest.raises(ProgramMissing, match="loom-weaver was installed, yet none of loom exists"):

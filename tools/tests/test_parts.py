@@ -17,7 +17,7 @@ def runner(request: pytest.FixtureRequest) -> "asyncio.Runner":
     return asyncio.Runner(loop_factory=request.param)
 
 
-def test_one_that_ended_before_it_began_is_told_with_its_last_line(
+def test_a_part_that_ended_early_is_reported_with_its_last_line(
     runner: asyncio.Runner, tmp_path: Path
 ) -> None:
     program = Program("fishing", "towpath.fishing", BrokerSettings)
@@ -47,7 +47,7 @@ def test_one_that_ended_before_it_began_is_told_with_its_last_line(
         ('{"event": "crashed", "exception": "Traceback …\\n  in x\\nKeyError: 1"}\n', "crashed: KeyError: 1"),
     ],
 )
-async def test_the_last_line_is_told_plainly(logged: str, said: str, tmp_path: Path) -> None:
+async def test_the_last_line_is_shown_without_formatting(logged: str, said: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     part = await ProcessPart.launch(
         Program("chat", "towpath.chat", BrokerSettings), BrokerSettings(admin_port=free_port()), log

@@ -10,7 +10,7 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "scripts" / "rabbitmq-4"
 MIRROR = "http://mirror.invalid/debian/"
 
-#: What stands for RabbitMQ: it waits for a line, then tells all that it sees.
+#: A fake RabbitMQ: it waits for a line, then prints its environment.
 SERVER = """#!/bin/sh
 echo started
 read line
@@ -82,7 +82,7 @@ def told(machine: Machine) -> str:
 
 
 @pytest.mark.parametrize("program", ["rabbitmq-server", "rabbitmqctl"])
-def test_what_is_started_is_the_program_itself_in_another_usr_and_leaves_no_mount(
+def test_the_started_program_is_the_real_one_in_another_usr_and_leaves_no_mount(
     program: str, machine: Machine, tmp_path: Path
 ) -> None:
     assert machine.install()[0] == 0
@@ -107,7 +107,7 @@ def test_what_is_started_is_the_program_itself_in_another_usr_and_leaves_no_moun
     assert not Path("/usr/another").exists()
 
 
-def test_once_it_is_there_the_same_command_changes_nothing_and_needs_nothing(machine: Machine) -> None:
+def test_a_repeated_installation_changes_nothing_and_needs_nothing(machine: Machine) -> None:
     status, output = machine.install()
     assert status == 0
     assert output.endswith(f"which takes about a minute\n{told(machine)}")
@@ -130,7 +130,7 @@ def test_debootstrap_is_installed_where_it_is_missing(machine: Machine) -> None:
     assert (machine.folder / "rabbitmq-server").exists()
 
 
-def test_what_failed_or_was_interrupted_is_told_in_one_line_and_begun_anew(machine: Machine) -> None:
+def test_a_failed_or_interrupted_installation_is_reported_in_one_line_and_repeated(machine: Machine) -> None:
     works = (machine.commands / "debootstrap").read_text()
     machine.has("debootstrap", 'mkdir "$4/usr"; echo "E: no route"; exit 1')
     status, output = machine.install()
@@ -143,7 +143,7 @@ def test_what_failed_or_was_interrupted_is_told_in_one_line_and_begun_anew(machi
     assert {path.name for path in machine.folder.iterdir()} == {"rabbitmq-server", "rabbitmqctl", "usr"}
 
 
-def test_a_folder_with_something_else_is_left_alone(machine: Machine) -> None:
+def test_a_folder_with_other_contents_is_not_changed(machine: Machine) -> None:
     (machine.folder / "usr").mkdir(parents=True)
     assert machine.install() == (
         1,
@@ -168,7 +168,10 @@ def test_without_root(machine: Machine) -> None:
 
 def test_without_debian(machine: Machine) -> None:
     machine.lacks("apt-get")
-    assert machine.install() == (1, "Towpath: this takes Debian's packages, and here is no apt-get.\n")
+    assert machine.install() == (
+        1,
+        "Towpath: this needs Debian's packages, and this machine has no apt-get.\n",
+    )
 
 
 def test_without_a_mirror(machine: Machine) -> None:

@@ -148,7 +148,7 @@ def test_a_node_ends_with_its_owner_even_if_that_is_killed(kept: bool, tmp_path:
     assert folder.exists() is kept
 
 
-def test_a_node_whose_owner_was_killed_gives_the_folder_back(tmp_path: Path) -> None:
+def test_a_node_whose_owner_was_killed_releases_the_folder(tmp_path: Path) -> None:
     with owned_node(tmp_path) as (owner, _, _):
         owner.send_signal(signal.SIGKILL)
     with owned_node(tmp_path) as (_, port, _):
@@ -166,7 +166,7 @@ async def test_a_vhost_is_empty_and_any_name_will_do() -> None:
         assert "canal/ä b" not in await node.ctl("list_vhosts")
 
 
-async def test_what_the_node_refuses_is_told() -> None:
+async def test_a_refusal_of_the_node_is_reported() -> None:
     async with RabbitNode() as node:
         with pytest.raises(NodeFailed, match=r"refused `no_such:thing\(\)`: \{error,undef\}"):
             node.evaluate("no_such:thing()")
@@ -179,7 +179,7 @@ async def test_what_the_node_refuses_is_told() -> None:
             await node.ctl("no_such_command")
 
 
-async def test_a_node_that_dies_is_reported_with_its_last_words() -> None:
+async def test_a_node_that_dies_is_reported_with_its_last_output() -> None:
     async with RabbitNode() as node:
         with pytest.raises(NodeFailed, match="ended by itself"):
             node.evaluate("erlang:halt(7)")
@@ -192,14 +192,14 @@ def a_program(folder: Path, script: str) -> Path:
     return path
 
 
-def test_a_failed_boot_ends_with_what_it_said(tmp_path: Path) -> None:
+def test_a_failed_boot_is_reported_with_its_output(tmp_path: Path) -> None:
     node = RabbitNode(program=a_program(tmp_path, 'echo "BOOT FAILED: no room"; exit 1'))
     with pytest.raises(NodeFailed, match=r"ended by itself\.\nBOOT FAILED: no room"):
         node.boot()
     assert not node.folder.exists()
 
 
-def test_a_boot_that_hangs_is_given_up_and_killed(tmp_path: Path) -> None:
+def test_a_boot_that_hangs_is_cancelled_and_killed(tmp_path: Path) -> None:
     node = RabbitNode(program=a_program(tmp_path, 'echo "thinking"; exec sleep 600'), boot_timeout=2.0)
     started = time.monotonic()
     with pytest.raises(NodeFailed, match=r"did not answer within 2 s\.\nthinking"):
@@ -208,7 +208,7 @@ def test_a_boot_that_hangs_is_given_up_and_killed(tmp_path: Path) -> None:
     assert not processes_of(node.folder)
 
 
-def test_a_port_taken_meanwhile_is_chosen_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_taken_meanwhile_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choose = rabbitmq_node._free_ports
     with socket.create_server(("127.0.0.1", 0)) as taken:
         offers = [[taken.getsockname()[1], choose(1)[0]], choose(2)]

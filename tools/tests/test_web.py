@@ -66,7 +66,7 @@ async def page(broker: MemoryBroker) -> AsyncIterator[Page]:
         yield page
 
 
-async def test_it_serves_the_page_and_what_that_needs_to_know(page: Page) -> None:
+async def test_it_serves_the_page_and_its_configuration(page: Page) -> None:
     _, index, _ = await page.get("/")
     files = [f"/{name}" for name in re.findall(r'(?:src|href)="\./([^"]+)"', index)]
     assert "<title>Towpath" in index
@@ -108,7 +108,7 @@ async def test_a_bad_name_gets_none(page: Page, user: object) -> None:
     assert (status, list(answer)) == (400, ["error"])
 
 
-async def test_an_event_is_published_as_it_is(page: Page, broker: MemoryBroker) -> None:
+async def test_an_event_is_published_unchanged(page: Page, broker: MemoryBroker) -> None:
     inbox = Inbox(name="orders", bindings=[Binding(EVENTS, "order.*")])
     data = {"order_id": "O1", "user_id": "ana", "amount": "9.90", "more": [1.5]}
     async with broker.subscribe(inbox, prefetch=1) as deliveries:
@@ -187,7 +187,7 @@ def test_a_missing_page_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         web_folder()
 
 
-async def test_the_page_is_a_program_of_its_own(processes: Processes) -> None:
+async def test_the_page_can_be_served_by_a_separate_program(processes: Processes) -> None:
     port = free_port()
     process = processes.launch(
         "towpath",

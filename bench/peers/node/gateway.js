@@ -30,7 +30,7 @@ const broadcast = (sockets = [], body) => {
   for (const socket of sockets) socket.send(body, { binary: false });
 };
 
-// What the worker or another backend publishes, to the connections it is for.
+// Messages of the worker or another backend, to the connections they are for.
 const deliver = ({ fields, content }) => {
   const [kind, name] = fields.routingKey.split(".");
   if (kind === "gateway") {
@@ -94,4 +94,4 @@ const server = createServer();
 new WebSocketServer({ server, perMessageDeflate: false }).on("connection", converse);
 server.listen({ host: "127.0.0.1", port: Number(process.env.TOWPATH_PORT), backlog: 4096 });
 await once(server, "listening");
-console.log("serving"); // who started it waits for this line
+console.log("serving"); // the starting process waits for this line

@@ -19,7 +19,7 @@ await channel.prefetch(100);
 await channel.assertExchange("bench.push", "topic", { durable: true });
 await channel.assertQueue("bench.work", { durable: true });
 
-// Gateways come and go: nobody may be there to hear it, so it is not mandatory.
+// Gateways start and stop: there may be no receiver, so it is not mandatory.
 const publish = (key, body) =>
   new Promise((confirmed, refused) => {
     const options = { contentType: "application/json" };
@@ -38,4 +38,4 @@ const handle = async (message) => {
 };
 
 await channel.consume("bench.work", handle);
-console.log("serving"); // who started it waits for this line
+console.log("serving"); // the starting process waits for this line

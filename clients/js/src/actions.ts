@@ -39,9 +39,9 @@ export interface Pushes {
   "chat.joined": MemberChange;
   "chat.left": MemberChange;
   "chat.invited": Invitation;
-  "chat.typing": TypingTold;
-  "chat.read": ReadTold;
-  "chat.presence": PresenceTold;
+  "chat.typing": TypingPush;
+  "chat.read": ReadPush;
+  "chat.presence": PresencePush;
   "chat.crowd": CrowdCounted;
   "order.updated": OrderState;
 }
@@ -62,7 +62,7 @@ export interface JoinRoom {
   room: string;
 }
 
-/** Answer to `chat.join`: where the room's stream stands, and who is in it. */
+/** Answer to `chat.join`: the position of the room's stream, and the members. */
 export interface Joined {
   room: string;
   seq: number;
@@ -215,7 +215,7 @@ export interface Resume {
   positions: Record<string, number>;
 }
 
-/** Where one stream stands after a resume. */
+/** The position of one stream after a resume. */
 export interface Resumed {
   seq: number;
   complete: boolean;
@@ -252,20 +252,20 @@ export interface MemberChange {
 }
 
 /** Push `chat.typing`. */
-export interface TypingTold {
+export interface TypingPush {
   room: string;
   user: string;
 }
 
 /** Push `chat.read`: `user` has read all up to `seq`. */
-export interface ReadTold {
+export interface ReadPush {
   room: string;
   user: string;
   seq: number;
 }
 
 /** Push `chat.presence`: the user's first connection is open, or the last one is gone. */
-export interface PresenceTold {
+export interface PresencePush {
   room: string;
   user: string;
   online: boolean;
@@ -321,7 +321,7 @@ export interface GetOrder {
   order_id: string;
 }
 
-export interface ItemTold {
+export interface ItemView {
   sku: string;
   quantity: number;
   unit_price: string;
@@ -338,7 +338,7 @@ export interface OrderView {
   updated_at: number;
   detail?: unknown;
   created_at: number;
-  items?: ItemTold[];
+  items?: ItemView[];
 }
 
 /** `data` of `order.list`. */

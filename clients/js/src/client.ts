@@ -3,7 +3,7 @@
  *
  * - Actions are done in the session's order, also when a listener brings up the next event amid them.
  * - Nothing is left unhandled: a listener, a token callback, a storage or a socket that fails ends up at `error`, and a
- *   rejected request that nobody awaits stays quiet.
+ *   rejected request without an `await` causes no unhandled rejection.
  * - A closed client holds no timer, no socket and no listener of the runtime's.
  */
 import { isDurable, isId } from "./envelope.js";
@@ -33,7 +33,7 @@ import type {
 import { within } from "./time-limit.js";
 import { GIVEN_TIME_MS, LONGEST_TIMER_MS, OPEN_TIME_MS, REQUEST_TIME_MS } from "./times.js";
 
-/** What may stand in a WebSocket subprotocol; a JWT has fewer letters. */
+/** The characters of a WebSocket subprotocol; a JWT has fewer. */
 const TOKEN = /^[\w.!#$%&'*+^`|~-]+$/;
 
 /**
@@ -99,7 +99,7 @@ export class Client {
     return this.#session.state;
   }
 
-  /** What the server's `session.welcome` said of the connection that is open; else `null`. */
+  /** The server's `session.welcome` of the open connection; else `null`. */
   get connection(): Connection | null {
     return this.#connection;
   }
@@ -127,7 +127,7 @@ export class Client {
       const timeout_ms = Number.isFinite(timeout) ? timeout : undefined;
       this.#tell({ type: "request", msg_id, action, data, key, ack: Boolean(ack), timeout_ms, stream });
     });
-    answer.catch(() => {}); // whoever awaits the answer sees the error; nobody has to
+    answer.catch(() => {}); // an awaiting caller sees the error; others need not handle it
     return answer;
   }
 
@@ -135,7 +135,7 @@ export class Client {
    * Calls `listener(data, envelope)` for every push with this action; `*` takes all. Besides, the client's own events,
    * see {@link ClientEvents}.
    *
-   * @returns a function that takes the listener off
+   * @returns a function that removes the listener
    */
   on<Name extends keyof ClientEvents>(event: Name, listener: (...values: ClientEvents[Name]) => unknown): Off;
   on<Name extends string>(
@@ -165,7 +165,7 @@ export class Client {
    * `for await (const { action, data, seq } of client.stream("chat:lobby"))`. Leaving the loop ends it.
    *
    * Ends with a {@link TowpathError}: `overrun` when the reader is `limit` pushes behind (`details.position` is where
-   * to go on from), `closed` when the client is closed, `aborted` by the signal. What came before is read first.
+   * continue from), `closed` when the client is closed, `aborted` by the signal. Earlier pushes are read first.
    */
   stream(name: string, options: StreamOptions = {}): StreamReader {
     const reader: StreamReader = new StreamReader(name, options, (gone) => {
@@ -310,7 +310,7 @@ export class Client {
     }
   }
 
-  /** What the application gives, unless it takes too long; for as long as the client is not closed. */
+  /** The application's value, unless it takes too long; for as long as the client is not closed. */
   #inTime<Result>(work: () => Result | PromiseLike<Result>): Promise<Result> {
     const late = () => new Error(`nothing came within ${GIVEN_TIME_MS / 1000} s`);
     return within(GIVEN_TIME_MS, work, late, this.#ended.signal);
@@ -401,7 +401,7 @@ function checkedUrls(urls: readonly string[]): readonly string[] {
 
 let loaded: Promise<typeof import("./saving.js")> | undefined;
 
-/** What keeps a storage up to date: who has none need not load it, and nobody loads it twice. */
+/** Keeps a storage up to date; loaded only with a storage, and once. */
 export function savingModule(): Promise<typeof import("./saving.js")> {
   loaded ??= import("./saving.js");
   loaded.catch(() => (loaded = undefined));

@@ -1,5 +1,5 @@
 /**
- * What a close code means for the client: come back or stay away, to this address or the next.
+ * The meaning of a close code for the client: reconnect or not, to this address or the next.
  *
  * Codes carry the verdict by range, so that old clients obey new codes: 4000-4499 reconnect, 4500-4999 don't.
  */

@@ -8,12 +8,12 @@ export const VERSION = "1.0";
 export const SUBPROTOCOL = "towpath.v1";
 export const TOKEN_PREFIX = "towpath.token.";
 
-/** One message as it stands on the wire. */
+/** One message in its form on the wire. */
 export interface Envelope<Data = Record<string, any>> {
   msg_id: string;
   /** Unix milliseconds, as the sender's clock had it. */
   timestamp: number;
-  /** What is asked, answered or told, such as `chat.message`. */
+  /** The name of a request, answer or push, such as `chat.message`. */
   action: string;
   data: Data;
   version: string;
@@ -54,7 +54,7 @@ export function encode({ msg_id, timestamp, action, data = {}, key, ack }: Outgo
   return JSON.stringify({ msg_id, timestamp, action, data, version: VERSION, key, ack: ack || undefined });
 }
 
-/** Reads one frame; `null` when it is no envelope. Only `action` and `data` are certain to be what they should be. */
+/** Reads one frame; `null` if it is not an envelope. Only `action` and `data` are certain to have the right type. */
 export function decode(text: unknown): Envelope | null {
   try {
     const value: unknown = typeof text === "string" && JSON.parse(text);

@@ -1,11 +1,11 @@
 /**
- * What can go wrong, as data with a code.
+ * Errors as data with a code.
  *
  * A code comes from the wire ({@link WireErrorCode}) or from this side ({@link LocalErrorCode}).
  * `details.sent === false` says for certain that the request never left and had no effect.
  */
 
-/** What a service or the gateway answers. */
+/** Errors answered by a service or the gateway. */
 export type WireErrorCode =
   | "bad_envelope"
   | "unsupported_version"
@@ -23,7 +23,7 @@ export type WireErrorCode =
   | "internal";
 
 /**
- * What goes wrong on this side:
+ * Errors of the client:
  *
  * - `timeout`: no answer in time. Outcome unknown unless `details.sent` is `false`: ask again with the same `msgId`.
  * - `queue_full`: too many requests wait for a connection; this one was not taken.
@@ -32,7 +32,7 @@ export type WireErrorCode =
  * - `bad_url`, `no_websocket`: `connect` was called with something that cannot work.
  * - `no_token`: the `token` callback failed, took too long, or gave no token.
  * - `refused`: the server refused the connection; `details.status` is the HTTP status.
- * - `bad_frame`: the server sent something that is no envelope.
+ * - `bad_frame`: the server sent an invalid envelope.
  * - `overrun`: a stream's reader fell too far behind; `details.position` is where to go on from.
  * - `bad_storage`: positions could not be loaded or saved.
  */
@@ -51,7 +51,7 @@ export type LocalErrorCode =
 
 export type ErrorCode = WireErrorCode | LocalErrorCode | (string & {});
 
-/** What an error knows besides its code and message. */
+/** The fields of an error besides its code and message. */
 export interface TowpathErrorFields {
   /** Whether the same request, with the same `msgId`, can succeed later. Default: no. */
   retryable?: boolean | undefined;
@@ -115,7 +115,7 @@ export function isFiniteNumber(value: unknown): value is number {
   return Number.isFinite(value);
 }
 
-/** What an unknown thing that was thrown says. */
+/** The message of an unknown thrown value. */
 export function messageOf(thrown: unknown): string {
   return thrown instanceof Error ? thrown.message : String(thrown);
 }

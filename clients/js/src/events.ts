@@ -1,13 +1,13 @@
-/** What goes into a session, what comes out of it, and the states in between. Named as in libs/protocol/vectors. */
+/** The events of a session, its actions, and its states. Named as in libs/protocol/vectors. */
 import type { Envelope } from "./envelope.js";
 import type { TowpathError } from "./errors.js";
 
-/** What the application sees: `recovering` was open and will be again. */
+/** The state for the application: `recovering` was open and will be again. */
 export type State = "connecting" | "open" | "recovering" | "closed";
 
 export type Purpose = "connect" | "refresh";
 
-/** What happens. */
+/** The events. */
 export type Event =
   | { type: "start" }
   | { type: "token"; purpose: Purpose; token: string }
@@ -41,11 +41,11 @@ export interface RequestMade {
   key?: string | undefined;
   ack?: boolean | undefined;
   timeout_ms?: number | undefined;
-  /** The answer's `seq` says where this stream stands. */
+  /** The answer's `seq` is the position in this stream. */
   stream?: string | undefined;
 }
 
-/** What is to be done. */
+/** The actions. */
 export type Action =
   | { do: "fetch_token"; purpose: Purpose }
   | { do: "connect"; url: string; token: string }

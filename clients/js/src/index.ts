@@ -1,5 +1,5 @@
 /**
- * Towpath's client: `connect`, and what it gives out. README.md tells how to use it.
+ * Towpath's client: `connect`, and its types. README.md explains its use.
  */
 export { connect } from "./client.js";
 export type { Client } from "./client.js";

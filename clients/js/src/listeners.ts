@@ -1,13 +1,13 @@
 /**
- * Listeners by name. One that throws, or whose promise is rejected, harms nobody: it is reported to those who listen
- * to `error`, and where nobody does, on the console.
+ * Listeners by name. One that throws, or whose promise is rejected, does not stop the others: the error goes to the
+ * `error` listeners, and without any to the console.
  */
 type Listener = (...values: any[]) => unknown;
 
 export class Listeners {
   readonly #listeners = new Map<string, Set<Listener>>();
 
-  /** Adds a listener; what it gives back takes it off. */
+  /** Adds a listener; the returned function removes it. */
   add(name: string, listener: Listener): () => void {
     const listeners = this.#listeners.get(name) ?? new Set();
     this.#listeners.set(name, listeners.add(listener));
@@ -29,7 +29,7 @@ export class Listeners {
   }
 }
 
-/** Calls `listener` when the signal, if any, aborts; what it gives back takes it off. */
+/** Calls `listener` when the signal, if any, aborts; the returned function removes it. */
 export function onAbort(signal: AbortSignal | undefined, listener: () => void): () => void {
   signal?.addEventListener("abort", listener);
   return () => signal?.removeEventListener("abort", listener);

@@ -5,14 +5,14 @@
  * next one is passed on, and one that comes after a hole is held until a resume fills the hole. So pushes of one
  * stream leave here in order, each once.
  *
- * A stream is *opening* while a request is under way whose answer will say where the stream stands: what is pushed
- * meanwhile is held until then, because nobody can tell yet what comes before it.
+ * A stream is *opening* while a request is in flight whose answer has the position of the stream: pushes of the
+ * meantime are held until then, because the pushes before them are unknown.
  */
 
 /** Past this many held pushes of one stream the rest is dropped and left to a resume, which replays it. */
 const HELD_LIMIT = 1_000;
 
-/** What is known of a stream beyond its position. */
+/** The state of a stream besides its position. */
 class Ahead<Push> {
   /** Pushes that came too early, by `seq`. */
   readonly pushes = new Map<number, Push>();
@@ -54,7 +54,7 @@ export class Positions<Push> {
     return [push, ...this.#release(stream, seq)];
   }
 
-  /** An answer will say where this stream stands. A stream that has a position already goes on as it is. */
+  /** An answer will have the position of this stream. A stream that has a position continues from it. */
   open(stream: string): void {
     if (!this.#last.has(stream)) this.#aheadOf(stream);
   }
@@ -77,7 +77,7 @@ export class Positions<Push> {
   }
 
   /**
-   * Nobody will say where this stream stands: the first push that was held counts as the next one.
+   * There will be no answer with the position of this stream: the first held push counts as the next one.
    *
    * @returns what may go to the application now
    */
@@ -96,8 +96,7 @@ export class Positions<Push> {
    */
   resumed(stream: string, asked: number, seq: number): Push[] {
     if (seq >= asked) return this.#release(stream, seq);
-    // The stream is behind what this client has seen: it was begun anew. Clinging to the old position would drop
-    // everything from now on.
+    // The stream is behind this client: it was restarted. Keeping the old position would drop all later pushes.
     this.#ahead.delete(stream);
     this.#last.set(stream, seq);
     return [];
@@ -174,7 +173,7 @@ export class Positions<Push> {
   }
 }
 
-/** Whether `value` can be where a stream stands; an empty one stands at 0. */
+/** Whether `value` can be a position in a stream; an empty one is at 0. */
 export function isPosition(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }

@@ -1,5 +1,5 @@
 /**
- * How soon to come back.
+ * The wait before a reconnect.
  *
  * Waiting times use full jitter, the first one included, so that the users of a restarted gateway do not return all at
  * once (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
@@ -15,7 +15,7 @@ export interface Wait {
 
 /**
  * The range to draw the next wait from. The server's advice is a floor and the jitter comes on top of it; otherwise
- * everybody advised alike would return together.
+ * all clients with the same advice would reconnect together.
  *
  * @param attempt 0 for the first.
  * @param adviceMs What the server asked for, see {@link advised}.

@@ -24,8 +24,8 @@ interface Pending extends Request {
 }
 
 /**
- * A request that says where `stream` stands has ended. `seq` is what it said, whatever that is; `again` is true when it
- * left more than once, so that the answer may be the one of the first time.
+ * A request with the position of `stream` has ended. `seq` is the answer's value, of any type; `again` is true when it
+ * was sent more than once, so that the answer may be the one of the first time.
  */
 type Settled = (stream: string, seq?: unknown, again?: boolean) => void;
 
@@ -119,7 +119,7 @@ export class Requests {
     this.#act({ do: "reject", msg_id, error });
   }
 
-  /** What is still answered says nothing about this stream any more. */
+  /** Later answers no longer set the position of this stream. */
   forget(stream: string): void {
     for (const entry of this.#pending.values()) if (entry.stream === stream) entry.stream = undefined;
   }

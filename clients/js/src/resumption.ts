@@ -68,7 +68,7 @@ export class Resumption {
     for (const each of domain === undefined ? this.#positions.domains() : [domain]) this.#askFor(each);
   }
 
-  /** What is under way for the domain is overtaken. Without a connection the next one asks anyway. */
+  /** A resume in flight for the domain is obsolete. Without a connection the next one resumes anyway. */
   #askFor(domain: string): void {
     if (!this.#connected) return;
     for (const [msgId, request] of this.#asked) if (request.domain === domain) this.#asked.delete(msgId);
@@ -94,7 +94,7 @@ export class Resumption {
     this.#fill(push.stream);
   }
 
-  /** A request was made whose answer says where the stream stands. */
+  /** A request was made whose answer has the position of the stream. */
   open(stream: string): void {
     this.#positions.open(stream);
   }
@@ -104,7 +104,7 @@ export class Resumption {
    *
    * @param seq What its answer said; anything but an integer says nothing.
    * @param again The request was sent again on another connection: the answer may be the one of the first time, and
-   *   what was pushed between the two connections is nowhere.
+   *   pushes between the two connections are lost.
    */
   opened(stream: string, seq: unknown, again = false): void {
     if (isPosition(seq)) {
@@ -138,8 +138,8 @@ export class Resumption {
 
   #resumed({ domain, asked }: Asked, streams: Record<string, unknown>): void {
     for (const [stream, position] of asked) {
-      const told = Object.hasOwn(streams, stream) ? streams[stream] : undefined;
-      const { seq, complete } = isObject(told) ? told : {};
+      const answered = Object.hasOwn(streams, stream) ? streams[stream] : undefined;
+      const { seq, complete } = isObject(answered) ? answered : {};
       if (!isPosition(seq)) {
         this.#giveUp(stream);
         continue;
@@ -160,7 +160,7 @@ export class Resumption {
     if (!this.#underWay(domain)) this.#settled(domain);
   }
 
-  /** Asks if something of this stream is missing. What is asked, or waits to be asked again, finds it as well. */
+  /** Resumes if something of this stream is missing. A resume in flight, or one to be resent, finds it as well. */
   #fill(stream: string): void {
     const domain = domainOf(stream);
     if (this.#positions.isBehind(stream) && !this.#tries.has(domain)) this.#askFor(domain);
@@ -171,7 +171,7 @@ export class Resumption {
     this.#act({ do: "cancel", timer: `resume:${domain}` });
   }
 
-  /** Nobody can tell what was missed in this stream: say so, and hold nothing back. */
+  /** The missed part of this stream is unknown: report it, and hold nothing back. */
   #giveUp(stream: string): void {
     this.#act({ do: "incomplete", stream, seq: null });
     this.#pass(this.#positions.skip(stream));

@@ -12,7 +12,7 @@ import type { StreamReader } from "./stream-reader.js";
 
 const SAVE_EVERY_MS = 200;
 
-/** What is used of a client. */
+/** The used part of a client. */
 export interface Saved {
   positions: () => StreamPositions;
   readers: Iterable<StreamReader>;
@@ -23,7 +23,7 @@ export interface Saved {
 export class Saving {
   readonly #storage: PositionStorage;
   readonly #client: Saved;
-  /** What the storage holds, as text; nothing before `begin`. */
+  /** The contents of the storage, as text; nothing before `begin`. */
   #kept: string | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #last = Promise.resolve();
@@ -34,11 +34,11 @@ export class Saving {
     globalThis.addEventListener?.("pagehide", () => void this.now(), { signal: client.closed });
   }
 
-  /** What was kept. Rejected if that cannot be loaded, and with a TypeError if it cannot be positions. */
+  /** The stored positions. Rejected if they cannot be loaded, and with a TypeError if they are invalid. */
   async load(): Promise<StreamPositions> {
     const kept: unknown = (await this.#storage.load()) ?? {};
     if (arePositions(kept)) return { ...kept };
-    throw new TypeError(`these are no positions: ${JSON.stringify(kept)}`);
+    throw new TypeError(`these are not positions: ${JSON.stringify(kept)}`);
   }
 
   /** From now on changes are saved; the storage holds `kept`. */
@@ -70,7 +70,7 @@ export class Saving {
     }
   }
 
-  /** Positions up to which everybody is done: what a reader of a stream has not finished is not counted. */
+  /** Positions that every reader has finished: a push that a reader still handles is not counted. */
   #finished(): StreamPositions {
     const positions = this.#client.positions();
     for (const { unfinished } of this.#client.readers) {

@@ -35,14 +35,14 @@ export interface SessionOptions {
   queueLimit?: number | undefined;
 }
 
-/** What is never a push: without a request that it answers, it comes late. */
+/** Never a push: without its request, it is late. */
 const ANSWER = /^(error|accepted|pong)$|\.ok$/;
 
 export class Session {
   state: State = "connecting";
   /** How the last connection, or attempt at one, ended: the end of a sentence for people. */
   lastAttempt = "";
-  /** Where the connection stands. */
+  /** The state of the connection. */
   #phase: "idle" | "token" | "socket" | "open" | "waiting" | "closed" = "idle";
   readonly #urls: readonly string[];
   #url = 0;
@@ -117,8 +117,8 @@ export class Session {
     request: (msgId) => this.#requests.timeUp(msgId, this.lastAttempt),
   };
 
-  /** What the gateway tells on its own. A map: an action may be called like anything an object has. */
-  readonly #told = new Map<string, (data: Record<string, unknown>) => void>([
+  /** Messages of the gateway itself. A map: an action may have the name of an object's property. */
+  readonly #gatewayMessages = new Map<string, (data: Record<string, unknown>) => void>([
     ["session.welcome", (data) => this.#welcome(data)],
     ["session.expiring", () => this.#fetchToken("refresh")],
     ["session.closing", (data) => void (this.#closing = data)],
@@ -226,7 +226,7 @@ export class Session {
     this.#lost({ type: "disconnected", code, reason });
   }
 
-  /** @param goodbye The close code to tell the server, if a connection is there. */
+  /** @param goodbye The close code for the server, if there is a connection. */
   #end(error: TowpathError, goodbye?: number): void {
     if (this.#phase === "closed") return;
     if (goodbye !== undefined && this.#connected) this.#act({ do: "disconnect", code: goodbye, reason: "" });
@@ -254,11 +254,11 @@ export class Session {
     const envelope = decode(text);
     if (envelope === null) {
       const excerpt = String(text).slice(0, 80);
-      return this.#report(new TowpathError("bad_frame", `The server sent what is no envelope: ${excerpt}`));
+      return this.#report(new TowpathError("bad_frame", `The server sent an invalid envelope: ${excerpt}`));
     }
     if (typeof envelope.correlation_id === "string" && this.#answer(envelope)) return;
     if (envelope.action === "error") return this.#report(TowpathError.fromWire(envelope.data));
-    this.#told.get(envelope.action)?.(envelope.data);
+    this.#gatewayMessages.get(envelope.action)?.(envelope.data);
     if (isDurable(envelope)) this.#resumption.arrive(envelope);
     else this.#act({ do: "push", envelope });
   }

@@ -10,7 +10,7 @@ import { messageOf } from "./errors.js";
 import { attempt } from "./listeners.js";
 import { CLOSE_TIME_MS } from "./times.js";
 
-/** What is used of a WebSocket. */
+/** The used part of a WebSocket. */
 export interface WebSocketLike {
   readonly readyState: number;
   onmessage: ((event: any) => void) | null;
@@ -26,7 +26,7 @@ export type WebSocketConstructor = new (url: string, protocols: string[]) => Web
 export interface Ending {
   code: number;
   reason: string;
-  /** HTTP status of an upgrade that was refused, where the implementation tells it. */
+  /** HTTP status of a refused upgrade, where the implementation has it. */
   status?: number | undefined;
 }
 
@@ -38,11 +38,11 @@ export interface SocketEvents {
 
 const OPEN = 1; // WebSocket.OPEN
 
-/** What the `ws` package says of a refused upgrade. */
+/** The `ws` package's message for a refused upgrade. */
 const REFUSED = /^Unexpected server response: (\d{3})$/;
 
 export interface Socket {
-  /** What a socket that is closing does not take any more is lost; the session sends it again on the next one. */
+  /** A frame for a closing socket is lost; the session sends it again on the next one. */
   send(text: string): void;
   /** Lets go of it at once: closing a connection that is dead can take a browser a minute. */
   close(code: number, reason: string): void;
@@ -64,7 +64,7 @@ export function openSocket(
     clearTimeout(closing);
     if (socket === undefined) return;
     socket.onmessage = socket.onclose = null;
-    socket.onerror = () => {}; // `ws` still reports that it was closed while connecting, and throws if nobody listens
+    socket.onerror = () => {}; // `ws` still reports that it was closed while connecting, and throws without a listener
   };
   const end = ({ code = ABNORMAL, reason = "" }: Partial<Ending>) => {
     if (over) return;

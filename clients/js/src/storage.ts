@@ -14,7 +14,7 @@ export function memoryStorage(positions: StreamPositions = {}): PositionStorage 
   return { load: () => kept, save: (saved) => void (kept = saved) };
 }
 
-/** What `localStorage` and `sessionStorage` have in common. */
+/** The common part of `localStorage` and `sessionStorage`. */
 export interface WebStorage {
   getItem(key: string): string | null;
   setItem(key: string, value: string): void;
@@ -24,7 +24,7 @@ export interface WebStorage {
  * Keeps positions in the browser.
  *
  * @param key The item they are kept under; one for each user, since streams belong to users.
- * @param storage `localStorage`, unless told otherwise. Each tab needs its own item, or `sessionStorage`.
+ * @param storage `localStorage` by default. Each tab needs its own item, or `sessionStorage`.
  */
 export function webStorage(key: string, storage?: WebStorage): PositionStorage {
   const kept = () => storage ?? localStorage; // looked up late: where it is forbidden, even to name it throws

@@ -1,7 +1,7 @@
 /**
  * A stream's pushes as an async iterator: in order, each once, from the moment it is made.
  *
- * What the reader has not taken yet is kept, up to a limit. When that is exceeded, or the client is closed for good,
+ * Unread pushes are kept, up to a limit. When that is exceeded, or the client is closed for good,
  * the reader still gets what is kept, and then the error: nothing is left out silently.
  */
 import type { DurablePush } from "./envelope.js";

@@ -38,18 +38,18 @@ export interface RequestOptions {
   timeout?: number | undefined;
   /** Gives the request up. If it has left already, it may still take effect. */
   signal?: AbortSignal | undefined;
-  /** Asks to be told once the broker has the request safely; a function is called then. */
+  /** Requests `accepted` once the broker has confirmed the request; a function is called then. */
   ack?: boolean | (() => void) | undefined;
   /** The id of an earlier request, to ask again after an unknown outcome: its effect happens once. */
   msgId?: string | undefined;
   /**
-   * The answer's `seq` says where this stream stands, as that of `chat.join` does for `chat:<room>`. From there on
-   * nothing of it is missed: what is pushed before the answer waits for it.
+   * The answer's `seq` is the position in this stream, as that of `chat.join` is for `chat:<room>`. From there on
+   * no entry is missed: pushes before the answer wait for it.
    */
   stream?: string | undefined;
 }
 
-/** What the gateway says of a connection when it opens. */
+/** The gateway's data of an opened connection. */
 export interface Connection {
   connection_id: string;
   user_id: string;
@@ -60,7 +60,7 @@ export interface Connection {
   version: string;
 }
 
-/** A hole that cannot be filled: load the stream's history. `seq` is where the stream stands, if the service said. */
+/** A hole that cannot be filled: load the stream's history. `seq` is the current position, if it is known. */
 export interface Incomplete {
   stream: string;
   seq: number | null;
@@ -79,7 +79,7 @@ export interface Retry {
 export interface ClientEvents {
   /** At every change; `error` says why it is `closed`. */
   state: [state: State, error?: TowpathError];
-  /** What goes wrong in the background. Without a listener it goes to the console. */
+  /** Background errors. Without a listener they go to the console. */
   error: [error: unknown];
   incomplete: [event: Incomplete];
   retry: [event: Retry];
@@ -92,10 +92,10 @@ export type DataOf<Name> = Name extends keyof Actions ? Actions[Name]["data"] : 
 export type AnswerOf<Name> = Name extends keyof Actions ? Actions[Name]["answer"] : Record<string, any>;
 export type PushOf<Name> = Name extends keyof Pushes ? Pushes[Name] : Record<string, any>;
 
-/** What follows the action; the data may be left out where `{}` will do. */
+/** The parameters after the action; the data is optional where `{}` fits. */
 export type RequestArguments<Data> = {} extends Data
   ? [data?: Data, options?: RequestOptions]
   : [data: Data, options?: RequestOptions];
 
-/** Stands for a type that was not given by hand; an overload with it is no candidate. */
+/** A placeholder for a type that was not given; an overload with it does not match. */
 export type Given<Type, Value> = [Type] extends [never] ? never : Value;

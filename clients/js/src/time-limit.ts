@@ -1,11 +1,11 @@
-/** What must come in time, or count as failed. */
+/** Work with a time limit. */
 import { onAbort } from "./listeners.js";
 import { LONGEST_TIMER_MS } from "./times.js";
 
 /**
- * Does `work`, and rejects with `late()` when it takes longer than `ms`. What comes afterwards is ignored.
+ * Does `work`, and rejects with `late()` when it takes longer than `ms`. Later results are ignored.
  *
- * @param ended Nobody waits for it any more: the timer is taken off, and the promise stays as it is.
+ * @param ended The caller has stopped waiting: the timer is removed, and the promise stays as it is.
  */
 export async function within<Result>(
   ms: number,

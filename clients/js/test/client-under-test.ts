@@ -1,4 +1,4 @@
-/** A client on a fake network with a clock of its own. Errors that nobody handles fail the test that made them. */
+/** A client on a fake network with a clock of its own. Unhandled errors fail the test that made them. */
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, mock } from "node:test";
 import type { Mock } from "node:test";
@@ -15,7 +15,7 @@ export const RETURN_MS = SPREAD_MS / 2;
 await savingModule(); // clients with a storage wait for it, and for no time once it is there
 
 export let network: Network;
-/** What was written to the console's error output. */
+/** The console's error output. */
 export let complaints: Mock<typeof console.error>;
 
 const unhandled: unknown[] = [];
@@ -33,8 +33,8 @@ afterEach(async () => {
   for (const name of PAGE) Reflect.deleteProperty(globalThis, name);
   mock.timers.reset();
   mock.restoreAll();
-  await new Promise((resolve) => setImmediate(resolve)); // rejections are told after the microtasks
-  assert.deepEqual(unhandled.splice(0), [], "errors that nobody handled");
+  await new Promise((resolve) => setImmediate(resolve)); // rejections are reported after the microtasks
+  assert.deepEqual(unhandled.splice(0), [], "unhandled errors");
 });
 
 /** A client whose socket is about to be opened. */

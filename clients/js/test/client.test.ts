@@ -13,7 +13,7 @@ describe("connect", () => {
     assert.deepEqual(network.socket.protocols, ["towpath.v1", "towpath.token.t-1"]);
   });
 
-  test("tells its states in order", async () => {
+  test("reports its states in order", async () => {
     const states: string[] = [];
     const client = await connecting({ token: async () => "t-1" });
     client.onState((state) => states.push(state));
@@ -50,7 +50,7 @@ describe("connect", () => {
     }
   });
 
-  test("tries the next address, and tells when", async () => {
+  test("tries the next address, and reports when", async () => {
     const client = await connecting({ urls: ["ws://one/ws", "ws://two/ws"] });
     const retries: unknown[] = [];
     client.on("retry", (retry) => retries.push(retry));
@@ -82,7 +82,7 @@ describe("connect", () => {
     await client.close();
   });
 
-  test("a refused upgrade is reported with its status, where the WebSocket tells it", async () => {
+  test("a refused upgrade is reported with its status, where the WebSocket has it", async () => {
     const client = await connecting();
     const errors = errorsOf(client);
     network.socket.breaks(1006, "", "Unexpected server response: 403"); // as the package ws says it
@@ -92,7 +92,7 @@ describe("connect", () => {
     assert.equal(client.state, "open");
   });
 
-  test("what the WebSocket says of a failure is the reason of the retry", async () => {
+  test("the WebSocket's error is the reason of the retry", async () => {
     const client = await connecting();
     const retry = mock.fn();
     client.on("retry", retry);
@@ -136,7 +136,7 @@ describe("connect", () => {
     await assert.rejects(client.opened(), /4502: revoked/);
   });
 
-  test("a socket that cannot even be closed or sent to harms nobody", async () => {
+  test("a socket that cannot even be closed or sent to does not stop the client", async () => {
     const client = await opened();
     const errors = errorsOf(client);
     network.socket.send = network.socket.close = () => {
@@ -166,7 +166,7 @@ describe("opened", () => {
     await assert.rejects(client.opened(), /4502: kicked/);
   });
 
-  test("is rejected after a while, thirty seconds unless told otherwise; the client goes on", async () => {
+  test("is rejected after thirty seconds by default; the client continues", async () => {
     const client = await connecting();
     const [usual, hasty, patient] = [client.opened(), client.opened(100), client.opened(Infinity)];
     await wait(100);
@@ -302,7 +302,7 @@ describe("request", () => {
     assert.equal(network.socket.last["action"], "chat.rooms");
   });
 
-  test("times out after thirty seconds unless told otherwise", async () => {
+  test("times out after thirty seconds by default", async () => {
     const client = await opened();
     const usual = client.request("chat.rooms");
     const patient = client.request("chat.rooms", {}, { timeout: Infinity });
@@ -348,7 +348,7 @@ describe("request", () => {
     network.socket.says("accepted", {}, { correlation_id: msg_id });
     assert.equal(ack, true);
     assert.equal(accepted.mock.callCount(), 1);
-    assert.equal(complaints.mock.callCount(), 1, "and what it throws is told");
+    assert.equal(complaints.mock.callCount(), 1, "its error is reported");
   });
 
   test("refuses what the wire does not take, and says that it never left", async () => {
@@ -418,7 +418,7 @@ describe("listeners", () => {
     assert.deepEqual(client.positions, { "chat:lobby": 2 });
   });
 
-  test("that throw or reject harm nobody, and are told to onError, else to the console", async () => {
+  test("that throw or reject do not stop others, and are reported to onError, else to the console", async () => {
     const client = await opened();
     const heard: string[] = [];
     client.on("chat.typing", () => {
@@ -491,7 +491,7 @@ describe("listeners", () => {
 });
 
 describe("a server that answers nonsense", () => {
-  test("is reported for what is no envelope, text or not, and the client goes on", async () => {
+  test("is reported for an invalid envelope, text or not, and the client continues", async () => {
     const client = await opened();
     const errors = errorsOf(client);
     for (const data of ["", "{", "[]", "7", '{"action":7,"data":{}}', new Blob(["{}"]), new ArrayBuffer(2), null]) {
@@ -550,7 +550,7 @@ describe("a connection that went dead", () => {
     await wait(50_000);
     assert.equal(dead.last["action"], "ping");
     await wait(5_000);
-    assert.equal(dead.onmessage, null, "what it still says is not heard");
+    assert.equal(dead.onmessage, null, "its later messages are ignored");
     assert.deepEqual(dead.closed, [4002, "no answer to a ping"]);
     assert.equal(client.state, "recovering");
     await wait(RETURN_MS);
@@ -560,7 +560,7 @@ describe("a connection that went dead", () => {
 });
 
 describe("on a page", () => {
-  test("a network that comes back cuts the wait short", async () => {
+  test("the return of the network ends the wait", async () => {
     const page = onAPage();
     await opened();
     network.socket.breaks();

@@ -16,7 +16,7 @@ const TSC = join(dirname(createRequire(import.meta.url).resolve("typescript/pack
 const QUIETLY = { encoding: "utf8", timeout: 60_000, stdio: "pipe" } as const;
 const LARGEST = 8 * 1024;
 
-/** What bundlers make of it: the file that a page loads at once, and what it loads when it is needed. */
+/** The bundlers' output: the file that a page loads at once, and the one that it loads on demand. */
 const bundled = await build({
   entryPoints: [join(HERE, "src/index.ts")],
   bundle: true,

@@ -72,7 +72,7 @@ test("a stream that opens holds as much, and what is dropped is a hole as well",
   assert.equal(positions.isBehind("chat:lobby"), false);
 });
 
-test("what cannot be a position is none", () => {
+test("an invalid position is dropped", () => {
   const kept = { "chat:lobby": "4", "chat:den": -1, "chat:attic": 1.5, "chat:yard": null, "order:ana": 0 };
   const positions = new Positions<number>(kept as never);
   for (const seq of [Number.NaN, "7", undefined]) positions.track("chat:lobby", seq as never);

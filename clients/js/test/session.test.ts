@@ -1,4 +1,4 @@
-/** What the vectors cannot say: things that only JavaScript has, or that take too many steps to write down. */
+/** Cases beyond the vectors: things that only JavaScript has, or that take too many steps to write down. */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
@@ -89,7 +89,7 @@ describe("a request", () => {
   });
 });
 
-test("what is refused says what the server said, in words", () => {
+test("a refusal has the server's message", () => {
   const s = new SessionUnderTest();
   s.tell({ type: "start" });
   s.tell({ type: "token", purpose: "connect", token: "t-1" });

@@ -182,7 +182,7 @@ describe("positions are saved", () => {
     await closing;
   });
 
-  test("and what fails is reported, harms nobody, and is tried again with the next change", async () => {
+  test("and a failure is reported, does not stop the client, and is retried with the next change", async () => {
     const saved: StreamPositions[] = [];
     const failures = [
       () => {

@@ -7,7 +7,7 @@ import { RETURN_MS, network, opened, wait } from "./client-under-test.js";
 
 const push = (...seqs: number[]) => seqs.forEach((seq) => network.socket.pushes("chat:lobby", seq));
 
-/** What can be read now, and how it ends. */
+/** The readable pushes, and the end. */
 async function read(reader: StreamReader, count = Infinity): Promise<unknown[]> {
   const seen: unknown[] = [];
   try {
@@ -61,7 +61,7 @@ describe("a stream", () => {
     assert.deepEqual(await read(two, 3), [1, 2, 3]);
   });
 
-  test("ends for a reader that is too far behind, who gets all up to there and is told where to go on", async () => {
+  test("ends for a reader that is too far behind, after all kept pushes, with the position to continue from", async () => {
     const client = await opened();
     const reader = client.stream("chat:lobby", { limit: 2 });
     push(1, 2, 3, 4);
@@ -156,6 +156,6 @@ describe("a stream", () => {
     const kept = client.stream("chat:lobby", { signal: later.signal });
     push(1);
     later.abort();
-    await assert.rejects(kept.next(), { code: "aborted" }, "what was kept is dropped");
+    await assert.rejects(kept.next(), { code: "aborted" }, "kept pushes are dropped");
   });
 });

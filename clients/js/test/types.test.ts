@@ -1,4 +1,4 @@
-/** What the type checker must take and must refuse; `npm run check` is what fails here. */
+/** Types that the type checker must accept or refuse; `npm run check` fails here. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
@@ -34,7 +34,7 @@ async function use(client: Client): Promise<void> {
   const submitted = await client.request("order.submit", { amount: "9.90", currency: "EUR" });
   same<typeof submitted.amount, string>(true);
   const order = await client.request("order.get", { order_id: "O1" });
-  same<typeof order.amount, string | undefined>(true); // another backend may have told of it first
+  same<typeof order.amount, string | undefined>(true); // an event without the price may have been first
   same<typeof order.refunded, string | undefined>(true);
 
   const unknown = await client.request("shop.buy", { sku: "A" });

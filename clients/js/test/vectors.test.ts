@@ -53,7 +53,7 @@ function written(action: Action): Fields {
   return { ...action, error: { code, message, retryable, details, retry_after_ms: retryAfterMs, trace_id: traceId } };
 }
 
-/** What stands in `wanted`, as `got` has it. */
+/** The fields of `wanted`, with the values of `got`. */
 function listed(wanted: Fields, got: Fields): Fields {
   return Object.fromEntries(
     Object.entries(wanted).map(([name, value]) => {

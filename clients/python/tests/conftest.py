@@ -74,7 +74,7 @@ Refuse = Callable[[int], tuple[int, dict[str, str]] | None]
 
 
 class RunServer(Protocol):
-    """Runs a server that treats every connection as told.
+    """Runs a server that handles every connection with the given function.
 
     ``refuse`` answers before the upgrade: a status and headers, or ``None`` to let it pass. ``tls`` makes it ``wss``.
     """

@@ -84,13 +84,13 @@ async def test_a_request_gets_its_answer(client: Client, backend: Backend) -> No
         assert await client.request("echo.say", {"text": "hello"}) == {"text": "hello"}
 
 
-async def test_many_requests_are_under_way_at_a_time(client: Client, backend: Backend) -> None:
+async def test_many_requests_may_be_in_flight(client: Client, backend: Backend) -> None:
     async with answering(backend, 50):
         answers = await asyncio.gather(*(client.request("echo.say", {"n": n}) for n in range(50)))
     assert answers == [{"n": n} for n in range(50)]
 
 
-async def test_the_envelope_says_what_was_asked_for(client: Client, backend: Backend) -> None:
+async def test_the_envelope_has_the_options_of_the_request(client: Client, backend: Backend) -> None:
     asked = asyncio.create_task(
         client.request("echo.say", {"n": 1}, key="lobby", msg_id="m-1", on_accepted=lambda: None)
     )
@@ -110,7 +110,7 @@ async def test_the_envelope_says_what_was_asked_for(client: Client, backend: Bac
     assert await asked == {"done": True}
 
 
-async def test_accepted_is_told_before_the_answer(client: Client, backend: Backend) -> None:
+async def test_accepted_is_called_before_the_answer(client: Client, backend: Backend) -> None:
     accepted = asyncio.Event()
     asked = asyncio.create_task(client.request("echo.say", on_accepted=accepted.set))
     async with asyncio.timeout(10):
@@ -128,19 +128,21 @@ class Said(BaseModel):
     at: datetime
 
 
-async def test_models_go_in_and_come_out(client: Client, backend: Backend) -> None:
+async def test_models_are_sent_and_returned(client: Client, backend: Backend) -> None:
     said = Said(amount=Decimal("9.90"), day=date(2026, 1, 2), at=datetime(2026, 1, 2, 3, tzinfo=UTC))
     async with answering(backend):
         assert await client.request("echo.say", said, into=Said) == said
 
 
-async def test_data_may_hold_what_json_has_no_type_for(client: Client, backend: Backend) -> None:
+async def test_data_may_contain_types_that_json_lacks(client: Client, backend: Backend) -> None:
     async with answering(backend):
         answer = await client.request("echo.say", {"amount": Decimal("9.90"), "day": date(2026, 1, 2)})
     assert answer == {"amount": "9.90", "day": "2026-01-02"}
 
 
-async def test_an_answer_that_does_not_fit_its_model_says_where(client: Client, backend: Backend) -> None:
+async def test_an_answer_that_does_not_fit_its_model_names_the_field(
+    client: Client, backend: Backend
+) -> None:
     async with answering(backend):
         with pytest.raises(
             TowpathError, match=r"The answer to echo.say does not fit Said .* amount"
@@ -151,7 +153,7 @@ async def test_an_answer_that_does_not_fit_its_model_says_where(client: Client, 
     assert {"field": "day", "problem": "Field required"} in raised.value.details["fields"]
 
 
-async def test_an_error_is_raised_with_all_that_was_said(client: Client) -> None:
+async def test_an_error_is_raised_with_all_its_fields(client: Client) -> None:
     with pytest.raises(TowpathError) as raised:
         await client.request("nobody.home", msg_id="m-1")
     error = raised.value
@@ -159,7 +161,7 @@ async def test_an_error_is_raised_with_all_that_was_said(client: Client) -> None
     assert str(error) == f"{error.message} (unknown_action)"
 
 
-async def test_data_that_json_cannot_hold_is_refused_here(client: Client) -> None:
+async def test_data_that_json_cannot_represent_is_refused_by_the_client(client: Client) -> None:
     circle: dict[str, Any] = {}
     circle["itself"] = circle
     for data in ({"no": object()}, circle, {"text": "\ud800"}, {"big": {1, object()}}):
@@ -177,7 +179,7 @@ async def test_an_id_or_key_with_other_letters_is_refused_here(client: Client) -
     assert key_of("lobby") == "lobby"
 
 
-async def test_a_msg_id_that_is_under_way_is_refused(client: Client, backend: Backend) -> None:
+async def test_a_msg_id_in_flight_is_refused(client: Client, backend: Backend) -> None:
     first = asyncio.create_task(client.request("echo.say", msg_id="m-1"))
     await asyncio.sleep(0)
     with pytest.raises(TowpathError, match="m-1 is under way") as raised:
@@ -187,13 +189,15 @@ async def test_a_msg_id_that_is_under_way_is_refused(client: Client, backend: Ba
     assert await first == {}
 
 
-async def test_no_answer_in_time_says_that_the_outcome_is_unknown(client: Client, backend: Backend) -> None:
+async def test_a_request_without_an_answer_in_time_has_an_unknown_outcome(
+    client: Client, backend: Backend
+) -> None:
     with pytest.raises(TowpathError, match="Whether it was done is unknown") as raised:
         await client.request("echo.say", timeout=0.05)
     assert (raised.value.code, raised.value.retryable, raised.value.details) == ("timeout", True, None)
 
 
-async def test_who_is_cancelled_gives_the_request_up(client: Client, backend: Backend) -> None:
+async def test_cancelling_the_task_cancels_the_request(client: Client, backend: Backend) -> None:
     asked = asyncio.create_task(client.request("echo.say", msg_id="m-1"))
     command, _ = await backend.command()
     asked.cancel()
@@ -208,7 +212,7 @@ async def test_who_is_cancelled_gives_the_request_up(client: Client, backend: Ba
 # Pushes
 
 
-async def test_a_listener_hears_pushes_of_its_action_with_their_envelope(
+async def test_a_listener_gets_pushes_of_its_action_with_their_envelope(
     client: Client, backend: Backend
 ) -> None:
     heard: list[tuple[str, int]] = []
@@ -227,7 +231,7 @@ async def test_a_listener_hears_pushes_of_its_action_with_their_envelope(
     assert callable(said)
 
 
-async def test_a_listener_that_was_taken_off_hears_nothing(client: Client, backend: Backend) -> None:
+async def test_a_removed_listener_is_not_called(client: Client, backend: Backend) -> None:
     gone: list[Any] = []
     stays: list[Any] = []
     off = client.on("echo.said", gone.append)
@@ -239,7 +243,7 @@ async def test_a_listener_that_was_taken_off_hears_nothing(client: Client, backe
     assert gone == []
 
 
-async def test_a_listener_that_raises_harms_nobody(client: Client, backend: Backend) -> None:
+async def test_a_listener_that_raises_does_not_stop_the_others(client: Client, backend: Backend) -> None:
     heard: list[Any] = []
     errors: list[BaseException] = []
 
@@ -258,7 +262,7 @@ async def test_a_listener_that_raises_harms_nobody(client: Client, backend: Back
     assert heard == [{"n": 1}]
 
 
-async def test_what_nobody_listens_to_is_logged(
+async def test_a_push_without_a_listener_is_logged(
     client: Client, backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
     client.on("echo.said", lambda: 1 / 0)
@@ -318,14 +322,14 @@ def test_a_listener_that_cannot_be_called_is_refused_at_once() -> None:
 # Connections
 
 
-async def test_the_connection_is_what_the_gateway_said(client: Client) -> None:
+async def test_connection_has_the_fields_of_the_welcome(client: Client) -> None:
     assert client.state == "open"
     assert client.connection is not None
     assert client.connection["user_id"] == "ana"
     assert await client.opened() == client.connection
 
 
-async def test_a_gateway_that_stops_is_left_for_another_and_nothing_is_missed() -> None:
+async def test_clients_leave_a_stopping_gateway_without_a_gap() -> None:
     hub = MemoryHub()
     async with a_backend(hub) as backend, a_gateway(hub, retry_after=0.1) as first, a_gateway(hub) as second:
         states: list[str] = []
@@ -371,7 +375,7 @@ async def test_a_token_is_renewed_before_it_expires(backend: Backend, gateway: G
         assert client.state == "open"
 
 
-async def test_a_hole_that_cannot_be_filled_is_told(client: Client, backend: Backend) -> None:
+async def test_a_gap_that_cannot_be_filled_is_reported(client: Client, backend: Backend) -> None:
     told: list[Incomplete] = []
     client.on("incomplete", told.append)
     await push(backend, 1, 90)
@@ -403,7 +407,7 @@ async def test_a_tracked_stream_is_resumed_and_a_forgotten_one_is_not(
     command, _ = await backend.command()
     assert command["envelope"]["data"] == {"positions": {"echo:lobby": 3}}
     for seq in (-1, 1.5, "1", None):
-        with pytest.raises(ValueError, match="is no position of echo:lobby"):
+        with pytest.raises(ValueError, match="is not a position of echo:lobby"):
             client.track("echo:lobby", seq)  # type: ignore[arg-type]
 
 

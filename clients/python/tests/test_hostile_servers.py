@@ -51,7 +51,9 @@ async def stay(peer: Any) -> None:
     ],
     ids=lambda frame: repr(frame[:30]),
 )
-async def test_nonsense_is_reported_and_the_client_goes_on(a_server: Any, frame: str | bytes) -> None:
+async def test_invalid_frames_are_reported_and_the_client_continues(
+    a_server: Any, frame: str | bytes
+) -> None:
     async def talk(peer: Any) -> None:
         await peer.welcome()
         await peer.socket.send(frame)
@@ -78,7 +80,7 @@ async def test_nonsense_is_reported_and_the_client_goes_on(a_server: Any, frame:
         '{"action": "chat.message", "data": {}, "msg_id": 7, "version": null, "stream": "chat:lobby", "seq": 1.0}',
     ],
 )
-async def test_odd_json_is_no_reason_to_miss_a_push(a_server: Any, frame: str) -> None:
+async def test_odd_json_in_a_frame_loses_no_push(a_server: Any, frame: str) -> None:
     async def talk(peer: Any) -> None:
         await peer.welcome()
         await peer.socket.send(frame)
@@ -120,7 +122,7 @@ async def test_answers_with_odd_data_answer_all_the_same(a_server: Any) -> None:
 
 
 @pytest.mark.parametrize("stream", [[], {}, 7, None, "", "chat:lobby"])
-async def test_a_push_with_half_a_position_is_a_passing_signal(a_server: Any, stream: Any) -> None:
+async def test_a_push_without_seq_or_stream_is_transient(a_server: Any, stream: Any) -> None:
     async def talk(peer: Any) -> None:
         await peer.welcome()
         await peer.say("chat.typing", {}, stream=stream, seq="7")
@@ -137,7 +139,7 @@ async def test_a_push_with_half_a_position_is_a_passing_signal(a_server: Any, st
     assert heard == ["session.welcome", "chat.typing", "chat.message"]
 
 
-async def test_a_request_may_be_cancelled_in_the_moment_it_fails(a_server: Any) -> None:
+async def test_a_request_may_be_cancelled_while_it_fails(a_server: Any) -> None:
     async def talk(peer: Any) -> None:
         await peer.welcome()
         while True:
@@ -153,14 +155,14 @@ async def test_a_request_may_be_cancelled_in_the_moment_it_fails(a_server: Any) 
             with pytest.raises((asyncio.CancelledError, TowpathError)):
                 await under_way[0]
     under_way.clear()
-    gc.collect()  # a future whose exception nobody looked at complains when it goes
+    gc.collect()  # a future with an unread exception complains when it is collected
 
 
 # Refusals
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 503])
-async def test_a_refusal_is_reported_and_tried_again_with_a_fresh_token(a_server: Any, status: int) -> None:
+async def test_a_refused_connect_is_reported_and_retried_with_a_new_token(a_server: Any, status: int) -> None:
     errors: list[Any] = []
     retries: list[Retry] = []
     tokens = iter(["t-1", "t-2"])
@@ -203,7 +205,7 @@ async def waiting(a_server: Any, headers: dict[str, str]) -> AsyncIterator[Retry
         await client.close()
 
 
-async def test_who_is_not_let_in_learns_why(a_server: Any) -> None:
+async def test_a_refused_client_gets_the_reason(a_server: Any) -> None:
     async with a_server(stay, refuse=lambda _: (403, {})) as server:
         client = connect(server.url, token="t", open_timeout=0.3)
         client.on_error(lambda error: None)
@@ -217,7 +219,7 @@ async def test_who_is_not_let_in_learns_why(a_server: Any) -> None:
         assert client.state == "closed"
 
 
-async def test_a_request_that_never_left_says_why(a_server: Any) -> None:
+async def test_an_unsent_request_reports_the_reason(a_server: Any) -> None:
     async with a_server(stay, refuse=lambda _: (403, {})) as server:
         client = connect(server.url, token="t")
         client.on_error(lambda error: None)
@@ -237,7 +239,7 @@ async def first_attempt(client: Client) -> Retry:
     return retries[0]
 
 
-async def test_a_server_that_never_says_welcome_is_not_open(a_server: Any) -> None:
+async def test_a_server_without_a_welcome_is_not_open(a_server: Any) -> None:
     async def say_nothing(peer: Any) -> None:
         await peer.socket.wait_closed()
 
@@ -273,7 +275,7 @@ async def test_a_final_close_code_closes_the_client_for_good(a_server: Any, code
             assert raised.value.code == "closed"
 
 
-async def test_a_connection_that_is_cut_is_made_again_and_the_request_sent_again(a_server: Any) -> None:
+async def test_a_cut_connection_is_opened_again_and_the_request_is_resent(a_server: Any) -> None:
     async def cut_the_first(peer: Any) -> None:
         await peer.welcome()
         asked = await peer.hear()
@@ -326,7 +328,7 @@ async def welcome_a_stranger(reader: asyncio.StreamReader, writer: asyncio.Strea
         (welcome_a_stranger, "1006: .*Sec-WebSocket-Accept"),
     ],
 )
-async def test_what_is_no_gateway_is_not_open_and_says_why(
+async def test_a_server_that_is_not_a_gateway_is_not_open_and_the_reason_is_reported(
     talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], said: str
 ) -> None:
     async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
@@ -344,7 +346,7 @@ async def fails(url: str, said: str) -> None:
     await client.close()
 
 
-async def test_a_peer_that_does_not_answer_the_goodbye_is_cut_off(a_server: Any) -> None:
+async def test_a_peer_that_ignores_the_close_is_cut_off(a_server: Any) -> None:
     async def deaf(peer: Any) -> None:
         await peer.welcome()
         peer.socket.transport.pause_reading()
@@ -376,15 +378,15 @@ async def test_a_peer_that_does_not_answer_the_goodbye_is_cut_off(a_server: Any)
         *("ws://host:port/ws", "ws://example.org/#ws", 7, None, b"ws://example.org"),
     ],
 )
-def test_an_address_that_cannot_work_is_refused_at_once(url: Any) -> None:
+def test_an_unusable_address_is_refused_at_once(url: Any) -> None:
     with pytest.raises(
-        TowpathError, match=r"is no WebSocket address; such as wss://example.org/ws"
+        TowpathError, match=r"is not a WebSocket address; such as wss://example.org/ws"
     ) as raised:
         connect([url], token="t")
     assert raised.value.code == "bad_url"
 
 
-def test_an_address_is_needed_and_holds_no_secrets() -> None:
+def test_an_address_is_required_and_contains_no_secrets() -> None:
     with pytest.raises(TowpathError, match="Pass an address"):
         connect([], token="t")
     with pytest.raises(TowpathError, match="holds a user and a password") as raised:
@@ -392,11 +394,11 @@ def test_an_address_is_needed_and_holds_no_secrets() -> None:
     assert "secret" not in str(raised.value)
 
 
-async def test_where_nobody_listens_it_is_not_open_and_says_why() -> None:
+async def test_a_closed_port_is_not_open_and_the_reason_is_reported() -> None:
     await fails(f"ws://127.0.0.1:{free_port()}/ws", "1006: .*Connect call failed")
 
 
-async def test_a_name_that_does_not_exist_is_said() -> None:
+async def test_a_host_name_that_does_not_exist_is_reported() -> None:
     await fails("ws://nobody.invalid/ws", r"1006: \[Errno -\d\] ")
 
 
@@ -405,7 +407,7 @@ async def test_a_name_that_does_not_exist_is_said() -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A key and a certificate for 127.0.0.1 that nobody has signed, in one file."""
+    """An unsigned key and certificate for 127.0.0.1, in one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(UTC)
@@ -424,7 +426,7 @@ def certificate(tmp_path: Path) -> Path:
     return path
 
 
-async def test_a_certificate_is_checked_against_what_the_application_trusts(
+async def test_a_certificate_is_verified_with_the_trust_of_the_application(
     a_server: Any, certificate: Path
 ) -> None:
     served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -47,7 +47,7 @@ async def test_a_token_may_be_a_string_or_a_function_of_either_kind(server: Any)
     assert [peer.token for peer in server.peers] == ["t-1", "t-2", "t-3", "t-4"]
 
 
-async def test_a_token_function_that_fails_is_asked_again(server: Any) -> None:
+async def test_a_failed_token_function_is_called_again(server: Any) -> None:
     asked: list[int] = []
     errors: list[Any] = []
 
@@ -65,7 +65,7 @@ async def test_a_token_function_that_fails_is_asked_again(server: Any) -> None:
         assert isinstance(errors[0].__cause__, OSError)
 
 
-async def test_a_token_function_that_gives_up_closes_the_client(server: Any) -> None:
+async def test_a_final_error_of_the_token_function_closes_the_client(server: Any) -> None:
     async def token() -> str:
         raise TowpathError("no_token", "Ana is signed out.")
 
@@ -75,7 +75,7 @@ async def test_a_token_function_that_gives_up_closes_the_client(server: Any) -> 
 
 
 @pytest.mark.parametrize("nonsense", [None, 7, b"t", "", "\n", "a b", "t\r\nX-Evil: 1", "tökén", ["t"]])
-async def test_what_is_no_token_closes_the_client(server: Any, nonsense: Any) -> None:
+async def test_an_invalid_token_closes_the_client(server: Any, nonsense: Any) -> None:
     with pytest.raises(TowpathError, match=r"token\(\) gave .* it has to give a JWT") as raised:
         async with quick(), connect(server.url, token=lambda: nonsense):
             pass
@@ -83,10 +83,10 @@ async def test_what_is_no_token_closes_the_client(server: Any, nonsense: Any) ->
     assert server.attempts == 0
 
 
-async def test_a_token_that_never_comes_is_given_up(server: Any) -> None:
+async def test_a_token_function_that_never_returns_times_out(server: Any) -> None:
     async def token() -> str:
         await asyncio.Event().wait()
-        raise AssertionError("nobody sets it")
+        raise AssertionError("it is never set")
 
     errors: list[Any] = []
     client = connect(server.url, token=token, open_timeout=0.05)
@@ -200,7 +200,7 @@ async def test_closing_by_many_at_once(server: Any) -> None:
         await asyncio.gather(*(client.close() for _ in range(5)))
 
 
-async def test_closing_waits_for_listeners_a_moment_and_no_longer(server: Any) -> None:
+async def test_closing_waits_for_listeners_for_a_bounded_time(server: Any) -> None:
     ended: list[str] = []
 
     async def brief(state: str) -> None:
@@ -283,7 +283,7 @@ async def test_cancelling_one_wait_to_be_open_does_not_touch_another(server: Any
     await client.close()
 
 
-def test_a_client_that_nobody_closes_does_not_hold_up_the_program() -> None:
+def test_a_client_that_is_never_closed_does_not_keep_the_program_alive() -> None:
     async def forget_to_close() -> None:
         client = connect(f"ws://127.0.0.1:{free_port()}/ws", token="t")
         client.on_error(lambda error: None)
@@ -294,7 +294,7 @@ def test_a_client_that_nobody_closes_does_not_hold_up_the_program() -> None:
     asyncio.run(forget_to_close())
 
 
-async def test_what_needs_a_start_says_so() -> None:
+async def test_a_call_that_needs_a_start_reports_it() -> None:
     client = connect("ws://127.0.0.1/ws", token="t")
     for asks in (client.request("chat.send"), client.opened()):
         with pytest.raises(RuntimeError, match=r"use `async with`, or call start\(\)"):
@@ -304,7 +304,7 @@ async def test_what_needs_a_start_says_so() -> None:
 # The queue
 
 
-async def test_requests_wait_for_a_connection_and_one_too_many_is_refused(a_server: Any) -> None:
+async def test_requests_wait_for_a_connection_up_to_the_limit(a_server: Any) -> None:
     async def welcome_later(peer: Any) -> None:
         await go_on.wait()
         await peer.welcome()

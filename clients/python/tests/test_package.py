@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 UV = Path(sys.executable).parent / "uv"
 
-#: What somebody without this repository would write.
+#: A program of a user without this repository.
 PROGRAM = """
 import asyncio, importlib.metadata, json, sys
 from towpath.client import FileStorage, TowpathError, connect, key_of
@@ -77,7 +77,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheels: list[Path]) -> Non
     assert "towpath/__init__.py" not in names, "towpath is a namespace package"
 
 
-def test_it_runs_outside_the_repository_with_what_it_declares(wheels: list[Path], tmp_path: Path) -> None:
+def test_the_wheel_runs_outside_the_repository_with_its_declared_requirements(
+    wheels: list[Path], tmp_path: Path
+) -> None:
     venv, elsewhere = tmp_path / "venv", tmp_path / "elsewhere"
     elsewhere.mkdir()
     run(UV, "venv", "--offline", f"--python={sys.executable}", venv)

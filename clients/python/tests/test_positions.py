@@ -19,7 +19,7 @@ def arrivals(draw: st.DrawFn) -> tuple[int, int, list[int]]:
 
 
 @given(arrivals())
-def test_any_order_with_duplicates_puts_out_each_once_in_order(told: tuple[int, int, list[int]]) -> None:
+def test_any_order_with_duplicates_emits_each_entry_once_in_order(told: tuple[int, int, list[int]]) -> None:
     first, last, seqs = told
     positions: Positions[int] = Positions({STREAM: first})
     out = [push for seq in seqs for push in positions.arrive(STREAM, seq, seq)]
@@ -29,7 +29,7 @@ def test_any_order_with_duplicates_puts_out_each_once_in_order(told: tuple[int, 
 
 
 @given(arrivals(), st.data())
-def test_what_never_came_is_filled_by_the_replay(
+def test_missing_entries_are_filled_by_the_replay(
     told: tuple[int, int, list[int]], data: st.DataObject
 ) -> None:
     first, last, seqs = told
@@ -44,7 +44,7 @@ def test_what_never_came_is_filled_by_the_replay(
 
 
 @given(arrivals(), st.data())
-def test_a_stream_that_opens_puts_out_what_follows_its_position(
+def test_an_opened_stream_emits_pushes_after_its_position(
     told: tuple[int, int, list[int]], data: st.DataObject
 ) -> None:
     first, last, seqs = told
@@ -60,7 +60,7 @@ def test_a_stream_that_opens_puts_out_what_follows_its_position(
 
 @settings(max_examples=20)
 @given(st.integers(1_001, 1_500))
-def test_what_is_held_is_bounded_and_the_rest_is_known_to_be_missing(count: int) -> None:
+def test_held_pushes_are_bounded_and_the_rest_is_known_to_be_missing(count: int) -> None:
     positions: Positions[int] = Positions({STREAM: 0})
     for seq in range(2, count + 2):
         assert positions.arrive(STREAM, seq, seq) == []

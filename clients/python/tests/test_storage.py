@@ -1,4 +1,4 @@
-"""Positions outlive the client: nothing is lost by a storage, and a bad one stops nobody."""
+"""Positions outlive the client: a storage loses nothing, and a broken one stops no client."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ def files_in(folder: Path) -> list[str]:
 
 
 class Awkward:
-    """Fails as told, and remembers."""
+    """Fails as given, and remembers."""
 
     def __init__(self, loaded: Any = None, failing: int = 0) -> None:
         self.loaded = loaded
@@ -59,7 +59,9 @@ class Awkward:
         self.saved.append(positions)
 
 
-async def test_a_second_client_goes_on_where_the_first_ended(a_server: Any, tmp_path: Path) -> None:
+async def test_a_second_client_continues_from_the_positions_of_the_first(
+    a_server: Any, tmp_path: Path
+) -> None:
     path = tmp_path / "new folder/positions.json"
     async with a_server(serve_pushes) as server:
         async with connect(server.url, token="t", storage=FileStorage(path)) as client:
@@ -71,7 +73,7 @@ async def test_a_second_client_goes_on_where_the_first_ended(a_server: Any, tmp_
         assert files_in(path.parent) == [path.name]
 
 
-async def test_positions_that_were_given_win_over_what_was_kept(a_server: Any) -> None:
+async def test_given_positions_win_over_stored_ones(a_server: Any) -> None:
     storage = MemoryStorage({"chat:lobby": 3, "chat:den": 5})
     async with (
         a_server(serve_pushes) as server,
@@ -81,12 +83,12 @@ async def test_positions_that_were_given_win_over_what_was_kept(a_server: Any) -
 
 
 @pytest.mark.parametrize("positions", [[], "chat:lobby", {"chat:lobby": "3"}, {"chat:lobby": None}, {7: 1}])
-def test_positions_that_are_none_are_refused_at_once(positions: Any) -> None:
+def test_invalid_positions_are_refused_at_once(positions: Any) -> None:
     with pytest.raises(TypeError, match="no position"):
         connect("ws://127.0.0.1/ws", token="t", positions=positions)
 
 
-async def test_what_changes_is_saved_while_the_client_runs(a_server: Any) -> None:
+async def test_changed_positions_are_saved_while_the_client_runs(a_server: Any) -> None:
     storage = Awkward({"chat:lobby": 1})
     async with a_server(serve_pushes) as server:
         async with connect(server.url, token="t", storage=storage) as client:
@@ -97,7 +99,7 @@ async def test_what_changes_is_saved_while_the_client_runs(a_server: Any) -> Non
         assert storage.saved[-2:] == [{"chat:lobby": 4}, {"chat:den": 1}]
 
 
-async def test_a_position_is_saved_after_the_listeners_had_the_push(a_server: Any) -> None:
+async def test_a_position_is_saved_after_the_listeners_were_called(a_server: Any) -> None:
     storage = Awkward()
     async with a_server(serve_pushes) as server:
         client = connect(server.url, token="t", storage=storage)
@@ -126,7 +128,7 @@ async def test_a_position_is_saved_after_the_listeners_had_the_push(a_server: An
     ],
     ids=repr,
 )
-async def test_what_cannot_be_loaded_is_reported_and_counts_as_nothing(a_server: Any, loaded: Any) -> None:
+async def test_unloadable_positions_are_reported_and_count_as_none(a_server: Any, loaded: Any) -> None:
     storage = Awkward(loaded)
     errors: list[Any] = []
     async with a_server(serve_pushes) as server:
@@ -140,7 +142,7 @@ async def test_what_cannot_be_loaded_is_reported_and_counts_as_nothing(a_server:
     assert storage.saved == [{"chat:lobby": 4}]
 
 
-async def test_a_save_that_fails_is_reported_and_the_next_one_makes_up_for_it(a_server: Any) -> None:
+async def test_a_failed_save_is_reported_and_repeated_by_the_next(a_server: Any) -> None:
     storage = Awkward(failing=1)
     errors: list[Any] = []
     async with a_server(serve_pushes) as server:
@@ -155,7 +157,7 @@ async def test_a_save_that_fails_is_reported_and_the_next_one_makes_up_for_it(a_
     assert storage.saved == [{"chat:lobby": 1}]
 
 
-async def test_a_storage_that_never_answers_holds_nobody_up(a_server: Any) -> None:
+async def test_a_storage_that_never_answers_blocks_no_request(a_server: Any) -> None:
     class Stuck:
         async def load(self) -> None:
             await asyncio.Event().wait()
@@ -178,7 +180,7 @@ async def test_a_storage_that_never_answers_holds_nobody_up(a_server: Any) -> No
     ]
 
 
-async def test_a_start_cut_short_erases_nothing(a_server: Any) -> None:
+async def test_an_interrupted_start_deletes_nothing(a_server: Any) -> None:
     class Slow(Awkward):
         async def load(self) -> Any:
             await asyncio.Event().wait()

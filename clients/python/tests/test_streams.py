@@ -29,7 +29,7 @@ async def seqs_of(reader: StreamReader, count: int) -> list[int]:
         return [(await anext(reader))["seq"] for _ in range(count)]
 
 
-async def test_a_reader_gets_what_comes_after_it_was_made(a_server: Any) -> None:
+async def test_a_reader_gets_pushes_from_its_creation_on(a_server: Any) -> None:
     async with a_server(serve_pushes) as server, connect(server.url, token="t") as client:
         await client.request("chat.push", {"seqs": [1]})
         reader, other = client.stream(STREAM), client.stream("chat:den")
@@ -42,7 +42,7 @@ async def test_a_reader_gets_what_comes_after_it_was_made(a_server: Any) -> None
         assert await seqs_of(other, 1) == [1]
 
 
-async def test_a_reader_waits_for_what_comes(a_server: Any) -> None:
+async def test_a_reader_waits_for_the_next_push(a_server: Any) -> None:
     async with a_server(serve_pushes) as server, connect(server.url, token="t") as client:
         seen: list[Envelope] = []
 
@@ -61,7 +61,7 @@ async def test_a_reader_waits_for_what_comes(a_server: Any) -> None:
         ]
 
 
-async def test_who_is_cancelled_while_waiting_loses_nothing(a_server: Any) -> None:
+async def test_a_cancelled_wait_loses_no_push(a_server: Any) -> None:
     async with a_server(serve_pushes) as server, connect(server.url, token="t") as client:
         reader = client.stream(STREAM)
         waiting = asyncio.create_task(anext(reader))
@@ -74,7 +74,7 @@ async def test_who_is_cancelled_while_waiting_loses_nothing(a_server: Any) -> No
         assert waiting.cancelled()
 
 
-async def test_a_reader_too_slow_gets_what_was_kept_and_then_the_position(a_server: Any) -> None:
+async def test_a_slow_reader_gets_the_kept_pushes_and_then_the_position(a_server: Any) -> None:
     async with a_server(serve_pushes) as server, connect(server.url, token="t") as client:
         reader = client.stream(STREAM, limit=2)
         await client.request("chat.push", {"seqs": [1, 2, 3, 4]})
@@ -86,7 +86,7 @@ async def test_a_reader_too_slow_gets_what_was_kept_and_then_the_position(a_serv
             await anext(reader)
 
 
-async def test_closing_ends_readers_after_what_was_kept(a_server: Any) -> None:
+async def test_closing_ends_readers_after_their_kept_pushes(a_server: Any) -> None:
     async with a_server(serve_pushes) as server:
         async with connect(server.url, token="t") as client:
             kept, waits = client.stream(STREAM), client.stream("chat:den")
@@ -99,7 +99,7 @@ async def test_closing_ends_readers_after_what_was_kept(a_server: Any) -> None:
             assert raised.value.code == "closed"
 
 
-async def test_a_reader_that_is_closed_is_done(a_server: Any) -> None:
+async def test_a_closed_reader_ends(a_server: Any) -> None:
     async with a_server(serve_pushes) as server, connect(server.url, token="t") as client:
         reader = client.stream(STREAM)
         waiting = asyncio.create_task(anext(reader))
@@ -110,7 +110,7 @@ async def test_a_reader_that_is_closed_is_done(a_server: Any) -> None:
                 await ended
 
 
-async def test_a_reader_that_was_left_keeps_nothing(a_server: Any) -> None:
+async def test_an_abandoned_reader_keeps_no_pushes(a_server: Any) -> None:
     async with a_server(serve_pushes) as server, connect(server.url, token="t") as client:
 
         async def leave() -> None:
@@ -138,7 +138,7 @@ def push(seq: int) -> Envelope:
     }
 
 
-async def test_positions_are_held_back_for_what_was_not_read() -> None:
+async def test_a_position_waits_for_its_readers() -> None:
     moves: list[int] = []
     readers = Readers(lambda: moves.append(1))
     reader = readers.open(STREAM, 10)
@@ -162,13 +162,13 @@ async def test_positions_are_held_back_for_what_was_not_read() -> None:
     assert saved() == 3
     del reader
     gc.collect()
-    assert saved() == 3, "who left in the middle of 4 was not done with it"
+    assert saved() == 3, "a reader that left in the middle of 4 has not finished it"
     readers.open(STREAM, 10)
-    assert saved() == 4, "somebody else has taken over"
+    assert saved() == 4, "another reader has taken over"
     assert moves
 
 
-async def test_what_a_crash_left_unread_is_resumed(a_server: Any) -> None:
+async def test_pushes_unread_at_a_crash_are_resumed(a_server: Any) -> None:
     storage = MemoryStorage()
     async with a_server(serve_pushes) as server:
 

@@ -18,7 +18,7 @@ from towpath.client.session import Session
 VECTORS = Path(__file__).parents[3] / "libs/protocol/vectors"
 #: Those of now, and those that stood beside the contract's first text.
 TEXTS = (VECTORS / "session", VECTORS / "first_text/session")
-#: What the clock of every vector starts at, Unix milliseconds.
+#: The clock of every vector starts here, Unix milliseconds.
 EPOCH_MS = 1_000_000
 
 Vector = dict[str, Any]

@@ -58,7 +58,7 @@ async function inLobby(answers: Answers = {}) {
 }
 
 describe("saying something", () => {
-  test("shows at once, and stands once when it has arrived, push first", async () => {
+  test("shows at once, and once when it has arrived, push first", async () => {
     const { service, chat, outbox, seqs } = await inLobby({ "chat.send": () => null });
     chat.say("lobby", "hello");
     assert.deepEqual(outbox.value.map(({ text }) => text), ["hello"]);
@@ -69,7 +69,7 @@ describe("saying something", () => {
     assert.deepEqual([outbox.value, seqs()], [[], [1, 2, 3, 4, 5]]);
   });
 
-  test("stands once when the answer comes first", async () => {
+  test("shows once when the answer comes first", async () => {
     const sent = { room: "lobby", seq: 5, sent_at: 5 };
     const { service, chat, outbox, seqs } = await inLobby({ "chat.send": () => sent });
     chat.say("lobby", "hello");
@@ -79,7 +79,7 @@ describe("saying something", () => {
     assert.deepEqual(seqs(), [1, 2, 3, 4, 5]);
   });
 
-  test("to one person stands once, although nothing there refers to it", async () => {
+  test("to one user shows once, although nothing there refers to it", async () => {
     const { service, chat, outbox } = await inLobby({
       "chat.history": () => new Refusal("not_found"),
       "chat.direct": () => null,
@@ -108,7 +108,7 @@ describe("saying something", () => {
     assert.deepEqual([second!.msg_id, second!.data], [first!.msg_id, first!.data]);
   });
 
-  test("that nobody confirmed says so, and is kept for the next connection", async () => {
+  test("without a confirm is marked so, and is kept for the next connection", async () => {
     const { service, chat, outbox } = await inLobby({ "chat.send": () => null });
     chat.say("lobby", "hello");
     await eventually(() => service.of("chat.send").length === 1);
@@ -119,7 +119,7 @@ describe("saying something", () => {
 });
 
 describe("reading", () => {
-  test("is told once for a burst, and only by who looks", async () => {
+  test("is reported once for a burst, and only from a visible window", async () => {
     const { service, chat, lobby } = await inLobby();
     service.tell("chat.message", message(5));
     assert.deepEqual([lobby().unread, service.of("chat.read").length], [1, 0]);
@@ -130,7 +130,7 @@ describe("reading", () => {
     assert.deepEqual(service.of("chat.read").map(({ data }) => data), [{ room: "lobby", seq: 8 }]);
   });
 
-  test("goes on where a connection was lost: what comes back before one's eyes is read", async () => {
+  test("continues where a connection was lost: messages replayed in view are read", async () => {
     const summary = { ...LOBBY };
     const { service, chat, lobby } = await inLobby({ "chat.rooms": () => ({ rooms: [summary] }) });
     chat.watch("lobby");
@@ -160,7 +160,7 @@ describe("a room", () => {
     assert.equal(lobby().head, 6);
   });
 
-  test("loads its messages anew when too much was missed, and says so", async () => {
+  test("loads its messages again when too much was missed, and reports it", async () => {
     let isComplete = true;
     const { service, lobby, told } = await inLobby({
       "chat.resume": ({ positions }) => ({
@@ -250,7 +250,7 @@ describe("a crowd", () => {
     ]);
   });
 
-  test("whose stream stands further than the client is resumed, if the client does not get there", async (t) => {
+  test("whose stream is ahead of the client is resumed, if the client does not get there", async (t) => {
     const { service } = await inLobby();
     const resumes = () => service.of("chat.resume").length;
     t.mock.timers.enable({ apis: ["setTimeout"] });
@@ -297,7 +297,7 @@ describe("a service that lacks an action", () => {
     assert.deepEqual([told(), lobby().members, lobby().unread], [[], null, 0]);
   });
 
-  test("tells a person who asked for it", async () => {
+  test("is shown to a user who asked for it", async () => {
     const { chat } = await inLobby();
     await assert.rejects(chat.edit("lobby", 1, "better"), { code: "unknown_action" });
     await assert.rejects(chat.create("crew", { title: "", isPrivate: true }), { code: "unknown_action" });

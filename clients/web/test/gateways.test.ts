@@ -18,7 +18,7 @@ describe("gateways", () => {
     }
   });
 
-  test("what is no gateway is said to be none", () => {
+  test("an invalid gateway is refused", () => {
     assert.throws(() => chooseGateways(known, "2", "page.example"), { message: "no_such_gateway" });
     for (const wanted of ["http://127.0.0.1/ws", "gateway"]) {
       assert.throws(() => chooseGateways(known, wanted, "page.example"), { message: "bad_gateway" });

@@ -54,7 +54,7 @@ describe("a language", () => {
 describe("an error", () => {
   const { en, zh } = DICTIONARIES;
 
-  test("is told in the service's own words, and in Chinese with what they mean", () => {
+  test("is shown in the service's own words, and in Chinese with a translation", () => {
     const error = new TowpathError("forbidden", "You are not in 'lobby'.");
     assert.equal(describeError(error, en), "You are not in 'lobby'.");
     assert.equal(describeError(error, zh), "不允许此操作（You are not in 'lobby'.）");

@@ -16,7 +16,7 @@ describe("money", () => {
     assert.equal(formatMoney(parseMoney("0,004", 3)!, 3), "0.004");
   });
 
-  test("is refused when it is no amount, or has more decimals than its currency", () => {
+  test("is refused when it is not an amount, or has more decimals than its currency", () => {
     for (const text of ["", "abc", "-1", "1.234", "1e3", ".5", "1.", "1 000"]) assert.equal(parseMoney(text, 2), null);
     assert.equal(parseMoney("99.90", 0), null);
     assert.equal(parseMoney("1.2345", 3), null);

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
-import { OrderBook, type OrderTold, isCancellable, withoutRepeats } from "../src/model/order-book.ts";
+import { OrderBook, type OrderData, isCancellable, withoutRepeats } from "../src/model/order-book.ts";
 
-const order = (order_id: string, revision = 1, more: Partial<OrderTold> = {}): OrderTold => ({
+const order = (order_id: string, revision = 1, more: Partial<OrderData> = {}): OrderData => ({
   order_id,
   revision,
   status: "submitted",
@@ -13,7 +13,7 @@ const ids = (book: OrderBook) => book.orders.map(({ order_id }) => order_id);
 const way = (book: OrderBook) => book.orders[0]!.timeline.map(({ status, at }) => [status, at]);
 
 describe("a list of orders", () => {
-  test("the highest revision stands, whatever comes late", () => {
+  test("the highest revision wins, for any late ones", () => {
     const book = new OrderBook()
       .take(order("O1", 3, { status: "paid", detail: "by card" }))
       .take(order("O1", 2, { status: "confirmed", detail: "in stock" }));
@@ -37,7 +37,7 @@ describe("a list of orders", () => {
     assert.deepEqual(ids(book), ["O6", "O5", "O4", "O3", "O2", "O1"]);
   });
 
-  test("what was pushed before the first list came stands above it, once", () => {
+  test("an order pushed before the first list is above it, once", () => {
     const book = new OrderBook()
       .take(order("O3"))
       .takePage([order("O2"), order("O1")], { older: false })
@@ -52,7 +52,7 @@ describe("a list of orders", () => {
     assert.deepEqual([book.orders[0]!.amount, book.orders[0]!.status], ["9.90", "cancelled"]);
   });
 
-  test("the detail of an earlier state is not told of a later one", () => {
+  test("the detail of an earlier state is not shown with a later one", () => {
     const book = new OrderBook()
       .take(order("O1", 1, { detail: "gift" }))
       .take(order("O1", 2, { status: "paid", updated_at: 20 }));

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
-import type { Message as Told } from "@towpath/client";
+import type { Message as MessageData } from "@towpath/client";
 
 import {
   type Room,
@@ -22,7 +22,7 @@ import {
   turnedAway,
 } from "../src/model/room.ts";
 
-const message = (seq: number, more: Partial<Told> = {}): Told => ({
+const message = (seq: number, more: Partial<MessageData> = {}): MessageData => ({
   room: "lobby",
   seq,
   user: "bob",
@@ -39,12 +39,12 @@ const summary = (seq: number, read_seq: number, unread: number) => ({
 });
 const away = { watching: false };
 const lobby = () => newRoom("lobby", "ana");
-const hear = (room: Room, ...messages: Told[]) => messages.reduce((so, told) => said(so, told, away), room);
+const hear = (room: Room, ...messages: MessageData[]) => messages.reduce((so, data) => said(so, data, away), room);
 const seqs = (room: Room) => room.entries.map(({ seq }) => seq);
 const texts = (room: Room) => room.entries.map((entry) => (entry.kind === "message" ? entry.text : entry.kind));
 
-describe("what was said", () => {
-  test("stands in order and once, whichever way it comes", () => {
+describe("messages", () => {
+  test("are in order and once, from any source", () => {
     let room = hear(lobby(), message(9));
     room = noted(room, "joined", { seq: 8, user: "eve" });
     room = hear(room, message(9));
@@ -86,7 +86,7 @@ describe("what was said", () => {
     assert.equal(room.head, 2);
   });
 
-  test("a page tells of edits and deletions that were missed", () => {
+  test("a page contains missed edits and deletions", () => {
     const known = hear(lobby(), message(1), message(2));
     const room = paged(known, {
       room: "lobby",
@@ -115,14 +115,14 @@ describe("what was said", () => {
   });
 });
 
-describe("what is unread", () => {
-  test("is what others say while nobody looks", () => {
+describe("unread", () => {
+  test("are messages of others while the room is not visible", () => {
     const room = hear(lobby(), message(1), message(2, { user: "ana" }), message(3));
     assert.equal(room.unread, 2);
     assert.equal(said(lobby(), message(1), { watching: true }).unread, 0);
   });
 
-  test("is not counted twice when a push comes again", () => {
+  test("is not counted twice for a repeated push", () => {
     assert.equal(hear(lobby(), message(1), message(1)).unread, 1);
   });
 
@@ -159,7 +159,7 @@ describe("what is unread", () => {
     assert.equal(deleted(seen(room), { seq: 1 }, 3).unread, 0);
   });
 
-  test("is not that somebody came or went", () => {
+  test("does not count joins and leaves", () => {
     const room = noted(lobby(), "joined", { seq: 1, user: "bob" });
     assert.deepEqual([room.unread, room.readSeq], [0, 1]);
   });
@@ -174,7 +174,7 @@ describe("what is unread", () => {
 });
 
 describe("people in a room", () => {
-  test("are unknown until somebody says", () => {
+  test("are unknown without an answer", () => {
     let room = noted(lobby(), "joined", { seq: 1, user: "bob" });
     assert.equal(room.members, null);
     room = noted({ ...room, members: ["ana"] }, "joined", { seq: 2, user: "eve" });

@@ -51,7 +51,7 @@ describe("a conversation", () => {
     assert.equal(shape(rows([message(1)], [], null)).includes("new"), false);
   });
 
-  test("a note parts what stands together", () => {
+  test("a note separates a group of messages", () => {
     const entries: Entry[] = [message(1), { kind: "joined", seq: 2, user: "eve" }, message(3)];
     assert.deepEqual(shape(rows(entries)), ["day", "message", "note", "message"]);
   });
@@ -61,13 +61,13 @@ describe("a conversation", () => {
     assert.equal(rows([], [draft]).at(-1)!.key, rows([sent]).at(-1)!.key);
   });
 
-  test("a draft stands where its message will: on its day, with what one said before", () => {
+  test("a draft is where its message will be: on its day, with earlier ones of the user", () => {
     const own = message(1, { user: "ana" });
     assert.deepEqual(shape(rows([own], [draft])), ["day", "message", "draft together"]);
     assert.deepEqual(shape(rows([], [draft, { ...draft, ref: "r-2" }])), ["day", "draft", "draft together"]);
   });
 
-  test("somebody else's reference is no key of one's own", () => {
+  test("another user's reference is not a key of one's own", () => {
     const keys = rows([message(1, { ref: "r-1" })], [draft]).map(({ key }) => key);
     assert.equal(new Set(keys).size, keys.length);
   });

@@ -1,4 +1,4 @@
-/** The far side of a client: a WebSocket that opens at once, and a service that answers as the test tells it. */
+/** The far side of a client: a WebSocket that opens at once, and a service that answers as the test defines. */
 import type { WebSocketConstructor, WebSocketLike } from "@towpath/client";
 import { type Client, TowpathError, connect } from "@towpath/client";
 
@@ -57,7 +57,7 @@ export class Service {
     });
   }
 
-  /** What was asked of one action. */
+  /** The requests of one action. */
   of(action: string): Request[] {
     return this.asked.filter((request) => request.action === action);
   }
@@ -76,7 +76,7 @@ export class Service {
     this.#send({ action: `${request.action}.ok`, data, correlation_id: request.msg_id });
   }
 
-  /** Ends this connection; the client comes back by itself. */
+  /** Ends this connection; the client reconnects. */
   drop(): void {
     this.#socket?.drop();
   }

@@ -16,12 +16,12 @@ describe("typing", () => {
     assert.deepEqual([...remaining(typing, LASTS_MS).keys()], ["bob"]);
   });
 
-  test("ends when the message comes, and nobody else's does", () => {
+  test("ends with the user's own message, and not with another's", () => {
     const typing = started(started(new Map(), "bob", 0), "eve", 0);
     assert.deepEqual([...stopped(typing, "bob").keys()], ["eve"]);
   });
 
-  test("says nothing of an end when nobody types", () => {
+  test("has no end when no user types", () => {
     assert.equal(nextEnd(new Map(), 0), null);
   });
 });

@@ -49,7 +49,7 @@ def is_refused(model: type[BaseModel], data: dict[str, Any]) -> bool:
 
 
 @given(st.text(max_size=140))
-def test_a_name_that_is_taken_can_be_routed_to(name: str) -> None:
+def test_an_accepted_name_is_routable(name: str) -> None:
     if not is_refused(JoinRoom, {"room": name}):
         assert len(stream_of(name)) <= MAX_STREAM_LENGTH
         assert group_key(stream_of(name))
@@ -60,7 +60,7 @@ def test_a_name_that_is_taken_can_be_routed_to(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["lobby", "Zoë & Bo", "用户", "🚣", "a.b/c", "100%", "x" * 128, "ü" * 36])
-def test_people_name_rooms_as_they_like(name: str) -> None:
+def test_rooms_may_have_names_in_any_script(name: str) -> None:
     assert JoinRoom(room=name).room == name
 
 
@@ -73,7 +73,7 @@ def test_a_name_that_cannot_be_shown_or_routed_is_refused(name: object) -> None:
 @pytest.mark.parametrize(
     "title", ["a", "x" * MAX_TITLE, "🚣" * MAX_TITLE, "Zoë & Bo: the lock-keeper's", " "]
 )
-def test_a_title_is_one_line_as_people_write_it(title: str) -> None:
+def test_a_title_is_one_line_of_any_script(title: str) -> None:
     assert CreateRoom(room="lobby", title=title).title == title
 
 
@@ -84,7 +84,7 @@ def test_a_title_that_cannot_be_shown_on_one_line_is_refused(title: object) -> N
     assert is_refused(CreateRoom, {"room": "lobby", "title": title})
 
 
-def test_a_room_is_public_unless_it_is_said_to_be_private() -> None:
+def test_a_room_is_public_by_default() -> None:
     assert CreateRoom(room="lobby").private is False
     assert is_refused(CreateRoom, {"room": "lobby", "private": 1})
 
@@ -93,7 +93,7 @@ def test_a_room_is_public_unless_it_is_said_to_be_private() -> None:
 
 
 @given(users, users)
-def test_a_room_of_two_is_the_same_whoever_asks_and_tells_who_they_are(one: str, other: str) -> None:
+def test_a_room_of_two_has_one_name_for_both_and_names_them(one: str, other: str) -> None:
     room = direct_room(one, other)
     assert room == direct_room(other, one)
     assert is_direct(room)
@@ -101,17 +101,17 @@ def test_a_room_of_two_is_the_same_whoever_asks_and_tells_who_they_are(one: str,
 
 
 @given(users, users, users, users)
-def test_no_two_pairs_share_a_room(a: str, b: str, c: str, d: str) -> None:
+def test_each_pair_has_a_room_of_its_own(a: str, b: str, c: str, d: str) -> None:
     assert (direct_room(a, b) == direct_room(c, d)) == ({a, b} == {c, d})
 
 
-def test_plain_names_stand_in_it_as_they_are() -> None:
+def test_plain_names_are_unencoded_in_a_key() -> None:
     assert direct_room("bo", "ana") == "dm:ana:bo"
     assert not is_direct("lobby")
 
 
 @pytest.mark.parametrize("model", [LeaveRoom, Typing])
-def test_a_room_of_two_may_be_named_where_rooms_are(model: type[BaseModel]) -> None:
+def test_requests_may_name_a_room_of_two(model: type[BaseModel]) -> None:
     room = direct_room("ü" * 40, ":" * 100)
     assert not is_refused(model, {"room": room})
     assert not is_refused(SendMessage, {"room": room, "text": "ahoy"})
@@ -121,7 +121,7 @@ def test_a_room_of_two_may_be_named_where_rooms_are(model: type[BaseModel]) -> N
 
 
 @pytest.mark.parametrize("text", ["a", "x" * MAX_TEXT, "🚣" * MAX_TEXT, " ", "two\nlines", "\ufeff"])
-def test_a_text_is_taken_letter_by_letter(text: str) -> None:
+def test_a_text_keeps_every_character(text: str) -> None:
     assert SendMessage(room="lobby", text=text).text == text
     assert SendDirect(to="bo", text=text).text == text
 
@@ -140,7 +140,7 @@ def test_a_clients_own_reference_is_bounded(reference: object, refused: bool) ->
     assert is_refused(SendMessage, {"room": "lobby", "text": "ahoy", "client_ref": reference}) is refused
 
 
-def test_a_message_tells_of_nothing_that_is_not_so() -> None:
+def test_a_view_of_a_message_leaves_out_absent_fields() -> None:
     message = Message(room="lobby", seq=1, user="ana", text="ahoy", sent_at=1)
     told = message.model_dump(mode="json", exclude_none=True)
     assert set(told) == {"room", "seq", "user", "text", "sent_at"}
@@ -165,7 +165,7 @@ def test_a_message_tells_of_nothing_that_is_not_so() -> None:
         ({"limit": True}, True),
     ],
 )
-def test_history_is_asked_for_in_one_direction_and_in_bounds(asked: dict[str, Any], refused: bool) -> None:
+def test_a_history_has_one_direction_and_bounds(asked: dict[str, Any], refused: bool) -> None:
     assert is_refused(ReadHistory, {"room": "lobby", **asked}) is refused
 
 
@@ -175,14 +175,14 @@ def test_history_is_asked_for_in_one_direction_and_in_bounds(asked: dict[str, An
 @pytest.mark.parametrize(
     ("seq", "refused"), [(0, False), (2**63 - 1, False), (-1, True), (2**63, True), ("4", True), (4.0, True)]
 )
-def test_a_position_is_a_whole_number_that_databases_keep(seq: object, refused: bool) -> None:
+def test_a_position_is_an_integer_that_databases_can_store(seq: object, refused: bool) -> None:
     assert is_refused(MarkRead, {"room": "lobby", "seq": seq}) is refused
 
 
 # Lists
 
 
-def test_a_list_of_rooms_is_silent_about_what_is_not_there() -> None:
+def test_a_list_of_rooms_leaves_out_absent_fields() -> None:
     summary = RoomSummary(room="lobby", title="lobby", seq=1, read_seq=1, unread=0)
     told = RoomList(rooms=[summary]).model_dump(mode="json", exclude_none=True)
     assert told == {"rooms": [{"room": "lobby", "title": "lobby", "seq": 1, "read_seq": 1, "unread": 0}]}
@@ -195,5 +195,5 @@ def test_every_action_and_push_is_of_the_domain() -> None:
     assert {name.partition(".")[0] for name in (*ACTIONS, *PUSHES)} == {"chat"}
 
 
-def test_fields_nobody_knows_yet_are_no_reason_to_refuse() -> None:
+def test_an_envelope_may_have_unknown_fields() -> None:
     assert SendMessage.model_validate({"room": "lobby", "text": "ahoy", "mood": "fine"}).text == "ahoy"

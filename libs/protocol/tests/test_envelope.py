@@ -1,4 +1,4 @@
-"""The envelope: what is one, what is not, and what a sender is told about it."""
+"""The envelope: valid ones, invalid ones, and the errors for their senders."""
 
 import json
 from decimal import Decimal
@@ -117,11 +117,11 @@ def named_fields(error: BadEnvelope) -> list[str]:
     return [problem["field"] for problem in error.details["fields"]]
 
 
-# What is an envelope
+# Valid envelopes
 
 
 @given(envelopes)
-def test_parsing_gives_back_what_was_encoded(envelope: Envelope) -> None:
+def test_parsing_returns_the_encoded_value(envelope: Envelope) -> None:
     assert parse(envelope.to_json()) == envelope
     assert parse(envelope.to_json().decode()) == envelope
 
@@ -156,11 +156,11 @@ def test_a_few_actions_have_no_domain(action: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1", "1.9999"])
-def test_any_minor_version_is_taken(version: str) -> None:
+def test_any_minor_version_is_accepted(version: str) -> None:
     assert parse(a_text(version=version)).version == version
 
 
-def test_data_may_be_nested_as_deep_as_people_write_it() -> None:
+def test_data_may_be_nested_to_the_depth_of_real_payloads() -> None:
     data = json.loads('{"x":' * 100 + "1" + "}" * 100)
     assert parse(a_text(data=data)).data == data
 
@@ -173,11 +173,11 @@ def test_fields_that_are_not_set_are_not_sent() -> None:
     assert set(json.loads(make("order.submit").to_json())) == set(GOOD)
 
 
-# What is none
+# Invalid envelopes
 
 
 @given(texts)
-def test_a_text_is_an_envelope_or_its_sender_can_be_told_why_not(text: str) -> None:
+def test_a_text_is_an_envelope_or_has_a_reason_for_its_sender(text: str) -> None:
     result = parsed(text)
     if isinstance(result, BadEnvelope):
         told = parse(make_error(result, correlation_id=result.msg_id).to_json())
@@ -194,7 +194,7 @@ def test_bytes_parse_as_their_text_does_or_are_a_bad_envelope(text: bytes, noise
 
 
 @given(texts.map(str.encode) | envelopes.map(Envelope.to_json), st.binary(max_size=4), st.integers(0, 400))
-def test_checking_is_parsing_without_the_envelope(text: bytes, noise: bytes, place: int) -> None:
+def test_checking_accepts_the_same_frames_as_parsing(text: bytes, noise: bytes, place: int) -> None:
     text = text[:place] + noise + text[place:]
     outcome = parsed(text)
     if isinstance(outcome, Envelope):
@@ -212,7 +212,7 @@ def test_checking_is_parsing_without_the_envelope(text: bytes, noise: bytes, pla
 
 @pytest.mark.parametrize("digits", [4300, 4301])
 @pytest.mark.parametrize("number", ["%s", "-%s", "%s.5", "%se5", "0.%s", '"%s"'])
-def test_checking_takes_the_numbers_that_parsing_takes(number: str, digits: int) -> None:
+def test_checking_accepts_the_same_numbers_as_parsing(number: str, digits: int) -> None:
     data = number % ("7" * digits)
     text = f'{{"msg_id":"m","timestamp":1,"action":"a.b","version":"1.0","data":{{"n":{data}}}}}'.encode()
     if isinstance(parsed(text), Envelope):
@@ -223,7 +223,7 @@ def test_checking_takes_the_numbers_that_parsing_takes(number: str, digits: int)
 
 
 @given(texts)
-def test_whatever_is_accepted_is_strict_json_that_every_reader_understands_alike(text: str) -> None:
+def test_every_accepted_text_is_strict_json_for_every_reader(text: str) -> None:
     envelope = parsed(text)
     if isinstance(envelope, BadEnvelope):
         return
@@ -254,7 +254,7 @@ def test_a_field_of_the_wrong_form_is_named(field: str, value: object) -> None:
     assert error.msg_id == (None if field == "msg_id" else GOOD["msg_id"])
 
 
-def test_all_that_is_wrong_is_named_at_once() -> None:
+def test_all_problems_are_named_at_once() -> None:
     assert set(named_fields(refusal('{"msg_id":"m-1","data":[]}'))) == {
         "timestamp",
         "action",
@@ -274,19 +274,19 @@ def test_all_that_is_wrong_is_named_at_once() -> None:
         ("true", "a boolean"),
     ],
 )
-def test_what_is_no_object_is_told_what_it_is(text: str, kind: str) -> None:
+def test_a_json_value_other_than_an_object_is_refused_with_its_type(text: str, kind: str) -> None:
     error = refusal(text)
     assert kind in error.message
     assert error.msg_id is None
 
 
 @pytest.mark.parametrize("text", ["", "hello", "{", "{'msg_id': 'm'}", a_text() + "}", "\ufeff" + a_text()])
-def test_what_is_no_json_is_told_so(text: str) -> None:
+def test_invalid_json_is_refused(text: str) -> None:
     assert "not JSON" in refusal(text).message
 
 
 @pytest.mark.parametrize("text", [b"\xff", a_text().encode("utf-16"), b'{"msg_id":"\xed\xa0\x80"}'])
-def test_what_is_not_utf_8_is_no_json(text: bytes) -> None:
+def test_bytes_that_are_not_utf_8_are_not_json(text: bytes) -> None:
     assert "not JSON" in refusal(text).message
 
 
@@ -304,7 +304,7 @@ def test_numbers_that_json_does_not_have_are_refused(number: str) -> None:
         assert error.msg_id == GOOD["msg_id"]
 
 
-def test_their_names_may_stand_in_a_text() -> None:
+def test_a_text_may_contain_their_names() -> None:
     data = {"text": "NaN is not Infinity"}
     assert parse(a_text(data=data)).data == data
     assert parse(a_text(data=data).encode()).data == data
@@ -323,7 +323,7 @@ def test_a_bottomless_text_is_refused(opening: str, depth: int) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.9", "2.0", "10.0", "01.0"])
-def test_another_major_version_is_told_which_is_spoken(version: str) -> None:
+def test_a_client_of_another_major_version_gets_the_supported_version(version: str) -> None:
     with pytest.raises(UnsupportedVersion) as refused:
         parse(a_text(version=version))
     assert refused.value.msg_id == GOOD["msg_id"]
@@ -332,7 +332,7 @@ def test_another_major_version_is_told_which_is_spoken(version: str) -> None:
         read({**GOOD, "version": version})
 
 
-def test_another_major_version_is_recognised_even_if_nothing_else_is() -> None:
+def test_another_major_version_is_recognised_even_in_an_unknown_envelope() -> None:
     with pytest.raises(UnsupportedVersion) as refused:
         parse('{"version":"2.0","id":"m-1"}')
     assert refused.value.msg_id is None
@@ -349,11 +349,11 @@ def test_a_new_envelope_is_stamped() -> None:
     assert parse(envelope.to_json()) == envelope
 
 
-def test_no_two_new_ids_are_the_same() -> None:
+def test_new_ids_are_unique() -> None:
     assert len({new_msg_id() for _ in range(1000)}) == 1000
 
 
-def test_an_answer_names_what_it_answers() -> None:
+def test_an_answer_names_its_request() -> None:
     asked = make("order.get", {"order_id": "O1"})
     answer = asked.answer("order.get.ok", {"order_id": "O1"})
     assert answer.correlation_id == asked.msg_id
@@ -371,11 +371,11 @@ def test_an_error_envelope_carries_the_error_and_the_trace() -> None:
     }
 
 
-def test_an_error_about_an_unreadable_message_answers_nobody_in_particular() -> None:
+def test_an_error_about_an_unreadable_message_has_no_correlation_id() -> None:
     assert "correlation_id" not in json.loads(make_error(refusal("{}"), correlation_id=None).to_json())
 
 
-def test_of_very_many_problems_the_first_twenty_are_told() -> None:
+def test_the_first_twenty_problems_are_reported() -> None:
     problem: Any = {"loc": ("items", 3, "sku"), "msg": "is missing", "type": "missing", "input": None}
     told = field_problems([problem] * 30)["fields"]
     assert told == [{"field": "items.3.sku", "problem": "is missing"}] * 20

@@ -36,7 +36,7 @@ SITUATIONS = [
 ]
 
 
-def test_the_codes_and_what_can_be_retried_are_those_of_the_contract() -> None:
+def test_the_codes_and_their_retryable_flags_are_those_of_the_contract() -> None:
     assert {code.value: code.retryable for code in ErrorCode} == CONTRACT
 
 
@@ -46,13 +46,13 @@ def test_each_situation_has_its_code(situation: type[TowpathError], code: str) -
     assert data == {"code": code, "message": "It is so.", "retryable": CONTRACT[code]}
 
 
-def test_a_code_may_be_given_where_no_subclass_says_more() -> None:
+def test_a_code_may_be_given_without_a_subclass() -> None:
     error = TowpathError("The token is expired.", code=ErrorCode.UNAUTHORIZED)
     assert error.data()["code"] == "unauthorized"
     assert TowpathError("Something else.").code is ErrorCode.INTERNAL
 
 
-def test_an_error_tells_all_that_is_known_and_nothing_else() -> None:
+def test_an_error_contains_its_known_fields_only() -> None:
     error = Busy("Full.", details={"waiting": 3}, retry_after_ms=250)
     assert error.data(trace_id="ab" * 16) == {
         "code": "busy",

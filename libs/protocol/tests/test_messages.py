@@ -74,7 +74,7 @@ def frames(draw: st.DrawFn) -> str:
 
 
 @given(st.lists(objects, min_size=1, max_size=5), st.sampled_from([b"", b" ", b"\n\t"]))
-def test_a_batch_splits_into_what_it_was_joined_of(values: list[Any], space: bytes) -> None:
+def test_a_batch_splits_into_its_items(values: list[Any], space: bytes) -> None:
     items = [space + json.dumps(value).encode() + space for value in values]
     assert [json.loads(item) for item in split_batch(space + join_batch(items) + space)] == values
 
@@ -84,7 +84,7 @@ def test_a_batch_of_one_is_the_object_itself() -> None:
     assert join_batch([b'{"a":1}', b'{"b":2}']) == b'[{"a":1},{"b":2}]'
 
 
-def test_an_item_stands_in_the_body_as_it_is() -> None:
+def test_an_item_is_embedded_unchanged_in_the_body() -> None:
     items = [b'{ "a" : 1.50 }', '{"b":"ü"}'.encode()]
     assert split_batch(join_batch(items)) == items
 
@@ -103,7 +103,7 @@ def test_a_body_that_is_neither_object_nor_array_is_refused(body: bytes) -> None
 @example(b'{"a":1e99999999999999999999}')
 @example(b'{"a":1e-99999999999999999999}')
 @example(b'{"session":{"user_id":"\xff"}}')
-def test_whatever_arrives_is_read_or_refused_and_nothing_else(body: bytes) -> None:
+def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     readers: list[Callable[[bytes], object]] = [split_batch, read_command, read_object, read_directed]
     for reader in readers:
         with suppress(BadEnvelope):
@@ -114,7 +114,7 @@ def test_whatever_arrives_is_read_or_refused_and_nothing_else(body: bytes) -> No
 
 
 @given(sessions, frames())
-def test_no_frame_escapes_from_the_command_it_is_wrapped_in(session: Session, frame: str) -> None:
+def test_a_frame_cannot_leave_the_command_that_wraps_it(session: Session, frame: str) -> None:
     envelope = parse(frame)
     [item] = split_batch(join_batch([wrap_command(encode(session), frame.encode())]))
     command = read_command(item)
@@ -124,7 +124,7 @@ def test_no_frame_escapes_from_the_command_it_is_wrapped_in(session: Session, fr
 
 
 @given(st.lists(frames(), min_size=2, max_size=4))
-def test_no_frame_escapes_into_its_neighbour(frames: list[str]) -> None:
+def test_a_frame_cannot_reach_its_neighbour_in_a_batch(frames: list[str]) -> None:
     wrapped = [wrap_command(encode(ANA), frame.encode()) for frame in frames]
     commands = [read_command(item) for item in split_batch(join_batch(wrapped))]
     assert [command.envelope for command in commands] == [json.loads(frame) for frame in frames]
@@ -144,7 +144,7 @@ def test_no_frame_escapes_into_its_neighbour(frames: list[str]) -> None:
         b'{"session":{"user_id":"%s","connection_id":"c","gateway_id":"g"},"envelope":{}}' % (b"x" * 300),
     ],
 )
-def test_what_lacks_an_envelope_or_somebody_to_answer_is_no_command(item: bytes) -> None:
+def test_a_body_without_envelope_or_session_is_not_a_command(item: bytes) -> None:
     with pytest.raises(BadEnvelope, match="not a command"):
         read_command(item)
 
@@ -186,7 +186,7 @@ def test_the_same_holds_inside_a_command() -> None:
 @pytest.mark.parametrize(
     ("number", "value"), [("1e99999999999999999999", float("inf")), ("1e-9999999999999999999999", 0.0)]
 )
-def test_an_exponent_beyond_all_decimals_does_no_harm(number: str, value: float) -> None:
+def test_an_exponent_beyond_all_decimals_is_refused(number: str, value: float) -> None:
     assert read_object(f'{{"x":{number}}}'.encode()) == {"x": value}
 
 
@@ -203,19 +203,19 @@ def test_a_directed_item_reads_as_it_was_encoded(item: Directed) -> None:
 
 
 @given(st.lists(directed, min_size=1, max_size=4))
-def test_directed_items_come_one_or_many_in_a_body(items: list[Directed]) -> None:
+def test_directed_items_may_be_one_or_many_in_a_body(items: list[Directed]) -> None:
     read = read_directed(join_batch([encode(item) for item in items]))
     assert [encode(item) for item in read] == [encode(item) for item in items]
 
 
-def test_what_is_not_asked_for_is_not_said() -> None:
+def test_absent_options_are_left_out_of_the_envelope() -> None:
     assert encode(Directed(connection_id="c-1", subscribe=["chat:lobby"])) == (
         b'{"connection_id":"c-1","subscribe":["chat:lobby"]}'
     )
 
 
 @pytest.mark.parametrize("body", [b"1", b'{"connection_id":7}', b'{"subscribe":"chat:lobby"}', b"[1]", b"{"])
-def test_what_is_no_directed_item_is_refused(body: bytes) -> None:
+def test_an_invalid_directed_item_is_refused(body: bytes) -> None:
     with pytest.raises(BadEnvelope, match="not directed items"):
         read_directed(body)
 
@@ -257,14 +257,14 @@ def test_a_split_item_changes_the_same_groups_in_the_same_order(
         assert part.connection_id == "c-1"
 
 
-def test_a_body_of_more_items_than_anybody_sends_is_refused_as_a_whole() -> None:
+def test_a_body_with_too_many_items_is_refused_as_a_whole() -> None:
     assert len(split_batch(b"[" + b",".join([b"{}"] * BODY_MAX_ITEMS) + b"]")) == BODY_MAX_ITEMS
     with pytest.raises(BadEnvelope, match="items"):
         split_batch(b"[" + b",".join([b"{}"] * (BODY_MAX_ITEMS + 1)) + b"]")
 
 
 @pytest.mark.parametrize("inbox", [10**30, 2**63, -1, "1"])
-def test_a_command_whose_inbox_could_not_be_passed_on_is_refused(inbox: object) -> None:
+def test_a_command_without_its_inbox_number_is_refused(inbox: object) -> None:
     session = {"user_id": "ana", "connection_id": "c-1", "gateway_id": "gw-1", "inbox": inbox}
     with pytest.raises(BadEnvelope):
         read_command(json.dumps({"session": session, "envelope": {}}).encode())

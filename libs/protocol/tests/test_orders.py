@@ -48,7 +48,7 @@ def problems(model: type[BaseModel], data: dict[str, Any]) -> list[str]:
 
 
 @given(amounts)
-def test_money_goes_in_as_number_or_text_and_comes_out_with_two_decimals(amount: Decimal) -> None:
+def test_money_is_read_from_numbers_and_strings_and_written_with_two_decimals(amount: Decimal) -> None:
     for written in (f"{amount}", f'"{amount}"'):
         order = SubmitOrder.model_validate(read_object(f'{{"amount":{written}}}'.encode()))
         assert order.total == amount
@@ -113,7 +113,7 @@ def test_money_is_written_in_many_ways(written: str, total: str) -> None:
         ),
     ],
 )
-def test_what_is_no_money_is_refused(written: str) -> None:
+def test_an_invalid_amount_is_refused(written: str) -> None:
     data = read_object(f'{{"amount":{written}}}'.encode())
     assert problems(SubmitOrder, data) == (["(whole)"] if written == "null" else ["amount"])
 
@@ -156,7 +156,7 @@ def test_items_may_not_come_to_more_than_an_amount_can_be() -> None:
         *(("unit_price", value) for value in (1.5, "-1", "0.001", None)),
     ],
 )
-def test_an_item_that_cannot_be_is_named_with_its_place(field: str, value: object) -> None:
+def test_an_invalid_item_is_named_with_its_position(field: str, value: object) -> None:
     good = {"sku": "tea", "quantity": 2, "unit_price": "4.50"}
     assert problems(SubmitOrder, {"items": [good, {**good, field: value}]}) == [f"items.1.{field}"]
 
@@ -190,7 +190,7 @@ def test_a_reason_is_a_text_of_some_length(reason: object) -> None:
     ("cursor", "refused"),
     [("1712048400000~O1", False), ("O1", True), ("1~", True), ("1~a b", True), (1, True)],
 )
-def test_a_cursor_is_one_that_was_given_out(cursor: object, refused: bool) -> None:
+def test_a_cursor_comes_from_an_earlier_answer(cursor: object, refused: bool) -> None:
     assert bool(problems(ListOrders, {"cursor": cursor})) is refused
 
 
@@ -202,7 +202,7 @@ def test_a_page_has_bounds(limit: object, refused: bool) -> None:
 
 
 @pytest.mark.parametrize("field", ["revision", "amount", "currency"])
-def test_an_event_of_another_backend_may_leave_out_what_is_known(field: str) -> None:
+def test_an_event_of_another_backend_may_leave_out_known_fields(field: str) -> None:
     event = {"order_id": "O1", "user_id": "ana", "revision": 2, "amount": "5.00", "currency": "EUR"}
     assert not problems(OrderEvent, {name: value for name, value in event.items() if name != field})
 
@@ -215,7 +215,7 @@ def test_a_revision_counts_from_one(revision: object) -> None:
 @pytest.mark.parametrize(
     "detail", ["null", "true", '"late"', '{"carrier":"UPS","weight":[1.5,2e3,-7]}', "12345678901234567890123"]
 )
-def test_the_detail_of_an_event_is_passed_on_as_it_is(detail: str) -> None:
+def test_the_detail_of_an_event_is_passed_on_unchanged(detail: str) -> None:
     event = OrderEvent.model_validate(
         read_object(f'{{"order_id":"O1","user_id":"ana","detail":{detail}}}'.encode())
     )

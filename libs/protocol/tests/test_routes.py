@@ -1,4 +1,4 @@
-"""Routing keys: nobody reaches another's, and a partition is the same wherever it is computed."""
+"""Routing keys: a key reaches its own receiver only, and a partition is the same in every program."""
 
 import json
 from collections.abc import Callable
@@ -35,7 +35,7 @@ from towpath.protocol.sessions import SessionStarted
 
 SAFE = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-:%")
 KEYS_OF_A_PERSON = (user_key, group_key, connection_key, control_key)
-#: What a gateway binds: its own connections by name, the rest whole.
+#: The bindings of a gateway: its own connections by name, all others as patterns.
 PATTERNS_OF_GATEWAYS = (EVERYONE, "user.*", "group.*", "control.*")
 
 awkward = st.sampled_from(
@@ -62,7 +62,7 @@ def reaches(key: str, pattern: str) -> bool:
 
 
 @given(ids)
-def test_an_encoded_word_holds_safe_letters_only_and_can_be_read_back(word: str) -> None:
+def test_an_encoded_word_has_safe_letters_only_and_can_be_decoded(word: str) -> None:
     encoded = encode_word(word)
     assert set(encoded) <= SAFE
     assert decode_word(encoded) == word
@@ -74,7 +74,7 @@ def test_different_words_are_encoded_differently(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["ana", "ANA_9", "room:lobby", "a-b"])
-def test_a_plain_word_stays_as_it_is(word: str) -> None:
+def test_a_plain_word_is_not_encoded(word: str) -> None:
     assert encode_word(word) == word
 
 
@@ -99,7 +99,7 @@ def test_a_word_that_no_key_can_carry_is_refused(word: str) -> None:
         encode_word(word)
 
 
-def test_encoded_bytes_that_are_no_text_are_refused() -> None:
+def test_encoded_bytes_that_are_not_text_are_refused() -> None:
     with pytest.raises(ValueError):
         decode_word("%FF")
 
@@ -108,7 +108,7 @@ def test_encoded_bytes_that_are_no_text_are_refused() -> None:
 
 
 @given(ids, ids)
-def test_a_key_reaches_whom_it_names_and_nobody_else(one: str, other: str) -> None:
+def test_a_key_reaches_the_named_receiver_only(one: str, other: str) -> None:
     for key_of in KEYS_OF_A_PERSON:
         assert reaches(key_of(one), key_of(other)) == (one == other)
 
@@ -123,7 +123,7 @@ def test_keys_of_different_kinds_never_meet(one: str, other: str) -> None:
 
 
 @given(ids)
-def test_a_gateway_hears_every_key_under_one_of_its_patterns(word: str) -> None:
+def test_a_gateway_receives_every_key_under_one_of_its_patterns(word: str) -> None:
     for key_of in (user_key, group_key, control_key):
         assert sum(reaches(key_of(word), pattern) for pattern in PATTERNS_OF_GATEWAYS) == 1
     assert not any(reaches(connection_key(word), pattern) for pattern in PATTERNS_OF_GATEWAYS)
@@ -141,7 +141,7 @@ def test_a_key_is_as_long_as_amqp_allows_at_most(word: str) -> None:
 # Partitions
 
 
-def test_the_checksum_is_the_crc_32_that_everybody_has() -> None:
+def test_the_checksum_is_the_standard_crc_32() -> None:
     assert crc32(b"123456789") == 0xCBF43926  # https://reveng.sourceforge.io/crc-catalogue/all.htm
 
 
@@ -178,7 +178,7 @@ def test_keys_spread_over_all_partitions() -> None:
 # Names
 
 
-def test_the_names_of_a_service_are_those_of_the_contract() -> None:
+def test_the_queues_of_a_service_are_those_of_the_contract() -> None:
     assert EXCHANGES == ("towpath.commands", "towpath.events", "towpath.push")
     assert command_queue("orders", 7) == "orders.commands.7"
     assert events_queue("orders") == "orders.events"
@@ -201,7 +201,7 @@ def test_retries_wait_longer_each_time() -> None:
 @pytest.mark.parametrize(
     "user", ["a", "x" * 128, "ü" * 33, "用" * 22, "@" * 66, "a.b c'd", "x" * 98 + "@" * 30]
 )
-def test_a_user_id_within_the_limits_is_one(user: str) -> None:
+def test_a_user_id_within_the_limits_is_accepted(user: str) -> None:
     assert check_user_id(user) == user
 
 
@@ -220,7 +220,7 @@ def test_a_user_id_within_the_limits_is_one(user: str) -> None:
         ("\ud800", "lone surrogates"),
     ],
 )
-def test_what_is_no_user_id_is_refused_with_the_reason(user: str, why: str) -> None:
+def test_an_invalid_user_id_is_refused_with_the_reason(user: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         check_user_id(user)
 
@@ -241,9 +241,7 @@ def _session(user: str) -> dict[str, str]:
     ],
     ids=["invitation", "direct", "order event", "session event", "command"],
 )
-def test_whoever_takes_a_user_id_from_outside_has_the_same_limits(
-    read: Callable[[str], object], user: str
-) -> None:
+def test_every_source_of_user_ids_has_the_same_limits(read: Callable[[str], object], user: str) -> None:
     try:
         check_user_id(user)
     except ValueError:

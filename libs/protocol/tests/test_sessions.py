@@ -1,4 +1,4 @@
-"""Session events: what a gateway tells when somebody comes or goes, and that it lives."""
+"""Session events: the starts and ends of connections, and the announcements of a gateway."""
 
 from typing import Any
 
@@ -25,6 +25,6 @@ def test_the_run_of_the_gateway_may_be_left_out(model: type[SessionEvent | Gatew
 
 @pytest.mark.parametrize("field", ["user_id", "connection_id", "gateway_id"])
 @pytest.mark.parametrize("value", ["", "x" * 257, "a\x00", 5, None])
-def test_who_and_where_must_be_told(field: str, value: object) -> None:
+def test_publish_requires_order_and_user(field: str, value: object) -> None:
     with pytest.raises(ValidationError, match=field):
         SessionEvent.model_validate({**GOOD, field: value})

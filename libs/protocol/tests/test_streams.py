@@ -14,7 +14,7 @@ STREAMS = ["chat:lobby", "chat:dock", "order:ana"]
 streams = st.sampled_from(STREAMS)
 
 
-def test_the_next_is_taken_the_same_is_dropped_and_a_hole_is_noticed() -> None:
+def test_the_next_entry_is_accepted_a_duplicate_dropped_and_a_hole_noticed() -> None:
     positions = Positions({"chat:lobby": 4})
     assert positions.arrive("chat:lobby", 5) is Arrival.NEXT
     assert positions.arrive("chat:lobby", 5) is Arrival.DUPLICATE
@@ -24,14 +24,14 @@ def test_the_next_is_taken_the_same_is_dropped_and_a_hole_is_noticed() -> None:
     assert positions.as_dict() == {"chat:lobby": 6}
 
 
-def test_a_stream_begins_wherever_it_is_first_heard() -> None:
+def test_a_stream_begins_with_its_first_push() -> None:
     positions = Positions()
     assert positions.arrive("chat:lobby", 40) is Arrival.NEXT
     assert positions.arrive("chat:dock", 1) is Arrival.NEXT
     assert positions.as_dict() == {"chat:lobby": 40, "chat:dock": 1}
 
 
-def test_a_position_that_is_told_only_grows_and_one_that_is_restarted_may_go_back() -> None:
+def test_a_reported_position_only_grows_and_a_restarted_one_may_decrease() -> None:
     positions = Positions({"a": 5})
     positions.set("a", 3)
     assert positions.as_dict() == {"a": 5}
@@ -39,7 +39,7 @@ def test_a_position_that_is_told_only_grows_and_one_that_is_restarted_may_go_bac
     assert positions.arrive("a", 4) is Arrival.NEXT
 
 
-def test_what_is_given_out_is_a_copy() -> None:
+def test_positions_are_returned_as_a_copy() -> None:
     kept = {"chat:lobby": 4}
     positions = Positions(kept)
     positions.arrive("chat:lobby", 5)
@@ -100,7 +100,7 @@ names = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 
 
 @given(st.dictionaries(names, st.integers(0, 2**63 - 1), max_size=20))
-def test_positions_are_what_a_resume_asks_with(positions: dict[str, int]) -> None:
+def test_positions_are_the_data_of_a_resume(positions: dict[str, int]) -> None:
     assert Resume(positions=Positions(positions).as_dict()).positions == positions
 
 
@@ -120,10 +120,10 @@ def test_positions_are_what_a_resume_asks_with(positions: dict[str, int]) -> Non
         None,
     ],
 )
-def test_positions_that_cannot_be_are_refused(positions: Any) -> None:
+def test_positions_outside_the_range_are_refused(positions: Any) -> None:
     with pytest.raises(ValidationError):
         Resume(positions=positions)
 
 
-def test_a_resumed_stream_says_where_it_stands_and_whether_all_was_there() -> None:
+def test_a_resumed_stream_has_its_position_and_whether_it_is_complete() -> None:
     assert Resumed(seq=7, complete=True).model_dump() == {"seq": 7, "complete": True}

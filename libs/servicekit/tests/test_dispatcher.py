@@ -536,7 +536,7 @@ async def test_a_delivery_redelivered_too_often_is_deferred_unread(desk: Desk) -
     delivery = await returned(desk, delivery, 5)
     await (await desk.dispatch(delivery))
     assert await desk.waits("echo.retry.5s") == [
-        "RepeatedlyUnsettled: it came back 5 times without being settled"
+        "RepeatedlyUnsettled: it was redelivered 5 times without being settled"
     ]
 
 

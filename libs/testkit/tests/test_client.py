@@ -29,7 +29,7 @@ async def take(socket: ServerConnection) -> dict[str, Any]:
     return envelope
 
 
-async def test_a_request_gets_its_own_final_answer_and_accepted_apart() -> None:
+async def test_a_request_gets_its_answer_and_accepted_separately() -> None:
     async def play(socket: ServerConnection) -> None:
         asked = await take(socket)
         await tell(socket, "order.updated", stream="order:ana", seq=1)
@@ -74,7 +74,7 @@ async def test_next_gives_each_frame_once_and_in_order() -> None:
 
 
 @pytest.mark.parametrize("via", ["header", "subprotocol"])
-async def test_the_token_goes_by_header_or_by_subprotocol(via: Any) -> None:
+async def test_the_token_is_sent_in_a_header_or_a_subprotocol(via: Any) -> None:
     seen: dict[str, str | None] = {}
 
     async def play(socket: ServerConnection) -> None:
@@ -100,7 +100,7 @@ async def test_the_token_goes_by_header_or_by_subprotocol(via: Any) -> None:
         )
 
 
-async def test_who_waits_learns_of_the_end_and_its_code() -> None:
+async def test_a_waiting_request_gets_the_close_code() -> None:
     async def play(socket: ServerConnection) -> None:
         await take(socket)
         await socket.close(4003, "token expired")

@@ -26,7 +26,7 @@ def a_driver(last_words: str = "") -> list[str]:
     return [sys.executable, "-c", DRIVER + last_words]
 
 
-async def test_a_client_is_told_what_to_do_and_what_it_says_is_kept() -> None:
+async def test_a_client_gets_a_problem_with_its_remedy_and_without_its_token() -> None:
     async with ClientProcess.start(a_driver(), token=lambda: "t-1") as client:
         await client.connect(["ws://one/ws"])
         assert (await client.event("state"))["gateway_id"] == "t-1"
@@ -51,20 +51,20 @@ async def test_a_token_function_that_fails_makes_the_callback_fail() -> None:
         "sys.exit(3)",
     ],
 )
-async def test_a_client_that_does_not_end_cleanly_fails_the_test(last_words: str) -> None:
+async def test_an_unclean_end_of_a_client_fails_the_test(last_words: str) -> None:
     with pytest.raises(AssertionError) as raised:
         async with ClientProcess.start(a_driver(last_words), token=lambda: "t-1") as client:
             await client.connect(["ws://one/ws"])
     assert "The client said last" in raised.value.__notes__[0]
 
 
-async def test_nobody_waits_for_the_answer_of_a_client_that_is_gone() -> None:
+async def test_a_request_of_a_killed_client_leaves_no_waiting_state() -> None:
     with pytest.raises(ClientEnded):
         async with ClientProcess.start([sys.executable, "-c", "pass"], token=lambda: "t-1") as client:
             await client.connect(["ws://one/ws"])
 
 
-async def test_a_client_that_was_killed_need_not_say_goodbye() -> None:
+async def test_a_killed_client_ends_without_a_goodbye() -> None:
     async with ClientProcess.start(a_driver(), token=lambda: "t-1") as client:
         await client.connect(["ws://one/ws"])
         await client.kill()

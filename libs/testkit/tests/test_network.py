@@ -97,14 +97,14 @@ async def client(proxy: Proxy) -> AsyncIterator[Client]:
         yield client
 
 
-async def test_a_network_in_order_passes_everything_both_ways(proxy: Proxy, client: Client) -> None:
+async def test_an_undisturbed_network_passes_everything_both_ways(proxy: Proxy, client: Client) -> None:
     data = bytes(range(256)) * 4096
     client.send(data)
     assert await client.receive(len(data)) == data
     assert (proxy.to_server.passed, proxy.to_client.passed) == (len(data), len(data))
 
 
-async def test_the_end_passes_too(proxy: Proxy, echo: Echo, client: Client) -> None:
+async def test_a_close_passes_through_the_proxy(proxy: Proxy, echo: Echo, client: Client) -> None:
     client.send(b"last")
     client.writer.write_eof()
     assert await client.receive(4) == b"last"
@@ -121,7 +121,7 @@ async def test_a_delay_delays_and_does_not_slow_down(proxy: Proxy, client: Clien
         client.send(f"{number:03}".encode())
         await asyncio.sleep(0)
     assert await client.receive(60) == b"".join(f"{number:03}".encode() for number in range(20))
-    assert 0.3 <= perf_counter() - started < 20 * 0.2  # what one after another would take
+    assert 0.3 <= perf_counter() - started < 20 * 0.2  # the sum of all delays one after another
 
 
 async def test_jitter_keeps_the_order(proxy: Proxy, client: Client) -> None:
@@ -132,7 +132,7 @@ async def test_jitter_keeps_the_order(proxy: Proxy, client: Client) -> None:
     assert await client.receive(60) == b"".join(f"{number:03}".encode() for number in range(20))
 
 
-async def test_a_rate_is_kept(proxy: Proxy, client: Client) -> None:
+async def test_a_given_rate_is_reached(proxy: Proxy, client: Client) -> None:
     proxy.to_server.rate = 200_000
     started = perf_counter()
     client.send(b"x" * 131_072)
@@ -141,9 +141,7 @@ async def test_a_rate_is_kept(proxy: Proxy, client: Client) -> None:
     assert perf_counter() - started >= 0.3
 
 
-async def test_a_hole_to_the_server_swallows_requests_and_gives_them_back(
-    proxy: Proxy, client: Client
-) -> None:
+async def test_a_cut_towards_the_server_holds_requests_until_it_ends(proxy: Proxy, client: Client) -> None:
     proxy.to_server.hold()
     client.send(b"hello")
     assert await client.hears_nothing()
@@ -152,9 +150,7 @@ async def test_a_hole_to_the_server_swallows_requests_and_gives_them_back(
     assert await client.receive(5) == b"hello"
 
 
-async def test_a_hole_to_the_client_swallows_answers_and_gives_them_back(
-    proxy: Proxy, client: Client
-) -> None:
+async def test_a_cut_towards_the_client_holds_answers_until_it_ends(proxy: Proxy, client: Client) -> None:
     proxy.to_client.hold()
     client.send(b"hello")
     await eventually(lambda: proxy.to_server.passed == 5)
@@ -163,7 +159,7 @@ async def test_a_hole_to_the_client_swallows_answers_and_gives_them_back(
     assert await client.receive(5) == b"hello"
 
 
-async def test_a_hole_can_begin_at_a_mark_in_each_connection(proxy: Proxy, client: Client) -> None:
+async def test_a_cut_can_begin_at_a_mark_in_each_connection(proxy: Proxy, client: Client) -> None:
     proxy.to_client.hold(at=b"mark")
     client.send(b"before")
     assert await client.receive(6) == b"before"
@@ -181,7 +177,7 @@ async def test_a_hole_can_begin_at_a_mark_in_each_connection(proxy: Proxy, clien
     assert await client.receive(9) == b"rk and on"
 
 
-async def test_a_hole_takes_a_window_and_then_the_sender_waits(proxy: Proxy, client: Client) -> None:
+async def test_a_cut_accepts_one_window_and_then_the_sender_waits(proxy: Proxy, client: Client) -> None:
     proxy.to_server.hold()
     data = b"x" * (64 * 1024 * 1024)
     client.send(data)
@@ -192,7 +188,7 @@ async def test_a_hole_takes_a_window_and_then_the_sender_waits(proxy: Proxy, cli
     assert client.writer.transport.get_write_buffer_size() > len(data) - 16 * 1024 * 1024 - WINDOW
 
 
-async def test_a_connection_that_is_made_in_a_hole_works_when_it_is_healed(proxy: Proxy) -> None:
+async def test_a_connection_opened_during_a_cut_works_after_it(proxy: Proxy) -> None:
     proxy.hold()
     async with connected(proxy) as client:
         client.send(b"early")
@@ -222,7 +218,7 @@ async def test_a_reset_reaches_both_sides(proxy: Proxy, echo: Echo, client: Clie
         assert await again.receive(5) == b"again"
 
 
-async def test_a_half_open_connection_is_gone_for_the_server_only(
+async def test_a_half_open_connection_is_closed_for_the_server_only(
     proxy: Proxy, echo: Echo, client: Client
 ) -> None:
     client.send(b"hello")
@@ -240,20 +236,20 @@ async def test_a_closed_port_refuses_and_is_the_same_when_it_opens(proxy: Proxy,
         async with connected(proxy):
             pass
     client.send(b"hello")
-    assert await client.receive(5) == b"hello"  # who is connected stays so
+    assert await client.receive(5) == b"hello"  # an open connection stays open
     await proxy.listen()
     async with connected(proxy) as again:
         again.send(b"again")
         assert await again.receive(5) == b"again"
 
 
-async def test_a_server_that_is_away_resets_who_comes() -> None:
+async def test_a_proxy_without_its_server_resets_connections() -> None:
     async with Proxy.open("127.0.0.1", 1) as proxy, connected(proxy) as client:
         with pytest.raises(ConnectionResetError):
             await client.receive(1)
 
 
-async def test_a_proxy_stands_in_the_place_of_a_servers_url(echo: Echo) -> None:
+async def test_a_proxy_replaces_the_address_of_a_server(echo: Echo) -> None:
     async with Proxy.before(f"amqp://u:p@127.0.0.1:{echo.port}/v%2Fw?a=1") as proxy:
         assert proxy.instead_of("amqp://u:p@broker:5672/v%2Fw?a=1") == (
             f"amqp://u:p@127.0.0.1:{proxy.port}/v%2Fw?a=1"

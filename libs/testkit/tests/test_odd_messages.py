@@ -8,13 +8,15 @@ TARGETS: Final = [("amq.topic", b"user.ann"), ("amq.topic", b"order.paid")]
 BODIES: Final = [b'{"v":1,"action":"order.paid","msg_id":"m-1","data":{}}']
 
 
-def test_a_seed_makes_the_same_messages_again() -> None:
+def test_a_seed_repeats_the_same_messages() -> None:
     first = list(odd_messages(seed=7, count=300, targets=TARGETS, bodies=BODIES))
     assert first == list(odd_messages(seed=7, count=300, targets=TARGETS, bodies=BODIES))
     assert first != list(odd_messages(seed=8, count=300, targets=TARGETS, bodies=BODIES))
 
 
-async def test_a_broker_takes_nearly_all_and_the_publisher_outlives_those_it_refuses(rabbitmq: Any) -> None:
+async def test_a_broker_accepts_most_odd_messages_and_the_publisher_survives_its_refusals(
+    rabbitmq: Any,
+) -> None:
     async with RawPublisher.open(rabbitmq.url) as publisher:
         for odd in odd_messages(seed=3, count=300, targets=TARGETS, bodies=BODIES):
             await publisher.publish(odd)
@@ -22,13 +24,13 @@ async def test_a_broker_takes_nearly_all_and_the_publisher_outlives_those_it_ref
         assert publisher.refused >= 1
 
 
-async def test_a_broker_takes_all_where_none_may_be_refused(rabbitmq: Any) -> None:
+async def test_a_broker_accepts_every_message_where_refusals_are_forbidden(rabbitmq: Any) -> None:
     async with RawPublisher.open(rabbitmq.url) as publisher:
         for odd in odd_messages(seed=4, count=300, targets=TARGETS, bodies=BODIES, refusable=0.0):
             assert await publisher.publish(odd), (odd.what, publisher.last_reason)
 
 
-async def test_one_chosen_oddity_can_be_published(rabbitmq: Any) -> None:
+async def test_a_single_odd_message_can_be_published(rabbitmq: Any) -> None:
     odd = message(
         "amq.topic",
         b"caf\xe9",

@@ -49,7 +49,7 @@ async def test_two_databases_share_nothing_and_are_dropped(postgres: Postgres) -
     assert await run(postgres.url("postgres"), names) == []
 
 
-async def test_a_database_is_dropped_though_someone_is_still_connected(postgres: Postgres) -> None:
+async def test_a_database_with_open_connections_is_dropped(postgres: Postgres) -> None:
     async with postgres.database() as url:
         engine = create_async_engine(url)
         connection = await engine.connect()

@@ -44,7 +44,7 @@ def program(tmp_path: Path) -> str:
     return str(path)
 
 
-async def test_a_program_is_ready_with_its_settings_and_no_others(
+async def test_a_started_program_has_the_given_settings_and_no_others(
     program: str, processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOWPATH_STRAY", "of the shell")
@@ -55,7 +55,7 @@ async def test_a_program_is_ready_with_its_settings_and_no_others(
     assert example.output.endswith("drained\n")
 
 
-async def test_programs_start_the_rabbitmq_that_the_test_run_was_told_to(
+async def test_programs_start_the_rabbitmq_of_the_test_run(
     processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(RABBITMQ.variable, "/opt/rabbitmq-server")
@@ -65,14 +65,14 @@ async def test_programs_start_the_rabbitmq_that_the_test_run_was_told_to(
     assert program.output == "/opt/rabbitmq-server\n"
 
 
-async def test_a_program_that_ends_early_is_told_with_what_it_printed(
+async def test_a_program_that_ends_early_is_reported_with_its_output(
     program: str, processes: Processes
 ) -> None:
     with pytest.raises(AssertionError, match=r"ended with status 1\. It printed:\n(?s:.*)KeyError"):
         await processes.start(program)
 
 
-async def test_a_program_that_is_never_ready_is_told_with_what_it_printed(
+async def test_a_program_that_is_never_ready_is_reported_with_its_output(
     program: str, processes: Processes
 ) -> None:
     with pytest.raises(AssertionError, match=r"is not ready after 0\.1 s\. It printed:"):
@@ -90,7 +90,7 @@ async def test_a_paused_program_answers_again_when_resumed(program: str, process
     assert example.status == -9
 
 
-async def test_whatever_runs_ends_with_the_test(program: str) -> None:
+async def test_every_process_ends_with_its_test(program: str) -> None:
     with Processes() as processes:
         example = await processes.start(program, greeting="ahoy")
         example.pause()
@@ -134,7 +134,7 @@ def test_the_output_of_a_failed_tests_programs_is_shown(program: str, tmp_path: 
     assert "greets ahoy None []" in run.stdout
 
 
-async def test_eventually_gives_what_the_condition_gave() -> None:
+async def test_eventually_returns_the_value_of_its_condition() -> None:
     given = iter([None, 0, "", "there"])
     assert await eventually(lambda: next(given)) == "there"
 
@@ -150,7 +150,7 @@ async def test_eventually_waits_for_an_assertion_to_hold() -> None:
     assert await eventually(three_seen)
 
 
-async def test_eventually_tells_what_was_there_last() -> None:
+async def test_eventually_reports_the_last_value() -> None:
     async def never() -> None:
         raise AssertionError("two are missing")
 

@@ -36,7 +36,7 @@ async def test_a_test_can_publish_and_get(rabbitmq: Rabbit) -> None:
         assert await get(channel) == "here"
 
 
-async def test_two_tests_share_no_queue(rabbitmq_node: RabbitControl) -> None:
+async def test_each_test_has_queues_of_its_own(rabbitmq_node: RabbitControl) -> None:
     async with Rabbit.on(rabbitmq_node) as one, Rabbit.on(rabbitmq_node) as another:
         async with await aio_pika.connect(one.url) as connection:
             await declare(await connection.channel())
@@ -45,7 +45,7 @@ async def test_two_tests_share_no_queue(rabbitmq_node: RabbitControl) -> None:
                 await (await connection.channel()).get_queue("q")
 
 
-async def test_stop_ends_connections_and_start_brings_back_what_is_durable(rabbitmq: Rabbit) -> None:
+async def test_stop_ends_connections_and_start_restores_durable_state(rabbitmq: Rabbit) -> None:
     connection = await aio_pika.connect(rabbitmq.url)
     ended = asyncio.Event()
     connection.close_callbacks.add(lambda *_: ended.set())
@@ -77,7 +77,7 @@ async def test_block_withholds_confirms_until_unblock(rabbitmq: Rabbit) -> None:
         assert await get(channel) == "late"
 
 
-async def test_what_a_test_did_to_the_broker_is_undone(rabbitmq_node: RabbitControl) -> None:
+async def test_changes_of_a_test_to_the_broker_are_undone(rabbitmq_node: RabbitControl) -> None:
     async with Rabbit.on(rabbitmq_node) as careless:
         await careless.block()
         await careless.stop()

@@ -55,7 +55,7 @@ class Place:
 
 @dataclass
 class Story:
-    """What is true by the answers: texts that stand, texts that are gone, and those of rooms that are gone."""
+    """The expected state by the answers: existing texts, deleted texts, and those of deleted rooms."""
 
     chat: ServiceUnderTest
     said: dict[tuple[str, int], Said] = field(default_factory=dict)
@@ -164,7 +164,7 @@ class Story:
         assert not [text for text in self.gone | self.unseen if text in shown]
 
     async def look(self, *, cleared: bool) -> None:
-        """All who may see something see what is true; nobody, and no table, has what is gone."""
+        """Every permitted reader sees the current state; no reader, and no table, has deleted texts."""
         if cleared:
             while await self.chat.turn(GoneRoomSweeper().round):
                 pass
@@ -218,14 +218,14 @@ async def run(story: list[tuple[list[tuple[Any, ...]], bool]], url: str) -> None
     suppress_health_check=[HealthCheck.too_slow],
 )
 @given(stories)
-async def test_what_is_gone_is_gone_whatever_people_do(
+async def test_a_deleted_text_never_reappears_in_any_story(
     story: list[tuple[list[tuple[Any, ...]], bool]],
 ) -> None:
     with TemporaryDirectory() as folder:
         await run(story, f"sqlite+aiosqlite:///{Path(folder) / 'towpath.db'}")
 
 
-#: Somebody does everything once, so that PostgreSQL sees each of the statements.
+#: A story with every request, so that PostgreSQL sees each of the statements.
 ALL_OF_IT: Final[list[tuple[list[tuple[Any, ...]], bool]]] = [
     ([("create", "alice", True), ("say", "alice", DEN), ("say", "alice", PAIR), ("edit", 0, 1)], False),
     ([("invite", "alice", "bob"), ("join", "bob", DEN), ("say", "bob", DEN), ("edit", 1, 1)], False),

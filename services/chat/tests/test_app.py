@@ -10,7 +10,7 @@ async def test_the_migrations_make_what_the_code_declares(database_url: str) -> 
     assert await schema_differences(CHAT, database_url) == []
 
 
-async def test_the_program_answers_what_waited_for_it_and_stops_when_told(database_url: str) -> None:
+async def test_the_program_answers_waiting_requests_and_stops_on_a_signal(database_url: str) -> None:
     settings = ChatSettings(amqp_url="memory://", database_url=database_url, admin_port=0)
     command = a_command("chat.join", room="weavers", msg_id="m-1")
     answer = await answer_of_program(serve, CHAT, settings, command)

@@ -54,7 +54,7 @@ class TestOnce:
         assert len(await chat.rows(MESSAGES)) == 2
         assert len(await chat.rows(STREAMS.entries)) == 5
 
-    async def test_who_asks_again_gets_the_same_answer_and_nobody_else_hears_of_it(
+    async def test_a_repeated_request_gets_the_same_answer_and_no_second_push(
         self, chat: ServiceUnderTest
     ) -> None:
         await chat.dispatch(a_join())
@@ -66,7 +66,7 @@ class TestOnce:
         assert len(chat.pushes(action="chat.message")) == 1
         assert len(await chat.rows(MESSAGES)) == 1
 
-    async def test_reads_and_passing_signals_leave_no_trace(self, chat: ServiceUnderTest) -> None:
+    async def test_reads_and_transient_signals_store_nothing(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join())
         await chat.dispatch(
             a_command("chat.history", room="weavers"),
@@ -82,7 +82,7 @@ class TestAgain:
     """A repetition gets its answer; groups are changed only to what is right by then."""
 
     @pytest.mark.parametrize("redelivered", [False, True])
-    async def test_who_has_left_is_not_brought_back_by_a_repeated_join(
+    async def test_a_repeated_join_does_not_undo_a_later_leave(
         self, chat: ServiceUnderTest, redelivered: bool
     ) -> None:
         join, create = a_join(msg_id="m-1"), a_command("chat.create", room="den", msg_id="m-2")
@@ -95,7 +95,7 @@ class TestAgain:
         assert chat.groups("c-1", user="alice") == set()
         assert chat.replayed("c-1") == []
 
-    async def test_who_is_still_in_the_room_hears_it_on_the_connection_that_asks_again(
+    async def test_a_member_gets_the_room_on_the_connection_that_repeats_the_join(
         self, chat: ServiceUnderTest
     ) -> None:
         await chat.dispatch(a_join(msg_id="m-1"), a_join(by="bob"))
@@ -105,16 +105,16 @@ class TestAgain:
         assert chat.groups("c-9") == {"chat:weavers"}
         assert [push.action for push in chat.replayed("c-9")] == ["chat.joined", "chat.message"]
 
-    async def test_who_has_come_back_is_not_sent_away_by_a_repeated_leave(
-        self, chat: ServiceUnderTest
-    ) -> None:
+    async def test_a_repeated_leave_does_not_undo_a_later_join(self, chat: ServiceUnderTest) -> None:
         leave = a_command("chat.leave", room="weavers", msg_id="m-1")
         await chat.dispatch(a_join(), leave, a_join())
         await chat.dispatch(leave)
         assert [answer.action for answer in chat.answers("m-1")] == ["chat.leave.ok"] * 2
         assert chat.groups("c-1", user="alice") == {"chat:weavers"}
 
-    async def test_what_was_repeated_is_judged_by_what_its_batch_does(self, chat: ServiceUnderTest) -> None:
+    async def test_a_repetition_in_a_batch_is_judged_by_the_state_after_the_batch(
+        self, chat: ServiceUnderTest
+    ) -> None:
         join, leave = a_join(msg_id="m-1"), a_command("chat.leave", room="weavers", msg_id="m-2")
         await chat.dispatch(join)
         await chat.dispatch(join, leave, join)
@@ -122,7 +122,7 @@ class TestAgain:
         await chat.dispatch(leave, a_join(), leave)
         assert chat.groups("c-1", user="alice") == {"chat:weavers"}
 
-    async def test_who_leaves_with_one_connection_right_after_joining_with_another_hears_on_neither(
+    async def test_a_leave_right_after_a_join_on_another_connection_unsubscribes_both(
         self, chat: ServiceUnderTest
     ) -> None:
         await chat.dispatch(a_join(on="c-1"), a_command("chat.leave", room="weavers", on="c-2"))
@@ -133,7 +133,7 @@ class TestAgain:
         for connection in ("c-1", "c-2", "c-3"):
             assert chat.groups(connection, user="alice") == {"chat:weavers"}
 
-    async def test_who_was_refused_is_refused_again_and_hears_nothing(self, chat: ServiceUnderTest) -> None:
+    async def test_a_refused_user_is_refused_again_and_gets_no_pushes(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_command("chat.create", room="den", private=True, by="bob", on="c-2"))
         join = a_join("den", msg_id="m-1")
         await chat.dispatch(join)
@@ -142,7 +142,7 @@ class TestAgain:
         assert [answer.data["code"] for answer in chat.answers("m-1")] == ["forbidden"] * 2
         assert chat.groups("c-1", user="alice") == set()
 
-    async def test_many_ask_again_with_one_statement_more(self, chat: ServiceUnderTest) -> None:
+    async def test_repetitions_in_one_batch_cost_one_statement_more(self, chat: ServiceUnderTest) -> None:
         async def a_round(users: int) -> int:
             crowd = [a_join(f"room-{n}", by=f"user-{n}", msg_id="m-1") for n in range(users)]
             await chat.dispatch(*crowd)
@@ -154,7 +154,7 @@ class TestAgain:
 
 
 class TestBatches:
-    async def test_messages_are_numbered_in_the_order_they_came(self, chat: ServiceUnderTest) -> None:
+    async def test_messages_are_numbered_in_order_of_arrival(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join(), a_join(by="bob"))
         texts = [f"{number}" for number in range(50)]
         await chat.dispatch(*[a_send(text, by=("alice", "bob")[int(text) % 2]) for text in texts])
@@ -210,7 +210,7 @@ class TestBatches:
         await a_round(users, rooms=30)
         assert await a_round(users[:1], rooms=1) == await a_round(users, rooms=30)
 
-    async def test_one_refusal_and_one_bug_harm_nobody_else(self, database_url: str) -> None:
+    async def test_one_refusal_and_one_bug_do_not_affect_the_others(self, database_url: str) -> None:
         def broken(request: SendMessage, session: Session, rooms: Rooms) -> Outcome:
             room = rooms.of_member(session.user_id, request.room)
             rooms.messages.post(room, session.user_id, request.text)
@@ -233,7 +233,7 @@ class TestBatches:
 
 
 class TestTwoReplicas:
-    async def test_a_room_that_both_make_at_once_is_one_room(self, database_url: str) -> None:
+    async def test_a_room_created_twice_at_once_is_one_room(self, database_url: str) -> None:
         users = [f"user-{number}" for number in range(8)]
         rooms = [f"room-{number}" for number in range(12)]
         async with ServiceUnderTest.running(CHAT, database_url, replicas=2) as chat:
@@ -255,7 +255,7 @@ class TestTwoReplicas:
                 pushes = chat.pushes(f"group.chat:{room}")
                 assert sorted(push.seq or 0 for push in pushes) == list(range(1, 2 * len(users) + 1))
 
-    async def test_two_open_the_same_room_of_two_at_once(self, database_url: str) -> None:
+    async def test_the_same_room_of_two_may_be_opened_twice_at_once(self, database_url: str) -> None:
         async with ServiceUnderTest.running(CHAT, database_url, replicas=2) as chat:
             await asyncio.gather(
                 chat.dispatch(a_command("chat.direct", to="bob", text="hi"), replica=0),
@@ -266,5 +266,5 @@ class TestTwoReplicas:
 
 
 def _without_number(heard: Heard) -> tuple[str, bytes]:
-    """What was published, without the number of its changes of groups: that is higher each time."""
+    """The publications, without the number of membership changes, which is higher each time."""
     return heard.routing_key, re.sub(rb',"as_of":\d+', b"", heard.item)

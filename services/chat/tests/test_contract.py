@@ -1,4 +1,4 @@
-"""What the service takes and tells is what the protocol declares."""
+"""The service accepts and publishes exactly the models of the protocol."""
 
 import json
 from typing import Any
@@ -29,7 +29,7 @@ STORY: list[tuple[str, str, dict[str, Any]]] = [
     ("bob", "chat.resume", {"positions": {"chat:den": 2}}),
     ("bob", "chat.leave", {"room": ROOM}),
 ]
-#: What connections and gateways bring about.
+#: Actions caused by connections and gateways.
 BY_SIGNS = {"chat.presence", "chat.crowd"}
 
 
@@ -47,7 +47,7 @@ def test_the_service_takes_the_actions_of_the_protocol() -> None:
     }
 
 
-async def test_every_answer_and_push_is_as_the_protocol_says(chat: ServiceUnderTest) -> None:
+async def test_every_answer_and_push_fits_the_contract(chat: ServiceUnderTest) -> None:
     for number, (user, action, data) in enumerate(STORY):
         await chat.dispatch(a_command(action, by=user, msg_id=f"m-{number}", **data))
         answer = chat.answer(f"m-{number}")

@@ -95,7 +95,7 @@ def a_leave(user: str, room: str = ROOM, **more: Any) -> Incoming:
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["one batch", "several batches"])
-async def test_a_room_becomes_a_crowd_and_a_room_again(arena: Arena, together: bool) -> None:
+async def test_a_room_becomes_a_crowd_and_an_ordinary_room_again(arena: Arena, together: bool) -> None:
     chat = arena.chat
 
     async def dispatch(*messages: Incoming) -> list[str]:
@@ -219,7 +219,7 @@ class TestPushes:
             pushed = [push.data["room"] for push in arena.chat.pushes(action="chat.crowd")]
             assert sorted(pushed) == sorted(rooms)
 
-    async def test_a_turn_is_bounded_in_rooms_and_statements(self, arena: Arena) -> None:
+    async def test_a_timer_run_is_bounded_in_rooms_and_statements(self, arena: Arena) -> None:
         async def a_turn(rooms: int) -> int:
             for user in range(4):
                 await arena.chat.dispatch(*[a_join(f"u-{rooms}-{user}", f"r-{n}") for n in range(rooms)])
@@ -244,7 +244,7 @@ class TestPushes:
 
 
 class TestCost:
-    async def test_twice_as_many_joins_are_twice_as_many_pushes_and_no_more(self, database_url: str) -> None:
+    async def test_twice_as_many_joins_cause_twice_as_many_pushes(self, database_url: str) -> None:
         async with Arena.running(database_url) as arena:
 
             async def crowd(size: int) -> tuple[int, int]:
@@ -286,14 +286,14 @@ class TestCost:
             assert len(arena.chat.answer(f"in-{ROOM}").data["members"]) == 100
 
 
-async def test_a_join_corrects_the_count_of_a_room_that_is_no_crowd(arena: Arena) -> None:
+async def test_a_join_corrects_the_count_of_an_ordinary_room(arena: Arena) -> None:
     await arena.chat.dispatch(*joins(0, 1, 2))
     await arena.execute(ROOMS.update().values(members=0))
     await arena.chat.dispatch(*joins(3))
     assert [row.members for row in await arena.chat.rows(ROOMS)] == [4]
 
 
-async def test_whatever_happens_the_count_is_right(database_url: str) -> None:
+async def test_the_count_is_right_after_any_events(database_url: str) -> None:
     chance = random.Random(7)
     users = [f"user-{number}" for number in range(12)]
     async with Arena.running(database_url, replicas=2, crowd_members=4) as arena:

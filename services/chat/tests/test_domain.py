@@ -24,7 +24,7 @@ users = st.text(alphabet=string.ascii_lowercase + ":%3A25", min_size=1, max_size
 
 
 @given(users, users)
-def test_two_people_have_one_room_whoever_opens_it(one: str, other: str) -> None:
+def test_two_users_have_one_room_for_either_opener(one: str, other: str) -> None:
     room = direct_name(one, other)
     assert room == direct_name(other, one)
     assert set(direct_users(room)) == {one, other}
@@ -33,7 +33,7 @@ def test_two_people_have_one_room_whoever_opens_it(one: str, other: str) -> None
 
 
 @given(users, users, users, users)
-def test_no_two_pairs_share_a_room(one: str, other: str, third: str, fourth: str) -> None:
+def test_each_pair_has_a_room_of_its_own(one: str, other: str, third: str, fourth: str) -> None:
     same = {one, other} == {third, fourth}
     assert (direct_name(one, other) == direct_name(third, fourth)) is same
 
@@ -43,14 +43,14 @@ def test_names_that_fill_a_room_name_are_refused() -> None:
         direct_name(":" * 128, "%" * 128)
 
 
-def test_a_room_of_two_is_neither_joined_nor_left() -> None:
+def test_a_room_of_two_cannot_be_joined_or_left() -> None:
     assert ordinary("dmz") == "dmz"
     with pytest.raises(NotForDirectRooms):
         ordinary("dm:alice:bob")
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from("abcde"))))
-def test_the_list_of_members_follows_who_comes_and_goes(story: list[tuple[bool, str]]) -> None:
+def test_the_list_of_members_follows_joins_and_leaves(story: list[tuple[bool, str]]) -> None:
     room = Room("weavers")
     inside: set[str] = set()
     for comes, user in story:
@@ -68,7 +68,7 @@ def test_the_list_of_members_follows_who_comes_and_goes(story: list[tuple[bool, 
         assert {user for user in "abcde" if room.has(user)} == inside
 
 
-def test_who_is_in_already_is_admitted_without_a_change() -> None:
+def test_a_member_is_admitted_without_a_change() -> None:
     room = Room("weavers", members={"alice": Member("alice", read_seq=7, is_stored=True)})
     room.admit("alice")
     assert room.member("alice") == Member("alice", read_seq=7, is_stored=True)
@@ -84,7 +84,7 @@ def test_a_read_position_only_grows() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["invite", "join", "leave"]), st.sampled_from("abc"))))
-def test_a_private_room_is_for_who_was_invited_since_they_left(story: list[tuple[str, str]]) -> None:
+def test_a_private_room_needs_an_invitation_after_a_leave(story: list[tuple[str, str]]) -> None:
     room = Room("den")
     room.make("owner", private=True)
     inside: set[str] = set()
@@ -110,7 +110,7 @@ def test_a_private_room_is_for_who_was_invited_since_they_left(story: list[tuple
         assert {user for user in "abc" if room.has(user)} == inside
 
 
-def test_a_room_is_made_once_and_stays_what_it_was() -> None:
+def test_a_room_is_created_once_and_keeps_its_properties() -> None:
     room = Room("den")
     room.make("alice", "The den", private=True)
     with pytest.raises(RoomExists):
@@ -118,7 +118,7 @@ def test_a_room_is_made_once_and_stays_what_it_was() -> None:
     assert (room.title, room.private, room.created_by) == ("The den", True, "alice")
 
 
-def test_what_is_refused_changes_no_message() -> None:
+def test_a_refused_request_changes_no_message() -> None:
     post = a_post()
     with pytest.raises(NotTheAuthor):
         post.edit("mallory", "hm", at=2)
@@ -127,7 +127,7 @@ def test_what_is_refused_changes_no_message() -> None:
     assert post == a_post()
 
 
-def test_a_deleted_message_keeps_nothing_of_its_text() -> None:
+def test_a_deleted_message_has_no_text() -> None:
     post = a_post()
     post.edit("alice", "better", at=2)
     post.delete("alice", at=3)

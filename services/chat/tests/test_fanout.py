@@ -1,4 +1,4 @@
-"""What one user sends costs what it causes: bounded, whoever hears it."""
+"""A request costs its sender the deliveries that it causes: bounded, for any receivers."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -70,11 +70,11 @@ async def a_hall(chat: ServiceUnderTest, users: int, connections: int) -> None:
     chat.forget()
 
 
-async def test_a_message_costs_as_many_deliveries_as_connections_hear_it(database_url: str) -> None:
+async def test_a_message_costs_one_delivery_for_each_receiving_connection(database_url: str) -> None:
     clock = Seconds()
     async with running(database_url, clock, deliveries_per_user=10, deliveries_burst=100) as chat:
         await a_hall(chat, users=5, connections=4)
-        clock.now += COUNTED_SECONDS + 60  # counted anew, and all buckets are full
+        clock.now += COUNTED_SECONDS + 60  # counted again, and all buckets are full
         await chat.dispatch(*[a_send(f"m-{number}") for number in range(6)])
         assert [chat.answer(f"m-{number}").action for number in range(5)] == ["chat.send.ok"] * 5
         assert chat.error("m-5") == "rate_limited"
@@ -88,7 +88,7 @@ async def test_a_message_costs_as_many_deliveries_as_connections_hear_it(databas
         assert len(await chat.rows(MESSAGES)) == 7
 
 
-async def test_a_long_text_costs_more(database_url: str) -> None:
+async def test_a_long_text_costs_more_deliveries(database_url: str) -> None:
     clock = Seconds()
     async with running(database_url, clock, deliveries_per_user=1, deliveries_burst=10) as chat:
         await a_hall(chat, users=2, connections=1)
@@ -98,7 +98,7 @@ async def test_a_long_text_costs_more(database_url: str) -> None:
         assert chat.error("m-2") == "rate_limited"
 
 
-async def test_a_push_to_more_than_anybody_may_reach_is_possible_once_and_paid_for(database_url: str) -> None:
+async def test_a_push_above_the_delivery_limit_is_allowed_once_and_charged(database_url: str) -> None:
     clock = Seconds()
     async with running(database_url, clock, deliveries_per_user=1, deliveries_burst=5) as chat:
         await a_hall(chat, users=10, connections=1)
@@ -123,7 +123,7 @@ async def test_typing_is_pushed_twice_at_once_and_then_each_second(database_url:
         assert len(chat.pushes("group.chat:hall")) == 3
 
 
-async def test_a_room_is_counted_once_in_a_while(database_url: str) -> None:
+async def test_the_connections_of_a_room_are_counted_at_intervals(database_url: str) -> None:
     clock = Seconds()
     async with running(database_url, clock) as chat:
         await a_hall(chat, users=3, connections=1)

@@ -1,4 +1,4 @@
-"""A private room that nobody is in any more is gone: its name is free, and nothing of it is visible."""
+"""A private room without members is deleted: its name is free, and nothing of it is visible."""
 
 import asyncio
 from typing import Any
@@ -20,7 +20,7 @@ from towpath.testkit.dispatching import (
 
 ROOM = "den"
 STREAM = "chat:den"
-SECRET = "what was said in the old den"
+SECRET = "a message of the old den"
 DAY = 86_400_000
 
 
@@ -78,7 +78,7 @@ async def old_den(chat: ServiceUnderTest, request: pytest.FixtureRequest) -> Ser
     return chat
 
 
-async def test_the_last_who_leaves_is_told_so_and_the_room_is_gone(chat: ServiceUnderTest) -> None:
+async def test_the_last_leaver_gets_the_push_and_the_room_is_deleted(chat: ServiceUnderTest) -> None:
     await chat.dispatch(a_create(), a_leave(msg_id="m-1"))
     assert chat.answer("m-1").data == {"room": ROOM}
     (left,) = chat.pushes("user.alice", action="chat.left")
@@ -87,7 +87,7 @@ async def test_the_last_who_leaves_is_told_so_and_the_room_is_gone(chat: Service
     assert await chat.rows(ROOMS) == await chat.rows(MEMBERS) == []
 
 
-async def test_joining_its_name_makes_a_public_room(old_den: ServiceUnderTest) -> None:
+async def test_joining_the_name_of_a_deleted_room_creates_a_public_room(old_den: ServiceUnderTest) -> None:
     await old_den.dispatch(a_join(msg_id="m-1"), a_join("eve", msg_id="m-2"))
     assert old_den.answer("m-1").data == {"room": ROOM, "seq": 4, "members": ["bob"]}
     assert old_den.answer("m-2").data == {"room": ROOM, "seq": 5, "members": ["bob", "eve"]}
@@ -95,7 +95,7 @@ async def test_joining_its_name_makes_a_public_room(old_den: ServiceUnderTest) -
     assert (room.title, room.private, room.created_by, room.members) == (None, False, "bob", 2)
 
 
-async def test_its_name_can_be_made_a_room_again(old_den: ServiceUnderTest) -> None:
+async def test_the_name_of_a_deleted_room_can_be_used_again(old_den: ServiceUnderTest) -> None:
     await old_den.dispatch(a_create(by="bob", title="Mine", msg_id="m-1"), a_join("eve", msg_id="m-2"))
     assert old_den.answer("m-1").data == {"room": ROOM}
     assert old_den.error("m-2") == "forbidden"
@@ -103,7 +103,7 @@ async def test_its_name_can_be_made_a_room_again(old_den: ServiceUnderTest) -> N
     assert summary == {"room": ROOM, "title": "Mine", "seq": 4, "read_seq": 4, "unread": 0, "private": True}
 
 
-async def test_nothing_that_was_said_is_in_the_history_of_the_new_room(old_den: ServiceUnderTest) -> None:
+async def test_the_history_of_the_new_room_has_no_old_message(old_den: ServiceUnderTest) -> None:
     await old_den.dispatch(a_join(), a_send("hello", by="bob"))
     questions: list[dict[str, Any]] = [{}, {"after_seq": 0}, {"before_seq": 5}, {"before_seq": 9}]
     for asked in questions:
@@ -130,7 +130,7 @@ async def test_a_resume_from_the_last_position_of_the_old_stream_gets_the_new_ro
     assert [push.action for push in old_den.replayed("c-9")] == ["chat.joined", "chat.message"]
 
 
-async def test_an_invitation_to_it_is_gone(old_den: ServiceUnderTest) -> None:
+async def test_an_invitation_to_the_deleted_room_is_deleted(old_den: ServiceUnderTest) -> None:
     assert await ask(old_den, "chat.rooms", by="zoe") == {"rooms": []}
     await old_den.dispatch(a_create(by="bob"))
     assert await ask(old_den, "chat.rooms", by="zoe") == {"rooms": []}
@@ -138,7 +138,7 @@ async def test_an_invitation_to_it_is_gone(old_den: ServiceUnderTest) -> None:
     assert old_den.error("m-1") == "forbidden"
 
 
-async def test_who_was_invited_to_the_old_room_can_be_invited_to_the_new_one(
+async def test_a_user_invited_to_the_old_room_can_be_invited_to_the_new_one(
     old_den: ServiceUnderTest,
 ) -> None:
     await old_den.dispatch(a_create(title="Again"), an_invite("zoe", msg_id="m-1"))
@@ -152,7 +152,7 @@ async def test_who_was_invited_to_the_old_room_can_be_invited_to_the_new_one(
     assert await old_den.rows(INVITATIONS) == []
 
 
-async def test_its_author_cannot_change_what_was_said_there(old_den: ServiceUnderTest) -> None:
+async def test_the_author_cannot_change_a_message_of_a_deleted_room(old_den: ServiceUnderTest) -> None:
     await old_den.dispatch(a_join("alice"))
     await old_den.dispatch(
         a_command("chat.edit", room=ROOM, seq=2, text="hm", msg_id="m-1"),
@@ -167,7 +167,7 @@ async def test_its_messages_are_not_unread_in_the_new_room(old_den: ServiceUnder
     assert summary["unread"] == 0
 
 
-async def test_old_requests_that_come_again_tell_the_new_room_nothing(old_den: ServiceUnderTest) -> None:
+async def test_redelivered_old_requests_push_nothing_to_the_new_room(old_den: ServiceUnderTest) -> None:
     await old_den.dispatch(a_join())
     old_den.forget()
     await old_den.dispatch(*OLD_DEN[:2], OLD_DEN[3], redelivered=True)
@@ -181,7 +181,7 @@ async def test_old_requests_that_come_again_tell_the_new_room_nothing(old_den: S
     assert old_den.groups("c-1", user="alice") == set()
 
 
-async def test_a_connection_that_starts_hears_nothing_of_it(old_den: ServiceUnderTest) -> None:
+async def test_a_new_connection_does_not_get_the_deleted_room(old_den: ServiceUnderTest) -> None:
     await old_den.dispatch(a_join())
     await old_den.dispatch(
         an_event("session.started", user_id="alice", connection_id="c-5", gateway_id=GATEWAY)
@@ -190,7 +190,7 @@ async def test_a_connection_that_starts_hears_nothing_of_it(old_den: ServiceUnde
 
 
 @pytest.mark.parametrize("together", [True, False])
-async def test_a_room_may_go_and_come_again_and_again(chat: ServiceUnderTest, together: bool) -> None:
+async def test_a_room_can_be_deleted_and_created_repeatedly(chat: ServiceUnderTest, together: bool) -> None:
     story = []
     for number in range(3):
         story += [a_create(title=f"den {number}"), an_invite(), a_send(f"secret {number}"), a_leave()]
@@ -207,7 +207,7 @@ async def test_a_room_may_go_and_come_again_and_again(chat: ServiceUnderTest, to
     assert [(row.room, row.created_by) for row in await chat.rows(ROOMS)] == [(ROOM, "bob")]
 
 
-async def test_who_leaves_while_another_stays_takes_nothing_along(chat: ServiceUnderTest) -> None:
+async def test_a_leave_of_one_user_does_not_affect_the_other(chat: ServiceUnderTest) -> None:
     await chat.dispatch(a_create(), an_invite(), a_join(), a_send())
     await chat.dispatch(a_leave())
     assert [message["text"] for message in (await ask(chat, "chat.history", room=ROOM))["messages"]] == [
@@ -216,14 +216,14 @@ async def test_who_leaves_while_another_stays_takes_nothing_along(chat: ServiceU
     assert await chat.rows(GONE) == []
 
 
-async def test_a_public_room_that_everybody_has_left_keeps_what_was_said(chat: ServiceUnderTest) -> None:
+async def test_a_public_room_without_members_keeps_its_messages(chat: ServiceUnderTest) -> None:
     await chat.dispatch(a_join("alice"), a_send(), a_leave(), a_join())
     assert [message["text"] for message in (await ask(chat, "chat.history", room=ROOM))["messages"]] == [
         SECRET
     ]
 
 
-async def test_two_who_leave_at_the_same_time_leave_no_room(database_url: str) -> None:
+async def test_simultaneous_leaves_of_the_last_two_delete_the_room(database_url: str) -> None:
     async with ServiceUnderTest.running(CHAT, database_url, replicas=2) as chat:
         await chat.dispatch(a_create(), an_invite(), a_join())
         await asyncio.gather(
@@ -233,7 +233,9 @@ async def test_two_who_leave_at_the_same_time_leave_no_room(database_url: str) -
         assert [row.seq for row in await chat.rows(GONE)] == [4]
 
 
-async def test_a_guest_who_comes_while_the_last_leaves_is_in_one_room_or_the_other(database_url: str) -> None:
+async def test_a_guest_who_joins_during_the_last_leave_is_in_the_old_or_the_new_room(
+    database_url: str,
+) -> None:
     async with ServiceUnderTest.running(CHAT, database_url, replicas=2) as chat:
         await chat.dispatch(a_create(), an_invite(), a_send())
         await asyncio.gather(
@@ -245,7 +247,7 @@ async def test_a_guest_who_comes_while_the_last_leaves_is_in_one_room_or_the_oth
         assert texts == ([SECRET] if room.private else [])
 
 
-async def test_its_maker_has_made_it_for_the_limit_of_a_day(database_url: str) -> None:
+async def test_a_deleted_room_counts_for_the_daily_limit_of_its_creator(database_url: str) -> None:
     service = configured(ChatSettings(amqp_url="memory://", rooms_made_per_day=3))
     async with ServiceUnderTest.running(service, database_url) as chat:
         for _ in range(3):
@@ -274,14 +276,14 @@ async def test_a_large_room_is_deleted_in_bounded_steps_and_invisible_at_once(ch
     assert [row.seq for row in await chat.rows(STREAMS.entries)] == [2 * STEP + 3]
 
 
-async def test_a_quiet_turn_asks_one_question(chat: ServiceUnderTest) -> None:
+async def test_a_timer_run_without_work_needs_one_query(chat: ServiceUnderTest) -> None:
     with counted_statements() as statements:
         assert not await chat.turn(GoneRoomSweeper().round)
     assert len([statement for statement in statements if "chat_gone_rooms" in statement]) == 1
     assert not [statement for statement in statements if "DELETE" in statement]
 
 
-async def test_a_room_that_is_gone_is_forgotten_after_a_day(chat: ServiceUnderTest) -> None:
+async def test_a_deleted_room_is_forgotten_after_a_day(chat: ServiceUnderTest) -> None:
     await chat.dispatch(a_create(), a_leave())
     [gone] = await chat.rows(GONE)
     tomorrow = GoneRoomSweeper(lambda: gone.created_at + DAY + 1)

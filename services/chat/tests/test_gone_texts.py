@@ -34,7 +34,7 @@ async def stored(chat: ServiceUnderTest) -> str:
 
 
 async def replayed(chat: ServiceUnderTest, after: int = 0) -> list[Envelope]:
-    """What a connection gets that resumes from ``after``."""
+    """The entries for a connection that resumes from ``after``."""
     chat.forget()
     await chat.dispatch(
         a_command("chat.resume", by="bob", on="c-9", positions={STREAM: after}, msg_id="resume")
@@ -63,7 +63,7 @@ async def test_a_deleted_text_is_in_no_table(chat: ServiceUnderTest) -> None:
     assert SECRET not in await stored(chat)
 
 
-async def test_a_text_that_an_edit_replaced_is_in_no_table(chat: ServiceUnderTest) -> None:
+async def test_a_text_replaced_by_an_edit_is_in_no_table(chat: ServiceUnderTest) -> None:
     await chat.dispatch(an_edit(text="a slip of the tongue"))
     await chat.dispatch(an_edit(text="hello"))
     rows = await stored(chat)
@@ -72,7 +72,7 @@ async def test_a_text_that_an_edit_replaced_is_in_no_table(chat: ServiceUnderTes
     assert rows.count("hello") == 1
 
 
-async def test_the_texts_of_all_edits_are_gone_with_the_message(chat: ServiceUnderTest) -> None:
+async def test_the_texts_of_all_edits_are_deleted_with_the_message(chat: ServiceUnderTest) -> None:
     texts = [f"version {number} of it" for number in range(5)]
     for text in texts:
         await chat.dispatch(an_edit(text=text))
@@ -81,7 +81,7 @@ async def test_the_texts_of_all_edits_are_gone_with_the_message(chat: ServiceUnd
     assert not [text for text in (SECRET, *texts) if text in rows]
 
 
-async def test_one_batch_that_says_edits_and_deletes_leaves_no_text(chat: ServiceUnderTest) -> None:
+async def test_one_batch_that_sends_edits_and_deletes_leaves_no_text(chat: ServiceUnderTest) -> None:
     await chat.dispatch(
         a_send("first draft"), an_edit(4, "second draft"), an_edit(4, "third draft"), a_delete(4), a_delete()
     )
@@ -90,13 +90,13 @@ async def test_one_batch_that_says_edits_and_deletes_leaves_no_text(chat: Servic
     assert SECRET not in rows
 
 
-async def test_a_text_is_gone_from_a_room_of_two(chat: ServiceUnderTest) -> None:
+async def test_a_deleted_text_is_removed_from_a_room_of_two(chat: ServiceUnderTest) -> None:
     await chat.dispatch(a_command("chat.direct", to="bob", text="psst, between us", msg_id="m-1"))
     await chat.dispatch(a_delete(1, room="dm:alice:bob"))
     assert "psst" not in await stored(chat)
 
 
-async def test_a_newcomer_who_resumes_from_the_start_sees_no_deleted_text(chat: ServiceUnderTest) -> None:
+async def test_a_new_member_who_resumes_from_the_start_gets_no_deleted_text(chat: ServiceUnderTest) -> None:
     await chat.dispatch(an_edit(text="hello"))
     await chat.dispatch(a_delete())
     pushes = await replayed(chat)
@@ -128,7 +128,7 @@ async def test_a_replayed_push_keeps_all_but_its_text(chat: ServiceUnderTest) ->
     )
 
 
-async def test_what_nobody_changed_is_replayed_as_it_was(chat: ServiceUnderTest) -> None:
+async def test_unchanged_messages_are_replayed_unchanged(chat: ServiceUnderTest) -> None:
     await chat.dispatch(a_send("another"), a_delete(3))
     live = chat.pushes("group.chat:weavers")
     pushes = await replayed(chat)
@@ -145,9 +145,7 @@ async def test_a_repetition_of_the_old_message_is_answered_as_before(chat: Servi
 
 
 @pytest.mark.parametrize("change", ["edit", "delete"])
-async def test_a_redelivery_of_the_old_message_pushes_no_old_text(
-    chat: ServiceUnderTest, change: str
-) -> None:
+async def test_a_redelivered_message_pushes_no_old_text(chat: ServiceUnderTest, change: str) -> None:
     before = chat.answer("said")
     await chat.dispatch(an_edit(text="hello") if change == "edit" else a_delete())
     chat.forget()
@@ -157,7 +155,7 @@ async def test_a_redelivery_of_the_old_message_pushes_no_old_text(
     assert told(push) == ("chat.message", 3, *(("hello", None) if change == "edit" else ("", True)))
 
 
-async def test_a_redelivery_of_an_old_edit_pushes_no_old_text(chat: ServiceUnderTest) -> None:
+async def test_a_redelivered_edit_pushes_no_old_text(chat: ServiceUnderTest) -> None:
     await chat.dispatch(an_edit(text="one", msg_id="m-1"))
     await chat.dispatch(an_edit(text="two"))
     chat.forget()
@@ -179,7 +177,7 @@ async def test_a_redelivered_batch_of_new_and_old_messages_pushes_each_once(chat
     ]
 
 
-async def test_a_push_that_waits_in_the_outbox_leaves_without_its_text(chat: ServiceUnderTest) -> None:
+async def test_a_push_in_the_outbox_is_published_without_its_deleted_text(chat: ServiceUnderTest) -> None:
     (said,) = chat.pushes(action="chat.message")
     chat.forget()
 
@@ -199,7 +197,7 @@ async def test_a_refused_delete_leaves_the_text(chat: ServiceUnderTest) -> None:
     assert [told(push) for push in (await replayed(chat))[2:]] == [("chat.message", 3, SECRET, None)]
 
 
-async def test_a_text_that_another_message_has_as_well_stays_there(chat: ServiceUnderTest) -> None:
+async def test_a_text_shared_with_another_message_remains_there(chat: ServiceUnderTest) -> None:
     await chat.dispatch(a_send(by="bob"))
     await chat.dispatch(a_delete())
     texts = [push.data["text"] for push in await replayed(chat) if push.action == "chat.message"]
@@ -232,7 +230,7 @@ async def test_the_number_of_statements_does_not_grow_with_the_number_of_changes
     assert len(statements) < 20
 
 
-async def test_a_message_without_changes_costs_no_statement_more(chat: ServiceUnderTest) -> None:
+async def test_a_message_without_changes_costs_no_further_statement(chat: ServiceUnderTest) -> None:
     with counted_statements() as statements:
         await chat.dispatch(a_send("plain"))
     assert not [

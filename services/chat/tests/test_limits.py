@@ -83,7 +83,7 @@ class TestRooms:
             assert {row.room for row in await chat.rows(ROOMS)} == {"room-0", "room-1"}
             assert len(await chat.rows(STREAMS.heads)) == 2
 
-    async def test_a_user_at_the_limit_may_join_again_and_may_leave_for_another_room(
+    async def test_a_user_at_the_limit_may_rejoin_and_may_replace_a_room(
         self, database_url: str, together: bool
     ) -> None:
         async with running(database_url, rooms_per_user=1) as chat:
@@ -100,7 +100,7 @@ class TestRooms:
             assert chat.answer("m-1").action == chat.answer("m-3").action == "chat.join.ok"
             assert [chat.error("m-2"), chat.error("m-4")] == ["conflict", "conflict"]
 
-    async def test_rooms_of_two_are_counted_by_themselves_and_for_both(
+    async def test_rooms_of_two_are_counted_separately_and_for_both(
         self, database_url: str, together: bool
     ) -> None:
         async with running(database_url, rooms_per_user=1, direct_rooms_per_user=2) as chat:
@@ -192,7 +192,7 @@ class TestInvitations:
                 "b",
             ]
 
-    async def test_an_open_invitation_is_not_pushed_again(self, database_url: str, together: bool) -> None:
+    async def test_an_open_invitation_is_pushed_once(self, database_url: str, together: bool) -> None:
         async with running(database_url) as chat:
             await chat.dispatch(a_command("chat.create", room="den"), a_join("den", by="zoe"))
             await dispatch(
@@ -207,7 +207,7 @@ class TestInvitations:
             assert len(chat.pushes("user.bob")) == 1
             assert [row.invited_by for row in await chat.rows(INVITATIONS)] == ["alice"]
 
-    async def test_a_user_has_so_many_open_invitations_and_no_more(
+    async def test_a_user_has_a_limited_number_of_open_invitations(
         self, database_url: str, together: bool
     ) -> None:
         async with running(database_url, invitations_per_user=3) as chat:

@@ -47,7 +47,7 @@ async def a_conversation(chat: ServiceUnderTest) -> None:
     )
 
 
-async def test_an_edit_is_answered_pushed_and_kept(chat: ServiceUnderTest) -> None:
+async def test_an_edit_is_answered_pushed_and_stored(chat: ServiceUnderTest) -> None:
     await chat.dispatch(an_edit(msg_id="m-1"))
     assert (chat.answer("m-1").action, chat.answer("m-1").data) == (
         "chat.edit.ok",
@@ -62,7 +62,7 @@ async def test_an_edit_is_answered_pushed_and_kept(chat: ServiceUnderTest) -> No
     assert message["edited_at"] >= said
 
 
-async def test_a_deletion_is_answered_and_pushed_and_the_text_is_gone(chat: ServiceUnderTest) -> None:
+async def test_a_deletion_is_answered_and_pushed_and_the_text_is_removed(chat: ServiceUnderTest) -> None:
     await chat.dispatch(an_edit(), a_delete(msg_id="m-1"))
     assert (chat.answer("m-1").action, chat.answer("m-1").data) == (
         "chat.delete.ok",
@@ -77,7 +77,7 @@ async def test_a_deletion_is_answered_and_pushed_and_the_text_is_gone(chat: Serv
     assert [row.text for row in await chat.rows(MESSAGES)] == [""]
 
 
-async def test_who_was_away_is_told_of_it_by_a_resume(chat: ServiceUnderTest) -> None:
+async def test_a_resume_replays_the_leave_of_a_deleted_room(chat: ServiceUnderTest) -> None:
     await chat.dispatch(an_edit())
     await chat.dispatch(a_delete())
     edited, deleted = chat.pushes("group.chat:weavers")[-2:]
@@ -89,7 +89,7 @@ async def test_who_was_away_is_told_of_it_by_a_resume(chat: ServiceUnderTest) ->
     assert chat.answer("m-1").data["streams"] == {"chat:weavers": {"seq": 5, "complete": True}}
 
 
-async def test_a_message_may_be_edited_again_and_the_last_text_stands(chat: ServiceUnderTest) -> None:
+async def test_a_message_may_be_edited_twice_and_keeps_the_last_text(chat: ServiceUnderTest) -> None:
     await chat.dispatch(an_edit(text="one"), an_edit(text="two"))
     await chat.dispatch(an_edit(text="three"))
     assert [message["text"] for message in await history(chat)] == ["three"]
@@ -97,7 +97,7 @@ async def test_a_message_may_be_edited_again_and_the_last_text_stands(chat: Serv
 
 
 @pytest.mark.parametrize("change", [an_edit, a_delete])
-async def test_only_the_author_may_and_only_what_is_there(chat: ServiceUnderTest, change: Any) -> None:
+async def test_only_the_author_may_and_only_on_existing_messages(chat: ServiceUnderTest, change: Any) -> None:
     chat.forget()
     await chat.dispatch(
         change(by="bob", msg_id="m-1"),
@@ -114,7 +114,7 @@ async def test_only_the_author_may_and_only_what_is_there(chat: ServiceUnderTest
 
 
 @pytest.mark.parametrize("together", [True, False])
-async def test_what_is_deleted_stays_so(chat: ServiceUnderTest, together: bool) -> None:
+async def test_a_deleted_message_remains_deleted(chat: ServiceUnderTest, together: bool) -> None:
     story = [a_delete(), an_edit(msg_id="m-1"), a_delete(msg_id="m-2"), a_delete(by="bob", msg_id="m-3")]
     for batch in [story] if together else [[message] for message in story]:
         await chat.dispatch(*batch)
@@ -123,7 +123,7 @@ async def test_what_is_deleted_stays_so(chat: ServiceUnderTest, together: bool) 
     assert len(await chat.rows(STREAMS.entries)) == 4
 
 
-async def test_one_batch_may_say_and_edit_and_delete(chat: ServiceUnderTest) -> None:
+async def test_one_batch_may_send_edit_and_delete(chat: ServiceUnderTest) -> None:
     await chat.dispatch(a_send("one"), a_send("two"), an_edit(4, "uno"), a_delete(5), a_send("three"))
     assert [(message["seq"], message["text"]) for message in await history(chat)] == [
         (3, "helo"),
@@ -133,13 +133,13 @@ async def test_one_batch_may_say_and_edit_and_delete(chat: ServiceUnderTest) -> 
     ]
 
 
-async def test_who_has_left_changes_nothing_any_more(chat: ServiceUnderTest) -> None:
+async def test_a_former_member_cannot_change_messages(chat: ServiceUnderTest) -> None:
     await chat.dispatch(a_command("chat.leave", room=ROOM), an_edit(msg_id="m-1"))
     await chat.dispatch(a_delete(msg_id="m-2"))
     assert [chat.error(msg_id) for msg_id in ("m-1", "m-2")] == ["forbidden", "forbidden"]
 
 
-async def test_in_a_room_of_two_both_are_told(chat: ServiceUnderTest) -> None:
+async def test_in_a_room_of_two_both_get_presence(chat: ServiceUnderTest) -> None:
     room = "dm:alice:bob"
     await chat.dispatch(a_command("chat.direct", to="bob", text="psst"))
     chat.forget()
@@ -152,7 +152,7 @@ async def test_in_a_room_of_two_both_are_told(chat: ServiceUnderTest) -> None:
 @pytest.mark.parametrize(
     "data", [{"text": ""}, {"text": "x" * 4001}, {"text": "nul \x00"}, {"seq": -1}, {"seq": "3"}]
 )
-async def test_what_cannot_be_said_is_refused_with_the_field(
+async def test_an_invalid_text_is_refused_with_the_field(
     chat: ServiceUnderTest, data: dict[str, Any]
 ) -> None:
     await chat.dispatch(an_edit(msg_id="m-1", **data))
@@ -160,7 +160,7 @@ async def test_what_cannot_be_said_is_refused_with_the_field(
     assert [found["field"] for found in chat.answer("m-1").data["details"]["fields"]] == list(data)
 
 
-async def test_messages_that_grew_come_in_answers_that_stay_small(chat: ServiceUnderTest) -> None:
+async def test_edited_messages_are_in_answers_of_bounded_size(chat: ServiceUnderTest) -> None:
     await chat.dispatch(*[a_send("x") for _ in range(99)])
     await chat.dispatch(*[an_edit(seq, "\x01" * 4000) for seq in range(4, 103)])
     assert len(str(await history(chat, limit=200)).replace("\\x01", "\\u0001")) < HISTORY_BYTES + 30_000

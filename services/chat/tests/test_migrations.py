@@ -73,7 +73,7 @@ async def test_messages_of_the_first_version_are_read_and_edited(database_url: s
         assert chat.answer("m-2").data == asked
 
 
-async def test_the_outbox_can_be_taken_back_and_made_again(database_url: str) -> None:
+async def test_the_outbox_can_be_downgraded_and_migrated_again(database_url: str) -> None:
     assert CHAT.storage is not None
     await an_early_database(database_url)
     engine = create_async_engine(database_url)
@@ -97,7 +97,7 @@ def a_push(room: str, place: int, action: str, **data: Any) -> str:
 
 
 def before_texts_were_gone() -> list[tuple[str, dict[str, Any]]]:
-    """What version 0006 kept: a message, one that was edited twice, one that was deleted; an empty private room."""
+    """The data of version 0006: a message, one that was edited twice, one that was deleted; an empty private room."""
     entries = {
         1: a_push("weavers", 1, "chat.joined", seq=1, user="alice"),
         2: a_push("weavers", 2, "chat.message", seq=2, user="bob", text="hello", sent_at=1),
@@ -169,7 +169,7 @@ async def test_old_texts_leave_the_stream_and_the_inbox(database_url: str) -> No
         ]
 
 
-async def test_outcomes_of_before_are_published_again(database_url: str) -> None:
+async def test_existing_outcomes_are_published_again(database_url: str) -> None:
     await a_database_with_old_texts(database_url)
     async with ServiceUnderTest.running(CHAT, database_url) as chat:
         for seq in (2, 3):
@@ -179,7 +179,7 @@ async def test_outcomes_of_before_are_published_again(database_url: str) -> None
         assert [push.data["text"] for push in chat.pushes("group.chat:weavers")] == ["hello", ""]
 
 
-async def test_an_empty_private_room_of_before_is_gone(database_url: str) -> None:
+async def test_an_existing_private_room_without_members_is_deleted(database_url: str) -> None:
     await a_database_with_old_texts(database_url)
     async with ServiceUnderTest.running(CHAT, database_url) as chat:
         await chat.dispatch(a_command("chat.join", room="den", msg_id="m-1"))
@@ -193,7 +193,7 @@ async def test_an_empty_private_room_of_before_is_gone(database_url: str) -> Non
         assert [row.room for row in await chat.rows(MESSAGES)] == ["weavers"] * 3
 
 
-async def test_rooms_that_are_gone_can_be_taken_back_and_made_again(database_url: str) -> None:
+async def test_deleted_rooms_can_be_downgraded_and_migrated_again(database_url: str) -> None:
     assert CHAT.storage is not None
     await a_database_with_old_texts(database_url)
     engine = create_async_engine(database_url)

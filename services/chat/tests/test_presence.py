@@ -1,4 +1,4 @@
-"""Presence: who is online, who is told, and what is not told."""
+"""Presence: which users are online, and the pushes about it."""
 
 import asyncio
 import random
@@ -39,7 +39,7 @@ class Clock:
 
 
 class Town:
-    """Chat, its clock, and the gateways that tell it of people."""
+    """Chat, its clock, and the gateways with their session events."""
 
     def __init__(self, chat: ServiceUnderTest, clock: Clock, presence: Presence) -> None:
         self.chat = chat
@@ -76,7 +76,7 @@ class Town:
         await self.hear(lives(WATCHING))
 
     def told(self, key: str | None = None) -> list[tuple[str, bool]]:
-        """Who was told to be online or not, since the last time this was asked."""
+        """The published presence changes since the last call."""
         pushes = self.chat.pushes(key, action="chat.presence")
         self.chat.forget()
         return [(push.data["user"], push.data["online"]) for push in pushes]
@@ -89,7 +89,7 @@ class Town:
 
 @pytest.fixture
 async def town(database_url: str) -> AsyncIterator[Town]:
-    """Alice and Bob are in a room; nobody is connected."""
+    """Alice and Bob are in a room, without connections."""
     async with Town.running(database_url) as town:
         await town.chat.dispatch(a_join(), a_join(by="bob"))
         town.chat.forget()
@@ -115,7 +115,9 @@ def lives(at: str = "gw-1", run: str = "r-1") -> Incoming:
 
 
 class TestConnections:
-    async def test_the_first_on_and_the_last_off_are_told_over_all_gateways(self, town: Town) -> None:
+    async def test_the_first_online_and_the_last_offline_are_published_over_all_gateways(
+        self, town: Town
+    ) -> None:
         await town.hear(starts("a-1"))
         assert town.told("group.chat:weavers") == [("alice", True)]
         await town.hear(starts("a-2", at="gw-2"), ends("a-1"))
@@ -136,20 +138,20 @@ class TestConnections:
             await town.wait(GRACE)
         assert town.told() == []
 
-    async def test_who_comes_and_goes_between_two_looks_is_not_told_of(self, town: Town) -> None:
+    async def test_a_connection_between_two_rounds_is_not_published(self, town: Town) -> None:
         await town.hear(starts(), ends())
         await town.wait(GRACE)
         assert town.told() == []
         assert await town.chat.rows(PEOPLE) == []
 
-    async def test_an_end_that_is_heard_before_its_start_stays_the_end(self, town: Town) -> None:
+    async def test_an_end_that_arrives_before_its_start_remains_the_end(self, town: Town) -> None:
         await town.hear(ends())
         await town.hear(starts())
         await town.wait(GRACE)
         assert town.told() == []
         assert await town.online() == set()
 
-    async def test_signs_that_come_twice_are_told_once_and_leave_no_outcome(self, town: Town) -> None:
+    async def test_doubled_presence_events_are_published_once_and_store_no_outcome(self, town: Town) -> None:
         outcomes = len(await town.chat.rows(INBOX))
         event = starts(msg_id="m-1")
         await town.hear(event, event)
@@ -164,14 +166,14 @@ class TestConnections:
         assert town.told() == [("alice", False)]
         assert len(await town.chat.rows(INBOX)) == outcomes
 
-    async def test_a_connection_hears_the_rooms_as_its_batch_leaves_them(self, town: Town) -> None:
+    async def test_a_connection_receives_the_rooms_that_it_has_after_its_batch(self, town: Town) -> None:
         await town.hear(starts("a-1"), a_command("chat.leave", room="weavers"), a_join("dyers"))
         assert town.chat.groups("a-1") == {"chat:dyers"}
 
-    async def test_the_list_of_members_says_who_is_online(self, town: Town) -> None:
+    async def test_the_list_of_members_shows_online_members(self, town: Town) -> None:
         assert await town.online() == set()
         await town.chat.dispatch(starts())
-        assert await town.online() == {"alice"}  # though nobody has been told yet
+        assert await town.online() == {"alice"}  # before any publish
         await town.settle()
         await town.hear(ends())
         assert await town.online() == {"alice"}
@@ -180,7 +182,7 @@ class TestConnections:
 
 
 class TestGateways:
-    async def test_who_was_only_on_a_silent_gateway_is_offline_and_nobody_else(self, town: Town) -> None:
+    async def test_users_of_only_a_silent_gateway_go_offline_and_no_others(self, town: Town) -> None:
         await town.hear(starts("a-1"), starts("b-1", "bob"), starts("b-2", "bob", at="gw-2"))
         town.told()
         for _ in range(2):
@@ -192,7 +194,7 @@ class TestGateways:
         assert town.told() == [("alice", False)]
         assert await town.online() == {"bob"}
 
-    async def test_who_is_back_elsewhere_before_the_silence_is_noticed_was_never_gone(
+    async def test_a_user_who_reconnects_before_the_silence_is_noticed_never_goes_offline(
         self, town: Town
     ) -> None:
         await town.hear(starts("a-1"))
@@ -204,7 +206,7 @@ class TestGateways:
         await town.wait(SILENCE - 1)
         assert town.told() == []
 
-    async def test_a_gateway_that_is_heard_again_has_its_people_back(self, town: Town) -> None:
+    async def test_a_gateway_that_announces_itself_again_has_its_users_online(self, town: Town) -> None:
         await town.hear(starts("a-1"), starts("b-1", "bob"))
         await town.wait(SILENCE)
         town.told()
@@ -213,7 +215,7 @@ class TestGateways:
         await town.wait(GRACE)
         assert town.told() == []
 
-    async def test_a_gateway_that_is_started_anew_has_lost_its_connections(self, town: Town) -> None:
+    async def test_a_restarted_gateway_has_no_connections_of_its_earlier_run(self, town: Town) -> None:
         await town.hear(starts("a-1"), starts("b-1", "bob"))
         town.told()
         await town.hear(lives(run="r-2"))
@@ -223,9 +225,7 @@ class TestGateways:
         await town.wait(1)
         assert town.told() == [("alice", False)]
 
-    async def test_a_late_word_of_an_earlier_run_changes_nothing_for_the_present_one(
-        self, town: Town
-    ) -> None:
+    async def test_a_late_event_of_an_earlier_run_does_not_change_the_current_one(self, town: Town) -> None:
         await town.hear(lives(run="r-1"))
         await town.hear(starts("a-1", run="r-2"))
         town.told()
@@ -236,7 +236,7 @@ class TestGateways:
         await town.wait(GRACE)
         assert town.told() == [("bob", False)]
 
-    async def test_silence_means_nothing_to_who_has_not_listened(self, town: Town) -> None:
+    async def test_a_replica_that_was_disconnected_draws_no_conclusion_from_silence(self, town: Town) -> None:
         await town.hear(starts())
         town.told()
         town.clock.pass_by(DAY)  # this service was down
@@ -246,7 +246,7 @@ class TestGateways:
         await town.settle(connected_for=SILENCE)
         assert town.told() == [("alice", False)]
 
-    async def test_where_no_gateway_is_heard_at_all_nobody_is_taken_for_gone(self, town: Town) -> None:
+    async def test_without_any_gateway_announcement_no_user_goes_offline(self, town: Town) -> None:
         await town.hear(starts("a-1"), starts("b-1", "bob", at="gw-2"))
         town.told()
         town.clock.pass_by(DAY)
@@ -255,7 +255,7 @@ class TestGateways:
         await town.hear(lives("gw-2"))
         assert town.told() == [("alice", False)]
 
-    async def test_a_gateway_that_tells_of_no_run_is_one_too(self, town: Town) -> None:
+    async def test_a_gateway_without_an_incarnation_counts_as_one_run(self, town: Town) -> None:
         await town.hear(
             an_event("session.started", user_id="alice", connection_id="a-1", gateway_id="old"),
         )
@@ -265,7 +265,7 @@ class TestGateways:
 
 
 class TestTold:
-    async def test_in_a_room_of_two_the_other_is_told(self, town: Town) -> None:
+    async def test_in_a_room_of_two_the_other_gets_the_read_position(self, town: Town) -> None:
         await town.chat.dispatch(
             a_command("chat.direct", by="cyd", to="dan", text="hi"),
             a_command("chat.direct", by="cyd", to="cyd", text="a note"),
@@ -277,7 +277,7 @@ class TestTold:
         assert push.stream is None
         assert town.told() == [("cyd", True)]
 
-    async def test_each_of_ones_rooms_is_told_but_no_crowd(self, database_url: str) -> None:
+    async def test_presence_is_pushed_to_each_room_of_the_user_except_crowds(self, database_url: str) -> None:
         async with Town.running(database_url, crowd_members=3) as town:
             await town.chat.dispatch(
                 *[a_join("three", by=user) for user in ("ana", "ben", "cyd")],
@@ -289,7 +289,7 @@ class TestTold:
             rooms = [push.data["room"] for push in town.chat.pushes(action="chat.presence")]
             assert sorted(rooms) == ["one", "three"]
 
-    async def test_what_was_not_committed_is_not_told_but_by_the_next_look(self, town: Town) -> None:
+    async def test_uncommitted_presence_is_published_by_the_next_round_only(self, town: Town) -> None:
         class Interrupted(TimerRun):
             async def publish(
                 self, connection: AsyncConnection, pushes: Sequence[Push] = (), **more: Any
@@ -308,12 +308,12 @@ class TestTold:
         await town.settle()
         assert town.told() == [("alice", True)]
 
-    async def test_what_is_told_has_left_the_outbox(self, town: Town) -> None:
+    async def test_published_presence_has_left_the_outbox(self, town: Town) -> None:
         await town.hear(starts())
         assert town.told() == [("alice", True)]
         assert await town.chat.rows(OUTBOX.items) == []
 
-    async def test_replicas_that_look_together_tell_once(self, database_url: str) -> None:
+    async def test_replicas_with_simultaneous_rounds_publish_once(self, database_url: str) -> None:
         users = [f"user-{number}" for number in range(40)]
         async with Town.running(database_url, replicas=2) as town:
             await town.chat.dispatch(*[a_join(by=user) for user in users])
@@ -326,7 +326,7 @@ class TestTold:
                 await asyncio.gather(*(town.settle(replica=replica) for replica in (0, 1)))
                 assert sorted(town.told()) == sorted((user, come) for user in users)
 
-    async def test_who_returns_while_the_leave_is_told_is_online_in_the_end(self, database_url: str) -> None:
+    async def test_a_user_who_reconnects_during_the_publish_ends_online(self, database_url: str) -> None:
         async with Town.running(database_url, replicas=2) as town:
             await town.chat.dispatch(a_join())
             await town.hear(starts("a-1"))
@@ -353,7 +353,7 @@ class TestTold:
 
 
 class TestTogether:
-    async def test_whatever_comes_in_whatever_order_the_last_word_is_right_and_nothing_is_said_twice(
+    async def test_presence_ends_right_for_any_order_of_events_and_is_published_once(
         self, database_url: str
     ) -> None:
         chance = random.Random(5)
@@ -414,7 +414,9 @@ class TestManyPeople:
             few, many = await a_round(town, users[:1]), await a_round(town, users[1:])
             assert few == many
 
-    async def test_the_people_of_a_dead_gateway_are_told_of_in_bounded_steps(self, database_url: str) -> None:
+    async def test_the_users_of_a_dead_gateway_are_published_in_bounded_steps(
+        self, database_url: str
+    ) -> None:
         users = [f"user-{number:04}" for number in range(2 * STEP + 100)]
         async with Town.running(database_url) as town:
             for first in range(0, len(users), 100):
@@ -435,7 +437,7 @@ class TestManyPeople:
             assert sum(told) == len(users)
             assert max(told) <= STEP
 
-    async def test_what_nobody_needs_any_more_is_forgotten(self, town: Town) -> None:
+    async def test_expired_presence_events_are_deleted(self, town: Town) -> None:
         await town.hear(starts("a-1"), starts("b-1", "bob", at="gw-2"))
         await town.hear(ends("a-1"))
         await town.wait(3600)
@@ -451,15 +453,15 @@ class TestManyPeople:
 
 class TestJudgement:
     @pytest.mark.parametrize("was_online", [True, False])
-    def test_who_is_connected_is_online(self, was_online: bool) -> None:
+    def test_a_connected_user_is_online(self, was_online: bool) -> None:
         state = PresenceState(is_connected=True, left_at=5)
         assert presence_at(state, was_online=was_online, now=100_000, grace=10) == (True, None)
 
-    def test_who_was_online_stays_so_for_the_grace(self) -> None:
+    def test_an_online_user_remains_online_for_the_grace_period(self) -> None:
         state = PresenceState(left_at=1000)
         assert presence_at(state, was_online=True, now=1009, grace=10) == (True, 1010)
         assert presence_at(state, was_online=True, now=1010, grace=10) == (False, None)
         assert presence_at(state, was_online=False, now=1009, grace=10) == (False, None)
 
-    def test_who_is_not_known_is_offline(self) -> None:
+    def test_an_unknown_user_is_offline(self) -> None:
         assert presence_at(PresenceState(), was_online=True, now=1_700_000_000_000, grace=10) == (False, None)

@@ -35,7 +35,7 @@ async def listed(chat: ServiceUnderTest, user: str) -> dict[str, Any]:
 
 
 class TestCreate:
-    async def test_who_makes_a_room_is_in_it_and_hears_it(self, chat: ServiceUnderTest) -> None:
+    async def test_the_creator_of_a_room_is_a_member_and_gets_the_push(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_create(msg_id="m-1"))
         assert (chat.answer("m-1").action, chat.answer("m-1").data) == ("chat.create.ok", {"room": ROOM})
         (push,) = chat.pushes("group.chat:den")
@@ -63,7 +63,7 @@ class TestCreate:
 
     @pytest.mark.parametrize("first", [a_create(by="bob"), a_join("bob")], ids=["made", "joined"])
     @pytest.mark.parametrize("together", [True, False])
-    async def test_a_name_that_is_taken_is_a_conflict(
+    async def test_an_existing_name_is_a_conflict(
         self, chat: ServiceUnderTest, first: Incoming, together: bool
     ) -> None:
         second = a_create(title="mine", msg_id="m-1")
@@ -74,16 +74,16 @@ class TestCreate:
         assert [row.title for row in await chat.rows(ROOMS)] == [None]
         assert chat.groups("c-7", user="alice") == set()
 
-    async def test_a_public_one_that_everybody_has_left_is_still_taken(self, chat: ServiceUnderTest) -> None:
+    async def test_a_public_room_without_members_keeps_its_name(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_create(private=False), a_leave("alice"))
         await chat.dispatch(a_create(msg_id="m-1"))
         assert chat.error("m-1") == "conflict"
 
-    async def test_a_public_room_is_for_everybody(self, chat: ServiceUnderTest) -> None:
+    async def test_a_public_room_is_open_to_every_user(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_create(private=False), a_join(msg_id="m-1"))
         assert chat.answer("m-1").data == {"room": ROOM, "seq": 2, "members": ["alice", "bob"]}
 
-    async def test_a_room_of_two_is_not_made(self, chat: ServiceUnderTest) -> None:
+    async def test_a_room_of_two_cannot_be_created(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_create("dm:alice:bob", msg_id="m-1"))
         assert chat.error("m-1") == "forbidden"
         assert await chat.rows(ROOMS) == await chat.rows(STREAMS.heads) == []
@@ -100,7 +100,7 @@ class TestCreate:
             {"private": "yes"},
         ],
     )
-    async def test_what_cannot_be_a_room_is_refused_with_the_field(
+    async def test_an_invalid_room_name_is_refused_with_the_field(
         self, chat: ServiceUnderTest, data: dict[str, Any]
     ) -> None:
         await chat.dispatch(a_command("chat.create", msg_id="m-1", **{"room": ROOM, **data}))
@@ -121,7 +121,7 @@ class TestCreate:
 
 
 class TestInvite:
-    async def test_who_is_invited_is_told_and_may_join(self, chat: ServiceUnderTest) -> None:
+    async def test_an_invited_user_gets_a_push_and_may_join(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_create(title="The den"), an_invite(msg_id="m-1"))
         assert chat.answer("m-1").data == {"room": ROOM, "user": "bob"}
         (push,) = chat.pushes("user.bob")
@@ -131,7 +131,7 @@ class TestInvite:
         assert chat.answer("m-2").data == {"room": ROOM, "seq": 2, "members": ["alice", "bob"]}
         assert await chat.rows(INVITATIONS) == []
 
-    async def test_an_invitation_waits_in_the_list_of_rooms(self, chat: ServiceUnderTest) -> None:
+    async def test_an_open_invitation_is_in_the_list_of_rooms(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_create(), an_invite(), a_create("attic", title="Up there", by="zoe"))
         await chat.dispatch(an_invite(room="attic", by="zoe"))
         assert await listed(chat, "bob") == {
@@ -147,15 +147,13 @@ class TestInvite:
         assert [room["room"] for room in after["rooms"]] == [ROOM]
         assert [invitation["room"] for invitation in after["invitations"]] == ["attic"]
 
-    async def test_an_open_invitation_stays_with_the_member_who_sent_it_first(
-        self, chat: ServiceUnderTest
-    ) -> None:
+    async def test_an_open_invitation_belongs_to_its_first_sender(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_create(), an_invite("zoe"), a_join("zoe"), an_invite())
         await chat.dispatch(an_invite(by="zoe"))
         assert len(chat.pushes("user.bob")) == 1
         assert (await listed(chat, "bob"))["invitations"][0]["by"] == "alice"
 
-    async def test_any_member_may_invite_and_nobody_else(self, chat: ServiceUnderTest) -> None:
+    async def test_any_member_may_invite_and_other_users_may_not(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_create(), an_invite(), a_join(), an_invite("zoe", by="bob", msg_id="m-1"))
         await chat.dispatch(
             an_invite("eve", by="mallory", msg_id="m-2"),
@@ -167,7 +165,7 @@ class TestInvite:
         assert [chat.error(f"m-{n}") for n in (2, 3, 4, 5)] == ["forbidden"] * 4
         assert [row.user_id for row in await chat.rows(INVITATIONS)] == ["zoe"]
 
-    async def test_who_is_in_the_room_already_is_a_conflict(self, chat: ServiceUnderTest) -> None:
+    async def test_an_invitation_of_a_member_is_a_conflict(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_create(), an_invite(), a_join())
         chat.forget()
         await chat.dispatch(an_invite(msg_id="m-1"), an_invite("alice", msg_id="m-2"))
@@ -180,7 +178,7 @@ class TestInvite:
         await chat.dispatch(a_join())
         assert "invitations" not in await listed(chat, "bob")
 
-    async def test_nobody_is_invited_to_a_room_of_two(self, chat: ServiceUnderTest) -> None:
+    async def test_an_invitation_to_a_room_of_two_is_refused(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_command("chat.direct", to="bob", text="psst"))
         await chat.dispatch(an_invite("zoe", room="dm:alice:bob", msg_id="m-1"))
         assert chat.error("m-1") == "forbidden"
@@ -193,7 +191,9 @@ class TestInvite:
 
 
 class TestPrivateRoom:
-    async def test_without_an_invitation_nobody_joins(self, chat: ServiceUnderTest) -> None:
+    async def test_a_private_room_cannot_be_joined_without_an_invitation(
+        self, chat: ServiceUnderTest
+    ) -> None:
         await chat.dispatch(a_create(), an_invite("zoe"))
         await chat.dispatch(a_join("mallory", on="c-9", msg_id="m-1"))
         assert chat.error("m-1") == "forbidden"
@@ -201,13 +201,13 @@ class TestPrivateRoom:
         assert [row.user_id for row in await chat.rows(MEMBERS)] == ["alice"]
         assert [row.seq for row in await chat.rows(STREAMS.entries)] == [1]
 
-    async def test_who_is_in_may_join_again_with_another_connection(self, chat: ServiceUnderTest) -> None:
+    async def test_a_member_may_join_with_another_connection(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_create(), a_join("alice", on="c-9", msg_id="m-1"))
         assert chat.answer("m-1").data == {"room": ROOM, "seq": 1, "members": ["alice"]}
         assert "chat:den" in chat.groups("c-9")
 
     @pytest.mark.parametrize("together", [True, False])
-    async def test_who_has_left_needs_another_invitation(
+    async def test_a_former_member_needs_another_invitation(
         self, chat: ServiceUnderTest, together: bool
     ) -> None:
         story = [
@@ -226,14 +226,14 @@ class TestPrivateRoom:
         assert chat.answer("m-3").data == {"room": ROOM, "seq": 4, "members": ["alice", "bob"]}
         assert await chat.rows(INVITATIONS) == []
 
-    async def test_an_invitation_that_comes_after_leaving_is_kept(self, chat: ServiceUnderTest) -> None:
+    async def test_an_invitation_after_a_leave_is_valid(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_create(), an_invite())
         await chat.dispatch(a_join(), a_leave(), an_invite())
         assert [row.user_id for row in await chat.rows(INVITATIONS)] == ["bob"]
         await chat.dispatch(a_join(msg_id="m-1"))
         assert chat.answer("m-1").action == "chat.join.ok"
 
-    async def test_one_batch_may_invite_let_in_and_let_speak(self, chat: ServiceUnderTest) -> None:
+    async def test_one_batch_may_invite_join_and_send(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(
             a_create(),
             a_command("chat.send", by="bob", room=ROOM, text="too early", msg_id="m-1"),
@@ -256,13 +256,13 @@ class TestPrivateRoom:
             assert await chat.rows(INVITATIONS) == []
             assert chat.retried() == []
 
-    async def test_nothing_of_it_gets_out(self, chat: ServiceUnderTest) -> None:
+    async def test_a_private_room_is_invisible_from_outside(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(
             a_create(title="Whispers"), a_command("chat.send", room=ROOM, text="a secret", msg_id="sent")
         )
         await chat.dispatch(an_invite("guest"))
         chat.forget()
-        for user in ("mallory", "guest"):  # who is invited is not in yet
+        for user in ("mallory", "guest"):  # an invited user is not a member yet
             cases: tuple[tuple[str, dict[str, Any]], ...] = (
                 ("chat.history", {}),
                 ("chat.members", {}),

@@ -44,7 +44,7 @@ class TestRead:
         await chat.dispatch(a_join(), a_join("bob", on="c-2"), *[a_send() for _ in range(3)])
         chat.forget()
 
-    async def test_who_reads_says_so_and_the_room_is_told(self, chat: ServiceUnderTest) -> None:
+    async def test_a_read_position_is_pushed_to_the_room(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_read(4, msg_id="m-1"))
         assert (chat.answer("m-1").action, chat.answer("m-1").data) == (
             "chat.read.ok",
@@ -65,24 +65,24 @@ class TestRead:
         assert len(chat.pushes()) == 1
         assert await listed(chat) == (4, 1)
 
-    async def test_nobody_has_read_what_is_not_said(self, chat: ServiceUnderTest) -> None:
+    async def test_a_read_position_ends_at_the_last_message(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_read(2**63 - 1, msg_id="m-1"))
         assert chat.answer("m-1").data["seq"] == 5
         assert [push.data["seq"] for push in chat.pushes()] == [5]
         await chat.dispatch(a_send())
         assert await listed(chat) == (5, 1)
 
-    async def test_one_batch_may_say_and_read(self, chat: ServiceUnderTest) -> None:
+    async def test_one_batch_may_send_and_read(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_send(), a_read(6, msg_id="m-1"), a_send())
         assert chat.answer("m-1").data["seq"] == 6
         assert await listed(chat) == (6, 1)
 
-    async def test_who_says_something_has_read_all_before_it(self, chat: ServiceUnderTest) -> None:
+    async def test_a_sender_has_read_all_earlier_messages(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_send("alice"), a_read(5, msg_id="m-1"))
         assert chat.answer("m-1").data["seq"] == 6
         assert chat.pushes(action="chat.read") == []
 
-    async def test_what_is_deleted_and_what_is_ones_own_is_not_unread(self, chat: ServiceUnderTest) -> None:
+    async def test_deleted_and_own_messages_are_not_unread(self, chat: ServiceUnderTest) -> None:
         assert await listed(chat) == (1, 3)
         await chat.dispatch(
             a_command("chat.delete", by="bob", room=ROOM, seq=4),
@@ -93,17 +93,17 @@ class TestRead:
         await chat.dispatch(a_read(3))
         assert await listed(chat) == (3, 1)
 
-    async def test_from_outside_nothing_is_read(self, chat: ServiceUnderTest) -> None:
+    async def test_a_user_who_is_not_a_member_reads_nothing(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_read(1, by="mallory", msg_id="m-1"), a_read(1, "nowhere", msg_id="m-2"))
         assert [chat.error(msg_id) for msg_id in ("m-1", "m-2")] == ["forbidden", "forbidden"]
         assert chat.pushes() == []
 
     @pytest.mark.parametrize("seq", [-1, 2**63, "4", None])
-    async def test_what_is_no_position_is_refused(self, chat: ServiceUnderTest, seq: Any) -> None:
+    async def test_an_invalid_position_is_refused(self, chat: ServiceUnderTest, seq: Any) -> None:
         await chat.dispatch(a_read(seq, msg_id="m-1"))
         assert chat.error("m-1") == "invalid_data"
 
-    async def test_a_repetition_is_told_once(self, chat: ServiceUnderTest) -> None:
+    async def test_a_repetition_is_pushed_once(self, chat: ServiceUnderTest) -> None:
         read = a_read(4, msg_id="m-1")
         await chat.dispatch(read, read)
         await chat.dispatch(a_read(5))
@@ -112,7 +112,7 @@ class TestRead:
         assert [push.data["seq"] for push in chat.pushes()] == [4, 5]
         assert await listed(chat) == (5, 0)
 
-    async def test_in_a_room_of_two_both_are_told(self, chat: ServiceUnderTest) -> None:
+    async def test_in_a_room_of_two_both_get_presence(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_command("chat.direct", by="bob", to="alice", text="psst"))
         chat.forget()
         await chat.dispatch(a_read(1, DIRECT))
@@ -137,7 +137,7 @@ class TestAnyStory:
         deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
-    async def test_what_is_unread_is_what_others_said_later_and_did_not_take_back(
+    async def test_unread_are_later_messages_of_others_that_are_not_deleted(
         self, chat: ServiceUnderTest, batches: list[list[tuple[str, str, int]]]
     ) -> None:
         room = f"room-{next(rooms)}"
@@ -167,7 +167,7 @@ class TestAnyStory:
 
 
 class TestMembers:
-    async def test_members_come_by_name_with_whether_they_are_there(self, chat: ServiceUnderTest) -> None:
+    async def test_members_are_listed_by_name_with_their_presence(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join("zoe"), a_join("bob"), a_join())
         await chat.dispatch(a_command("chat.members", room=ROOM, msg_id="m-1"))
         answer = chat.answer("m-1")
@@ -182,7 +182,7 @@ class TestMembers:
         await chat.dispatch(a_command("chat.members", room=DIRECT, msg_id="m-1"))
         assert [member["user"] for member in chat.answer("m-1").data["members"]] == ["alice", "bob"]
 
-    async def test_who_has_left_is_not_among_them_and_is_told_nothing(self, chat: ServiceUnderTest) -> None:
+    async def test_a_former_member_is_not_listed_and_gets_no_pushes(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join(), a_join("bob"), a_command("chat.leave", by="bob", room=ROOM))
         await chat.dispatch(
             a_command("chat.members", room=ROOM, msg_id="m-1"),
@@ -192,7 +192,7 @@ class TestMembers:
         assert [member["user"] for member in chat.answer("m-1").data["members"]] == ["alice"]
         assert [chat.error(msg_id) for msg_id in ("m-2", "m-3")] == ["forbidden", "forbidden"]
 
-    async def test_many_ask_for_long_lists_at_once(self, chat: ServiceUnderTest) -> None:
+    async def test_many_users_may_request_long_lists_at_once(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(
             *[a_join(f"user-{number:04}") for number in range(Limits.crowd_members + 1)], a_join()
         )
@@ -205,7 +205,7 @@ class TestMembers:
             assert [member["user"] for member in members[:2]] == ["alice", "user-0000"]
             assert chat.answer(f"m-{number}").data["count"] == Limits.crowd_members + 2
 
-    async def test_asking_leaves_no_trace(self, chat: ServiceUnderTest) -> None:
+    async def test_a_read_stores_nothing(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join())
         await chat.dispatch(a_command("chat.members", room=ROOM))
         assert len(await chat.rows(INBOX)) == 1

@@ -42,7 +42,7 @@ class TestHistory:
             a_command("chat.join", room=ROOM), *[a_send(f"no. {number}") for number in range(2, 12)]
         )
 
-    async def test_the_newest_come_oldest_first(self, chat: ServiceUnderTest) -> None:
+    async def test_the_newest_messages_are_listed_oldest_first(self, chat: ServiceUnderTest) -> None:
         page = await read(chat, limit=3)
         assert (seqs(page), page["has_more"], page["room"]) == ([9, 10, 11], True, ROOM)
         assert page["messages"][0].items() >= {"user": "alice", "text": "no. 9", "room": ROOM}.items()
@@ -66,7 +66,7 @@ class TestHistory:
             ({"after_seq": 2**63 - 1}, [], False),
         ],
     )
-    async def test_before_and_after_leave_out_the_place_itself(
+    async def test_ranges_exclude_their_bounds(
         self, chat: ServiceUnderTest, asked: dict[str, int], found: list[int], more: bool
     ) -> None:
         page = await read(chat, **asked)
@@ -82,12 +82,12 @@ class TestHistory:
     @pytest.mark.parametrize(
         "asked", [{"limit": 0}, {"limit": 201}, {"before_seq": 3, "after_seq": 1}, {"after_seq": -1}]
     )
-    async def test_a_question_that_makes_no_sense_is_refused(
+    async def test_an_invalid_question_is_refused(
         self, chat: ServiceUnderTest, asked: dict[str, int]
     ) -> None:
         assert (await read(chat, **asked))["code"] == "invalid_data"
 
-    async def test_a_history_sees_what_was_sent_before_it_and_nothing_sent_after(
+    async def test_a_history_contains_earlier_messages_and_no_later_ones(
         self, chat: ServiceUnderTest
     ) -> None:
         asked: dict[str, Any] = {"room": ROOM, "after_seq": 11}
@@ -101,7 +101,7 @@ class TestHistory:
 
     @pytest.mark.parametrize("letter", ["x", "😀", "\x01"])
     @pytest.mark.parametrize("direction", ["back", "forth"])
-    async def test_long_messages_come_in_answers_that_stay_small(
+    async def test_long_messages_are_in_answers_of_bounded_size(
         self, chat: ServiceUnderTest, letter: str, direction: str
     ) -> None:
         await chat.dispatch(*[a_send(letter * 4000) for _ in range(80)])
@@ -148,7 +148,7 @@ class TestHistory:
 
 
 class TestRooms:
-    async def test_rooms_are_listed_by_name_with_what_is_unread(self, chat: ServiceUnderTest) -> None:
+    async def test_rooms_are_listed_by_name_with_unread_counts(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(
             *[a_command("chat.join", room=room, by=user) for room in ("b", "a") for user in ("alice", "bob")],
             *[a_command("chat.send", room="a", text="hello", by="bob") for _ in range(3)],
@@ -166,7 +166,9 @@ class TestRooms:
         ]
         assert await rooms(chat, "stranger") == []
 
-    async def test_who_answers_has_read(self, chat: ServiceUnderTest) -> None:
+    async def test_a_sender_has_read_the_earlier_messages_of_a_room_of_two(
+        self, chat: ServiceUnderTest
+    ) -> None:
         await chat.dispatch(
             a_command("chat.direct", by="bob", to="alice", text="psst"),
             a_command("chat.direct", to="bob", text="what?"),
@@ -175,7 +177,7 @@ class TestRooms:
         (room,) = await rooms(chat)
         assert (room["seq"], room["read_seq"], room["unread"]) == (3, 2, 1)
 
-    async def test_a_room_that_was_left_is_not_listed(self, chat: ServiceUnderTest) -> None:
+    async def test_a_left_room_is_not_listed(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_command("chat.join", room="a"), a_command("chat.leave", room="a"))
         assert await rooms(chat) == []
 
@@ -210,7 +212,7 @@ class TestResume:
         }
         assert [entry.data["text"] for entry in chat.replayed()] == ["short"]
 
-    async def test_a_replay_within_the_bound_comes_whole_in_its_order_before_the_answer(
+    async def test_a_replay_within_the_bound_is_complete_and_in_order_before_the_answer(
         self, chat: ServiceUnderTest
     ) -> None:
         await chat.dispatch(
@@ -222,9 +224,7 @@ class TestResume:
         assert [entry.data["text"] for entry in chat.replayed()] == [f"no. {number}" for number in range(450)]
         assert b"chat.resume.ok" in chat.heard[-1].item
 
-    async def test_who_resumes_and_then_leaves_is_answered_in_that_order(
-        self, chat: ServiceUnderTest
-    ) -> None:
+    async def test_a_resume_and_a_leave_are_answered_in_order(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_command("chat.join", room=ROOM))
         chat.forget()
         await chat.dispatch(
@@ -234,7 +234,7 @@ class TestResume:
         assert chat.answer("m-1").data["streams"][f"chat:{ROOM}"]["complete"]
         assert chat.groups(user="alice") == set()
 
-    async def test_a_resume_in_hand_does_not_delay_what_others_send(self, chat: ServiceUnderTest) -> None:
+    async def test_a_running_resume_does_not_delay_requests_of_others(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_command("chat.join", room=ROOM), a_command("chat.join", room=ROOM, by="bob"))
         await chat.dispatch(*[a_send(f"no. {number}") for number in range(450)])
         chat.forget()

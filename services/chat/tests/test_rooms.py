@@ -17,7 +17,7 @@ def a_send(text: str = "hello", room: str = "weavers", **more: Any) -> Incoming:
 
 
 class TestJoin:
-    async def test_a_room_that_is_not_there_is_made(self, chat: ServiceUnderTest) -> None:
+    async def test_joining_a_missing_room_creates_it(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join(msg_id="m-1"))
         assert chat.answer("m-1").action == "chat.join.ok"
         assert chat.answer("m-1").data == {"room": "weavers", "seq": 1, "members": ["alice"]}
@@ -28,12 +28,12 @@ class TestJoin:
         assert chat.groups("c-2", user="alice") == {"chat:weavers"}
         assert len(await chat.rows(ROOMS)) == 1
 
-    async def test_who_comes_later_learns_who_is_there(self, chat: ServiceUnderTest) -> None:
+    async def test_a_later_member_sees_present_members(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join(by="zoe"), a_join(by="bob"))
         await chat.dispatch(a_join(msg_id="m-1"))
         assert chat.answer("m-1").data == {"room": "weavers", "seq": 3, "members": ["alice", "bob", "zoe"]}
 
-    async def test_joining_again_tells_nobody_and_subscribes_this_connection(
+    async def test_a_repeated_join_pushes_nothing_and_subscribes_this_connection(
         self, chat: ServiceUnderTest
     ) -> None:
         await chat.dispatch(a_join(), a_send())
@@ -43,7 +43,7 @@ class TestJoin:
         assert chat.pushes() == []
         assert chat.groups("c-2") == {"chat:weavers"}
 
-    async def test_what_is_said_before_the_subscription_is_replayed(self, chat: ServiceUnderTest) -> None:
+    async def test_messages_before_the_subscription_are_replayed(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join(by="bob"))
         join = a_join(on="c-9", msg_id="m-1")
         await chat.dispatch(join)
@@ -53,13 +53,13 @@ class TestJoin:
         assert {answer.data["seq"] for answer in chat.answers("m-1")} == {2}
         assert chat.replayed("c-9") == chat.pushes(action="chat.message")
 
-    async def test_who_joins_together_is_told_of_the_others_once(self, chat: ServiceUnderTest) -> None:
+    async def test_members_who_join_together_are_published_once(self, chat: ServiceUnderTest) -> None:
         crowd = [a_join(by=f"user-{number}", on=f"c-{number}") for number in range(50)]
         await chat.dispatch(*crowd)
         assert len(chat.pushes("group.chat:weavers")) == 50
         assert [chat.replayed(f"c-{number}") for number in range(50)] == [[]] * 50
 
-    async def test_a_room_of_two_is_not_joined(self, chat: ServiceUnderTest) -> None:
+    async def test_a_room_of_two_cannot_be_joined(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_command("chat.direct", to="bob", text="psst"))
         await chat.dispatch(
             a_join("dm:alice:bob", by="mallory", msg_id="m-1"),
@@ -77,7 +77,7 @@ class TestJoin:
 
 
 class TestLeave:
-    async def test_everybody_hears_who_leaves_and_the_leaver_too(self, chat: ServiceUnderTest) -> None:
+    async def test_every_member_gets_a_leave_and_so_does_the_leaver(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join(), a_join(by="bob", on="c-2"))
         await chat.dispatch(a_command("chat.leave", room="weavers", msg_id="m-1"))
         assert chat.answer("m-1").data == {"room": "weavers"}
@@ -89,7 +89,7 @@ class TestLeave:
         assert chat.groups("c-2", user="bob") == {"chat:weavers"}
         assert [row.user_id for row in await chat.rows(MEMBERS)] == ["bob"]
 
-    async def test_who_is_not_in_a_room_cannot_leave_it(self, chat: ServiceUnderTest) -> None:
+    async def test_a_user_cannot_leave_a_room_without_being_a_member(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join(by="bob"))
         await chat.dispatch(
             a_command("chat.leave", room="weavers", msg_id="m-1"),
@@ -98,7 +98,9 @@ class TestLeave:
         assert [chat.error(msg_id) for msg_id in ("m-1", "m-2")] == ["forbidden", "forbidden"]
 
     @pytest.mark.parametrize("together", [True, False])
-    async def test_coming_and_going_ends_where_it_ends(self, chat: ServiceUnderTest, together: bool) -> None:
+    async def test_joins_and_leaves_end_in_the_last_state(
+        self, chat: ServiceUnderTest, together: bool
+    ) -> None:
         story = [
             a_join(),
             a_command("chat.leave", room="weavers"),
@@ -118,7 +120,7 @@ class TestLeave:
 
 
 class TestSend:
-    async def test_a_message_is_answered_pushed_and_kept(self, chat: ServiceUnderTest) -> None:
+    async def test_a_message_is_answered_pushed_and_stored(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join(), a_send("good morning ☀", client_ref="draft-1", msg_id="m-1"))
         answer = chat.answer("m-1").data
         assert answer == {"room": "weavers", "seq": 2, "sent_at": answer["sent_at"]}
@@ -135,7 +137,7 @@ class TestSend:
         (row,) = await chat.rows(MESSAGES)
         assert (row.room, row.seq, row.user_id, row.text) == ("weavers", 2, "alice", "good morning ☀")
 
-    async def test_only_members_may_and_nobody_learns_what_rooms_there_are(
+    async def test_only_members_may_and_other_users_do_not_learn_of_rooms(
         self, chat: ServiceUnderTest
     ) -> None:
         await chat.dispatch(a_join("secret", by="bob"))
@@ -159,7 +161,7 @@ class TestSend:
             {"room": "weavers"},
         ],
     )
-    async def test_what_cannot_be_sent_is_refused_with_the_field(
+    async def test_an_invalid_request_is_refused_with_the_field(
         self, chat: ServiceUnderTest, data: dict[str, Any]
     ) -> None:
         await chat.dispatch(a_join())
@@ -172,7 +174,7 @@ class TestSend:
 
 
 class TestDirect:
-    async def test_both_hear_it_on_every_connection(self, chat: ServiceUnderTest) -> None:
+    async def test_every_connection_of_both_receives_it(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(
             a_command("chat.direct", to="bob", text="psst", msg_id="m-1"),
             a_command("chat.direct", by="bob", to="alice", text="what?", msg_id="m-2"),
@@ -186,7 +188,7 @@ class TestDirect:
         assert len(chat.pushes()) == 4
         assert len(await chat.rows(MESSAGES)) == len(await chat.rows(STREAMS.entries)) == 2
 
-    async def test_one_may_write_to_oneself(self, chat: ServiceUnderTest) -> None:
+    async def test_a_user_may_write_to_themselves(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_command("chat.direct", to="alice", text="buy milk", msg_id="m-1"))
         assert chat.answer("m-1").data["room"] == "dm:alice:alice"
         assert len(chat.pushes()) == 1
@@ -218,7 +220,7 @@ class TestDirect:
         assert chat.error("m-1") == "invalid_data"
         assert chat.answer("m-2").action == "chat.direct.ok"
 
-    async def test_odd_names_meet_in_rooms_of_their_own(self, chat: ServiceUnderTest) -> None:
+    async def test_users_with_odd_names_have_rooms_of_their_own(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(
             a_command("chat.direct", by="a:b", to="c", text="one"),
             a_command("chat.direct", by="a", to="b:c", text="other"),
@@ -229,7 +231,7 @@ class TestDirect:
 
 
 class TestTyping:
-    async def test_the_room_is_told_and_nothing_is_kept(self, chat: ServiceUnderTest) -> None:
+    async def test_the_room_gets_a_push_and_nothing_is_stored(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join())
         chat.forget()
         await chat.dispatch(a_command("chat.typing", room="weavers", msg_id="m-1"))
@@ -239,7 +241,7 @@ class TestTyping:
         assert (push.stream, push.seq) == (None, None)
         assert len(await chat.rows(STREAMS.entries)) == 1
 
-    async def test_in_a_room_of_two_the_other_is_told(self, chat: ServiceUnderTest) -> None:
+    async def test_in_a_room_of_two_the_other_gets_the_read_position(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(
             a_command("chat.direct", to="bob", text="psst"), a_command("chat.direct", to="alice", text="hm")
         )
@@ -252,7 +254,7 @@ class TestTyping:
         assert chat.pushes("user.bob") == [push]
         assert chat.answer("m-1").action == "chat.typing.ok"
 
-    async def test_from_outside_nobody_is_told(self, chat: ServiceUnderTest) -> None:
+    async def test_a_user_who_is_not_a_member_causes_no_push(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join(by="bob"))
         chat.forget()
         await chat.dispatch(a_command("chat.typing", room="weavers", msg_id="m-1"))
@@ -261,7 +263,7 @@ class TestTyping:
 
 
 class TestResume:
-    async def test_what_was_missed_is_replayed_before_the_answer(self, chat: ServiceUnderTest) -> None:
+    async def test_missed_entries_are_replayed_before_the_answer(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join(), a_join("dyers"), a_send("one"), a_send("two"))
         await chat.dispatch(a_command("chat.direct", by="bob", to="alice", text="psst"))
         weavers, direct = chat.pushes("group.chat:weavers"), chat.pushes("user.alice")
@@ -278,7 +280,7 @@ class TestResume:
         }
         assert chat.groups("c-9") == {"chat:weavers", "chat:dyers"}
 
-    async def test_a_room_of_others_gives_nothing_away(self, chat: ServiceUnderTest) -> None:
+    async def test_a_room_of_others_reveals_nothing(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join("secret", by="bob"), a_send(room="secret", by="bob"))
         chat.forget()
         await chat.dispatch(a_command("chat.resume", positions={"chat:secret": 0}, msg_id="m-1"))
@@ -286,11 +288,11 @@ class TestResume:
         assert chat.replayed() == []
         assert chat.groups() == set()
 
-    async def test_a_stream_that_no_database_can_name_is_invalid(self, chat: ServiceUnderTest) -> None:
+    async def test_a_stream_with_an_invalid_name_is_refused(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_command("chat.resume", positions={"chat:\x00": 0}, msg_id="m-1"))
         assert chat.error("m-1") == "invalid_data"
 
-    async def test_a_room_that_the_user_has_left_is_heard_no_more(self, chat: ServiceUnderTest) -> None:
+    async def test_a_user_receives_no_pushes_of_a_left_room(self, chat: ServiceUnderTest) -> None:
         odd = ["x" * 400, "chat:é\U0001f9f6", "order:alice"]
         await chat.dispatch(a_join("dyers"), a_join("secret", by="bob"))
         chat.forget()
@@ -315,14 +317,16 @@ class TestNewConnections:
         assert chat.groups("c-8") == set()
         assert {heard.routing_key for heard in chat.heard} == {f"connection.{GATEWAY}"}
 
-    async def test_one_that_was_left_is_not_among_them(self, chat: ServiceUnderTest) -> None:
+    async def test_a_left_room_is_not_among_them(self, chat: ServiceUnderTest) -> None:
         await chat.dispatch(a_join(), a_join("dyers"), a_command("chat.leave", room="weavers"))
         await chat.dispatch(
             an_event("session.started", user_id="alice", connection_id="c-7", gateway_id=GATEWAY)
         )
         assert chat.groups("c-7") == {"chat:dyers"}
 
-    async def test_an_event_that_cannot_be_read_is_parked(self, chat: ServiceUnderTest) -> None:
+    async def test_an_unreadable_event_is_parked_and_the_next_are_applied(
+        self, chat: ServiceUnderTest
+    ) -> None:
         await chat.dispatch(an_event("session.started", user_id="alice"))
         (parked,) = chat.parked()
         assert parked.startswith("InvalidData")

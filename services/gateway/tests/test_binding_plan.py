@@ -22,7 +22,7 @@ class PlanUnderTest:
     """A plan, its inbox, and the code that carries out its steps.
 
     Attributes:
-        inbox: What leads into it.
+        inbox: Its bindings.
     """
 
     def __init__(self, **bounds: int) -> None:
@@ -59,7 +59,7 @@ class PlanUnderTest:
 
 
 def apply(step: Step, inbox: Counter[str]) -> None:
-    """What the broker does."""
+    """The reaction of the broker."""
     name = EVERYTHING if step.kind in (StepKind.CATCH_ALL, StepKind.CATCH_NONE) else step.user
     inbox[name] = int(step.kind in (StepKind.BIND, StepKind.CATCH_ALL))
 

@@ -207,7 +207,7 @@ def silent_sockets(port: int, count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_garbage_collector() -> Iterator[None]:
-    """What is still there was not freed by counting references."""
+    """Objects that reference counting did not free."""
     gc.collect()
     gc.disable()
     try:

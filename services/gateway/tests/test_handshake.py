@@ -66,7 +66,7 @@ async def test_the_longest_user_id_is_welcome(gateway: GatewayUnderTest, user: s
 
 
 @pytest.mark.parametrize("expiry", [10**400, float("nan"), "4102444800", -1])
-async def test_an_expiry_that_is_not_a_time_is_401_and_not_an_error_of_the_gateway(
+async def test_an_expiry_that_is_not_a_time_is_401_and_never_an_internal_error(
     gateway: GatewayUnderTest, expiry: Any
 ) -> None:
     bad = a_token("ana", exp=expiry)

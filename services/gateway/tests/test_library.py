@@ -142,7 +142,7 @@ async def test_eof_received_ends_the_parser_so_that_bytes_before_the_end_can_be_
 
 
 @pytest.mark.parametrize(("sent", "is_answered"), [(b"\x16\x03\x01\r\n\r\n", True), (b"GET / HT", False)])
-async def test_handshake_exc_tells_bytes_that_are_not_http_from_an_incomplete_request(
+async def test_handshake_exc_separates_bytes_that_are_not_http_from_an_incomplete_request(
     sent: bytes, is_answered: bool
 ) -> None:
     async with connected(sent) as (connection, _, writer):

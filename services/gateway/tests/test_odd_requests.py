@@ -72,7 +72,7 @@ ODD: Final = [
     (a_request(headers=HOST + TOKEN + "Sec-WebSocket-Extensions: ;;\r\n"), 101, ""),
     (a_request(headers=HOST + TOKEN + f"X-Long: {'x' * 10_000}\r\n"), 431, ""),
     (a_request(headers=HOST + TOKEN + "X-Many: 1\r\n" * 200), 431, ""),
-    # What is no request
+    # Invalid requests
     (a_request(headers=HOST + TOKEN + "X-Nul: a\x00b\r\n"), 400, "not an HTTP/1 request"),
     (a_request(headers=HOST + TOKEN + "no header at all\r\n"), 400, "not an HTTP/1 request"),
     (a_request(headers=HOST + TOKEN + "Content-Length: 5\r\n"), 400, "not an HTTP/1 request"),

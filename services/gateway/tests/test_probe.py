@@ -52,7 +52,7 @@ class ProbeUnderTest:
         broker.on_rebuilt(self._on_rebuilt)
 
     def take(self, delivery: Delivery) -> None:
-        """What a gateway does."""
+        """The handling in a gateway."""
         self._probe.arrived()
         if not delivery.routing_key.startswith("connection."):
             self._probe.received(delivery.routing_key)
@@ -61,7 +61,7 @@ class ProbeUnderTest:
             self._probe.received(item.connection_id)
 
     def arrived(self, _: Delivery) -> None:
-        """What a gateway does that is behind."""
+        """The handling in a gateway that is behind."""
         self._probe.arrived()
 
     async def once(self) -> None:

@@ -18,7 +18,7 @@ def test_the_service_takes_the_actions_of_the_protocol() -> None:
     }
 
 
-async def test_the_program_answers_what_waited_for_it_and_stops_when_told(database_url: str) -> None:
+async def test_the_program_answers_waiting_requests_and_stops_on_a_signal(database_url: str) -> None:
     settings = OrdersSettings(amqp_url="memory://", database_url=database_url, admin_port=0)
     command = a_command("order.submit", amount="9.00", msg_id="m-1")
     answer = await answer_of_program(serve, ORDERS, settings, command)

@@ -148,14 +148,14 @@ def test_an_order_ends_the_same_in_whatever_order_its_events_come(
     )
 
 
-def test_an_order_born_elsewhere_is_as_its_first_event_says() -> None:
+def test_an_order_of_another_backend_is_created_by_its_first_event() -> None:
     event = an_event(user_id="bob", revision=4, amount="5", currency="EUR")
     order = Order.born_elsewhere(event, Status.PAID, BILLING, now_ms=1_000)
     assert (order.user_id, order.status, order.revision) == ("bob", Status.PAID, 4)
     assert (str(order.price.amount), order.price.currency) == ("5.00", "EUR")
 
 
-def test_the_senders_revision_carries_on() -> None:
+def test_an_order_takes_the_revision_of_its_event() -> None:
     order = an_order()
     assert followed(order, Status.PAID, an_event(revision=7))
     assert order.revision == 7

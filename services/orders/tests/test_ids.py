@@ -12,9 +12,7 @@ def paid(order_id: str, **more: Any) -> Incoming:
 
 
 @pytest.mark.parametrize("user", ["event:billing", "backend:billing", "service:billing", "billing"])
-async def test_a_user_who_is_called_like_a_backend_takes_none_of_its_ids(
-    orders: ServiceUnderTest, user: str
-) -> None:
+async def test_a_user_named_like_a_backend_uses_none_of_its_ids(orders: ServiceUnderTest, user: str) -> None:
     await orders.dispatch(
         a_command("order.submit", by=user, msg_id="m-1", order_id="O-1", amount="5"),
         paid("O-2", sender="billing"),
@@ -40,7 +38,7 @@ async def test_without_a_name_two_events_about_two_orders_are_two_events(orders:
     assert len(orders.pushes("user.ana")) == 2, "a repetition"
 
 
-async def test_the_events_of_a_backend_that_is_called_like_the_service_are_heard(
+async def test_events_of_a_backend_named_like_the_service_are_consumed(
     orders: ServiceUnderTest,
 ) -> None:
     await orders.dispatch(paid("O-1", sender="orders"))
@@ -57,7 +55,7 @@ async def test_the_events_of_a_backend_that_is_called_like_the_service_are_heard
     ids=["another amount", "another order", "another action"],
 )
 @pytest.mark.parametrize("together", [True, False])
-async def test_an_id_that_comes_with_another_request_is_a_conflict(
+async def test_an_id_with_another_request_is_a_conflict(
     orders: ServiceUnderTest, other: Incoming, together: bool
 ) -> None:
     first = a_command("order.submit", by="ana", msg_id="m-1", order_id="O-1", amount="5")
@@ -77,7 +75,7 @@ async def test_an_event_under_the_id_of_another_is_parked(orders: ServiceUnderTe
     assert parked.startswith("Conflict")
 
 
-async def test_a_request_says_the_same_whatever_the_order_of_its_fields(orders: ServiceUnderTest) -> None:
+async def test_a_request_has_one_fingerprint_for_any_order_of_its_fields(orders: ServiceUnderTest) -> None:
     data = {"order_id": "O-1", "amount": "5", "currency": "EUR"}
     await orders.dispatch(
         a_command("order.submit", by="ana", msg_id="m-1", **data),

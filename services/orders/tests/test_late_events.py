@@ -26,9 +26,7 @@ CREATED = {"amount": "99.90", "currency": "EUR"}
 
 
 class TestCreatedLate:
-    async def test_an_order_that_was_paid_first_costs_nothing_that_is_made_up(
-        self, orders: ServiceUnderTest
-    ) -> None:
+    async def test_an_order_paid_first_has_no_invented_price(self, orders: ServiceUnderTest) -> None:
         await orders.dispatch(told("paid"))
         (push,) = orders.pushes("user.ana")
         assert push.data["status"] == "paid"
@@ -36,7 +34,7 @@ class TestCreatedLate:
         assert order["status"] == "paid"
         assert push.data.keys() & {"amount", "currency"} == order.keys() & {"amount", "currency"} == set()
 
-    async def test_created_after_paid_fills_in_what_is_missing_and_changes_no_state(
+    async def test_order_created_after_order_paid_adds_missing_values_and_keeps_the_state(
         self, orders: ServiceUnderTest
     ) -> None:
         created = made_at(1_700_000_000_000, "created", **CREATED)
@@ -49,7 +47,7 @@ class TestCreatedLate:
         assert (order["amount"], order["currency"]) == ("99.90", "EUR")
         assert order["created_at"] == 1_700_000_000_000
 
-    async def test_created_is_taken_even_if_it_is_older_than_its_senders_newest(
+    async def test_order_created_is_accepted_even_if_older_than_its_senders_newest(
         self, orders: ServiceUnderTest
     ) -> None:
         await orders.dispatch(told("paid", revision=7))
@@ -58,7 +56,9 @@ class TestCreatedLate:
         assert (order["status"], order["amount"], order["currency"]) == ("paid", "99.90", "EUR")
 
     @pytest.mark.parametrize("sender", ["backend", "another"])
-    async def test_created_again_harms_nothing(self, orders: ServiceUnderTest, sender: str) -> None:
+    async def test_a_repeated_order_created_changes_nothing(
+        self, orders: ServiceUnderTest, sender: str
+    ) -> None:
         await orders.dispatch(told("created", **CREATED), told("paid", detail="by card"))
         before = await shown(orders)
         await orders.dispatch(told("created", sender=sender, amount="1.00", currency="USD", detail="again"))
@@ -66,16 +66,14 @@ class TestCreatedLate:
         assert orders.parked() == []
         assert await shown(orders) == before
 
-    async def test_created_elsewhere_changes_nothing_of_what_was_submitted(
-        self, orders: ServiceUnderTest
-    ) -> None:
+    async def test_order_created_changes_nothing_of_a_submitted_order(self, orders: ServiceUnderTest) -> None:
         submit = a_command("order.submit", by="ana", order_id="O-1", amount="9.90", currency="EUR")
         await orders.dispatch(submit)
         before = await shown(orders)
         await orders.dispatch(made_at(5, "created", amount="1", currency="JPY"))
         assert await shown(orders) == before
 
-    async def test_submitting_what_an_event_has_brought_is_a_conflict_and_harms_nothing(
+    async def test_submitting_an_order_created_by_an_event_is_a_conflict_and_changes_nothing(
         self, orders: ServiceUnderTest
     ) -> None:
         await orders.dispatch(told("paid", amount="5", currency="JPY"))
@@ -93,7 +91,7 @@ class TestCreatedLate:
         assert (await shown(orders))["created_at"] == before["created_at"]
 
     @pytest.mark.parametrize("together", [True, False])
-    async def test_in_whatever_order_events_come_the_order_is_the_same(
+    async def test_an_order_is_the_same_for_any_order_of_events(
         self, orders: ServiceUnderTest, together: bool
     ) -> None:
         events: dict[str, dict[str, Any]] = {
@@ -127,7 +125,7 @@ class TestSetOnce:
         ],
     )
     @pytest.mark.parametrize("event", ["created", "confirmed", "paid", "shipped", "cancelled"])
-    async def test_no_event_changes_an_amount_or_currency_that_is_known(
+    async def test_events_never_change_a_known_amount_or_currency(
         self, orders: ServiceUnderTest, event: str, data: dict[str, str]
     ) -> None:
         await orders.dispatch(
@@ -137,7 +135,7 @@ class TestSetOnce:
         assert (order["amount"], order["currency"]) == ("9.99", "USD")
         assert order["status"] == ("submitted" if event == "created" else event)
 
-    async def test_the_first_event_that_names_them_sets_them(self, orders: ServiceUnderTest) -> None:
+    async def test_the_first_event_with_amount_and_currency_sets_them(self, orders: ServiceUnderTest) -> None:
         await orders.dispatch(
             told("confirmed"),
             told("paid", amount="500", currency="JPY"),
@@ -158,12 +156,12 @@ class TestSetOnce:
 
 
 class TestRevisions:
-    async def test_the_revision_of_one_sender_silences_no_other(self, orders: ServiceUnderTest) -> None:
+    async def test_the_revision_of_one_sender_does_not_affect_others(self, orders: ServiceUnderTest) -> None:
         await orders.dispatch(told("paid", sender="billing", revision=7))
         await orders.dispatch(told("shipped", sender="warehouse", revision=2))
         assert (await shown(orders))["status"] == "shipped"
 
-    async def test_a_late_event_of_the_same_sender_moves_nothing(self, orders: ServiceUnderTest) -> None:
+    async def test_a_late_event_of_the_same_sender_changes_no_state(self, orders: ServiceUnderTest) -> None:
         await orders.dispatch(told("packed", sender="warehouse", revision=5))
         orders.forget()
         await orders.dispatch(
@@ -172,13 +170,13 @@ class TestRevisions:
         assert orders.heard == []
         assert (await shown(orders))["status"] == "packed"
 
-    async def test_a_sender_without_revisions_is_heard_beside_one_that_counts(
+    async def test_a_sender_without_revisions_is_accepted_beside_one_with(
         self, orders: ServiceUnderTest
     ) -> None:
         await orders.dispatch(told("paid", sender="billing", revision=7), told("shipped", sender="warehouse"))
         assert (await shown(orders))["status"] == "shipped"
 
-    async def test_what_a_sender_said_without_effect_counts_as_its_newest(
+    async def test_an_event_without_effect_counts_as_its_senders_newest(
         self, orders: ServiceUnderTest
     ) -> None:
         await orders.dispatch(told("delivered", sender="warehouse"))
@@ -187,7 +185,7 @@ class TestRevisions:
         await orders.dispatch(told("delivered", sender="billing", revision=8, detail="late"))
         assert "detail" not in await shown(orders)
 
-    async def test_what_was_refused_does_not_count(self, orders: ServiceUnderTest) -> None:
+    async def test_a_refused_request_does_not_count(self, orders: ServiceUnderTest) -> None:
         await orders.dispatch(told("created", revision=1, **CREATED))
         await orders.dispatch(told("refunded", revision=9, amount="100.00"))
         await orders.dispatch(told("paid", revision=2))
@@ -208,7 +206,7 @@ class TestRevisions:
         assert revisions == sorted(set(revisions))
 
     @pytest.mark.parametrize("together", [True, False])
-    async def test_many_senders_are_told_apart_for_each_order(
+    async def test_many_senders_are_distinguished_for_each_order(
         self, orders: ServiceUnderTest, together: bool
     ) -> None:
         senders = [f"backend-{number}" for number in range(5)]

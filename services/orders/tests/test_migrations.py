@@ -72,14 +72,14 @@ async def a_database_of_before(url: str, orders: Iterable[dict[str, Any]]) -> No
         (1_230, "KWD", "12.300"),
         (5, "CLF", "0.0500"),
         (999_999_999_999_999, "KWD", "9999999999999.990"),
-        # What cannot be written in the currency as it should be stays as it was.
+        # Amounts that do not fit their currency stay unchanged.
         (9_990, "JPY", "99.90"),
         (1_000, "ZZZ", "10.00"),
         (1_000, "XAU", "10.00"),
         (1_000, "HRK", "10.00"),
     ],
 )
-async def test_an_order_of_before_costs_what_it_cost(
+async def test_an_existing_order_keeps_its_price(
     database_url: str, cents: int, currency: str, amount: str
 ) -> None:
     await a_database_of_before(database_url, [an_old_order("O-1", cents, currency)])
@@ -97,7 +97,7 @@ async def test_an_order_of_before_costs_what_it_cost(
 
 
 @pytest.mark.parametrize(("cents", "currency"), [(9_990, "JPY"), (1_000, "ZZZ"), (50_000, "JPY")])
-async def test_an_order_of_before_goes_on_whatever_its_currency_is(
+async def test_an_existing_order_continues_with_any_currency(
     database_url: str, cents: int, currency: str
 ) -> None:
     await a_database_of_before(database_url, [an_old_order("O-1", cents, currency)])
@@ -152,7 +152,7 @@ async def test_an_order_that_was_refunded_before_has_nothing_left_to_refund(data
         assert [(row.number, row.amount, row.decimals) for row in await orders.rows(REFUNDS)] == [(1, 500, 2)]
 
 
-async def test_streams_and_answers_of_before_are_kept(database_url: str) -> None:
+async def test_existing_streams_and_answers_are_kept(database_url: str) -> None:
     await a_database_of_before(database_url, [an_old_order("O-1", 990, "EUR")])
     engine = create_async_engine(database_url)
     async with engine.begin() as connection:
@@ -208,7 +208,7 @@ async def test_a_hundred_thousand_orders_are_migrated_in_one_start_and_none_is_l
     assert (progress[-1]["done"], progress[-1]["total"]) == (MANY, MANY)
 
 
-async def test_a_database_without_orders_is_migrated_without_a_word(database_url: str) -> None:
+async def test_a_database_without_orders_is_migrated_without_a_log_line(database_url: str) -> None:
     await a_database_of_before(database_url, [])
     with capture_logs() as logs:
         async with ServiceUnderTest.running(ORDERS, database_url) as orders:

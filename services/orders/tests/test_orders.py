@@ -1,4 +1,4 @@
-"""What people and other backends see of the orders service."""
+"""The orders service as users and other backends see it."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,7 +22,7 @@ from towpath.testkit.dispatching import Incoming, ServiceUnderTest, a_command, a
 
 
 class LostConnection(Exception):
-    """What a driver raises."""
+    """The errors of drivers."""
 
 
 def a_submit(order_id: str = "O-1", *, amount: Any = "9.00", **more: Any) -> Incoming:
@@ -68,16 +68,14 @@ class TestSubmit:
             {"amount": "1", "order_id": "with spaces"},
         ],
     )
-    async def test_what_cannot_be_an_order_is_refused(
-        self, orders: ServiceUnderTest, data: dict[str, Any]
-    ) -> None:
+    async def test_an_invalid_order_is_refused(self, orders: ServiceUnderTest, data: dict[str, Any]) -> None:
         await orders.dispatch(a_command("order.submit", msg_id="m-1", **data), a_submit(msg_id="m-2"))
         assert orders.error("m-1") == "invalid_data"
         assert orders.answer("m-2").action == "order.submit.ok"
         assert len(await orders.rows(TABLE)) == 1
 
     @pytest.mark.parametrize("together", [True, False])
-    async def test_an_id_that_is_taken_is_a_conflict(self, orders: ServiceUnderTest, together: bool) -> None:
+    async def test_an_existing_order_id_is_a_conflict(self, orders: ServiceUnderTest, together: bool) -> None:
         first, second = a_submit(msg_id="m-1"), a_submit(amount="1.00", msg_id="m-2")
         for batch in [(first, second)] if together else [(first,), (second,)]:
             await orders.dispatch(*batch)
@@ -98,7 +96,7 @@ class TestOnce:
         assert sorted(map(str, orders.heard)) == sorted(map(str, first))
         assert len(await orders.rows(TABLE)) == 1
 
-    async def test_who_asks_again_gets_the_same_answer_and_nobody_else_hears_of_it(
+    async def test_a_repeated_request_gets_the_same_answer_and_no_second_push(
         self, orders: ServiceUnderTest
     ) -> None:
         command = a_submit(msg_id="m-1")
@@ -111,7 +109,7 @@ class TestOnce:
         assert len(await orders.rows(TABLE)) == 1
 
     @pytest.mark.parametrize("away", [True, False], ids=["database away", "database there"])
-    async def test_what_was_committed_though_nobody_said_so_is_told_all_the_same(
+    async def test_if_the_reply_to_commit_is_lost_presence_is_still_published(
         self, orders: ServiceUnderTest, monkeypatch: pytest.MonkeyPatch, away: bool
     ) -> None:
         # The connection breaks after the COMMIT is done and before the word of it is there.
@@ -168,7 +166,7 @@ class TestCancel:
         assert orders.pushes()[-1].data["detail"] == "too slow"
         assert [event.action for event in orders.events()] == ["order.created", "order.cancelled"]
 
-    async def test_what_is_shipped_is_not_cancelled(self, orders: ServiceUnderTest) -> None:
+    async def test_a_shipped_order_cannot_be_cancelled(self, orders: ServiceUnderTest) -> None:
         await orders.dispatch(a_submit(), an_event("order.shipped", order_id="O-1", user_id="alice"))
         orders.forget()
         await orders.dispatch(a_command("order.cancel", order_id="O-1", msg_id="m-1"))
@@ -190,7 +188,7 @@ class TestCancel:
 
 
 class TestReading:
-    async def test_an_order_is_shown_as_it_was_submitted(self, orders: ServiceUnderTest) -> None:
+    async def test_an_order_is_shown_unchanged_after_its_submission(self, orders: ServiceUnderTest) -> None:
         items = [{"sku": "bolt", "quantity": 3, "unit_price": "0.10"}]
         await orders.dispatch(a_command("order.submit", order_id="O-1", items=items))
         await orders.dispatch(a_command("order.get", order_id="O-1", msg_id="m-1"))
@@ -198,9 +196,7 @@ class TestReading:
         assert shown["items"] == items
         assert (shown["amount"], shown["status"]) == ("0.30", "submitted")
 
-    async def test_a_question_sees_what_came_before_it_and_nothing_that_came_after(
-        self, orders: ServiceUnderTest
-    ) -> None:
+    async def test_a_read_contains_earlier_changes_and_no_later_ones(self, orders: ServiceUnderTest) -> None:
         def get(msg_id: str) -> Incoming:
             return a_command("order.get", order_id="O-1", msg_id=msg_id)
 
@@ -235,16 +231,14 @@ class TestReading:
             assert [order["order_id"] for order in orders.answer(f"l-{user}").data["orders"]] == [f"O-{user}"]
 
     @pytest.mark.parametrize("cursor", ["", "yesterday", "1~", "1~a\x00b", "~O-1", "9" * 19 + "~O-1"])
-    async def test_a_cursor_of_ones_own_making_is_refused(
-        self, orders: ServiceUnderTest, cursor: str
-    ) -> None:
+    async def test_a_forged_cursor_is_refused(self, orders: ServiceUnderTest, cursor: str) -> None:
         await orders.dispatch(
             a_command("order.list", cursor=cursor, msg_id="m-1"), a_command("order.list", msg_id="m-2")
         )
         assert orders.error("m-1") == "invalid_data"
         assert orders.answer("m-2").data == {"orders": []}
 
-    async def test_resuming_brings_what_was_missed_of_ones_own(self, orders: ServiceUnderTest) -> None:
+    async def test_a_resume_replays_missed_entries_of_the_own_stream(self, orders: ServiceUnderTest) -> None:
         await orders.dispatch(a_submit("O-1"), a_submit("O-2"), a_submit("O-3"))
         pushed = orders.pushes("user.alice")
         positions = {"order:alice": 1, "order:bob": 0}
@@ -275,7 +269,7 @@ class TestEvents:
         assert (shipped.seq, shipped.data["status"], shipped.data["amount"]) == (3, "shipped", "9.00")
         assert orders.events() == []
 
-    async def test_a_late_event_is_taken_and_told_to_nobody(self, orders: ServiceUnderTest) -> None:
+    async def test_a_late_event_is_accepted_without_a_push(self, orders: ServiceUnderTest) -> None:
         await orders.dispatch(a_submit(), an_event("order.shipped", order_id="O-1", user_id="alice"))
         orders.forget()
         await orders.dispatch(an_event("order.paid", order_id="O-1", user_id="alice"))
@@ -290,7 +284,7 @@ class TestEvents:
         first, second = orders.pushes("user.bob")
         assert first == second
 
-    async def test_an_order_may_be_born_elsewhere(self, orders: ServiceUnderTest) -> None:
+    async def test_an_order_may_be_created_by_another_backend(self, orders: ServiceUnderTest) -> None:
         born = an_event(
             "order.created", order_id="X-1", user_id="bob", amount="5", currency="SEK", revision=3
         )
@@ -311,7 +305,7 @@ class TestEvents:
             ({"order_id": "O-1", "user_id": "alice", "amount": "1.234"}, "WrongDecimals: amount"),
         ],
     )
-    async def test_what_cannot_be_applied_is_parked_with_its_reason(
+    async def test_an_event_that_cannot_be_applied_is_parked_with_its_reason(
         self, orders: ServiceUnderTest, data: dict[str, Any], reason: str
     ) -> None:
         await orders.dispatch(a_submit())
@@ -357,7 +351,7 @@ class TestBatches:
         await a_round("warm", users)
         assert await a_round("one", users[:1]) == await a_round("many", users)
 
-    async def test_one_poisoned_message_harms_nobody_else(self, database_url: str) -> None:
+    async def test_one_poisoned_message_does_not_affect_the_others(self, database_url: str) -> None:
         def broken(request: GetOrder, session: Session, book: OrderBook) -> Outcome:
             raise ZeroDivisionError("a bug")
 
@@ -402,7 +396,7 @@ class TestBatches:
             assert {orders.answer(f"m-{n}").action for n in range(100)} == {"order.submit.ok"}
         assert units < 40, f"{units} units of work for 101 requests"
 
-    async def test_what_is_not_a_command_is_parked_and_the_rest_is_done(
+    async def test_a_body_that_is_not_a_command_is_parked_and_the_rest_is_handled(
         self, orders: ServiceUnderTest
     ) -> None:
         nonsense = replace(a_submit(), item=b'{"who": "knows"}')

@@ -30,7 +30,7 @@ async def test_two_users_may_use_the_same_id(orders: ServiceUnderTest, together:
     assert [orders.answer(f"get-{user}").data["amount"] for user in ("ana", "ben")] == ["1.00", "2.00"]
 
 
-async def test_an_id_that_another_user_has_is_not_found(orders: ServiceUnderTest) -> None:
+async def test_another_users_order_is_not_found(orders: ServiceUnderTest) -> None:
     await orders.dispatch(a_submit("ana"))
     nothing = a_command("order.get", by="eve", order_id="O-2", msg_id="nothing")
     theirs = a_command("order.get", by="eve", order_id="O-1", msg_id="theirs")
@@ -42,7 +42,7 @@ async def test_an_id_that_another_user_has_is_not_found(orders: ServiceUnderTest
     assert orders.answer("get-ana").data["status"] == "submitted"
 
 
-async def test_who_takes_an_id_first_keeps_no_one_from_it_and_hears_nothing_of_it(
+async def test_the_first_user_of_an_order_id_blocks_no_other_and_gets_none_of_their_pushes(
     orders: ServiceUnderTest,
 ) -> None:
     await orders.dispatch(a_submit("eve"))
@@ -63,7 +63,7 @@ async def test_who_takes_an_id_first_keeps_no_one_from_it_and_hears_nothing_of_i
 @pytest.mark.parametrize(
     "event", ["order.created", "order.paid", "order.shipped", "order.cancelled", "order.refunded"]
 )
-async def test_an_event_that_names_no_user_is_parked_even_where_only_one_has_the_id(
+async def test_an_event_without_a_user_is_parked_even_if_the_id_is_unique(
     orders: ServiceUnderTest, event: str
 ) -> None:
     await orders.dispatch(a_submit("ana"))
@@ -76,7 +76,7 @@ async def test_an_event_that_names_no_user_is_parked_even_where_only_one_has_the
 
 
 @pytest.mark.parametrize("user_id", ["", None, 7, "x" * 129, ["ana"], "a\nb", "ü" * 34])
-async def test_an_event_of_a_user_that_cannot_be_is_parked(orders: ServiceUnderTest, user_id: object) -> None:
+async def test_an_event_of_an_invalid_user_is_parked(orders: ServiceUnderTest, user_id: object) -> None:
     await orders.dispatch(an_event("order.paid", order_id="O-1", user_id=user_id))
     (reason,) = orders.parked()
     assert "user_id" in reason
@@ -104,7 +104,7 @@ async def test_refunds_and_revisions_of_one_user_do_not_count_for_another(orders
     assert [orders.answer(f"get-{user}").data["refunded"] for user in ("ana", "ben")] == ["9.00", "3.00"]
 
 
-async def test_pages_of_the_list_hold_each_order_of_the_user_once_whoever_uses_the_ids_too(
+async def test_pages_of_the_list_contain_each_order_of_the_user_once(
     orders: ServiceUnderTest,
 ) -> None:
     ids = [f"O-{number}" for number in range(12)]
@@ -139,7 +139,7 @@ async def listed(orders: ServiceUnderTest, user: str, *, between: list[Incoming]
     raise AssertionError("the list has no end")
 
 
-async def test_an_order_that_two_replicas_hear_of_at_once_is_one_order(database_url: str) -> None:
+async def test_an_order_that_two_replicas_receive_at_once_is_one_order(database_url: str) -> None:
     async with ServiceUnderTest.running(SERVICE, database_url, replicas=2) as orders:
         for number in range(10):
             order_id = f"O-{number}"
@@ -156,7 +156,7 @@ async def test_an_order_that_two_replicas_hear_of_at_once_is_one_order(database_
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_a_user_sees_the_same_with_and_without_others_who_use_the_same_ids(
+async def test_a_user_sees_the_same_orders_beside_users_of_the_same_ids(
     orders: ServiceUnderTest, seed: int
 ) -> None:
     chance = random.Random(seed)

@@ -26,7 +26,7 @@ def after(price: Price, kind: str, amount: Decimal | None, currency: str | None)
 
 
 @given(st.lists(facts, max_size=12))
-def test_whatever_comes_amount_and_currency_are_set_once(
+def test_for_any_events_amount_and_currency_are_set_once(
     story: list[tuple[str, Decimal | None, str | None]],
 ) -> None:
     price = Price()
@@ -38,7 +38,7 @@ def test_whatever_comes_amount_and_currency_are_set_once(
 
 
 @given(st.lists(facts, max_size=12))
-def test_whatever_comes_refunds_only_add_up_and_never_pass_the_amount(
+def test_for_any_events_refunds_only_add_up_within_the_amount(
     story: list[tuple[str, Decimal | None, str | None]],
 ) -> None:
     price = Price()
@@ -50,7 +50,7 @@ def test_whatever_comes_refunds_only_add_up_and_never_pass_the_amount(
 
 
 @given(st.lists(st.decimals("0.01", 30, places=2), max_size=6), st.booleans(), st.integers(0, 6))
-def test_refunds_come_to_the_same_whether_the_amount_is_known_before_or_after_them(
+def test_refunds_add_up_equally_before_and_after_the_amount_is_known(
     refunds: list[Decimal], rest: bool, known_after: int
 ) -> None:
     def story(creation_at: int) -> Price:
@@ -71,13 +71,13 @@ def test_refunds_come_to_the_same_whether_the_amount_is_known_before_or_after_th
 @pytest.mark.parametrize(
     ("amount", "currency"), [("9.90", None), ("9.90", "USD"), ("1", "EUR"), (None, "EUR")]
 )
-def test_a_price_that_is_known_stays(amount: str | None, currency: str | None) -> None:
+def test_a_known_price_does_not_change(amount: str | None, currency: str | None) -> None:
     price = Price.of(Decimal("9.90"), "USD")
     for of_creation in (True, False):
         assert price.learning(Decimal(amount) if amount else None, currency, of_creation=of_creation) == price
 
 
-def test_a_currency_alone_says_nothing_unless_the_order_is_created_with_it() -> None:
+def test_a_currency_alone_is_ignored_except_in_order_created() -> None:
     assert Price().learning(None, "JPY", of_creation=False) == Price()
     created = Price().learning(None, "JPY", of_creation=True)
     assert (created.amount, created.currency) == (None, "JPY")
@@ -116,28 +116,28 @@ def test_an_amount_has_the_decimals_of_the_orders_currency_even_where_it_is_not_
 
 
 @pytest.mark.parametrize("amount", ["0.01", "5.00"])
-def test_a_refund_of_more_than_is_left_is_refused(amount: str) -> None:
+def test_a_refund_above_the_remaining_amount_is_refused(amount: str) -> None:
     booked = Price.of(Decimal("5.00"), "EUR").refunding(None, None, is_first=True)
     assert booked is not None
     with pytest.raises(TooMuchRefunded):
         booked[0].refunding(Decimal(amount), None, is_first=False)
 
 
-def test_refunds_that_came_first_hold_up_an_amount_that_is_less() -> None:
+def test_earlier_refunds_block_a_smaller_amount() -> None:
     booked = Price().refunding(Decimal("5.00"), "EUR", is_first=True)
     assert booked is not None
     with pytest.raises(TooMuchRefunded):
         booked[0].learning(Decimal("4.99"), "EUR", of_creation=True)
 
 
-def test_a_refund_of_nothing_is_refused_unless_the_order_is_free() -> None:
+def test_a_refund_of_zero_is_refused_unless_the_order_is_free() -> None:
     with pytest.raises(NothingRefunded):
         Price.of(Decimal("5.00"), "EUR").refunding(Decimal(0), None, is_first=True)
     assert Price.of(Decimal(0), "EUR").refunding(Decimal(0), None, is_first=True) is not None
     assert Price.of(Decimal(0), "EUR").refunding(None, None, is_first=True) is not None
 
 
-def test_refunds_of_an_amount_that_is_never_known_stay_within_what_can_be_stored() -> None:
+def test_refunds_of_an_unknown_amount_stay_within_the_storable_range() -> None:
     price = Price()
     for _ in range(3):
         price = after(price, "refund", Decimal("4999999999999.99"), "CLF")

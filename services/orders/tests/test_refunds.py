@@ -28,7 +28,7 @@ async def shown(orders: ServiceUnderTest) -> dict[str, Any]:
     return dict(orders.answers("get")[-1].data)
 
 
-async def test_a_refund_leaves_the_orders_amount_as_it_is(orders: ServiceUnderTest) -> None:
+async def test_a_refund_does_not_change_the_orders_amount(orders: ServiceUnderTest) -> None:
     await an_order(orders)
     await orders.dispatch(a_refund(amount="5.00"))
     (push,) = orders.pushes("user.ana")
@@ -52,14 +52,14 @@ async def test_several_refunds_add_up(orders: ServiceUnderTest) -> None:
     ]
 
 
-async def test_a_refund_without_an_amount_is_all_that_is_left(orders: ServiceUnderTest) -> None:
+async def test_a_refund_without_an_amount_is_the_remaining_amount(orders: ServiceUnderTest) -> None:
     await an_order(orders, "500", "JPY")
     await orders.dispatch(a_refund(amount="120"), a_refund())
     assert [push.data["refunded"] for push in orders.pushes()] == ["120", "500"]
 
 
 @pytest.mark.parametrize("together", [True, False])
-async def test_a_refund_of_more_than_is_left_is_parked_and_changes_nothing(
+async def test_a_refund_above_the_remaining_amount_is_parked_and_changes_nothing(
     orders: ServiceUnderTest, together: bool
 ) -> None:
     await an_order(orders)
@@ -88,7 +88,7 @@ async def test_a_refund_of_more_than_is_left_is_parked_and_changes_nothing(
         ({"amount": "100.01"}, "TooMuchRefunded"),
     ],
 )
-async def test_a_refund_that_cannot_be_is_parked_with_its_reason(
+async def test_an_invalid_refund_is_parked_with_its_reason(
     orders: ServiceUnderTest, data: dict[str, str], reason: str
 ) -> None:
     await an_order(orders)
@@ -127,14 +127,14 @@ async def test_the_same_revision_of_the_same_sender_is_the_same_refund(
     assert orders.parked() == []
 
 
-async def test_a_refund_that_comes_late_is_not_lost(orders: ServiceUnderTest) -> None:
+async def test_a_late_refund_counts(orders: ServiceUnderTest) -> None:
     await an_order(orders)
     await orders.dispatch(a_refund(amount="5.00", revision=8))
     await orders.dispatch(a_refund(amount="3.00", revision=7))
     assert (await shown(orders))["refunded"] == "8.00"
 
 
-async def test_all_that_is_left_is_refunded_once_the_amount_is_known(orders: ServiceUnderTest) -> None:
+async def test_the_remaining_amount_is_refunded_once_the_amount_is_known(orders: ServiceUnderTest) -> None:
     await orders.dispatch(a_refund(amount="5.00", currency="EUR"), a_refund())
     order = await shown(orders)
     assert (order["status"], order["refunded"], order.get("amount")) == ("refunded", "5.00", None)
@@ -148,7 +148,7 @@ async def test_all_that_is_left_is_refunded_once_the_amount_is_known(orders: Ser
     assert [row.amount for row in await orders.rows(REFUNDS)] == [500, 1500]
 
 
-async def test_a_refund_of_all_that_is_refunded_already_changes_nothing(orders: ServiceUnderTest) -> None:
+async def test_a_refund_of_a_fully_refunded_order_changes_nothing(orders: ServiceUnderTest) -> None:
     await an_order(orders)
     await orders.dispatch(a_refund())
     orders.forget()
@@ -157,14 +157,14 @@ async def test_a_refund_of_all_that_is_refunded_already_changes_nothing(orders: 
 
 
 @pytest.mark.parametrize("status", ["rejected", "cancelled", "delivered"])
-async def test_an_order_is_refunded_from_wherever_it_is(orders: ServiceUnderTest, status: str) -> None:
+async def test_an_order_is_refunded_from_any_state(orders: ServiceUnderTest, status: str) -> None:
     await an_order(orders)
     await orders.dispatch(an_event(f"order.{status}", order_id="O-1", user_id="ana"), a_refund(amount="1.00"))
     order = await shown(orders)
     assert (order["status"], order["refunded"]) == ("refunded", "1.00")
 
 
-async def test_lists_say_what_was_refunded_and_nothing_where_nothing_was(orders: ServiceUnderTest) -> None:
+async def test_lists_show_refunds_and_leave_them_out_where_none_exist(orders: ServiceUnderTest) -> None:
     await an_order(orders)
     await orders.dispatch(a_command("order.submit", by="ana", order_id="O-2", amount="1"))
     await orders.dispatch(a_refund(amount="5.00"))
@@ -174,7 +174,7 @@ async def test_lists_say_what_was_refunded_and_nothing_where_nothing_was(orders:
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_what_is_stored_adds_up_whatever_refunds_come(orders: ServiceUnderTest, seed: int) -> None:
+async def test_amounts_add_up_for_any_refunds(orders: ServiceUnderTest, seed: int) -> None:
     chance = random.Random(seed)
     await an_order(orders)
     for _ in range(12):

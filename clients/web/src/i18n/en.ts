@@ -21,7 +21,7 @@ export const en = {
     name: "Your name",
     go: "Sign in",
     hint:
-      "Any name will do; this demo asks for no password. Sign in as somebody else in a second window to have company.",
+      "Any name will do; this demo asks for no password. Sign in under another name in a second window to chat.",
     gateway: (url: string) => `Gateway: ${url}`,
     nameMissing: "Give a name first.",
   },
@@ -59,7 +59,7 @@ export const en = {
     title: "Rooms",
     people: "Direct messages",
     none: "No rooms yet. Join one by name; a new name makes a new room.",
-    noPeople: "Write to somebody by name.",
+    noPeople: "Write to a user by name.",
     unread: (n: number) => `${count(n, "unread message", "unread messages")}`,
     isPrivate: "private",
     joinLabel: "Room to join",
@@ -100,7 +100,7 @@ export const en = {
     invited: (name: string) => `${name} is invited.`,
     already: (name: string) => `${name} is a member already.`,
     write: (name: string) => `Write to ${name}`,
-    unknown: "Who is in this room is not known at the moment.",
+    unknown: "The members of this room are unknown at the moment.",
   },
 
   conversation: {
@@ -109,7 +109,7 @@ export const en = {
     back: "Back to the list",
     leave: "Leave",
     leaveTitle: (room: string) => `Leave ${room}?`,
-    leavePrivate: "It is private: to come back you need a new invitation.",
+    leavePrivate: "It is private: to join again you need a new invitation.",
     leavePublic: "You can join again at any time.",
     earlier: "Earlier messages",
     loading: "Loading…",
@@ -132,12 +132,12 @@ export const en = {
     edit: "Edit",
     remove: "Delete",
     removeTitle: "Delete this message?",
-    removeHint: "Everybody will see that a message was deleted.",
+    removeHint: "All members will see that a message was deleted.",
     save: "Save",
     editLabel: "Edited message",
     sending: "on its way",
     notSent: "Not sent.",
-    notConfirmed: "Nobody confirmed it. Trying again sends it once at most.",
+    notConfirmed: "Not confirmed. Trying again sends it once at most.",
     tryAgain: "Try again",
     discard: "Discard",
     reloaded: (room: string) => `${room}: too much was missed to be replayed; the messages were loaded again.`,
@@ -169,7 +169,7 @@ export const en = {
     older: "Older orders",
     cancel: "Cancel",
     toBackend: "To backend",
-    history: "What happened",
+    history: "History",
     items: "Items",
     created: "created",
     refunded: (sum: string) => `${sum} refunded`,
@@ -244,10 +244,10 @@ export const en = {
     noSuchGateway: (wanted: string, n: number) =>
       `There is no gateway ${wanted}: ${n} are configured, counted from 0.`,
     badGateway: (wanted: string) =>
-      `“${wanted}” is no gateway: give an index or an address such as ws://host/ws.`,
+      `“${wanted}” is not a gateway: give an index or an address such as ws://host/ws.`,
     foreignGateway: (host: string) => `The gateway ${host} is not one of this page's; it gets no token.`,
     serverSilent: "The server of this page does not answer. Is it still running?",
-    ownName: "That is your own name. Give somebody else's.",
+    ownName: "That is your own name. Enter another user's.",
   },
 };
 

@@ -1,4 +1,4 @@
-/** What an error means, in the words of a language. */
+/** The meaning of an error, in the words of a language. */
 import { TowpathError } from "@towpath/client";
 
 import { Problem, type Reason } from "../model/problem.ts";
@@ -27,7 +27,7 @@ function problem(reason: Reason, { problems }: Words): string {
   }
 }
 
-function fields(told: unknown): string {
-  if (!Array.isArray(told)) return "";
-  return told.map(({ field, problem }: { field?: string; problem?: string }) => `${field}: ${problem}`).join("; ");
+function fields(data: unknown): string {
+  if (!Array.isArray(data)) return "";
+  return data.map(({ field, problem }: { field?: string; problem?: string }) => `${field}: ${problem}`).join("; ");
 }

@@ -75,7 +75,7 @@ export function languageOf(name: LanguageName, regions: readonly string[] = []):
 
 function formatOf(tag: string, currency: string, decimals: number): Intl.NumberFormat | null {
   try {
-    // What the wire says is shown, even where the browser knows another number of decimals.
+    // The digits of the wire are shown, even where the browser knows another number of decimals.
     const fraction = { minimumFractionDigits: decimals, maximumFractionDigits: decimals };
     return new Intl.NumberFormat(tag, { style: "currency", currency, ...fraction });
   } catch {

@@ -16,7 +16,7 @@ export function decimalsIn(amount: string): number {
 }
 
 /**
- * Minor units, or `null` when the text is no amount of so many decimals; with two it takes `99.9`, `99,90` and `1200`.
+ * Minor units, or `null` if the text is not an amount of so many decimals; with two it takes `99.9`, `99,90`, `1200`.
  */
 export function parseMoney(text: string, decimals: number): bigint | null {
   const match = /^(\d{1,13})(?:[.,](\d+))?$/.exec(text.trim());
@@ -43,7 +43,7 @@ export function isWhole({ sku, quantity, unitPrice }: Line, decimals: number): b
   return sku.trim() !== "" && /^[1-9]\d{0,5}$/.test(quantity.trim()) && parseMoney(unitPrice, decimals) !== null;
 }
 
-/** What the lines come to, in minor units; `null` while one of them is not whole. */
+/** The sum of the lines, in minor units; `null` while one of them is not whole. */
 export function totalOf(lines: readonly Line[], decimals: number): bigint | null {
   if (!lines.every((line) => isWhole(line, decimals))) return null;
   return lines.reduce(

@@ -2,15 +2,15 @@
  * The user's orders as this page knows them, newest first, each with the moments of its way. No I/O; never changed in
  * place: `take` and `takePage` give a new book.
  *
- * An order comes from answers, pushes and lists in any order; the highest `revision` stands, and every state that was
+ * An order comes from answers, pushes and lists in any order; the highest `revision` wins, and every received state
  * heard of is a moment of its timeline.
  */
 import type { CancelAnswer, OrderView, Status } from "@towpath/client";
 
-/** An order as answers, pushes and lists tell of it: the answer to a cancel says least, the list most. */
-export type OrderTold = CancelAnswer & Partial<OrderView>;
+/** An order in answers, pushes and lists: the answer to a cancel has the fewest fields, the list the most. */
+export type OrderData = CancelAnswer & Partial<OrderView>;
 
-/** One state on the way of an order. `status` is null for "it was created", where nobody told in which state. */
+/** One state of an order. `status` is null for "it was created", with an unknown state. */
 export interface Moment {
   readonly revision: number;
   readonly status: Status | null;
@@ -19,7 +19,7 @@ export interface Moment {
   readonly refunded?: string;
 }
 
-export interface Order extends Readonly<OrderTold> {
+export interface Order extends Readonly<OrderData> {
   readonly timeline: readonly Moment[];
 }
 
@@ -41,36 +41,36 @@ export class OrderBook {
   }
 
   /** Takes one order's state. An order that is new here goes to the top. */
-  take(told: OrderTold): OrderBook {
-    const at = this.orders.findIndex((order) => order.order_id === told.order_id);
-    if (at < 0) return new OrderBook([merged(undefined, told), ...this.orders]);
-    return new OrderBook(this.orders.with(at, merged(this.orders[at], told)));
+  take(data: OrderData): OrderBook {
+    const at = this.orders.findIndex((order) => order.order_id === data.order_id);
+    if (at < 0) return new OrderBook([merged(undefined, data), ...this.orders]);
+    return new OrderBook(this.orders.with(at, merged(this.orders[at], data)));
   }
 
   /** Takes a page of the list, newest first, which begins at the top or goes on at the bottom. */
-  takePage(page: readonly OrderTold[], { older }: { older: boolean }): OrderBook {
+  takePage(page: readonly OrderData[], { older }: { older: boolean }): OrderBook {
     const known = new Map(this.orders.map((order) => [order.order_id, order]));
-    const listed = page.map((told) => merged(known.get(told.order_id), told));
-    const ids = new Set(page.map((told) => told.order_id));
+    const listed = page.map((data) => merged(known.get(data.order_id), data));
+    const ids = new Set(page.map((data) => data.order_id));
     const others = this.orders.filter((order) => !ids.has(order.order_id));
     const firstListed = this.orders.findIndex((order) => ids.has(order.order_id));
-    // What stood above the list's first order was pushed while the list was under way, or is newer than all of it.
+    // Orders above the list's first one were pushed while the list was in flight, or are newer than all of it.
     const above = older || firstListed < 0 ? others.length : firstListed;
     return new OrderBook([...others.slice(0, above), ...listed, ...others.slice(above)]);
   }
 }
 
-function merged(known: Order | undefined, told: OrderTold): Order {
-  const timeline = withMoments(known?.timeline ?? [], told);
-  if (known === undefined) return { ...told, timeline };
-  // An answer says less than a push; an older state still tells what never changes, such as the items.
-  const [older, newer] = told.revision >= known.revision ? [known, told] : [told, known];
+function merged(known: Order | undefined, data: OrderData): Order {
+  const timeline = withMoments(known?.timeline ?? [], data);
+  if (known === undefined) return { ...data, timeline };
+  // An answer has fewer fields than a push; an older state still has the constant ones, such as the items.
+  const [older, newer] = data.revision >= known.revision ? [known, data] : [data, known];
   return { ...older, ...withoutNothing(newer), detail: newer.detail ?? detailAt(timeline, newer.revision), timeline };
 }
 
-function withMoments(timeline: readonly Moment[], told: OrderTold): readonly Moment[] {
+function withMoments(timeline: readonly Moment[], data: OrderData): readonly Moment[] {
   const moments = new Map(timeline.map((moment) => [moment.revision, moment]));
-  const { revision, status, updated_at, detail, refunded, created_at } = told;
+  const { revision, status, updated_at, detail, refunded, created_at } = data;
   const moment = withoutNothing({ revision, status, at: updated_at, detail, refunded });
   moments.set(revision, { ...moments.get(revision), ...moment });
   const isFirst = created_at === updated_at || revision <= 1;
@@ -82,7 +82,7 @@ function withMoments(timeline: readonly Moment[], told: OrderTold): readonly Mom
 }
 
 /**
- * The moments that tell something new: an order changes without a new state, too, as when its amount becomes known.
+ * The moments with a difference: an order changes without a new state, too, as when its amount becomes known.
  */
 export function withoutRepeats(timeline: readonly Moment[]): readonly Moment[] {
   const said = ({ status, detail, refunded }: Moment) => JSON.stringify([status, detail, refunded]);

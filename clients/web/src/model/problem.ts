@@ -1,4 +1,4 @@
-/** What this page itself finds wrong. The dictionaries have the words. */
+/** Problems that this page itself finds. The dictionaries have the words. */
 
 export type Reason =
   | { code: "no_such_gateway"; wanted: string; count: number }

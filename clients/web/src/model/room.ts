@@ -2,7 +2,7 @@
  * One room as this page knows it: what was said, how far it was read. No I/O; every function gives a new room.
  *
  * Entries come from pushes, answers and pages of history, in any order and more than once; they stand by `seq`, each
- * once. What counts as unread is what others said after `readSeq`; pages of history never change the count.
+ * once. Messages of others after `readSeq` count as unread; pages of history never change the count.
  */
 import type {
   CrowdCounted,
@@ -11,7 +11,7 @@ import type {
   MessageDeleted,
   MessageEdited,
   RoomSummary,
-  Message as Told,
+  Message as MessageData,
 } from "@towpath/client";
 
 import { isDirect, partner } from "./names.ts";
@@ -28,7 +28,7 @@ export interface Message {
   readonly ref: string | null;
 }
 
-/** Somebody came or went. */
+/** A member joined or left. */
 export interface Note {
   readonly kind: "joined" | "left";
   readonly seq: number;
@@ -50,11 +50,11 @@ export interface Room {
   /** The other person of a two-person room, else null. */
   readonly partner: string | null;
   readonly isPrivate: boolean;
-  /** Where the room's stream stands, as far as pushes and summaries told. */
+  /** The position of the room's stream, as far as pushes and summaries have it. */
   readonly head: number;
   readonly readSeq: number;
   readonly unread: number;
-  /** What came after this was new to the reader; null when nothing was. It outlives the reading, to be shown. */
+  /** Later messages were new to the reader; null without any. It outlives the reading, to be shown. */
   readonly newSince: number | null;
   /** How far others have read, by name. */
   readonly readBy: ReadonlyMap<string, number>;
@@ -91,17 +91,17 @@ export function newRoom(name: string, me: string, title?: string): Room {
 }
 
 /** Takes the service's word on a room. Pushes that are newer than it count on top. */
-export function summarised(room: Room, told: RoomSummary): Room {
-  const readSeq = Math.max(room.readSeq, told.read_seq);
+export function summarised(room: Room, data: RoomSummary): Room {
+  const readSeq = Math.max(room.readSeq, data.read_seq);
   const unread =
-    room.readSeq > told.read_seq
+    room.readSeq > data.read_seq
       ? unreadAfter(room, readSeq)
-      : told.unread + unreadAfter(room, Math.max(told.seq, readSeq));
+      : data.unread + unreadAfter(room, Math.max(data.seq, readSeq));
   return withDivider(room, {
     ...room,
-    title: room.partner ?? (told.title || room.name),
-    isPrivate: told.private ?? false,
-    head: Math.max(room.head, told.seq),
+    title: room.partner ?? (data.title || room.name),
+    isPrivate: data.private ?? false,
+    head: Math.max(room.head, data.seq),
     readSeq,
     unread,
     history: room.history === "stranger" ? "none" : room.history,
@@ -113,54 +113,54 @@ export function summarised(room: Room, told: RoomSummary): Room {
  *
  * @param watching Whether the person sees the end of the room, so that it is read at once.
  */
-export function said(room: Room, told: Told, { watching }: { watching: boolean }): Room {
-  const known = withMessage(room, told);
-  if (told.seq <= room.head) return known;
-  const isOwn = told.user === room.me;
+export function said(room: Room, data: MessageData, { watching }: { watching: boolean }): Room {
+  const known = withMessage(room, data);
+  if (data.seq <= room.head) return known;
+  const isOwn = data.user === room.me;
   // Whoever writes has seen what was there.
   const isRead = watching || (isOwn && room.unread === 0);
   return withDivider(room, {
     ...known,
-    head: told.seq,
-    readSeq: isRead ? Math.max(room.readSeq, told.seq) : room.readSeq,
-    unread: isRead || isOwn || told.deleted || told.seq <= room.readSeq ? room.unread : room.unread + 1,
+    head: data.seq,
+    readSeq: isRead ? Math.max(room.readSeq, data.seq) : room.readSeq,
+    unread: isRead || isOwn || data.deleted || data.seq <= room.readSeq ? room.unread : room.unread + 1,
   });
 }
 
 /** Takes a message that this page sent itself, as the answer has it; its push comes besides. */
-export function answered(room: Room, told: Told): Room {
-  return withMessage(room, told);
+export function answered(room: Room, data: MessageData): Room {
+  return withMessage(room, data);
 }
 
-export function edited(room: Room, told: Omit<MessageEdited, "room" | "user">, head: number): Room {
+export function edited(room: Room, data: Omit<MessageEdited, "room" | "user">, head: number): Room {
   const change = (message: Message): Message =>
-    message.deleted || told.deleted ? message : { ...message, text: told.text, editedAt: told.edited_at };
-  // What is replayed after the message was deleted has no text; its deletion comes behind it.
-  return { ...changed(room, told.seq, change), head: Math.max(room.head, head) };
+    message.deleted || data.deleted ? message : { ...message, text: data.text, editedAt: data.edited_at };
+  // A push that is replayed after the deletion of its message has no text; the deletion follows it.
+  return { ...changed(room, data.seq, change), head: Math.max(room.head, head) };
 }
 
-export function deleted(room: Room, told: Pick<MessageDeleted, "seq">, head: number): Room {
-  const before = find(room, told.seq);
+export function deleted(room: Room, data: Pick<MessageDeleted, "seq">, head: number): Room {
+  const before = find(room, data.seq);
   const counted =
-    before?.kind === "message" && !before.deleted && before.user !== room.me && told.seq > room.readSeq;
+    before?.kind === "message" && !before.deleted && before.user !== room.me && data.seq > room.readSeq;
   return {
-    ...changed(room, told.seq, (message) => ({ ...message, text: "", deleted: true })),
+    ...changed(room, data.seq, (message) => ({ ...message, text: "", deleted: true })),
     head: Math.max(room.head, head),
     unread: counted ? Math.max(0, room.unread - 1) : room.unread,
   };
 }
 
-/** Takes the news that somebody joined or left. */
+/** Applies a join or a leave. */
 export function noted(room: Room, kind: Note["kind"], { seq, user }: Pick<MemberChange, "seq" | "user">): Room {
   const others = room.members?.filter((member) => member !== user);
   const members = others && kind === "joined" ? [...others, user].sort() : others;
   const entries = find(room, seq) ? room.entries : inserted(room.entries, { kind, seq, user });
-  const isRead = room.unread === 0; // nobody has to read that somebody came
+  const isRead = room.unread === 0; // a join need not be read
   return {
     ...room,
     entries,
     members: members ?? null,
-    crowd: null, // in a crowd nobody is told of one by one
+    crowd: null, // in a crowd there are no pushes about single members
     head: Math.max(room.head, seq),
     readSeq: isRead ? Math.max(room.readSeq, seq) : room.readSeq,
   };
@@ -183,7 +183,7 @@ export function paged(room: Room, { messages, has_more }: History): Room {
   return { ...loaded, history: "loaded", hasEarlier: has_more };
 }
 
-/** Forgets what was said, to load it anew. */
+/** Forgets the messages, to load them again. */
 export function emptied(room: Room): Room {
   return { ...room, entries: [], history: "none", hasEarlier: false };
 }
@@ -199,7 +199,7 @@ export function turnedAway(room: Room): Room {
   return room.unread === 0 && room.newSince !== null ? { ...room, newSince: null } : room;
 }
 
-/** Somebody, or one's own other window, has read up to `seq`. */
+/** Another user, or one's own other window, has read up to `seq`. */
 export function readUpTo(room: Room, user: string, seq: number): Room {
   if (user !== room.me) {
     if ((room.readBy.get(user) ?? 0) >= seq) return room;
@@ -239,21 +239,21 @@ function withDivider(before: Room, after: Room): Room {
   return before.unread === 0 && after.unread > 0 ? { ...after, newSince: after.readSeq } : after;
 }
 
-function withMessage(room: Room, told: Told): Room {
-  const known = find(room, told.seq);
+function withMessage(room: Room, data: MessageData): Room {
+  const known = find(room, data.seq);
   const message: Message = {
     kind: "message",
-    seq: told.seq,
-    user: told.user,
-    text: told.text,
-    sentAt: told.sent_at,
-    editedAt: told.edited_at ?? null,
-    deleted: told.deleted === true || (told.deleted_at !== undefined && told.deleted_at !== null),
-    ref: told.client_ref ?? null,
+    seq: data.seq,
+    user: data.user,
+    text: data.text,
+    sentAt: data.sent_at,
+    editedAt: data.edited_at ?? null,
+    deleted: data.deleted === true || (data.deleted_at !== undefined && data.deleted_at !== null),
+    ref: data.client_ref ?? null,
   };
   if (known === undefined) return { ...room, entries: inserted(room.entries, message) };
   if (known.kind !== "message" || !isNewer(message, known)) return room;
-  return changed(room, told.seq, () => ({ ...message, ref: message.ref ?? known.ref }));
+  return changed(room, data.seq, () => ({ ...message, ref: message.ref ?? known.ref }));
 }
 
 function isNewer(message: Message, known: Message): boolean {

@@ -1,5 +1,5 @@
 /**
- * What a conversation shows, top to bottom: days, the line above what is new, messages, notes, drafts. No I/O.
+ * The rows of a conversation, top to bottom: days, the line above new messages, messages, notes, drafts. No I/O.
  *
  * Keys are stable, and a draft and the message it becomes have the same one.
  */

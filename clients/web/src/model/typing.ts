@@ -1,4 +1,4 @@
-/** Who types in a room, until when. No I/O. The word of it is passing: without another one it ends by itself. */
+/** Users typing in a room, and until when. No I/O. The signal is transient: without another one it ends. */
 
 /** How long one word of it lasts, in milliseconds. */
 export const LASTS_MS = 5_000;
@@ -21,7 +21,7 @@ export function remaining(typing: Typing, now: number): Typing {
   return left.length === typing.size ? typing : new Map(left);
 }
 
-/** Milliseconds until the next one ends; null when nobody types. */
+/** Milliseconds until the next one ends; null when no user types. */
 export function nextEnd(typing: Typing, now: number): number | null {
   return typing.size === 0 ? null : Math.max(0, Math.min(...typing.values()) - now);
 }

@@ -18,7 +18,7 @@ export class App {
   readonly config = signal<Config | null>(null);
   readonly session = signal<Session | null>(null);
   readonly dialog = signal<DialogName | null>(null);
-  /** Whether the person is at this window, as far as a browser can tell. */
+  /** Whether the user is at this window, as far as a browser can see. */
   readonly attentive = signal(true);
   /** The name and gateway that the address asks for. */
   readonly wanted: { user: string | null; gateway: string | null };
@@ -47,7 +47,7 @@ export class App {
     this.preferences.lastName = name;
   }
 
-  /** After a connection that was closed for good. What was not sent stays. */
+  /** After a connection that was closed for good. Unsent messages stay. */
   async connectAgain(): Promise<void> {
     const before = this.session.value;
     if (before === null) return;

@@ -24,7 +24,7 @@ export class CatchingUp {
     this.#resume = resume;
   }
 
-  /** The stream stands at `seq`, says the service. */
+  /** The service reports the position `seq` of the stream. */
   expect(stream: string, seq: number): void {
     if (!this.#isBehind(stream, seq)) return;
     const expected = this.#expected.get(stream);

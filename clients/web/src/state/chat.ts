@@ -1,5 +1,5 @@
 /**
- * Chat on a client: asks and tells the service, listens, and keeps the rooms as signals.
+ * Chat on a client: sends requests, listens, and keeps the rooms as signals.
  *
  * A service that lacks an action costs that action only: no presence, no read positions, but the rest goes on.
  */
@@ -9,7 +9,7 @@ import {
   type Client,
   type CrowdCounted,
   type Invitation,
-  type Message as Told,
+  type Message as MessageData,
   type MemberChange,
   type RequestOptions,
   type Sent,
@@ -52,15 +52,15 @@ const SEND_TIMEOUT_MS = 60_000;
 const TYPING_AGAIN_MS = 3_000;
 /** People of so many two-person rooms are asked after when a connection opens; of the others when they are opened. */
 const PARTNERS_ASKED = 20;
-/** So many rooms `chat.rooms` tells of at most. */
+/** The maximal number of rooms in `chat.rooms`. */
 const MOST_LISTED = 1_000;
 
 export class Chat {
   readonly rooms: ReadonlySignal<ReadonlyMap<string, Room>>;
   readonly invitations = signal<readonly Invitation[]>([]);
-  /** Who types, by room. */
+  /** Typing users, by room. */
   readonly typing: ReadonlySignal<ReadonlyMap<string, Typing>>;
-  /** Who is there, as far as the service told. */
+  /** Users who are online, as far as the service reported. */
   readonly online: ReadonlySignal<ReadonlyMap<string, boolean>>;
   /** The room that is open. */
   readonly open = signal<string | null>(null);
@@ -100,8 +100,8 @@ export class Chat {
       outbox,
       (draft) => this.#send(draft),
       ({ ref, room, text }, { seq, sent_at }) => {
-        const told = { room, seq, sent_at, user: me, text, client_ref: ref };
-        this.#store.update(room, (known) => answered(known, told));
+        const data = { room, seq, sent_at, user: me, text, client_ref: ref };
+        this.#store.update(room, (known) => answered(known, data));
       },
     );
     this.#presence = new Presence(this.#store, (room) => this.#ask("chat.members", { room }));
@@ -236,25 +236,25 @@ export class Chat {
     this.#reading.soon(name);
   }
 
-  /** Tells the others that one types; not at every key, and not while there is no connection. */
+  /** Sends `chat.typing`; not at every key, and not without a connection. */
   tellTyping(name: string): void {
     const now = Date.now();
     if (now - this.#toldTyping < TYPING_AGAIN_MS || this.#client.state !== "open") return;
-    if (!this.#store.get(name)?.head) return; // nobody there to tell
+    if (!this.#store.get(name)?.head) return; // there is no other member
     this.#toldTyping = now;
     this.#ask("chat.typing", { room: name }).catch(() => {}); // not worth a word if it is lost
   }
 
   #listen(): void {
     const client = this.#client;
-    client.on("chat.message", (told) => this.#message(told));
-    client.on("chat.edited", (told, { seq = 0 }) => this.#store.update(told.room, (room) => edited(room, told, seq)));
-    client.on("chat.deleted", (told, { seq = 0 }) => this.#store.update(told.room, (room) => deleted(room, told, seq)));
-    client.on("chat.joined", (told, { stream }) => this.#joined(told, stream !== undefined));
-    client.on("chat.left", (told) => this.#left(told));
-    client.on("chat.crowd", (told) => this.#crowd(told));
+    client.on("chat.message", (data) => this.#message(data));
+    client.on("chat.edited", (data, { seq = 0 }) => this.#store.update(data.room, (room) => edited(room, data, seq)));
+    client.on("chat.deleted", (data, { seq = 0 }) => this.#store.update(data.room, (room) => deleted(room, data, seq)));
+    client.on("chat.joined", (data, { stream }) => this.#joined(data, stream !== undefined));
+    client.on("chat.left", (data) => this.#left(data));
+    client.on("chat.crowd", (data) => this.#crowd(data));
     client.on("chat.read", ({ room, user, seq }) => this.#store.update(room, (known) => readUpTo(known, user, seq)));
-    client.on("chat.presence", (told) => this.#presence.take(told));
+    client.on("chat.presence", (data) => this.#presence.take(data));
     client.on("chat.invited", (invitation) => this.#invited(invitation));
     client.on("chat.typing", ({ room, user }) => {
       if (user !== this.me) this.#typing.started(room, user);
@@ -291,11 +291,11 @@ export class Chat {
       if (unheard.length > 0) this.#client.resume("chat");
       batch(() => {
         for (const { name } of left) this.#drop(name); // in another window, while this one was not connected
-        for (const told of rooms) {
-          this.#store.know(told.room);
-          this.#store.update(told.room, (room) => summarised(room, told));
+        for (const data of rooms) {
+          this.#store.know(data.room);
+          this.#store.update(data.room, (room) => summarised(room, data));
         }
-        if (this.#watched !== null) this.watch(this.#watched); // what was missed is replayed before one's eyes
+        if (this.#watched !== null) this.watch(this.#watched); // missed messages are replayed in view
         this.invitations.value = invitations ?? [];
         this.listed.value = true;
       });
@@ -305,7 +305,7 @@ export class Chat {
     }
   }
 
-  /** What a room that is open needs. */
+  /** Loads the data of an open room. */
   #look(name: string): void {
     if (this.#client.state !== "open") return; // when it is, all of this is asked for
     const room = this.#store.get(name);
@@ -331,53 +331,53 @@ export class Chat {
     return this.#ask("chat.direct", { to: partner, text }, { ...options, key: keyOf(room) });
   }
 
-  #message(told: Told): void {
-    const before = this.#store.know(told.room);
+  #message(data: MessageData): void {
+    const before = this.#store.know(data.room);
     batch(() => {
-      this.#typing.stopped(told.room, told.user);
-      const watching = this.#watched === told.room;
-      this.#store.update(told.room, (room) => said(room, told, { watching }));
-      if (told.user === this.me) {
-        this.#sending.heard(told.room, told);
-      } else if (told.room === this.open.peek() && told.seq > before.head && !told.deleted) {
-        this.heard.value = this.#messageOf(told);
+      this.#typing.stopped(data.room, data.user);
+      const watching = this.#watched === data.room;
+      this.#store.update(data.room, (room) => said(room, data, { watching }));
+      if (data.user === this.me) {
+        this.#sending.heard(data.room, data);
+      } else if (data.room === this.open.peek() && data.seq > before.head && !data.deleted) {
+        this.heard.value = this.#messageOf(data);
       }
     });
-    if (this.#watched === told.room) this.#reading.soon(told.room);
+    if (this.#watched === data.room) this.#reading.soon(data.room);
   }
 
-  #messageOf({ room, seq }: Told): Message | null {
+  #messageOf({ room, seq }: MessageData): Message | null {
     const entry = this.#store.get(room)?.entries.findLast((other) => other.seq === seq);
     return entry?.kind === "message" ? entry : null;
   }
 
   /** @param inStream Whether the others heard it, too. In a crowd it has no place among the messages. */
-  #joined(told: MemberChange, inStream: boolean): void {
-    const isNew = this.#store.get(told.room) === undefined;
+  #joined(data: MemberChange, inStream: boolean): void {
+    const isNew = this.#store.get(data.room) === undefined;
     batch(() => {
-      this.#store.know(told.room);
-      if (inStream) this.#store.update(told.room, (room) => noted(room, "joined", told));
-      if (told.user === this.me) this.#uninvited(told.room);
+      this.#store.know(data.room);
+      if (inStream) this.#store.update(data.room, (room) => noted(room, "joined", data));
+      if (data.user === this.me) this.#uninvited(data.room);
     });
-    if (told.user !== this.me) return this.#presence.soon(told.room, () => this.open.peek() === told.room);
+    if (data.user !== this.me) return this.#presence.soon(data.room, () => this.open.peek() === data.room);
     if (isNew) void this.#list(); // joined in another window: its title
-    if (this.open.peek() === told.room) this.#look(told.room);
+    if (this.open.peek() === data.room) this.#look(data.room);
   }
 
-  #left(told: MemberChange): void {
-    if (told.user === this.me) return this.#drop(told.room); // in another window
-    this.#typing.stopped(told.room, told.user);
-    this.#store.update(told.room, (room) => noted(room, "left", told));
+  #left(data: MemberChange): void {
+    if (data.user === this.me) return this.#drop(data.room); // in another window
+    this.#typing.stopped(data.room, data.user);
+    this.#store.update(data.room, (room) => noted(room, "left", data));
   }
 
-  #crowd(told: CrowdCounted): void {
-    const known = this.#store.get(told.room);
+  #crowd(data: CrowdCounted): void {
+    const known = this.#store.get(data.room);
     if (known === undefined) return;
-    this.#catchingUp.expect(streamOf(told.room), told.seq);
-    this.#store.update(told.room, (room) => counted(room, told));
+    this.#catchingUp.expect(streamOf(data.room), data.seq);
+    this.#store.update(data.room, (room) => counted(room, data));
     // No more members than names: it may be no crowd any more, and the names are not those of all members.
-    if (told.members > (known.members?.length ?? 0)) return;
-    this.#presence.soon(told.room, () => this.open.peek() === told.room);
+    if (data.members > (known.members?.length ?? 0)) return;
+    this.#presence.soon(data.room, () => this.open.peek() === data.room);
   }
 
   #invited(invitation: Invitation): void {
@@ -390,7 +390,7 @@ export class Chat {
     this.invitations.value = this.invitations.peek().filter((invitation) => invitation.room !== room);
   }
 
-  /** Some of a room was missed and cannot be replayed: what is shown may have a gap, so load it anew. */
+  /** Some entries of a room were missed and cannot be replayed: the view may have a gap, so load it again. */
   #incomplete(stream: string): void {
     const room = [...this.rooms.peek().values()].find(({ name }) => streamOf(name) === stream);
     if (room === undefined) return;

@@ -1,4 +1,4 @@
-/** How the connection stands, and, while there is none, when the next attempt comes. */
+/** The state of the connection, and, while there is none, the time of the next attempt. */
 import { type ReadonlySignal, computed, effect, signal } from "@preact/signals";
 import type { Client, State } from "@towpath/client";
 

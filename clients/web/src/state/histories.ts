@@ -53,7 +53,7 @@ export class Histories {
     } catch (error) {
       if (!isRefusal(error)) throw error;
       this.#store.know(name);
-      // With that person nobody has talked yet; or it is a room that one is not in.
+      // A conversation without messages yet; or a room of others.
       const history = isDirect(name) ? "loaded" : "stranger";
       this.#store.update(name, (room) => ({ ...emptied(room), history }));
     }

@@ -65,7 +65,7 @@ export class Orders {
     try {
       const cursor = older ? this.#cursor : null;
       const page = await this.#client.request("order.list", { limit: PAGE, ...(cursor && { cursor }) });
-      // A first page that comes again must not take the list back to its beginning.
+      // A repeated first page must not take the list back to its beginning.
       const goesOn = older || this.book.peek().orders.length <= PAGE || this.#cursor === undefined;
       this.book.value = this.book.peek().takePage(page.orders, { older });
       if (goesOn) this.#cursor = page.cursor ?? null;

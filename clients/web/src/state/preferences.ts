@@ -1,4 +1,4 @@
-/** What the person prefers, kept in the browser where it lets one: appearance, language, the last name. */
+/** The user's preferences, kept in the browser where possible: appearance, language, the last name. */
 import { type ReadonlySignal, computed, effect, signal } from "@preact/signals";
 
 import { type Language, type LanguageName, bestLanguage, languageOf } from "../i18n/language.ts";

@@ -1,4 +1,4 @@
-/** Who is in which room, and who of them is there. A service that cannot say costs no word. */
+/** The members of rooms, and which of them are online. Failures of the service are not shown. */
 import { batch, signal } from "@preact/signals";
 import type { MemberList, MemberState } from "@towpath/client";
 
@@ -9,7 +9,7 @@ import type { RoomStore } from "./room-store.ts";
 const CROWD_MS = 500;
 
 export class Presence {
-  /** By name, as far as the service told. */
+  /** By name, as far as the service reported. */
   readonly online = signal<ReadonlyMap<string, boolean>>(new Map());
   #store: RoomStore;
   #ask: (room: string) => Promise<MemberList>;
@@ -29,13 +29,13 @@ export class Presence {
     try {
       const { members, count } = await this.#ask(room);
       batch(() => {
-        const told = members.map(({ user, online }) => [user, online] as const);
-        this.online.value = new Map([...this.online.peek(), ...told]);
+        const data = members.map(({ user, online }) => [user, online] as const);
+        this.online.value = new Map([...this.online.peek(), ...data]);
         const names = members.map(({ user }) => user);
         this.#store.update(room, (known) => listed(known, names, count));
       });
     } catch {
-      // What is known stays, also when it is nothing.
+      // Known members stay, even if there are none.
     }
   }
 

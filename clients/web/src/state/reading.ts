@@ -1,20 +1,20 @@
-/** Tells the service how far one has read: once for a burst of messages, and only what it does not know. */
+/** Reports the read position: once for a burst of messages, and only changes. */
 
 const AFTER_MS = 400;
 
 export class Reading {
-  #tell: (room: string, seq: number) => Promise<unknown>;
+  #report: (room: string, seq: number) => Promise<unknown>;
   #readSeq: (room: string) => number;
-  #told = new Map<string, number>();
+  #reported = new Map<string, number>();
   #due = new Set<string>();
 
   /**
    * @param readSeq how far a room is read now
-   * @param tell tells the service; when it fails, the next reading tells it again
+   * @param report reports to the service; after a failure, the next reading reports it again
    */
-  constructor(readSeq: (room: string) => number, tell: (room: string, seq: number) => Promise<unknown>) {
+  constructor(readSeq: (room: string) => number, report: (room: string, seq: number) => Promise<unknown>) {
     this.#readSeq = readSeq;
-    this.#tell = tell;
+    this.#report = report;
   }
 
   /** Something of a room was read. */
@@ -29,17 +29,17 @@ export class Reading {
 
   /** The room is gone. */
   forget(room: string): void {
-    this.#told.delete(room);
+    this.#reported.delete(room);
   }
 
   async #now(room: string): Promise<void> {
-    const [before, seq] = [this.#told.get(room) ?? 0, this.#readSeq(room)];
+    const [before, seq] = [this.#reported.get(room) ?? 0, this.#readSeq(room)];
     if (seq <= before) return;
-    this.#told.set(room, seq);
+    this.#reported.set(room, seq);
     try {
-      await this.#tell(room, seq);
+      await this.#report(room, seq);
     } catch {
-      this.#told.set(room, before);
+      this.#reported.set(room, before);
     }
   }
 }

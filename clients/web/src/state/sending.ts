@@ -12,7 +12,7 @@ export class Sending {
   /**
    * @param outbox outlives this, so that what was not sent is still there with the next connection
    * @param send asks the service; a draft's `ref` is the request's `msg_id`
-   * @param arrived told of the answer, in one go with the end of the draft
+   * @param arrived called with the answer, in one step with the end of the draft
    */
   constructor(
     outbox: Signal<Outbox>,
@@ -56,13 +56,13 @@ export class Sending {
   }
 }
 
-/** Whether the message may have arrived although nobody said so. */
+/** Whether the message may have arrived although it is unconfirmed. */
 function isUncertain(error: unknown): boolean {
   if (!(error instanceof TowpathError) || error.details?.["sent"] === false) return false;
   return error.code === "timeout" || error.code === "closed";
 }
 
-/** A reference nobody else makes. */
+/** A unique reference. */
 function newRef(): string {
   return Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -16,10 +16,10 @@ export interface SignedIn {
   readonly urls: readonly string[];
 }
 
-/** What outlives a connection that was closed for good, while the person stays. */
+/** State that outlives a connection that was closed for good, while the user stays. */
 export interface Kept {
   readonly outbox: Signal<Outbox>;
-  /** What is typed and not sent, by room. */
+  /** Typed and unsent texts, by room. */
   readonly unsent: Map<string, string>;
 }
 

@@ -1,4 +1,4 @@
-/** Who types in which room. */
+/** Typing users, by room. */
 import { signal } from "@preact/signals";
 
 import { type Typing, nextEnd, remaining, started, stopped } from "../model/typing.ts";

@@ -33,10 +33,10 @@ export function Backend({ suggestion }: BackendProps) {
   const published = useSignal<readonly { msgId: string; event: string; order: string }[]>([]);
 
   useSignalEffect(() => {
-    const told = suggestion.value;
-    if (told === null || (!told.picked && order.peek() !== suggested.current)) return; // something else is typed there
-    order.value = suggested.current = told.orderId;
-    if (!told.picked) return;
+    const data = suggestion.value;
+    if (data === null || (!data.picked && order.peek() !== suggested.current)) return; // something else is typed there
+    order.value = suggested.current = data.orderId;
+    if (!data.picked) return;
     user.value = me;
     eventField.current?.focus();
   });

@@ -11,7 +11,7 @@ interface ComposerProps {
   onEditLast: () => void;
 }
 
-/** Where one writes. What is typed stays with its room. */
+/** The input for messages. Typed text stays with its room. */
 export function Composer({ room, title, onSent, onEditLast }: ComposerProps) {
   const { chat, connection, kept } = useSession();
   const words = useWords().conversation;

@@ -1,7 +1,7 @@
 import { describe } from "../i18n/errors.ts";
 import { useApp, useSession, useWords } from "./context.ts";
 
-/** How the connection stands and which gateway holds it; always in sight. */
+/** The state of the connection and its gateway; always in sight. */
 export function ConnectionPill() {
   const { connection } = useSession();
   const words = useWords().connection;

@@ -1,4 +1,4 @@
-/** What every view can reach: the page, the language it speaks, and, once somebody is signed in, their session. */
+/** The context of every view: the page, its language, and, after the sign-in, the user's session. */
 import { createContext } from "preact";
 import { useContext } from "preact/hooks";
 
@@ -27,6 +27,6 @@ export function useWords(): Words {
 }
 
 function given<Value>(value: Value | null): Value {
-  if (value === null) throw new Error("This view stands outside of what it needs.");
+  if (value === null) throw new Error("This view is outside of its context.");
   return value;
 }

@@ -22,7 +22,7 @@ export function Dialog({ title, onClose, children, class: name = "", testId }: D
     const element = dialog.current!;
     element.showModal();
     return () => {
-      isGone.current = true; // what is open next must not hear of this one's end
+      isGone.current = true; // the next dialog must not get this one's end
       element.close(); // gives the focus back
     };
   }, []);

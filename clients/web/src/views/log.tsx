@@ -18,7 +18,7 @@ interface LogProps {
   onReady: (scrolling: Scrolling) => void;
 }
 
-/** What was said in a room, without end towards the top. */
+/** The messages of a room, without end towards the top. */
 export function Log({ room, editing, deeds, onReady }: LogProps) {
   const { attentive } = useApp();
   const { chat, me } = useSession();
@@ -191,7 +191,7 @@ function Empty({ room }: { room: Room }) {
 
 const ANNOUNCED_EVERY_MS = 1_500;
 
-/** Tells screen readers of new messages of others, one by one while they are few and by their number when they rush. */
+/** Announces new messages of others to screen readers, one by one while they are few and by their number in a rush. */
 function Announcer({ room }: { room: string }) {
   const { chat } = useSession();
   const { words } = useLanguage();

@@ -13,8 +13,8 @@ import { Field } from "./field.tsx";
 const NOBODY: ReadonlyMap<string, boolean> = new Map();
 
 /**
- * Who is in the open room and who is there now; each is a way to write to them, and others can be invited. In a crowd
- * nobody is told who comes and goes, so only the numbers say how many are there.
+ * The members of the open room and their presence; each is a link to write to them, and others can be invited. A crowd
+ * has no pushes about single members, so only the numbers are shown.
  */
 export function Members() {
   const app = useApp();

@@ -8,7 +8,7 @@ import { Dialog } from "./dialog.tsx";
 const THEMES: readonly Theme[] = ["auto", "light", "dark"];
 const LANGUAGES = Object.keys(DICTIONARIES) as LanguageName[];
 
-/** Who is signed in, how the page looks, and what stands behind it. */
+/** The signed-in user, the appearance of the page, and the versions. */
 export function Menu() {
   const app = useApp();
   const { menu } = useWords();

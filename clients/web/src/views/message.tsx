@@ -9,7 +9,7 @@ import { useLanguage, useSession, useWords } from "./context.ts";
 import { Icon } from "./icons.tsx";
 import { fit, isPlainEnter } from "./text-area.ts";
 
-/** What one can do with a message of one's own. */
+/** The actions for a message of one's own. */
 export interface MessageDeeds {
   edit(seq: number): void;
   save(seq: number, text: string): Promise<void>;

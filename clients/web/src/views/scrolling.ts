@@ -34,7 +34,7 @@ export function useScrolling(onResize: () => void): Scrolling {
     };
     const settle = () => {
       const element = log.current!;
-      if (element.clientHeight === 0) return; // not shown; comes again with its size
+      if (element.clientHeight === 0) return; // hidden; called again with its size
       if (following.peek()) element.scrollTop = element.scrollHeight;
       else if (anchor.current?.row.isConnected) element.scrollTop += anchor.current.row.offsetTop - anchor.current.top;
       remember();

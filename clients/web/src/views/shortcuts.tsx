@@ -43,7 +43,7 @@ function isField(target: EventTarget | null): boolean {
   return target instanceof HTMLElement && target.matches("input, textarea, select, [contenteditable]");
 }
 
-/** What the keys do. */
+/** The meaning of the keys. */
 export function ShortcutList() {
   const app = useApp();
   const { shortcuts: words } = useWords();

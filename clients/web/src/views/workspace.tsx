@@ -16,7 +16,7 @@ import { Sidebar } from "./room-list.tsx";
 import { ShortcutList, useShortcuts } from "./shortcuts.tsx";
 import { Switcher } from "./switcher.tsx";
 
-/** All there is for somebody who is signed in: rooms, a conversation, orders. */
+/** The whole view of a signed-in user: rooms, a conversation, orders. */
 export function Workspace() {
   const app = useApp();
   const { view, room } = app.place.here.value;
@@ -111,7 +111,7 @@ function usePlace(): void {
   useSignalEffect(() => {
     const { room } = app.place.here.value;
     const isForeign = room !== null && isDirect(room) && directRoom(me, partner(room, me)) !== room;
-    if (isForeign) app.place.room(null); // from a link of somebody else
+    if (isForeign) app.place.room(null); // from another user's link
     else chat.show(room);
   });
   useSignalEffect(() => {

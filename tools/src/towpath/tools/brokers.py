@@ -97,7 +97,7 @@ class OpenBroker:
             yield broker
 
     async def until_ended(self) -> None:
-        """Wait for its end, which nobody asked for.
+        """Wait for its unexpected end.
 
         Raises:
             BrokerEnded
@@ -321,7 +321,7 @@ async def _greeted(port: int, runs: Callable[[], bool]) -> str:
 
 
 async def _in_thread(function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    """Call ``function`` in a thread. Nobody can stop a thread: when cancelled, this first waits for its end."""
+    """Call ``function`` in a thread. A thread cannot be stopped: when cancelled, this first waits for its end."""
     working = asyncio.ensure_future(asyncio.to_thread(function, *arguments, **options))
     try:
         return await asyncio.shield(working)
@@ -337,10 +337,10 @@ async def _amqp() -> "Connect":
 
 
 async def greet_any(hosts: Sequence[URL]) -> Greeting:
-    """What the first host says that answers.
+    """The greeting of the first host that answers.
 
     Raises:
-        NoBroker: None does; the message tells of the last.
+        NoBroker: None does; the message is about the last.
     """
     for host in hosts[:-1]:
         with contextlib.suppress(NoBroker):

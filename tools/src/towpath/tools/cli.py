@@ -109,7 +109,7 @@ def web(
 
 @app.command()
 def token(
-    user: Annotated[str, typer.Option(help="Who the token is for.", show_default=False)],
+    user: Annotated[str, typer.Option(help="The user of the token.", show_default=False)],
     expires_in: Annotated[int, typer.Option(help="Seconds until it expires.", min=1, max=10**9)] = 3600,
     scope: Annotated[
         str | None,
@@ -134,7 +134,7 @@ def publish(
     user: Annotated[str, typer.Option(help="Whose order it is.", show_default=False)],
     amount: Annotated[
         str | None,
-        typer.Option(help="What it costs, for example 9.90; of order.refunded: what is paid back."),
+        typer.Option(help="The price, for example 9.90; of order.refunded: the amount paid back."),
     ] = None,
     currency: Annotated[str | None, typer.Option(help="Of the amount, for example EUR.")] = None,
     revision: Annotated[
@@ -169,7 +169,7 @@ dead_letters = typer.Typer(
     cls=TyperGroup,
     no_args_is_help=True,
     context_settings=_HELP,
-    help="What services could not handle: look at it, play it again, or drop it.",
+    help="Messages that services could not handle: list, show, replay or drop them.",
 )
 app.add_typer(dead_letters, name="dead-letters")
 
@@ -280,7 +280,7 @@ def _wanted(
 
 
 def _error_text(error: Exception) -> tuple[int, str]:
-    """The exit status and the line for a person; what nobody foresaw has a traceback on request."""
+    """The exit status and the line for a person; an unforeseen error has a traceback on request."""
     from towpath.servicekit.broker.interface import BrokerError, BrokerRefused
     from towpath.servicekit.installed import BadEntryPoint
     from towpath.servicekit.runtime.settings import BadSetting

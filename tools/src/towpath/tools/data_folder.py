@@ -3,8 +3,8 @@
 Guarantees:
 
 * One ``towpath dev`` a folder: the folder is held by a lock that ends with its process.
-* Nobody but the owner may look inside, for it holds a secret and a broker's password.
-* ``dev.json`` in it tells other commands of a running ``towpath dev``; one left by a killed run is not believed.
+* Only the owner may read it, for it holds a secret and a broker's password.
+* ``dev.json`` in it announces a running ``towpath dev`` to other commands; a file left by a killed run is ignored.
 """
 
 import contextlib
@@ -127,7 +127,7 @@ class DataFolder:
         return None
 
     def tell(self, running: RunningDev) -> None:
-        """Tell other commands that ``towpath dev`` runs; taken back when the folder is let go."""
+        """Announce to other commands that ``towpath dev`` runs; removed when the folder is released."""
         self._write(self._dev, json.dumps(asdict(running), indent=2) + "\n")
 
     def running(self) -> RunningDev | None:

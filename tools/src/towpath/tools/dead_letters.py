@@ -98,7 +98,7 @@ class Unfinished(Trouble):
 
 
 class Interrupted(Unfinished):
-    """Somebody pressed Ctrl-C."""
+    """Ctrl-C was pressed."""
 
     status = _INTERRUPTED
 
@@ -108,7 +108,7 @@ class Tally:
     """The progress of one command.
 
     Attributes:
-        skipped: Messages of which nothing tells where they came from.
+        skipped: Messages whose original queue is unknown.
     """
 
     verb: str
@@ -190,7 +190,7 @@ def drop(service: str, wanted: Wanted, *, yes: bool, dry_run: bool, audit: Path 
     """Take what is wanted out of the dead queue, for good.
 
     Raises:
-        NotSaid: It is not told by ids, and nobody said yes.
+        NotSaid: Without ids, and without a confirmation.
     """
 
     async def away(_: Parked) -> bool:

@@ -78,7 +78,7 @@ async def _start(
 ) -> tuple[Parts, OpenBroker]:
     """Start everything, each thing as soon as it can be; returns when all is ready.
 
-    What must be undone goes on ``stack``, in such an order that the parts drain before the broker goes.
+    Closing steps go on ``stack``, in such an order that the parts drain before the broker stops.
     """
     backend = _OtherBackend()
     site = Site(
@@ -130,7 +130,7 @@ class _Stop:
 
     Attributes:
         asked: Set by the first signal.
-        at_once: What the second signal calls before it ends this process.
+        at_once: Called by the second signal before this process ends.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """A broker's greeting before the login: the ``connection.start`` of AMQP 0-9-1.
 
-It tells in milliseconds whether a broker is there, and which, where a client would try again and again.
+It finds out in milliseconds whether a broker answers, and which, where a client would retry for a long time.
 """
 
 import asyncio
@@ -57,11 +57,11 @@ async def greet(host: str, port: int, *, timeout: float = 5.0) -> Greeting:
     except TimeoutError:
         raise NoBroker(f"nothing answers at {host}:{port} within {timeout:g} s") from None
     except asyncio.IncompleteReadError:
-        raise NoBroker(f"what listens at {host}:{port} speaks no AMQP 0-9-1") from None
+        raise NoBroker(f"the server at {host}:{port} does not speak AMQP 0-9-1") from None
     except OSError as error:
         raise NoBroker(f"nothing answers at {host}:{port} ({_reason(error)})") from None
     if not start.startswith(_CONNECTION_START):
-        raise NoBroker(f"what listens at {host}:{port} speaks no AMQP 0-9-1")
+        raise NoBroker(f"the server at {host}:{port} does not speak AMQP 0-9-1")
     return Greeting(_property(start, b"product") or "AMQP broker", _property(start, b"version"))
 
 

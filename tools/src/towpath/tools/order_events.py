@@ -53,7 +53,7 @@ def order_event(action: str, data: Mapping[str, Any], msg_id: str | None = None)
     if action not in KNOWN:
         near = difflib.get_close_matches(action, KNOWN, n=1, cutoff=0.75)
         guess = f", did you mean {near[0]}?" if near else ";"
-        raise BadEvent(f"{action[:70]!a} is no order event{guess} known are {', '.join(KNOWN)}")
+        raise BadEvent(f"{action[:70]!a} is not an order event{guess} known are {', '.join(KNOWN)}")
     try:
         OrderEvent.model_validate(dict(data))
     except ValidationError as error:
@@ -71,7 +71,7 @@ async def publish(broker: "Broker", event: Envelope) -> None:
     """Publish one event; returns once the broker has it safely.
 
     Raises:
-        NotPublished: The broker is away, or nobody listens.
+        NotPublished: The broker is disconnected, or no queue is bound to the event.
     """
     from towpath.servicekit.broker.interface import BrokerError, Message, Unroutable
 
@@ -79,6 +79,6 @@ async def publish(broker: "Broker", event: Envelope) -> None:
     try:
         await broker.publish(EVENTS, event.action, message, mandatory=True)
     except Unroutable:
-        raise NotPublished(f"nobody listens to {event.action}: start the orders service once") from None
+        raise NotPublished(f"no service consumes {event.action}: start the orders service once") from None
     except BrokerError as error:
         raise NotPublished(f"{event.action} was not published: {error}; try again") from None

@@ -60,7 +60,7 @@ RABBITMQ: Final = Program(
 POSTGRESQL: Final = Program("PostgreSQL", "postgresql", ("/usr/lib/postgresql/*/bin/postgres", "postgres"))
 NODE: Final = Program("Node.js", "nodejs", ("node", "nodejs"))
 NPM: Final = Program("npm", "npm", ("npm",))
-# What drives Chromium in tests, Playwright's own Node, is linked with it.
+# The driver of Chromium in tests, Playwright's own Node, is linked with it.
 LIBATOMIC: Final = Program(
     "libatomic", "libatomic1", ("/usr/lib/*/libatomic.so.1", "/usr/lib*/libatomic.so.1")
 )

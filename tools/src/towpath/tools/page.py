@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 
 def run(host: str, port: int, gateways: list[str], *, demo: bool) -> None:
-    """Serve the page until told to stop.
+    """Serve the page until a signal.
 
     Args:
         gateways: Addresses of the gateways' WebSockets, as browsers reach them.

@@ -1,6 +1,6 @@
 """A parked message: what it is, whose, why it is parked, and how it is played again. Pure functions.
 
-Guarantee: nothing that stands in a dead queue, however broken, keeps the rest from being read.
+Guarantee: no message in a dead queue, however broken, stops the others from being read.
 """
 
 import hashlib
@@ -65,9 +65,9 @@ class Parked:
     Attributes:
         id: The first ``msg_id`` in it; where there is none, ``@`` and the beginning of the body's SHA-256.
         items: Number of items: one, unless RabbitMQ itself parked a whole batch.
-        reason, error: Why, in a word and in full.
-        queue, routing_key: Where it came from; empty if nothing tells.
-        parked_at: Unix milliseconds; ``None`` if nothing tells.
+        reason, error: The reason, in a word and in full.
+        queue, routing_key: Its original queue and key; empty if unknown.
+        parked_at: Unix milliseconds; ``None`` if unknown.
         tries: How often it was tried again.
         replayed: How often it was played again from here.
         sender: Of an event: its publisher, as the service identified it.
@@ -139,7 +139,7 @@ class Wanted:
     """Which parked messages are meant: those that fit all that is given; all where nothing is.
 
     Attributes:
-        since: Parked at or after this, Unix milliseconds. What tells no time does not fit.
+        since: Parked at or after this, Unix milliseconds. A message without a time does not match.
     """
 
     ids: frozenset[str] = field(default_factory=frozenset)
@@ -215,7 +215,7 @@ def since(text: str, *, now: datetime | None = None) -> int:
 
 
 def _own_queue(service: str, *told: str) -> str:
-    """The first of the queues that headers tell of that is the service's own.
+    """The first queue in the headers that belongs to the service.
 
     A sender may write anything there, and must not reach another queue through an operator's replay.
     """

@@ -180,7 +180,7 @@ class ProcessPart(Part):
         told["amqp_url"] = broker.url
         environment = {PREFIX + name.upper(): str(value) for name, value in told.items() if value is not None}
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError, RuntimeError):  # it has ended already; until_ended tells
+        with contextlib.suppress(OSError, RuntimeError):  # it has ended already; until_ended reports it
             self._process.stdin.write(json.dumps(environment).encode() + b"\n")
 
     async def until_ended(self) -> PartEnded:

@@ -12,7 +12,7 @@ from towpath.tools.trouble import Trouble
 
 
 class PortTaken(Trouble):
-    """Nobody can listen on a port.
+    """A port cannot be bound.
 
     Args:
         option: Where the port comes from.
@@ -45,7 +45,7 @@ def check_free(host: str, port: int, *, option: str, program: str) -> None:
 
 
 def free_ports(count: int, *, first: int, but: Collection[int]) -> list[int]:
-    """``count`` ports of 127.0.0.1 that nobody listens on: the next ones from ``first`` on.
+    """``count`` unused ports of 127.0.0.1: the next ones from ``first`` on.
 
     Those that the system hands out by itself (from 32768 on, usually) would be taken by the next best connection.
 

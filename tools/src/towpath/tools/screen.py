@@ -12,7 +12,7 @@ from towpath.tools.plan import Plan
 
 
 class Screen:
-    """A terminal, or whatever standard output is; one that is gone is no trouble."""
+    """A terminal, or another standard output; a closed one is ignored."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)

@@ -64,7 +64,7 @@ class Site:
         web_root: The folder ``clients/web/dist``.
         gateways: Addresses of the gateways' WebSockets.
         about: More that the page shows: ``broker`` and ``database``; may change while it is served.
-        demo: ``None`` where nobody signs in by name alone.
+        demo: ``None`` without sign-in by name alone.
     """
 
     web_root: Path
@@ -184,7 +184,7 @@ def _events(demo: Demo, guard: "_Guard") -> Handler:
 class _Guard:
     """Refuses what a page of another site sends, in a visitor's browser, to the demo's endpoints.
 
-    A page can post JSON to a foreign origin only after a CORS preflight, which nobody answers here; Origin and
+    A page can post JSON to a foreign origin only after a CORS preflight, which is not answered here; Origin and
     Sec-Fetch-Site say the same once more. A name that an attacker points to 127.0.0.1 makes the foreign page
     look our own, so that on a loopback address only the names of loopback are served.
     """

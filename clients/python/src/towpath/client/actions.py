@@ -13,7 +13,7 @@ StateName: TypeAlias = Literal["connecting", "open", "recovering", "closed"]
 
 @dataclass(frozen=True, slots=True)
 class FetchToken:
-    """Get a token and tell of it."""
+    """Fetch a token and report it."""
 
     purpose: Purpose
 

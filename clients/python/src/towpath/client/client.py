@@ -340,7 +340,7 @@ class Client:
             ValueError: ``seq`` is not a whole number from 0.
         """
         if whole(seq) is None or seq < 0:
-            raise ValueError(f"{seq!r} is no position of {stream}; it takes a whole number from 0")
+            raise ValueError(f"{seq!r} is not a position of {stream}; use a whole number from 0")
         self._driver.tell(events.Track(stream, seq))
 
     def forget(self, stream: str) -> None:

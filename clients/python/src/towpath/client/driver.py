@@ -291,7 +291,7 @@ class Driver:
         if self._saving is not None:
             self._saving.end()
 
-    # What happens
+    # Events
 
     async def _load_and_start(self, saving: Saving) -> None:
         loaded = await saving.load(self._time_limit)

@@ -105,7 +105,7 @@ def decode(text: Any) -> Envelope | None:
         and isinstance(value.get("data"), dict)
     ):
         return None
-    envelope: Envelope = value  # type: ignore[assignment]  # as far as one can tell
+    envelope: Envelope = value  # type: ignore[assignment]  # checked as far as necessary
     return envelope
 
 

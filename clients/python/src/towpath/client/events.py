@@ -68,7 +68,7 @@ class Request:
 
     Attributes:
         timeout_ms: ``None`` waits without a limit.
-        stream: The answer's ``seq`` says where this stream stands.
+        stream: The answer's ``seq`` is the position in this stream.
     """
 
     msg_id: str

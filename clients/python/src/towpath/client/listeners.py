@@ -60,7 +60,7 @@ class Listeners:
         self._call(listener, values, self.report)
 
     def report(self, error: BaseException) -> None:
-        """Tell of what went wrong in the background."""
+        """Report a background error."""
         listeners = self._by_name.get("error", ())
         for listener in listeners:
             self._call(listener, (error,), _log)
@@ -91,7 +91,7 @@ def _fitted(listener: Listener, names: tuple[str, ...]) -> Listener:
     """``listener``, called with as many of the values as it takes."""
     try:
         signature = inspect.signature(listener)
-    except ValueError:  # some functions written in C do not tell
+    except ValueError:  # some functions written in C have no signature
         return partial(listener)
     for count in range(len(names), -1, -1):
         try:

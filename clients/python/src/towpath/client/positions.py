@@ -4,8 +4,8 @@ A durable push carries ``stream`` and ``seq``, and ``seq`` grows by exactly 1. A
 next one is passed on, and one that comes after a hole is held until a resume fills the hole. So pushes of one stream
 leave here in order, each once.
 
-A stream is *opening* while a request is under way whose answer will say where the stream stands: what is pushed
-meanwhile is held until then, because it is not known yet which pushes precede it.
+A stream is *opening* while a request is in flight whose answer has the position of the stream: pushes of the
+meantime are held until then, because the pushes before them are unknown.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ class Positions(Generic[Push]):
     """The last ``seq`` of each stream, and what is held beyond it.
 
     Attributes:
-        changes: How often a position changed; tells the holder of a copy whether it is outdated.
+        changes: The number of changes of positions; the holder of a copy sees whether it is outdated.
     """
 
     def __init__(self, positions: Mapping[str, int]) -> None:
@@ -47,7 +47,7 @@ class Positions(Generic[Push]):
         return []
 
     def open(self, stream: str) -> None:
-        """An answer will say where this stream stands. One that has a position already goes on as it is."""
+        """An answer will have the position of this stream. One that has a position continues from it."""
         if stream not in self._last:
             self._opening.setdefault(stream, _Ahead())
 
@@ -72,7 +72,7 @@ class Positions(Generic[Push]):
             held.reach = max(held.reach, seq)
 
     def unopened(self, stream: str) -> list[Push]:
-        """Nobody will say where this stream stands: the first push that was held counts as the next one."""
+        """There will be no answer with the position of this stream: the first held push counts as the next one."""
         held = self._opening.pop(stream, None)
         if held is None or not held.pushes:
             return []
@@ -85,17 +85,17 @@ class Positions(Generic[Push]):
         Args:
             stream: Its name.
             asked: The position the resume was asked with.
-            seq: Where the stream stands, says the answer.
+            seq: The current position of the stream, from the answer.
             complete: Whether everything up to there was replayed, says the answer.
 
         Returns:
-            What may go to the application now, and whether it has everything.
+            The pushes that may go to the application now, and whether it has everything.
         """
         if stream not in self._last:
             return [], True  # forgotten meanwhile
         if seq < asked:
-            # The stream is behind what this client has seen: it was begun anew. Clinging to the old position
-            # would drop everything from now on.
+            # The stream is behind this client: it was restarted. Keeping the old position would drop all
+            # later pushes.
             self._held.pop(stream, None)
             self._move(stream, seq)
             return [], False

@@ -1,4 +1,4 @@
-"""When to come back, and how soon.
+"""When to reconnect, and how soon.
 
 Close codes carry the verdict by range, so that old clients obey new codes (:mod:`towpath.protocol.close_codes`).
 Waiting times use full jitter, the first one included, so that the users of a restarted gateway do not return all at
@@ -49,12 +49,12 @@ def should_move_on(code: float) -> bool:
 def backoff(attempt: int, advice_ms: float = 0, first_ms: int = FIRST_CEILING_MS) -> Wait:
     """The range of the next wait.
 
-    The server's advice is a floor and the jitter comes on top of it; otherwise everybody advised alike would return
-    together.
+    The server's advice is a floor and the jitter comes on top of it; otherwise all clients with the same advice would
+    reconnect together.
 
     Args:
         attempt: 0 for the first.
-        advice_ms: What the server asked for, see :func:`advised`.
+        advice_ms: The time that the server asked for, see :func:`advised`.
         first_ms: The least ceiling.
     """
     ceiling = min(_LAST_CEILING_MS, max(first_ms, FIRST_CEILING_MS * 2 ** min(attempt, 30)))

@@ -39,7 +39,7 @@ class Requests:
     Args:
         limit: How many may wait that have never been sent.
         act: Puts an action out.
-        settled: Told when a request has ended that says where a stream stands: the stream; what its answer said,
+        settled: Called when a request with the position of a stream has ended: the stream; the answer's value,
             whatever that is (``None``: nothing); and whether the request left more than once, so that the answer may
             be the one of the first time.
     """
@@ -148,7 +148,7 @@ class Requests:
             self._settled(entry.stream, None, False)
 
     def forget(self, stream: str) -> None:
-        """What is still answered says nothing about this stream any more."""
+        """Later answers no longer set the position of this stream."""
         for entry in self._pending.values():
             if entry.stream == stream:
                 entry.stream = None

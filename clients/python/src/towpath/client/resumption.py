@@ -100,7 +100,7 @@ class Resumption:
         self._ask_for(stream)
 
     def open(self, stream: str) -> None:
-        """A request was made whose answer says where the stream stands."""
+        """A request was made whose answer has the position of the stream."""
         self.positions.open(stream)
 
     def opened(self, stream: str, said: Any, again: bool) -> None:
@@ -110,7 +110,7 @@ class Resumption:
             stream: The stream.
             said: The ``seq`` of its answer; anything but an integer says nothing.
             again: The request was sent again on another connection: the answer may be the one of the first time, and
-                what was pushed between the two connections is nowhere.
+                pushes between the two connections are lost.
         """
         seq = whole(said)
         if seq is not None and seq >= 0:
@@ -147,12 +147,12 @@ class Resumption:
 
     def _resumed(self, request: _Asked, streams: dict[str, Any]) -> None:
         for stream, position in request.positions.items():
-            told = streams.get(stream)
-            seq = whole(told.get("seq")) if isinstance(told, dict) else None
-            if told is None or seq is None or seq < 0:
+            answered = streams.get(stream)
+            seq = whole(answered.get("seq")) if isinstance(answered, dict) else None
+            if answered is None or seq is None or seq < 0:
                 self._give_up(stream)
                 continue
-            ready, complete = self.positions.resumed(stream, position, seq, told.get("complete") is True)
+            ready, complete = self.positions.resumed(stream, position, seq, answered.get("complete") is True)
             if not complete:
                 self._act(Incomplete(stream, seq))
             self._pass(ready)
@@ -183,7 +183,7 @@ class Resumption:
             self._act(Cancel(f"resume:{domain}"))
 
     def _give_up(self, stream: str) -> None:
-        """Nobody can tell what was missed in this stream: say so, and hold nothing back."""
+        """The missed part of this stream is unknown: report it, and hold nothing back."""
         ready = self.positions.skip(stream)
         self._act(Incomplete(stream, None))
         self._pass(ready)

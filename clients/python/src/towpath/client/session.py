@@ -268,7 +268,7 @@ class Session:
         envelope = decode(text)
         if envelope is None:
             excerpt = text[:80] if isinstance(text, str) else f"a binary frame of {len(text)} bytes"
-            message = f"The server sent something that is no envelope: {excerpt}"
+            message = f"The server sent an invalid envelope: {excerpt}"
             self._act(actions.Report(TowpathError("bad_frame", message)))
             return
         correlation_id = envelope.get("correlation_id")
@@ -277,14 +277,14 @@ class Session:
         if envelope["action"] == ERROR:
             self._act(actions.Report(TowpathError.from_wire(envelope["data"])))
             return
-        self._told(envelope["action"], envelope["data"])
+        self._gateway_message(envelope["action"], envelope["data"])
         position = position_of(envelope)
         if position is not None:
             self._resumption.arrive(*position, envelope)
         else:
             self._act(actions.Push(envelope))
 
-    def _told(self, action: str, data: dict[str, Any]) -> None:
+    def _gateway_message(self, action: str, data: dict[str, Any]) -> None:
         """Handle an envelope that the gateway sends unasked."""
         match action:
             case "session.welcome":

@@ -122,7 +122,7 @@ class Saving:
     Args:
         storage: Where to.
         positions: Gives what to save.
-        report: Told of failures.
+        report: Called with failures.
     """
 
     def __init__(
@@ -204,8 +204,8 @@ def checked_positions(given: Any) -> dict[str, int]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        raise TypeError(f"these are no positions: {given!r}")
+        raise TypeError(f"these are not positions: {given!r}")
     for stream, seq in given.items():
         if not isinstance(stream, str) or whole(seq) is None or seq < 0:
-            raise TypeError(f"{seq!r} is no position of {stream!r}")
+            raise TypeError(f"{seq!r} is not a position of {stream!r}")
     return {stream: int(seq) for stream, seq in given.items()}

@@ -25,7 +25,7 @@ from towpath.client.reconnect import ABNORMAL
 
 _SUBPROTOCOL: Final = Subprotocol("towpath.v1")
 
-#: A little less than what the session waits for the welcome, so that the reason is the more telling one.
+#: A little less than the session's wait for the welcome, since this reason is more precise.
 _OPEN_TIME: Final = 9.0
 #: For the closing handshake; then the connection is cut.
 _CLOSE_TIME: Final = 1.0
@@ -42,7 +42,7 @@ def checked_url(url: Any) -> str:
     try:
         parsed = parse_uri(url)
     except (InvalidURI, ValueError, TypeError, AttributeError) as cause:
-        message = f"{url!r} is no WebSocket address; such as wss://example.org/ws."
+        message = f"{url!r} is not a WebSocket address; such as wss://example.org/ws."
         raise TowpathError("bad_url", message, details={"url": repr(url)}) from cause
     if parsed.user_info is not None:
         host = f"{parsed.host}:{parsed.port}"

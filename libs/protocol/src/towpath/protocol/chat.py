@@ -19,7 +19,7 @@ MAX_ROOM: Final = 500
 #: The name of a room that is there already, two-person rooms included.
 RoomName = Annotated[Text, StringConstraints(min_length=1, max_length=MAX_ROOM)]
 MessageText = Annotated[Text, StringConstraints(min_length=1, max_length=MAX_TEXT)]
-#: What a room is called, as people write it on one line.
+#: The title of a room, on one line, in any script.
 Title = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TITLE, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Seq = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -147,7 +147,7 @@ class Created(Payload):
 
 
 class Joined(Payload):
-    """Answer to ``chat.join``: where the room's stream stands, and who is in it.
+    """Answer to ``chat.join``: the position of the room's stream, and the members.
 
     Attributes:
         members: By name; of a crowd the first 100.
@@ -221,7 +221,7 @@ class RoomSummary(Payload):
     """One entry of ``chat.rooms``.
 
     Attributes:
-        seq: Where the room's stream stands.
+        seq: The position of the room's stream.
         read_seq: How far the user has read.
         unread: Messages of others after that, but for deleted ones; counted up to 1,000.
         private: There when only those who are invited may join.
@@ -312,14 +312,14 @@ class MessageDeleted(Payload):
     deleted_at: int
 
 
-class TypingTold(Payload):
+class TypingPush(Payload):
     """Push ``chat.typing``."""
 
     room: str
     user: str
 
 
-class ReadTold(Payload):
+class ReadPush(Payload):
     """Push ``chat.read``: ``user`` has read all up to ``seq``."""
 
     room: str
@@ -327,7 +327,7 @@ class ReadTold(Payload):
     seq: int
 
 
-class PresenceTold(Payload):
+class PresencePush(Payload):
     """Push ``chat.presence``: the user's first connection is open, or the last one is gone."""
 
     room: str
@@ -378,8 +378,8 @@ PUSHES: Final[Mapping[str, type[Payload]]] = {
     "chat.joined": MemberChange,
     "chat.left": MemberChange,
     "chat.invited": Invitation,
-    "chat.typing": TypingTold,
-    "chat.read": ReadTold,
-    "chat.presence": PresenceTold,
+    "chat.typing": TypingPush,
+    "chat.read": ReadPush,
+    "chat.presence": PresencePush,
     "chat.crowd": CrowdCounted,
 }

@@ -23,7 +23,7 @@ class CloseCode(IntEnum):
 
 
 def should_reconnect(code: int | None) -> bool:
-    """Whether a client that was closed with ``code`` should come back.
+    """Whether a client that was closed with ``code`` should reconnect.
 
     ``None`` and 1006 mean the connection broke without a close frame.
     """

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.routes import check_user_id, connection_key
 
-#: What numbers are bounded to that others choose and programs pass on; see :class:`Directed`. 0 says nothing.
+#: The bound of numbers that others choose and programs pass on; see :class:`Directed`. 0 means none.
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
@@ -126,7 +126,7 @@ def join_batch(items: Sequence[bytes]) -> bytes:
 
 
 def split_batch(body: bytes, *, max_items: int = BODY_MAX_ITEMS) -> list[bytes]:
-    """The JSON texts of a body, each as it stands there.
+    """The JSON texts of a body, each unchanged.
 
     Raises:
         TooManyItems: The body has more than ``max_items``.

@@ -2,7 +2,7 @@
 
 The list of currencies comes from the package ``iso4217``, which holds the table of the maintenance agency
 (https://www.six-group.com/en/products-services/financial-information/data-standards.html). Codes without decimals
-there, such as gold (``XAU``) and "no currency" (``XXX``), are not accepted: nobody pays in them.
+there, such as gold (``XAU``) and "no currency" (``XXX``), are not accepted: they are not used for payments.
 """
 
 import re
@@ -64,7 +64,7 @@ def decimals_in(amount: Decimal) -> int:
 
 
 def format_money(amount: Decimal) -> str:
-    """An amount as it stands on the wire: the decimals it is written with, no exponent."""
+    """An amount in the form of the wire: with its decimals, without an exponent."""
     return f"{amount:f}"
 
 

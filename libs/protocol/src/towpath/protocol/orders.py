@@ -30,7 +30,7 @@ DEFAULT_CURRENCY: Final = "USD"
 
 
 def stream_of(user_id: str) -> str:
-    """The stream that tells a user of all of their orders."""
+    """The stream of all orders of a user."""
     return STREAM_PREFIX + user_id
 
 
@@ -151,8 +151,8 @@ class OrderEvent(Payload):
     Attributes:
         user_id: Whose order it is.
         revision: The sender's own count of changes, if it keeps one: what is older than its newest is late.
-        amount: What the order costs, if that is not known yet; of ``order.refunded``: what is paid back, by default
-            all that is left.
+        amount: The price of the order, if it is not known yet; of ``order.refunded``: the amount paid back, by
+            default the remaining one.
         currency: Of ``amount``.
     """
 

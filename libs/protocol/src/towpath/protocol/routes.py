@@ -1,8 +1,8 @@
 """Exchanges, routing keys and queue names of the wire contract: pure functions and constants.
 
 Guarantees: words that come from outside (user, group) are percent-encoded, so that no id can yield the key of
-somebody else; what a user id may be is decided here (:func:`check_user_id`) and nowhere else; the partition of a key
-is the same in every run and language (CRC-32 as in zlib and PNG).
+another user; the form of a user id is decided here alone (:func:`check_user_id`); the partition of a key is
+the same in every run and language (CRC-32 as in zlib and PNG).
 """
 
 import re

@@ -18,7 +18,7 @@ class ServiceAlive(Payload):
 
     Attributes:
         domain: The first word of the actions it owns.
-        costs: What an action costs, where that is more than 1. Gateways charge it to who asks.
+        costs: The cost of an action, where it is more than 1. Gateways charge it to the sender.
     """
 
     service: _Name

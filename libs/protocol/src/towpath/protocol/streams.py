@@ -65,7 +65,7 @@ class Resume(Payload):
 
 
 class Resumed(Payload):
-    """Where one stream stands after a resume.
+    """The position of one stream after a resume.
 
     Attributes:
         seq: The last entry the client has now.

@@ -4,7 +4,7 @@
 
     runtime < broker < messaging < storage < handling < service < serving
 
-Each folder imports only what stands left of it; each has a head that says what it guarantees. The story of a batch,
+Each folder imports only the ones left of it; each has a head with its guarantees. The story of a batch,
 from delivery to ack, begins in :mod:`towpath.servicekit.handling.dispatcher`.
 
 Errors::

@@ -13,8 +13,8 @@ The package around ``app`` (``towpath.orders``) has three modules that others re
   own;
 * ``__main__``, which runs the service as a program.
 
-Guarantees: finding the services loads none of their code; they are in the order of their names. What an entry point
-names wrongly is a :class:`BadEntryPoint`.
+Guarantees: finding the services loads none of their code; they are in the order of their names. An invalid entry
+point is a :class:`BadEntryPoint`.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class BadEntryPoint(CannotStart):
     """An entry point of the group ``towpath.services`` does not lead to a service.
 
     Args:
-        problem: What is wrong, and what to do.
+        problem: The problem and the remedy.
     """
 
     def __init__(self, entry: EntryPoint, problem: str) -> None:

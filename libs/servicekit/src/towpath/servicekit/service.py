@@ -61,7 +61,7 @@ class Service(Generic[U]):
 
     @property
     def tables(self) -> HandlerTables:
-        """What the dispatcher needs of it."""
+        """The dispatcher's view of it."""
         return HandlerTables(self.name, self.commands, self.events)
 
 

@@ -51,7 +51,7 @@ _Loop = tuple[str, Callable[[], Awaitable[object]], float]
 
 @dataclass(frozen=True, slots=True)
 class _Opened(Generic[U]):
-    """What a service has open while it runs; the stack that opened it closes it.
+    """The open parts of a running service; the stack that opened it closes it.
 
     Attributes:
         consuming: Set once deliveries flow.
@@ -204,7 +204,7 @@ def _announcer(opened: _Opened[Any]) -> Announcer:
     )
 
 
-# What runs beside the consumer
+# Beside the consumer
 
 
 def _loops(opened: _Opened[Any], owners: Owners, ended: EndedConnections) -> list[_Loop]:

@@ -96,7 +96,7 @@ class WireClient:
 
     @property
     def subprotocol(self) -> str | None:
-        """What the gateway chose of the subprotocols offered."""
+        """The subprotocol that the gateway chose."""
         return self._socket.subprotocol
 
     async def send(self, action: str, data: Frame | None = None, **fields: Any) -> str:
@@ -204,7 +204,7 @@ class WireClient:
                     await self._news.wait()
         except TimeoutError:
             came = ", ".join(frame["action"] for frame in self.frames[-20:]) or "nothing"
-            raise AssertionError(f"No {what} within {timeout:g} s. What came last: {came}.") from None
+            raise AssertionError(f"No {what} within {timeout:g} s. The last frames were: {came}.") from None
 
     async def _listen(self) -> None:
         with contextlib.suppress(ConnectionClosed):

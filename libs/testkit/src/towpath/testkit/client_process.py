@@ -1,11 +1,11 @@
 """A client SDK in a process of its own, driven line by line: the same commands and events in every language.
 
-The drivers stand in ``tests/e2e/clients``. They read one JSON object a line, do with the SDK what it says, and
-print what the SDK tells, one JSON object a line.
+The drivers are in ``tests/e2e/clients``. They read one JSON object a line, call the SDK accordingly, and
+print the events of the SDK, one JSON object a line.
 
 Guarantees:
 
-* Events are kept in the order the SDK told them.
+* Events are kept in the order of the SDK.
 * The SDK must end as it should: a client that leaves anything unhandled, writes to standard error, or does not end by
   itself with status 0 after ``close`` fails the test.
 * The process ends with the test.
@@ -55,7 +55,7 @@ class ClientProcess:
     """One client of one person.
 
     Attributes:
-        events: All that the SDK told so far. Each has ``event``, ``at`` (seconds on the process's own clock) and its
+        events: All events of the SDK so far. Each has ``event``, ``at`` (seconds on the process's own clock) and its
             particulars.
         token: Called each time the SDK asks for a token.
     """
@@ -101,7 +101,7 @@ class ClientProcess:
                 await process.wait()
                 await listening
 
-    # -- what the SDK is told
+    # -- commands for the SDK
 
     async def connect(self, urls: Sequence[str], **options: Any) -> None:
         """Make the client, and wait until the SDK took the options.
@@ -176,7 +176,7 @@ class ClientProcess:
         return self._outcomes.get(handle, [])
 
     async def accepted(self, handle: str, *, timeout: float = 30.0) -> None:
-        """Wait until the SDK told that the broker has a request safely."""
+        """Wait until the SDK reports that the broker has confirmed a request."""
         await self.event("accepted", lambda one: one["id"] == handle, timeout=timeout)
 
     def stream(self, name: str) -> None:
@@ -187,7 +187,7 @@ class ClientProcess:
         """End the session for good."""
         self._tell("close")
 
-    # -- what the SDK told
+    # -- events of the SDK
 
     def told(self, event: str) -> list[Event]:
         """All events of one kind so far."""

@@ -5,7 +5,7 @@ Guarantees:
 * Each node has its own process, folder, address and pipe: what ends with :class:`RabbitNode` ends here, too.
 * Nodes find each other without epmd: all listen on the same port of different addresses.
 * With ``apart=True`` each is in a network namespace of its own, and links between two of them can be cut; that needs
-  root. What was made for it (a bridge, namespaces) is removed at the end.
+  root. Its bridge and namespaces are removed at the end.
 """
 
 import asyncio
@@ -131,7 +131,7 @@ class Cluster:
         raise NodeFailed(f"No node knows who leads {queue}.")
 
     async def report(self, vhost: str = "/") -> str:
-        """What the nodes that run say about each queue: for the output of a failed test."""
+        """The state of each queue on the running nodes: for the output of a failed test."""
         info = "[messages, messages_ready, messages_unacknowledged, consumers]"
         asked = (
             "[{element(4, amqqueue:get_name(Q)), amqqueue:get_pid(Q), "
@@ -209,7 +209,7 @@ class Namespaces:
         return f"10.77.{self._third}.{number + 1}"
 
     def launcher(self, number: int) -> list[str]:
-        """What starts a program inside."""
+        """The command prefix that starts a program inside."""
         return ["ip", "netns", "exec", self._inside(number)]
 
     def cut(self, one: int, other: int) -> None:

@@ -236,7 +236,7 @@ class ServiceUnderTest:
         replica: int = 0,
         connected_for: float = _LONG_SECONDS,
     ) -> bool:
-        """Give a timer one turn, and wait until all that it tells is published; returns what the turn returns."""
+        """Run a timer once, and wait until all its messages are published; returns the result of the run."""
         relay = self._relays[replica]
         more = await run(TimerRun(self._databases[replica], relay, connected_for))
         if relay is not None:
@@ -305,10 +305,10 @@ class ServiceUnderTest:
         return [heard.reason for heard in self.heard if heard.exchange in queues]
 
     def groups(self, connection_id: str = "c-1", *, user: str | None = None) -> set[str]:
-        """The groups a connection is in, by what its gateway was told.
+        """The groups of a connection, according to the messages to its gateway.
 
         Args:
-            user: Its user, to count in what was told to all connections of the user.
+            user: Its user, to include messages to all connections of the user.
         """
         control = control_key(user) if user is not None else None
         groups: dict[str, int] = {}
@@ -393,7 +393,7 @@ async def answer_of_program(
     settings: S,
     command: Incoming,
 ) -> Envelope:
-    """What the whole program answers to a command that waited for it; then it is told to stop, and does."""
+    """The answer of the whole program to a waiting command; then it stops on a signal."""
     hub, stop = MemoryHub(), asyncio.Event()
     gateway = Inbox(name="gateway", bindings=[Binding(PUSH, connection_key(GATEWAY))])
     async with hub.connect(name="test") as broker:
@@ -447,5 +447,5 @@ def _ears(service: str) -> Inbox:
 
 
 def _items(delivery: Delivery) -> list[bytes]:
-    # What was parked may be anything; what was published may be a batch.
+    # A parked message may be anything; a published one may be a batch.
     return split_batch(delivery.body) if delivery.exchange in (PUSH, EVENTS) else [delivery.body]

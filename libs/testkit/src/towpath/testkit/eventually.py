@@ -26,7 +26,7 @@ async def eventually(
         every: Seconds between two questions.
 
     Raises:
-        AssertionError: It does not hold yet; the message tells what it gave last, or is its own.
+        AssertionError: It does not hold yet; the message has the last value, or is its own.
     """
     deadline = time.monotonic() + timeout
     while True:

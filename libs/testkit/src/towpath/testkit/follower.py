@@ -16,11 +16,11 @@ _AWAY = (OSError, ConnectionEnded, InvalidStatus, TimeoutError, EOFError)
 
 
 class Follower:
-    """One person on any of several gateways, who comes back when the connection is lost.
+    """One user on any of several gateways, who reconnects when the connection is lost.
 
     Attributes:
         seen: The durable pushes a person would have been shown, in that order.
-        duplicates: How many came again and were dropped.
+        duplicates: How many duplicates were dropped.
         resumed: How often a resume was answered.
         incomplete: Streams that a resume could not complete.
     """
@@ -55,7 +55,7 @@ class Follower:
         return self._positions.as_dict()
 
     def of(self, action: str) -> list[Frame]:
-        """What was seen of one action."""
+        """The pushes of one action."""
         return [frame for frame in self.seen if frame["action"] == action]
 
     async def request(

@@ -121,7 +121,7 @@ class GatewayUnderTest:
         return WireClient.connect(self.url, token=token or a_token(user), **options)
 
     def drain(self) -> None:
-        """What SIGTERM does."""
+        """Terminate, as SIGTERM does."""
         self._stop.set()
 
     async def admin(self, path: str) -> tuple[int, str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 
 class SocketStub:
-    """What a session needs of a WebSocket (:class:`towpath.gateway.sessions.session.Socket`); stores what is sent.
+    """The session's part of a WebSocket (:class:`towpath.gateway.sessions.session.Socket`); stores sent frames.
 
     Args:
         written: Called after each write.
@@ -63,7 +63,7 @@ class SocketStub:
 
 
 class ArrivalsStub:
-    """What a delivery reports of arrivals in the inbox, when no probe waits for them."""
+    """The observer of arrivals in the inbox, when no probe waits for them."""
 
     def arrived(self) -> None: ...
     def received(self, key: str | None) -> None: ...

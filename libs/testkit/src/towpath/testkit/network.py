@@ -5,10 +5,10 @@ Guarantees:
 * Bytes that arrive are the bytes that were sent, in their order, whatever happened meanwhile. A hole keeps what
   falls into it (``WINDOW`` bytes, then the sender's own buffers fill) and gives it back when it is healed, as TCP
   does after a partition.
-* The two directions fail apart from each other. What is set holds for connections to come, too.
+* The two directions fail separately. A setting holds for later connections, too.
 * The port stays the same: what was refused finds the same address open again.
 
-Not shown: a lost SYN. While there is a hole, a new connection is accepted and nobody answers.
+Not shown: a lost SYN. During a cut, a new connection is accepted and gets no answer.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ _AT_ONCE: Final = struct.pack("ii", 1, 0)  # a close that sends RST: socket(7), 
 
 
 class Direction:
-    """What happens to the bytes that go one way.
+    """The fate of the bytes in one direction.
 
     Attributes:
         delay: Seconds that each byte is under way.
         jitter: Seconds that are added to it at most, at random; order is kept.
-        rate: Bytes a second of each connection at most; ``None`` is no limit.
+        rate: Bytes a second of each connection at most; ``None`` is without a limit.
         passed: Bytes that have arrived, of all connections.
     """
 
@@ -174,7 +174,7 @@ class _Connection:
                 await asyncio.gather(passing, forgetting, return_exceptions=True)
             _reset(self._server)
             while await reader.read(_CHUNK):
-                pass  # a client that nobody hears
+                pass  # a client without a server
         except (OSError, ExceptionGroup):
             pass
         finally:
@@ -190,7 +190,7 @@ class Proxy:
     """A port of 127.0.0.1 that leads to a server.
 
     Attributes:
-        to_server, to_client: What happens to bytes on their way.
+        to_server, to_client: The fate of bytes in each direction.
         server: Host and port it leads to.
         port: Its own.
         accepted: Connections that were ever made to it.
@@ -266,7 +266,7 @@ class Proxy:
             connection.task.cancel()
 
     def half_open(self) -> None:
-        """End every connection on the server's side, and never tell the client."""
+        """End every connection on the server's side, without a notice to the client."""
         for connection in self._connections:
             connection.forget()
 

@@ -84,8 +84,8 @@ class OddMessage:
     """One message as bytes.
 
     Attributes:
-        properties: The flags and values of the content header, as they stand on the wire.
-        what: What is odd, for the report of a failed run.
+        properties: The flags and values of the content header, as on the wire.
+        what: The oddity, for the report of a failed run.
     """
 
     exchange: bytes
@@ -143,7 +143,7 @@ def odd_messages(
     """``count`` messages, each with one to three oddities; without end if it is ``None``.
 
     Args:
-        refusable: The share of messages in which there may be what RabbitMQ refuses, so that nobody receives it: an
+        refusable: The share of messages that RabbitMQ may refuse, so that no consumer receives them: an
             unknown type or a wrong length in a header, NaN, a ``user_id`` or an ``expiration`` that is not valid.
         targets: Exchanges and honest routing keys; one message in eight has an odd key instead.
         bodies: Honest bodies; one message in two has an odd one instead.

@@ -1,6 +1,6 @@
 """The pytest plugin: real RabbitMQ, PostgreSQL, Chromium and Towpath programs as fixtures.
 
-What a test needs is found in this order: the program that a variable names (``TOWPATH_RABBITMQ_SERVER``), a container
+A program for a test is found in this order: the program of a variable (``TOWPATH_RABBITMQ_SERVER``), a container
 where a Docker engine answers, the installed program, Debian's package, installed when root. When none can be had the
 test fails and says why; it is never skipped.
 """

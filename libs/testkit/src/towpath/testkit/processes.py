@@ -29,14 +29,14 @@ class Process:
     """A running program.
 
     Attributes:
-        name: What it is called in reports.
+        name: Its name in reports.
         settings: The environment variables it was given.
     """
 
     def __init__(self, name: str, command: list[str], settings: Mapping[str, str]) -> None:
         self.name = name
         self.settings = dict(settings)
-        # A file, for a pipe that nobody reads would stop the program.
+        # A file, for a pipe without a reader would stop the program.
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the process is
         inherited = {name: value for name, value in os.environ.items() if _is_inherited(name)}
         self._process = subprocess.Popen(
@@ -60,7 +60,7 @@ class Process:
 
     @property
     def output(self) -> str:
-        """What it has printed so far, standard output and error together."""
+        """Its output so far, standard output and error together."""
         return os.pread(self._output.fileno(), 2**24, 0).decode("utf-8", "replace")
 
     @property
@@ -156,7 +156,7 @@ class Processes:
         Args:
             program: A command of this environment, e.g. ``towpath-gateway``.
             arguments: Of the command.
-            name: What to call it in reports; by default the program.
+            name: The name in reports; by default the program.
             timeout: Seconds until it must be ready.
             settings: Settings without their prefix: ``port=8080`` is ``TOWPATH_PORT=8080``. A free
                 ``admin_port`` is chosen when none is given.
@@ -179,7 +179,7 @@ _PORTS: Iterator[int] = (20_000 + (os.getpid() * 100 + n) % 12_000 for n in iter
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now, and that no other test run has been given.
+    """An unused TCP port of 127.0.0.1 that no other test run has been given.
 
     A program that is restarted takes its port again, so a port stays claimed until the test run ends.
     """

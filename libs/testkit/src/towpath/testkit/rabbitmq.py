@@ -50,7 +50,7 @@ class Rabbit:
     """One test's RabbitMQ.
 
     Attributes:
-        url: The AMQP URL of a virtual host that nobody else uses.
+        url: The AMQP URL of a virtual host for this test alone.
     """
 
     def __init__(self, control: RabbitControl, vhost: str, url: str) -> None:

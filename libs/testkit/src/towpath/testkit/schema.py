@@ -12,7 +12,7 @@ from towpath.servicekit.storage.migrations import kit_version_table
 
 
 async def schema_differences(service: Service[Any], database_url: str) -> list[Any]:
-    """What ``alembic revision --autogenerate`` would find after all migrations; nothing, if they are right."""
+    """The differences that ``alembic revision --autogenerate`` finds after all migrations; normally empty."""
     storage = service.storage
     assert storage is not None
     metadata = storage.inbox.metadata

@@ -14,7 +14,7 @@ def a_token(user: str, *, secret: str = SECRET, expires_in: float = 3600.0, **cl
 
     Args:
         user: The ``sub`` claim.
-        secret: What it is signed with.
+        secret: The key that signs it.
         expires_in: Seconds until it expires; negative for one that has expired.
         claims: More claims, e.g. ``scope="chat order"``; ``None`` takes a claim away.
     """

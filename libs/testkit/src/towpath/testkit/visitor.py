@@ -1,4 +1,4 @@
-"""Somebody at the page, in a browser window of their own."""
+"""A user at the page, in a browser window of their own."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -71,7 +71,7 @@ class Visitor:
             yield visitor
 
     def get(self, test_id: str) -> Locator:
-        """What has this ``data-testid``."""
+        """The element with this ``data-testid``."""
         return self.page.get_by_test_id(test_id)
 
     async def joins(self, room: str) -> None:
@@ -90,6 +90,6 @@ class Visitor:
         return await self.get("message").get_by_test_id("text").all_inner_texts()
 
     async def connection_states(self) -> list[str]:
-        """What the connection went through since sign-in, each state as often as it came."""
+        """The states of the connection since sign-in, each as often as it occurred."""
         states: list[str] = await self.page.evaluate("window.connectionStates")
         return [state for state, before in zip(states, [None, *states], strict=False) if state != before]

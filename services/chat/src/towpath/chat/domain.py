@@ -234,7 +234,7 @@ def ordinary(room: str) -> str:
     """
     if is_direct(room):
         raise NotForDirectRooms(
-            f"{room[:128]!r} is a room of two: chat.direct opens it, nobody joins, leaves or is invited."
+            f"{room[:128]!r} is a room of two: chat.direct opens it; it has no joins, leaves or invitations."
         )
     return room
 

@@ -25,13 +25,13 @@ from towpath.protocol.chat import (
     MessageChanged,
     ReadHistory,
     ReadPosition,
-    ReadTold,
+    ReadPush,
     RoomList,
     SendDirect,
     SendMessage,
     Sent,
     Typing,
-    TypingTold,
+    TypingPush,
     stream_of,
 )
 from towpath.protocol.envelope import Envelope, make, now_ms
@@ -180,7 +180,7 @@ def mark_read(request: MarkRead, session: Session, rooms: Rooms) -> Outcome:
     answer = ReadPosition(room=room.name, seq=member.read_seq)
     if not grew:
         return Outcome(answer=answer)
-    read = ReadTold(room=room.name, user=session.user_id, seq=member.read_seq)
+    read = ReadPush(room=room.name, user=session.user_id, seq=member.read_seq)
     change = make("chat.read", read.model_dump())
     # In a crowd only the reader's own connections get it: one push per reader to all members would be their square.
     pushes = [to_user(session.user_id, change)] if rooms.is_crowd(room) else _push(room, change, rooms)
@@ -191,7 +191,7 @@ def typing(request: Typing, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
     if rooms.is_crowd(room) or not rooms.may_show_typing(session.user_id, room):
         return Outcome(answer={})
-    change = make("chat.typing", TypingTold(room=room.name, user=session.user_id).model_dump())
+    change = make("chat.typing", TypingPush(room=room.name, user=session.user_id).model_dump())
     if room.is_direct:
         return Outcome(
             answer={}, pushes=[to_user(user, change) for user in room.pair if user != session.user_id]

@@ -30,7 +30,7 @@ from towpath.chat.presence_events import Clock, mark
 from towpath.chat.reading import first_rooms
 from towpath.chat.settings import ChatSettings
 from towpath.chat.tables import CONNECTIONS, GATEWAYS, MEMBERS, PEOPLE, ROOMS
-from towpath.protocol.chat import PresenceTold, direct_users, is_direct, stream_of
+from towpath.protocol.chat import PresencePush, direct_users, is_direct, stream_of
 from towpath.protocol.envelope import make, now_ms
 from towpath.servicekit import Database, Push, TimerRun, batched, to_group, to_user
 
@@ -276,7 +276,7 @@ async def _save(connection: AsyncConnection, found: dict[str, tuple[bool, int | 
 def _pushes(user: str, online: bool, rooms: Iterable[str]) -> list[Push]:
     pushes: list[Push] = []
     for room in rooms:
-        change = make("chat.presence", PresenceTold(room=room, user=user, online=online).model_dump())
+        change = make("chat.presence", PresencePush(room=room, user=user, online=online).model_dump())
         if is_direct(room):
             pushes += [to_user(other, change) for other in direct_users(room) if other != user]
         else:

@@ -78,7 +78,7 @@ async def _open_lanes(
 ) -> AsyncIterator[BrokerAccess]:
     """The lanes for commands and for session events.
 
-    Persistent, as a client or a service relies on a confirm, and mandatory: a message without a queue must come back.
+    Persistent, as a client or a service relies on a confirm, and mandatory: a message without a queue is returned.
     """
     command = LaneKind(app_id=_NAME, persistent=True, mandatory=True)
     event = LaneKind(app_id=_NAME, persistent=True, mandatory=True, headers={senders.SERVICE: _NAME})

@@ -45,7 +45,7 @@ class GatewaySettings(BrokerSettings):
         allowed_origins: Origins of web pages that may connect, separated by commas; ``*`` for any. Clients that
             send no Origin (not browsers) are not restricted.
         max_frame_bytes: The largest frame; past it the connection closes with 1009.
-        trusted_proxies: Addresses or networks of the proxies in front, separated by commas. What they say in
+        trusted_proxies: Addresses or networks of the proxies in front, separated by commas. Their
             ``X-Forwarded-For`` is believed, so that limits count clients' addresses and not the proxies'.
         max_connections: Connections on this replica; more are refused with 503. Fewer are taken if the limit of open
             files is lower than ``max_connections`` + ``handshakes_max`` + ``descriptors_reserve``.
@@ -77,9 +77,10 @@ class GatewaySettings(BrokerSettings):
         answers_remembered: Requests of one connection whose answer is known to be sent, so that it is sent once.
         domain_absence: Seconds that a domain whose service has lost its queue is answered `unavailable`; after that
             there is no such service, and the answer is `unknown_action`.
-        send_buffer_bytes: What may wait to be written to one connection; past it the connection closes with 4001.
-        send_buffer_total_bytes: What may wait to be written to all connections together; past it the one that holds
-            most closes with 4001.
+        send_buffer_bytes: Bytes that may wait to be written to one connection; past it the connection closes with
+            4001.
+        send_buffer_total_bytes: Bytes that may wait to be written to all connections together; past it the one that
+            holds most closes with 4001.
         heartbeat: Seconds between pings.
         heartbeat_timeout: Seconds after a ping until a silent connection closes with 4002.
         open_timeout: Seconds for the opening handshake.

@@ -7,7 +7,7 @@ class TollsSettings(ServiceSettings):
     """See :class:`~towpath.servicekit.ServiceSettings`.
 
     Attributes:
-        toll: What a boat pays.
+        toll: The price for a boat.
     """
 
     toll: int = 3

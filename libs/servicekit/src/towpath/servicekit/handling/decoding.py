@@ -124,7 +124,7 @@ def _event(
     delivery: Delivery, item: bytes, handlers: Handlers, telemetry: Telemetry
 ) -> Request | Unreadable | None:
     envelope = envelopes.read(read_object(item))
-    # A deferred item comes back with the queue's name as its routing key.
+    # A deferred item is redelivered with the queue's name as its routing key.
     if not comes_again(delivery) and envelope.action != delivery.routing_key:
         raise BadEnvelope(f"Action {envelope.action!r} came under the routing key {delivery.routing_key!r}.")
     handler = handlers.get(envelope.action)

@@ -29,10 +29,10 @@ Guarantees, and where each is kept:
 6. **A failure costs its own request.** Unreadable: parked. ``TowpathError``: the command is answered with ``error``,
    the event is parked. Any other error: a command is retried for ``try_seconds`` and then answered
    ``internal`` (``retries``); an event goes to the retry queues (``transactions``).
-7. **Heavy reads delay nobody else.** They run in rounds beside the main path, one per user at a time (``reads``).
-8. **One crash per culprit.** (a) A handler that hangs is interrupted (``watchdog``). (b) What the broker delivers
-   again runs in a forked copy first (``crash_probe``). (c) What was redelivered twice runs alone, each request
-   settled before the next (:meth:`Dispatcher._isolate`), so that the culprit of the next crash is known.
+7. **Heavy reads delay no other request.** They run in rounds beside the main path, one per user at a time
+(``reads``). 8. **One crash per culprit.** (a) A handler that hangs is interrupted (``watchdog``). (b) What the broker
+   delivers again runs in a forked copy first (``crash_probe``). (c) What was redelivered twice runs alone, each
+   request settled before the next (:meth:`Dispatcher._isolate`), so that the culprit of the next crash is known.
    https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
 
 Three mechanisms in 8, because each sees what the others cannot: the watchdog a first hang, the probe a first crash in
@@ -71,7 +71,7 @@ Completion = Coroutine[Any, Any, None]
 _RETRIES: Final = 8
 #: Rounds of heavy reads at a time: while one waits for its confirms, another one reads.
 _READ_ROUNDS: Final = 2
-#: Seconds that isolation waits for what runs beside the main path. What takes longer stays unacked meanwhile.
+#: Seconds that isolation waits for the work beside the main path. Longer work stays unacked meanwhile.
 _ISOLATION_SECONDS: Final = 60.0
 _NOT_WATCHED: Final[AbstractContextManager[None]] = nullcontext()
 

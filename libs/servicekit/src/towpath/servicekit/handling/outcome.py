@@ -67,7 +67,7 @@ def to_group(group_id: str, envelope: Envelope, *, stored: bool = True, leaves: 
     """Push to every connection subscribed to a group.
 
     Args:
-        group_id: The name of the group, the same as in ``Outcome.subscribe``. Names that are no routing key are
+        group_id: The name of the group, the same as in ``Outcome.subscribe``. Names that are not routing keys are
             encoded.
         envelope, stored: See :func:`to_user`.
         leaves: Users who left the group, see :meth:`towpath.servicekit.storage.streams.Streams.leaves`. They are

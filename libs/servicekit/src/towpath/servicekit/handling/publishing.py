@@ -5,7 +5,7 @@ stream entries, and its answer. Replays are read only after the confirms of the 
 docs/adr/0003): so no entry is missed, because an entry that is committed after the read is pushed after the
 subscription. An entry may arrive twice; clients drop what they have by its number.
 
-What is published again, after a confirm that does not come. The effects are committed, so nothing is run again:
+Cases in which messages are published again. The effects are committed, so nothing is run again:
 
 1. The broker did not take a message, or its answer is unknown: :meth:`Publishing.until_confirmed` publishes the whole
    unit again, with growing pauses. Order matters more than duplicates: clients drop those by ``msg_id`` and number.

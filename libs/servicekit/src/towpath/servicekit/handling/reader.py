@@ -127,7 +127,7 @@ class Reader:
     async def _defer(self, delivery: Delivery, parts: Sequence[bytes]) -> list[Request]:
         """Publish each item to the next retry queue; a command that is parked for good is answered."""
         answers: list[Request] = []
-        error = RepeatedlyUnsettled(f"it came back {returns(delivery)} times without being settled")
+        error = RepeatedlyUnsettled(f"it was redelivered {returns(delivery)} times without being settled")
         for part in parts:
             is_parked = await self._dead_letters.retry(
                 delivery, part, error, traceparent(delivery), reason=End.CRASHED

@@ -95,7 +95,7 @@ Handlers = Mapping[str, Handler]
 
 @dataclass(frozen=True, slots=True)
 class HandlerTables:
-    """What a service handles.
+    """The requests of a service.
 
     Attributes:
         service: The service's name: it acks its own events without handling them.

@@ -14,7 +14,7 @@ class Result:
     """One request and what became of it.
 
     Attributes:
-        stored: What is published: answer, pushes, events, group changes. Empty for an event that went to a retry
+        stored: The published part: answer, pushes, events, group changes. Empty for an event that went to a retry
             queue or to the dead queue.
         traceparent: The trace of its handler.
         outcome: The handler's return value; ``None`` if the handler did not run now (a repetition, a refusal).

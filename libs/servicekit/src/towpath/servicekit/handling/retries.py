@@ -5,7 +5,7 @@ A command is never deferred and done later (docs/reference/protocol.md): it take
 (:mod:`towpath.servicekit.handling.backlog`); all others go on. Guarantees:
 
 * A command is retried for ``try_seconds``, with growing, jittered pauses.
-* An attempt that timed out is not repeated: each attempt would delay everybody by the time limit of a unit.
+* An attempt that timed out is not repeated: each attempt would delay all others by the time limit of a unit.
 * Once an action has failed for good, its commands that fail within :data:`FAILING_SECONDS` are not retried: a bug
   in its handler would only delay each of its senders.
 * A command that is answered ``internal`` is parked for an operator, with its error.

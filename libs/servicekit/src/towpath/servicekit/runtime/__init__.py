@@ -1,4 +1,4 @@
-"""What every program has: start and stop, settings, logs, metrics, health.
+"""The base of every program: start and stop, settings, logs, metrics, health.
 
 Guarantees: an unusable setting ends the program with a line that names it; every background loop outlives unexpected
 errors or ends the program; a stop has a time limit.

@@ -29,7 +29,7 @@ class BadSetting(CannotStart):
     Args:
         name: The environment variable.
         value: Its value; ``None`` when it is missing or must not be shown.
-        remedy: What to do.
+        remedy: The remedy.
 
     Example:
         >>> print(BadSetting("TOWPATH_PORT", 70000, "must be 65535 or less"))

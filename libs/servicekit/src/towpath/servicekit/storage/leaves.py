@@ -69,14 +69,14 @@ class ConfirmedLeaves:
 def with_confirmed_leaves(confirmed: ConfirmedLeaves) -> dict[str, Any]:
     """The execution options of an engine whose connections know ``confirmed``.
 
-    What is confirmed is known to one program, for one database. A unit of work gets nothing but a connection, so the
-    connection leads to it: https://docs.sqlalchemy.org/en/20/core/connections.html#sqlalchemy.engine.Engine.execution_options
+    The confirmed leaves are known to one program, for one database. A unit of work gets nothing but a connection, so
+    the connection leads to it: https://docs.sqlalchemy.org/en/20/core/connections.html#sqlalchemy.engine.Engine.execution_options
     """
     return {_OPTION: confirmed}
 
 
 def confirmed_leaves(connection: AsyncConnection) -> ConfirmedLeaves:
-    """What the program of ``connection`` knows; nothing on a connection that no ``Database`` has opened."""
+    """The record of the program of ``connection``; empty for a connection without a ``Database``."""
     assert connection.sync_connection is not None
     known = connection.sync_connection.get_execution_options().get(_OPTION)
     return known if isinstance(known, ConfirmedLeaves) else ConfirmedLeaves()

@@ -81,7 +81,7 @@ class Relay:
         self._waiting = 0
         telemetry.gauge(
             "outbox_waiting",
-            f"Messages in the outbox that are not published yet; {outbox.COUNTED_UP_TO:,} stands for more",
+            f"Messages in the outbox that are not published yet; {outbox.COUNTED_UP_TO:,} means more",
             lambda: self._waiting,
         )
 

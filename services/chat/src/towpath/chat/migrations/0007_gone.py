@@ -1,6 +1,6 @@
 """Rooms that are gone; texts that were deleted or edited leave the stream and the inbox.
 
-Private rooms that nobody is in any more are gone from now on. Stream entries of messages that were edited or deleted
+Private rooms without members are deleted from now on. Stream entries of messages that were edited or deleted
 lose their text, and are filled in when they are replayed. Outcomes in the inbox name pushes by their place in the
 stream. All of it in steps of 1,000 rows, in the one transaction of the migration.
 """

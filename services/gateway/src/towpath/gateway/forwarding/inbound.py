@@ -166,7 +166,7 @@ class Inbound:
         session.awaiting_accepted.discard(envelope.msg_id)
         answer = _error_of(error, domain)
         if isinstance(error, Unroutable) and self._was_served(domain):
-            # A cluster may lose a queue with its node. "unknown_action" would tell clients never to try again.
+            # A cluster may lose a queue with its node. "unknown_action" would stop clients from retrying.
             answer = Unavailable(
                 "The service has lost its queue for a moment.", retry_after_ms=_RETRY_AFTER_MS
             )

@@ -41,7 +41,7 @@ _PLAIN_KEY: Final = re.compile(r"[a-z]+(?:\.[A-Za-z0-9_:-]+)?")
 
 
 class Arrivals(Protocol):
-    """What is notified of arrivals in the inbox: the probe, which waits for its own messages among them."""
+    """The observer of arrivals in the inbox: the probe, which waits for its own messages among them."""
 
     def arrived(self) -> None:
         """Something has arrived."""

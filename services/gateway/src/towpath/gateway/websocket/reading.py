@@ -9,8 +9,8 @@ Guarantees:
 * Parsing takes no more than its share of a loop iteration (:mod:`~towpath.gateway.websocket.parse_turns`). Bytes that
   wait for their share are those of one read: the socket is not read meanwhile, so the TCP window slows the sender
   down.
-* After a close has begun, only the client's close frame matters. What may still arrive is bounded in bytes and in
-  frames; a client that sends more is aborted a second later.
+* After a close has begun, only the client's close frame matters. Later bytes and frames are bounded;
+  a client that sends more is aborted a second later.
 """
 
 import asyncio

@@ -51,7 +51,7 @@ _OPCODE: Final = 0x0F
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the sockets of one listener share; built with :meth:`of`."""
+    """The common parts of the sockets of one listener; built with :meth:`of`."""
 
     entrance: Entrance
     proxies: Proxies

@@ -6,7 +6,7 @@ Every order is kept, and shows the same amount as before:
   and 1230 for ``12.30 KWD`` becomes 12300. Where that is impossible (``99.90 JPY``, ``10.00 ZZZ``) the order keeps two
   decimals of its own.
 * An order that was refunded counts as refunded in full: what it cost at first was overwritten by the refund.
-* The newest revision is kept under the sender ``""``, as nobody knows whose it was. Nothing reads it.
+* The newest revision is stored under the sender ``""``, as its sender is unknown. Nothing reads it.
 
 The orders are copied in steps, so that memory and the time of a statement do not grow with their number.
 """

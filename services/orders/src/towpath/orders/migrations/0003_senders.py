@@ -17,4 +17,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("the schema of before cannot tell a user from a backend of the same name")
+    raise NotImplementedError("the earlier schema cannot distinguish a user from a backend of the same name")

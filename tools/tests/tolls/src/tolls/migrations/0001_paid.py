@@ -1,4 +1,4 @@
-"""What each boat has paid."""
+"""The payments of each boat."""
 
 import sqlalchemy as sa
 from alembic import op
