@@ -38,7 +38,6 @@ RIGHT: Final = (
 #: Files of others, files that are generated, and this one.
 SKIPPED: Final = re.compile(
     r"\.lock$|package-lock\.json$|/vectors/.*\.json$|/zh\.ts$|^scripts/words\.py$|^tests/test_words\.py$|^docs/images/"
-    r"|^libs/servicekit/tests/|^libs/servicekit/src/towpath/servicekit/(?:broker|messaging)/"
 )
 _CODE: Final = re.compile(r"`[^`]+`")
 _HASH: Final = re.compile(r"(?:^|\s)#+\s(.*)$")

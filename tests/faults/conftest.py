@@ -53,7 +53,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    ours = [item for item in items if item.path.is_relative_to(HERE)]
+    here = f"{HERE}/"  # not `is_relative_to`: it takes 0.3 s for 5,000 tests
+    ours = [item for item in items if str(item.path).startswith(here)]
     for item in ours:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(
@@ -62,7 +63,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in ours if not _is_wanted(config, item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
 
 
 def _is_wanted(config: pytest.Config, item: pytest.Item) -> bool:

@@ -38,7 +38,7 @@ def test_hosts_without_user_or_path_and_with_space_around_are_understood() -> No
         ("amqp://one/,amqp://two/", "is several addresses"),
     ],
 )
-def test_what_is_wrong_is_said_and_where(url: str, problem: str) -> None:
+def test_an_invalid_address_is_refused_with_the_position_of_the_error(url: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         hosts(url)
 

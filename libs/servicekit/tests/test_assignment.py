@@ -14,7 +14,7 @@ replicas = st.lists(st.sampled_from("abcdefghijkl"), min_size=1, max_size=12, un
 
 @st.composite
 def claims(draw: st.DrawFn) -> dict[str, set[str]]:
-    """What replicas say they consume; two may say the same, and some queues nobody."""
+    """The announced queues of replicas; two may announce the same, and some queues may be missing."""
     return {name: draw(st.sets(st.sampled_from(QUEUES))) for name in draw(replicas)}
 
 

@@ -128,7 +128,7 @@ def test_a_heavy_read_waits_for_all_earlier_requests_of_its_sender() -> None:
     assert backlog.unblocked([read]) == [read]
 
 
-def test_what_comes_after_a_heavy_read_of_its_sequence_waits_up_to_the_next_one() -> None:
+def test_a_request_after_a_heavy_read_of_its_sender_waits_behind_it() -> None:
     backlog = a_backlog()
     first, change, second, last = [a_request("ana", action) for action in (LIST, PUT, LIST, PUT)]
     put(backlog, first, change, second, last)
@@ -203,7 +203,7 @@ class Handling(RuleBasedStateMachine):
         self.rounds: list[list[Request]] = []
         self.ever_failed: set[Request] = set()
 
-    # What happens
+    # Steps
 
     @rule(user=users, key=keys, action=actions)
     def arrives(self, user: str, key: str | None, action: str) -> None:
@@ -273,7 +273,7 @@ class Handling(RuleBasedStateMachine):
             self.done.append(read)
             self.reads.release(self.backlog.finish(read))
 
-    # What holds
+    # Invariants
 
     def starts(self, request: Request, together: list[Request] | None = None) -> None:
         """Everything before it in its sequence is done, or is before it in its unit; refusals have no effect."""

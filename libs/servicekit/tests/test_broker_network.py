@@ -46,7 +46,7 @@ WANTED: Final = Topology([TOPICS], [WORK])
 HELLO: Final = Message(body=b'"hello"')
 PATIENCE: Final = 20.0
 
-#: What the broker says at each step, in order; the number is that of its class and method.
+#: The broker's frames at each step, in order; the number is that of its class and method.
 STEPS: Final[list[type[Frame]]] = [
     commands.Connection.Start,
     commands.Connection.Tune,
@@ -109,7 +109,7 @@ def is_ready(broker: RabbitBroker) -> bool:
 
 
 class Rebuilt:
-    """How often ``on_rebuilt`` was told."""
+    """How often ``on_rebuilt`` was called."""
 
     def __init__(self, broker: RabbitBroker) -> None:
         self.count = 0
@@ -123,7 +123,7 @@ class Rebuilt:
 
 
 def found_by(broker: RabbitBroker) -> list[Lost]:
-    """What it finds to be lost, from now on."""
+    """The losses that it finds from now on."""
     found: list[Lost] = []
     broker.on_loss(lambda what, _: found.append(what))
     return found
@@ -134,7 +134,7 @@ async def accepts_more_than(proxy: Proxy, count: int) -> None:
 
 
 async def arrives(broker: RabbitBroker, subscription: Subscription, key: str) -> None:
-    """What is published with ``key`` arrives, perhaps not at the first attempt."""
+    """A publish with ``key`` arrives, perhaps not at the first attempt."""
 
     async def publish() -> None:
         for number in itertools.count():
@@ -387,7 +387,7 @@ def several(url: str, *ports: int) -> str:
 
 
 class Doorkeeper:
-    """A server that speaks AMQP as far as to refuse everybody."""
+    """A server that speaks just enough AMQP to refuse every client."""
 
     def __init__(self) -> None:
         self.refused = 0
@@ -495,7 +495,7 @@ async def test_after_a_refusal_a_new_channel_is_used_and_none_is_left_behind(
     assert len(channels()) <= len(before) + 2
 
 
-# What others do to our queues
+# Changes of our queues by others
 
 
 async def test_a_queue_deleted_under_its_consumer_is_restored_on_the_same_link(

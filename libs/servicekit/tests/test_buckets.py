@@ -41,7 +41,7 @@ def test_a_refusal_takes_nothing() -> None:
 
 
 @given(st.lists(st.floats(0.1, 50), max_size=20))
-def test_what_is_spent_is_owed_but_never_more_than_a_full_bucket(costs: list[float]) -> None:
+def test_spent_tokens_are_owed_up_to_a_full_bucket(costs: list[float]) -> None:
     bucket = Bucket(Rate(1, 10), 0.0)
     for cost in costs:
         bucket.spend(cost, 0.0)
@@ -61,7 +61,7 @@ def test_a_bucket_that_is_held_stays_the_same_one() -> None:
     assert buckets.of("ana", 4000.0) is not held
 
 
-def test_no_rate_is_no_limit() -> None:
+def test_an_empty_rate_means_no_limit() -> None:
     bucket = Bucket(Rate(0, 1), 0.0)
     assert not any(bucket.take(1000, 0.0) for _ in range(100))
 

@@ -27,7 +27,7 @@ PLENTY: Final = 1024 * 1024
 
 
 class Hands:
-    """Takes what a consumer dispatches; settles it when told to, or at once.
+    """Takes the deliveries of a consumer; settles them on request, or at once.
 
     Attributes:
         units: The bodies of each unit, in the order they were dispatched.
@@ -91,7 +91,7 @@ async def never(condition: Callable[[], bool]) -> None:
 
 
 async def left_in(broker: Broker) -> list[str]:
-    """What waits in the queue, in its order."""
+    """The messages in the queue, in order."""
     await publish(broker, "end")
     left: list[str] = []
     async with asyncio.timeout(PATIENCE), broker.subscribe(WORK, prefetch=100) as subscription:
@@ -353,7 +353,7 @@ def consumer_of(broker: Broker, dispatcher: Beside) -> Consumer:
     return Consumer(partial(broker.subscribe, WORK, prefetch=10), dispatcher, intake_max_bytes=PLENTY)
 
 
-async def test_what_waited_beside_is_handled_though_no_delivery_comes(broker: Broker) -> None:
+async def test_requests_that_waited_beside_are_handled_without_another_delivery(broker: Broker) -> None:
     dispatcher, stop = Beside(), asyncio.Event()
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
         tasks.create_task(consumer_of(broker, dispatcher).run(stop))

@@ -450,7 +450,7 @@ async def test_a_full_disk_is_a_failure_of_a_database_that_still_answers(
         assert await database.is_database_failure(full.value)
 
 
-async def test_a_violated_constraint_is_no_failure_of_the_database(database: Database) -> None:
+async def test_a_violated_constraint_is_not_a_failure_of_the_database(database: Database) -> None:
     row = {"name": "twice", "value": 1}
     with pytest.raises(sa.exc.IntegrityError) as twice:
         async with database.transaction() as connection:

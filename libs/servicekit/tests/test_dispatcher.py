@@ -456,7 +456,7 @@ class Fragile(Say):
         if text == "crash":
             os._exit(3)
         if text == "bug":
-            raise KeyError("nobody foresaw this")
+            raise KeyError("unforeseen")
         return text
 
 

@@ -1,4 +1,4 @@
-"""The names and habits of aio-pika, aiormq and pamqp that nobody documents, one test each.
+"""The undocumented names and habits of aio-pika, aiormq and pamqp, one test each.
 
 A test that fails after an upgrade says what else fails, and where to look. The bounds in pyproject.toml keep out
 versions that were never tested.

@@ -1,4 +1,4 @@
-"""Errors in words: what went wrong is told, and nothing that somebody wrote."""
+"""Errors in words: the problem is logged, and no text of a user."""
 
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -153,7 +153,7 @@ def test_whatever_an_error_says_it_is_one_line_that_can_be_encoded(text: str, ki
     assert len(told) <= 500
 
 
-# What is logged
+# Log lines
 
 PROGRAM: Final = """
 import asyncio, gc, logging, sys
@@ -165,7 +165,7 @@ from towpath.servicekit.runtime.loops import keep_running
 from towpath.servicekit.runtime.run import run
 from towpath.servicekit.runtime.settings import BrokerSettings
 
-MARKER = "what-somebody-" + "wrote"
+MARKER = "a-text-of-" + "a-user"
 log = structlog.get_logger("test")
 
 

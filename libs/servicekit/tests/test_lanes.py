@@ -234,7 +234,9 @@ async def test_all_lanes_together_are_bounded_in_bytes(
             lanes.send("heard.c", b'"%s"' % (b"x" * 500))
         await one(ears)
         await one(ears)
-        sent.append(lanes.send("heard.c", b'"%s"' % (b"x" * 500)))  # what is in flight waits no more
+        sent.append(
+            lanes.send("heard.c", b'"%s"' % (b"x" * 500))
+        )  # the item in flight does not wait any more
         hub.release_confirms()
         assert await outcomes(*sent) == [None] * 3
 

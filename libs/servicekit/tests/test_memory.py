@@ -10,10 +10,10 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-async def test_what_is_freed_between_things_that_stay_is_given_back() -> None:
+async def test_freed_memory_between_lasting_objects_is_returned() -> None:
     kept = [bytes(4000) for _ in range(40_000)]
     full = resident()
-    del kept[::100]  # holes of a page, which nobody gives back by themselves
+    del kept[::100]  # holes of a page, which are not returned automatically
     rest = kept[::100]
     kept.clear()
     await give_back()

@@ -1,4 +1,4 @@
-"""What the memory broker guarantees beyond the contract of all brokers."""
+"""Guarantees of the memory broker beyond the contract of all brokers."""
 
 import asyncio
 from collections.abc import AsyncIterator

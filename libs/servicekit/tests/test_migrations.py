@@ -62,7 +62,7 @@ def upgrade():
 
 
 def differences(connection: Connection) -> list[Any]:
-    """What the database lacks of the declared tables, or has beyond them; version tables do not count."""
+    """Differences between the database and the declared tables; version tables do not count."""
     context = MigrationContext.configure(connection, opts={"compare_type": True})
     found = compare_metadata(context, METADATA)
     return [one for one in found if one[0] != "remove_table" or not one[1].name.endswith("_version")]

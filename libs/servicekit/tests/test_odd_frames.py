@@ -160,7 +160,7 @@ async def test_a_forbidden_message_is_parked_and_delays_no_other(
         await eventually(lambda: bound.state is BrokerState.READY)
         keys = ["shop.opened", "order.paid", "shop.closed"]
         async with asyncio.timeout(PATIENCE):
-            # RabbitMQ closes the channel, and with it goes what was under way: that is told again, as services do.
+            # RabbitMQ closes the channel with the publishes in flight: they are published again, as services do.
             await asyncio.gather(*(told_until_taken(publisher, key) for key in keys))
         heard = {(await one(work)).routing_key for _ in range(2)}
         while heard != {"shop.opened", "shop.closed"}:

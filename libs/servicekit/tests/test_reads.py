@@ -105,7 +105,7 @@ def test_the_size_of_rounds_follows_the_bytes_of_the_answers(telemetry: Telemetr
     shelves = Shelves(telemetry, unit_max_bytes=4096)
     first = [shelves.arrive("ana", "a-1")]
     shelves.finish(shelves.next_round())
-    for _ in range(40):  # What was expected before the first answer is forgotten slowly.
+    for _ in range(40):  # The expectation before the first answer fades slowly.
         shelves.reads.learn(first, seconds=0.0, size=2048)
     for number in range(4):
         shelves.arrive(f"u-{number}", f"m-{number}")

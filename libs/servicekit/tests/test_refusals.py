@@ -69,7 +69,7 @@ def _binary(text: str) -> str:
 
 
 async def refusal(url: str, topology: Topology, *sources: Queue | Inbox) -> str:
-    """What a program is told that cannot start."""
+    """The error of a program that cannot start."""
 
     async def start() -> None:
         async with asyncio.timeout(PATIENCE), RabbitBroker.connect(url, name="stranger") as broker:
@@ -141,7 +141,7 @@ async def test_a_program_waits_while_a_connection_limit_is_reached(
             await broker.until_ready()
 
 
-# What one may do there
+# Permissions
 
 
 async def test_a_missing_right_to_configure_names_exchange_and_user(guest: Guest) -> None:

@@ -179,7 +179,7 @@ def last_publishes(numbers: Sequence[int]) -> list[int]:
     return sorted(set(numbers), key=lambda number: max(i for i, one in enumerate(numbers) if one == number))
 
 
-# Telling
+# Publishing
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 900)), max_size=30))
@@ -343,14 +343,14 @@ async def test_messages_behind_a_refused_one_are_published_again_after_it(house:
     ):
 
         def is_full() -> bool:
-            """Whether so much waits in the lanes that no more is taken; what is taken harms nobody."""
+            """Whether the lanes are full, so that no more is accepted; accepted items do no harm."""
             try:
                 replica.publisher.send(a_push(0, f"test.probe.{next(probes)}", EVENTS, size=200))
             except LaneFull:
                 return True
             return False
 
-        # Somebody else has one in flight and one behind it, with which the first two of ours share a batch.
+        # Another relay has one in flight and one behind it, with which the first two of ours share a batch.
         house.hub.hold_confirms()
         others = [replica.publisher.send(an_event(-2))]
         await house.hears([-2], SMALL)

@@ -40,7 +40,7 @@ def connect(request: pytest.FixtureRequest) -> Connect:
 
 @dataclass
 class Ledger:
-    """What was published and handled: numbers of each queue, in their order."""
+    """The published and handled numbers of each queue, in order."""
 
     handled: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     by: Counter[str] = field(default_factory=Counter)
@@ -169,7 +169,7 @@ async def test_messages_are_handled_once_and_in_order_while_queues_move(
 async def test_a_queue_is_not_taken_while_a_silent_replica_consumes_it(
     connect: Connect, fleet: Fleet
 ) -> None:
-    """A replica that hangs: it is silent, and its connection stands."""
+    """A replica that hangs: it is silent, and its connection is open."""
     async with connect("hangs") as broker:
         await broker.declare(TOPOLOGY)
         async with broker.subscribe(QUEUES[0], prefetch=20):

@@ -28,7 +28,7 @@ Read = Request | Unreadable
 
 TELEMETRY: Final = Telemetry("test", TelemetrySettings())
 TRACE: Final = f"00-{'ab' * 16}-{'cd' * 8}-00"
-#: What comes from a retry queue: by the default exchange, under the queue's name.
+#: Items from a retry queue: by the default exchange, under the queue's name.
 RETRIED: Final[dict[str, Any]] = {"exchange": "", "x-attempt": 1}
 ANA: Final = Session(user_id="ana", connection_id="c-1", gateway_id="gw-1")
 
@@ -58,7 +58,7 @@ def a_delivery(
     exchange: str = "exchange",
     **headers: Any,
 ) -> Delivery:
-    """What a broker hands over for ``body``."""
+    """A delivery with ``body``."""
     delivered: list[Delivery] = []
     waiting = MemoryQueue(queue, Queue(name=queue), VirtualHost())
     waiting.attach(QueueConsumer(waiting, prefetch=1, deliver=delivered.append))
@@ -75,7 +75,7 @@ def a_command(action: str = "shelf.put", *, session: Session = ANA, **data: Any)
 
 
 def read_all(delivery: Delivery) -> list[Read]:
-    """What a body is read as; a body that is no batch is read as one item, which then fails."""
+    """The requests in a body; a body that is not a batch is one item, which then fails."""
     try:
         parts = split_batch(delivery.body)
     except BadEnvelope:

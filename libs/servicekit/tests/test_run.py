@@ -89,7 +89,7 @@ SOON: Final = 20.0  # less than the 30 s that a drain may take
 
 @pytest.fixture
 def launch(processes: Processes, tmp_path: Path) -> Any:
-    """Starts the program, behaving as told."""
+    """Starts the program, with the given behaviour."""
     program = tmp_path / "example.py"
     program.write_text(PROGRAM)
 
@@ -105,7 +105,7 @@ async def serving(process: Process) -> Process:
 
 
 def events(process: Process) -> list[str]:
-    """What it logged, line by line, and what it printed."""
+    """Its log, line by line, and its output."""
     lines = process.output.splitlines()
     return [json.loads(line)["event"] if line.startswith("{") else line for line in lines]
 
@@ -147,7 +147,7 @@ async def test_a_second_signal_stops_it_at_once(launch: Any) -> None:
     ]
 
 
-async def test_what_takes_longer_than_the_drain_may_is_cut_short(launch: Any) -> None:
+async def test_a_drain_over_its_time_limit_is_cut_short(launch: Any) -> None:
     process = await serving(launch("hang", drain_timeout=0.1))
     assert await process.terminate(timeout=SOON) == 0
     assert events(process) == ["serving", "draining", "left", "stopped_before_all_was_finished"]

@@ -28,7 +28,7 @@ def no_settings_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def complaint(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> str:
-    """What is said of ``value``; nothing when it is taken."""
+    """The error for ``value``; empty when it is accepted."""
     monkeypatch.setenv(name, value)
     try:
         load(ServiceSettings)
@@ -83,7 +83,7 @@ def test_a_misspelt_variable_is_refused_with_the_right_name(
         "TOWPATH_WEB_ROOT",
         "TOWPATH_RABBITMQ_SERVER",
         "TOWPATH_UNHEARD_OF",
-        "TOWPATH_GATEWAY_SERVICE_HOST",  # what Kubernetes adds for a service "towpath-gateway"
+        "TOWPATH_GATEWAY_SERVICE_HOST",  # added by Kubernetes for a service "towpath-gateway"
         "TOWPATH_GATEWAY_SERVICE_PORT_HTTP",
         "TOWPATH_GATEWAY_PORT",
         "TOWPATH_ADMIN_PORT_9090_TCP_ADDR",
@@ -217,7 +217,7 @@ BAD_BROKERS: Final = [
 
 
 @pytest.mark.parametrize("url", BAD_BROKERS)
-def test_what_is_none_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def test_an_invalid_address_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     told = complaint(monkeypatch, "TOWPATH_AMQP_URL", url)
     assert told.startswith("TOWPATH_AMQP_URL: ")
     assert "hunter2" not in told

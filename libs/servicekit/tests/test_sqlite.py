@@ -1,4 +1,4 @@
-"""What is used of aiosqlite although it does not document it, one test each.
+"""Undocumented names of aiosqlite that are used here, one test each.
 
 A test that fails after an upgrade says what else fails. ``test_driver`` checks the bounds of the version.
 """

@@ -77,7 +77,7 @@ class Kept:
         self.turns = turns
 
     async def stopped(self) -> None:
-        """Tell it to stop, and wait until it has."""
+        """Stop it, and wait for its end."""
         self.stop.set()
         async with asyncio.timeout(PATIENCE):
             await self.task
@@ -168,7 +168,7 @@ async def test_on_stop_a_run_that_hangs_is_cancelled(keeping: Keeping) -> None:
     await kept.stopped()
 
 
-# Telling
+# Publishing
 
 
 def told(number: int) -> Envelope:
@@ -181,7 +181,7 @@ async def next_of(ears: Subscription) -> Delivery:
 
 
 async def numbers(ears: Subscription, count: int) -> list[int]:
-    """The numbers that are told next."""
+    """The next published numbers."""
     heard: list[int] = []
     while len(heard) < count:
         heard += [parse(item).data["number"] for item in split_batch((await next_of(ears)).body)]

@@ -44,7 +44,7 @@ class Project:
         file.write_text(FILE.format(log=str(self._log), name=path, what=what))
 
     def run(self, *arguments: str) -> list[tuple[str, str, str]]:
-        """The log, by line: ``import`` or ``run``, the file, the process."""
+        """The lines of the log: ``import`` or ``run``, the file, the process."""
         self._log.write_text("")
         ran = subprocess.run(
             [sys.executable, "-m", "pytest", *arguments],

@@ -1,7 +1,7 @@
-"""What every broker promises, run against each implementation: the two, and what their tests share.
+"""The promises of every broker, run against each implementation: the two, and what their tests share.
 
 A test that passes on one of them only has found a bug, or a difference: then it belongs into
-:class:`Differences`, where everybody can read it.
+:class:`Differences`, where they are listed.
 """
 
 import asyncio

@@ -22,7 +22,7 @@ PARKED: Final = Queue(name="test.parked", delivery_limit=1_000_000)
 
 
 async def seen(broker: Broker, limit: int = 1000) -> list[str]:
-    """What a look at the parked shows, nothing being settled."""
+    """The parked messages, as a browser sees them without settling."""
     async with asyncio.timeout(PATIENCE), broker.browse(PARKED.name) as parked:
         return bodies([delivery async for delivery in first(parked, limit)])
 
@@ -59,7 +59,9 @@ async def test_browsing_reports_the_queue_length_and_ends_there(broker: Broker) 
     assert await seen(broker) == ["one", "two"]
 
 
-async def test_what_a_browser_acks_is_gone_and_the_rest_keeps_its_place(broker: Broker) -> None:
+async def test_a_message_settled_by_a_browser_is_removed_and_the_rest_keeps_its_position(
+    broker: Broker,
+) -> None:
     await broker.declare(bound(PARKED))
     await publish_all(broker, PARKED, "one", "two", "three", "four")
     async with asyncio.timeout(PATIENCE), broker.browse(PARKED.name) as parked:

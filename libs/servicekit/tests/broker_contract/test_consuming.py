@@ -105,7 +105,7 @@ async def test_the_prefetch_counts_for_each_queue(broker: Broker) -> None:
         assert (await take(subscription, 1))[0].queue == in_hand[0].queue
 
 
-async def test_what_has_arrived_can_be_taken_without_waiting(broker: Broker) -> None:
+async def test_arrived_deliveries_can_be_taken_without_waiting(broker: Broker) -> None:
     await broker.declare(bound(WORK))
     async with broker.subscribe(WORK, prefetch=10) as subscription:
         assert subscription.take_waiting(10) == []

@@ -168,7 +168,7 @@ async def test_a_dropped_link_is_rebuilt_with_new_inboxes(broker: Broker, other:
     assert is_in(broker, BrokerState.READY)
 
 
-async def test_what_is_declared_and_subscribed_during_an_outage_exists_after_it(
+async def test_queues_and_subscriptions_made_during_an_outage_exist_after_it(
     server: BrokerUnderTest, broker: Broker
 ) -> None:
     async def consume_one() -> list[str]:

@@ -21,7 +21,7 @@ async def test_settled_waits_for_the_deliveries_that_were_handed_out(broker: Bro
         assert (subscription.unsettled, waiting.done()) == (1, False)
         second.requeue()
         await waiting
-        assert subscription.unsettled == 0, "a delivery that nobody has taken is not waited for"
+        assert subscription.unsettled == 0, "a delivery that was not taken is not waited for"
 
 
 async def test_settled_waits_for_stale_deliveries_too(server: BrokerUnderTest, broker: Broker) -> None:

@@ -87,7 +87,7 @@ class MemoryHub:
         self.vhost.drop_transient()
 
     def start(self) -> None:
-        """Come back: connections and their subscriptions are restored when this returns."""
+        """Start again: connections and their subscriptions are restored when this returns."""
         if self.running:
             return
         self._running.set()

@@ -103,7 +103,7 @@ class Consumer:
                 while len(settling) >= _UNSETTLED_UNITS:
                     await asyncio.wait(settling, return_when=asyncio.FIRST_COMPLETED)
             elif intake.has_ended:
-                # What waited behind the work beside may be ready after it, and is finished too.
+                # Requests behind the work beside may be ready after it, and are finished too.
                 now = asyncio.get_running_loop().time()
                 stop_at = now + _BESIDE_SECONDS if stop_at is None else stop_at
                 if not await self._dispatcher.finished(stop_at - now) or not self._dispatcher.waiting_bytes:
@@ -111,7 +111,7 @@ class Consumer:
 
 
 class _Intake:
-    """What arrives, for as long as it is taken.
+    """Deliveries, for as long as they are taken.
 
     Attributes:
         has_ended: Nothing more is taken: the program stops, or the subscription is closed.

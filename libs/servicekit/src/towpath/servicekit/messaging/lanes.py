@@ -61,7 +61,7 @@ class _Lane:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneKind:
-    """What all messages of some lanes have in common.
+    """Properties that all messages of some lanes share.
 
     Attributes:
         app_id: The program that publishes them (an AMQP property).

@@ -40,7 +40,7 @@ class LateAnswers:
         self._waiting: deque[tuple[float, str, bytes]] = deque()  # Deadline, routing key and body.
         self._bytes = 0
         self._arrived = asyncio.Event()
-        self._dropped = telemetry.counter("answers_dropped", "Answers whose gateway did not come back")
+        self._dropped = telemetry.counter("answers_dropped", "Answers whose gateway did not reconnect")
 
     @classmethod
     @asynccontextmanager

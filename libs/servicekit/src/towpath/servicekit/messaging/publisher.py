@@ -55,7 +55,7 @@ class Publisher:
     ) -> AsyncIterator["Publisher"]:
         """A publisher; flushed on exit."""
         # Answers are mandatory, as an absent gateway must be noticed. A push without a receiver is not an error:
-        # nobody may be connected. Both are transient, because an inbox does not survive a restart of the broker.
+        # no gateway may be connected. Both are transient, because an inbox does not survive a restart of the broker.
         answer = LaneKind(app_id=service, persistent=False, mandatory=True)
         push = LaneKind(app_id=service, persistent=False, mandatory=False)
         event = LaneKind(app_id=service, persistent=True, mandatory=False, headers={senders.SERVICE: service})

@@ -6,7 +6,7 @@ Guarantees:
 * A backend is identified by the account that RabbitMQ validated (``user_id``,
   https://www.rabbitmq.com/docs/validated-user-id), if it is set, and by its ``app_id``. Without both, its events are
   distinguished by exchange, action and subject, and a warning is logged once for each exchange and action.
-* An event that comes back from a retry queue, or is replayed, keeps its sender.
+* An event that is redelivered from a retry queue, or is replayed, keeps its sender.
 * A sender has at most :data:`MAX_LENGTH` characters.
 """
 

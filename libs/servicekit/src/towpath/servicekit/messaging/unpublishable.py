@@ -42,7 +42,7 @@ class Refused:
     """A message that no broker accepts.
 
     Attributes:
-        body: What of it is to be parked.
+        body: The part of it to park.
         size: Bytes of the whole body.
         error: Why the broker does not accept it.
         on_confirm: The publisher's callback.

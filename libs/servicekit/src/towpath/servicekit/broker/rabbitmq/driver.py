@@ -130,7 +130,7 @@ def guard_writes(driver: Driver) -> None:
 
 
 class _WriteQueueGuard:
-    """Stands in for a channel's ``write_queue``, which is the queue of its connection."""
+    """Replaces a channel's ``write_queue``, which is the queue of its connection."""
 
     def __init__(self, queue: "asyncio.Queue[Any]") -> None:
         self._queue = queue
