@@ -30,9 +30,10 @@ Guarantees, and where each is kept:
    the event is parked. Any other error: a command is retried for ``try_seconds`` and then answered
    ``internal`` (``retries``); an event goes to the retry queues (``transactions``).
 7. **Heavy reads delay no other request.** They run in rounds beside the main path, one per user at a time
-(``reads``). 8. **One crash per culprit.** (a) A handler that hangs is interrupted (``watchdog``). (b) What the broker
-   delivers again runs in a forked copy first (``crash_probe``). (c) What was redelivered twice runs alone, each
-   request settled before the next (:meth:`Dispatcher._isolate`), so that the culprit of the next crash is known.
+   (``reads``).
+8. **One crash per culprit.** (a) A handler that hangs is interrupted (``watchdog``). (b) What the broker delivers
+   again runs in a forked copy first (``crash_probe``). (c) What was redelivered twice runs alone, each request
+   settled before the next (:meth:`Dispatcher._isolate`), so that the culprit of the next crash is known.
    https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
 
 Three mechanisms in 8, because each sees what the others cannot: the watchdog a first hang, the probe a first crash in
@@ -147,9 +148,8 @@ class Dispatcher(Generic[U]):
     async def _work(self, unit_max: int) -> Completion:
         unit = self._backlog.next_unit(unit_max)  # Guarantees 4 and 5.
         ran = await self._transactions.run(unit)  # Committed on return: 2 and 6.
-        confirms = await self._publishing.publish(
-            ran.results
-        )  # Queued on return, group changes confirmed: 3.
+        # On return all is queued in order, and group changes are confirmed: 3.
+        confirms = await self._publishing.publish(ran.results)
         # Only now may a heavy read of the same sender start: it sees what this unit did, and is answered after it.
         self._backlog.unit_done(ran.failed)
         return self._settle(ran.results, confirms)
