@@ -54,6 +54,7 @@ class Backlog:
 
     def note(self, socket: Waiting, size: int) -> None:
         """Record that ``size`` bytes wait for ``socket``; closes connections that hold too much."""
+        # The difference: the sum of all sizes is known without a loop over them.
         self._total += size - self._sizes.get(socket, 0)
         if size:
             self._sizes[socket] = size
@@ -63,16 +64,20 @@ class Backlog:
             if not socket.closing:
                 self._closed["connection"].add(1)
                 socket.close_too_slow()
+        # Asked twice: the recorded total is too high while clients read, and only an exact one may cost a client its
+        # connection.
         elif self._total > self._limit and self._refresh() > self._limit:
             self._free()
 
     def _free(self) -> None:
+        # To exactly the limit would make the next message search again.
         excess = self._total - self._limit * 3 // 4
         for one, size in sorted(self._sizes.items(), key=lambda item: (not item[0].closing, -item[1])):
             if excess <= 0:
                 return
             excess -= size
             if one.closing:
+                # It was closed before and still holds bytes: it does not read, so no close frame will reach it.
                 one.abort()
             else:
                 self._closed["total"].add(1)

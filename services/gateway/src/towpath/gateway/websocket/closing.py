@@ -46,6 +46,8 @@ class Closing:
             # A client that reconnects at once would cost the other clients as much again.
             self._rates.charge_abuse(socket.identity.user_id)
         task = asyncio.create_task(self._close(socket, code, reason), name="connection: close")
+        # The loop holds tasks weakly, so the garbage collector could end a close half-way:
+        # https://docs.python.org/3/library/asyncio-task.html#asyncio.create_task
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -60,4 +62,6 @@ class Closing:
             async with asyncio.timeout(self._timeout):
                 await socket.close(code, reason)
         except TimeoutError:
+            # RFC 6455, section 7.1.1: an endpoint may close the TCP connection at any time if the handshake does not
+            # complete.
             socket.abort()

@@ -32,7 +32,9 @@ class CountedConnection(LibraryConnection):
         peer = transport.get_extra_info("peername")
         if peer:
             self.peer, self.address = peer[0], limited_by(peer[0])
+        # Kept apart from the library's own attribute: `abort` must also work for a socket that never gets that far.
         self._accepted = transport
+        # A trusted proxy counts in total only: all its clients come from its one address.
         if not self._entrance.enter(self, None if self._proxies.trusts(self.peer) else self.address):
             # No task, no parser: a refused socket must cost next to nothing.
             self._is_turned_away = True
@@ -45,7 +47,9 @@ class CountedConnection(LibraryConnection):
         self.break_cycles(is_lost=self._is_lost)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # A refused socket was never counted, and the library never saw it begin.
         if not self._is_turned_away:
+            # First: its place is free for the next client, whatever the library still does with this connection.
             self._entrance.closed(self)
             super().connection_lost(exc)
             self._is_lost = True

@@ -69,16 +69,23 @@ class Handshake:
 
     def _refuse(self, socket: Socket, request: Request) -> Response | None:
         headers = request.headers
+        # Before any limit: behind a trusted proxy the TCP peer is the proxy, and all its clients would share one
+        # limit.
         socket.locate(headers.get_all("X-Forwarded-For"))
         # First, before a signature is checked: a client must not make this replica work as fast as it can send.
         if refusal := self._refuse_too_often(socket, "address", socket.address):
             return refusal
+        # RFC 6455, section 4.2.2, step 4: a server that does not offer the requested resource answers with 404.
         if _path_of(request.path) != PATH:
             return _refusal(socket, 404, f"nothing here; connect to {PATH}")
+        # RFC 9110, section 5.3: a sender must not repeat a header whose value is not a list. A proxy in front may
+        # have checked the first value, and this gateway would use the second.
         for name in _ONCE:
             if len(headers.get_all(name)) > 1:
                 return _refusal(socket, 400, f"the header {name} occurs more than once")
         origin = headers.get("Origin")
+        # RFC 6455, sections 4.2.2 and 10.2: a page of another site could use this user's browser, so its Origin gets
+        # 403.
         if not self._admission.admits_origin(origin):
             return _refusal(
                 socket, 403, f"origin {origin!r} may not connect; it is not in TOWPATH_ALLOWED_ORIGINS"
@@ -87,12 +94,17 @@ class Handshake:
             # Before the token: a replica that accepts no connection should not spend its time on signatures.
             return _refusal(socket, 503, reason, {"Retry-After": str(max(1, round(self._retry_after)))})
         try:
+            # RFC 6455, section 4.2.2, step 2: a server may authenticate the client by HTTP, with 401 and
+            # WWW-Authenticate.
             token = bearer_token(headers.get("Authorization"), _offered(request))
             socket.identity = self._admission.identify(token)
         except TokenRefused as error:
             return _refusal(socket, 401, str(error), {"WWW-Authenticate": "Bearer"})
+        # Only now, since a user id is worth nothing before its signature is checked: anyone could use up another
+        # user's limit.
         if refusal := self._refuse_too_often(socket, "user", socket.identity.user_id):
             return refusal
+        # Last: from here on the socket does not count as a handshake, and no other client's handshake can abort it.
         socket.admitted()
         return None
 
@@ -106,10 +118,12 @@ class Handshake:
 
 def select_subprotocol(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
     """Our subprotocol, if any was offered: a browser sends its token in another (RFC 6455, section 4.2.2)."""
+    # RFC 6455, section 4.1: a client fails the connection if the answer names a subprotocol that it did not offer.
     if not offered:
         return None
     if SUBPROTOCOL in offered:
         return Subprotocol(SUBPROTOCOL)
+    # The client wants a subprotocol and knows none of ours, so it would not understand one frame.
     raise NegotiationError(f"offer the subprotocol {SUBPROTOCOL}")
 
 
@@ -117,6 +131,7 @@ def _path_of(target: str) -> str | None:
     """The path of a request target (RFC 9112, section 3.2); ``None`` if it cannot be parsed."""
     if not target.startswith("/"):
         try:
+            # The absolute form, which section 3.2.2 demands that servers accept.
             target = urlsplit(target).path
         except ValueError:
             return None
@@ -138,4 +153,5 @@ def _offered(request: Request) -> list[str]:
             for subprotocol in parse_subprotocol(header)
         ]
     except InvalidHeader:
+        # Not refused here: the library answers 400 to it when it negotiates the subprotocol.
         return []

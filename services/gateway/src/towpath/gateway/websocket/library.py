@@ -62,7 +62,9 @@ class LibraryConnection(ServerConnection):
         raise NotImplementedError
 
     def process_event(self, event: Event) -> None:
+        # Counted for the size of the next slice: a slice in which no frame ended was cheap to parse.
         self.events_parsed += 1
+        # The other event is the HTTP request, which the library's handshake waits for.
         if isinstance(event, Frame):
             self.on_frame(event)
         else:
@@ -70,6 +72,7 @@ class LibraryConnection(ServerConnection):
 
     def send_data(self) -> None:
         if output := self.protocol.data_to_send():
+            # Also called when there is nothing to send: after each parsed slice.
             self.on_output(output)
 
     async def handshake(self, *args: Any, **options: Any) -> None:
@@ -82,6 +85,8 @@ class LibraryConnection(ServerConnection):
         """Whether the bytes received are not an HTTP request, and not merely an incomplete one."""
         error = self.protocol.handshake_exc
         return (
+            # The library reports a connection that ended within its request the same way, caused by an EOFError. Its
+            # client has gone, so an answer would have no reader.
             isinstance(error, InvalidMessage)
             and not isinstance(error.__cause__, EOFError)
             and self.request is None
@@ -93,8 +98,10 @@ class LibraryConnection(ServerConnection):
         Such cycles wait for the garbage collector, which runs rarely: thousands of failed handshakes would hold 60
         MiB for minutes. To be called when the handshake is over, and again when the connection is lost.
         """
+        # Only the reference here is dropped; the library's task has raised the error by now.
         self.protocol.handshake_exc = None
         if (error := self.protocol.parser_exc) is not None:
+            # Kept without its traceback: the library names it as the cause of the close.
             error.with_traceback(None)
         if is_lost:
             self.protocol.parser.close()

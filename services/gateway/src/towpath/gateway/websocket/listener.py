@@ -80,6 +80,8 @@ class Listener:
                 open_timeout=settings.open_timeout,
                 ping_interval=None,  # towpath.gateway.sessions.heartbeat pings, without a task per connection
                 close_timeout=settings.close_timeout,
+                # The library answers 1009 (RFC 6455, section 7.4.1) before it stores the frame: the header has the
+                # length.
                 max_size=settings.max_frame_bytes,
                 write_limit=_WRITE_LIMIT,
                 backlog=_BACKLOG,
@@ -93,10 +95,13 @@ class Listener:
         try:
             yield server
         finally:
+            # After the drain only connections are left that were admitted while it ran: 1012 lets them reconnect
+            # elsewhere.
             server.close(code=CloseCode.SERVICE_RESTART)
             # websockets waits for them until open_timeout.
             self._shared.entrance.abort_unfinished()
             await server.wait_closed()
+            # Last: a closing handshake ends in a task of its own, which must not outlive the listener.
             await self._shared.closing.wait()
 
     def _create_socket(self, *args: Any, **options: Any) -> Socket:
@@ -106,6 +111,7 @@ class Listener:
         assert isinstance(connection, Socket)
         socket, host = connection, self._host
         socket.owner = socket.identity.user_id
+        # Before the welcome: a push published right after it would be lost without a binding (docs/adr/0011).
         async with host.routed_to(socket.identity.user_id):
             session = host.open(socket)
             try:

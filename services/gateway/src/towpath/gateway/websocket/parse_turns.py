@@ -59,8 +59,10 @@ class ParseTurns:
     def take(self, reader: Reader) -> bool:
         """Parse bytes of ``reader``, as far as this iteration allows; returns whether the rest waits for a later
         one."""
+        # Also if nothing will wait: `_begin` is what resets `_spent` in the next iteration.
         self._schedule()
         began = perf_counter()
+        # May be past already; then nothing is parsed, and all of it waits.
         until = began + min(self._share, self._turn - self._spent)
         now = began
         more = True
@@ -96,6 +98,7 @@ class ParseTurns:
                 del self._waiting[owner]
 
     def _queue(self, reader: Reader) -> None:
+        # Recorded, because `owner` changes from the address to the user when the handshake is done.
         owner = self._filed[reader] = reader.owner
         self._waiting.setdefault(owner, deque()).append(reader)
 
@@ -113,11 +116,14 @@ class ParseTurns:
         self._schedule()
         began = perf_counter()
         while self._waiting:
+            # The owner goes to the end if more waits: first between users, so that more connections are not more
+            # turns.
             owner, readers = self._waiting.popitem(last=False)
             reader = readers.popleft()
             del self._filed[reader]
             if readers:
                 self._waiting[owner] = readers
+            # One slice and not a whole share: with many waiting connections each gets a little, soon.
             if reader.parse_slice():
                 self._queue(reader)
             self._spent = perf_counter() - began

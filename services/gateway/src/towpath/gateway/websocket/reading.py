@@ -11,6 +11,24 @@ Guarantees:
   down.
 * After a close has begun, only the client's close frame matters. Later bytes and frames are bounded;
   a client that sends more is aborted a second later.
+
+The states, as five flags. ``_pause`` is a handle of the event loop: while it exists, nothing is read or parsed.
+
+============  ===========  ==============  =============  ===============  ==========================================
+state         ``closing``  ``_is_paused``  ``_pause``     ``_is_cut_off``  left by
+============  ===========  ==============  =============  ===============  ==========================================
+reads         no           no              none           no               many bytes; a limit; a close
+waits a turn  no or yes    yes             none           no               :meth:`~ReadingConnection.parse_slice` of
+                                                                           the last bytes: it reads again
+rests         no or yes    yes             a timer        no               the timer or :meth:`resume_reading
+                                                                           <ReadingConnection.resume_reading>`: it
+                                                                           waits a turn, or reads
+closes        yes          no              none           no               the client's close frame; too many bytes
+is cut off    yes          yes             the abort      yes              the abort: nothing else ends it
+============  ===========  ==============  =============  ===============  ==========================================
+
+``_is_at_end`` can be added to all but the last: the client has ended its direction while bytes waited. It takes effect
+after the last of them. The 16 early frames pause the transport beside these states, until ``begin``.
 """
 
 import asyncio
@@ -76,13 +94,18 @@ class ReadingConnection(CountedConnection):
     # Bytes
 
     def data_received(self, data: bytes) -> None:
+        # Any bytes count as a sign of life, also half a frame: a slow upload must not be closed as silent.
         self.last_seen = self.loop.time()
         if self.closing:
+            # Parsed only for the client's close frame, for which the closing handshake waits (RFC 6455, section
+            # 7.1.2). Section 7.1.1 lets an endpoint discard all other bytes.
             self._bytes_after_close += len(data)
             if self._bytes_after_close > _AFTER_CLOSE_BYTES:
                 self._stop_reading()
                 return
         if self._unparsed or self._pause:  # read before the transport had paused
+            # Appended, since bytes keep their order. It can happen once a pause: afterwards the transport does not
+            # read.
             self._unparsed = memoryview(b"".join((self._unparsed, data)))
             return
         if len(data) <= _SLICE and (began := self._parse_turns.begin_small()):
@@ -91,6 +114,8 @@ class ReadingConnection(CountedConnection):
             return
         self._unparsed = memoryview(data)
         if self._parse_turns.take(self):
+            # The rest waits for its turn. Without this the kernel would hand over more, and `_unparsed` would have no
+            # bound.
             self._pause_transport()
 
     def parse_slice(self) -> bool:
@@ -101,6 +126,7 @@ class ReadingConnection(CountedConnection):
         """
         if self._pause or not self._unparsed:  # it is paused, or the connection was lost meanwhile
             return False
+        # A memoryview: to cut a slice off does not copy the rest, which would make a large read quadratic.
         part = self._unparsed[: self._slice]
         self._unparsed = self._unparsed[self._slice :]
         before = self.events_parsed
@@ -108,6 +134,7 @@ class ReadingConnection(CountedConnection):
         # A slice in which no frame ends is cheap, so a large frame is read in larger slices.
         self._slice = min(2 * self._slice, _LARGEST_SLICE) if self.events_parsed == before else _SLICE
         if self._pause:
+            # A frame of this slice went over a limit, so its client waits; `_pause_ended` queues the rest again.
             return False
         if self._unparsed:
             return True
@@ -117,6 +144,7 @@ class ReadingConnection(CountedConnection):
     def _parsed_all(self) -> None:
         if self._is_at_end:
             self.parse_end()
+        # With 16 early frames reading goes on in `begin`: before that, nothing takes frames away.
         elif self._is_paused and not self._is_full_of_early_frames:
             self._is_paused = False
             self.transport.resume_reading()
@@ -130,6 +158,7 @@ class ReadingConnection(CountedConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._pause is not None:
             self._pause.cancel()
+        # Otherwise the queue would hold a connection that has ended.
         self._parse_turns.forget(self)
         self._unparsed = memoryview(b"")
         super().connection_lost(exc)
@@ -137,12 +166,18 @@ class ReadingConnection(CountedConnection):
     # Frames
 
     def on_frame(self, frame: Frame) -> None:
+        # No frame is handled here: the library's parser sees the client's close frame by itself. They are counted,
+        # since small frames cost more than their bytes.
         if self.closing:
             self._frames_after_close += 1
             if self._frames_after_close > _AFTER_CLOSE_FRAMES:
                 self._stop_reading()
+        # Sections 5.4 and 5.5: control frames may arrive between the fragments of a message, so they never go through
+        # the receiver, which would take one for a fragment.
         elif frame.opcode not in DATA_OPCODES:
             if self.receiver is not None and frame.opcode in _CHARGED:
+                # Charged first: section 5.5.2 demands a pong for each ping, so a flood of pings costs as much as a
+                # flood of messages.
                 self.receiver.charge(len(frame.data))
             self.handle_control(frame)
         elif self.receiver is not None:
@@ -150,15 +185,21 @@ class ReadingConnection(CountedConnection):
         else:
             self._early.append(frame)
             if len(self._early) == _EARLY_FRAMES:
+                # RFC 6455, section 4.1 lets a client send once it has read the 101, but its session may wait for a
+                # binding by then.
                 self.transport.pause_reading()
 
     def begin(self, receiver: Receiver) -> None:
         """Pass each data frame to ``receiver`` from now on, starting with the early frames."""
+        # Read before the receiver is set, which makes it false.
         was_full = self._is_full_of_early_frames
         self.receiver = receiver
         for frame in self._early:
+            # An early frame may have closed the connection: the frames behind it are not handled then, as in
+            # `on_frame`.
             if not self.closing:
                 receiver.take(frame)
+        # Otherwise `_parsed_all` resumes reading, once the bytes that wait or the pause are over.
         if was_full and not self._unparsed and not self._pause:
             self.transport.resume_reading()
         self._early.clear()
@@ -183,12 +224,15 @@ class ReadingConnection(CountedConnection):
 
     def resume_reading(self) -> None:
         """End a pause soon. Not at once: the caller may be writing an answer."""
+        # After a cut-off the handle is the abort: to cancel it would leave a connection that is neither read nor
+        # closed.
         if self._pause is not None and not self._is_cut_off:
             self._pause.cancel()
             self._pause = self.loop.call_soon(self._pause_ended)
 
     def _pause_transport(self) -> None:
         if not self._is_paused:
+            # Asked once: the transport is paused both for a turn and for a limit, and those overlap.
             self._is_paused = True
             self.transport.pause_reading()
 
@@ -199,6 +243,7 @@ class ReadingConnection(CountedConnection):
         if not self._unparsed:
             self._parsed_all()
         else:
+            # Through the turns and not at once: pauses of many connections may end in the same iteration.
             self._parse_turns.take(self)
 
     def _stop_reading(self) -> None:
@@ -213,4 +258,5 @@ class ReadingConnection(CountedConnection):
                 self._pause.cancel()
             self._pause = self.loop.call_later(_LAST_SECONDS, self.transport.abort)
             self._pause_transport()
+        # Also dropped when it is repeated: bytes may have arrived before the transport had paused.
         self._unparsed = memoryview(b"")

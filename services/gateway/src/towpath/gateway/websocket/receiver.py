@@ -43,23 +43,33 @@ class Receiver:
 
     def take(self, frame: Frame) -> None:
         """Take the next data frame."""
+        # RFC 6455, section 7.1.7: an endpoint that fails a connection does not process further data of the peer.
         if self._refused:
             return
         if frame.opcode is Opcode.BINARY:
+            # Section 7.4.1, 1003: "it has received a type of data it cannot accept". The contract has text frames
+            # only.
             self._end(CloseCode.UNSUPPORTED_DATA, "send text frames, one JSON object each")
             return
         data = bytes(frame.data)
+        # Section 5.4: a continuation, or the first of several fragments. A whole message in one frame is not copied.
         if self._fragments or not frame.fin:
             self._fragments.append(data)
+            # Section 10.4: a server with limits must protect itself against messages that exceed them once assembled;
+            # 1009 says so.
             if len(self._fragments) > _FRAGMENTS:
                 self._end(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
                 return
             if not frame.fin:
+                # The last fragment is charged as the message. Without this, one message could hide a thousand free
+                # frames.
                 self.charge(len(data))
                 return
             data = b"".join(self._fragments)
             self._fragments.clear()
         try:
+            # Section 8.1 demands that invalid UTF-8 fails the connection. Checked over the whole text: section 5.6
+            # lets a fragment end within a character. The result is dropped, since the gateway forwards bytes.
             data.decode()
         except UnicodeDecodeError as error:
             self._end(StandardCode.INVALID_DATA, f"not UTF-8: {error.reason} at position {error.start}")
@@ -72,6 +82,7 @@ class Receiver:
             self._end(StandardCode.INTERNAL_ERROR, "something went wrong here")
 
     def _end(self, code: int, reason: str) -> None:
+        # Before the callback, which may close the connection and thereby deliver further frames.
         self._refused = True
         self._fragments.clear()
         self._refuse(code, reason)

@@ -98,6 +98,7 @@ class Socket(ReadingConnection):
         self._buffered: list[bytes] = []
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # First: the bytes of a lost connection are free, and must not cost another client its connection.
         self._backlog.forget(self)
         self._buffered.clear()
         super().connection_lost(exc)
@@ -110,6 +111,8 @@ class Socket(ReadingConnection):
 
     def send_frames(self, frames: bytes) -> None:
         """Send frames by the end of the loop iteration, in one system call with others."""
+        # RFC 6455, section 5.5.1: "The application MUST NOT send any more data frames after sending a Close frame."
+        # Section 6.1 also demands the state OPEN: the client may have begun the close.
         if self.closing or self.protocol.state is not State.OPEN:
             return
         self._buffered.append(frames)
@@ -118,16 +121,20 @@ class Socket(ReadingConnection):
 
     def write_frames(self, frames: bytes) -> None:
         """Send frames at once; for a push to many, of whom few get a second frame in the same iteration."""
+        # To write now would overtake the buffered frames, and a client relies on the order of answers and pushes.
         if self.closing or self._buffered or self.protocol.state is not State.OPEN:
             self.send_frames(frames)  # behind those that are buffered
         elif not (transport := self.transport).is_closing():
             transport.write(frames)
+            # Nothing waits, as a rule, and then nothing is recorded; a connection that was in the backlog has to
+            # leave it.
             if (waiting := transport.get_write_buffer_size()) or self._is_in_backlog:
                 self._note(waiting)
 
     def write_out(self) -> None:
         """Write the frames buffered until the end of the loop iteration."""
         buffered, self._buffered = self._buffered, []
+        # Empty if the library's output wrote them out earlier in this iteration (`on_output`).
         if not buffered or self.transport.is_closing():
             return
         if len(buffered) == 1:
@@ -139,19 +146,27 @@ class Socket(ReadingConnection):
     def send_ping(self) -> None:
         """Send a ping; any bytes from the client count as its answer."""
         if not self.closing and self.protocol.state is State.OPEN:
+            # The payload is never compared: section 5.5.3 allows unsolicited pongs, and any bytes show that the
+            # client lives.
             self.protocol.send_ping(b"towpath")
             self.send_data()
 
     def on_output(self, output: list[bytes]) -> None:
         # The library's own frames, mainly pongs, are bounded like ours: a client may send pings and read nothing.
+        # Frames keep their order: a close frame of the library must not overtake an answer that was sent before it,
+        # since section 5.5.1 forbids data after it.
         if self._buffered:
             self.write_out()
         for data in output:
             if not data:
                 if self.got_no_request():
                     self.transport.write(_NO_REQUEST)
+                # RFC 6455, section 7.1.1: the server ends its direction first. The client may have ended the
+                # connection already.
                 with contextlib.suppress(RuntimeError, OSError):
                     self.transport.write_eof()
+            # Section 5.5.2 excuses a pong only after a received close. Ours is sent or on its way, so the pong would
+            # be behind it.
             elif not (self.closing and data[0] & _OPCODE == Opcode.PONG):
                 self.transport.write(data)
         self._check_backlog()
@@ -168,6 +183,7 @@ class Socket(ReadingConnection):
 
     def backlog_size(self) -> int:
         """Bytes that wait to be written."""
+        # An aborted transport frees its bytes in a later iteration; until then they must not be counted as waiting.
         return 0 if self.transport.is_closing() else self.transport.get_write_buffer_size()
 
     def close_too_slow(self) -> None:
@@ -180,6 +196,7 @@ class Socket(ReadingConnection):
     def close_with(self, code: int, reason: str) -> None:
         """Begin the closing handshake; idempotent."""
         if not self.closing:
+            # The first reason counts. A backlog or a limit may report the same client many times before it is gone.
             self.closing = True
             self._closing.begin(self, code, reason)
 

@@ -36,16 +36,19 @@ class Writes:
         """Register a writer with its first buffered frame; ``write_out`` is called by the end of the iteration."""
         self._writers.append(writer)
         if len(self._writers) >= MOST:
+            # Not left to the end of the iteration: the first of them would wait for all others.
             self._write_out()
         elif not self._is_scheduled:
             self._is_scheduled = True
             self._loop.call_soon(self._end_iteration)
 
     def _end_iteration(self) -> None:
+        # Before the writes: a frame sent by one of them needs an end of its own.
         self._is_scheduled = False
         self._write_out()
 
     def _write_out(self) -> None:
+        # Exchanged first: a write may close a connection, and what is sent then must not be lost with this list.
         writers, self._writers = self._writers, []
         for writer in writers:
             writer.write_out()
