@@ -118,7 +118,9 @@ class Admission:
                 claims = jwt.decode(
                     token,
                     self._key,
+                    # RFC 8725, section 3.1: the key decides the algorithm, never the header of the token.
                     algorithms=[self._algorithm],
+                    # RFC 8725, section 3.9: a token that the same issuer made for another system is refused.
                     audience=AUDIENCE,
                     # Times are checked below: PyJWT has one leeway for all of them, and fails on some numbers.
                     options={
@@ -173,6 +175,7 @@ def _identity(claims: dict[str, Any], now: float, leeway: float) -> Identity:
                 f"and the maximum is {leeway:g} s (TOWPATH_CLOCK_LEEWAY)"
             )
     expires_at = _seconds(claims, "exp")
+    # Without a leeway (protocol.md, "Connecting"): the same moment ends the connection of a user who has one.
     if expires_at <= now:
         raise TokenRefused("the token is expired")
     return Identity(user_id, expires_at, scope)

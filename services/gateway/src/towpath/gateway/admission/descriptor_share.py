@@ -37,6 +37,7 @@ def needed(settings: GatewaySettings) -> int:
 
 def divide(limit: int, settings: GatewaySettings) -> DescriptorShare:
     """Divide ``limit`` descriptors: first the reserve, then handshakes (a quarter at most), then connections."""
+    # At least one handshake and three connections, whatever the reserve.
     free = max(4, limit - settings.descriptors_reserve)
     handshakes = min(settings.handshakes_max, free // 4)
     per_address = settings.handshakes_max_per_address * handshakes // settings.handshakes_max

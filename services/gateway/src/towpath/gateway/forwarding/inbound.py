@@ -99,6 +99,7 @@ class Inbound:
             self._answer(session, error.msg_id, limited)
         else:
             self._answer(session, error.msg_id, error)
+        # After the answer: nothing is sent once this has closed the connection.
         session.count_violation()
 
     def _bare(self, session: Session, envelope: Head) -> None:
@@ -109,6 +110,7 @@ class Inbound:
     def _session(self, session: Session, envelope: Head, text: bytes) -> None:
         if envelope.action != REFRESH:
             raise UnknownAction(f"There is no action {envelope.action!r}; the gateway knows {REFRESH}.")
+        # The only request whose `data` the gateway reads.
         token = parse(text).data.get("token")
         if not isinstance(token, str):
             raise InvalidData("data refused: token: must be a string with the new JWT.")
@@ -127,9 +129,12 @@ class Inbound:
         )
 
     def _command(self, session: Session, envelope: Head, domain: str, text: bytes, weight: float) -> None:
+        # Before the request counts as in flight: no service will answer it.
         if not session.may_address(domain):
             raise Forbidden(f"Your token's scope does not name the domain {domain!r}.")
         if (limit := session.allowance.begin(envelope.msg_id, weight)) is not None:
+            # A refusal costs the gateway as much as a request, so it must be slow
+            # (docs/adr/0014-limits-that-are-fair.md).
             session.pause_reading()
             raise Busy(
                 f"Too many requests of this {limit} are not answered yet.", retry_after_ms=_RETRY_AFTER_MS
@@ -146,6 +151,7 @@ class Inbound:
             item = wrap_command(session.command_session, raw)
             self._commands.post(key, item, partial(self._on_confirm, session, envelope, domain, trace), trace)
         except BrokerError as error:
+            # Nothing was sent, so no service's answer will end it.
             session.allowance.end(envelope.msg_id)
             raise _error_of(error, domain) from None
         session.keep_pace()
@@ -163,6 +169,8 @@ class Inbound:
                 session.accept(envelope.msg_id)
             return
         session.allowance.end(envelope.msg_id)
+        # The error is the final answer, which `accepted` must not follow (protocol.md, "Answers, errors,
+        # repetitions").
         session.awaiting_accepted.discard(envelope.msg_id)
         answer = _error_of(error, domain)
         if isinstance(error, Unroutable) and self._was_served(domain):
@@ -197,18 +205,23 @@ def _charge(session: Session, weight: float, text: bytes) -> float:
             "You send more than the rate limit allows: slow down.",
             retry_after_ms=math.ceil(wait * 1000),
         )
+    # Rounded down, unlike the charge: a small request weighs what its action costs.
     return weight + size // TOKEN_BYTES
 
 
 def _error_of(error: BaseException, domain: str) -> TowpathError:
     """The error answer to a request that the broker did not confirm."""
     match error:
+        # Commands are mandatory: RabbitMQ returns one that no queue is bound to,
+        # https://www.rabbitmq.com/docs/publishers#unroutable
         case Unroutable():
             return UnknownAction(f"There is no service for the domain {domain!r}.")
         case LaneFull() | PublishRefused() | BrokerBlocked():
             return Busy("The broker accepts no more messages for now.", retry_after_ms=_RETRY_AFTER_MS)
         case BrokerUnavailable():
             return Unavailable("The broker cannot be reached.", retry_after_ms=_RETRY_AFTER_MS)
+        # Not `unavailable`, which promises that nothing was sent: the broker may have it. The same msg_id makes a
+        # repetition safe.
         case PublishUnconfirmed():
             return OutcomeUnknown(
                 "The broker did not confirm in time: send it again with the same msg_id.",

@@ -145,6 +145,7 @@ class Outbound:
             elif (session := self._members.connection(item.connection_id)) is not None:
                 self._direct(session, item, delivery)
             else:
+                # Its connection has ended, or it is this replica's own probe.
                 self._arrivals.received(item.connection_id)
             if self._slice.is_over():
                 await self._slice.next()
@@ -167,6 +168,7 @@ class Outbound:
     async def _push(self, key: str, body: bytes, receivers: Iterable[Session]) -> None:
         receivers = list(receivers)  # A copy: connections may end whenever this yields to other tasks.
         if not receivers:
+            # With catch-alls this is the usual case: one look-up, and the body is not parsed (docs/adr/0006).
             self._count_unaddressed(key.partition(".")[0], key)
             self._arrivals.received(key)
             return
@@ -197,6 +199,8 @@ class Outbound:
         self._delivered.add(len(frames) * len(receivers))
 
     def _direct(self, session: Session, item: Item, delivery: Delivery, *, is_control: bool = False) -> None:
+        # Groups, envelope, close: the contract's order (protocol.md, "RabbitMQ"). An entry that follows a `subscribe`
+        # in one item is for a member, and nothing can be sent after the close.
         if item.groups is not None:
             self._change_groups(session, item.groups, delivery.app_id or "", is_control=is_control)
         # Publishing and consuming use two connections: the answer may arrive before the confirm. An answered request
@@ -206,6 +210,8 @@ class Outbound:
             self._delivered.add(1)
         if item.disconnect is not None:
             code, reason = item.disconnect
+            # RFC 6455, section 7.4.2: 4000 to 4999 are for private use. Of the codes below, clients know only the
+            # contract's.
             if code < 4000 and code not in set(CloseCode):
                 code = CloseCode.KICKED
             # Cut in bytes, and a character that was cut in two is dropped.
@@ -221,6 +227,7 @@ class Outbound:
             session, change.subscribe, service=service, as_of=as_of, is_current=is_current
         )
         members.unsubscribe(session, change.unsubscribe, service=service, as_of=as_of)
+        # A list for an older inbox may lack a change that was lost with it (docs/adr/0021).
         if change.complete and is_current:
             over += members.complete(session, service=service, as_of=as_of)
         if over:
@@ -228,6 +235,7 @@ class Outbound:
 
     def _count_unaddressed(self, kind: str, key: str) -> None:
         self._foreign[kind if kind in _KINDS else "other"].add()
+        # Only keys without a receiver are checked: a misspelled key has none.
         if kind in _KINDS and not _PLAIN_KEY.fullmatch(key) and (right := _right_key(key)) != key:
             self._misspelled.add(routing_key=key, right=right)
 

@@ -120,6 +120,7 @@ class Plan:
         if not self._bound:
             return None
         user = next(iter(self._bound))
+        # To the end, so that the samples go round.
         self._bound[user] = bind = self._bound.pop(user)
         return user, bind
 
@@ -134,14 +135,18 @@ class Plan:
         if not self.everything:
             if reason := self._fallback_reason(now):
                 return Step(StepKind.CATCH_ALL, reason=reason)
+        # No push is missed meanwhile, since the catch-alls count. Too many users stay with them.
         elif now < self._calm_at or len(self._connections) > self._most:
             return self._take_unneeded(now)
         if self._unbound:
             user = next(iter(self._unbound))
             if user not in self._unconfirmed and self.bindings >= self._most:
+                # There is one: this user is connected and has no binding, so of at least `most` bindings some other
+                # is unneeded.
                 return self._unbind(next(iter(self._unneeded)))
             return Step(StepKind.BIND, user)
         if self.everything:
+            # Before the step: while it runs, the catch-alls may be gone already.
             self.everything = False
             self.removals += 1
             return Step(StepKind.CATCH_NONE)
@@ -160,14 +165,17 @@ class Plan:
             self._unconfirmed.discard(step.user)
             self._binds += 1
             self._bound[step.user] = self._binds
+            # The user left while the step ran.
             if step.user not in self._connections:
                 self._unneeded[step.user] = now
 
     def bind_failed(self, step: Step, now: float) -> None:
         """Record a BIND with unknown result."""
+        # It may exist: it counts against `most`, and is removed in time.
         self._unconfirmed.add(step.user)
         if step.user not in self._connections:
             self._unneeded[step.user] = now
+        # With the catch-alls no user waits for it, so it is only tried again, after a calm time.
         self._failed = not self.everything
         self._calm_at = now + self._calm
 

@@ -106,6 +106,7 @@ class Probe:
         """Probe periodically until cancelled."""
         while True:
             await asyncio.sleep(self._interval)
+            # A broker that cannot be reached is the link's concern, and would make every probe late.
             if self._broker.state is BrokerState.READY:
                 await self.once()
 
@@ -122,6 +123,8 @@ class Probe:
         loop_clock = _LoopClock()
         try:
             async with asyncio.timeout(self._limit):
+                # RabbitMQ keeps the order of one channel's publishes to one queue, and the probe itself is the last:
+                # https://www.rabbitmq.com/docs/semantics#ordering
                 await self._broker.publish(PUSH, EVERYONE, _EMPTY, mandatory=True)
                 for key in (*keys, self._key):
                     await self._broker.publish(PUSH, key, message, mandatory=True)
@@ -148,6 +151,7 @@ class Probe:
                 self._give_up(Lost.CONSUMER if is_confirmed else Lost.CONNECTION, how)
         else:
             self._late = 0
+            # A route that the routing has changed meanwhile proves nothing.
             lost = [route.key for route in routes if route.key in self._awaited and route.holds()]
             lost += [EVERYONE] if EVERYONE in self._awaited else []
             if lost:

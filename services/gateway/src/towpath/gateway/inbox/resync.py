@@ -48,6 +48,7 @@ class Resync:
     def begin(self) -> None:
         """Start a resync of all sessions that are open now, because the inbox was recreated."""
         self._members.new_inbox()
+        # All of them again: the changes of those that are done were lost once more.
         self._due = self._members.all()[::-1]
         self._begun.set()
 
@@ -61,6 +62,7 @@ class Resync:
                 step = [self._due.pop() for _ in range(min(self._step, len(self._due)))]
                 sent = [confirm for session in step if (confirm := self._one(session)) is not None]
                 if sent:
+                    # Confirmed or failed: the announcer itself publishes a failed event again.
                     await asyncio.wait(sent)
                 await asyncio.sleep(_PAUSE)
             log.info("resynced", sessions=count)
@@ -68,6 +70,7 @@ class Resync:
     def _one(self, session: Session) -> "asyncio.Future[None] | None":
         if self._members.connection(session.connection_id) is not session:
             return None  # closed meanwhile
+        # First: the event below names the inbox to which services send the complete list.
         session.use_inbox(self._members.inbox)
         session.send_own("session.resync", {"reason": _REASON})
         self._sessions.add(1)

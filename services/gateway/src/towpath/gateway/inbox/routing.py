@@ -134,6 +134,7 @@ class Routing:
         """Add a connection, and wait until pushes to its user reach this replica."""
         self._plan.arrive(user, _now())
         self._changed.set()
+        # With a future the binding is confirmed, but other nodes may not know it yet.
         if self._plan.reached(user) and user not in self._reached:
             return
         reached = self._reached.setdefault(user, asyncio.get_running_loop().create_future())
@@ -155,6 +156,7 @@ class Routing:
         try:
             await self._change(step, bindings)
         except BrokerUnavailable:
+            # Otherwise the inbox was replaced while the step ran, and its result is about the old one.
             if self._bindings is bindings:
                 self._forget()
         except BrokerError as error:
@@ -164,6 +166,7 @@ class Routing:
             if self._bindings is bindings:
                 self._plan.done(step, _now())
                 self._release_waiting(step)
+        # From the start of the step: one that took longer than the pause is not followed by another.
         await asyncio.sleep(until - _now())
 
     async def _change(self, step: Step, bindings: Bindings) -> None:
@@ -224,6 +227,7 @@ class Routing:
         self._release_all()
 
     def _release(self, user: str, reached: "asyncio.Future[None]") -> None:
+        # A timer of an older binding must not release connections that wait for a newer one.
         if self._reached.get(user) is reached:
             del self._reached[user]
             reached.set_result(None)
@@ -256,6 +260,7 @@ class _RoutedConnection:
         try:
             await self._routing.arrive(self._user)
         except BaseException:
+            # A connection that gave up must not keep its user's binding.
             self._routing.leave(self._user)
             raise
 

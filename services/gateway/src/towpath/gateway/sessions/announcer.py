@@ -51,6 +51,7 @@ class Announcer:
             A future of the confirm; ``None`` if it failed at once. A failed event is published again.
         """
         data = _data_of(session)
+        # Without a lost inbox the field is left out (protocol.md, "Session events").
         return self._announce(SESSION_STARTED, {**data, "inbox": session.inbox} if session.inbox else data)
 
     def ended(self, session: Session, code: int | None) -> None:
@@ -67,6 +68,7 @@ class Announcer:
         """Announce at once, then periodically until cancelled."""
         while True:
             self._due.clear()
+            # Before `session.alive`, which says that all earlier events are published.
             await self._publish_again()
             self._publish(SESSION_ALIVE, {}, lambda _: None)
             with contextlib.suppress(TimeoutError):
@@ -94,6 +96,7 @@ class Announcer:
 
     def _announce(self, name: str, data: _Data) -> "asyncio.Future[None] | None":
         connection = str(data["connection_id"])
+        # Of a connection only the last event counts.
         self._unpublished.pop(connection, None)
 
         def on_confirm(error: BaseException | None) -> None:

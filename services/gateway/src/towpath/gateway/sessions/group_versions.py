@@ -75,6 +75,7 @@ class GroupVersions:
                 continue
             if self.groups.pop(group, None) is not None:
                 out.append(group)
+            # Also for a group that the connection was not in: the older `subscribe` may still arrive.
             self._left = _with_entry(self._left, group, as_of, most=most)
         return out
 
@@ -84,13 +85,16 @@ class GroupVersions:
         Returns:
             The groups left, the groups newly entered, and the number refused because of ``free``.
         """
+        # A newer list has overtaken this one.
         if self._as_of is not None and as_of < self._as_of:
             return [], [], 0
+        # The groups that the list names have its number by now; the connection is not in the others.
         out = [group for group, number in self.groups.items() if number < as_of]
         for group in out:
             del self.groups[group]
         self._as_of = as_of
         self._left = _later(self._left, as_of)
+        # Changes committed after the list was read.
         waiting, self._waiting = _later(self._waiting, as_of), _NONE
         entered: list[str] = []
         refused = 0
@@ -104,6 +108,7 @@ class GroupVersions:
 def _with_entry(numbers: Mapping[str, int], group: str, number: int, *, most: int) -> Mapping[str, int]:
     """``numbers`` with one more entry, as the newest, limited to ``most`` entries."""
     noted = numbers if isinstance(numbers, dict) else {}
+    # Popped, so that it becomes the newest entry; never lowered by a late change.
     noted[group] = max(number, noted.pop(group, 0))
     while len(noted) > most:
         del noted[next(iter(noted))]

@@ -31,6 +31,7 @@ async def run(members: Members, settings: GatewaySettings) -> None:
             silent = now - session.last_seen
             if silent >= settings.heartbeat + settings.heartbeat_timeout:
                 session.close(CloseCode.HEARTBEAT_LOST, "no sign of life")
+            # At the check before, since at the next it would be late.
             elif silent >= settings.heartbeat - pause:
                 session.ping()
             if number % _STEP == 0 and time_slice.is_over():

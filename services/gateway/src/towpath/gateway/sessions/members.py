@@ -89,10 +89,12 @@ class Members:
         Returns:
             The number of groups refused because of ``groups_max``.
         """
+        # It has ended meanwhile: an entry made now would never be removed.
         if session.connection_id not in self._by_id:
             return 0
         versions = self._versions_from(session, service, as_of)
         free = self.groups_max - self._count(session)
+        # Changes without a number count in their order of arrival (protocol.md, "RabbitMQ").
         entered, over = versions.subscribe(groups, as_of, is_current=is_current or not as_of, free=free)
         self._enter(session, entered)
         return over

@@ -193,6 +193,7 @@ class Session:
 
     def keep_pace(self) -> None:
         """Pause reading while the user is far ahead of the answers."""
+        # The callback only where a pause begins, or each request would leave another one.
         if self.allowance.is_ahead() and self._socket.pause_reading(self._settings.inflight_pause):
             self.allowance.when_not_ahead(self._socket.resume_reading)
 
@@ -251,4 +252,5 @@ class Session:
         self.send_own("session.expiring", {"expires_at": int(self.identity.expires_at * 1000)})
 
     def _expire(self) -> None:
+        # Without a wait: the client needs a fresh token, not a pause.
         self.close(CloseCode.TOKEN_EXPIRED, "the token is expired", retry_after=0)

@@ -27,8 +27,8 @@ closes        yes          no              none           no               the c
 is cut off    yes          yes             the abort      yes              the abort: nothing else ends it
 ============  ===========  ==============  =============  ===============  ==========================================
 
-``_is_at_end`` can be added to all but the last: the client has ended its direction while bytes waited. It takes effect
-after the last of them. The 16 early frames pause the transport beside these states, until ``begin``.
+``_is_at_end`` can be added to all but the last: the client has ended its direction while bytes waited. It takes
+effect after the last of them. The 16 early frames pause the transport beside these states, until ``begin``.
 """
 
 import asyncio
