@@ -42,7 +42,9 @@ async def mark(connection: AsyncConnection, rooms: Iterable[str], at: int) -> No
     marking = dialect.insert(CROWDS)
     await connection.execute(
         marking.on_conflict_do_update(
-            index_elements=["room"], set_={"changed_at": marking.excluded.changed_at}
+            # `pushed_at` stays, which keeps the pushes a second apart.
+            index_elements=["room"],
+            set_={"changed_at": marking.excluded.changed_at},
         ),
         rows,
     )
@@ -103,6 +105,7 @@ async def _read_crowds(connection: AsyncConnection, rooms: Sequence[str]) -> lis
         .where(ROOMS.c.room.in_(rooms))
     )
     found = [
+        # Two statements count, and a member may leave between them.
         CrowdCounted(room=room, members=members, online=min(online_in.get(room, 0), members), seq=head)
         for room, members, head in counted
     ]

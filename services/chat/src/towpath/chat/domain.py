@@ -184,6 +184,7 @@ class Room:
         """
         if self.has(user_id):
             return
+        # A user who left in this unit of work still has a row: it is changed, not inserted twice.
         member = self.members.setdefault(user_id, Member(user_id))
         member.is_gone = False
         member.is_changed = True
@@ -217,6 +218,7 @@ class Room:
         self.exists = self.private = False
         self.title = self.created_by = self.created_at = None
         self.count = 0
+        # Their invitations were to the gone room, not to a new one of its name.
         for guest in self.guests.values():
             guest.has_come = guest.is_changed = True
 

@@ -94,10 +94,12 @@ class FanOut:
     def may_show_typing(self, user_id: str, room: str) -> bool:
         """Whether a typing push of ``user_id`` is allowed now; if so, it is charged."""
         now = self._clock()
+        # First: a typing push that is not shown must not cost deliveries.
         if self._typing.of((user_id, room), now).take(1.0, now):
             return False
         return not self._users.of(user_id, now).take(self._cost(room), now)
 
     def _cost(self, room: str, letters: int = 0) -> int:
         connections = self._counted[room][1] if room in self._counted else 1
+        # At least 1: a message that no connection receives is stored and answered like any other.
         return max(1, connections) * (1 + letters // _LETTERS)

@@ -124,6 +124,7 @@ class Presence:
             ):
                 gone = await connection.execute(CONNECTIONS.delete().where(name.in_(old.limit(STEP))))
                 more = more or gone.rowcount >= STEP
+            # Last: its connections are found through its row.
             await connection.execute(GATEWAYS.delete().where(lost, ~sa.exists().where(_OF_GATEWAY)))
         return more
 
@@ -132,6 +133,8 @@ class Presence:
             rows = await connection.execute(
                 sa.select(PEOPLE.c.user_id, PEOPLE.c.is_online)
                 .where(PEOPLE.c.look_at <= now)
+                # The longest due first. Locked rows are another replica's work:
+                # https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE
                 .order_by(PEOPLE.c.look_at)
                 .limit(STEP)
                 .with_for_update(skip_locked=True)
@@ -184,6 +187,7 @@ async def _mark_silent_gateways(connection: AsyncConnection, silent_since: int) 
         await connection.execute(
             GATEWAYS.update()
             .where(sa.tuple_(*key).in_(names))
+            # As of the last announcement: the grace of its users began then. "" is before every connection id.
             .values(over_at=GATEWAYS.c.heard_at, looked_up_to="")
         )
 
@@ -208,6 +212,7 @@ async def _mark_next(connection: AsyncConnection, now: int) -> bool:
     await connection.execute(
         GATEWAYS.update()
         .where(GATEWAYS.c.gateway_id == gateway.gateway_id, GATEWAYS.c.incarnation == gateway.incarnation)
+        # The place is committed with the marks, so a replica that dies repeats one step at most.
         .values(looked_up_to=rows[-1].connection_id if len(rows) == STEP else None)
     )
     return True
@@ -269,6 +274,7 @@ async def _save(connection: AsyncConnection, found: dict[str, tuple[bool, int | 
             .values(is_online=True, look_at=sa.bindparam("when")),
             here,
         )
+    # Offline is the absence of a row: the table holds only users who are online or marked.
     if gone := [user for user, (online, _) in found.items() if not online]:
         await connection.execute(PEOPLE.delete().where(PEOPLE.c.user_id.in_(gone)))
 

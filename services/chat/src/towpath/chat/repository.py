@@ -98,6 +98,8 @@ class Rooms:
         named = [(room, request) for request in requests if (room := room_of(request)) is not None]
         opened = {room for room, request in named if opens(request)}
         changed = {room for room, request in named if request.handler.changes}
+        # First, because it locks the heads: all that is read below cannot change before the commit. Only a request
+        # that may create a room may create a stream.
         await self._streams.load(map(stream_of, opened), if_there=map(stream_of, changed))
         counted = LeaveRoom | MarkRead | Typing | ListMembers
         further = {room for room, r in named if isinstance(r.payload, Invite | counted)}
@@ -109,11 +111,13 @@ class Rooms:
         await load_guests(self._connection, self._rooms, guests)
         await self._load_quotas(named)
         pushed_to = (room for room, r in named if isinstance(r.payload, _PUSHED))
+        # Counted for the whole batch here; the handlers only pay.
         await self._fanout.count(self._connection, self._fanout.uncounted(pushed_to))
         await self.messages.load(
             {(room, r.payload.seq) for room, r in named if isinstance(r.payload, EditMessage | DeleteMessage)}
         )
         asked = [(request.payload, users_of(request)[0]) for request in requests]
+        # Only for members: the handler refuses all others.
         listed = [p.room for p, user in asked if isinstance(p, ListMembers) and self._has(p.room, user)]
         joined = {p.room for p, _ in asked if isinstance(p, JoinRoom)}
         leaving = Counter(p.room for p, _ in asked if isinstance(p, LeaveRoom))
@@ -125,6 +129,7 @@ class Rooms:
             self._connection,
             [p for p, user in asked if isinstance(p, ReadHistory) and self._has(p.room, user)],
         )
+        # After the changes of the batch were locked, and before they are made: reads show the state before it.
         listing = {user for p, user in asked if isinstance(p, ListRooms)}
         self._summaries = await read_summaries(self._connection, listing)
         self._invitations = await read_invitations(self._connection, listing)

@@ -17,6 +17,7 @@ from towpath.servicekit import bulk
 async def save_rooms(connection: AsyncConnection, rooms: Sequence[Room], now: int) -> None:
     """Write new rooms, gone rooms, and the numbers of members."""
     if gone := [room for room in rooms if room.gone]:
+        # Deleted first: a new room of the same name may be inserted below.
         stored = [room.name for room in gone if room.is_stored]
         await connection.execute(ROOMS.delete().where(ROOMS.c.room.in_(stored)))
         await bulk.insert(
@@ -47,6 +48,7 @@ async def save_rooms(connection: AsyncConnection, rooms: Sequence[Room], now: in
                 "members": room.count,
             }
             for room in rooms
+            # A room that is gone and made again in one batch has no row any more.
             if room.exists and (room.gone or not room.is_stored)
         ],
     )
@@ -92,6 +94,7 @@ async def save_guests(connection: AsyncConnection, rooms: Sequence[Room], now: i
     here = sa.and_(
         INVITATIONS.c.room == sa.bindparam("which"), INVITATIONS.c.user_id == sa.bindparam("whose")
     )
+    # Used up, or replaced by the row that is inserted below.
     if stored := [row for guest, row in changed if guest.is_stored]:
         await connection.execute(
             INVITATIONS.delete().where(here),
