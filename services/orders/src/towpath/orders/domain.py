@@ -146,6 +146,7 @@ class Order:
             created_at=now_ms,
             listed_at=now_ms,
             updated_at=now_ms,
+            # `_apply` makes it 1.
             revision=0,
             is_creation_known=status is Status.SUBMITTED,
             is_new=True,
@@ -172,6 +173,7 @@ class Order:
         """
         newest = self.newest.get(source.sender, 0)
         is_late = event.revision is not None and event.revision <= newest
+        # The same status with a newer revision brings a newer `detail`.
         says_more = event.revision is not None and not is_late and status is self.status
         return self._apply(
             event, status, source, now_ms, moves=not is_late and (self._leads_to(status) or says_more)
@@ -182,11 +184,13 @@ class Order:
         if status is Status.REFUNDED:
             if (booked := self._refund(event, source, now_ms)) is not None:
                 price, refund = booked
+                # Any refund sets the status, also a late one: clients wait for it (docs/adr/0018).
                 moves = True
         else:
             is_creation = status is Status.SUBMITTED
             price = price.learning(event.amount, event.currency, of_creation=is_creation)
         # From here on no change is refused.
+        # Also if nothing changes: it decides which later events of this sender are late.
         if event.revision is not None:
             self.newest[source.sender] = max(event.revision, self.newest.get(source.sender, 0))
         learns_creation = status is Status.SUBMITTED and not self.is_creation_known
@@ -201,6 +205,7 @@ class Order:
             if refund.revision is not None:
                 self.booked.add((refund.sender, refund.revision))
         if learns_creation:
+            # The sender's clock may be ahead, and no order is created after its first event.
             self.created_at = min(self.created_at, source.made_at)
             self.is_creation_known = True
         if moves:
@@ -228,6 +233,7 @@ class Order:
     def _leads_to(self, status: Status) -> bool:
         if self.status is Status.REFUNDED or self.status in _ENDED:
             return False
+        # protocol.md, "Orders": rejected or cancelled before it is shipped.
         if status in _ENDED:
             return self.status in _STOPPABLE
         return _STEPS.get(status, -1) > _STEPS[self.status]

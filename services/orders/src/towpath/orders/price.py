@@ -76,8 +76,10 @@ class Price:
             CurrencyDiffers, TooMuchRefunded, WrongDecimals
         """
         self._check(amount, currency)
+        # A currency alone is ignored: it would turn 9.99 USD into 9.99 JPY (docs/adr/0018).
         if amount is None and not of_creation:
             return self
+        # Only an amount that is needed can conflict; a later one is ignored.
         if self.amount is None and amount is not None:
             self._check_currency(currency)
         known = self.amount if self.amount is not None else amount
@@ -116,11 +118,13 @@ class Price:
         if self.amount is None:
             return None if self.rest_is_refunded else (replace(self, rest_is_refunded=True), None)
         left = self.amount - (self.refunded or Decimal(0))
+        # Two backends may report the same full refund, which must not park the second event (docs/adr/0018).
         if not left and not is_first:
             return None
         return replace(self, refunded=self.amount), left
 
     def _with(self, amount: Decimal | None, currency: str | None, refunded: Decimal | None) -> "Price":
+        # The decimals of the order, not those that ISO 4217 has today: a new list must not change an old price.
         if self.currency is not None:
             currency, decimals = self.currency, self.decimals
         elif currency is not None:
@@ -136,6 +140,7 @@ class Price:
             raise TooMuchRefunded(f"Refunds of {format_money(refunded)} are more than {whole}.")
         rest_is_refunded = self.rest_is_refunded and amount is None
         if self.rest_is_refunded and amount is not None:
+            # The whole rest was refunded before: now its amount is known.
             refunded = amount
         return Price(amount, currency, decimals, refunded, rest_is_refunded)
 

@@ -38,6 +38,8 @@ class OrderBook:
         self._streams = Streams(connection, STREAMS)
 
     async def load(self, requests: Sequence[Request]) -> None:
+        # Locks, then reads: no other transaction changes these orders before the commit (docs/adr/0018). A batch of
+        # reads locks nothing.
         if any(request.handler.changes for request in requests):
             await self._streams.load(stream_of(_owner(request)) for request in requests)
         keys = {
@@ -61,6 +63,7 @@ class OrderBook:
             id(request.payload): Source(request.sender, request.envelope.timestamp) for request in requests
         }
         counted = [request for request in requests if request.payload.revision is not None]
+        # A new order has no revisions and no refunds.
         known = {_key(request.payload) for request in counted} & self._orders.keys()
         for row in await bulk.find(self._connection, REVISIONS, _KEY, known):
             self._orders[row.user_id, row.order_id].newest[row.sender] = row.revision
@@ -69,6 +72,7 @@ class OrderBook:
             _key(request.payload) for request in counted if request.envelope.action == "order.refunded"
         }
         for row in await bulk.find(self._connection, REFUNDS, _KEY, refunded & known):
+            # Without a revision a repeated refund cannot be recognised.
             if row.revision is not None:
                 self._orders[row.user_id, row.order_id].booked.add((row.sender, row.revision))
 
@@ -201,6 +205,8 @@ def _page_select(number: int, user_id: str, request: ListOrders) -> sa.Select[An
     select = sa.select(sa.literal(number).label("page"), ORDERS).where(ORDERS.c.user_id == user_id)
     if request.cursor is not None:
         listed_at, _, order_id = request.cursor.partition("~")
+        # After a place, not after a number of rows: orders that arrive meanwhile move no page.
         place = sa.tuple_(ORDERS.c.listed_at, ORDERS.c.order_id)
         select = select.where(place < (int(listed_at), order_id))
+    # One more than asked for: it shows whether there is a next page.
     return select.order_by(ORDERS.c.listed_at.desc(), ORDERS.c.order_id.desc()).limit(request.limit + 1)
