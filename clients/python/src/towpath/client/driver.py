@@ -172,6 +172,7 @@ class Driver:
         try:
             return await answer
         finally:
+            # Still there: the caller was cancelled before an answer or a rejection.
             if self._waiting.pop(msg_id, None) is not None:
                 self.tell(events.Abandon(msg_id, TowpathError("aborted", "The caller gave the request up.")))
             _retrieved(answer)
@@ -215,6 +216,7 @@ class Driver:
         transport = self._transport
         self._transport = self.connection = None
         if transport is not None:
+            # Its last frames, and its end, must not reach the session any more.
             transport.mute()
             self._tasks.spawn(transport.close(action.code, action.reason), self._report)
 
@@ -297,6 +299,7 @@ class Driver:
         loaded = await saving.load(self._time_limit)
         self._tasks.spawn(saving.run(), self._report)
         for stream, seq in loaded.items():
+            # Before the start: the first resume must name them.
             self.tell(events.Track(stream, seq))
         self.tell(events.Start())
 
@@ -311,6 +314,8 @@ class Driver:
             self.tell(events.TokenFailed(purpose, error))
         except asyncio.CancelledError:
             me = asyncio.current_task()
+            # Without a request to cancel this task, the application's own code was cancelled, which is a failure like
+            # any other: https://docs.python.org/3/library/asyncio-task.html#asyncio.Task.cancelling
             if me is None or me.cancelling():
                 raise
             self._token_failed(purpose, "it was cancelled")

@@ -57,6 +57,8 @@ def backoff(attempt: int, advice_ms: float = 0, first_ms: int = FIRST_CEILING_MS
         advice_ms: The time that the server asked for, see :func:`advised`.
         first_ms: The least ceiling.
     """
+    # RFC 6455, section 7.2.3: a random wait before the first reconnect, and longer ones after it. The exponent is
+    # bounded, since a client may be offline for months.
     ceiling = min(_LAST_CEILING_MS, max(first_ms, FIRST_CEILING_MS * 2 ** min(attempt, 30)))
     return Wait(advice_ms, advice_ms + ceiling)
 

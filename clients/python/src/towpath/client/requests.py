@@ -59,6 +59,7 @@ class Requests:
 
     def add(self, request: Pending) -> None:
         """Take a request, or reject it if too many wait."""
+        # A request that left once does not count: it has to leave again, whatever the limit.
         if not self._open and sum(not entry.sent for entry in self._pending.values()) >= self._limit:
             message = (
                 f"No connection, and {self._limit} requests wait for one already. Try again once it is open."
@@ -85,6 +86,7 @@ class Requests:
         """
         self._open = True
         self._max_bytes = max_bytes if is_number(max_bytes) and max_bytes > 0 else None
+        # A copy: one that is too large for this server is rejected meanwhile.
         for entry in list(self._pending.values()):
             self._send(entry)
 
@@ -107,6 +109,7 @@ class Requests:
                 self._settled(entry.stream, envelope["data"].get("seq"), entry.sent > 1)
         elif action == ACCEPTED:
             if not entry.accepted:
+                # A request that left twice is accepted twice.
                 self._act(Accepted(entry.msg_id))
             entry.accepted = True
         else:
@@ -142,6 +145,7 @@ class Requests:
         if error.msg_id is None:
             error.msg_id = msg_id
         if not entry.sent:
+            # It had no effect: the application may make it again under a new id.
             error.details = {**(error.details or {}), "sent": False}
         self._act(Reject(msg_id, error))
         if entry.stream is not None:
@@ -156,6 +160,7 @@ class Requests:
     def end(self, reason: TowpathError) -> None:
         """No connection will come any more."""
         for msg_id in list(self._pending):
+            # An error of its own for each: it carries the msg_id.
             self.reject(msg_id, TowpathError(reason.code, reason.message, details=reason.details))
 
     def _send(self, entry: Pending) -> None:

@@ -150,15 +150,18 @@ class Resumption:
             answered = streams.get(stream)
             seq = whole(answered.get("seq")) if isinstance(answered, dict) else None
             if answered is None or seq is None or seq < 0:
+                # The service has left the stream out: to wait for more would hold its pushes back for ever.
                 self._give_up(stream)
                 continue
             ready, complete = self.positions.resumed(stream, position, seq, answered.get("complete") is True)
             if not complete:
                 self._act(Incomplete(stream, seq))
             self._pass(ready)
+        # Many streams are asked for in several requests: the last answer decides.
         if self._under_way(request.domain):
             return
         if self.positions.has_hole(request.domain):
+            # Pushes arrived that no answer covers. With backoff, since the service may be behind as well.
             self._later(request.domain)
         else:
             self._settled(request.domain)
@@ -167,6 +170,7 @@ class Resumption:
         if error.retryable:
             self._later(request.domain, error.retry_after_ms)
             return
+        # The same request would be refused each time.
         self._act(Report(error))
         for stream in request.positions:
             self._give_up(stream)

@@ -150,12 +150,15 @@ class Session:
             self._token_for_connect(self._token)
 
     def _token_for_connect(self, token: str) -> None:
+        # The application may take its time: the client may be closed by now.
         if self._phase != "token":
             return
         self._token = token
         self._phase = "socket"
+        # The goodbye of the last connection says nothing about this one.
         self._closing = {}
         self._act(actions.Connect(self._urls[self._url % len(self._urls)], token))
+        # An open socket is not a session yet: a gateway that hangs accepts it, and sends no welcome.
         self._set("welcome", _WELCOME_TIME_MS)
 
     def _connect_failed(self, error: TowpathError) -> None:
@@ -199,6 +202,7 @@ class Session:
         announced = self._closing.get("reason")
         why = how.reason or (isinstance(announced, str) and announced) or "no reason given"
         self.last_attempt = f"{verdict}: {why}" if how.status is None else f"HTTP {how.status}"
+        # By the range of the code, so that a new code is obeyed too (protocol.md, "Close codes").
         if should_reconnect(verdict):
             if how.status is not None:
                 self._act(actions.Report(_refused(how)))
@@ -215,6 +219,7 @@ class Session:
     def _retry(self, code: int | None, reason: str, retry_after_ms: float | None = None) -> None:
         self._phase = "waiting"
         self._become("recovering" if self._ever_open else "connecting")
+        # The goodbye and a refused handshake may both name a time: the longer one holds.
         advice = max(advised(self._closing.get("retry_after_ms")), advised(retry_after_ms))
         # A replica needs a second or two to restart: a client that is too early must not wait long for the next
         # attempt.
@@ -229,6 +234,7 @@ class Session:
         """The network may be back, or another one: don't sit out a long wait, don't trust the old connection."""
         if self._phase == "waiting":
             self._attempt = 0
+            # The backoff starts again, the server's advice holds all the same.
             self._act(actions.Timer("reconnect", *backoff(0, advised(self._not_before - self._now))))
         elif self._phase == "open" and not self._pinged:
             self._ping()
@@ -236,6 +242,7 @@ class Session:
     def _drop(self, code: int, reason: str) -> None:
         """End the connection from this side, without waiting for a peer that may be gone."""
         if self._phase in ("socket", "open"):
+            # Not `code`, which may be 1006: no endpoint may send that (RFC 6455, section 7.4.1).
             self._act(actions.Disconnect(CloseCode.HEARTBEAT_LOST, reason))
             self._lost(events.Disconnected(code, reason))
 
@@ -264,6 +271,7 @@ class Session:
     def _frame(self, text: str | bytes) -> None:
         if self._phase not in ("socket", "open"):
             return
+        # First: a frame that cannot be read shows a live server, too.
         self._on_received()
         envelope = decode(text)
         if envelope is None:
@@ -274,6 +282,7 @@ class Session:
         correlation_id = envelope.get("correlation_id")
         if isinstance(correlation_id, str) and self._answer(correlation_id, envelope):
             return
+        # The gateway could not read the msg_id of a frame (protocol.md, `bad_envelope`), so no request gets it.
         if envelope["action"] == ERROR:
             self._act(actions.Report(TowpathError.from_wire(envelope["data"])))
             return
@@ -309,6 +318,7 @@ class Session:
             self._act(actions.Report(error))
             if error.retryable:
                 self._set("refresh", _REFRESH_AGAIN_MS)
+        # A late answer, to a request that was abandoned or timed out, must not reach the application as a push.
         return action in (ERROR, ACCEPTED, PONG) or action.endswith(".ok")
 
     # Heartbeat: any frame shows that the other side lives
@@ -349,6 +359,7 @@ class Session:
             return
         timed = request.timeout_ms is not None
         self._requests.add(Pending(msg_id, request.action, text, timed, stream))
+        # It was rejected at once: the queue is full, or its frame is too large.
         if msg_id not in self._requests:
             return
         if stream is not None:

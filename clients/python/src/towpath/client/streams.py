@@ -133,6 +133,7 @@ class _Box:
             self._kept.append((seq, envelope))
             self._wake()
             return
+        # Holds the saved position back, so that it is received again after a restart.
         self._missed = seq
         position = self._kept[-1][0] if self._kept else seq - 1
         message = f"The reader of {self._stream} is {self._limit} pushes behind. Go on from {position}."
@@ -150,6 +151,7 @@ class _Box:
             self._moved()
         while not self._kept:
             if self._over:
+                # Raised once; after that the iteration is over.
                 error, self._error = self._error, None
                 raise StopAsyncIteration if error is None else error.anew()
             if self._news is not None:
@@ -163,6 +165,7 @@ class _Box:
         return envelope
 
     def leave(self) -> None:
+        # Dropped without `close`: what was not read still holds back the saved positions.
         self._missed = self.unread
         self._in_hand = None
         self._kept.clear()
