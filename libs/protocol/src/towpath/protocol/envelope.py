@@ -156,6 +156,7 @@ def parse(text: str | bytes) -> Envelope:
     if not envelope.version.startswith("1."):
         raise _unsupported(envelope.version, envelope.msg_id)
     nan, infinity = (b"NaN", b"Infinity") if isinstance(text, bytes) else ("NaN", "Infinity")
+    # Searched first, which is cheap; the words may also be in a string.
     if nan in text or infinity in text:  # type: ignore[operator]  # both are str or both bytes
         _refuse_non_finite_numbers(text, envelope.msg_id)
     return envelope
@@ -167,6 +168,7 @@ def head(text: bytes) -> Head:
     Raises:
         UnsupportedVersion, BadEnvelope: As :func:`parse` does.
     """
+    # Few brackets cannot be deep. Many may be in strings, or side by side: `parse` decides.
     if text.count(b"{") + text.count(b"[") <= _SHALLOW and (found := _head(text)) is not None:
         return found
     envelope = parse(text)
@@ -203,6 +205,7 @@ def _head(text: bytes) -> Head | None:
         and (head.stream is None or 0 < len(head.stream) <= MAX_STREAM_LENGTH)
         and (head.key is None or _is_id(head.key))
         and (head.traceparent is None or len(head.traceparent) <= _MAX_TRACE_LENGTH)
+        # Only a text of this length can have such a number.
         and not (len(text) > _MAX_DIGITS and _LONG_NUMBER in text.translate(_DIGITS_TO_0))
     ):
         return head
@@ -325,6 +328,7 @@ def field_problems(errors: list[ErrorDetails]) -> dict[str, Any]:
     return {
         "fields": [
             {"field": ".".join(str(part) for part in error["loc"]) or "(whole)", "problem": error["msg"]}
+            # Bounded: a list in a payload may have thousands of wrong elements.
             for error in errors[:20]
         ]
     }
@@ -347,6 +351,7 @@ def _explain(value: Any, error: ValidationError) -> BadEnvelope:
     if not (isinstance(msg_id, str) and _matches_id(msg_id)):
         msg_id = None
     version = value.get("version")
+    # Before the fields: another major version may have other ones.
     if isinstance(version, str) and re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}", version) and version[:2] != "1.":
         return _unsupported(version, msg_id)
     details = field_problems(error.errors(include_url=False, include_context=False, include_input=False))

@@ -45,6 +45,7 @@ def _plain_json(value: Any, room: int = _MAX_DEPTH) -> Any:
     # Free data is passed on, not calculated with: exact decimals in it become ordinary JSON numbers.
     if isinstance(value, Decimal):
         return float(value)
+    # Before the descent, which would end in a RecursionError.
     if isinstance(value, dict | list) and not room:
         raise ValueError(f"must not be nested deeper than {_MAX_DEPTH} levels")
     if isinstance(value, dict):

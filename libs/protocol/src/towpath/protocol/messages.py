@@ -149,6 +149,7 @@ def _bound_items(body: bytes, max_items: int) -> None:
     Raises:
         BadEnvelope
     """
+    # n items have n - 1 commas between them, so this count lets nearly every body pass.
     if len(body) <= max_items or body.count(b",") < max_items:
         return
     text = body.decode()
@@ -184,8 +185,11 @@ def split_directed(
     parts = [replace(bare, subscribe=some) for some in _runs(item.subscribe, max_groups, max_bytes)]
     parts += [replace(bare, unsubscribe=some) for some in _runs(item.unsubscribe, max_groups, max_bytes)]
     if item.complete:
+        # On the last of the changes: what came before with the same number is part of the list (protocol.md,
+        # "RabbitMQ").
         parts[-1] = replace(parts[-1], complete=True)
     if item.envelope or item.disconnect is not None:
+        # Behind all changes: the contract's order within one item.
         parts.append(Directed(item.connection_id, item.envelope, disconnect=item.disconnect))
     return parts
 
@@ -217,6 +221,7 @@ def read_command(item: bytes) -> Command:
     """
     try:
         command = _COMMAND.decode(item)
+        # Both become words of routing keys: refused here, and not when the answer is published.
         connection_key(command.session.gateway_id)
         check_user_id(command.session.user_id)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:

@@ -50,6 +50,7 @@ def encode_word(word: str) -> str:
     if not word:
         raise ValueError("an empty word cannot stand in a routing key")
     encoded = _encoded(word)
+    # 32 bytes are left for the other word of the key and the dot.
     if len(encoded) > _MAX_KEY_BYTES - 32:
         raise ValueError(f"{word[:40]!r}… is too long for a routing key ({len(encoded)} bytes encoded)")
     return encoded
