@@ -178,6 +178,7 @@ def replay(
                 log.warning("nobody_knows_where_it_came_from", msg_id=parked.id, reason=parked.reason)
                 return False
             await pace.wait()
+            # Mandatory: RabbitMQ would confirm a message for a deleted queue, and drop it.
             await broker.publish("", parked.queue, parked.again(), mandatory=True)
             return True
 
@@ -229,9 +230,12 @@ async def _do(
         try:
             async with _parked(broker, service) as looking:
                 async for delivery, parked in _each(looking):
+                    # Not a `break`: a look that ends half-way changes the order of the queue (see `_each`).
                     if tally.done + tally.skipped >= total or not wanted.fits(parked):
                         continue
                     if await act(parked):
+                        # Publish, line, ack: a tool that is killed in between leaves the message parked, and the
+                        # inbox makes a second play harmless.
                         write(_line(service, verb, parked))
                         delivery.ack()
                         tally.done += 1
@@ -362,6 +366,7 @@ def _audit(path: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
                 try:
                     file.write(json.dumps(line) + "\n")
                     file.flush()
+                    # Before the ack: a message that is taken out has its line, also after a crash of this machine.
                     os.fsync(file.fileno())
                 except OSError as error:
                     raise NoAudit(

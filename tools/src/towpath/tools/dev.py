@@ -89,6 +89,7 @@ async def _start(
     )
     await stack.enter_async_context(serve_site(site, HOST, plan.web_port, option="--web-port"))
 
+    # Before the broker is opened: the programs start while it boots, and wait for `begin`.
     kind = TaskPart if source.in_process else ProcessPart
     parts = Parts(
         [
@@ -106,7 +107,10 @@ async def _start(
         broker.connected(plan.settings[GATEWAY], order_events.APP_ID)
     )
 
+    # Again, above the broker: exit callbacks run last in, first out, so the parts drain before it stops. The first
+    # one is for a broker that does not start.
     stack.push_async_callback(parts.stop)
+    # At the last moment: until here no other program could take the ports.
     plan.held.close()
     await parts.begin(broker)
     await _first(parts.until_ready(), parts.until_one_ends(), broker.until_ended())

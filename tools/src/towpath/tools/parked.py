@@ -124,6 +124,7 @@ class Parked:
 
     def again(self) -> Message:
         """The message to publish to :attr:`queue`: the same body, and a clean slate."""
+        # Of the old headers only these remain (protocol.md, "Failures"): the retries start again.
         headers: dict[str, HeaderValue] = {REPLAYED: self.replayed + 1, ROUTING_KEY: self.routing_key}
         if self.traceparent:
             headers["traceparent"] = self.traceparent
@@ -173,6 +174,8 @@ def read(delivery: Delivery) -> Parked:
     return Parked(
         id=next((item.msg_id for item in items if item.msg_id), f"@{hashlib.sha256(body).hexdigest()[:12]}"),
         items=items,
+        # The service's own reason first. RabbitMQ's headers are those of a message that it parked itself
+        # (protocol.md, "Failures").
         reason=_text(headers, REASON)
         or _BROKERS_REASONS.get(brokers, brokers)
         or (UNREADABLE if odd else "unknown"),

@@ -253,6 +253,7 @@ class RabbitNode(RabbitControl):
         """
         program = self._program = self._program or find_or_install(RABBITMQ)
         if self._folder_lock is None:
+            # A temporary folder that exists already is not ours.
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=self._keep)
             self._lock_folder()
         try:
@@ -276,6 +277,8 @@ class RabbitNode(RabbitControl):
         """Stop the node for sure; a temporary folder goes with it."""
         if self._keep and self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
+                # The end of its input stops the node in order, so that its data is complete; it halts by itself after
+                # 20 s (`_STOP`).
                 self._process.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(25)
@@ -315,6 +318,7 @@ class RabbitNode(RabbitControl):
             raise ValueError(f"An expression is one line: {expression!r}")
         with self._one_at_a_time:
             self._asked += 1
+            # An error has to be an answer as well: an exception would end the loop that reads the next line.
             outcome = f"try {{ok, {expression}}} catch Kind:Reason -> {{error, {{Kind, Reason}}}} end"
             line = f"{{{self._asked}, {outcome}}}.\n"
             with contextlib.suppress(BrokenPipeError):  # the reader reports the end
@@ -443,6 +447,7 @@ class RabbitNode(RabbitControl):
                 f"-kernel inet_dist_use_interface {{{self._address.replace('.', ',')}}}"
             ),
         }
+        # Without the settings of another RabbitMQ on this machine.
         theirs = {
             name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))
         }
@@ -490,6 +495,7 @@ class RabbitNode(RabbitControl):
                     f"RabbitMQ did not answer within {timeout:g} s.\n{self._last_words()}"
                 ) from None
             if answer is None:
+                # For the next question, which would wait for its whole timeout.
                 self._answers.put(None)
                 raise NodeFailed(f"RabbitMQ ended by itself.\n{self._last_words()}")
             if answer[0] == number:  # else it answers a question that we gave up on
@@ -525,6 +531,7 @@ def _binary(text: str) -> str:
 
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as held:
+        # All are held until all ports are known, or one port could be found twice.
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
             one.bind(("127.0.0.1", 0))
