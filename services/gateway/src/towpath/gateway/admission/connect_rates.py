@@ -44,4 +44,5 @@ class ConnectRates:
     def charge_abuse(self, user_id: str) -> None:
         """Charge a user for a connection that was closed for abuse."""
         now = self._now()
+        # Leaves a debt if need be: a user with tokens to spare has to wait as well.
         self._buckets["user"].of(user_id, now).spend(self._abuse_cost, now)

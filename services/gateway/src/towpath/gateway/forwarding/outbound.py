@@ -168,7 +168,7 @@ class Outbound:
     async def _push(self, key: str, body: bytes, receivers: Iterable[Session]) -> None:
         receivers = list(receivers)  # A copy: connections may end whenever this yields to other tasks.
         if not receivers:
-            # With catch-alls this is the usual case: one look-up, and the body is not parsed (docs/adr/0006).
+            # Usual with catch-alls and several replicas: one look-up, and the body is not parsed (docs/adr/0006).
             self._count_unaddressed(key.partition(".")[0], key)
             self._arrivals.received(key)
             return

@@ -41,6 +41,7 @@ class User:
 
     def adopt(self, weight: float, deadline: float) -> None:
         """Count the unanswered requests of an ended connection until ``deadline``."""
+        # All are adopted for the same time, so the first to expire is in front.
         self._orphans.append((deadline, weight))
 
     def drop_expired(self, now: float) -> None:
@@ -194,6 +195,7 @@ class Allowance:
     def drop_expired(self, now: float) -> None:
         """Drop expired requests."""
         while self._requests:
+            # The oldest expires first: all wait equally long, and a repeated request moves to the end.
             msg_id, (_, deadline, _) = next(iter(self._requests.items()))
             if deadline > now:
                 return

@@ -118,6 +118,7 @@ class Session:
         """Continue with ``identity``: stamp commands with it, and watch its expiry."""
         self.identity = identity
         self._stamp()
+        # The timers of the old token would end the connection in spite of the refresh.
         self.forget_timers()
         loop = asyncio.get_running_loop()
         # The wall clock is read once: if it is set later, the connection still ends after the same time.

@@ -14,7 +14,7 @@ _TEXT: Final = b"\x81"
 def text_frame(text: bytes) -> bytes:
     """One unmasked text frame, ready for any number of connections."""
     size = len(text)
-    # The length has 7 bits, or 16 after the mark 126, or 64 after the mark 127; the shortest form is mandatory.
+    # The length has 7 bits, or 16 after the mark 126, or 64 after the mark 127.
     # RFC 6455, section 5.2: "the minimal number of bytes MUST be used to encode the length".
     if size < 126:
         return _TEXT + size.to_bytes(1, "big") + text

@@ -71,8 +71,8 @@ class LibraryConnection(ServerConnection):
             super().process_event(event)
 
     def send_data(self) -> None:
+        # Mostly nothing: the library calls this after each slice that it parses.
         if output := self.protocol.data_to_send():
-            # Also called when there is nothing to send: after each parsed slice.
             self.on_output(output)
 
     async def handshake(self, *args: Any, **options: Any) -> None:
@@ -85,9 +85,9 @@ class LibraryConnection(ServerConnection):
         """Whether the bytes received are not an HTTP request, and not merely an incomplete one."""
         error = self.protocol.handshake_exc
         return (
+            isinstance(error, InvalidMessage)
             # The library reports a connection that ended within its request the same way, caused by an EOFError. Its
             # client has gone, so an answer would have no reader.
-            isinstance(error, InvalidMessage)
             and not isinstance(error.__cause__, EOFError)
             and self.request is None
         )
@@ -98,7 +98,7 @@ class LibraryConnection(ServerConnection):
         Such cycles wait for the garbage collector, which runs rarely: thousands of failed handshakes would hold 60
         MiB for minutes. To be called when the handshake is over, and again when the connection is lost.
         """
-        # Only the reference here is dropped; the library's task has raised the error by now.
+        # Only this reference is dropped: the handshake, which raises the error, is over.
         self.protocol.handshake_exc = None
         if (error := self.protocol.parser_exc) is not None:
             # Kept without its traceback: the library names it as the cause of the close.

@@ -17,7 +17,7 @@ The states, as five flags. ``_pause`` is a handle of the event loop: while it ex
 ============  ===========  ==============  =============  ===============  ==========================================
 state         ``closing``  ``_is_paused``  ``_pause``     ``_is_cut_off``  left by
 ============  ===========  ==============  =============  ===============  ==========================================
-reads         no           no              none           no               many bytes; a limit; a close
+reads         no           no              none           no               a large read; a limit; a close
 waits a turn  no or yes    yes             none           no               :meth:`~ReadingConnection.parse_slice` of
                                                                            the last bytes: it reads again
 rests         no or yes    yes             a timer        no               the timer or :meth:`resume_reading

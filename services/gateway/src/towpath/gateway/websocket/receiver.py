@@ -52,7 +52,7 @@ class Receiver:
             self._end(CloseCode.UNSUPPORTED_DATA, "send text frames, one JSON object each")
             return
         data = bytes(frame.data)
-        # Section 5.4: a continuation, or the first of several fragments. A whole message in one frame is not copied.
+        # Section 5.4: the first of several fragments, or a continuation.
         if self._fragments or not frame.fin:
             self._fragments.append(data)
             # Section 10.4: a server with limits must protect itself against messages that exceed them once assembled;
@@ -82,7 +82,7 @@ class Receiver:
             self._end(StandardCode.INTERNAL_ERROR, "something went wrong here")
 
     def _end(self, code: int, reason: str) -> None:
-        # Before the callback, which may close the connection and thereby deliver further frames.
+        # Before the callback: whatever it does, nothing more is passed on.
         self._refused = True
         self._fragments.clear()
         self._refuse(code, reason)

@@ -43,12 +43,12 @@ class Writes:
             self._loop.call_soon(self._end_iteration)
 
     def _end_iteration(self) -> None:
-        # Before the writes: a frame sent by one of them needs an end of its own.
+        # Before the writes: a frame that is sent meanwhile needs an end of its own.
         self._is_scheduled = False
         self._write_out()
 
     def _write_out(self) -> None:
-        # Exchanged first: a write may close a connection, and what is sent then must not be lost with this list.
+        # Exchanged first: a frame that is sent during these writes begins a new list.
         writers, self._writers = self._writers, []
         for writer in writers:
             writer.write_out()
