@@ -44,8 +44,7 @@ from towpath.servicekit import Handler, Handlers, Outcome, Push, resumed, to_gro
 
 def create(request: CreateRoom, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.opened(ordinary(request.room))  # raises NotForDirectRooms
-    # Checks before changes, in each handler: one that raises must leave the unit of work as it was, for the other
-    # requests of the batch.
+    # Checks before changes: a handler that raises must leave the unit of work as it was, for the rest of the batch.
     if not room.exists:
         _check_making(room, session.user_id, rooms)  # raises TooManyRooms, TooManyRoomsMade
     room.make(session.user_id, request.title, private=request.private)  # raises RoomExists
@@ -87,7 +86,7 @@ def leave(request: LeaveRoom, session: Session, rooms: Rooms) -> Outcome:
     rooms.quotas.left(session.user_id, room.name)
     if room.is_abandoned:
         left = rooms.vacate(room, session.user_id)
-        # No resume replays it, since the stream of the room ends here (protocol.md, "Deleted rooms").
+        # No resume replays it (protocol.md, "Deleted rooms").
         pushes = [to_user(session.user_id, left, stored=False)]
     # The leave that makes it an ordinary room is the last one that is counted (protocol.md, "Crowds").
     elif was_crowd:
@@ -178,8 +177,7 @@ def list_members(request: ListMembers, session: Session, rooms: Rooms) -> Outcom
 def mark_read(request: MarkRead, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
     member = room.member(session.user_id)
-    # Up to the last message: a position ahead of it would hide the next ones.
-    position = min(request.seq, rooms.seq(room))
+    position = min(request.seq, rooms.seq(room))  # one ahead of the stream would hide the next messages
     if position > member.read_seq:
         rooms.pay_for_change(session.user_id, room)  # raises FanOutLimitExceeded
     grew = member.has_read(position)
@@ -265,7 +263,6 @@ def _crowd_change(action: str, room: Room, user_id: str, rooms: Rooms) -> list[P
 
 def _sent(room: Room, user_id: str, text: str, client_ref: str | None, rooms: Rooms) -> Outcome:
     message, push = rooms.messages.post(room, user_id, text, client_ref)
-    # The sender has read the own message, and all before it.
     room.member(user_id).has_read(message.seq)
     answer = Sent(room=room.name, seq=message.seq, sent_at=message.sent_at)
     return Outcome(answer=answer, pushes=_push(room, push, rooms))

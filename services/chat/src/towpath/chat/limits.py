@@ -123,6 +123,7 @@ class Quotas:
         if self._made[user_id] < limit:
             return
         now = self._clock()
+        # Until the oldest of them is a day old.
         wait = max(1000, self._oldest.get(user_id, now) + DAY_MS - now)
         raise TooManyRoomsMade(
             f"You have made {limit:,} rooms within 24 hours, which is the limit: try again later.",
@@ -194,6 +195,7 @@ class Quotas:
             newest = theirs.order_by(rooms.c.created_at.desc()).limit(limit).correlate(asked)
             return sa.select(newest.subquery())
 
+        # A deleted room still counts (protocol.md, "Deleted rooms").
         both = sa.union_all(made_in(ROOMS), made_in(GONE)).subquery()
         newest = sa.select(both).order_by(both.c.created_at.desc()).limit(limit).subquery()
         oldest = sa.select(sa.func.min(newest.c.created_at)).correlate(asked).scalar_subquery()

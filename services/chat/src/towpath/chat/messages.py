@@ -50,6 +50,7 @@ class Messages:
             NoSuchMessage
         """
         post = self._posts.get((room.name, seq))
+        # Up to there the messages are those of a room that is gone in this unit of work.
         if post is None or seq <= room.begins_after:
             raise NoSuchMessage(room.name, seq)
         return post
@@ -89,6 +90,8 @@ class Messages:
             stream_of(post.room), "chat.edited", lambda _: change.model_dump(exclude_none=True)
         )
         post.size = max(post.size, len(push.to_json()))
+        # The old text goes, and the new entry names the message instead of holding its text: so the next edit changes
+        # one entry again, however many came before (docs/adr/0017).
         self._withhold(post, post.seq)
         self._withhold(post, self._streams.head(stream_of(post.room)))
         return push

@@ -223,6 +223,7 @@ def _is_silent(since: int) -> sa.ColumnElement[bool]:
     return sa.and_(
         GATEWAYS.c.over_at.is_(None),
         GATEWAYS.c.heard_at <= since,
+        # Without any other, it is more likely that this service receives nothing (docs/adr/0008).
         sa.exists().where(other.c.heard_at > since),
     )
 

@@ -50,10 +50,13 @@ class PresenceEvents:
         now = self._clock()
         await self._save_gateways(now)
         await self._execute(
+            # The end may have arrived first, and its row must stay. In the order of names, so that two units of work
+            # lock the same rows in one order.
             _insert(self._connection, CONNECTIONS).on_conflict_do_nothing(),
             [_row(self._started[name], None) for name in sorted(self._started)],
         )
         ending = _insert(self._connection, CONNECTIONS)
+        # The first end counts: a repetition would begin the grace of a user who has gone once more.
         first = sa.func.coalesce(CONNECTIONS.c.ended_at, ending.excluded.ended_at)
         await self._execute(
             ending.on_conflict_do_update(index_elements=["connection_id"], set_={"ended_at": first}),

@@ -217,6 +217,7 @@ def first_rooms(connection: AsyncConnection, table: sa.Table, users: Sequence[st
     user = asked.c[0]
     theirs = sa.select(table.c.room).where(table.c.user_id == user).correlate(asked)
     last = theirs.order_by(table.c.room).offset(ROOMS_LISTED - 1).limit(1).scalar_subquery()
+    # With fewer rooms than that, `last` is NULL.
     very_last = theirs.with_only_columns(sa.func.max(table.c.room)).scalar_subquery()
     bounds = sa.select(user.label("user_id"), sa.func.coalesce(last, very_last).label("last")).subquery()
     within = sa.and_(table.c.user_id == bounds.c.user_id, table.c.room <= bounds.c.last)
