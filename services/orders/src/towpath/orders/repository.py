@@ -59,6 +59,7 @@ class OrderBook:
         )
 
     async def _load_events(self, requests: Sequence[Request]) -> None:
+        # By identity: two equal events of two senders have two sources.
         self._sources = {
             id(request.payload): Source(request.sender, request.envelope.timestamp) for request in requests
         }
