@@ -151,9 +151,11 @@ class Positions(Generic[Push]):
                 if following > last + 1:
                     break
                 push = held.pushes.pop(following)
+                # An entry up to the old position was put out already.
                 if following > before:
                     ready.append(push)
                 last = max(last, following)
+            # Nothing is missing up to where the stream is known to go.
             if not held.pushes and held.reach <= last:
                 del self._held[stream]
         if last != self._last.get(stream):

@@ -109,7 +109,7 @@ class Requests:
                 self._settled(entry.stream, envelope["data"].get("seq"), entry.sent > 1)
         elif action == ACCEPTED:
             if not entry.accepted:
-                # A request that left twice is accepted twice.
+                # A request that left twice is accepted twice; the application gets it once.
                 self._act(Accepted(entry.msg_id))
             entry.accepted = True
         else:

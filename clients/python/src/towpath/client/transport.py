@@ -131,6 +131,7 @@ class Transport:
                 if not self._muted:
                     self._heard(frame)
         except ConnectionClosed:
+            # RFC 6455, section 7.1.5: 1006 where no close frame was received.
             return Disconnected(socket.close_code or ABNORMAL, socket.close_reason or "")
         finally:
             self._socket = None
@@ -142,6 +143,7 @@ class Transport:
             options["ssl"] = self._tls
         return await connect(
             self._url,
+            # In a header, never in the URL (protocol.md, "Connecting").
             additional_headers={"Authorization": f"Bearer {self._token}"},
             subprotocols=[_SUBPROTOCOL],
             compression=None,
