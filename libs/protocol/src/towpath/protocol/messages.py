@@ -111,6 +111,7 @@ _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _RAW = msgspec.json.Decoder(msgspec.Raw)
 _DIRECTED_LIST = msgspec.json.Decoder(list[Directed])
 _DIRECTED = msgspec.json.Decoder(Directed)
+# Numbers with a fraction stay exact: money must not pass through a float (protocol.md, "Orders").
 _COMMAND = msgspec.json.Decoder(Command, float_hook=_number)
 _OBJECT = msgspec.json.Decoder(dict[str, Any], float_hook=_number)
 _ENCODER = msgspec.json.Encoder()
