@@ -258,6 +258,7 @@ async def _count(broker: Broker, service: str, wanted: Wanted) -> int:
     missing, count = set(wanted.ids), 0
     async with _parked(broker, service) as looking:
         if wanted.everything:
+            # Without reading them: the broker has counted.
             return looking.waiting
         async for _, parked in _each(looking):
             if wanted.fits(parked):

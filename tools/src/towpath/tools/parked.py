@@ -185,6 +185,7 @@ def read(delivery: Delivery) -> Parked:
         queue=_own_queue(service, _text(headers, QUEUE), _text(headers, "x-first-death-queue")),
         routing_key=_text(headers, ROUTING_KEY) or delivery.routing_key,
         app_id=delivery.app_id or "",
+        # It was parked at its last attempt, or when RabbitMQ parked it.
         parked_at=told[-1].at if told else _died_at(headers) or _number(headers, FIRST_FAILED_AT),
         tries=attempts(headers),
         replayed=number(headers, REPLAYED),
