@@ -61,6 +61,7 @@ def read(body: bytes) -> Iterator[Item | BadEnvelope]:
     try:
         items: Iterable[Directed | BadEnvelope] = read_directed(body)
     except TooManyItems as error:
+        # Not item by item: their number is what makes it too expensive.
         items = [error]
     except BadEnvelope:
         # The fast decoder refuses a body as a whole. Item by item costs more, and only a faulty sender pays for it.

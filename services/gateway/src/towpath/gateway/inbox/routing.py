@@ -238,6 +238,7 @@ class Routing:
 
     async def _until_changed(self) -> None:
         now = _now()
+        # Without an inbox no step is due: it is looked for again after a while.
         due = (self._plan.due(now) if self._bindings is not None else None) or now + self._retry
         try:
             async with asyncio.timeout_at(due):

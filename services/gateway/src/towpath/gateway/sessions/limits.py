@@ -90,4 +90,5 @@ class Limits:
             user.bucket.let_go()
             del self._users[user_id]
         else:
+            # Its orphans have expired by then: a user who does not return must not stay in the table.
             asyncio.get_running_loop().call_later(_ORPHANED_SECONDS, self._forget, user_id)
