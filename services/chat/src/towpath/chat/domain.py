@@ -214,6 +214,7 @@ class Room:
 
     def vacate(self, seq: int) -> None:
         """Mark the room as gone, with its stream up to ``seq``; its name is free."""
+        # A new room of this name continues after `seq`: no position in the old stream fits the new one.
         self.gone.append(GoneRoom(seq, self.created_by, self.created_at))
         self.exists = self.private = False
         self.title = self.created_by = self.created_at = None
