@@ -92,6 +92,7 @@ COMMANDS: Final[Handlers] = {
 
 
 def _subject(event: OrderEvent) -> str:
+    # Distinguishes events whose sender is unknown (protocol.md, "RabbitMQ").
     return f"{event.user_id}/{event.order_id}"
 
 

@@ -135,6 +135,7 @@ class Price:
         if decimals is not None:
             amount = None if amount is None else _written(amount, decimals)
             refunded = None if refunded is None else _written(refunded, decimals)
+        # While the amount is unknown, the largest possible one is the bound.
         if refunded is not None and refunded > (MAX_AMOUNT if amount is None else amount):
             whole = "all orders may cost" if amount is None else f"the order costs, {format_money(amount)}"
             raise TooMuchRefunded(f"Refunds of {format_money(refunded)} are more than {whole}.")
