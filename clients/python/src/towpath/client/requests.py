@@ -164,6 +164,7 @@ class Requests:
             self.reject(msg_id, TowpathError(reason.code, reason.message, details=reason.details))
 
     def _send(self, entry: Pending) -> None:
+        # The server would close the connection with 1009, and that for good (protocol.md, "Close codes").
         if self._max_bytes is not None and len(entry.text) > self._max_bytes:
             message = (
                 f"{entry.action} takes {len(entry.text)} bytes; the server takes {self._max_bytes} a frame."

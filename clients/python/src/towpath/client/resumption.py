@@ -135,6 +135,7 @@ class Resumption:
     def answer(self, correlation_id: str, answer: Envelope) -> bool:
         """Take an answer if it is one to a resume; says whether it was."""
         request = self._asked.get(correlation_id)
+        # `accepted` is not the answer: the resume waits in the broker.
         if request is None or answer["action"] == ACCEPTED:
             return request is not None
         del self._asked[correlation_id]

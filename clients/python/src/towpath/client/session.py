@@ -141,6 +141,7 @@ class Session:
     # Connecting
 
     def _connect(self) -> None:
+        # A second start, or the timer of an attempt that was overtaken, must not open a second connection.
         if self._phase not in ("idle", "waiting"):
             return
         self._phase = "token"
@@ -197,6 +198,7 @@ class Session:
         # A refused token looks like any other failed connect to many clients, so a failed connect asks for a new one.
         if not was_open or verdict == CloseCode.TOKEN_EXPIRED:
             self._token = None
+        # An address that did not open, or whose replica goes: the next attempt is at the next one, if there is one.
         if not was_open or should_move_on(verdict):
             self._url += 1
         announced = self._closing.get("reason")
@@ -373,6 +375,7 @@ class Session:
         self._act(actions.Reject(msg_id, error))
 
     def _refresh(self, token: str) -> None:
+        # Also without a connection: the next connect uses it.
         self._token = token
         if self._phase == "open":
             self._refreshing = self._ask("session.refresh", {"token": token})
