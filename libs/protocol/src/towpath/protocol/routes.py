@@ -40,6 +40,7 @@ _MAX_KEY_BYTES = 255  # AMQP 0-9-1 short string
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
+# Cached, since each message needs it; bounded, since ids come from outside.
 @lru_cache(maxsize=8192)
 def encode_word(word: str) -> str:
     """Percent-encode ``word`` outside ``A-Z a-z 0-9 _ - :``, the dot included.
