@@ -312,6 +312,7 @@ class _Pace:
         now = asyncio.get_running_loop().time()
         if now < self._next:
             await asyncio.sleep(self._next - now)
+        # Not from `_next` alone: a slow step must not be followed by a burst.
         self._next = max(now, self._next) + self._step
 
 
@@ -397,6 +398,7 @@ def _run(work: Callable[[Broker], Coroutine[Any, Any, T]], data: Path) -> T:
     try:
         return asyncio.run(connected())
     except KeyboardInterrupt:
+        # Nothing was taken out yet: a later Ctrl-C ends in `_do`.
         raise Interrupted("interrupted; nothing was changed") from None
 
 

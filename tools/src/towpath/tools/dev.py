@@ -154,6 +154,7 @@ def _stop_on_signals(screen: Screen) -> Iterator[_Stop]:
         for end in stop.at_once:
             end()
         screen.stopped_at_once()
+        # Without the exit stack: a step of it may be what hangs.
         os._exit(_STATUS_OF_CTRL_C)
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

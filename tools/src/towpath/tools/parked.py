@@ -248,6 +248,7 @@ def _item(part: bytes) -> Item:
         return Item()
     if not isinstance(told, dict):
         return Item()
+    # A command has the envelope inside, an event is one (protocol.md, "RabbitMQ").
     envelope, session = told.get("envelope", told), told.get("session")
     if not isinstance(envelope, dict):
         return Item()

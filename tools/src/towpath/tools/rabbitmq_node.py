@@ -389,6 +389,7 @@ class RabbitNode(RabbitControl):
         if not cookie.exists():
             cookie.touch(mode=0o600)
             cookie.write_text(secrets.token_hex(20))
+            # Erlang refuses a cookie that others can read.
             cookie.chmod(0o400)
         if not self._port:
             self._port, self._dist_port = _free_ports(2)
@@ -429,6 +430,7 @@ class RabbitNode(RabbitControl):
             "HOME": str(self._folder),  # holds the Erlang cookie
             "ERL_EPMD_PORT": "1",
             "ELIXIR_ERL_OPTIONS": "+fnu",
+            # Else the node is started with -noinput, and its input is how it gets our commands.
             "RABBITMQ_ALLOW_INPUT": "1",
             "RABBITMQ_NODE_ONLY": "1",  # our own program boots it
             "RABBITMQ_NODENAME": self._name,
@@ -483,6 +485,7 @@ class RabbitNode(RabbitControl):
                     answers.put((int(answer[1]), answer[2], answer[3]))
                 elif line:
                     self._said.append(line)
+        # The end of the output is the end of the node: a question that waits fails at once.
         answers.put(None)
 
     def _answer(self, number: int, timeout: float) -> tuple[str, str]:
