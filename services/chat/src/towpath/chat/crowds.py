@@ -41,10 +41,9 @@ async def mark(connection: AsyncConnection, rooms: Iterable[str], at: int) -> No
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     marking = dialect.insert(CROWDS)
     await connection.execute(
+        # `pushed_at` stays, which keeps the pushes a second apart.
         marking.on_conflict_do_update(
-            # `pushed_at` stays, which keeps the pushes a second apart.
-            index_elements=["room"],
-            set_={"changed_at": marking.excluded.changed_at},
+            index_elements=["room"], set_={"changed_at": marking.excluded.changed_at}
         ),
         rows,
     )
