@@ -27,4 +27,5 @@ class Acks:
             self._unfinished[delivery] = unfinished
         else:
             del self._unfinished[delivery]
+            # This one and no earlier one: `basic.ack` is sent without `multiple`, as deliveries finish in any order.
             delivery.ack()

@@ -70,12 +70,16 @@ class Backlog:
     def add(self, request: Request) -> None:
         """Append a request that has arrived."""
         line = self._lines.get(request.sequence_key) if self._lines else None
+        # 1. Behind the first of its line, which it must not overtake. A refusal waits behind a retry only: the
+        # sender then gets its answers in the order of its requests.
         if line is not None and (request.refusal is None or request.sequence_key in self._retrying):
             line.append(request)
+        # 2. The first of a new line: later requests with its sender and key are answered after it.
         elif request.is_heavy_read:
             self._lines[request.sequence_key] = deque([request])
             self._change.set()
         else:
+            # 3. Ready.
             # A refusal, too, if its sequence waits for a heavy read: it has no effect, so no order is lost. It may be
             # the answer ``busy``, and if that waited in the line, nothing would bound the line.
             self._ready.append(request)
@@ -96,10 +100,13 @@ class Backlog:
         for one in failed:
             sequence = one.request.sequence_key
             waiting = [one.request, *one.behind, *self._take_ready(sequence)]
+            # In front of what the line already has: a heavy read of the sequence may have begun it while the unit
+            # ran, and was sent after the failed command.
             self._lines.setdefault(sequence, deque()).extendleft(reversed(waiting))
             self._retrying.add(sequence)
             self._to_retry.append(one)
         if self._lines:
+            # Without a failure too: a heavy read may have waited until this unit was published.
             self._change.set()
 
     async def until_ready(self) -> None:
@@ -141,6 +148,7 @@ class Backlog:
         assert first is request, "a request runs beside the main path, and is not the first of its line"
         self._retrying.discard(sequence)
         ready: list[Request] = []
+        # Up to the next heavy read, which is then the first of the line and runs beside the main path in its turn.
         while line and not line[0].is_heavy_read:
             ready.append(line.popleft())
         if not line:

@@ -69,19 +69,24 @@ async def run_crash_probe(steps: Sequence[Callable[[], object]], *, time_limit: 
         return None
     if child == 0:
         _be_the_copy(steps, writing, time_limit)
+    # The copy alone holds the writing end now: the pipe ends when the copy does, however that happens.
+    # https://man7.org/linux/man-pages/man7/pipe.7.html
     os.close(writing)
     try:
         ran = await _read_to_end(reading)
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
+            # This task was cancelled: the copy must not outlive it.
             os.kill(child, signal.SIGKILL)
         raise
     finally:
         os.close(reading)
         # The copy has closed its end of the pipe, or was killed: this does not wait.
         _, status = os.waitpid(child, 0)  # noqa: ASYNC222
+    # All steps ended; or the copy failed before the first one, and that is not the fault of a request.
     if ran.endswith(_END) or not ran:
         return None
+    # A byte is written before each step, so the last one names the step that did not end.
     return FailedStep(len(ran) - 1, *_verdict(os.waitstatus_to_exitcode(status), time_limit))
 
 
@@ -108,11 +113,13 @@ def _be_the_copy(steps: Sequence[Callable[[], object]], writing: int, time_limit
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
+        # The crash is expected: no core file for each culprit.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         # The broker must see at once when the parent dies.
         os.closerange(3, writing)
         os.closerange(writing + 1, os.sysconf("SC_OPEN_MAX"))
         for step in steps:
+            # Again for each step. SIGALRM's default ends the process, also in C code that holds the GIL.
             signal.setitimer(signal.ITIMER_REAL, time_limit)
             os.write(writing, _STEP)
             with contextlib.suppress(Exception):
@@ -120,6 +127,7 @@ def _be_the_copy(steps: Sequence[Callable[[], object]], writing: int, time_limit
         os.write(writing, _END)
         status = 0
     finally:
+        # Not `sys.exit`: the copy must run no exit handler, and flush no buffer, of its parent.
         os._exit(status)
 
 

@@ -98,6 +98,7 @@ def _command(
     session = command.session
     envelope = envelopes.read(command.envelope)
     trace = telemetry.trace(envelope.traceparent)
+    # The envelope was read, so the sender is known: from here on every error can be answered.
     try:
         handler = handlers.get(envelope.action)
         if handler is None:
@@ -107,6 +108,7 @@ def _command(
         payload = validated(handler.model, envelope.data)
     except TowpathError as error:
         return _refused(delivery, item, envelope, session, trace, error)
+    # A bug of the service, not of the client: answered `internal` without details, and parked with them.
     except (Exception, Overdue) as error:  # of a validator in the model
         answer = _refused(delivery, item, envelope, session, trace, internal_error())
         return Unreadable(item, error, _reason(error), answer)
@@ -125,6 +127,8 @@ def _event(
 ) -> Request | Unreadable | None:
     envelope = envelopes.read(read_object(item))
     # A deferred item is redelivered with the queue's name as its routing key.
+    # RabbitMQ checks permissions by routing key, not by content: without this check a publisher of one event could
+    # send any other. https://www.rabbitmq.com/docs/access-control#topic-authorisation
     if not comes_again(delivery) and envelope.action != delivery.routing_key:
         raise BadEnvelope(f"Action {envelope.action!r} came under the routing key {delivery.routing_key!r}.")
     handler = handlers.get(envelope.action)

@@ -131,6 +131,7 @@ class Dispatcher(Generic[U]):
 
     async def take(self, deliveries: Sequence[Delivery]) -> None:
         """Read ``deliveries`` into the backlog, in their order."""
+        # Suspects run before the rest of this intake: if one ends the program again, it was alone in its unit.
         suspects = [delivery for delivery in deliveries if needs_isolation(delivery)]
         if suspects:
             await self._isolate(suspects)
@@ -156,12 +157,16 @@ class Dispatcher(Generic[U]):
 
     async def _settle(self, results: Sequence[Result], confirms: PendingConfirms) -> None:
         """Wait until the broker has everything, then ack: guarantee 1."""
+        # An ack is final: RabbitMQ forgets the delivery, and nothing would cause a lost message to be published
+        # again. https://www.rabbitmq.com/docs/confirms#acknowledgement-modes
         await self._publishing.until_confirmed(results, confirms)
         for result in results:
             self._acks.release(result.request.delivery)
 
     async def _take(self, delivery: Delivery, *, isolated: bool = False, defer: bool = False) -> None:
         requests = await self._reader.read(delivery, isolated=isolated, defer=defer)
+        # Before any of them can finish, because `release` counts down from here. Without requests (all items parked,
+        # or events without a handler) the delivery is acked now.
         self._acks.hold(delivery, len(requests))
         for request in requests:
             self._backlog.add(self._reads.admitted(request))
@@ -171,6 +176,7 @@ class Dispatcher(Generic[U]):
     async def run(self) -> None:
         """Run what goes beside the main path, until cancelled. An unexpected error ends it, and the program."""
         async with asyncio.TaskGroup() as tasks:
+            # A fixed number of tasks: whatever fails, at most this much competes with the main path.
             for number in range(_RETRIES):
                 retries = self._keep_running(self._backlog.next_retry, self._retry)
                 tasks.create_task(retries, name=f"retries {number}")
@@ -188,6 +194,7 @@ class Dispatcher(Generic[U]):
 
     async def _keep_running(self, take: Callable[[], T | None], run: Callable[[T], Awaitable[None]]) -> None:
         while True:
+            # No `await` between the look and the wait, so no change is missed: see `Backlog.changed`.
             if (taken := take()) is None:
                 await self._backlog.changed()
                 continue
@@ -204,6 +211,7 @@ class Dispatcher(Generic[U]):
         self._not_run.add(len(reads) - len(wanted))
         results: list[Result] = []
         if wanted:
+            # Processor time: while a round waits for the database, the event loop serves other users.
             since = thread_time()
             ran = await self._transactions.run(wanted)
             # Here and now: they are the first of their lines, and nothing else of their lines runs.
@@ -212,6 +220,8 @@ class Dispatcher(Generic[U]):
             size = sum(len(result.stored.answer) for result in results)
             self._reads.learn(wanted, thread_time() - since, size)
         await self._finish_beside(reads, results, in_pages=True)
+        # After the confirms: the next heavy read of the same user starts only now, so a user who asks for ten large
+        # answers has one of them in the memory of this process.
         self._reads.finished(reads)
 
     async def _finish_beside(
@@ -232,6 +242,7 @@ class Dispatcher(Generic[U]):
         So a crash is always the fault of the first suspect. The first one that was redelivered ``crash_limit`` times
         is deferred unread, through the retry queues, and nothing else with it.
         """
+        # Nothing that was taken before may still be in work, or a crash from here on could be its fault.
         await self._drain(self._settings.unit_max_items)
         may_defer = True
         # By queue: the same order after each restart, or others could come before the culprit each time.
@@ -239,6 +250,7 @@ class Dispatcher(Generic[U]):
             defer = may_defer and returns(delivery) >= self._settings.crash_limit
             may_defer = may_defer and not defer
             await self._take(delivery, isolated=True, defer=defer)
+            # One request per transaction: two requests that share one could only be blamed together.
             await self._drain(unit_max=1)
 
     async def _drain(self, unit_max: int) -> None:
@@ -246,5 +258,6 @@ class Dispatcher(Generic[U]):
         while True:
             while self._backlog.ready_bytes:
                 await (await self._work(unit_max))
+            # Ready requests are a reason to go on, not to return: they waited behind the work beside the main path.
             if not await self.finished(_ISOLATION_SECONDS) or not self._backlog.ready_bytes:
                 return

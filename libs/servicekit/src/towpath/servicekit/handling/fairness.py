@@ -29,16 +29,19 @@ def next_unit(
     are left to the next units, so that others wait for a small unit only. The order of arrival is kept per ordering
     key, across all senders.
     """
+    # Fairness costs sums over all that wait. A batch this small is over soon, whoever sent it.
     if len(waiting) > share / _USUAL_COST and (part := _part_of_each(waiting, share)):
         return _fair_unit(waiting, limit, part, share)
     asked: set[tuple[str, str]] = set()
     for position, request in enumerate(waiting):
         if position == limit:
             return list(waiting[:position]), list(waiting[position:])
+        # A refusal neither reads nor changes, so it limits nothing.
         if request.refusal is not None:
             continue
         if not request.handler.changes:
             asked.add(request.sequence_key)
+        # The unit ends here, for all senders: what is behind this change keeps its position behind it.
         elif request.sequence_key in asked:
             return list(waiting[:position]), list(waiting[position:])
     return list(waiting), []
@@ -76,11 +79,14 @@ def _fair_unit(
         is_change = request.refusal is None and request.handler.changes
         if (
             len(unit) >= limit
+            # The same key was left before: later requests with it must not overtake, whoever sent them.
             or key in held_back
+            # The first of a sender always fits (`weight` is 0), so an expensive request never waits for ever.
             or (weight and weight + request.cost > (share if request.session is None else part))
             or (is_change and request.sequence_key in asked)
         ):
             left.append(request)
+            # By key alone and not by sender: users of one room keep the order in which they wrote.
             held_back.add(key)
             continue
         unit.append(request)

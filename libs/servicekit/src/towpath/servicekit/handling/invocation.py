@@ -86,8 +86,11 @@ class Invocation:
                 with self._watchdog:
                     outcome, stored = _handle(request, unit, trace)
             except TowpathError as error:
+                # The domain refuses before any change, so the unit of work goes on with the other requests.
                 return self.refuse(request, error, trace)
             except Overdue as overdue:
+                # Not a refusal: the handler was interrupted anywhere, and the unit of work may be half changed. The
+                # transaction is rolled back, and the request is parked.
                 raise Poison(End.HUNG, str(overdue), request) from overdue
         return Result(request, stored, trace, outcome)
 
@@ -108,6 +111,7 @@ class Invocation:
         Raises:
             Poison: A request ended the copy.
         """
+        # The usual case. A fork takes milliseconds for each unit, and is paid for suspects only (ADR 10).
         if not any(map(self._is_suspect, requests)):
             return
         steps = [partial(_handle, request, unit, request.traceparent) for request in requests]
@@ -148,11 +152,13 @@ def _handle(request: Request, unit: Any, trace: str) -> tuple[Outcome, StoredOut
     else:
         outcome = request.handler.run(request.payload, request.session, unit)
     if not isinstance(outcome, Outcome):
+        # Closed, or Python warns about a coroutine that was never awaited, far from its cause.
         if inspect.iscoroutine(outcome):
             outcome.close()
         raise TypeError(
             f"the handler of {request.envelope.action} returned {type(outcome).__name__}, and not an Outcome"
         )
+    # A function as the answer needs the replay, which is read after the commit: until then the answer is empty.
     waits_for_replay = callable(outcome.answer) and bool(outcome.replay)
     stored = StoredOutcome(
         answer=NO_JSON if waits_for_replay else answer_json(request, outcome, {}, trace),

@@ -29,6 +29,8 @@ async def number_and_correct(
     changing = [result for result in results if result.stored.changes_groups]
     if groups is None or not changing:
         return
+    # Taken before `correct` reads: transactions with a lower number have committed by then, and are seen. PostgreSQL
+    # holds the row lock until COMMIT. https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-ROWS
     number = await group_numbers.next_number(connection, groups.numbers)
     await correct(connection, groups.may_receive, changing)
     for result in changing:
@@ -51,8 +53,10 @@ async def correct(connection: AsyncConnection, may_receive: MayReceive, results:
         for result, pairs in named
         if result.outcome is None or any(times[pair] > 1 for pair in pairs)
     ]
+    # The usual case: a first delivery, and no other request of the batch names the user and group. No query.
     if not unsure:
         return
+    # In this transaction, after its changes and its number: the answer is what COMMIT makes true.
     allowed = await may_receive(connection, {pair for _, pairs in unsure for pair in pairs})
     for result, _ in unsure:
         user_id = None if result.session is None else result.session.user_id

@@ -18,7 +18,8 @@ Where a replay starts. A client names the last entry that it has of each stream:
 
 1. The answer is made from the replay (it is a function): all entries after that position.
 2. The answer is known: entries that this very unit pushes after the subscription are skipped. Else a thousand users
-   who join a room together would each receive all others twice.
+   who join a room together would each receive all others twice. Example: this unit pushes the entries 4, 5 and 6. The
+   client has 3: the replay starts after 6. The client has 2, and 3 is not of this unit: the replay starts after 2.
 3. On the main path, replays that do not fit a small shared read are left out: the client sees the gap, and resumes.
 4. For heavy reads, each replay that does not fit the shared read is read alone. It is sent in pages, each after the
    confirms of the one before, so that one large answer fills neither the memory nor the lanes.
@@ -96,6 +97,7 @@ class Publishing:
         """
         confirms = PendingConfirms()
         try:
+            # First, with its confirms awaited: the replays below are read after the subscriptions exist (ADR 3).
             await self._change_groups(results)
             texts = await self._current_texts(results, again=again)
             page = _Page(confirms) if in_pages else None
@@ -103,6 +105,7 @@ class Publishing:
                 for index, replays in part.items():
                     await self._publish_one(results[index], replays, texts, confirms, page)
         except _MAY_PASS as error:
+            # Messages that were queued before stay queued; `until_confirmed` publishes all again, in order.
             confirms.fail(error)
         return confirms
 
@@ -110,6 +113,8 @@ class Publishing:
         self, results: Sequence[Result], confirms: PendingConfirms, *, in_pages: bool = False
     ) -> None:
         """Wait for the confirms of :meth:`publish`; publish again until they have come."""
+        # No time limit: the effects are committed, so giving up would lose their messages. An ack has not been sent,
+        # and prefetch bounds how much waits here.
         async for _ in attempts():
             try:
                 await confirms.confirmed()
@@ -127,6 +132,7 @@ class Publishing:
             stored, session = result.stored, result.session
             if not stored.changes_groups:
                 continue
+            # Leaves first: a push of this very unit must not reach a user whom it removes from the group.
             for leave in stored.leaves:
                 out = Directed(unsubscribe=[leave.group], as_of=result.number)
                 await _queue(confirms, partial(self._publisher.control, leave.user_id, out, confirms.resolve))
@@ -136,6 +142,8 @@ class Publishing:
                 as_of=result.number,
                 complete=stored.complete,
             )
+            # The event `session.started` has no session of its own: the connection is named by the handler's
+            # outcome.
             target = (result.outcome.connection if result.outcome else None) or session
             if target is not None:
                 own = replace(change, connection_id=target.connection_id, inbox=target.inbox)
@@ -147,6 +155,7 @@ class Publishing:
                     post = partial(self._publisher.control, session.user_id, item, confirms.resolve)
                     await _queue(confirms, post)
         await confirms.confirmed()
+        # Only after the confirms: from here on, later pushes to these groups are no longer preceded by the leaves.
         if self._confirmed_leaves is not None:
             self._confirmed_leaves.add(leave for result in results for leave in result.stored.leaves)
 
@@ -174,10 +183,13 @@ class Publishing:
         starts = _starts(results)
         replaying = [index for index, positions in enumerate(starts) if positions]
         if self._replays is None or not replaying:
+            # The usual batch: one part, without a query.
             yield dict.fromkeys(range(len(results)), nothing)
         elif not in_pages:
+            # Case 3: one bounded read, as everything behind this unit on the main path waits for it.
             yield dict(enumerate(await self._replays.small(starts)))
         else:
+            # Case 4: results without a replay do not wait for the large reads.
             yield {index: nothing for index, positions in enumerate(starts) if not positions}
             async for part in self._replays.parts([starts[index] for index in replaying]):
                 yield {replaying[n]: replays for n, replays in part.items()}
@@ -190,11 +202,14 @@ class Publishing:
         confirms: PendingConfirms,
         page: "_Page | None",
     ) -> None:
+        # The answer is queued last, after everything else that the request causes, also when it is published again.
         for publication in with_texts(result.stored.outgoing, texts):
             await _queue(confirms, partial(self._publisher.post, publication, confirms.resolve))
         session = result.session
+        # An event has no answer. A large answer for a connection that has ended would fill the lanes for no reader.
         if session is None or (replays and page is not None and not self._is_connected(session)):
             return
+        # Replayed entries, then the answer, with one routing key: so one lane keeps this order (ADR 1).
         for item in _directed(result, session, replays):
             post = partial(self._publisher.direct, session, item, confirms.resolve, result.traceparent)
             await _queue(confirms, post)
@@ -219,6 +234,7 @@ class _Page:
         self._bytes += size
         if self._items >= PAGE_ENTRIES or self._bytes >= PAGE_BYTES:
             self._items = self._bytes = 0
+            # The wait is the brake: no more than a page of a large answer is in the lanes at a time.
             await self._confirms.confirmed()
 
 
@@ -240,6 +256,7 @@ async def _queue(confirms: PendingConfirms, post: Callable[[], None]) -> None:
         try:
             post()
         except LaneFull:
+            # Wait, do not refuse: the effect is committed. The lane empties as the broker confirms.
             await asyncio.sleep(_LANE_PAUSE)
         else:
             confirms.expect()
@@ -258,6 +275,7 @@ def _starts(results: Sequence[Result]) -> list[Mapping[str, int]]:
     #: The last entry of each unbroken run of entries that the unit pushes, by the first one and each later one.
     last: dict[tuple[str, int], int] = {}
     for stream, seqs in pushed.items():
+        # From the end, so that each entry knows the end of its run: 4, 5, 6 all have 6; a gap ends the run.
         for seq in sorted(seqs, reverse=True):
             last[stream, seq] = last.get((stream, seq + 1), seq)
     return [

@@ -80,7 +80,9 @@ class Reader:
         try:
             parts = split_batch(delivery.body)
         except BadEnvelope as error:
+            # The body cannot be divided, so its items are unknown: it is parked as a whole.
             return await self._take(delivery, [Unreadable(delivery.body, error)])
+        # The bytes are divided, and no model is run: one of them may be the culprit.
         if defer:
             return await self._defer(delivery, parts)
         # Redelivered a second time: the crash probe of the handlers did not help, so a validator may be the culprit.
@@ -94,6 +96,7 @@ class Reader:
 
     async def _take(self, delivery: Delivery, items: Sequence[Request | Unreadable]) -> list[Request]:
         requests = [item for item in items if isinstance(item, Request)]
+        # The usual case, with no further look at the items.
         if len(requests) == len(items):
             self._received.add(len(requests))
             return requests
@@ -104,6 +107,8 @@ class Reader:
                 requests.append(item)
                 continue
             trace = item.answer.traceparent if item.answer else traceparent(delivery)
+            # Confirmed before the requests run: the delivery is acked after those, and the item must be in the dead
+            # queue by then.
             await self._dead_letters.park(delivery, item.item, item.reason, item.error, trace)
             if item.answer:
                 requests.append(item.answer)
@@ -121,6 +126,7 @@ class Reader:
             culprit = first + failed.step
             answer = unread_command(delivery, parts[culprit], self._telemetry)
             found[culprit] = Unreadable(parts[culprit], CrashesDecoding(failed.how), failed.end, answer)
+            # The copy ended at the culprit, and the items behind it were not read: another copy reads on from there.
             first = culprit + 1
         return found
 
@@ -164,6 +170,7 @@ def returns(delivery: Delivery) -> int:
     A sender may set these headers as well; RabbitMQ sets them, and the flag, on redeliveries.
     https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
     """
+    # A publisher can write these headers, but not this flag: a first delivery never counts as redelivered.
     if not delivery.redelivered:
         return 0
     return max(number(delivery.headers, name) for name in _COUNTS)

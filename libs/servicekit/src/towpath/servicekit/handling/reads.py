@@ -82,10 +82,13 @@ class ReadTurns:
     def admitted(self, request: Request) -> Request:
         """``request`` itself, or refused as ``busy`` if it is a heavy read, or waits behind one, and has no room."""
         is_read = request.is_heavy_read
+        # Not for this module: it goes to the main path, or behind a retry.
         if not is_read and (request.refusal is not None or not self._backlog.is_behind_read(request)):
             return request
         if not self._has_room(request, is_read):
             self._busy.add(1)
+            # `busy` and not a wait: the delivery would stay unacked, and with the prefetch used up, the queue of all
+            # its users stops. https://www.rabbitmq.com/docs/consumer-prefetch
             return replace(request, refusal=_too_many())
         self._admitted.add(request)
         self._by_user[request.sender, is_read] += 1
@@ -100,12 +103,14 @@ class ReadTurns:
         """Take the next round: one read of each of some users, all of one action; :meth:`finished` follows."""
         if not self._waiting:
             return None
+        # One read per user: a user with ten reads takes ten rounds, a user with one read takes one.
         first = [waiting[0] for user, waiting in self._waiting.items() if user not in self._running]
         taken: list[Request] = []
         action, most = "", 1
         for read in self._backlog.unblocked(first):
             if not taken:
                 action, most = read.envelope.action, self._most(read.envelope.action)
+            # Left for a later round, in its position: the estimate is per action.
             elif read.envelope.action != action:
                 continue
             self._take(read)
@@ -138,6 +143,8 @@ class ReadTurns:
     def _has_room(self, request: Request, is_read: bool) -> bool:
         most = self._user_max if is_read else _FOLLOWERS_MAX
         queue_is_held = self._held_by_queue[request.delivery.queue] >= self._queue_held_max
+        # A delivery that is held anyway costs no further place of the prefetch. Another one is held only for a user
+        # without a waiting read.
         if queue_is_held and request.delivery not in self._by_delivery:
             most = 1
         return len(self._admitted) < self._total_max and self._by_user[request.sender, is_read] < most
@@ -155,6 +162,7 @@ class ReadTurns:
     def _most(self, action: str) -> int:
         """How many reads of ``action`` a round may have."""
         expected = self._expected.get(action, _Expected())
+        # At least one, or an action that is slower than a round would never run.
         by_time = _ROUND_SECONDS / max(expected.seconds, 1e-6)
         by_size = self._round_max_bytes / max(expected.size, 1.0)
         return max(1, min(_ROUND_MOST, int(by_time), int(by_size)))

@@ -61,6 +61,7 @@ class Retries:
                     return await self._transactions.attempt(request)
                 except Exception as again:
                     error = again
+            # Also before the first retry: after a bug in a handler only the first senders wait for `try_seconds`.
             if isinstance(error, TimeoutError) or self._fails_for_good(request):
                 break
         return await self._give_up(request, error)
@@ -71,8 +72,11 @@ class Retries:
     async def _give_up(self, request: Request, error: Exception) -> Result:
         """Answer ``internal``, and park the command for an operator: it has no effect, now or later."""
         envelope, trace = request.envelope, request.traceparent
+        # Extended by each failure: a broken action is answered at once for as long as it fails, and only that one.
         self._failing_until[envelope.action] = monotonic() + FAILING_SECONDS
         self._transactions.forget(request)
+        # Before the answer is published: once the sender knows `internal`, the operator can find the command.
+        # `without_effect` marks it, as the sender may have sent it again.
         await self._dead_letters.park(
             request.delivery, request.item, FAILED, error, trace, without_effect=True, quiet=True
         )

@@ -135,6 +135,7 @@ async def keep(
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
+        # Cancelling a run loses nothing: it is rolled back, and due again; committed messages are in the outbox.
         await asyncio.wait([running], timeout=_STOP_GRACE)
     finally:
         for task in (running, stopping):
@@ -151,6 +152,7 @@ async def _run_repeatedly(
     while not stop.is_set():
         pause = timer.every
         try:
+            # Not while the broker is away: the outbox would grow with every run of an outage.
             if (connected_for := uptime.seconds()) and await timer.run(
                 TimerRun(database, relay, connected_for)
             ):
@@ -159,8 +161,10 @@ async def _run_repeatedly(
         except Exception as error:
             failures += 1
             log.warning("timer_failed", timer=timer.name, failures=failures, error=describe_error(error, 300))
+            # Jitter on top of `every`: replicas that failed together at one database do not retry together.
             longest = min(_LONGEST_PAUSE, timer.every * 2 ** min(failures, 16))
             pause = timer.every + random.uniform(0, longest)  # noqa: S311  # jitter
+        # The wait is for `stop`, with the pause as its limit: a stopping program does not wait for the pause.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await stop.wait()

@@ -83,17 +83,22 @@ class Transactions(Generic[U]):
         failed: dict[tuple[str, str], Failed] = {}
         ordered: list[Result] = []
         for request in requests:
+            # Not run, or it would overtake the retry of the command before it (guarantee 4 of the dispatcher).
             if failed and (leader := failed.get(request.sequence_key)) is not None:
                 leader.behind.append(request)
+            # Refused before it ran (unreadable, `busy`): the answer has its place among the others of its sender.
             elif request.refusal is not None:
                 ordered.append(self._invocation.refuse(request, request.refusal))
             elif request in results:
                 ordered.append(result := results[request])
+                # An event has no sender that waits for an error: an operator finds it in the dead queue.
                 if result.error is not None and request.session is None:
                     await self._park_refused(request, result.error)
+            # A late event does no harm, so it may leave its position and be retried in seconds or minutes (ADR 20).
             elif request.session is None:
                 ordered.append(await self._retry_later(request, errors[request]))
             else:
+                # Its sender waits for an answer, so a command is retried in its position, for a moment (ADR 20).
                 failed[request.sequence_key] = Failed(request, errors[request])
         return Ran(ordered, list(failed.values()))
 
@@ -127,6 +132,7 @@ class Transactions(Generic[U]):
         is_divided = False
         while parts:
             part = parts.pop()
+            # A part may hold requests behind a command that failed after the part was made.
             if held_back:
                 part = [request for request in part if request.sequence_key not in held_back]
             if not part:
@@ -134,15 +140,20 @@ class Transactions(Generic[U]):
             try:
                 results |= await self._when_database_answers(part)
             except Poison as poison:
+                # Nothing of the part is committed. The others run again together: they are not the reason.
                 results[poison.request] = await self._park_poison(poison)
                 parts.append([request for request in part if request is not poison.request])
             except Exception as error:
+                # The part was rolled back as a whole, so to run it in smaller ones repeats no effect. If it was
+                # committed and only the reply to COMMIT was lost, its requests are found in the inbox: case 4.
                 if len(part) > 1:
                     if not is_divided:
                         self._divided.add(1)
                     is_divided = True
+                    # On the top of the stack, the first half last: the order of arrival holds across parts.
                     parts += _parts(part, error)
                     continue
+                # Alone, and it fails: this request is the reason. `run` decides by its kind.
                 errors[part[0]] = error
                 if part[0].session is not None:
                     held_back.add(part[0].sequence_key)
@@ -172,6 +183,7 @@ class Transactions(Generic[U]):
         request = poison.request
         is_command = request.session is not None
         self.forget(request)
+        # Its sender may repeat it under another `msg_id`: for a while the action runs in the crash probe first.
         self._invocation.suspect(request.envelope.action)
         await self._dead_letters.park(
             request.delivery,
@@ -193,14 +205,20 @@ class Transactions(Generic[U]):
         if self._store is None:
             await self._invocation.probe(requests, None)
             return {request: self._invocation.run(request, None) for request in requests}
+        # No time limit: every request needs the database, so none is worth running before it answers; deliveries
+        # stay unacked, and prefetch bounds how many. A failure of a handler must leave this loop, or it would stop
+        # all senders.
         async for _ in attempts():
             try:
+                # A transaction that hangs keeps its row locks, and the main path. TimeoutError is an OSError: if the
+                # database answers, the requests are slow, and are run one by one.
                 async with asyncio.timeout(self._unit_time_limit):
                     results = await self._transaction(self._store, requests)
                 if self._unsure:
                     self._unsure.difference_update(request.key for request in requests)
                 return results
             except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
+                # If the database answers, these requests are the cause: together they would fail again.
                 if not await self._store.database.is_database_failure(error):
                     raise
                 log.error("database_away", error=describe_error(error, 300))
@@ -213,6 +231,8 @@ class Transactions(Generic[U]):
         writes = any(request.handler.idempotent for request in reads)
         results: dict[Request, Result] = {}
         database = store.database
+        # Reads alone take no write lock: with SQLite they never wait for another program's writer.
+        # https://www.sqlite.org/wal.html#concurrency
         async with database.transaction() if changes or writes else database.reading() as connection:
             if changes:
                 results |= await self._run_changes(store, connection, changes)
@@ -243,6 +263,7 @@ class Transactions(Generic[U]):
         """The cases of a known key; see the head of this module."""
         storage = store.storage
         unit = storage.unit(connection)
+        # Repetitions are known before `load`, so a flood of them costs one query and no domain data.
         known = await inbox.find(connection, storage.inbox, (request.key for request in changes))
         fresh = [request for request in changes if request.key not in known]
         unpublished = self._unsure & known.keys()  # Case 4.
@@ -255,21 +276,28 @@ class Transactions(Generic[U]):
         new: dict[inbox.Key, StoredOutcome] = {}
         for request in changes:
             stored = known.get(request.key) or new.get(request.key)
+            # Case 1. A refusal that may pass gets no row, so its repetition runs.
             if stored is None:
                 result = self._invocation.run(request, unit)
                 if result.is_final:
                     new[request.key] = replace(result.stored, asked=request.asked)
+            # Case 5. Rows without a fingerprint match every request.
             elif stored.asked not in ("", request.asked):
                 result = self._invocation.refuse(request, _id_is_taken(request))
             else:
+                # Cases 2 and 6 publish the answer only; 3 and 4 publish everything.
                 is_published = not request.is_redelivery and request.key not in unpublished
                 unpublished.discard(request.key)  # For one of them only, if the unit has it twice.
                 result = self._repetition(request, stored, answer_only=is_published)
             results[request] = result
+        # After all handlers: each change of the unit is written once, in bulk, however many requests made it.
         if fresh:
             await unit.save()
+        # In this transaction: a row without its effect would answer for a change that was never made, and an effect
+        # without its row would be made twice.
         if new:
             await inbox.store(connection, storage.inbox, new)
+        # Last, because the number's row is locked until COMMIT, and other replicas wait for it (ADR 21).
         await memberships.number_and_correct(connection, storage.groups, results.values())
         return results
 
