@@ -84,7 +84,10 @@ async def test_a_taken_port_is_a_bad_setting(telemetry: Telemetry) -> None:
         taken.bind((HOST, 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(BadSetting, match=rf"TOWPATH_ADMIN_PORT='{port}': cannot listen on {HOST}: "):
+        remedy = "use another port, or stop the program that listens on it$"
+        with pytest.raises(
+            BadSetting, match=rf"TOWPATH_ADMIN_PORT='{port}': cannot listen on {HOST}: .*; {remedy}"
+        ):
             async with serve_admin(HOST, port, Health(), telemetry):
                 pass
 

@@ -2,8 +2,9 @@
 
 https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 
-Two waits of the kit are not this backoff, on purpose. The broker's supervisor tries often within the first minute and
-has a rule of its own (ADR 4). SQLite's switch to WAL waits milliseconds, for another program's switch to end.
+Three waits of the kit are not this backoff, on purpose. A timer (``handling/timers.py``) waits with its own jitter,
+because its pause must end at ``stop``. The broker's supervisor tries often within the first minute and has a rule of
+its own (ADR 4). SQLite's switch to WAL waits milliseconds, for another program's switch to end.
 """
 
 from collections.abc import AsyncIterator

@@ -17,7 +17,13 @@ def blames_port(error: BaseException) -> bool:
     return (
         isinstance(error, OSError)
         and not isinstance(error, socket.gaierror)
-        and (error.errno in _PORT_ERRORS or "address already in use" in str(error))
+        and (error.errno in _PORT_ERRORS or _is_busy(error))
+    )
+
+
+def _is_busy(error: BaseException) -> bool:
+    return isinstance(error, OSError) and (
+        error.errno == errno.EADDRINUSE or "address already in use" in str(error)
     )
 
 
@@ -27,6 +33,10 @@ def cannot_listen(
     """``error`` as a :class:`BadSetting` of the setting that caused it."""
     reason = error.strerror if isinstance(error, OSError) else None
     said = f"cannot listen on {host[:100]}: {reason or error}"
+    if _is_busy(error):
+        return BadSetting(
+            port_setting, port, f"{said}; use another port, or stop the program that listens on it"
+        )
     if blames_port(error):
         return BadSetting(port_setting, port, said)
     return BadSetting(host_setting, host, f"{said}; it must be a name or an address of this machine")
