@@ -85,26 +85,33 @@ class Consumer:
                 await self._consume(intake, tasks)
             finally:
                 intake.close()
+                # Its unfinished requests are not acked: the broker requeues them when the subscription closes.
                 beside.cancel()
 
     async def _consume(self, intake: "_Intake", tasks: asyncio.TaskGroup) -> None:
         settling: set[asyncio.Task[None]] = set()
         stop_at: float | None = None
         while True:
+            # Between two units, not beside them: a request that has just arrived shares the next unit fairly with
+            # all that wait.
             if not intake.has_ended and (taken := await intake.next()):
                 await self._dispatcher.take(taken)
             if self._dispatcher.waiting_bytes:
                 # While one unit waits for its confirms, the next one runs.
+                # One unit at a time: order within a sequence needs no lock then.
                 if (completion := await self._dispatcher.work()) is None:
                     continue
                 task = tasks.create_task(completion, name="consumer: settle")
                 settling.add(task)
                 task.add_done_callback(settling.discard)
+                # The brake when the broker confirms slowly: nothing more is taken, and prefetch then stops the
+                # deliveries. https://www.rabbitmq.com/docs/consumer-prefetch
                 while len(settling) >= _UNSETTLED_UNITS:
                     await asyncio.wait(settling, return_when=asyncio.FIRST_COMPLETED)
             elif intake.has_ended:
                 # Requests behind the work beside may be ready after it, and are finished too.
                 now = asyncio.get_running_loop().time()
+                # One limit for all of it: each look would otherwise begin a new one.
                 stop_at = now + _BESIDE_SECONDS if stop_at is None else stop_at
                 if not await self._dispatcher.finished(stop_at - now) or not self._dispatcher.waiting_bytes:
                     return
@@ -146,6 +153,8 @@ class _Intake:
             size = len(first.body)
         if self.has_ended:
             return taken
+        # Everything that has arrived, one by one, so that at most one delivery exceeds the bound. More in a unit
+        # costs less per request; a wait for more would only delay (ADR 1).
         while size < self._max_bytes and (waiting := self._subscription.take_waiting(1)):
             size += len(waiting[0].body)
             taken += waiting
@@ -161,10 +170,12 @@ class _Intake:
             return waiting[0]
         if self._ready is None:
             self._ready = asyncio.ensure_future(self._dispatcher.until_ready())
+        # A delivery leaves the subscription only when this task ends with it: cancelled before, it takes none.
         arriving = asyncio.ensure_future(anext(self._subscription))
         try:
             await asyncio.wait((arriving, self._ready, self._stopping), return_when=asyncio.FIRST_COMPLETED)
             if self._ready.done():
+                # The dispatcher's requests are ready without a delivery: returning none lets `work` run them.
                 self._ready.result()
                 self._ready = None
             self.has_ended = self._stop.is_set()

@@ -84,6 +84,8 @@ def queues(service: str, max_length: int) -> list[Queue]:
     """
     dead = dead_queue(service)
     return [
+        # No time to live, and no oldest message that is dropped: parked messages wait for an operator, and a full
+        # queue makes the service wait.
         Queue(name=dead, bindings=[Binding(dead, "#")], max_length=max_length, delivery_limit=UNLIMITED),
         *(
             Queue(
@@ -91,6 +93,9 @@ def queues(service: str, max_length: int) -> list[Queue]:
                 bindings=[Binding(retry_queue(service, delay), "#")],
                 max_length=max_length,
                 message_ttl_ms=milliseconds,
+                # The time to live is the delay: a message that expires is routed on. One delay per queue, because an
+                # expired message leaves only from the head of its queue.
+                # https://www.rabbitmq.com/docs/ttl
                 dead_letter_exchange="",
             )
             for delay, milliseconds in RETRY_DELAYS.items()
@@ -148,10 +153,12 @@ class DeadLetters:
         Returns once the broker has confirmed it, however long that takes.
         """
         attempt = attempts(delivery.headers) + 1
+        # The attempt is a header of the message, so any replica continues the count.
         if attempt <= len(_DELAYS):
             delay = _DELAYS[attempt - 1]
             message = _failed(delivery, item, error, traceparent, sender, {ATTEMPT: attempt})
             with contextlib.suppress(Unpublishable):  # Then it is parked, in part if it is too large.
+                # Confirmed before the caller acks the original: a crash in between leaves both, never neither.
                 await self._publish(retry_queue(self._service, delay), delivery.queue, message)
                 self._retried.add(1)
                 log.warning(
@@ -189,6 +196,7 @@ class DeadLetters:
         if without_effect:
             more[EFFECT] = NO_EFFECT
         message = _failed(delivery, item, error, traceparent, sender, more)
+        # However long it takes: the only copy is the unacked original, and a failed park must not lose it.
         kept = await self._park(self._publish, delivery.queue, message)
         if kept < len(item):
             log.error("parked_in_part", queue=delivery.queue, bytes=len(item), kept=kept)
@@ -253,18 +261,23 @@ class DeadLetters:
         """
         is_refused = False
         try:
+            # No time limit: the original stays unacked meanwhile, and to give up would lose it. A copy that was not
+            # confirmed may be there twice. Readiness and `parking_blocked` show a full queue to an operator.
             async for _ in backoff.attempts():
                 try:
                     return await self._publish_once(exchange, routing_key, message)
                 except Unpublishable:
+                    # Not a matter of time: the caller shortens the message, or drops it.
                     raise
                 except PublishRefused:
+                    # Counted once per publish, however often it is refused, as the gauge counts messages.
                     self._refused[exchange] += not is_refused
                     is_refused = True
                     self._raise_alarm(exchange)
                 except BrokerError:
                     pass  # No connection, an alarm, or no confirm: this passes.
         finally:
+            # Also when cancelled, or readiness would report the queue as full for ever.
             self._refused[exchange] -= is_refused
 
     def _raise_alarm(self, full: str) -> None:

@@ -47,6 +47,7 @@ class Intake:
         finally:
             intake._closed = True
             intake._arrived.set()
+            # At once, not in turn: each part may wait for the broker, and a stop has a time limit.
             parts = list(intake._parts.values())
             intake._parts.clear()
             intake._round_robin.clear()
@@ -67,9 +68,11 @@ class Intake:
             subscription = await stack.enter_async_context(
                 self._broker.subscribe(queue, prefetch=self._prefetch, arrived=self._arrived)
             )
+            # Closed while the broker answered: the exit stack ends the subscription, so that another replica gets it.
             if self._closed:
                 return
             part = _Part(subscription, stack.pop_all())
+        # Only once the broker has confirmed the consumer: a queue that is announced is consumed.
         self._parts[queue.name] = part
         self._round_robin = deque(self._parts.values())
         self._arrived.set()
@@ -83,9 +86,14 @@ class Intake:
         """
         part = self._parts[name]
         try:
+            # Usually three steps, in this order: no new delivery arrives; those that have arrived are handed out; all
+            # are settled. The channel then closes without requeuing one, and the next consumer starts behind them
+            # (ADR 19).
             async with asyncio.timeout(_DRAIN_SECONDS):
                 if is_contested:
                     # After a cancel the broker would start the next consumer while deliveries are unsettled here.
+                    # RabbitMQ then requeues the arrived ones in their order when the channel closes, and starts the
+                    # waiting consumer after that. https://www.rabbitmq.com/docs/consumers#single-active-consumer
                     part.is_held = True
                 else:
                     # Nothing is requeued on this path, so no delivery counts as a redelivery and is suspected of
@@ -94,6 +102,8 @@ class Intake:
                     await part.emptied(self._arrived)
                 await part.subscription.settled()
         except (BrokerError, TimeoutError) as error:
+            # Released all the same: a queue that is not given up has no other consumer. An operator sees
+            # redeliveries, and the inbox makes them repetitions.
             log.warning(
                 "queue_released_unsettled",
                 queue=name,
@@ -102,6 +112,7 @@ class Intake:
             )
         if self._parts.pop(name, None) is not None:
             self._round_robin = deque(self._parts.values())
+            # The channel is closed last: this is what lets the broker start the next consumer.
             await part.stack.aclose()
 
     # Used by the consumer
@@ -121,6 +132,7 @@ class Intake:
     def take_waiting(self, limit: int) -> list[Delivery]:
         taken: list[Delivery] = []
         round_robin = self._round_robin
+        # Each queue is asked once, in turn: a full queue does not starve the others.
         for _ in range(len(round_robin)):
             part = round_robin.popleft()
             round_robin.append(part)  # The next call begins with another queue.

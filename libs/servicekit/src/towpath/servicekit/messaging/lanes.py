@@ -130,12 +130,17 @@ class Lanes:
             raise too_large(len(item), self._settings.message_max_bytes)
         state = self._broker.state
         if state is not BrokerState.READY:
+            # At once, and with nothing queued: the caller decides. A queue of messages here would hide the outage
+            # and grow with it.
             raise _refusal(state)
         lane = self._lanes.get(routing_key)
         if lane is None:
             lane = self._lanes[routing_key] = _Lane()
             self._idle.clear()
+            # The task takes its first batch in the next iteration of the loop: items posted in this one share it.
             lane.task = asyncio.create_task(self._pump(routing_key, lane), name=f"lane {routing_key}")
+        # A bound per key, as one slow or hot key must not take the room of all. It limits what waits, and with that
+        # the time that a new item would wait.
         elif len(lane.items) >= self._settings.lane_max_items:
             raise LaneFull(f"{len(lane.items)} messages wait for {routing_key!r} already")
         # One item always fits, or a bound below the size of a message would refuse that message for ever.
@@ -163,9 +168,14 @@ class Lanes:
         # larger the batches, and an idle lane waits for nothing.
         try:
             while lane.items:
+                # One publish in flight per key: with more, a returned or refused one in the middle would change the
+                # order (ADR 1). A confirm arrives per message, not per item.
+                # https://www.rabbitmq.com/docs/confirms#publisher-confirms
                 batch = self._take(lane)
                 await self._publish(routing_key, batch)
         finally:
+            # Between the last look at `lane.items` and this line nothing is awaited, so no item is posted to a lane
+            # that ends.
             del self._lanes[routing_key]
             if not self._lanes:
                 self._idle.set()
@@ -175,6 +185,7 @@ class Lanes:
         size = 0
         while lane.items and len(batch) < self._settings.batch_max_items:
             length = len(lane.items[0][0])
+            # The first item always fits: `post` has refused what the broker would not take.
             if batch and size + length > self._settings.batch_max_bytes:
                 break
             size += length
@@ -205,10 +216,13 @@ class Lanes:
                 await self._publish(routing_key, batch[middle:])
                 return
             self._failed.add(len(batch))
+            # Not published again here: an unconfirmed batch may have arrived, and only the caller knows whether a
+            # duplicate is harmless.
             cause = (
                 error if isinstance(error, BrokerError) else PublishUnconfirmed(f"not confirmed: {error!r}")
             )
             _resolve(batch, cause)
+            # Cancelled: the callbacks were called first, so no caller waits for ever.
             if not isinstance(error, Exception):
                 raise
         else:

@@ -67,6 +67,7 @@ class LateAnswers:
     def _keep_until(self, deadline: float, routing_key: str, body: bytes) -> None:
         self._waiting.append((deadline, routing_key, body))
         self._bytes += len(body)
+        # The oldest first: its time is over before that of the others.
         while len(self._waiting) > _MOST or self._bytes > self._max_bytes:
             self._bytes -= len(self._waiting.popleft()[2])
             self._dropped.add(1)
@@ -76,6 +77,8 @@ class LateAnswers:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
+            # Before the attempt: the answer was returned a moment ago, and an attempt at once would be as well.
+            # Answers that arrive meanwhile share the round.
             await asyncio.sleep(_PAUSE)
             waiting = list(self._waiting)
             self._waiting.clear()
@@ -95,6 +98,7 @@ class LateAnswers:
         try:
             await self._answers.send(routing_key, body)
         except Unpublishable:
+            # No later attempt would be accepted either.
             self._dropped.add(1)
             log.warning("answer_dropped", gateway=routing_key, bytes=len(body))
         except BrokerError:

@@ -58,8 +58,12 @@ class Publisher:
         # no gateway may be connected. Both are transient, because an inbox does not survive a restart of the broker.
         answer = LaneKind(app_id=service, persistent=False, mandatory=True)
         push = LaneKind(app_id=service, persistent=False, mandatory=False)
+        # Events are persistent: they wait in queues of services, which survive a restart.
+        # https://www.rabbitmq.com/docs/publishers#message-properties
         event = LaneKind(app_id=service, persistent=True, mandatory=False, headers={senders.SERVICE: service})
         async with (
+            # Opened first and closed last: the lanes below report their unpublishable messages to it while they are
+            # flushed.
             DeadLetters.open(broker, service, telemetry) as dead_letters,
             Lanes.open(broker, PUSH, answer, settings, telemetry) as answers,
             Lanes.open(broker, PUSH, push, settings, telemetry) as pushes,
@@ -97,6 +101,9 @@ class Publisher:
         key, body = connection_key(session.gateway_id), encode(item)
 
         def confirmed(error: BrokerError | None) -> None:
+            # Returned as unroutable: the gateway is reconnecting, and its new inbox is not bound yet. For the caller
+            # the answer counts as published, or the whole unit would be published again until that one gateway is
+            # back. https://www.rabbitmq.com/docs/publishers#unroutable
             if isinstance(error, Unroutable):
                 self._late.keep(key, body)
                 error = None
@@ -112,6 +119,7 @@ class Publisher:
         try:
             self._answers.post(key, body, confirmed, traceparent)
         except Unpublishable as error:
+            # Refused before it was queued, by this program's own limit: handled as a refusal by the broker.
             refuse(error)
 
     def _answer_with_error(self, key: str, item: Directed, error: Unpublishable) -> None:
@@ -122,6 +130,7 @@ class Publisher:
         log.warning("answer_unpublishable", bytes=len(envelope), error=str(error)[:300])
         error_answer = make_error(TowpathError("The answer is too large to be sent."), correlation_id=asked)
         answer = Directed(item.connection_id, msgspec.Raw(error_answer.to_json()))
+        # One attempt: without this answer the client reaches its own time limit.
         with contextlib.suppress(BrokerError):
             self._answers.post(key, encode(answer), lambda _: None)
 

@@ -144,6 +144,7 @@ class Replica:
         announced = ServiceReplica.model_validate(parse(item).data)
         if announced.service != self._service or announced.replica == self.id:
             return
+        # A clean stop: its queues may be taken at once, as it has settled or requeued everything (see `subscribe`).
         if announced.leaves:
             self._others.pop(announced.replica, None)
             log.info("replica_left", replica=announced.replica)
@@ -156,6 +157,8 @@ class Replica:
                 self._announced = None  # Announce again: the new replica does not know this replica's queues.
                 log.info("replica_joined", replica=announced.replica)
             now = _now()
+            # Unknown names are ignored: a replica of a newer version may have more queues, and this one cannot
+            # consume them.
             other.queues = {name for name in announced.queues if name in self._queues}
             other.announced_at = now
             if other.queues:
@@ -177,12 +180,15 @@ class Replica:
         claimed = sorted({name for other in self._others.values() for name in other.queues})
         counts: dict[str, int] = {}
         with contextlib.suppress(BrokerError):
+            # A killed replica announces no end, but RabbitMQ closes its connections, and with them its consumers:
+            # faster than three missed announcements.
             counts = await self._broker.consumers(*claimed)
         for replica, other in list(self._others.items()):
             # A queue that was not counted, because the broker did not answer, has a consumer as far as is known.
             is_vacant = bool(other.queues) and not any(counts.get(name, 1) for name in other.queues)
             if not is_vacant:
                 other.vacant_since = None
+            # Not gone yet: after a lost connection a replica has no consumers for a moment either.
             elif other.vacant_since is None:
                 other.vacant_since = now
             vacant_for = 0.0 if other.vacant_since is None else now - other.vacant_since
@@ -194,10 +200,13 @@ class Replica:
 
     async def _begin(self) -> None:
         """Take the first share, once the other replicas have announced theirs or the time is over."""
+        # Before anything is taken: the others answer with what they consume, and count this replica.
         await self._announce()
+        # No consumer anywhere: this is the first replica, and there is no announcement to wait for.
         if any((await self._broker.consumers(*self._queues)).values()):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_STARTUP_SECONDS):
+                    # Enough is known once every queue is claimed: then shares need no guess.
                     while not self._all_claimed():
                         self._changed.clear()
                         await self._changed.wait()
@@ -224,6 +233,8 @@ class Replica:
         # First release, then take: an announcement after both names what this replica consumes now.
         for name in sorted(intake.queues - mine - self._releasing.keys()):
             self._releasing[name] = asyncio.create_task(self._release(intake, name), name=f"release {name}")
+        # A queue that another replica claims is not taken, also if it is in this one's share: its holder releases it
+        # first, and says so in an announcement.
         claimed = set().union(*(other.queues for other in self._others.values()))
         for name in sorted(mine - intake.queues - claimed):
             try:
@@ -236,13 +247,17 @@ class Replica:
                     await intake.take(self._queues[name])
             except (BrokerError, TimeoutError) as error:
                 log.warning("queue_not_taken", queue=name, error=describe_error(error, 300))
+                # The broker is away, or slow: the next step tries again, and what was taken before is announced now.
                 break
             self._moves.add(1)
+        # At once after a change, so that the other replica takes what was released; else as a sign of life.
         if intake.queues != self._announced or _now() - self._announced_at >= _ANNOUNCE_SECONDS:
             await self._announce()
 
     async def _release(self, intake: Intake, name: str) -> None:
         try:
+            # Two replicas may have taken the queue at the same moment: then one of them waits in RabbitMQ as its
+            # next consumer.
             is_contested = any(name in other.queues for other in self._others.values())
             await intake.release(name, is_contested=is_contested)
             self._moves.add(1)
@@ -252,12 +267,15 @@ class Replica:
 
     def _own_share(self) -> set[str]:
         idle = _now() - _IDLE_SECONDS
+        # Without the replicas that have consumed nothing for long: a share would have no consumer there.
         claims = {
             replica: other.queues for replica, other in self._others.items() if other.consumed_at >= idle
         }
         claims[self.id] = self.queues
         mine: set[str] = set()
         for number, kind in enumerate(self._kinds):
+            # Every replica computes the same from the same announcements, so no vote is needed. Odd kinds give their
+            # surplus to other replicas than even ones: the queue of events goes where commands are fewer.
             shares = share([queue.name for queue in kind], claims, surplus_last=number % 2 == 1)
             mine |= {name for name, replica in shares.items() if replica == self.id}
         return mine
@@ -269,6 +287,7 @@ class Replica:
         ).model_dump()
         message = Message(
             body=make(SERVICE_REPLICA, data).to_json(),
+            # An announcement is worth two seconds: nothing is to survive a restart of the broker.
             persistent=False,
             type="envelope",
             app_id=self._service,

@@ -87,8 +87,11 @@ class UnpublishableQueue:
 
     def put(self, refused: Refused) -> None:
         """Park ``refused`` soon; its callback is called later, never within this call."""
+        # Dropped at a bound, and not kept waiting: the messages behind this one are good, and their senders wait.
+        # The log line and `messages_unpublishable` show the loss.
         if (self._bytes and self._bytes + len(refused.body) > _WAITING_MAX_BYTES) or self._waiting.full():
             self._drop(refused, "too much waits to be parked")
+            # Not within this call: callers count the message as expected only after they have posted it.
             asyncio.get_running_loop().call_soon(refused.on_confirm, None)
             return
         self._bytes += len(refused.body)
@@ -104,6 +107,7 @@ class UnpublishableQueue:
                 refused.on_confirm(BrokerUnavailable("the program stops"))
                 raise
             except _DISCONNECTED as error:
+                # The publisher publishes the message again later, and the broker refuses it again: it is parked then.
                 result = error
             except BrokerError as error:
                 self._drop(refused, str(error))
@@ -114,6 +118,7 @@ class UnpublishableQueue:
                 _log("unpublishable_parked", refused, kept=kept)
             finally:
                 self._bytes -= len(refused.body)
+            # `None` also if it was dropped: after an error the caller would publish it again, for the same refusal.
             refused.on_confirm(result)
 
     def _drop(self, refused: Refused, why: str) -> None:
