@@ -51,6 +51,7 @@ async def insert(connection: AsyncConnection, table: sa.Table, rows: Sequence[Ro
         return
     if connection.dialect.name == "postgresql":
         names = tuple(rows[0])
+        # One parameter per column, for any number of rows: no limit on parameters, and one prepared statement.
         await connection.execute(_insert(table, names), _columns(rows, names))
     else:
         await connection.execute(table.insert(), rows)
@@ -72,6 +73,7 @@ async def update(
     if connection.dialect.name == "postgresql":
         await connection.execute(_update_together(table, names, tuple(key)), _columns(rows, names))
     else:
+        # Named `new_…`, because SQLAlchemy reserves the names of the columns in an update.
         each = [{f"new_{name}": row[name] for name in names} for row in rows]
         await connection.execute(_update_each(table, names, tuple(key)), each)
 

@@ -108,6 +108,8 @@ class Database:
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that may write; commits on exit, rolls back on an exception."""
         try:
+            # SQLite has one writer. The lock queues the writers of this process in order; without it each waits
+            # inside SQLite, in no order. https://www.sqlite.org/lang_transaction.html
             async with self._writer if self._sqlite else nullcontext(), self._engine.begin() as connection:
                 yield connection
         except (DBAPIError, OSError) as error:
@@ -119,6 +121,7 @@ class Database:
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that only reads; never waits for writers."""
         async with self._engine.connect() as connection:
+            # See `sqlite._begin`: a reader takes no write lock. PostgreSQL ignores the option.
             reader = await connection.execution_options(towpath_reads=True)
             async with reader.begin():
                 yield reader
@@ -157,6 +160,7 @@ class Database:
 
     async def _migrate(self, engine: AsyncEngine, service: str, migrations: Path | None) -> None:
         """Bring the schema up to date; waits while the server cannot be reached."""
+        # No time limit, as for the broker: programs of one machine start in any order.
         async for _ in attempts():
             try:
                 async with engine.connect() as connection, sqlite.in_thread(connection):
@@ -164,6 +168,7 @@ class Database:
                 self._no_change = _rewrite(kit.kit_version_table(service))
                 return
             except (DBAPIError, OSError) as error:
+                # A file that cannot be opened is a wrong setting, and waiting hides it; a server may be starting.
                 if self._sqlite or not (lacks_something(error) or is_away(error)):
                     raise
                 log.warning(
@@ -186,12 +191,16 @@ def is_away(error: BaseException) -> bool:
 
 def lacks_something(error: BaseException) -> bool:
     """Whether the database reports a missing resource, such as disk space; it may still answer reads."""
+    # SQLAlchemy wraps the driver's error, and drivers wrap again: the code may be at any depth.
     causes: list[BaseException] = []
     while error not in causes:
         causes.append(error)
         error = getattr(error, "orig", None) or error.__cause__ or error
     codes = {
-        code & 0xFF for cause in causes if isinstance(code := getattr(cause, "sqlite_errorcode", None), int)
+        # Extended codes have the primary code in the lowest byte: https://www.sqlite.org/rescode.html
+        code & 0xFF
+        for cause in causes
+        if isinstance(code := getattr(cause, "sqlite_errorcode", None), int)
     }
     states = [state for cause in causes if isinstance(state := getattr(cause, "sqlstate", None), str)]
     return bool(codes & sqlite.LACKS) or any(state.startswith(_POSTGRESQL_LACKS) for state in states)
@@ -213,6 +222,7 @@ def _engine(url: str, *, statement_seconds: float = _STATEMENT_SECONDS) -> Async
         connect_args={
             "timeout": 5,
             "command_timeout": statement_seconds,
+            # https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-IDLE-IN-TRANSACTION-SESSION-TIMEOUT
             "server_settings": {"idle_in_transaction_session_timeout": _FROZEN_AFTER},
         },
     )
@@ -228,6 +238,8 @@ def _migrate(connection: Connection, service: str, migrations: Path | None) -> N
     # because PostgreSQL has no row or table to lock before the first migration.
     with connection.begin():
         if connection.dialect.name == "postgresql":
+            # Released by COMMIT or ROLLBACK, so a replica that dies leaves no lock.
+            # https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
         kit.migrate(connection, service, migrations)
 

@@ -72,7 +72,10 @@ def numbers_table(metadata: sa.MetaData, prefix: str) -> sa.Table:
 async def next_number(connection: AsyncConnection, table: sa.Table) -> int:
     """The number of this transaction's changes; other transactions wait for theirs until it has ended."""
     number, now = table.c.number, now_ms()
+    # The clock only when it is ahead: a number never falls, also if the clock does.
     following = sa.case((number >= now, number + 1), else_=now)
+    # One statement reads and writes the row: its lock is held until COMMIT, so the next number is given in the order
+    # of commits. https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-ROWS
     taken = await connection.execute(
         table.update().where(table.c.id == _THE_ROW).values(number=following).returning(number)
     )

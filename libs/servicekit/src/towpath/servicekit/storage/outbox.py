@@ -133,6 +133,7 @@ async def first(
     for row, entry in waiting:
         item = row.item.encode() if entry is None else pushes.get(entry)
         size += len(item or b"")
+        # The first row always fits, or a row above the bound would stop the outbox for ever.
         if found and size > max_bytes:
             break
         publication = None if item is None else Publication(row.exchange, row.routing_key, msgspec.Raw(item))
@@ -142,6 +143,7 @@ async def first(
 
 async def remove(connection: AsyncConnection, tables: OutboxTables, ids: Iterable[int]) -> None:
     """Delete published rows."""
+    # By number, and never "up to here": a transaction with lower numbers may commit later (ADR 12).
     if gone := sorted(ids):
         await connection.execute(tables.items.delete().where(tables.items.c.id.in_(gone)))
 
@@ -153,10 +155,14 @@ async def hold(connection: AsyncConnection, tables: OutboxTables, holder: str, s
     taking = dialect.insert(tables.lease).values(
         id=_THE_LEASE, holder=holder, held_until=now + int(seconds * 1000)
     )
+    # One statement decides, also for two replicas at once: the second waits for the row, and `where` is checked
+    # against what the first has committed.
+    # https://www.postgresql.org/docs/current/transaction-iso.html#XACT-READ-COMMITTED
     taken = await connection.execute(
         taking.on_conflict_do_update(
             index_elements=["id"],
             set_={"holder": holder, "held_until": taking.excluded.held_until},
+            # The holder extends it, or it has expired. Otherwise no row is returned: another replica publishes.
             where=sa.or_(lease.holder == holder, lease.held_until < now),
         ).returning(lease.id)
     )
@@ -182,6 +188,8 @@ def _entry_id(item: str) -> EntryId | None:
 def _now(connection: AsyncConnection) -> sa.ColumnElement[int]:
     """Unix milliseconds of a clock that all replicas share; with SQLite they share a machine."""
     if connection.dialect.name == "postgresql":
+        # `clock_timestamp`, not `now`: that is the start of the transaction, which may have waited for the row.
+        # https://www.postgresql.org/docs/current/functions-datetime.html#FUNCTIONS-DATETIME-CURRENT
         seconds = sa.extract("epoch", sa.func.clock_timestamp())
         return sa.cast(seconds * 1000, sa.BigInteger)
     return sa.literal(now_ms(), sa.BigInteger)

@@ -125,8 +125,11 @@ class Relay:
             SQLAlchemyError, OSError: The database cannot be reached.
         """
         loop = asyncio.get_running_loop()
+        # The loop, the last poll on stop and callers share one lease, under one name: without the lock each row
+        # would be published by two of them.
         async with self._one_at_a_time:
             while await self._poll():
+                # Before the statement: the lease is counted from here, so at worst too short and never too long.
                 taken_at = loop.time()
                 waiting = await self._take()
                 if waiting is None:
@@ -135,6 +138,7 @@ class Relay:
                     continue  # This process was paused, and another replica may have the lease by now.
                 published, error = await self._publish(waiting)
                 await self._finish(published)
+                # If some rows are confirmed, the loop goes on with the rest. If none is, the caller pauses first.
                 if error is not None and not published:
                     raise error
             return True
@@ -153,6 +157,7 @@ class Relay:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.outbox_poll):
                     await self._woken.wait()
+            # After the wait and before the next look: a commit during the look wakes the next wait.
             self._woken.clear()
 
     async def _poll(self) -> bool:
@@ -184,6 +189,8 @@ class Relay:
         refused: dict[Key, BrokerError] = {}
         for one in waiting:
             item = one.publication
+            # None: its stream no longer has the entry, and the row is deleted below. A refused key waits as a whole,
+            # to keep its order.
             if item is None or (key := (item.exchange, item.routing_key)) in refused:
                 continue
             try:
@@ -194,11 +201,13 @@ class Relay:
                 confirms.expect()
                 posted.append((one.id, key))
         await self._wait_for(confirms)
+        # Rows without a publication have nothing to confirm.
         published = [one.id for one in waiting if one.publication is None]
         failed: dict[Key, BrokerError] = {}
         for number, key in posted:
             if (failure := errors.get(number)) is not None:
                 failed.setdefault(key, failure)
+            # A confirmed row behind a failed one of its key stays, and is published again after it: twice, in order.
             elif key not in failed:
                 published.append(number)
         return published, next(iter([*failed.values(), *refused.values()]), None)
@@ -209,6 +218,8 @@ class Relay:
         try:
             # A third: one failure to extend it, and there is still time for another try.
             while not (await asyncio.wait([confirmed], timeout=self._lease / 3))[0]:
+                # After a failed extension the wait continues: messages are on their way, and the next third may still
+                # extend the lease.
                 with contextlib.suppress(sa.exc.SQLAlchemyError, OSError):
                     async with self._database.transaction() as connection:
                         await outbox.hold(connection, self.tables, self._name, self._lease)

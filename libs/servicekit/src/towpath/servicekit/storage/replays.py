@@ -94,6 +94,8 @@ class Replays:
         Returns the heads of all streams, the replays by index in ``asked``, and the indices that are read alone.
         """
         async with self.database.reading() as connection:
+            # Heads first: they bound the read below. An entry that is committed after it is pushed to the
+            # subscription, which exists by now (ADR 3).
             heads = await read_heads(connection, self.tables, {name for one in asked for name in one})
             shared, alone = _shared(asked, heads, self.limit)
             found = await _replay(
@@ -153,6 +155,7 @@ async def _replay(
     served = [_within(positions, heads, limit) for positions in asked]
     lowest = _lowest(served)
     entries, whole = await _read_entries(connection, tables, lowest, heads, read_max_bytes)
+    # Several requests share this read: to know which of them is too large, each is read alone.
     if not whole and len(asked) > 1:
         return None
     return [
@@ -177,6 +180,7 @@ def _answer(
         seqs, envelopes = entries[name] if name in within else ([], [])
         kept = envelopes[bisect.bisect_right(seqs, seq) :]
         size = sum(map(len, kept))
+        # Numbers have no gaps, so a count shows whether an entry is missing (never stored, or deleted by retention).
         whole = len(kept) == head - seq and size <= max_bytes
         if whole:
             max_bytes -= size
@@ -193,6 +197,7 @@ def _within(positions: Positions, heads: Mapping[str, int], limit: int) -> dict[
     within: dict[str, int] = {}
     for name, seq in positions.items():
         behind = heads.get(name, 0) - seq
+        # A position after the head (after a restored backup) is not served, and is reported as incomplete.
         if 0 < behind <= limit:
             within[name] = seq
             limit -= behind
@@ -240,6 +245,7 @@ async def _read_entries(
     A stream that was not read to its end has no entries in the result.
     """
     found: _Entries = {name: ([], []) for name in after}
+    # Short streams are complete before the bound is reached: more of them are served than in any other order.
     shortest_first = sorted(after, key=lambda name: (heads[name] - after[name], name))
     waiting = deque((name, after[name], heads[name]) for name in shortest_first)
     read = size = 0
@@ -252,8 +258,11 @@ async def _read_entries(
             read += 1
             size += len(envelope)
         if read:
+            # The average so far gives the size of the next page, so large entries are not read 200 at a time.
             page = max(1, min(PAGE_ENTRIES, PAGE_BYTES * read // max(1, size)))
+        # SQLite runs in this thread (ADR 13): without this, a long replay would hold the event loop.
         await asyncio.sleep(0)
+    # Not read to its end: none of it is sent, as the client has to load the state in any case.
     for name, _, _ in waiting:
         found[name] = ([], [])
     return found, size <= max_bytes

@@ -63,10 +63,13 @@ class _Inline(aiosqlite.Connection):
 
     def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
         super().__init__(connector, iter_chunk_size=64)
+        # A thread that waits for the disk must not stop the program from ending.
         self._thread.daemon = True
         self.in_thread: set[object] = set()
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        # Three kinds of calls may block: `commit` (the disk), BEGIN IMMEDIATE (another writer), and any call behind
+        # one that runs in the thread already.
         if not self.in_thread and fn.__name__ != "commit" and args[:1] != (_BEGIN_WRITING,):
             if self._connection is None:
                 raise ValueError("no active connection")
@@ -115,7 +118,10 @@ def _configure(dbapi_connection: Any, _: object) -> None:
     ):
         with attempt:
             cursor.execute("PRAGMA journal_mode=WAL")
+    # In WAL mode NORMAL may lose the last commits when the machine loses power:
+    # https://www.sqlite.org/pragma.html#pragma_synchronous
     cursor.execute("PRAGMA synchronous=FULL")
+    # Off by default, and set per connection: https://www.sqlite.org/foreignkeys.html#fk_enable
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
 

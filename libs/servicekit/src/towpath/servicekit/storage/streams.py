@@ -118,11 +118,13 @@ class Streams:
         wanted = sorted((needed | set(if_there)) - self._heads.keys())
         if not wanted:
             return
-        # Streams are created before any is locked; else two units of work could deadlock.
+        # Streams are created before any is locked; else two units of work could deadlock. So this read takes no lock.
         there = await self._read(wanted)
         if missing := [name for name in wanted if name in needed and name not in there]:
             dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
             await self._connection.execute(
+                # Another replica may create the same stream at this moment: the second one waits for its commit, and
+                # inserts nothing. https://www.postgresql.org/docs/current/sql-insert.html#SQL-ON-CONFLICT
                 dialect.insert(self._tables.heads).on_conflict_do_nothing(),
                 [{"stream": name, "head": 0} for name in missing],
             )
@@ -132,6 +134,9 @@ class Streams:
         ):  # One writer at a time: no other transaction can change them.
             self._heads |= dict.fromkeys(needed - there.keys(), 0) | there
         else:
+            # Read again under the lock: the heads of the first read may be old. In the order of names, as every unit
+            # of work locks, so that two of them never wait for each other.
+            # https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-DEADLOCKS
             self._heads |= await self._read(wanted, lock=True)
 
     def head(self, stream: str) -> int:
@@ -170,6 +175,7 @@ class Streams:
 
     def remove_member(self, stream: str, group: str, user_id: str) -> None:
         """A user leaves the group of a loaded stream: see :mod:`towpath.servicekit.storage.leaves`."""
+        # An earlier leave of the same user is replaced, so a user has one leave per stream at most.
         self.add_member(stream, user_id)
         # A token, because the user may return and leave again before the first leave is confirmed.
         self._leaves.setdefault(stream, []).append(Leave(user_id, group, secrets.token_hex(6)))
@@ -206,6 +212,7 @@ class Streams:
         changed = sorted(self._touched | self._changed_leaves)
         if not changed:
             return
+        # Entries before heads: `(stream, seq)` is unique, so an append without the lock would fail here.
         await bulk.insert(self._connection, self._tables.entries, self._entries)
         heads: list[dict[str, Any]] = [{"stream": name, "head": self._heads[name]} for name in changed]
         if self._changed_leaves:
@@ -219,6 +226,7 @@ class Streams:
             return
         stored = dict(self._withheld)
         for entry in self._entries:
+            # Withheld in the unit that appended it: changed before it is written, so the text is never stored.
             if change := stored.pop((entry["stream"], entry["seq"]), None):
                 entry["envelope"] = withheld.withhold(entry["envelope"], *change)
         self._withheld = {}
@@ -234,6 +242,8 @@ class Streams:
         heads = self._tables.heads
         found: dict[str, int] = {}
         for part in batched(names, _NAMES_A_STATEMENT):
+            # The order by name is the order of locks.
+            # https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE
             select = sa.select(heads).where(heads.c.stream.in_(part)).order_by(heads.c.stream)
             for row in await self._connection.execute(select.with_for_update() if lock else select):
                 found[row.stream] = row.head
@@ -246,6 +256,7 @@ class Streams:
             self._leaves.pop(stream, None)
             return
         self._leaves[stream] = confirmed_leaves(self._connection).left_of(stored)
+        # Some are confirmed by now: the shorter list is written with this unit.
         if stored != to_store(self._leaves[stream]):
             self._changed_leaves.add(stream)
 

@@ -47,6 +47,7 @@ def withhold(entry: str, about: int, blank: Fields) -> str:
     """
     envelope = _OBJECT.decode(entry)
     envelope.pop("about", None)
+    # `about` first, so that `is_withheld` compares a prefix and parses nothing.
     return _ENCODER.encode({"about": about, **_with_fields(envelope, blank)}).decode()
 
 
@@ -87,6 +88,7 @@ async def filled(
     about = [(_about(place, entry), place, entry) for place, entry in found]
     if not about:
         return {}
+    # One query for all subjects, also if several entries have the same one.
     fields = await fill(connection, {subject for subject, _, _ in about})
     return {place: _filled(entry, fields[subject]) for subject, place, entry in about if subject in fields}
 
@@ -97,6 +99,7 @@ async def fill_page(
     """The current publishable text of a page of entries, in order; queries only entries with withheld fields."""
     if fill is None:
         return [((row.stream, row.seq), row.envelope.encode()) for row in rows]
+    # Most pages have none, and cost no query and no parsing.
     withheld = [((row.stream, row.seq), row.envelope) for row in rows if is_withheld(row.envelope)]
     if not withheld:
         return [((row.stream, row.seq), row.envelope.encode()) for row in rows]
@@ -106,6 +109,7 @@ async def fill_page(
         place = (row.stream, row.seq)
         if not is_withheld(row.envelope):
             page.append((place, row.envelope.encode()))
+        # Else its subject is deleted: the entry is left out.
         elif place in known:
             page.append((place, known[place]))
     return page
@@ -118,6 +122,7 @@ def _about(place: EntryId, entry: str) -> EntryId:
 
 
 def _filled(entry: str, fields: Fields) -> bytes:
+    # Byte for byte as it was first pushed: not parsed, and not encoded again.
     if not fields and not is_withheld(entry):
         return entry.encode()
     envelope = _OBJECT.decode(entry)

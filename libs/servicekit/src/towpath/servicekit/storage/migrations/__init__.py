@@ -65,5 +65,7 @@ def _configuration(connection: Connection, service: str, versions: Path, version
     # https://alembic.sqlalchemy.org/en/latest/branches.html#setting-up-multiple-version-directories
     config.set_main_option("path_separator", "newline")
     for option, folder in (("script_location", _HERE), ("version_locations", versions)):
+        # `%` begins an interpolation in such options:
+        # https://docs.python.org/3/library/configparser.html#interpolation-of-values
         config.set_main_option(option, str(folder).replace("%", "%%"))
     return config
