@@ -208,9 +208,11 @@ class MemoryBroker:
             mandatory=mandatory,
         )
         if self._hub.confirming:
+            # As a confirm would: the caller's task yields, so one publisher in a loop does not hold the event loop.
             await asyncio.sleep(0)
         else:
             await self._until_confirmed(self._publish_timeout if timeout is None else timeout)
+        # The message was routed before: as with RabbitMQ, a publisher that lost its connection does not know.
         if drops != self._drops:
             raise PublishUnconfirmed(f"the connection of {self._name} broke while publishing")
         if problem is not None:
@@ -264,6 +266,7 @@ class MemoryBroker:
             if self._unconfirmed:
                 await asyncio.wait(self._unconfirmed, timeout=self._publish_timeout)
         finally:
+            # Unsettled deliveries are requeued also when the wait above was cancelled.
             self.drop()
             for subscription in self.subscriptions:
                 subscription.end()
@@ -284,6 +287,7 @@ class MemoryBroker:
             return
         for subscription in self.subscriptions:
             subscription.start()
+        # Not for the first connection: nothing was rebuilt then.
         if self._was_ready:
             for callback in self._rebuilt_callbacks:
                 callback()

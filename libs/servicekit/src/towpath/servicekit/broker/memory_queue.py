@@ -76,12 +76,16 @@ class MemoryQueue:
 
     def pump(self) -> None:
         """Deliver waiting messages as far as consumers have room; drop those that are expired or over a bound."""
+        # Expired messages first, or a consumer would get one whose time is over.
         self._drop_expired()
         while (self._fresh or self._returned) and (consumer := self._next_free()) is not None:
             consumer.receive(self._pop())
+        # After the delivery: with a free consumer nothing is waiting, so nothing is dropped.
+        # https://www.rabbitmq.com/docs/maxlength
         if isinstance(self.source, Inbox):
             while len(self) > self._max_length or self._ready_bytes > self._max_bytes:
                 self._forget(self._pop())
+        # One timer per queue, for its head: it fires early at worst, and looks again.
         if self._timer is None and self._ttl != math.inf and self:
             self._timer = asyncio.get_running_loop().call_at(self._head().expires, self._on_timer)
 
@@ -153,6 +157,7 @@ class MemoryQueue:
         limit = self.source.delivery_limit if isinstance(self.source, Queue) else None
         for entry in entries:
             entry.returns += 1
+            # As RabbitMQ does: https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
             if limit is not None and entry.returns > limit:
                 self._dead_letter(entry, DeadLetterReason.DELIVERY_LIMIT)
             else:
@@ -162,6 +167,7 @@ class MemoryQueue:
     def _next_free(self) -> "QueueConsumer | None":
         consumers = self._consumers
         if isinstance(self.source, Queue) and self.source.single_active:
+            # The first only, also while it is full: the next one starts when it has left.
             return consumers[0] if consumers and consumers[0].free else None
         for _ in range(len(consumers)):
             consumer = consumers[0]
@@ -300,6 +306,7 @@ class MemoryDelivery:
             return False
         self._is_settled = True
         self._consumer.settled()
+        # Stale: its consumer has left, and the message was requeued.
         if self not in self._consumer.unsettled:
             return False
         self._consumer.unsettled.remove(self)

@@ -107,6 +107,8 @@ class VirtualHost:
             return Unroutable(f"no queue is bound to {message.routing_key!r} on {message.exchange!r}")
         refusing: list[str] = []
         for queue in targets:
+            # The others get it all the same, as in RabbitMQ: the publisher gets a refusal, and a repetition is a
+            # duplicate there. https://www.rabbitmq.com/docs/maxlength#overflow-behaviour
             if queue.full:
                 refusing.append(queue.name)
             else:
@@ -157,6 +159,7 @@ class VirtualHost:
             target.push(dead)
 
     def _route(self, exchange: str, routing_key: str) -> tuple[MemoryQueue, ...] | None:
+        # The default exchange routes by queue name. https://www.rabbitmq.com/docs/exchanges
         if not exchange:
             queue = self._queues.get(routing_key)
             return (queue,) if queue is not None else ()

@@ -60,6 +60,7 @@ class RabbitBindings:
         try:
             await within(timeout, self._reply(request))
         except LOST as error:
+            # Without the inbox it is another error: `BrokerUnavailable`, as the next inbox has bindings of its own.
             self._check_exists()
             raise BrokerError(f"RabbitMQ did not change a binding: {reason_of(error)}") from error
 
@@ -72,6 +73,7 @@ class RabbitBindings:
             try:
                 await request(await driver_of(channel))
             except BaseException:
+                # Its reply may still arrive, so the channel is not used again.
                 await close_channel(channel)
                 raise
             if self._ended:

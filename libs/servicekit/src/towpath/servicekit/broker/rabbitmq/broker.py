@@ -125,6 +125,7 @@ class RabbitBroker:
 
     async def until_ready(self) -> None:
         while self.state is BrokerState.CONNECTING:
+            # Also set by a refusal of every host: then no link will ever come, and the program ends.
             await self._supervisor.decided.wait()
             if self._supervisor.refusal is not None:
                 raise self._supervisor.refusal
@@ -147,11 +148,15 @@ class RabbitBroker:
             link = await self._live_link()
             try:
                 await link.declare(topology)
+                # At the start, not at the first publish: a missing permission then ends the program with one line
+                # that names it.
                 await asyncio.gather(*map(link.check_write_permission, topology.writes))
             except LOST as error:
                 if not link.lost.done():
                     raise BrokerError(f"RabbitMQ did not take the topology: {reason_of(error)}") from error
             else:
+                # If the link was lost meanwhile, the loop declares on the next one: the supervisor restores only what
+                # is in `topologies`.
                 if not link.lost.done():
                     topologies.append(topology)
 
@@ -170,9 +175,12 @@ class RabbitBroker:
         check(exchange, routing_key, message, self._message_max_bytes)
         self._publishes += 1
         self._idle.clear()
+        # One limit for the channel and the confirm. RabbitMQ may confirm late or never (an alarm, a lost leader),
+        # and a publish must not wait for ever. https://www.rabbitmq.com/docs/confirms#publisher-confirms-latency
         limit = asyncio.timeout(self._publish_timeout if timeout is None else timeout)
         try:
             async with limit:
+                # So that an alarm can shorten it: see `Link.watch_alarm`.
                 link.in_flight.add(limit)
                 channel = await link.publisher(exchange)
                 await channel.basic_publish(
@@ -186,15 +194,18 @@ class RabbitBroker:
         except TimeoutError:
             alarm = self.state is BrokerState.BLOCKED
             cause = "RabbitMQ raised an alarm before it confirmed" if alarm else "no confirm from RabbitMQ"
+            # Unknown, not failed: the message may be in its queues. The caller decides whether to send it twice.
             raise PublishUnconfirmed(f"{cause}: {exchange}/{routing_key}") from None
         except Exception as error:
             failure = self._failure(error, exchange, routing_key, len(message.body))
+            # Not for the other failures: RabbitMQ has closed the channel, and the next publish opens a new one.
             if isinstance(failure, PublishRefused):
                 link.refused(exchange)
             raise failure from error
         except asyncio.CancelledError:
             # aiormq fails confirms with CancelledError when the channel closes; this task was not cancelled.
             task = asyncio.current_task()
+            # The publish was cancelled by its own caller: passed on.
             if task is not None and task.cancelling():
                 raise
             raise PublishUnconfirmed("the connection broke while publishing") from None
@@ -256,6 +267,7 @@ class RabbitBroker:
                         subscriptions.append(subscription)
             yield subscription
         finally:
+            # Removed before it is closed, or the supervisor would repair it.
             if subscription in subscriptions:
                 subscriptions.remove(subscription)
             await subscription.close()
@@ -289,6 +301,7 @@ class RabbitBroker:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CONFIRMS_TIMEOUT):
                     await self._idle.wait()
+        # Before the link is dropped, or the supervisor would open a new one.
         abandon(self._supervising)
         await asyncio.wait([self._supervising], timeout=CONFIRMS_TIMEOUT)
         await asyncio.gather(*(subscription.close() for subscription in self._supervisor.subscriptions))

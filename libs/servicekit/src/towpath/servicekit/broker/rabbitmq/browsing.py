@@ -76,6 +76,7 @@ class RabbitQueueBrowser:
     async def __anext__(self) -> Delivery:
         try:
             await self._send_settlements()
+            # `basic.get`, not a consumer: nothing is prefetched. https://www.rabbitmq.com/docs/consumers
             message = await rpc(self._channel.basic_get(self._queue))
         except LOST as error:
             raise _gone(error) from error
@@ -107,6 +108,7 @@ class RabbitQueueBrowser:
         """Whether the queue holds ``count`` messages within a moment; false if another consumer takes them
         meanwhile."""
         for _ in range(_CHECKS):
+            # A passive declare counts ready messages.
             if await _waiting(self._channel, self._queue) >= count:
                 return True
             await asyncio.sleep(_CHECK_SECONDS)

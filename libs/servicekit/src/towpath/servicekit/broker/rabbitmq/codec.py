@@ -88,6 +88,7 @@ class SafeReader:
     async def _next(self) -> bytes:
         await self._have(_HEAD_SIZE)
         head = self._read[self._begin : self._begin + _HEAD_SIZE]
+        # A server that speaks another version answers with its own protocol header, which is not a frame.
         if head.startswith(b"AMQP"):
             self._begin += _HEAD_SIZE
             return head
@@ -104,10 +105,13 @@ class SafeReader:
             safe, reason = safe_method(payload)
             if safe.startswith(_CONNECTION_CLOSE):
                 self.closed = int.from_bytes(safe[4:6], "big"), safe[7 : 7 + safe[6]].decode()
+            # Kept until the content header of the same channel arrives: the defect belongs to that message. AMQP
+            # never interleaves two messages of one channel.
             if reason is not None:
                 self._odd[int.from_bytes(head[1:3], "big")] = reason
         else:
             return frame
+        # The usual case: not copied, not encoded again.
         return frame if safe is payload else head[:3] + len(safe).to_bytes(4, "big") + safe + frame[-1:]
 
     async def _have(self, size: int) -> None:

@@ -73,6 +73,7 @@ class Connection:
         try:
             await within(CONNECT_TIMEOUT, connection.connect())
         except BaseException as error:
+            # Aborted, not closed: a clean close waits for the peer, which may not answer.
             socket.abort()
             if isinstance(error, LOST) and (closed := socket.closed) is not None:
                 raise ClosedByBroker(*closed) from None  # aiormq does not report the reason.
@@ -99,6 +100,7 @@ class Connection:
         """A new channel."""
         channel = self._connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
         await within(RPC_TIMEOUT, channel.initialize())
+        # See the driver: one refused publish must not close the whole connection.
         guard_writes(await driver_of(channel))
         return channel
 
@@ -106,6 +108,7 @@ class Connection:
         """Close the connection cleanly, or abort it; takes 1.5 s at most."""
         closing = asyncio.ensure_future(self._connection.close())
         try:
+            # A clean close shows in RabbitMQ's log as one; after the limit the socket is cut.
             await asyncio.wait([closing], timeout=CLOSE_TIMEOUT)
         finally:
             self._socket.abort()
@@ -128,6 +131,7 @@ class _Socket(TransportFactory):
         self.received_at = now()
 
         def on_data(data: Any) -> None:
+            # For any bytes, not for whole frames: a large frame over a slow line does not count as silence.
             self.received_at = now()
             feed(data)
 
@@ -151,6 +155,7 @@ async def answers(url: URL, name: str, *, timeout: float) -> bool:
         connection = await within(timeout, Connection.open(url, name))
     except LOST:
         return False
+    # Only the handshake counts: it shows that RabbitMQ runs, and that packets arrive.
     await connection.close()
     return True
 

@@ -78,6 +78,7 @@ def safe_header(payload: bytes, odd: str | None = None) -> bytes:
 
 def _check(payload: bytes) -> None:
     flags = int.from_bytes(payload[12:14], "big")
+    # Bit 0 announces a second word of flags, and no property of AMQP 0-9-1 needs one; bit 1 is unused.
     if flags & 0b11:
         raise _Unreadable("flags: not of AMQP 0-9-1")
     at = 14
@@ -132,6 +133,7 @@ def _entry(payload: bytes, at: int, end: int, count: list[int], depth: int) -> i
 
 def _value(payload: bytes, at: int, end: int, count: list[int], depth: int) -> int:
     count[0] += 1
+    # Bounded over all tables of a message: a header of many tiny tables would hold the event loop.
     if count[0] > _MAX_VALUES:
         raise _Undecodable(f"more than {_MAX_VALUES} values")
     stop = _value_end(payload, at, end)
@@ -246,6 +248,7 @@ def _decodable_headers(payload: bytes, at: int, end: int) -> tuple[bytes, list[s
             if name != ours:
                 kept.append(payload[at:after])
         except (_Undecodable, IndexError) as error:
+            # Reasons are for an operator: a header of a thousand defects needs no thousand lines.
             if len(wrong) < 5:
                 wrong.append(f"header {name[:40].decode('utf-8', 'backslashreplace')}: {error}")
         if count[0] > _MAX_VALUES:

@@ -140,6 +140,7 @@ class _WriteQueueGuard:
     async def put(self, frame: Any) -> None:
         if self._close_ok is not None:
             raise ChannelInvalidStateError("RabbitMQ closed the channel")
+        # `put` waits while the connection's queue is full: CloseOk has to be behind every publish that waits here.
         self._passing += 1
         try:
             await self._queue.put(frame)

@@ -57,6 +57,7 @@ class Hosts:
         else:
             self._refusing.discard(url)
         self._failures += 1
+        # No wait within a round: a cluster with one dead node costs one attempt more.
         rounds, left = divmod(self._failures, len(self._urls))
         return self._chance.uniform(0, self.longest_wait(rounds, outage)) if not left else 0.0
 
@@ -67,4 +68,5 @@ class Hosts:
     @property
     def all_refuse(self) -> bool:
         """Whether each host refused us when it was tried last."""
+        # A set, because the setting may name one host twice.
         return len(self._refusing) == len(set(self._urls))

@@ -84,6 +84,7 @@ class Link:
         except BaseException:
             for one in opening:
                 one.cancel()
+            # Half a link is closed: the other connection would stay open on RabbitMQ, without a use.
             done = await asyncio.gather(*opening, return_exceptions=True)
             await asyncio.gather(*(one.close() for one in done if isinstance(one, Connection)))
             raise
@@ -109,6 +110,8 @@ class Link:
     async def watch_alarm(self) -> None:
         """Keep :attr:`blocked` up to date until cancelled."""
         while True:
+            # Polled, because aiormq offers no callback. Connection.Blocked arrives only after this connection has
+            # published during the alarm. https://www.rabbitmq.com/docs/connection-blocked
             blocked, before = await self._publishing.alarmed(), self.blocked
             self.blocked = blocked
             if blocked and not before:
@@ -122,12 +125,14 @@ class Link:
         soon = asyncio.get_running_loop().time() + _CONFIRM_TIMEOUT_AT_ALARM
         for limit in self.in_flight:
             if not limit.expired():
+                # Shorter only, never longer: a publish keeps the limit that its caller gave.
                 limit.reschedule(min(soon, limit.when() or soon))
 
     async def publisher(self, exchange: str) -> Driver:
         """The channel that publishes to ``exchange``; a new one if the broker closed the last."""
         channel = self._publishers.get(exchange)
         if channel is None or channel.is_closed:
+            # Looked at again under the lock: many lanes notice a closed channel at once, and one of them opens it.
             async with self._opening:
                 channel = self._publishers.get(exchange)
                 if channel is None or channel.is_closed:
@@ -146,6 +151,7 @@ class Link:
         """
         now = asyncio.get_running_loop().time()
         if exchange in self._publishers and now - self._opened_at[exchange] >= _CHANNEL_LASTS:
+            # Kept open for a while: publishes on it still wait for their confirms.
             self._replaced.append((now, self._publishers.pop(exchange)))
 
     async def _close_replaced(self) -> None:
@@ -166,6 +172,8 @@ class Link:
             LOST: See :data:`~towpath.servicekit.broker.rabbitmq.connection.LOST`.
         """
         consumers: dict[str, int] = {}
+        # A channel for this request alone, on the consuming connection: RabbitMQ closes it after an error, and an
+        # alarm blocks the other connection.
         channel = await self.consumer_channel()
         try:
             driver = await driver_of(channel)
@@ -179,6 +187,8 @@ class Link:
             for queue in topology.queues:
                 reads = "configure" if queue.dead_letter_exchange is None else "configure or read"
                 with needs(queue=reads, exchange="write"):
+                    # Declaring what exists with the same arguments changes nothing, and returns the number of
+                    # consumers. https://www.rabbitmq.com/docs/queues#property-equivalence
                     declared = await rpc(
                         driver.queue_declare(queue.name, durable=True, arguments=queue_arguments(queue))
                     )
@@ -224,6 +234,8 @@ class Link:
                         _EMPTY_BATCH,
                         exchange=binding.exchange,
                         routing_key=binding.routing_key,
+                        # If the binding exists, the queue takes it, and its consumer handles a batch without items.
+                        # https://www.rabbitmq.com/docs/publishers#unroutable
                         mandatory=True,
                         wait=False,
                     )
@@ -251,6 +263,7 @@ class Link:
             try:
                 await within(_PERMISSION_CHECK_SECONDS, publishing)
             except ChannelAccessRefused as error:
+                # Topic permissions: this key may be forbidden, and the real ones allowed.
                 if "access to topic" not in str(error):
                     raise
 
@@ -263,10 +276,14 @@ class Link:
 def queue_arguments(queue: Queue) -> dict[str, Any]:
     """The arguments of a queue declaration."""
     arguments: dict[str, Any] = {
+        # Replicated, and it counts redeliveries, which the crash probe depends on.
+        # https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
         "x-queue-type": "quorum",
         "x-delivery-limit": queue.delivery_limit,
     }
     if queue.single_active:
+        # The order of a partition, also when two replicas consume it:
+        # https://www.rabbitmq.com/docs/consumers#single-active-consumer
         arguments["x-single-active-consumer"] = True
     if queue.max_length is not None:
         arguments["x-max-length"] = queue.max_length

@@ -49,6 +49,7 @@ class ClosedByBroker(ConnectionError):
 def is_refusal(error: BaseException) -> bool:
     """Whether the broker answered and refused this client."""
     if isinstance(error, ClosedByBroker):
+        # 530 is also sent for limits that pass; only the text distinguishes them.
         return error.code in (_ACCESS_REFUSED, _NOT_ALLOWED) and not _PASSES.search(str(error))
     return isinstance(error, ProbableAuthenticationError | AuthenticationError | ConnectionNotAllowed)
 

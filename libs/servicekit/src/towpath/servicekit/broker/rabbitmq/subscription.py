@@ -81,6 +81,7 @@ class RabbitSubscription(Arrivals):
         Args:
             held: Hand out no deliveries before :meth:`hand_out`.
         """
+        # The next start is a new channel with new tags: nothing of the old one may remain.
         await self.stop()
         self._is_held = held
         if self._cancelled:  # Its unsettled deliveries were requeued with the old channel.
@@ -119,6 +120,7 @@ class RabbitSubscription(Arrivals):
         self._tags.clear()
         settler, self._settler = self._settler, None
         if settler is not None:
+            # Before the channel is closed: settlements that were not sent are dropped, and the broker redelivers.
             settler.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await settler
@@ -136,6 +138,8 @@ class RabbitSubscription(Arrivals):
             return
         try:
             driver = await driver_of(channel)
+            # `basic.cancel` stops new deliveries; those that are here can still be settled, as the channel stays
+            # open. https://www.rabbitmq.com/docs/consumers
             for tag in list(self._tags):
                 await rpc(driver.basic_cancel(tag))
         except LOST as error:
@@ -153,6 +157,8 @@ class RabbitSubscription(Arrivals):
     def settle(self, channel: Driver, tag: int, how: str) -> None:
         self._was_settled()
         current = self._channel
+        # A delivery tag counts on its own channel only: on another one it would settle another delivery, or close
+        # the channel. https://www.rabbitmq.com/docs/confirms#consumer-acks-delivery-tags
         if current is None or current.is_closed or channel.is_closed:
             return  # A stale delivery: the broker redelivers it.
         self._settlements.append((tag, how))
@@ -185,6 +191,7 @@ class RabbitSubscription(Arrivals):
             self._end(channel, Lost.CHANNEL, f"its channel closed: {reason_of(error)}")
 
     def _end(self, channel: Channel, what: Lost, reason: str) -> None:
+        # Both events name their channel: a late one of an old channel must not end the new one.
         if self._channel is channel and not self._ended:  # not closed by ourselves
             for _, bindings in self._bindings:
                 bindings.end()
@@ -205,6 +212,8 @@ async def make_inbox(channel: Driver, inbox: Inbox) -> str:
         "x-max-length": inbox.max_length,
         "x-max-length-bytes": inbox.max_bytes,
         "x-message-ttl": inbox.message_ttl_ms,
+        # A program that cannot keep up loses its oldest messages: with reject-publish, one full inbox would refuse
+        # the publishes to all of them. https://www.rabbitmq.com/docs/maxlength#overflow-behaviour
         "x-overflow": "drop-head",
     }
     with needs(queue="configure"):

@@ -110,6 +110,7 @@ class Supervisor:
             reason = await self._maintain(link)
             self.decided.clear()
             log.warning("broker_lost", url=shown(url), reason=reason)
+            # A loss that the caller of `rebuild` has found is reported by the caller.
             if not self._is_dropped:
                 self._found(Lost.CONNECTION, reason)
             self._is_dropped = False
@@ -136,6 +137,7 @@ class Supervisor:
             except Exception as error:
                 wait = self._hosts.failed(url, refused=is_refusal(error), outage=now() - began)
                 # Later on a refusal is retried as well: an operator may be changing the password.
+                # At the start, by every host: a setting is wrong, and the operator should see it now.
                 if first and self._hosts.all_refuse:
                     raise refused_connection(url, error) from None
                 event = "topology_differs" if isinstance(error, TopologyMismatch) else "broker_unreachable"
@@ -149,11 +151,14 @@ class Supervisor:
         link = await Link.open(url, self._name)
         try:
             self._ended.clear()
+            # Queues and exchanges first: a subscription needs them.
             for topology in self.topologies:
                 await link.declare(topology)
             for subscription in list(self.subscriptions):
+                # Held: `on_rebuilt` callbacks run before the first delivery, see `_notify_rebuilt`.
                 await subscription.start(link, held=True)
         except BaseException:
+            # Half of it restored is not a link: the next attempt begins from nothing.
             await link.close()
             raise
         return link
@@ -170,6 +175,8 @@ class Supervisor:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 if task.done():
+                    # A watcher ends after it has failed the link, or with an error: a link without its watchers would
+                    # hide its defects, so it is replaced.
                     link.fail(reason_of(task.exception()))
             return link.lost.result()
         finally:
@@ -184,6 +191,7 @@ class Supervisor:
             if link.silent() is None:
                 is_logged = False
                 continue
+            # Every host is asked: dropping the link helps only if a new one could be opened.
             asked = (answers(url, f"{self._name} check", timeout=_ANSWER_TIMEOUT) for url in self._hosts.all)
             is_there = any(await asyncio.gather(*asked))
             # Checked again: if this process itself was paused, the bytes received meanwhile are read by now.
@@ -199,16 +207,19 @@ class Supervisor:
     async def _repair_and_check(self, link: Link) -> None:
         while True:
             try:
+                # With jitter, or all programs that started together would declare everything at the same moments.
                 async with asyncio.timeout(CHECK_EVERY - self._jitter(CHECK_EVERY / 4)):
                     await self._needs_repair.wait()
             except TimeoutError:
                 await self._check(link)
             else:
+                # A deleted queue ends the consumers of all replicas at once.
                 await asyncio.sleep(self._jitter(self._spread))
                 await self._repair(link)
 
     async def _repair(self, link: Link) -> None:
         """Create again the subscriptions that the broker ended; an error ends the link."""
+        # Cleared before the list is taken: a subscription that ends during the repair causes another one.
         self._needs_repair.clear()
         ended, self._ended = self._ended, {}
         wanted = [one for one in ended if one in self.subscriptions]
@@ -234,6 +245,7 @@ class Supervisor:
         """Declare everything again, and check that each queue has a consumer; a slow link does not count as lost."""
         consumed = [one for one in self.subscriptions if one.started_before(_CONSUMER_CHECK_GRACE)]
         for topology in self.topologies:
+            # A publish would hang in an alarm: bindings are verified when it is over.
             if not link.blocked:
                 await self._verify_bindings(link, topology)
             try:
@@ -243,6 +255,8 @@ class Supervisor:
                 return
             for subscription in (one for one in consumed if one.is_taking):
                 for name in subscription.names:
+                    # RabbitMQ has lost the consumer without a word to this program: its deliveries would stop, and
+                    # nothing else would show it.
                     if consumers.get(name) == 0:
                         self.subscription_ended(subscription, Lost.CONSUMER, f"{name} has no consumer")
 
