@@ -115,6 +115,7 @@ class MemoryQueue:
         """Requeue all deliveries of ``consumer`` at their positions."""
         entries = [delivery.entry for delivery in consumer.unsettled]
         consumer.unsettled.clear()
+        # In their order, as a quorum queue requeues: else the next consumer would see later messages first.
         self._put_back(sorted(entries))
 
     def drop_transient(self) -> None:

@@ -155,6 +155,7 @@ class VirtualHost:
                 routing_key=dead.routing_key,
                 reason=str(reason),
             )
+        # Also to a full queue: a dead letter has no publisher that could get a refusal.
         for target in targets:
             target.push(dead)
 

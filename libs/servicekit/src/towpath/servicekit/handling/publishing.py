@@ -18,8 +18,8 @@ Where a replay starts. A client names the last entry that it has of each stream:
 
 1. The answer is made from the replay (it is a function): all entries after that position.
 2. The answer is known: entries that this very unit pushes after the subscription are skipped. Else a thousand users
-   who join a room together would each receive all others twice. Example: this unit pushes the entries 4, 5 and 6. The
-   client has 3: the replay starts after 6. The client has 2, and 3 is not of this unit: the replay starts after 2.
+   who join a room together would each receive all others twice. Example: this unit pushes the entries 4, 5 and
+   6, and the client has 3: the replay starts at 6.
 3. On the main path, replays that do not fit a small shared read are left out: the client sees the gap, and resumes.
 4. For heavy reads, each replay that does not fit the shared read is read alone. It is sent in pages, each after the
    confirms of the one before, so that one large answer fills neither the memory nor the lanes.
@@ -264,7 +264,12 @@ async def _queue(confirms: PendingConfirms, post: Callable[[], None]) -> None:
 
 
 def _starts(results: Sequence[Result]) -> list[Mapping[str, int]]:
-    """The positions from which each result is replayed; cases 1 and 2."""
+    """The positions from which each result is replayed; cases 1 and 2.
+
+    Example: entries 4, 5, 6 of a stream are pushed by this unit, and the client has 3: the replay starts at 6. If the
+    client has 2, the replay starts at 2: entry 3 is not of this unit, and the client drops the second 4, 5 and 6 by
+    their numbers.
+    """
     if not any(result.stored.replay for result in results):
         return [{} for _ in results]
     pushed: dict[str, set[int]] = {}
@@ -278,6 +283,8 @@ def _starts(results: Sequence[Result]) -> list[Mapping[str, int]]:
         # From the end, so that each entry knows the end of its run: 4, 5, 6 all have 6; a gap ends the run.
         for seq in sorted(seqs, reverse=True):
             last[stream, seq] = last.get((stream, seq + 1), seq)
+    # A known answer (case 2) starts behind the run that follows its position; one that is made from the replay
+    # (case 1) has to include it.
     return [
         {stream: last.get((stream, seq + 1), seq) for stream, seq in result.stored.replay.items()}
         if result.stored.answer

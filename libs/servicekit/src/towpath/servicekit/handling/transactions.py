@@ -312,7 +312,8 @@ def _id_is_taken(request: Request) -> Conflict:
 
 
 def _parts(requests: list[Request], error: Exception) -> list[list[Request]]:
-    """The parts to run of a unit that failed with ``error``; the last one runs next.
+    """The parts to run of a unit that failed with ``error``; the last one runs next. ``[a, b, c, d]`` gives
+    ``[[c, d], [a, b]]``, and after a timeout ``[[d], [c], [b], [a]]``.
 
     Halves: usually few requests fail, and each transaction costs a commit. One by one, a large unit would delay all
     others by as many commits. But after a timeout each half with the slow request would use up its time again.

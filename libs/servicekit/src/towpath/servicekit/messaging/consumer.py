@@ -113,6 +113,7 @@ class Consumer:
                 now = asyncio.get_running_loop().time()
                 # One limit for all of it: each look would otherwise begin a new one.
                 stop_at = now + _BESIDE_SECONDS if stop_at is None else stop_at
+                # Ready requests again: another round. Otherwise everything is finished, or the time is over.
                 if not await self._dispatcher.finished(stop_at - now) or not self._dispatcher.waiting_bytes:
                     return
 

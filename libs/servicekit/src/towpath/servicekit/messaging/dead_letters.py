@@ -243,6 +243,7 @@ class DeadLetters:
         try:
             await publish(self._dead, routing_key, message)
         except Unpublishable:
+            # It is not the size (a missing exchange, a permission), and a shorter body would fail as well.
             if len(message.body) <= TRUNCATED_BYTES:
                 raise
             message = replace(message, body=message.body[:TRUNCATED_BYTES])

@@ -242,6 +242,7 @@ class Lanes:
 
     def _fail_waiting(self, error: BrokerError) -> None:
         for lane in self._lanes.values():
+            # The batch in flight is not among them: its own publish ends with a confirm, or at its time limit.
             waiting = list(lane.items)
             lane.items.clear()
             self._bytes -= sum(len(item) for item, _, _ in waiting)

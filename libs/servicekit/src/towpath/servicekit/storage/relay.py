@@ -44,7 +44,8 @@ log = structlog.get_logger(__name__)
 #: Exchange and routing key: messages with the same one are published in order.
 Key = tuple[str, str]
 
-#: Seconds. By then a frozen replica has also lost its queues and its locks.
+#: Seconds until another replica takes over from a dead one, and may publish its last messages twice (ADR 12). By
+#: then a frozen replica has also lost its queues and its locks.
 _LEASE: Final = 15.0
 #: Seconds that the last poll may take on stop.
 _LAST_POLL: Final = 2.0
@@ -132,6 +133,8 @@ class Relay:
                 # Before the statement: the lease is counted from here, so at worst too short and never too long.
                 taken_at = loop.time()
                 waiting = await self._take()
+                # Its holder polls as well, and publishes these rows; if it has died, the lease ends and a later poll
+                # takes it.
                 if waiting is None:
                     return False
                 if loop.time() - taken_at >= self._lease:

@@ -193,7 +193,11 @@ def _nothing(positions: Positions, heads: Mapping[str, int]) -> dict[str, Replay
 
 
 def _within(positions: Positions, heads: Mapping[str, int], limit: int) -> dict[str, int]:
-    """The positions with later entries, as far as ``limit`` entries reach."""
+    """The positions with later entries, as far as ``limit`` entries reach.
+
+    Example: with heads ``{"a": 9, "b": 500}`` and a limit of 100, ``{"a": 4, "b": 7}`` gives ``{"a": 4}``: the 493
+    entries of ``b`` do not fit, and ``b`` is reported as incomplete.
+    """
     within: dict[str, int] = {}
     for name, seq in positions.items():
         behind = heads.get(name, 0) - seq

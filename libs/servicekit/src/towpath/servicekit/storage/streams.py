@@ -241,6 +241,7 @@ class Streams:
     async def _read(self, names: Sequence[str], *, lock: bool = False) -> dict[str, int]:
         heads = self._tables.heads
         found: dict[str, int] = {}
+        # Names are sorted, so the parts are locked in the same order too.
         for part in batched(names, _NAMES_A_STATEMENT):
             # The order by name is the order of locks.
             # https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE

@@ -99,6 +99,7 @@ class Supervisor:
             try:
                 link, url = await self._connect(first=first)
             except BrokerRefused as refusal:
+                # Then `decided`, which wakes callers that look at it.
                 self.refusal = refusal
                 self.decided.set()
                 return
@@ -284,6 +285,7 @@ class Supervisor:
             except Exception:
                 log.exception("rebuilt_callback_failed")
         for subscription in self.subscriptions:
+            # Only now: a delivery that is handled before the callbacks would meet state of the lost link.
             subscription.hand_out()
 
     def _jitter(self, most: float) -> float:
