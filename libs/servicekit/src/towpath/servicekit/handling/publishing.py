@@ -18,8 +18,8 @@ Where a replay starts. A client names the last entry that it has of each stream:
 
 1. The answer is made from the replay (it is a function): all entries after that position.
 2. The answer is known: entries that this very unit pushes after the subscription are skipped. Else a thousand users
-   who join a room together would each receive all others twice. Example: this unit pushes the entries 4, 5 and
-   6, and the client has 3: the replay starts at 6.
+   who join a room together would each receive all others twice. Example: entries 4, 5, 6 are pushed by this unit,
+   the client has 3: the replay starts at 6.
 3. On the main path, replays that do not fit a small shared read are left out: the client sees the gap, and resumes.
 4. For heavy reads, each replay that does not fit the shared read is read alone. It is sent in pages, each after the
    confirms of the one before, so that one large answer fills neither the memory nor the lanes.

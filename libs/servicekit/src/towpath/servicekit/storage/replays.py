@@ -3,8 +3,7 @@
 Guarantees:
 
 * A request gets at most ``limit`` entries and ``max_bytes`` bytes. A stream for which that is not enough is reported
-  as
-  incomplete, and none of its entries are sent: a client that is that far behind is better served by the history.
+  as incomplete, and none of its entries are sent: a client that is that far behind is better served by the history.
 * At most the bound plus one page is read, even if a replay turns out too large. A page aims at :data:`PAGE_BYTES`,
   and the event loop runs other tasks after each page.
 * Entries that several requests need are read once, if they are small enough to be held in memory together.

@@ -3,8 +3,8 @@
 aiosqlite runs everything in a separate thread: four switches per statement, fifty per unit of work. On a busy machine
 each switch waits for a processor, and storing a message took 35 ms instead of 3. Towpath's statements take
 microseconds (they find their rows by an index, in pages that are in memory), so they run in the calling thread.
-Only calls that may
-block use the thread: waiting for another writer (``BEGIN IMMEDIATE``), and for the disk (``COMMIT``).
+Only calls that may block use the thread: waiting for another writer (``BEGIN IMMEDIATE``), and for the disk
+(``COMMIT``).
 """
 
 import sqlite3

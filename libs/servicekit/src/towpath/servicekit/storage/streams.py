@@ -199,8 +199,7 @@ class Streams:
         """Write the appended entries: two statements for any number of entries; two more if any field is withheld.
 
         A stream that was created and stayed empty is deleted, so that refused requests leave no rows. Its row is
-        locked
-        by this transaction: a transaction that waits for it creates it again.
+        locked by this transaction: a transaction that waits for it creates it again.
         """
         if unused := sorted(self._made - self._touched):
             columns = self._tables.heads.c
