@@ -84,7 +84,7 @@ async def test_given_positions_win_over_stored_ones(a_server: Any) -> None:
 
 @pytest.mark.parametrize("positions", [[], "chat:lobby", {"chat:lobby": "3"}, {"chat:lobby": None}, {7: 1}])
 def test_invalid_positions_are_refused_at_once(positions: Any) -> None:
-    with pytest.raises(TypeError, match="(is not a position|are not positions|not positions)"):
+    with pytest.raises(TypeError, match=r"(is not a position|are not positions)"):
         connect("ws://127.0.0.1/ws", token="t", positions=positions)
 
 
