@@ -19,6 +19,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 
 #: Each is looked for in sentences and, with ``_`` for blanks, in names of tests.
 RULES: Final = (
+    (r"\bwhoever\b", "name the noun: any sender, each client"),
     (r"\banew\b", "write 'again', or 'a new …'"),
     (r"\b(?:un)?told\b|\btell(?:s|ing)?\b", "write what happens: publish, log, report, show"),
     (

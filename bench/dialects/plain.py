@@ -10,7 +10,7 @@ PUSHES: Final = "bench.push"
 
 
 class Plain:
-    """See :class:`bench.dialects.Dialect`. Listeners get ``room.said`` and ``user.told``."""
+    """See :class:`bench.dialects.Dialect`. Listeners get ``room.said`` and ``user.note``."""
 
     heard = staticmethod(number_after(b'"text":"'))
     correlated = staticmethod(number_after(b'"correlation_id":"'))
@@ -46,7 +46,7 @@ class Plain:
         return numbered_texts("room.say", f'"room":"{room}",', padding=padding)
 
     def push(self, user: str) -> Callable[[int], Publication]:
-        make = numbered_texts("user.told")
+        make = numbered_texts("user.note")
         return lambda number: Publication(PUSHES, f"user.{user}", make(number))
 
     def reply(self, frame: bytes) -> bytes | None:

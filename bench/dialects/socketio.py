@@ -14,7 +14,7 @@ from bench.dialects import PADDING, Handshake, Publication, number_after
 class SocketIo:
     """A dialect; see :class:`bench.dialects.Dialect`.
 
-    Answers are the event ``answer``. A message to a room is ``said``, a push is ``told``: in both the text begins
+    Answers are the event ``answer``. A message to a room is ``said``, a push is ``note``: in both the text begins
     with the number.
     """
 
@@ -52,10 +52,10 @@ class SocketIo:
         return lambda number: b"%s%010d%s%010d%s" % (head, number, middle, number, tail)
 
     def push(self, user: str) -> Callable[[int], Publication]:
-        # The message of a write-only manager for `emit("told", {"text": …}, room=user)`.
+        # The message of a write-only manager for `emit("note", {"text": …}, room=user)`.
         emit = {
             "method": "emit",
-            "event": "told",
+            "event": "note",
             "data": [{"text": f"\0{PADDING}"}],
             "binary": False,
             "namespace": "/",

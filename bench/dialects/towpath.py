@@ -49,7 +49,7 @@ class Towpath(Plain):
         return numbered_texts("chat.send", f'"room":"{room}",', f',"key":"{room}"', padding)
 
     def push(self, user: str) -> Callable[[int], Publication]:
-        make = numbered_texts("user.told")
+        make = numbered_texts("user.note")
         return lambda number: Publication("towpath.push", f"user.{user}", make(number))
 
     def resume(self, room: str, seq: int, number: int) -> bytes:

@@ -1,7 +1,7 @@
 """Clients: WebSocket connections that cost the generator as little as can be.
 
-Guarantees: a client counts as connected when its system's dialect says so; whoever is cut off is counted; frames go
-to ``receive`` as they come, one after the other.
+Guarantees: a client counts as connected when its system's dialect says so; a client that is cut off is counted;
+frames go to ``receive`` as they come, one after the other.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ class Client(WSListener):
     """One connection.
 
     Attributes:
-        receive: Takes the frames; whoever uses the client sets it.
+        receive: Takes the frames; set by the user of the client.
         ended: Whether the connection is over.
         close_code: The system's code when it closed the connection.
     """

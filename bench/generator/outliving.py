@@ -1,4 +1,4 @@
-"""The death of a gateway: what whoever publishes meanwhile notices of it.
+"""The death of a gateway: its effect on the publishers.
 
 A backend publishes, one after the other and each confirmed, to users of a gateway that lives; the other gateway, full
 of people, dies.

@@ -55,7 +55,7 @@ def shown(value: float) -> str:
 
 
 def as_shown(value: float) -> float:
-    """A figure as whoever reads the page knows it."""
+    """A figure as readers of the page know it."""
     return value if math.isnan(value) else float(shown(value).replace(",", ""))
 
 

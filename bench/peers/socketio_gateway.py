@@ -94,7 +94,7 @@ async def main() -> None:
         runner = web.AppRunner(application, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", int(os.environ["TOWPATH_PORT"]), backlog=_BACKLOG).start()
-        print("serving", flush=True)  # noqa: T201  # whoever started it waits for this
+        print("serving", flush=True)  # noqa: T201  # the starter waits for this
         await asyncio.Event().wait()
 
 

@@ -55,7 +55,7 @@ async def main() -> None:
         worker = Worker(url)
         await worker.connect()
         await queue.consume(worker.take)
-        print("serving", flush=True)  # noqa: T201  # whoever started it waits for this
+        print("serving", flush=True)  # noqa: T201  # the starter waits for this
         await asyncio.Event().wait()
 
 

@@ -46,7 +46,7 @@ async def main() -> None:
             await publish(channel.default_exchange, reply_to, answer)
 
     await work.consume(handle)
-    print("serving", flush=True)  # noqa: T201  # whoever started it waits for this line
+    print("serving", flush=True)  # noqa: T201  # the starter waits for this line
     await asyncio.Event().wait()
 
 

@@ -1,6 +1,6 @@
 """Odd directed items: what a careless service publishes to ``connection.<gateway>`` and ``control.<user>``.
 
-Each is one body. None of them asks for anything that a gateway may do: whoever it names goes on as before.
+Each is one body. None of them asks for anything that a gateway may do: the users it names go on as before.
 """
 
 import json

@@ -15,7 +15,7 @@ class Flood:
 
     Attributes:
         kind: Of :data:`tests.abuse.messages.KINDS`.
-        seconds: How long; whoever is closed connects again at once.
+        seconds: How long; a closed client connects again at once.
         users, connections: How many users, with how many connections each.
         addresses: From how many addresses of 127.0.0.0/8 they come.
         reads: Whether it reads; one that does not has a small receive buffer, and its answers wait in the gateway.

@@ -93,13 +93,13 @@ async def test_ten_thousand_idle_connections_are_advised_and_drained_in_time(
             status = await system.gateways[0].terminate(timeout=90)
             took = time.monotonic() - began
             people.go()
-            told = await people.result()
-        codes = ", ".join(f"{code} × {count:,}" for code, count in told["codes"].items())
-        line.got_in = f"drained in {took:.1f} s; {told['advised']:,} advised; closed with {codes}"
+            counted = await people.result()
+        codes = ", ".join(f"{code} × {count:,}" for code, count in counted["codes"].items())
+        line.got_in = f"drained in {took:.1f} s; {counted['advised']:,} advised; closed with {codes}"
         if took > _DRAIN_SECONDS or status != 0:
             line.failures.append(f"drained in {took:.1f} s with status {status}")
-        if told["advised"] != _IDLE:
-            line.failures.append(f"{told['advised']:,} of {_IDLE:,} got a time to reconnect")
+        if counted["advised"] != _IDLE:
+            line.failures.append(f"{counted['advised']:,} of {_IDLE:,} got a time to reconnect")
 
 
 async def _limit_descriptors(system: System, processes: Processes, limit: int) -> None:

@@ -1,6 +1,6 @@
 """Poison: messages that break their service are parked, and other messages are not affected.
 
-The service is a real process that is started again whenever it ends, as whoever runs it in earnest does.
+The service is a real process that is started again whenever it ends, as a supervisor does.
 """
 
 import asyncio
@@ -131,7 +131,7 @@ class Orders:
         async def all_there() -> tuple[list[Parked]]:
             async with self._broker.browse(dead_queue("orders")) as looking:
                 found = [read(delivery) async for delivery in looking]
-            assert len(found) == count, [one.told() for one in found]
+            assert len(found) == count, [one.as_dict() for one in found]
             return (found,)
 
         (found,) = await eventually(all_there, timeout=timeout, every=0.1)
@@ -213,7 +213,7 @@ async def test_a_failed_command_is_parked_with_its_location_and_without_effect(o
     await orders.send(an_order("bug-1"))
     assert (await orders.answer("m-bug-1")).data["code"] == "internal"
     [parked] = await orders.parked(1)
-    tries = history({"x-attempts": json.dumps(parked.told()["attempts"])})
+    tries = history({"x-attempts": json.dumps(parked.as_dict()["attempts"])})
     assert (parked.tries, parked.effect, len(tries)) == (0, "none", 1)
     assert "ZeroDivisionError" in tries[0].error
     assert "<lambda>" in tries[0].where

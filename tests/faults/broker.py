@@ -49,7 +49,7 @@ class Broker:
         return int(counted)
 
     async def delete_queue(self, name: str) -> None:
-        """Delete a queue, whoever consumes it."""
+        """Delete a queue, with or without consumers."""
         where = f"rabbit_misc:r({self._here}, queue, {_binary(name)})"
         await self._evaluate(
             f"begin {{ok, Q}} = rabbit_amqqueue:lookup({where}), "

@@ -181,12 +181,12 @@ def _judge_stored(evidence: Evidence, verdict: Verdict) -> None:
             key = entry.stream.partition(":")[2], entry.data["order_id"]
             last[key] = max(last.get(key, (0, "")), (entry.seq, entry.data["status"]))
     for key in sorted(last.keys() | evidence.orders.keys()):
-        status, told = evidence.orders.get(key), last.get(key, (0, None))[1]
+        status, pushed = evidence.orders.get(key), last.get(key, (0, None))[1]
         name = f"order {key[1]} of {key[0]}"
         if status is None:
-            verdict.lost.append(f"{name} is {told} in its stream, and is not stored")
-        elif status != told:
-            verdict.untrue.append(f"{name} is {status}, and its stream has {told}")
+            verdict.lost.append(f"{name} is {pushed} in its stream, and is not stored")
+        elif status != pushed:
+            verdict.untrue.append(f"{name} is {status}, and its stream has {pushed}")
 
 
 def _judge_order_of_effects(

@@ -163,7 +163,7 @@ async def _behind(proxy: Proxy, system: System, name: str) -> Process:
 
 
 async def _hears_as_a_newcomer(system: System) -> None:
-    """Whoever connects after all that is subscribed to the rooms, and hears what is said there."""
+    """A user who connects after all that is subscribed to the rooms, and receives their messages."""
     async with system.connect("eve") as eve:
         await eve.request("chat.join", {"room": "lobby"}, key="lobby", timeout=30)
     async with system.connect("eve", 1) as eve:

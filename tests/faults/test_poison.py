@@ -33,7 +33,7 @@ _UNREADABLE: Final = (
 
 
 class Deployment:
-    """Orders as whoever runs it in earnest does: started again whenever it ends."""
+    """Orders under a supervisor: started again whenever it ends."""
 
     def __init__(self, system: System, processes: Processes) -> None:
         self._processes = processes
@@ -110,7 +110,7 @@ async def test_poison_is_parked_while_other_messages_flow_and_a_replay_takes_eff
         await eventually(all_parked, timeout=60, every=0.2)
         await load.flows(20)
         await deployment.fix()
-        for _ in range(2):  # whoever is not sure plays them again: there is nothing left to play
+        for _ in range(2):  # a second replay finds nothing left
             tool = processes.launch("towpath", "dead-letters", "replay", "orders", amqp_url=rabbitmq.url)
             assert await tool.ended() == 0, tool.output
         assert await parked(rabbitmq.url, "orders") == 0

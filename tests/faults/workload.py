@@ -304,7 +304,7 @@ class Backend:
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
                 if self._connection is None or self._channel is None:
-                    self._urls.append(self._urls.pop(0))  # whoever was tried last is tried last
+                    self._urls.append(self._urls.pop(0))  # the host of the last attempt comes last
                     self._connection = await aio_pika.connect(self._urls[-1], timeout=ATTEMPT_SECONDS)
                     self._channel = await self._connection.channel(on_return_raises=True)
                 target = await self._channel.get_exchange(exchange, ensure=False)

@@ -41,26 +41,26 @@ def a_command(msg_id: str, *, action: str = "order.submit", user: str = "ana") -
 
 
 def headers(reason: str = "failed", more: Mapping[str, HeaderValue] = NONE) -> dict[str, HeaderValue]:
-    told = json.dumps([{"at": now_ms(), "error": "ValueError: no", "where": "orders.handlers.submit:7"}])
+    carried = json.dumps([{"at": now_ms(), "error": "ValueError: no", "where": "orders.handlers.submit:7"}])
     return {
         "x-reason": reason,
         "x-error": "ValueError: no",
         "x-queue": ORIGIN.name,
         "x-routing-key": "order.3",
         "x-attempt": 4,
-        "x-attempts": told,
+        "x-attempts": carried,
         "x-first-failed-at": now_ms(),
         "traceparent": TRACE,
         **more,
     }
 
 
-def a_parked(body: bytes, told: Mapping[str, Any] = NONE) -> Parked:
+def a_parked(body: bytes, carried: Mapping[str, Any] = NONE) -> Parked:
     """The entry for a message with these headers."""
     delivered: list[Delivery] = []
     queue = MemoryQueue(DEAD, Queue(name=DEAD), VirtualHost())
     queue.attach(QueueConsumer(queue, prefetch=1, deliver=delivered.append))
-    queue.push(HeldMessage(body, DEAD, "order.3", True, "gateway", told))
+    queue.push(HeldMessage(body, DEAD, "order.3", True, "gateway", carried))
     return read(delivered[0])
 
 
@@ -71,8 +71,8 @@ def a_parked(body: bytes, told: Mapping[str, Any] = NONE) -> Parked:
     "forged", ["chat.commands.3", "towpath.push", "gateway.gw-1", "", "orders.commands.99"]
 )
 def test_no_header_makes_a_replay_reach_a_queue_of_another_service(forged: str) -> None:
-    told = headers(more={"x-queue": forged, "x-first-death-queue": forged})
-    assert a_parked(a_command("m-1"), told).queue == ""
+    carried = headers(more={"x-queue": forged, "x-first-death-queue": forged})
+    assert a_parked(a_command("m-1"), carried).queue == ""
 
 
 def test_an_undecodable_message_is_shown_with_its_reason() -> None:
@@ -97,7 +97,7 @@ def test_a_parked_command_shows_its_action_and_its_user() -> None:
         4,
         0,
     )
-    assert parked.told()["trace_id"] == "ab" * 16
+    assert parked.as_dict()["trace_id"] == "ab" * 16
 
 
 def test_a_parked_event_shows_its_user() -> None:
@@ -143,10 +143,10 @@ HEADER: Final = (
         HEADER,
     ),
 )
-def test_any_parked_message_can_be_listed(body: bytes, told: dict[str, Any]) -> None:
-    parked = a_parked(body, told)
+def test_any_parked_message_can_be_listed(body: bytes, carried: dict[str, Any]) -> None:
+    parked = a_parked(body, carried)
     assert parked.id
-    json.dumps(parked.told())
+    json.dumps(parked.as_dict())
     assert parked.again().body == body
 
 
@@ -202,9 +202,9 @@ class Desk:
         self._processes = processes
         self.broker = broker
 
-    async def park(self, *bodies: bytes, told: Mapping[str, HeaderValue] = NONE) -> None:
+    async def park(self, *bodies: bytes, carried: Mapping[str, HeaderValue] = NONE) -> None:
         for body in bodies:
-            message = Message(body=body, app_id="gateway", headers=told or headers())
+            message = Message(body=body, app_id="gateway", headers=carried or headers())
             await self.broker.publish("", DEAD, message, mandatory=True)
 
     async def waiting(self, queue: str) -> list[str]:
@@ -232,7 +232,7 @@ async def desk(rabbitmq: Rabbit, processes: Processes) -> AsyncIterator[Desk]:
 
 async def test_list_shows_parked_messages_and_changes_nothing(desk: Desk) -> None:
     await desk.park(a_command("m-1"), a_command("m-2", user="ben"))
-    await desk.park(b"\xff no json", told=headers("unreadable"))
+    await desk.park(b"\xff no json", carried=headers("unreadable"))
     for _ in range(2):
         status, said = await desk.tool("list")
         assert status == 0
@@ -244,14 +244,14 @@ async def test_list_shows_parked_messages_and_changes_nothing(desk: Desk) -> Non
     assert said.splitlines()[-1] == "orders.dead: 3 of 3, the first 1 shown"
     status, said = await desk.tool("show", "orders", "m-2")
     assert status == 0
-    for told in ("m-2", "ben", "ab" * 16, "orders.handlers.submit:7", '"order_id": "m-2"', ORIGIN.name):
-        assert told in said
+    for carried in ("m-2", "ben", "ab" * 16, "orders.handlers.submit:7", '"order_id": "m-2"', ORIGIN.name):
+        assert carried in said
     assert (await desk.waiting(DEAD))[:2] == ["m-1", "m-2"]  # in their order
 
 
 async def test_control_characters_in_messages_do_not_reach_the_terminal(desk: Desk) -> None:
     await desk.park(
-        b"\x1b[2J\x07 [bold]x", told=headers("unreadable", {"x-error": "a\x1b]0;title\x07\nb [red]"})
+        b"\x1b[2J\x07 [bold]x", carried=headers("unreadable", {"x-error": "a\x1b]0;title\x07\nb [red]"})
     )
     name = (await desk.waiting(DEAD))[0]
     for command in (["list", "orders"], ["show", "orders", name]):
@@ -266,7 +266,7 @@ async def test_a_terminal_without_a_character_shows_the_others(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", encoding)
-    await desk.park(a_command("m-1", user="安娜"), told={"x-error": "a\x1bb"})
+    await desk.park(a_command("m-1", user="安娜"), carried={"x-error": "a\x1bb"})
     status, said = await desk.tool("list", "orders")
     assert (status, said.splitlines()[-1]) == (0, "orders.dead: 1 of 1")
     assert r"\u5b89\u5a1c" in said
@@ -291,8 +291,8 @@ async def test_replay_publishes_to_the_original_queue_and_reports_it(desk: Desk,
         ("replayed", "m-3", "failed"),
     ]
     assert all(line["who"] and line["at"] and line["queue"] == ORIGIN.name for line in lines)
-    told = [json.loads(line) for line in said.splitlines()[:-1]]
-    assert [(line["event"], line["msg_id"]) for line in told] == [("replayed", "m-1"), ("replayed", "m-3")]
+    carried = [json.loads(line) for line in said.splitlines()[:-1]]
+    assert [(line["event"], line["msg_id"]) for line in carried] == [("replayed", "m-1"), ("replayed", "m-3")]
 
 
 async def test_drop_removes_named_messages_and_all_only_after_a_confirmation(
@@ -364,7 +364,7 @@ async def test_a_tool_that_is_killed_loses_nothing(desk: Desk) -> None:
 
 async def test_messages_parked_meanwhile_are_not_touched(desk: Desk) -> None:
     # Played into the dead queue itself: what fails at once.
-    await desk.park(*(a_command(f"m-{n}") for n in range(3)), told=headers(more={"x-queue": DEAD}))
+    await desk.park(*(a_command(f"m-{n}") for n in range(3)), carried=headers(more={"x-queue": DEAD}))
     status, said = await desk.tool("replay", "orders")
     assert (status, said.splitlines()[-1]) == (0, "3 replayed")
     assert await desk.waiting(DEAD) == ["m-0", "m-1", "m-2"]
@@ -381,8 +381,8 @@ async def test_two_tools_at_once_replay_each_message_once(desk: Desk) -> None:
 
 async def test_a_message_that_cannot_be_replayed_remains_parked(desk: Desk) -> None:
     await desk.park(a_command("m-1"))
-    await desk.park(a_command("m-2"), told=headers(more={"x-queue": "orders.commands.7"}))
-    await desk.park(a_command("m-3"), told={"x-reason": "unknown"})
+    await desk.park(a_command("m-2"), carried=headers(more={"x-queue": "orders.commands.7"}))
+    await desk.park(a_command("m-3"), carried={"x-reason": "unknown"})
     status, said = await desk.tool("replay", "orders")
     assert status == 1
     assert said.splitlines()[-1].startswith(

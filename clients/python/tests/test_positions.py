@@ -19,8 +19,10 @@ def arrivals(draw: st.DrawFn) -> tuple[int, int, list[int]]:
 
 
 @given(arrivals())
-def test_any_order_with_duplicates_emits_each_entry_once_in_order(told: tuple[int, int, list[int]]) -> None:
-    first, last, seqs = told
+def test_any_order_with_duplicates_emits_each_entry_once_in_order(
+    entries: tuple[int, int, list[int]],
+) -> None:
+    first, last, seqs = entries
     positions: Positions[int] = Positions({STREAM: first})
     out = [push for seq in seqs for push in positions.arrive(STREAM, seq, seq)]
     assert out == list(range(first + 1, last + 1))
@@ -30,9 +32,9 @@ def test_any_order_with_duplicates_emits_each_entry_once_in_order(told: tuple[in
 
 @given(arrivals(), st.data())
 def test_missing_entries_are_filled_by_the_replay(
-    told: tuple[int, int, list[int]], data: st.DataObject
+    entries: tuple[int, int, list[int]], data: st.DataObject
 ) -> None:
-    first, last, seqs = told
+    first, last, seqs = entries
     lost = data.draw(st.sets(st.sampled_from(range(first + 1, last + 1))))
     positions: Positions[int] = Positions({STREAM: first})
     out = [push for seq in seqs if seq not in lost for push in positions.arrive(STREAM, seq, seq)]
@@ -45,9 +47,9 @@ def test_missing_entries_are_filled_by_the_replay(
 
 @given(arrivals(), st.data())
 def test_an_opened_stream_emits_pushes_after_its_position(
-    told: tuple[int, int, list[int]], data: st.DataObject
+    entries: tuple[int, int, list[int]], data: st.DataObject
 ) -> None:
-    first, last, seqs = told
+    first, last, seqs = entries
     cut = data.draw(st.integers(0, len(seqs)))
     positions: Positions[int] = Positions({})
     positions.open(STREAM)

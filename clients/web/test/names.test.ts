@@ -4,7 +4,7 @@ import { describe, test } from "node:test";
 import { directRoom, initials, isDirect, partner } from "../src/model/names.ts";
 
 describe("names", () => {
-  test("two people share one room, whoever asks", () => {
+  test("two people share one room, the same for both", () => {
     assert.equal(directRoom("bob", "ana"), "dm:ana:bob");
     assert.equal(directRoom("ana", "bob"), "dm:ana:bob");
     assert.equal(partner("dm:ana:bob", "ana"), "bob");

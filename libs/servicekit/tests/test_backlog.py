@@ -2,47 +2,32 @@
 
 import asyncio
 from collections import Counter
-from typing import Any, Final
+from typing import Final
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from pydantic import BaseModel
 
 from towpath.protocol.errors import Busy, NotFound
 from towpath.servicekit.handling.backlog import Backlog
 from towpath.servicekit.handling.fairness import FAIR_SHARE
-from towpath.servicekit.handling.outcome import Outcome
 from towpath.servicekit.handling.reads import ReadTurns
-from towpath.servicekit.handling.requests import Handler, Request
+from towpath.servicekit.handling.requests import Request
 from towpath.servicekit.handling.result import Failed
 from towpath.servicekit.runtime.settings import ServiceSettings, TelemetrySettings
 from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.testkit.arrivals import SHELF
 from towpath.testkit.arrivals import a_request as arrived
 
 LIMIT: Final = 500
 PATIENCE: Final = 5.0
 
 
-class Anything(BaseModel):
-    pass
-
-
-def nothing(*_: Any) -> Outcome:
-    return Outcome()
-
-
-HANDLERS: Final = {
-    "shelf.put": Handler(Anything, nothing),
-    "shelf.look": Handler(Anything, nothing, changes=False),
-    "shelf.list": Handler(Anything, nothing, changes=False, cost=20),
-    "shelf.history": Handler(Anything, nothing, changes=False, cost=20),
-}
 PUT, LIST = "shelf.put", "shelf.list"
 
 
 def a_request(user: str, action: str = PUT, key: str | None = None) -> Request:
-    return arrived(HANDLERS, action, user, key=key)
+    return arrived(SHELF, action, user, key=key)
 
 
 def a_backlog() -> Backlog:
@@ -106,8 +91,8 @@ def test_a_refusal_waits_behind_a_command_that_is_tried_again_but_not_behind_a_h
     put(backlog, command)
     backlog.next_unit(LIMIT)
     backlog.unit_done([failed(command)])
-    behind_retry = arrived(HANDLERS, PUT, "ana", refusal=NotFound("no such cup"))
-    behind_read = arrived(HANDLERS, PUT, "ben", refusal=Busy("later"))
+    behind_retry = arrived(SHELF, PUT, "ana", refusal=NotFound("no such cup"))
+    behind_read = arrived(SHELF, PUT, "ben", refusal=Busy("later"))
     put(backlog, behind_retry, a_request("ben", LIST), behind_read)
     assert backlog.next_unit(LIMIT) == [behind_read]
 
@@ -208,7 +193,7 @@ class Handling(RuleBasedStateMachine):
     @rule(user=users, key=keys, action=actions)
     def arrives(self, user: str, key: str | None, action: str) -> None:
         if action == "refused":
-            request = arrived(HANDLERS, PUT, user, key=key, refusal=NotFound("no such cup"))
+            request = arrived(SHELF, PUT, user, key=key, refusal=NotFound("no such cup"))
         else:
             request = a_request(user, action, key)
         request = self.reads.admitted(request)

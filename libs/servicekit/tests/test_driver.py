@@ -127,7 +127,7 @@ async def test_asyncio_feeds_a_stream_reader_through_its_attribute() -> None:
     # Else the time of the last bytes stays that of the connect, and every link counts as silent after 10 s.
     fed: list[Any] = []
     reader = asyncio.StreamReader()
-    reader.feed_data = fed.append  # type: ignore[assignment,method-assign]
+    reader.feed_data = fed.append  # type: ignore[assignment,method-assign]  # a stub of the method
     asyncio.StreamReaderProtocol(reader).data_received(b"bytes")
     assert fed == [b"bytes"]
 
@@ -204,7 +204,7 @@ def _written(connection: aiormq.Connection) -> list[str]:
 def test_a_package_whose_insides_are_used_is_bounded_on_both_sides(name: str) -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     (bound,) = (one for one in project["dependencies"] if re.split(r"[<>=\[]", one)[0] == name)
-    least, below = re.fullmatch(rf"{name}>=([\d.]+),<([\d.]+)", bound).groups()  # type: ignore[union-attr]
+    least, below = re.fullmatch(rf"{name}>=([\d.]+),<([\d.]+)", bound).groups()  # type: ignore[union-attr]  # without a bound the test fails here
     installed = _version(importlib.metadata.version(name))
     assert _version(least) <= installed[:2] < _version(below)
     assert len(_version(below)) == 2, "a minor version may change what is inside"

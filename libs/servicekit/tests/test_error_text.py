@@ -125,12 +125,12 @@ def test_causes_are_formatted_alike_root_cause_first() -> None:
 
     with pytest.raises(ExceptionGroup) as failed:
         outer()
-    told = traceback_text(failed.value)
-    assert MARKER not in told
+    shown = traceback_text(failed.value)
+    assert MARKER not in shown
     said = ["ValueError: invalid literal", "ExceptionGroup: two", "RuntimeError: went wrong", "KeyError: '…'"]
-    places = [told.index(one) for one in said]
+    places = [shown.index(one) for one in said]
     assert places == sorted(places)
-    assert "in outer" in told
+    assert "in outer" in shown
 
 
 def test_a_ring_of_causes_ends() -> None:
@@ -147,10 +147,10 @@ def test_names_of_code_and_files_are_kept() -> None:
 
 @given(st.text(), st.sampled_from([ValueError, KeyError, RuntimeError, OSError]))
 def test_whatever_an_error_says_it_is_one_line_that_can_be_encoded(text: str, kind: type[Exception]) -> None:
-    told = describe_error(kind(text))
-    assert told.encode()
-    assert "\n" not in told
-    assert len(told) <= 500
+    shown = describe_error(kind(text))
+    assert shown.encode()
+    assert "\n" not in shown
+    assert len(shown) <= 500
 
 
 # Log lines

@@ -1,37 +1,21 @@
 """Fair units: a flood delays others by one small unit, and no order is lost."""
 
 from collections.abc import Sequence
-from typing import Any, Final
 
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
 
 from towpath.protocol.errors import Busy
 from towpath.servicekit.handling.fairness import FAIR_SHARE, next_unit
-from towpath.servicekit.handling.outcome import Outcome
-from towpath.servicekit.handling.requests import Handler, Request
+from towpath.servicekit.handling.requests import Request
+from towpath.testkit.arrivals import SHELF
 from towpath.testkit.arrivals import a_request as arrived
-
-
-class Anything(BaseModel):
-    pass
-
-
-def nothing(*_: Any) -> Outcome:
-    return Outcome()
-
-
-HANDLERS: Final = {
-    "shelf.put": Handler(Anything, nothing),
-    "shelf.look": Handler(Anything, nothing, changes=False),
-}
 
 
 def a_request(user: str, verb: str = "put", key: str | None = None) -> Request:
     if verb == "refused":
-        return arrived(HANDLERS, "shelf.put", user, key=key, refusal=Busy("later"))
-    return arrived(HANDLERS, f"shelf.{verb}", user, key=key)
+        return arrived(SHELF, "shelf.put", user, key=key, refusal=Busy("later"))
+    return arrived(SHELF, f"shelf.{verb}", user, key=key)
 
 
 def units(requests: Sequence[Request], limit: int, share: float = FAIR_SHARE) -> list[list[Request]]:

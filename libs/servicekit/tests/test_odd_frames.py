@@ -42,6 +42,7 @@ from towpath.testkit.odd_messages import (
     table,
     u64,
 )
+from towpath.testkit.publishing import published
 
 PATIENCE: Final = 40.0
 WORK: Final = Queue(name="odd.work", bindings=[Binding(EVENTS, "#")], delivery_limit=10)
@@ -220,7 +221,7 @@ async def test_messages_behind_one_of_any_size_arrive(broker: Broker, telemetry:
                 confirms.expect()
             await asyncio.wait_for(confirms.confirmed(), PATIENCE)
         ends = [Publication(exchange, key, msgspec.Raw(END)) for exchange, key in keys]
-        await asyncio.wait_for(asyncio.gather(*map(publisher.send, ends)), PATIENCE)
+        await asyncio.wait_for(asyncio.gather(*(published(publisher, end) for end in ends)), PATIENCE)
         left = len(ends)
         while left:
             left -= END in (await one(heard)).body

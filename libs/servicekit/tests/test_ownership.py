@@ -148,3 +148,12 @@ async def test_an_unreadable_announcement_does_not_end_the_listener(
     for each in (odd, good):
         await broker.publish(EVENTS, SERVICE_ALIVE, Message(body=each, persistent=False))
     await eventually(lambda: not listening.is_sole())
+
+
+async def test_unreadable_announcements_do_not_fill_the_log(broker: Broker, listening: Owners) -> None:
+    good = make(SERVICE_ALIVE, alive("cupboards", "shelf").model_dump()).to_json()
+    with capture_logs() as lines:
+        for body in [b"nonsense"] * 50 + [good]:
+            await broker.publish(EVENTS, SERVICE_ALIVE, Message(body=body, persistent=False))
+        await eventually(lambda: not listening.is_sole())
+    assert [line["event"] for line in lines].count("event_unreadable") == 1

@@ -204,15 +204,15 @@ async def test_a_parked_message_has_time_error_and_location_of_each_failure(
             delivery = await one(work)
         await letters.park(delivery, ITEM, "conflict", ValueError("never raised"), TRACE)
         delivery.ack()
-    told = history((await parked(broker)).headers)
-    assert [attempt.error for attempt in told] == [
+    failures = history((await parked(broker)).headers)
+    assert [attempt.error for attempt in failures] == [
         "ValueError: try 1",
         "ValueError: try 2",
         "ValueError: never raised",
     ]
-    assert [attempt.at for attempt in told] == sorted(attempt.at for attempt in told)
-    assert all("test_parking.raised:" in attempt.where for attempt in told[:2])
-    assert told[2].where == ""
+    assert [attempt.at for attempt in failures] == sorted(attempt.at for attempt in failures)
+    assert all("test_parking.raised:" in attempt.where for attempt in failures[:2])
+    assert failures[2].where == ""
 
 
 async def test_the_history_keeps_the_last_attempts_and_stays_small(
@@ -231,8 +231,8 @@ async def test_the_history_keeps_the_last_attempts_and_stays_small(
 @given(
     st.none() | st.integers() | st.binary() | st.text() | st.just("[" * 100_000) | st.just('[{"at": "now"}]')
 )
-def test_an_unreadable_history_counts_as_empty(told: object) -> None:
-    assert history({"x-attempts": told}) == [] or told == "[]"
+def test_an_unreadable_history_counts_as_empty(written: object) -> None:
+    assert history({"x-attempts": written}) == [] or written == "[]"
 
 
 class Unspeakable(Exception):
@@ -241,17 +241,17 @@ class Unspeakable(Exception):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "text"),
     [(Unspeakable(), "Unspeakable: (its text raised ValueError)"), (ValueError("\ud800"), "ValueError: ?")],
 )
 async def test_an_error_without_readable_text_is_parked_like_any_other(
-    broker: Broker, letters: DeadLetters, error: Exception, told: str
+    broker: Broker, letters: DeadLetters, error: Exception, text: str
 ) -> None:
     async with broker.subscribe(WORK, prefetch=10) as work:
         delivery = await a_delivery(broker, work)
         await letters.park(delivery, ITEM, "failed", error, None)
         delivery.ack()
-    assert (await parked(broker)).headers["x-error"] == told
+    assert (await parked(broker)).headers["x-error"] == text
 
 
 async def test_a_replayed_message_that_fails_again_keeps_its_replay_count(

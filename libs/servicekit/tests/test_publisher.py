@@ -31,6 +31,7 @@ from towpath.servicekit.messaging.publisher import Publisher
 from towpath.servicekit.runtime.settings import ServiceSettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.eventually import eventually
+from towpath.testkit.publishing import published
 
 PATIENCE: Final = 30.0
 ANA: Final = Session(user_id="ana", connection_id="c-1", gateway_id="gw-1")
@@ -122,8 +123,8 @@ async def test_answers_pushes_and_events_go_to_their_exchanges_and_keys(
     ):
         await answer(publisher, ANA, "m-1", trace="00-trace")
         await control(publisher, "a.na")
-        await publisher.send(a_push(PUSH, "user.ana"))
-        await publisher.send(a_push(EVENTS, "order.paid"))
+        await published(publisher, a_push(PUSH, "user.ana"))
+        await published(publisher, a_push(EVENTS, "order.paid"))
         heard = [await one(ears) for _ in range(4)]
     assert [(delivery.exchange, delivery.routing_key) for delivery in heard] == [
         (PUSH, "connection.gw-1"),
@@ -141,8 +142,8 @@ async def test_events_survive_a_restart_of_the_broker_and_pushes_do_not(
     queue = Queue(name="kept", bindings=EVERYTHING)
     await broker.declare(Topology(queues=[queue]))
     async with open_publisher(broker, telemetry) as publisher:
-        await publisher.send(a_push(PUSH, "user.ana"))
-        await publisher.send(a_push(EVENTS, "order.paid"))
+        await published(publisher, a_push(PUSH, "user.ana"))
+        await published(publisher, a_push(EVENTS, "order.paid"))
     hub.stop()
     hub.start()
     async with broker.subscribe(queue, prefetch=10) as left:
@@ -152,7 +153,7 @@ async def test_events_survive_a_restart_of_the_broker_and_pushes_do_not(
 
 async def test_a_push_without_a_receiver_is_not_an_error(broker: Broker, telemetry: Telemetry) -> None:
     async with open_publisher(broker, telemetry) as publisher:
-        await publisher.send(a_push(PUSH, "user.nobody"))
+        await published(publisher, a_push(PUSH, "user.nobody"))
         await control(publisher, "nobody")
 
 
@@ -231,7 +232,7 @@ async def test_nothing_is_queued_while_the_broker_is_disconnected_or_blocked(
         with pytest.raises(BrokerUnavailable):
             control(publisher, "ana")
         with pytest.raises(BrokerUnavailable):
-            publisher.send(a_push(EVENTS, "order.paid"))
+            published(publisher, a_push(EVENTS, "order.paid"))
 
 
 async def test_an_unconfirmed_answer_is_reported_as_unconfirmed(

@@ -1,33 +1,14 @@
 """Heavy reads: users are served round robin, and what waits is bounded. How they run: ``test_beside.py``."""
 
-from typing import Any, Final
-
 import pytest
-from pydantic import BaseModel
 
 from towpath.protocol.errors import Busy
 from towpath.servicekit.handling.backlog import Backlog
-from towpath.servicekit.handling.outcome import Outcome
 from towpath.servicekit.handling.reads import ReadTurns
-from towpath.servicekit.handling.requests import Handler, Request
+from towpath.servicekit.handling.requests import Request
 from towpath.servicekit.runtime.settings import ServiceSettings
 from towpath.servicekit.runtime.telemetry import Telemetry
-from towpath.testkit.arrivals import Arrival, a_request
-
-
-class Anything(BaseModel):
-    pass
-
-
-def nothing(*_: Any) -> Outcome:
-    return Outcome()
-
-
-HANDLERS: Final = {
-    "shelf.put": Handler(Anything, nothing),
-    "shelf.list": Handler(Anything, nothing, changes=False, cost=20),
-    "shelf.history": Handler(Anything, nothing, changes=False, cost=20),
-}
+from towpath.testkit.arrivals import SHELF, Arrival, a_request
 
 
 class Shelves:
@@ -40,7 +21,7 @@ class Shelves:
     def arrive(
         self, user: str, msg_id: str, action: str = "shelf.list", arrival: Arrival | None = None
     ) -> Request:
-        request = self.reads.admitted(a_request(HANDLERS, action, user, msg_id=msg_id, arrival=arrival))
+        request = self.reads.admitted(a_request(SHELF, action, user, msg_id=msg_id, arrival=arrival))
         self.backlog.add(request)
         return request
 

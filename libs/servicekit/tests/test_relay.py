@@ -35,6 +35,7 @@ from towpath.servicekit.storage.database import Database
 from towpath.servicekit.storage.outbox import OutboxTables
 from towpath.servicekit.storage.relay import Relay
 from towpath.testkit.eventually import eventually
+from towpath.testkit.publishing import published
 
 METADATA: Final = sa.MetaData()
 OUTBOX: Final = OutboxTables.define(METADATA, "test")
@@ -324,7 +325,7 @@ async def test_only_the_relay_waits_for_a_slow_broker(house: House, replica: Rep
 
 async def test_a_refused_key_delays_no_other_and_is_published_when_there_is_room(house: House) -> None:
     async with house.replica(batch_max_items=3) as replica, a_small_queue(house) as take:
-        await replica.publisher.send(an_event(0))
+        await published(replica.publisher, an_event(0))
         await replica.put(an_event(1), *map(a_push, range(10)), an_event(2))
         with pytest.raises(PublishRefused):
             await replica.relay.flush()
@@ -345,16 +346,16 @@ async def test_messages_behind_a_refused_one_are_published_again_after_it(house:
         def is_full() -> bool:
             """Whether the lanes are full, so that no more is accepted; accepted items do no harm."""
             try:
-                replica.publisher.send(a_push(0, f"test.probe.{next(probes)}", EVENTS, size=200))
+                published(replica.publisher, a_push(0, f"test.probe.{next(probes)}", EVENTS, size=200))
             except LaneFull:
                 return True
             return False
 
         # Another relay has one in flight and one behind it, with which the first two of ours share a batch.
         house.hub.hold_confirms()
-        others = [replica.publisher.send(an_event(-2))]
+        others = [published(replica.publisher, an_event(-2))]
         await house.hears([-2], SMALL)
-        others.append(replica.publisher.send(an_event(-1)))
+        others.append(published(replica.publisher, an_event(-1)))
         await replica.put(*(an_event(number, size=580) for number in (1, 2, 3)))
         flushing = asyncio.create_task(replica.relay.flush())
         await eventually(is_full)
@@ -374,9 +375,11 @@ async def test_messages_behind_a_refused_one_are_published_again_after_it(house:
 async def test_a_small_message_does_not_overtake_one_that_is_too_large_for_now(house: House) -> None:
     async with house.replica(lane_max_bytes=1024) as replica:
         house.hub.hold_confirms()
-        others = [replica.publisher.send(a_push(-2))]
+        others = [published(replica.publisher, a_push(-2))]
         await house.hears([-2])
-        others.append(replica.publisher.send(a_push(-1, size=700)))  # it waits for the confirm of the first
+        others.append(
+            published(replica.publisher, a_push(-1, size=700))
+        )  # it waits for the confirm of the first
         await replica.put(a_push(1, size=500), a_push(2))
         with pytest.raises(LaneFull):
             await replica.relay.flush()

@@ -1,4 +1,4 @@
-"""Start and stop of a program, as whoever starts and stops it sees it."""
+"""Start and stop of a program, as its supervisor sees it."""
 
 import asyncio
 import json

@@ -4,7 +4,7 @@ from typing import Any
 
 from structlog.testing import capture_logs
 
-from towpath.servicekit.runtime.sampled_log import Tally
+from towpath.servicekit.runtime.sampled_log import SampledLog
 from towpath.servicekit.runtime.settings import TelemetrySettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 
@@ -13,7 +13,7 @@ def lines_of(times: list[float]) -> tuple[list[Any], str]:
     """The lines that events at these times make, and the metrics afterwards."""
     clock = iter(times)
     telemetry = Telemetry("test", TelemetrySettings())
-    tally = Tally("odd_thing", telemetry.counter("odd", "Odd things"), clock=lambda: next(clock))
+    tally = SampledLog("odd_thing", telemetry.counter("odd", "Odd things"), clock=lambda: next(clock))
     with capture_logs() as lines:
         for number in range(len(times)):
             tally.add(number=number)

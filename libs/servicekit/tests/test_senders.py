@@ -29,8 +29,8 @@ class Published:
     def requeue(self) -> None: ...
 
 
-def sender(delivery: Published, subject: str = "", *, comes_again: bool = False) -> str:
-    return senders.publisher(delivery, "order.paid", subject, comes_again=comes_again)
+def sender(delivery: Published, subject: str = "", *, was_deferred: bool = False) -> str:
+    return senders.publisher(delivery, "order.paid", subject, was_deferred=was_deferred)
 
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=255)
@@ -76,7 +76,7 @@ def test_anonymous_events_are_distinguished_by_their_subject() -> None:
 
 def test_a_retried_event_keeps_its_sender() -> None:
     back = Published(exchange="", headers={SENDER: "backend:billing"})
-    assert sender(back, comes_again=True) == "backend:billing"
+    assert sender(back, was_deferred=True) == "backend:billing"
 
 
 def test_a_header_cannot_forge_a_sender() -> None:

@@ -24,7 +24,7 @@ async def connection(tmp_path: Path) -> AsyncIterator[AsyncConnection]:
     made = engine(f"sqlite+aiosqlite:///{tmp_path}/towpath.db")
     async with made.connect() as connection:
         driver = (await connection.get_raw_connection()).driver_connection
-        await driver.create_function("thread", 0, threading.get_ident)  # type: ignore[union-attr]
+        await driver.create_function("thread", 0, threading.get_ident)  # type: ignore[union-attr]  # aiosqlite's own
         yield connection
     await made.dispose()
 

@@ -35,7 +35,7 @@ async def append(connection: AsyncConnection, **counts: int) -> dict[str, list[b
     streams = Streams(connection, TABLES)
     await streams.load(counts)
     appended = {
-        name: [streams.append(name, "test.told", lambda seq: {"n": seq}).to_json() for _ in range(count)]
+        name: [streams.append(name, "test.said", lambda seq: {"n": seq}).to_json() for _ in range(count)]
         for name, count in counts.items()
     }
     await streams.save()
@@ -116,7 +116,7 @@ async def test_a_replay_that_is_too_large_reads_at_most_the_bound_and_a_page(
     streams = Streams(connection, TABLES)
     await streams.load(["a"])
     for _ in range(1_000):
-        streams.append("a", "test.told", lambda _: {"text": "x" * 4_000})
+        streams.append("a", "test.said", lambda _: {"text": "x" * 4_000})
     await streams.save()
     with rows_read(connection) as read:
         [found] = await replay(connection, TABLES, [{"a": 0}], limit=5_000, max_bytes=400_000)
@@ -175,7 +175,7 @@ async def test_a_leave_is_seen_by_later_units_of_work_until_it_is_confirmed(
         async with here.transaction() as connection:
             streams = Streams(connection, TABLES)
             await streams.load(["a"])
-            streams.append("a", "test.told", lambda seq: {"n": seq})
+            streams.append("a", "test.said", lambda seq: {"n": seq})
             streams.remove_member("a", "a", "ana")
             streams.remove_member("a", "a", "bob")
             await streams.save()
@@ -191,7 +191,7 @@ async def test_a_user_who_returns_is_removed_from_the_leaves_and_may_leave_again
     async with empty_database.transaction() as connection:
         streams = Streams(connection, TABLES)
         await streams.load(["a"])
-        streams.append("a", "test.told", lambda seq: {"n": seq})
+        streams.append("a", "test.said", lambda seq: {"n": seq})
         streams.remove_member("a", "a", "ana")
         empty_database.confirmed_leaves.add(streams.leaves("a"))
         streams.add_member("a", "ana")

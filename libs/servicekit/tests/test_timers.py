@@ -171,8 +171,8 @@ async def test_on_stop_a_run_that_hangs_is_cancelled(keeping: Keeping) -> None:
 # Publishing
 
 
-def told(number: int) -> Envelope:
-    return make("test.told", {"number": number})
+def numbered(number: int) -> Envelope:
+    return make("test.numbered", {"number": number})
 
 
 async def next_of(ears: Subscription) -> Delivery:
@@ -194,7 +194,7 @@ async def test_messages_are_published_in_order_as_soon_as_the_run_commits(
     run = TimerRun(database, relay, 1.0)
     async with broker.subscribe(EARS, prefetch=100) as ears:
         async with run.transaction() as connection:
-            await run.publish(connection, [to_group("lobby", told(number)) for number in range(1000)])
+            await run.publish(connection, [to_group("lobby", numbered(number)) for number in range(1000)])
         assert await numbers(ears, 1000) == list(range(1000))
 
 
@@ -204,10 +204,10 @@ async def test_pushes_and_events_are_published_to_their_receivers(
     run = TimerRun(database, relay, 1.0)
     async with broker.subscribe(EARS, prefetch=100) as ears:
         async with run.transaction() as connection:
-            await run.publish(connection, [to_user("ana", told(1))], events=[told(2)])
+            await run.publish(connection, [to_user("ana", numbered(1))], events=[numbered(2)])
         heard = [await next_of(ears), await next_of(ears)]
     assert sorted((delivery.exchange, delivery.routing_key) for delivery in heard) == [
-        (EVENTS, "test.told"),
+        (EVENTS, "test.numbered"),
         (PUSH, "user.ana"),
     ]
 
@@ -218,10 +218,10 @@ async def test_messages_of_a_rolled_back_run_are_not_published(
     run = TimerRun(database, relay, 1.0)
     async with broker.subscribe(EARS, prefetch=100) as ears:
         async with run.transaction() as connection:
-            await run.publish(connection, [to_group("lobby", told(1))])
+            await run.publish(connection, [to_group("lobby", numbered(1))])
             await connection.rollback()
         async with run.transaction() as connection:
-            await run.publish(connection, [to_group("lobby", told(2))])
+            await run.publish(connection, [to_group("lobby", numbered(2))])
         assert await numbers(ears, 1) == [2]
 
 
@@ -234,7 +234,7 @@ async def test_a_run_holds_no_lock_while_the_broker_is_slow(
     async def change_and_tell(number: int) -> None:
         async with asyncio.timeout(PATIENCE), run.transaction() as connection:
             await connection.execute(change)
-            await run.publish(connection, [to_group("lobby", told(number))])
+            await run.publish(connection, [to_group("lobby", numbered(number))])
 
     async with broker.subscribe(EARS, prefetch=100) as ears:
         hub.hold_confirms()
@@ -253,4 +253,4 @@ async def test_publishing_without_an_outbox_raises(database: Database) -> None:
     run = TimerRun(database, None, 1.0)
     async with run.transaction() as connection:
         with pytest.raises(NoOutbox, match="Storage"):
-            await run.publish(connection, [to_group("lobby", told(1))])
+            await run.publish(connection, [to_group("lobby", numbered(1))])

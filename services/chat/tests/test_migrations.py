@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from towpath.chat.app import CHAT
 from towpath.chat.gone import GoneRoomSweeper
-from towpath.chat.tables import INBOX, MESSAGES, METADATA, OUTBOX, ROOMS, STREAMS
+from towpath.chat.tables import INBOX, KIT, MESSAGES, METADATA, ROOMS, STREAMS
 from towpath.protocol.envelope import make, now_ms
 from towpath.servicekit.storage.migrations import history
 from towpath.testkit.dispatching import ServiceUnderTest, a_command
@@ -86,7 +86,7 @@ async def test_the_outbox_can_be_downgraded_and_migrated_again(database_url: str
             assert {name for name in after - before if "outbox" in name} == outbox
     await engine.dispose()
     async with ServiceUnderTest.running(CHAT, database_url) as chat:
-        assert await chat.rows(OUTBOX.items) == []
+        assert await chat.rows(KIT.outbox.items) == []
 
 
 OLD_TEXTS = ["a deleted text", "an edited text", "a text between"]

@@ -15,7 +15,7 @@ from towpath.chat.app import CHAT
 from towpath.chat.presence import STEP, Presence, PresenceState, presence_at
 from towpath.chat.repository import Rooms
 from towpath.chat.settings import ChatSettings
-from towpath.chat.tables import CONNECTIONS, GATEWAYS, INBOX, OUTBOX, PEOPLE
+from towpath.chat.tables import CONNECTIONS, GATEWAYS, INBOX, KIT, PEOPLE
 from towpath.servicekit.handling.outcome import Push
 from towpath.servicekit.handling.timers import TimerRun
 from towpath.testkit.dispatching import Incoming, ServiceUnderTest, a_command, an_event, counted_statements
@@ -311,7 +311,7 @@ class TestTold:
     async def test_published_presence_has_left_the_outbox(self, town: Town) -> None:
         await town.hear(starts())
         assert town.told() == [("alice", True)]
-        assert await town.chat.rows(OUTBOX.items) == []
+        assert await town.chat.rows(KIT.outbox.items) == []
 
     async def test_replicas_with_simultaneous_rounds_publish_once(self, database_url: str) -> None:
         users = [f"user-{number}" for number in range(40)]

@@ -237,8 +237,8 @@ async def test_a_binding_not_made_in_time_leads_to_a_new_inbox_and_a_resync(run_
         async with gateway.connect("ben") as ben:
             await session_of(ben)
             await ana.next("session.resync")
-            await receives(backend, ana, "ana", "anew")
-            await receives(backend, ben, "ben", "anew")
+            await receives(backend, ana, "ana", "again")
+            await receives(backend, ben, "ben", "again")
             gateway.hub.release_bindings()
             await converged(gateway, users=2)
 
@@ -255,7 +255,7 @@ async def test_an_inbox_whose_bindings_may_be_removed_late_is_replaced(run_gatew
             await converged(gateway, users=2)
             gateway.hub.hold_bindings()
         await ana.next("session.resync")
-        await receives(backend, ana, "ana", "anew")
+        await receives(backend, ana, "ana", "again")
         gateway.hub.release_bindings()
         await converged(gateway, users=1)
 
@@ -309,5 +309,5 @@ async def test_the_probe_finds_a_lost_binding_of_one_user(run_gateway: RunGatewa
         assert {frame["action"] for frame in ana.frames} == {"session.welcome"}
         hub.lose_bindings("*.ben")
         await ben.next("session.resync")
-        await receives(backend, ben, "ben", "anew")
+        await receives(backend, ben, "ben", "again")
         await converged(gateway, users=2)

@@ -1,4 +1,4 @@
-/** Names of rooms and people. A two-person room is called `dm:<a>:<b>`, the two sorted, whoever asks. */
+/** Names of rooms and people. A two-person room is called `dm:<a>:<b>`, the two sorted, for both of them. */
 
 const DIRECT = "dm:";
 

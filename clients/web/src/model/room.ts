@@ -117,7 +117,7 @@ export function said(room: Room, data: MessageData, { watching }: { watching: bo
   const known = withMessage(room, data);
   if (data.seq <= room.head) return known;
   const isOwn = data.user === room.me;
-  // Whoever writes has seen what was there.
+  // A user who writes has seen the messages before.
   const isRead = watching || (isOwn && room.unread === 0);
   return withDivider(room, {
     ...known,

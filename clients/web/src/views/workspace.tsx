@@ -36,7 +36,7 @@ export function Workspace() {
   );
 }
 
-/** The orders, and whoever else moves them. */
+/** The orders, and the other backend that moves them. */
 function Trade() {
   const app = useApp();
   const words = useWords();

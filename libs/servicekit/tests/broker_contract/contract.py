@@ -5,7 +5,7 @@ A test that passes on one of them only has found a bug, or a difference: then it
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -28,7 +28,8 @@ from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.broker.rabbitmq import RabbitBroker
 
 PATIENCE: Final = 20.0  # seconds until what must happen counts as not happening
-GRACE: Final = 0.01  # between two looks at a condition
+#: Seconds in which a wait that must go on would have ended.
+GRACE: Final = 0.01
 TOPICS: Final = Exchange("test.topics")
 EVERYONE: Final = Exchange("test.everyone", ExchangeType.FANOUT)
 GRAVES: Final = Exchange("test.graves", ExchangeType.FANOUT)
@@ -176,12 +177,6 @@ async def drain(broker: Broker, queue: Queue) -> list[str]:
 
 def is_in(broker: Broker, state: BrokerState) -> bool:
     return broker.state is state
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110  # a broker's state has no event to wait for
-            await asyncio.sleep(GRACE)
 
 
 def an_inbox(**bounds: int) -> Inbox:

@@ -15,8 +15,9 @@ from towpath.servicekit.broker.interface import (
     Queue,
     QueueBrowser,
 )
+from towpath.testkit.eventually import eventually
 
-from .contract import PATIENCE, BrokerUnderTest, bodies, bound, drain, eventually, is_in, publish_all
+from .contract import PATIENCE, BrokerUnderTest, bodies, bound, drain, is_in, publish_all
 
 PARKED: Final = Queue(name="test.parked", delivery_limit=1_000_000)
 

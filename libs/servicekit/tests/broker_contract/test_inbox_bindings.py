@@ -12,6 +12,7 @@ from towpath.servicekit.broker.interface import (
     BrokerUnavailable,
     Delivery,
 )
+from towpath.testkit.eventually import eventually
 
 from .contract import (
     PATIENCE,
@@ -20,7 +21,6 @@ from .contract import (
     an_inbox,
     bodies,
     bound,
-    eventually,
     is_in,
     publish_push,
     publish_transient,

@@ -13,6 +13,7 @@ from towpath.servicekit.broker.interface import (
     BrokerUnavailable,
     PublishUnconfirmed,
 )
+from towpath.testkit.eventually import eventually
 
 from .contract import (
     PATIENCE,
@@ -25,7 +26,6 @@ from .contract import (
     bound,
     connected,
     drain,
-    eventually,
     is_in,
     publish_all,
     publish_push,

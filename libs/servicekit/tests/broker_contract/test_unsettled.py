@@ -3,8 +3,9 @@
 import asyncio
 
 from towpath.servicekit.broker.interface import Broker, BrokerState
+from towpath.testkit.eventually import eventually
 
-from .contract import GRACE, PATIENCE, WORK, BrokerUnderTest, bound, eventually, is_in, publish_all
+from .contract import GRACE, PATIENCE, WORK, BrokerUnderTest, bound, is_in, publish_all
 
 
 async def test_settled_waits_for_the_deliveries_that_were_handed_out(broker: Broker) -> None:

@@ -342,7 +342,7 @@ def _line(service: str, verb: str, parked: Parked) -> dict[str, Any]:
         "user": parked.users,
         "reason": parked.reason,
         "queue": parked.queue,
-        "trace_id": parked.told()["trace_id"],
+        "trace_id": parked.as_dict()["trace_id"],
     }
 
 
@@ -454,7 +454,7 @@ async def _list_one(broker: Broker, service: str, wanted: Wanted, *, limit: int,
             if found > limit:
                 continue
             if as_json:
-                print(json.dumps({"service": service, **parked.told()}))  # noqa: T201
+                print(json.dumps({"service": service, **parked.as_dict()}))  # noqa: T201
             else:
                 shown.append(dataclasses.replace(parked, body=b""))
     if as_json:
@@ -473,10 +473,10 @@ async def _list_one(broker: Broker, service: str, wanted: Wanted, *, limit: int,
 def _print_whole(parked: Parked, *, as_json: bool) -> None:
     body = parked.body.decode("utf-8", "backslashreplace")
     if as_json:
-        print(json.dumps({**parked.told(), "body": body}))  # noqa: T201
+        print(json.dumps({**parked.as_dict(), "body": body}))  # noqa: T201
         return
     console = _console()
-    told = parked.told()
+    shown = parked.as_dict()
     for name in (
         "msg_id",
         "reason",
@@ -489,7 +489,7 @@ def _print_whole(parked: Parked, *, as_json: bool) -> None:
         "trace_id",
     ):
         console.print(
-            Text(f"{name:<12}", style="bold") + _plain(str(told[name] if told[name] is not None else "–"))
+            Text(f"{name:<12}", style="bold") + _plain(str(shown[name] if shown[name] is not None else "–"))
         )
     console.print(Text(f"{'parked':<12}", style="bold") + Text(f"{_when(parked.parked_at)} UTC"))
     for attempt in parked.history:

@@ -103,7 +103,7 @@ class Parked:
     def users(self) -> str:
         return _several(item.user for item in self.items)
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """All known fields except the body, in JSON types."""
         return {
             "msg_id": self.id,

@@ -59,7 +59,7 @@ def encode_word(word: str) -> str:
 
 @lru_cache(maxsize=8192)
 def check_user_id(user_id: str) -> str:
-    """Return ``user_id`` as it is, if it is one. Whoever takes a user id from outside calls this.
+    """Return ``user_id`` as it is, if it is one. Code that takes a user id from outside calls this.
 
     :func:`user_key` takes longer words, too: rows of a database may name users from before these limits.
 

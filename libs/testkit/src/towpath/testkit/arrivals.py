@@ -4,16 +4,36 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Final, cast
 
+from pydantic import BaseModel
+
 from towpath.protocol.envelope import make
 from towpath.protocol.errors import TowpathError
 from towpath.protocol.messages import Session, encode, wrap_command
 from towpath.servicekit.broker.interface import Delivery
 from towpath.servicekit.handling.decoding import read_item
-from towpath.servicekit.handling.requests import Handlers, HandlerTables, Request
+from towpath.servicekit.handling.outcome import Outcome
+from towpath.servicekit.handling.requests import Handler, Handlers, HandlerTables, Request
 from towpath.servicekit.runtime.settings import TelemetrySettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 
 _TELEMETRY: Final = Telemetry("testkit", TelemetrySettings())
+
+
+class Anything(BaseModel):
+    """A payload that fits any data."""
+
+
+def nothing(*_: Any) -> Outcome:
+    return Outcome()
+
+
+#: A service of four actions: a change, a read, and two heavy reads.
+SHELF: Final = {
+    "shelf.put": Handler(Anything, nothing),
+    "shelf.look": Handler(Anything, nothing, changes=False),
+    "shelf.list": Handler(Anything, nothing, changes=False, cost=20),
+    "shelf.history": Handler(Anything, nothing, changes=False, cost=20),
+}
 
 
 class Arrival:

@@ -52,7 +52,9 @@ class Narrowing:
             file, _, name = item.nodeid.partition("::")
             kept = names.setdefault(file, set())
             kept.update((name, *(mark.name for mark in item.iter_markers()), *item.listextrakeywords()))
-        self._cache.set(_NAMES, self._names | {file: _as_text(kept) for file, kept in names.items()})
+        known = self._names | {file: _as_text(kept) for file, kept in names.items()}
+        # Names of files that were removed or renamed since are of no use.
+        self._cache.set(_NAMES, {file: text for file, text in known.items() if (self._root / file).exists()})
 
     def _may_match(self, file: Path, words: Iterable[str]) -> bool:
         path = file.relative_to(self._root).as_posix()

@@ -82,7 +82,7 @@ class Rabbit:
         self._stopped = False
 
     async def block(self) -> None:
-        """Raise the memory alarm: whoever publishes gets ``connection.blocked`` and no more confirms."""
+        """Raise the memory alarm: publishers get ``connection.blocked`` and no more confirms."""
         self._blocked = True
         await self._control.set_memory_alarm(True)
 

@@ -11,7 +11,6 @@ METADATA: Final = sa.MetaData()
 KIT: Final = KitTables.define(METADATA, "chat")
 INBOX: Final = KIT.inbox
 STREAMS: Final = KIT.streams
-OUTBOX: Final = KIT.outbox
 #: ``title`` is empty if the room has no title but its name, ``created_by`` if the creator is unknown.
 #: ``members`` is the number of rows of the room in :data:`MEMBERS`, changed under the lock on the stream's head.
 ROOMS: Final = sa.Table(

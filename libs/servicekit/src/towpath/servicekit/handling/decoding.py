@@ -29,8 +29,8 @@ from towpath.servicekit.handling.requests import (
     HandlerTables,
     Request,
     Unreadable,
-    comes_again,
     internal_error,
+    was_deferred,
 )
 from towpath.servicekit.handling.watchdog import Overdue
 from towpath.servicekit.messaging import senders
@@ -129,7 +129,7 @@ def _event(
     # A deferred item is redelivered with the queue's name as its routing key.
     # RabbitMQ checks permissions by routing key, not by content: without this check a publisher of one event could
     # send any other. https://www.rabbitmq.com/docs/access-control#topic-authorisation
-    if not comes_again(delivery) and envelope.action != delivery.routing_key:
+    if not was_deferred(delivery) and envelope.action != delivery.routing_key:
         raise BadEnvelope(f"Action {envelope.action!r} came under the routing key {delivery.routing_key!r}.")
     handler = handlers.get(envelope.action)
     if handler is None:
@@ -143,7 +143,7 @@ def _event(
     header = delivery.headers.get("traceparent")
     trace = telemetry.trace(envelope.traceparent or (header if isinstance(header, str) else None))
     sender = senders.publisher(
-        delivery, envelope.action, handler.subject(payload), comes_again=comes_again(delivery)
+        delivery, envelope.action, handler.subject(payload), was_deferred=was_deferred(delivery)
     )
     return Request(delivery, item, envelope, payload, handler, None, trace, sender)
 

@@ -29,7 +29,7 @@ def next_unit(
     are left to the next units, so that others wait for a small unit only. The order of arrival is kept per ordering
     key, across all senders.
     """
-    # Fairness costs sums over all that wait. A batch this small is over soon, whoever sent it.
+    # Fairness costs sums over all that wait. A batch this small is over soon.
     if len(waiting) > share / _USUAL_COST and (part := _part_of_each(waiting, share)):
         return _fair_unit(waiting, limit, part, share)
     asked: set[tuple[str, str]] = set()
@@ -79,7 +79,7 @@ def _fair_unit(
         is_change = request.refusal is None and request.handler.changes
         if (
             len(unit) >= limit
-            # The same key was left before: later requests with it must not overtake, whoever sent them.
+            # The same key was left before: later requests with it must not overtake, of any sender.
             or key in held_back
             # The first of a sender always fits (`weight` is 0), so an expensive request never waits for ever.
             or (weight and weight + request.cost > (share if request.session is None else part))

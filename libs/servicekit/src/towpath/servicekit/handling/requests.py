@@ -137,10 +137,10 @@ class Request:
         return self.sender, self.envelope.msg_id
 
     @property
-    def asked(self) -> str:
+    def fingerprint(self) -> str:
         """A fingerprint of action and data: the same id with another fingerprint is another request."""
-        asked = _CANONICAL.encode([self.envelope.action, self.envelope.data])
-        return hashlib.blake2b(asked, digest_size=12).hexdigest()
+        content = _CANONICAL.encode([self.envelope.action, self.envelope.data])
+        return hashlib.blake2b(content, digest_size=12).hexdigest()
 
     @property
     def sequence_key(self) -> tuple[str, str]:
@@ -166,7 +166,7 @@ class Request:
     @property
     def is_redelivery(self) -> bool:
         """Whether the broker (not the client) repeats it, so that its pushes may not have been published."""
-        return self.delivery.redelivered or comes_again(self.delivery)
+        return self.delivery.redelivered or was_deferred(self.delivery)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ class Unreadable:
     answer: Request | None = None
 
 
-def comes_again(delivery: Delivery) -> bool:
+def was_deferred(delivery: Delivery) -> bool:
     """Whether it was deferred before: it comes from a retry queue, or was parked and is replayed.
 
     Both publish it by the name of its queue; a sender that forges the headers uses another exchange.

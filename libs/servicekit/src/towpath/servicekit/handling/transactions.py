@@ -280,9 +280,9 @@ class Transactions(Generic[U]):
             if stored is None:
                 result = self._invocation.run(request, unit)
                 if result.is_final:
-                    new[request.key] = replace(result.stored, asked=request.asked)
+                    new[request.key] = replace(result.stored, fingerprint=request.fingerprint)
             # Case 5. Rows without a fingerprint match every request.
-            elif stored.asked not in ("", request.asked):
+            elif stored.fingerprint not in ("", request.fingerprint):
                 result = self._invocation.refuse(request, _id_is_taken(request))
             else:
                 # Cases 2 and 6 publish the answer only; 3 and 4 publish everything.

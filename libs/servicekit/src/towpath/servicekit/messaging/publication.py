@@ -19,11 +19,6 @@ class Publication(msgspec.Struct, frozen=True, array_like=True):
     stream: str = ""
     seq: int = 0
 
-    @property
-    def is_reference(self) -> bool:
-        """Whether the text must be read from the stream before it can be published."""
-        return self.item == STORED_IN_STREAM
-
     def as_reference(self) -> "Publication":
         """The same without the text, if a stream stores the text."""
         if not self.stream:

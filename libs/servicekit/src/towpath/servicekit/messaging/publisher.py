@@ -6,11 +6,9 @@ confirmed it (:mod:`towpath.servicekit.messaging.late_answers`). An unpublishabl
 reported in the same way (:mod:`towpath.servicekit.messaging.unpublishable`); the asking client gets an error answer.
 """
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 
 import msgspec
 import structlog
@@ -22,15 +20,13 @@ from towpath.protocol.routes import EVENTS, PUSH, connection_key, control_key
 from towpath.servicekit.broker.interface import Broker, BrokerError, Unpublishable, Unroutable
 from towpath.servicekit.messaging import senders
 from towpath.servicekit.messaging.dead_letters import DeadLetters
-from towpath.servicekit.messaging.lanes import LaneKind, Lanes, OnConfirm, resolve_future
+from towpath.servicekit.messaging.lanes import LaneKind, Lanes, OnConfirm
 from towpath.servicekit.messaging.late_answers import LateAnswers
 from towpath.servicekit.messaging.publication import Publication
 from towpath.servicekit.runtime.settings import ServiceSettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
-
-Sending = asyncio.Future[None]
 
 
 class Publisher:
@@ -72,18 +68,8 @@ class Publisher:
         ):
             yield cls(answers, pushes, events, late, dead_letters)
 
-    def send(self, outgoing: Publication) -> Sending:
-        """Queue a push or an event.
-
-        Raises:
-            BrokerError: Nothing was queued.
-        """
-        confirmed: Sending = asyncio.get_running_loop().create_future()
-        self.post(outgoing, partial(resolve_future, confirmed))
-        return confirmed
-
     def post(self, outgoing: Publication, on_confirm: OnConfirm) -> None:
-        """Like :meth:`send`, with a callback instead of a future.
+        """Queue a push or an event; ``on_confirm`` is called later, never within this call.
 
         Raises:
             BrokerError: Nothing was queued.

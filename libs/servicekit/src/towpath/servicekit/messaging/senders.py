@@ -35,14 +35,14 @@ def user(user_id: str) -> str:
     return f"user:{user_id}"
 
 
-def publisher(delivery: Delivery, action: str, subject: str, *, comes_again: bool) -> str:
+def publisher(delivery: Delivery, action: str, subject: str, *, was_deferred: bool) -> str:
     """The publisher of an event.
 
     Args:
         subject: The subject of the event, defined by its service; only used if the sender is not known.
-        comes_again: Whether it comes from a retry queue, or was replayed by an operator.
+        was_deferred: Whether it comes from a retry queue, or was replayed by an operator.
     """
-    if comes_again and isinstance(known := delivery.headers.get(SENDER), str) and known:
+    if was_deferred and isinstance(known := delivery.headers.get(SENDER), str) and known:
         return _bounded(known)
     if service := service_of(delivery):
         return _bounded(f"service:{_word(service)}")

@@ -16,7 +16,7 @@ import os
 import resource
 from typing import Final
 
-from towpath.servicekit.runtime.sampled_log import Tally
+from towpath.servicekit.runtime.sampled_log import SampledLog
 from towpath.servicekit.runtime.telemetry import Telemetry
 
 _LOOK_EVERY: Final = 1.0
@@ -47,7 +47,7 @@ def is_exhausted() -> bool:
 async def watch(telemetry: Telemetry) -> None:
     """Check once a second whether a descriptor is free, until cancelled."""
     found = telemetry.counter("descriptors_exhausted", "Seconds in which no file descriptor was left")
-    tally = Tally("descriptors_exhausted", found)
+    tally = SampledLog("descriptors_exhausted", found)
     while True:
         await asyncio.sleep(_LOOK_EVERY)
         if is_exhausted():

@@ -13,7 +13,7 @@ log = structlog.get_logger(__name__)
 INTERVAL: Final = 60.0
 
 
-class Tally:
+class SampledLog:
     """Counts one kind of event.
 
     Args:

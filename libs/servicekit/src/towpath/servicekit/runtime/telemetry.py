@@ -113,7 +113,7 @@ class Telemetry:
 
     def gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
         """A gauge whose value is read when metrics are requested."""
-        self._metrics.family(self._metrics.gauges, name, description).append(({}, read))
+        self._metrics.gauges[name] = description, read
 
     def histogram(self, name: str, description: str, labels: Labels | None = None) -> Distribution:
         """A distribution of durations; Prometheus shows it as ``<name>_seconds``."""
@@ -167,7 +167,7 @@ class _Metrics(Collector):
 
     def __init__(self) -> None:
         self.counters: Families[Counter] = {}
-        self.gauges: Families[Callable[[], float]] = {}
+        self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
         self.histograms: Families[Distribution] = {}
 
     @staticmethod
@@ -188,14 +188,11 @@ class _Metrics(Collector):
             for pairs, value in sums.items():
                 family.add_metric([text for _, text in pairs], value)
             yield family
-        for name, (description, gauges) in self.gauges.items():
-            found = GaugeMetricFamily(name, description)
-            for _, read in gauges:
-                try:
-                    found.add_metric([], read())
-                except Exception:  # One gauge that cannot be read must not hide the others.
-                    log.exception("gauge_failed", gauge=name)
-            yield found
+        for name, (description, read) in self.gauges.items():
+            try:
+                yield GaugeMetricFamily(name, description, value=read())
+            except Exception:  # One gauge that cannot be read must not hide the others.
+                log.exception("gauge_failed", gauge=name)
         for name, (description, histograms) in self.histograms.items():
             shown = HistogramMetricFamily(name, description, labels=list(histograms[0][0]))
             # Prometheus refuses a page on which two samples have the same name and labels.

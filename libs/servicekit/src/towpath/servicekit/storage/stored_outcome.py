@@ -17,7 +17,7 @@ class StoredOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         answer: Raw JSON of the answering envelope; empty if there is none (yet).
-        asked: The fingerprint of the request, as stored in the inbox.
+        fingerprint: Of the request (action and data); empty in rows of early versions.
         complete: Whether ``subscribe`` names all groups of the connection.
         leaves: Users to be removed from groups before anything is pushed.
     """
@@ -27,7 +27,7 @@ class StoredOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
     subscribe: list[str] = []
     unsubscribe: list[str] = []
     replay: dict[str, int] = {}
-    asked: str = ""
+    fingerprint: str = msgspec.field(default="", name="asked")  # The name in stored rows.
     complete: bool = False
     leaves: list[Leave] = []
 

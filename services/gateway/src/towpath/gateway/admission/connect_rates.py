@@ -9,7 +9,7 @@ from typing import Literal
 
 from towpath.gateway.settings import GatewaySettings
 from towpath.servicekit.runtime.buckets import Buckets, Rate
-from towpath.servicekit.runtime.sampled_log import Tally
+from towpath.servicekit.runtime.sampled_log import SampledLog
 from towpath.servicekit.runtime.telemetry import Telemetry
 
 By = Literal["user", "address"]
@@ -26,7 +26,7 @@ class ConnectRates:
             "address": Buckets(Rate(settings.connects_per_address, settings.connects_per_address_burst)),
         }
         self._refused = {
-            by: Tally(
+            by: SampledLog(
                 "connects_refused",
                 telemetry.counter("connects_refused", "Handshakes refused with 429", {"by": by}),
             )

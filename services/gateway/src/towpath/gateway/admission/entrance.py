@@ -15,7 +15,7 @@ sockets would lock out every client until ``open_timeout``.
 from typing import Any, Protocol
 
 from towpath.gateway.admission.descriptor_share import DescriptorShare
-from towpath.servicekit.runtime.sampled_log import Tally
+from towpath.servicekit.runtime.sampled_log import SampledLog
 from towpath.servicekit.runtime.telemetry import Telemetry
 
 
@@ -37,7 +37,7 @@ class Entrance:
         self._by_address: dict[str, dict[Abortable, None]] = {}
         self._sockets = 0
         self._aborted = {
-            limit: Tally(
+            limit: SampledLog(
                 "handshake_aborted",
                 telemetry.counter(
                     "handshakes_aborted", "Sockets aborted before they were admitted", {"limit": limit}

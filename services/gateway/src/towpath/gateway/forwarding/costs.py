@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from towpath.protocol.envelope import Envelope
 from towpath.protocol.services import MAX_COST, MIN_COST, ServiceAlive
 from towpath.servicekit.runtime.error_text import describe_error
-from towpath.servicekit.runtime.sampled_log import Tally
+from towpath.servicekit.runtime.sampled_log import SampledLog
 from towpath.servicekit.runtime.telemetry import Telemetry
 
 #: Domains whose tables are stored: far more than a system has services, and a bound for a faulty one.
@@ -23,7 +23,7 @@ class Costs:
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._domains: dict[str, dict[str, float]] = {}
-        self._refused = Tally(
+        self._refused = SampledLog(
             "costs_refused", telemetry.counter("costs_refused", "Tables of costs that cannot be used")
         )
 

@@ -25,7 +25,7 @@ from towpath.protocol.envelope import check, parse
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.routes import EVERYONE, SERVICE_ALIVE, decode_word, encode_word
 from towpath.servicekit.broker.interface import Delivery, undecodable
-from towpath.servicekit.runtime.sampled_log import Tally
+from towpath.servicekit.runtime.sampled_log import SampledLog
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.runtime.time_slices import Turn
 
@@ -73,18 +73,18 @@ class Outbound:
             )
             for kind in _KINDS
         }
-        self._unreadable = Tally(
+        self._unreadable = SampledLog(
             "push_dropped", telemetry.counter("pushes_unreadable", "Pushes dropped as no envelopes")
         )
-        self._bad_items = Tally(
+        self._bad_items = SampledLog(
             "directed_item_dropped",
             telemetry.counter("directed_items_dropped", "Directed items that could not be carried out"),
         )
-        self._misspelled = Tally(
+        self._misspelled = SampledLog(
             "routing_key_misspelled",
             telemetry.counter("pushes_misspelled", "Pushes whose routing key is not encoded as it must be"),
         )
-        self._groups_refused = Tally(
+        self._groups_refused = SampledLog(
             "groups_refused",
             telemetry.counter("groups_refused", "Groups over groups_per_connection, not subscribed to"),
         )
