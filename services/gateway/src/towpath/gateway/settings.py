@@ -55,8 +55,8 @@ class GatewaySettings(BrokerSettings):
         auth_issuer: The `iss` that tokens must have; any if it is not set.
         auth_audience: The `aud` that tokens must have.
         auth_issuers: Several issuers, instead of the four settings above: a JSON list of
-            ``{"issuer", "audience", "jwks_url", "user_prefix"}``, at most 16. User ids get the prefix of their issuer,
-            so that no issuer can sign tokens of another issuer's users; issuers that share their users have
+            ``{"issuer", "audience", "jwks_url", "user_prefix"}``, at most 16. User ids get the prefix of their
+            issuer, so that no issuer can sign tokens of another issuer's users; issuers that share their users have
             ``"same_users": true`` instead.
         jwks_refresh: Seconds between two fetches of an issuer's keys, ±10 %.
         jwks_cooldown: Seconds between two fetches that tokens with an unknown `kid` may cause.
