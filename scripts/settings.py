@@ -144,11 +144,15 @@ def _value(field: FieldInfo) -> str:
     low = next((f"from {_plain(m.ge)}" for m in field.metadata if isinstance(m, Ge)), "")
     low = next((f"over {_plain(m.gt)}" for m in field.metadata if isinstance(m, Gt)), low)
     high = next((f"to {_plain(m.le)}" for m in field.metadata if isinstance(m, Le)), "")
-    kind = "text" if field.annotation in (str, str | None) else "number"
+    if field.annotation is bool:
+        return "`true`, `false`"
+    kind = "text" if "str" in str(field.annotation) else "number"
     return " ".join(part for part in (low, high) if part) or kind
 
 
 def _plain(number: Any) -> str:
+    if isinstance(number, bool):
+        return str(number).lower()
     return str(int(number)) if isinstance(number, float) and number.is_integer() else str(number)
 
 

@@ -37,7 +37,7 @@ from towpath.testkit.eventually import eventually
 from towpath.testkit.postgres import Postgres
 from towpath.testkit.processes import Process, Processes, free_port
 from towpath.testkit.rabbitmq import Rabbit
-from towpath.testkit.tokens import SECRET, a_token
+from towpath.testkit.tokens import AUTH_SETTINGS, SECRET, a_token
 from towpath.tools.packages import NPM, POSTGRESQL, Program, ProgramMissing, find_or_install
 
 ROOT = Path(__file__).parent.parent
@@ -333,7 +333,7 @@ async def test_the_programs_of_the_image_serve_a_request(
     port = free_port()
     started = await asyncio.gather(
         processes.start(
-            str(image / "bin/towpath-gateway"), port=port, amqp_url=rabbitmq.url, auth_secret=SECRET
+            str(image / "bin/towpath-gateway"), port=port, amqp_url=rabbitmq.url, **AUTH_SETTINGS
         ),
         *(
             processes.start(
@@ -549,7 +549,7 @@ async def two_gateways(processes: Processes, rabbitmq: Rabbit, tmp_path: Path) -
                 gateway_id=name,
                 port=free_port(),
                 amqp_url=rabbitmq.url,
-                auth_secret=SECRET,
+                **AUTH_SETTINGS,
             )
             for name in ("gateway-1", "gateway-2")
         ),

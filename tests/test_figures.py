@@ -235,10 +235,8 @@ def test_the_ports_of_the_readme_are_the_defaults_of_dev() -> None:
 
 
 def test_not_yet_in_the_readme_is_true() -> None:
-    """The entries that code can contradict: a key set for tokens, and bindings for single groups."""
+    """The entry that code can contradict: bindings for single groups."""
     missing = _part("README.md", "Not yet")
     sources = "\n".join(file.read_text() for file in (ROOT / "services/gateway/src").rglob("*.py"))
-    assert "JWKS" in missing
-    assert not re.search(r"jwks|revocation", sources, re.IGNORECASE)
     assert "exactly the groups of a gateway" in missing
     assert '"group.*"' in sources, "the inbox is bound to all groups"

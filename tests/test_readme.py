@@ -11,7 +11,7 @@ import pytest
 from towpath.testkit.client import WireClient
 from towpath.testkit.processes import Processes, free_port
 from towpath.testkit.rabbitmq import Rabbit
-from towpath.testkit.tokens import SECRET, a_token
+from towpath.testkit.tokens import AUTH_SETTINGS, a_token
 from towpath.tools.packages import Program, find_or_install
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +32,7 @@ def snippets(tmp_path: Path) -> Path:
 @pytest.fixture
 async def gateway_url(processes: Processes, rabbitmq: Rabbit) -> str:
     port = free_port()
-    await processes.start("towpath-gateway", port=port, amqp_url=rabbitmq.url, auth_secret=SECRET)
+    await processes.start("towpath-gateway", port=port, amqp_url=rabbitmq.url, **AUTH_SETTINGS)
     return f"ws://127.0.0.1:{port}/ws"
 
 

@@ -23,7 +23,7 @@ from bench.systems.towpath import SYSTEM
 from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import Process, Processes, free_port
 from towpath.testkit.system import url_of
-from towpath.testkit.tokens import SECRET
+from towpath.testkit.tokens import AUTH_SETTINGS
 from towpath.tools.rabbitmq_node import RabbitNode
 
 _START_SECONDS: Final = 60.0
@@ -72,7 +72,7 @@ class Ground:
 
     def launch_gateway(self, **settings: Any) -> None:
         """One more replica."""
-        chosen = {"port": free_port(), "auth_secret": SECRET, **settings}
+        chosen = {"port": free_port(), **AUTH_SETTINGS, **settings}
         self.gateways.append(self._processes.launch("towpath-gateway", **(self._usual() | chosen)))
 
     def launch_service(self, name: str, role: str = "service", **settings: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from bench.systems.interface import Running, Setup, System
 from towpath.testkit.processes import Process, free_port
 from towpath.testkit.system import url_of
-from towpath.testkit.tokens import SECRET
+from towpath.testkit.tokens import AUTH_SETTINGS
 
 #: The service that a work needs; the others need chat.
 _SERVICES: Final = {"request": "echo", "orders": "orders", "push": None}
@@ -31,7 +31,7 @@ async def start(setup: Setup) -> AsyncIterator[Running]:
             "towpath-gateway",
             amqp_url=setup.amqp_url,
             port=free_port(),
-            auth_secret=SECRET,
+            **AUTH_SETTINGS,
             **_RATES,
         )
         for _ in range(setup.gateways)

@@ -13,7 +13,7 @@ from towpath.testkit.client import WireClient
 from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import Process, Processes, free_port
 from towpath.testkit.rabbitmq import Rabbit
-from towpath.testkit.tokens import SECRET, a_token
+from towpath.testkit.tokens import AUTH_SETTINGS, a_token
 
 
 async def start(processes: Processes, rabbitmq: Rabbit, limit: str, **settings: Any) -> Process:
@@ -24,7 +24,7 @@ async def start(processes: Processes, rabbitmq: Rabbit, limit: str, **settings: 
         "towpath-gateway",
         port=free_port(),
         amqp_url=rabbitmq.url,
-        auth_secret=SECRET,
+        **AUTH_SETTINGS,
         **settings,
     )
 

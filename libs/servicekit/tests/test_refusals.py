@@ -207,7 +207,7 @@ async def test_a_program_ends_with_status_2_and_one_line(
 ) -> None:
     settings: dict[str, Any] = {
         "database_url": f"sqlite:///{tmp_path}/x.db",
-        "auth_secret": "x" * 32,
+        "auth_secret": secrets.token_urlsafe(32),
         "port": free_port(),
     }
     elsewhere = str(URL(guest.url).with_path("/elsewhere"))

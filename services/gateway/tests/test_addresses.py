@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from towpath.gateway.addresses import Proxies, limited_by
+from towpath.gateway.addresses import Proxies, is_loopback, limited_by
 from towpath.gateway.settings import GatewaySettings
 
 
@@ -45,6 +45,25 @@ def test_the_client_is_the_rightmost_address_that_is_not_a_trusted_proxy(
 
 def test_without_trusted_proxies_the_header_is_ignored() -> None:
     assert Proxies("").client("10.0.0.1", ["198.51.100.7"]) == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("host", "only_here"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("localhost", True),
+        ("", False),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.0.2.1", False),
+        ("localhost.example", False),
+    ],
+)
+def test_only_a_loopback_address_is_surely_this_machine(host: str, only_here: bool) -> None:
+    assert is_loopback(host) is only_here
 
 
 @given(st.lists(st.text()))

@@ -153,7 +153,7 @@ def test_two_tokens_in_the_subprotocols_are_refused() -> None:
 @pytest.mark.parametrize("name", ["iat", "nbf"])
 def test_a_token_from_a_clock_ahead_is_accepted_within_the_leeway(name: str) -> None:
     ahead: dict[str, Any] = {name: time.time() + 30}
-    assert admission().identify(a_token("ana", **ahead)).user_id == "ana"
+    assert admission(clock_leeway=60).identify(a_token("ana", **ahead)).user_id == "ana"
     with pytest.raises(TokenRefused, match=rf"not valid yet: {name} is \d+ s ahead .*TOWPATH_CLOCK_LEEWAY"):
         admission(clock_leeway=5).identify(a_token("ana", **ahead))
 

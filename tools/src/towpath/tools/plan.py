@@ -10,6 +10,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 from yarl import URL
 
+from towpath.gateway.addresses import is_loopback
 from towpath.gateway.settings import GatewaySettings
 from towpath.servicekit.runtime.settings import (
     PREFIX,
@@ -78,6 +79,8 @@ def make_plan(folder: DataFolder, *, port: int, web_port: int) -> Plan:
     of_gateway = {
         "port": port,
         "auth_secret": secret,
+        # Any secret will do while only this machine can connect.
+        "development": is_loopback(os.environ.get(f"{PREFIX}HOST", HOST)),
         "allowed_origins": ",".join(filter(None, origins)),
     }
     settings: dict[Program, BrokerSettings] = {}

@@ -36,7 +36,7 @@ from towpath.servicekit.runtime.settings import BrokerSettings
 from towpath.testkit.client import WireClient
 from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import free_port
-from towpath.testkit.tokens import SECRET, a_token
+from towpath.testkit.tokens import AUTH_SETTINGS, a_token
 
 COMMAND_QUEUE = Queue(name="echo.commands", bindings=[Binding(COMMANDS, "echo.*")], max_length=1000)
 EVENT_QUEUE = Queue(
@@ -155,7 +155,7 @@ async def a_gateway(
         "host": "127.0.0.1",
         "port": free_port(),
         "admin_port": free_port(),
-        "auth_secret": SECRET,
+        **AUTH_SETTINGS,
         "close_timeout": 1.0,
     }
     chosen = GatewaySettings(**(defaults | settings))

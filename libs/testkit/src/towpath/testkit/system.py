@@ -9,7 +9,7 @@ from towpath.testkit.client import WireClient
 from towpath.testkit.follower import Follower
 from towpath.testkit.processes import Process, Processes, free_port
 from towpath.testkit.rabbitmq import Rabbit
-from towpath.testkit.tokens import SECRET, a_token
+from towpath.testkit.tokens import AUTH_SETTINGS, a_token
 
 #: For tests that make load from one address and few connections, faster than people do: the limits of the gateway
 #: stay on, and are never reached; chat does not count deliveries.
@@ -50,7 +50,7 @@ class System:
         """One more replica."""
         chosen = {
             "port": free_port(),
-            "auth_secret": SECRET,
+            **AUTH_SETTINGS,
             "allowed_origins": "*",
             **settings,
         }

@@ -1,12 +1,16 @@
 """Tokens that a gateway takes, and on request ones that it must not take."""
 
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 import jwt
 
 #: The secret that tests give to gateways as ``TOWPATH_AUTH_SECRET``.
 SECRET: Final = "a secret for tests, of 32 bytes or more"
+#: Settings of a gateway that accepts tokens signed with it. It is in this repository, so only development mode allows
+#: it.
+AUTH_SETTINGS: Final[Mapping[str, Any]] = {"auth_secret": SECRET, "development": True}
 
 
 def a_token(user: str, *, secret: str = SECRET, expires_in: float = 3600.0, **claims: Any) -> str:

@@ -34,6 +34,14 @@ def limited_by(host: str) -> str:
     return str(ip_network((int(address) >> 64 << 64, 64)))
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host that a program listens on, or connects to, is this machine and cannot be another one."""
+    try:
+        return _plain(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 class Proxies:
     """The proxies that are trusted to report the client's address."""
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from towpath.gateway.addresses import networks
+from towpath.gateway.issuer_list import AUDIENCE, jwks_url, read_issuers
 from towpath.servicekit.runtime.settings import BrokerSettings, Port, Seconds, Word
 
 
@@ -27,6 +28,11 @@ def _networks(value: str) -> str:
     return value
 
 
+def _issuers(value: str) -> str:
+    read_issuers(value)
+    return value
+
+
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Burst = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
@@ -37,11 +43,37 @@ class GatewaySettings(BrokerSettings):
     Attributes:
         host, port: Where ``/ws`` is served.
         gateway_id: Names this replica on the broker; unique.
-        auth_secret: Shared secret for HS256 tokens. White space at its ends is refused: a line break at the end of a
-            file would make it another secret.
-        auth_public_key: PEM text of an RSA, P-256 or Ed25519 public key, instead of a secret.
+        tls_certificate: PEM file with the certificate and its chain; with it the gateway serves ``wss`` only.
+        tls_key: PEM file with the private key of that certificate.
+        tls_check: Seconds between two checks whether these files have changed. A new pair is used for new
+            connections, also on SIGHUP; while a pair cannot be used the former one stays.
+        auth_secret: Shared secret for HS256 tokens: at least 32 bytes, and not one from documentation. White space at
+            its ends is refused: a line break at the end of a file would make it another secret.
+        auth_public_key: PEM text of an RSA (from 2048 bits), P-256 or Ed25519 public key, instead of a secret.
+        auth_jwks_url: Address of the issuer's keys (JWKS, RFC 7517), instead of a secret: ``https``, or ``http`` on
+            this machine. Tokens are verified with the key that their `kid` names.
+        auth_issuer: The `iss` that tokens must have; any if it is not set.
+        auth_audience: The `aud` that tokens must have.
+        auth_issuers: Several issuers, instead of the four settings above: a JSON list of
+            ``{"issuer", "audience", "jwks_url", "user_prefix"}``, at most 16. User ids get the prefix of their
+            issuer, so that no issuer can sign tokens of another issuer's users; issuers that share their users have
+            ``"same_users": true`` instead.
+        jwks_refresh: Seconds between two fetches of an issuer's keys, ±10 %.
+        jwks_cooldown: Seconds between two fetches that tokens with an unknown `kid` may cause.
+        jwks_timeout: Seconds that a fetch may take. A handshake or refresh with an unknown `kid` waits for it.
+        jwks_stale: Seconds that keys are used after the last fetch that succeeded.
+        jwks_max_bytes: The largest set of keys.
         clock_leeway: Seconds that `iat` and `nbf` of a token may be ahead of the clock here. Expiry has no leeway.
         token_max_bytes: The largest token, in the handshake and in `session.refresh`.
+        token_lifetime_max: Seconds that a token may still be valid; a longer one is refused. Revocations have to be
+            kept for as long as tokens live. Without a limit if it is not set.
+        revocations: Whether revocations of tokens are read from the broker. `off` is for brokers without streams:
+            there a revoked token is accepted until it expires.
+        revocations_max: Revocations in effect; more are kept as far as the broker keeps them, and logged.
+        development: Whether a secret may be weak, or known from this repository. Such a gateway listens on this
+            machine only.
+        trace_clients: `link`: a client's `traceparent` becomes a link of a new trace. `continue`: its trace id is
+            continued, for closed systems. Which traces are recorded is decided here in both cases.
         allowed_origins: Origins of web pages that may connect, separated by commas; ``*`` for any. Clients that
             send no Origin (not browsers) are not restricted.
         max_frame_bytes: The largest frame; past it the connection closes with 1009.
@@ -117,10 +149,27 @@ class GatewaySettings(BrokerSettings):
     gateway_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_:-]{1,64}$")] = Field(
         default_factory=lambda: f"gw-{secrets.token_hex(5)}"
     )
+    tls_certificate: Word | None = None
+    tls_key: Word | None = None
+    tls_check: Seconds = 10.0
     auth_secret: Word | None = None
     auth_public_key: str | None = None
-    clock_leeway: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    auth_jwks_url: Annotated[Word, AfterValidator(jwks_url)] | None = None
+    auth_issuer: Word | None = None
+    auth_audience: Annotated[Word, Field(min_length=1)] = AUDIENCE
+    auth_issuers: Annotated[str, AfterValidator(_issuers)] = ""
+    jwks_refresh: Annotated[float, Field(ge=1, le=86_400)] = 300.0
+    jwks_cooldown: Annotated[float, Field(ge=1, le=86_400)] = 10.0
+    jwks_timeout: Annotated[float, Field(gt=0, le=60)] = 3.0
+    jwks_stale: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
+    jwks_max_bytes: Annotated[int, Field(ge=1024, le=16 * 1024 * 1024)] = 256 * 1024
+    clock_leeway: Annotated[float, Field(ge=0, le=3600)] = 10.0
     token_max_bytes: Annotated[int, Field(ge=256, le=1024 * 1024)] = 8192
+    token_lifetime_max: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    revocations: Annotated[str, Field(pattern="^(on|off)$")] = "on"
+    revocations_max: Annotated[int, Field(ge=1)] = 50_000
+    development: bool = False
+    trace_clients: Annotated[str, Field(pattern="^(link|continue)$")] = "link"
     allowed_origins: Annotated[str, AfterValidator(_origins)] = ""
     max_frame_bytes: Annotated[int, Field(ge=1024, le=16 * 1024 * 1024)] = 64 * 1024
     trusted_proxies: Annotated[str, AfterValidator(_networks)] = ""

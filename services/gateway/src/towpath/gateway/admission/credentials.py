@@ -26,7 +26,6 @@ from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.routes import check_user_id
 from towpath.servicekit.runtime.settings import BadSetting
 
-AUDIENCE: Final = "towpath"
 SUBPROTOCOL: Final = "towpath.v1"
 TOKEN_SUBPROTOCOL: Final = "towpath.token."  # noqa: S105  # a prefix, not a secret
 
@@ -56,11 +55,17 @@ class Identity:
     Attributes:
         expires_at: Unix seconds.
         scope: Domains the user may address, separated by spaces; ``None`` means all.
+        issuer: The issuer as the settings name it; empty if they name none.
+        token_id: The `jti` of the token.
+        issued_at: The `iat` of the token, in Unix seconds; 0 if it has none.
     """
 
     user_id: str
     expires_at: float
     scope: str | None = None
+    issuer: str = ""
+    token_id: str | None = None
+    issued_at: float = 0.0
 
 
 class Admission:
@@ -84,6 +89,7 @@ class Admission:
             self._key, self._algorithm = settings.auth_secret, "HS256"
         else:
             self._key, self._algorithm = _public_key(settings.auth_public_key or "")
+        self._audience, self._issuer = settings.auth_audience, settings.auth_issuer or ""
         self._leeway = settings.clock_leeway
         self._max_bytes = settings.token_max_bytes
         self._origins = frozenset(
@@ -121,7 +127,8 @@ class Admission:
                     # RFC 8725, section 3.1: the key decides the algorithm, never the header of the token.
                     algorithms=[self._algorithm],
                     # RFC 8725, section 3.9: a token that the same issuer made for another system is refused.
-                    audience=AUDIENCE,
+                    audience=self._audience,
+                    issuer=self._issuer or None,
                     # Times are checked below: PyJWT has one leeway for all of them, and fails on some numbers.
                     options={
                         "require": ["exp", "sub", "aud"],
@@ -133,7 +140,7 @@ class Admission:
         except _UNREADABLE as error:
             # Without the cause, whose text may quote the token.
             raise TokenRefused(f"the token is not valid: {_in_short(error)}") from None
-        return _identity(claims, time.time(), self._leeway)
+        return _identity(claims, self._issuer, time.time(), self._leeway)
 
 
 def bearer_token(authorization: str | None, subprotocols: Sequence[str]) -> str | None:
@@ -158,7 +165,7 @@ def bearer_token(authorization: str | None, subprotocols: Sequence[str]) -> str 
     return next(iter(offered), None)
 
 
-def _identity(claims: dict[str, Any], now: float, leeway: float) -> Identity:
+def _identity(claims: dict[str, Any], issuer: str, now: float, leeway: float) -> Identity:
     user_id, scope = claims["sub"], claims.get("scope")
     if not isinstance(user_id, str):
         raise TokenRefused("the token is not valid: sub must be a string")
@@ -168,6 +175,10 @@ def _identity(claims: dict[str, Any], now: float, leeway: float) -> Identity:
         raise TokenRefused(f"the token is not valid: sub: {error}") from None
     if scope is not None and not isinstance(scope, str):
         raise TokenRefused("the token is not valid: scope must be a string of domains separated by spaces")
+    token_id = claims.get("jti")
+    if token_id is not None and not isinstance(token_id, str):
+        raise TokenRefused("the token is not valid: jti must be a string")
+    issued_at = _seconds(claims, "iat") if claims.get("iat") is not None else 0.0
     for name in ("iat", "nbf"):
         if claims.get(name) is not None and (ahead := _seconds(claims, name) - now) > leeway:
             raise TokenRefused(
@@ -178,7 +189,7 @@ def _identity(claims: dict[str, Any], now: float, leeway: float) -> Identity:
     # Without a leeway (protocol.md, "Connecting"): the same moment ends the connection of a user who has one.
     if expires_at <= now:
         raise TokenRefused("the token is expired")
-    return Identity(user_id, expires_at, scope)
+    return Identity(user_id, expires_at, scope, issuer, token_id, issued_at)
 
 
 def _seconds(claims: dict[str, Any], name: str) -> float:
