@@ -6,7 +6,7 @@ A test fails when they differ.
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import typer
 from annotated_types import Ge, Gt, Le
@@ -146,7 +146,9 @@ def _value(field: FieldInfo) -> str:
     high = next((f"to {_plain(m.le)}" for m in field.metadata if isinstance(m, Le)), "")
     if field.annotation is bool:
         return "`true`, `false`"
-    kind = "text" if "str" in str(field.annotation) else "number"
+    # Of `Annotated[str, …] | None`, as of `str`, the kind is text.
+    kinds = {getattr(part, "__origin__", part) for part in (field.annotation, *get_args(field.annotation))}
+    kind = "text" if str in kinds else "number"
     return " ".join(part for part in (low, high) if part) or kind
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 class ExchangeType(enum.StrEnum):
     TOPIC = "topic"
+    DIRECT = "direct"  #: Routes to the queues bound with exactly the routing key.
     FANOUT = "fanout"
 
 

@@ -118,6 +118,13 @@ class BrokerSettings(TelemetrySettings):
     Attributes:
         amqp_url: The broker. Nodes of a cluster are separated by commas:
             ``amqp://user:password@one:5672,two:5672/vhost``.
+        amqp_user_id: The account that published messages name in their AMQP property ``user_id``, for logins whose
+            account is not the user of ``amqp_url`` (certificates, tokens); ``none`` to name no account. RabbitMQ
+            refuses messages that name another account than their connection's.
+        amqp_ca: File (PEM) of the certificate authorities that RabbitMQ's certificate must come from, for
+            ``amqps://``; by default the system's.
+        amqp_certificate, amqp_key: Files (PEM) of this program's own certificate and its key, if RabbitMQ asks for
+            one.
         publish_timeout: Seconds until an unconfirmed publish counts as unknown.
         reconnect_max: Longest wait between two attempts to reach the broker, in seconds (full jitter). Within a
             minute of its loss no wait is longer than 5 s.
@@ -133,6 +140,10 @@ class BrokerSettings(TelemetrySettings):
     """
 
     amqp_url: Annotated[Word, AfterValidator(_amqp_url)] = "amqp://guest:guest@127.0.0.1:5672/"
+    amqp_user_id: Word | None = None
+    amqp_ca: Word | None = None
+    amqp_certificate: Word | None = None
+    amqp_key: Word | None = None
     publish_timeout: Seconds = 10.0
     reconnect_max: Seconds = 30.0
     lane_max_items: Annotated[int, Field(ge=1)] = 10_000
@@ -157,7 +168,13 @@ class ServiceSettings(BrokerSettings):
         'sqlite+aiosqlite:///hello.db'
 
     Attributes:
+        gateway_users: RabbitMQ accounts of gateways, separated by commas. If set, commands of other accounts are
+            refused and counted, and each service must log in under its own name; if empty, every account that may
+            publish a command is believed.
         database_url: SQLAlchemy URL of the service's own database.
+        database_ca: File (PEM) of the certificate authorities that the certificate of PostgreSQL must come from.
+        database_certificate, database_key: Files (PEM) of this program's own certificate and its key, if PostgreSQL
+            asks for one.
         database_probe_interval: Seconds between two database probes: small writes that check whether the database
             accepts writes. While they fail the service is not ready.
         database_probe_timeout: Seconds that a database probe may take, including its wait for other writers.
@@ -185,7 +202,11 @@ class ServiceSettings(BrokerSettings):
         alive_interval: Seconds between two `service.alive`, from which gateways learn the costs of actions.
     """
 
+    gateway_users: Word = ""
     database_url: DatabaseUrl = "sqlite+aiosqlite:///towpath.db"
+    database_ca: Word | None = None
+    database_certificate: Word | None = None
+    database_key: Word | None = None
     database_probe_interval: Seconds = 3.0
     database_probe_timeout: Seconds = 10.0
     lane_max_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
