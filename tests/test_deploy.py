@@ -31,6 +31,7 @@ from towpath.gateway.admission.credentials import Admission
 from towpath.gateway.settings import GatewaySettings
 from towpath.servicekit.installed import InstalledService, installed_services
 from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings, load
+from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.storage.database import Database
 from towpath.testkit.client import WireClient
 from towpath.testkit.eventually import eventually
@@ -108,7 +109,7 @@ def test_a_program_can_start_with_its_settings(
     settings = load(model)
     if isinstance(settings, GatewaySettings):
         assert settings.gateway_id == service
-        Admission(settings)
+        Admission(settings, Telemetry("gateway", settings))
     else:
         database = settings.model_dump()["database_url"]
         if service in WITH_STORAGE:

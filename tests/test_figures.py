@@ -86,6 +86,15 @@ QUOTED: Final = [
         "docs/operations/start-and-health.md",
         f"every {SERVICE('database_probe_interval')} s (`TOWPATH_DATABASE_PROBE_INTERVAL`)",
     ),
+    (
+        "docs/operations/start-and-health.md",
+        f"every {GATEWAY('jwks_refresh')} s (`TOWPATH_JWKS_REFRESH`)",
+    ),
+    (
+        "docs/operations/start-and-health.md",
+        f"at most once in {GATEWAY('jwks_cooldown')} s (`TOWPATH_JWKS_COOLDOWN`). "
+        f"A fetch may take {GATEWAY('jwks_timeout')} s",
+    ),
     ("docs/operations/rabbitmq-versions.md", f"({_KIB} KiB a frame, 1 MiB a batch)"),
     ("docs/adr/0004-own-supervisor.md", f"to its own inbox every {_PROBE} s"),
     (

@@ -13,6 +13,7 @@ from towpath.protocol import messages
 from towpath.protocol.routes import EVENTS, EXCHANGES
 from towpath.servicekit.broker.interface import Binding, Exchange, Inbox, Topology
 from towpath.servicekit.broker.rabbitmq import RabbitBroker
+from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.testkit.processes import Processes
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.tokens import SECRET
@@ -34,6 +35,12 @@ def towpath(*arguments: str, **settings: str) -> tuple[int, str, str]:
     return ran.returncode, ran.stdout, ran.stderr
 
 
+def admission(secret: str) -> Admission:
+    """That of a gateway with this secret."""
+    settings = GatewaySettings(auth_secret=secret, development=True)
+    return Admission(settings, Telemetry("gateway", settings))
+
+
 def test_without_a_command_it_shows_help() -> None:
     status, output, errors = towpath()
     assert (status, errors) == (0, "")
@@ -43,14 +50,14 @@ def test_without_a_command_it_shows_help() -> None:
 def test_a_token_is_accepted_by_a_gateway_with_the_same_secret() -> None:
     status, output, errors = towpath("token", "--user", "ana", "--scope", "chat", auth_secret=SECRET)
     assert (status, errors) == (0, "")
-    identity = Admission(GatewaySettings(auth_secret=SECRET)).identify(output.strip())
+    identity = admission(SECRET).identify(output.strip())
     assert (identity.user_id, identity.scope) == ("ana", "chat")
 
 
 def test_a_token_is_signed_with_the_secret_of_the_folder(tmp_path: Path) -> None:
     secret = DataFolder(tmp_path).secret()
     _, output, _ = towpath("token", "--user", "ana", "--data", str(tmp_path))
-    assert Admission(GatewaySettings(auth_secret=secret)).identify(output.strip()).user_id == "ana"
+    assert admission(secret).identify(output.strip()).user_id == "ana"
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
 
 

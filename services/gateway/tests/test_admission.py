@@ -16,11 +16,13 @@ from pydantic import ValidationError
 from towpath.gateway.admission.credentials import Admission, TokenRefused, bearer_token
 from towpath.gateway.settings import GatewaySettings
 from towpath.servicekit.runtime.settings import BadSetting, bad_setting
-from towpath.testkit.tokens import SECRET, a_token
+from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.testkit.tokens import AUTH_SETTINGS, SECRET, a_token
 
 
 def admission(**settings: Any) -> Admission:
-    return Admission(GatewaySettings(**({"auth_secret": SECRET} | settings)))
+    chosen = GatewaySettings(**{**AUTH_SETTINGS, **settings})
+    return Admission(chosen, Telemetry("gateway", chosen))
 
 
 def test_a_valid_token_gives_user_expiry_and_scope() -> None:
@@ -50,6 +52,7 @@ def test_a_valid_token_gives_user_expiry_and_scope() -> None:
         (a_token("ana", aud=["one", "two"]), "not valid"),
         (a_token("ana", aud={"towpath": 1}), "not valid"),
         (a_token("ana", scope=["chat"]), "scope"),
+        (a_token("ana", jti=7), "JWT ID must be a string"),
         (a_token("ana", scope="chat " * 2000), "maximum is 8192"),
         (jwt.encode({"sub": "ana", "aud": "towpath", "exp": time.time() + 60}, "", "none"), "not valid"),
     ],

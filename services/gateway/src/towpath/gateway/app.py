@@ -32,8 +32,6 @@ from towpath.servicekit.runtime.telemetry import Telemetry
 log = structlog.get_logger(__name__)
 
 _NAME: Final = "gateway"
-#: Shorter secrets can be found by trying: a key must be at least as long as the hash (RFC 7518, section 3.2).
-_SECRET_BYTES: Final = 32
 
 
 async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect = connect) -> None:
@@ -42,19 +40,20 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
     Raises:
         BadSetting, BrokerRefused, TopologyMismatch: It cannot start.
     """
-    admission = Admission(settings)
-    if settings.auth_secret and len(settings.auth_secret.encode()) < _SECRET_BYTES:
-        log.warning("weak_secret", remedy="TOWPATH_AUTH_SECRET should have at least 32 bytes (RFC 7518, 3.2)")
+    if settings.development:
+        log.warning("development_mode", remedy="secrets may be weak: unset TOWPATH_DEVELOPMENT in production")
     share = descriptor_share.claim(settings)
     health, consuming = Health(), asyncio.Event()
     health.add("consuming", consuming.is_set)
     # Left in the opposite order: lanes flush into a connected broker, and /health answers until the end.
     async with (
         Telemetry.open(_NAME, settings) as telemetry,
+        Admission.open(settings, telemetry) as admission,
         serve_admin(settings.admin_host, settings.admin_port, health, telemetry),
         connect(settings, f"{_NAME} {settings.gateway_id}") as broker,
         _open_lanes(broker, settings, telemetry) as access,
     ):
+        health.add("keys", admission.has_keys)
         replica = Replica(access, admission, share, health, settings, telemetry)
         async with replica.listener.open(), asyncio.TaskGroup() as tasks:
             loops = [

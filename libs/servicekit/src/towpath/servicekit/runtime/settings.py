@@ -266,7 +266,7 @@ def bad_setting(error: ValidationError, *, prefix: str) -> BadSetting:
     first = error.errors(include_url=False)[0]
     field = str(first["loc"][0]) if first["loc"] else ""
     name = (prefix + field).upper() if field else "the settings"
-    secret = any(word in field for word in ("secret", "url", "key", "password", "endpoint"))
+    secret = any(word in field for word in ("secret", "url", "key", "password", "endpoint", "issuers"))
     missing = first["type"] == "missing"
     value = None if secret or missing or not field else first["input"]
     problem = first["msg"].removeprefix("Value error, ")

@@ -111,9 +111,13 @@ class Telemetry:
         self._metrics.family(self._metrics.counters, name, description).append((labels or {}, counter))
         return counter
 
-    def gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
-        """A gauge whose value is read when metrics are requested."""
-        self._metrics.gauges[name] = description, read
+    def gauge(
+        self, name: str, description: str, read: Callable[[], float], labels: Labels | None = None
+    ) -> None:
+        """A gauge whose value is read when metrics are requested; of the same labels the last one counts."""
+        labels = labels or {}
+        gauges = self._metrics.family(self._metrics.gauges, name, description)
+        gauges[:] = [(others, gauge) for others, gauge in gauges if others != labels] + [(labels, read)]
 
     def histogram(self, name: str, description: str, labels: Labels | None = None) -> Distribution:
         """A distribution of durations; Prometheus shows it as ``<name>_seconds``."""
@@ -167,7 +171,7 @@ class _Metrics(Collector):
 
     def __init__(self) -> None:
         self.counters: Families[Counter] = {}
-        self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+        self.gauges: Families[Callable[[], float]] = {}
         self.histograms: Families[Distribution] = {}
 
     @staticmethod
@@ -188,11 +192,14 @@ class _Metrics(Collector):
             for pairs, value in sums.items():
                 family.add_metric([text for _, text in pairs], value)
             yield family
-        for name, (description, read) in self.gauges.items():
-            try:
-                yield GaugeMetricFamily(name, description, value=read())
-            except Exception:  # One gauge that cannot be read must not hide the others.
-                log.exception("gauge_failed", gauge=name)
+        for name, (description, gauges) in self.gauges.items():
+            values = GaugeMetricFamily(name, description, labels=list(gauges[0][0]))
+            for labels, read in gauges:
+                try:
+                    values.add_metric(list(labels.values()), read())
+                except Exception:  # One gauge that cannot be read must not hide the others.
+                    log.exception("gauge_failed", gauge=name)
+            yield values
         for name, (description, histograms) in self.histograms.items():
             shown = HistogramMetricFamily(name, description, labels=list(histograms[0][0]))
             # Prometheus refuses a page on which two samples have the same name and labels.

@@ -1,30 +1,31 @@
-"""Admission: checks of origin and token. Pure functions of headers, settings and the time.
+"""Admission: checks of origin and token. Nothing here waits: keys are fetched by tasks of their own.
 
 Tokens are JWTs (RFC 7519), signed with HS256 (shared secret) or with the key that a public key belongs to: RS256,
-ES256 or EdDSA. The algorithm follows from the setting, never from the token (RFC 8725, section 3.1).
+ES256 or EdDSA. The algorithm follows from the key, never from the token (RFC 8725, section 3.1).
 
 Guarantees: any token is either accepted or refused with a reason (:class:`TokenRefused`); no other exception is
 raised. ``iat`` and ``nbf`` may be ahead of the local clock by ``clock_leeway`` seconds. ``exp`` has no leeway: a
 connection ends when its token expires.
 """
 
+import asyncio
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import jwt
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from towpath.gateway.admission.issuers import Issuer, Issuers
+from towpath.gateway.admission.key_set import Key
+from towpath.gateway.admission.key_source import KeySource
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.routes import check_user_id
-from towpath.servicekit.runtime.settings import BadSetting
+from towpath.servicekit.runtime.loops import failures_of, keep_running
+from towpath.servicekit.runtime.telemetry import Telemetry
 
 SUBPROTOCOL: Final = "towpath.v1"
 TOKEN_SUBPROTOCOL: Final = "towpath.token."  # noqa: S105  # a prefix, not a secret
@@ -68,33 +69,67 @@ class Identity:
     issued_at: float = 0.0
 
 
-class Admission:
-    """Checks origins and tokens.
+class KeyUnknown(TokenRefused):
+    """The token names a key that is not known here, or not yet.
 
-    Raises:
-        BadSetting: Neither or both of secret and public key are set, or the key cannot be used.
+    Attributes:
+        source: May have it after the next fetch.
     """
 
-    def __init__(self, settings: GatewaySettings) -> None:
-        self._key: Any
-        # With both, an attacker could sign with the public key as an HMAC secret (RFC 8725, section 2.1).
-        if bool(settings.auth_secret) == bool(settings.auth_public_key):
-            raise BadSetting(
-                "TOWPATH_AUTH_SECRET",
-                None,
-                "set exactly one of TOWPATH_AUTH_SECRET (HS256) and TOWPATH_AUTH_PUBLIC_KEY "
-                "(PEM; RS256, ES256 or EdDSA)",
-            )
-        if settings.auth_secret:
-            self._key, self._algorithm = settings.auth_secret, "HS256"
-        else:
-            self._key, self._algorithm = _public_key(settings.auth_public_key or "")
-        self._audience, self._issuer = settings.auth_audience, settings.auth_issuer or ""
+    def __init__(self, source: KeySource) -> None:
+        super().__init__(
+            "the token is not valid: its key (kid) is unknown"
+            if source.has_keys
+            else "the keys of its issuer cannot be fetched for now"
+        )
+        self.source = source
+
+
+class Admission:
+    """Checks origins and tokens. Created with :meth:`open`.
+
+    Raises:
+        BadSetting: There is not exactly one kind of key, or it cannot be used, or is weak.
+    """
+
+    def __init__(self, settings: GatewaySettings, telemetry: Telemetry) -> None:
+        self._issuers = Issuers(settings, telemetry)
         self._leeway = settings.clock_leeway
+        self._lifetime_max = settings.token_lifetime_max or math.inf
         self._max_bytes = settings.token_max_bytes
         self._origins = frozenset(
             origin.rstrip("/").lower() for origin in settings.allowed_origins.replace(",", " ").split()
         )
+        self._unknown_keys = telemetry.counter(
+            "tokens_unknown_key", "Tokens whose key (kid) was unknown when they were checked"
+        )
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: GatewaySettings, telemetry: Telemetry) -> "AsyncIterator[Admission]":
+        """Admission; while it is open the keys of issuers are fetched.
+
+        Raises:
+            BadSetting
+        """
+        admission = cls(settings, telemetry)
+        fetching = [
+            asyncio.create_task(
+                keep_running("keys", source.run, pause=1.0, failed=failures_of("keys", telemetry)),
+                name=f"keys: {source.name}",
+            )
+            for source in admission._issuers.sources
+        ]
+        try:
+            yield admission
+        finally:
+            for task in fetching:
+                task.cancel()
+            await asyncio.gather(*fetching, return_exceptions=True)
+
+    def has_keys(self) -> bool:
+        """Whether any token can be verified."""
+        return self._issuers.have_keys
 
     def admits_origin(self, origin: str | None) -> bool:
         """Whether a page from ``origin`` may connect (RFC 6454); no origin means that the client is not a browser."""
@@ -104,6 +139,7 @@ class Admission:
         """The user of ``token``.
 
         Raises:
+            KeyUnknown: It may be accepted after the next fetch of keys.
             TokenRefused
         """
         if not token:
@@ -117,30 +153,31 @@ class Admission:
                 "(TOWPATH_TOKEN_MAX_BYTES)"
             )
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # PyJWT warns about short secrets at each call; the gateway warns once, at start.
-                claims = jwt.decode(
-                    token,
-                    self._key,
-                    # RFC 8725, section 3.1: the key decides the algorithm, never the header of the token.
-                    algorithms=[self._algorithm],
-                    # RFC 8725, section 3.9: a token that the same issuer made for another system is refused.
-                    audience=self._audience,
-                    issuer=self._issuer or None,
-                    # Times are checked below: PyJWT has one leeway for all of them, and fails on some numbers.
-                    options={
-                        "require": ["exp", "sub", "aud"],
-                        "verify_exp": False,
-                        "verify_iat": False,
-                        "verify_nbf": False,
-                    },
+            issuer = self._issuers.of(token)
+            if issuer is None:
+                raise TokenRefused(
+                    "the token is not valid: its issuer (iss) is not one of TOWPATH_AUTH_ISSUERS"
                 )
+            claims = _verified(token, issuer, self._key(token, issuer))
         except _UNREADABLE as error:
             # Without the cause, whose text may quote the token.
             raise TokenRefused(f"the token is not valid: {_in_short(error)}") from None
-        return _identity(claims, self._issuer, time.time(), self._leeway)
+        identity = _identity(claims, issuer, time.time(), self._leeway)
+        if (left := identity.expires_at - time.time()) > self._lifetime_max + self._leeway:
+            raise TokenRefused(
+                f"the token is valid for {left:.0f} s more, and the maximum is {self._lifetime_max:g} s "
+                "(TOWPATH_TOKEN_LIFETIME_MAX)"
+            )
+        return identity
+
+    def _key(self, token: str, issuer: Issuer) -> Key:
+        """The key that verifies ``token``; nothing is computed with a token whose key is unknown."""
+        kid = None if issuer.source is None else jwt.get_unverified_header(token).get("kid")
+        if (key := issuer.keys.find(kid)) is not None:
+            return key
+        assert issuer.source is not None
+        self._unknown_keys.add()
+        raise KeyUnknown(issuer.source)
 
 
 def bearer_token(authorization: str | None, subprotocols: Sequence[str]) -> str | None:
@@ -165,19 +202,43 @@ def bearer_token(authorization: str | None, subprotocols: Sequence[str]) -> str 
     return next(iter(offered), None)
 
 
-def _identity(claims: dict[str, Any], issuer: str, now: float, leeway: float) -> Identity:
+def _verified(token: str, issuer: Issuer, key: Key) -> dict[str, Any]:
+    """The claims of ``token``, if its signature, audience and issuer are right; errors of PyJWT propagate."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about short secrets, at each call; the gateway warns once, at start
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            key.material,
+            # RFC 8725, section 3.1: the key decides the algorithm, never the header of the token.
+            algorithms=[key.algorithm],
+            # RFC 8725, section 3.9: a token that the same issuer made for another system is refused.
+            audience=issuer.audience,
+            issuer=issuer.name or None,
+            # Times are checked below: PyJWT has one leeway for all of them, and fails on some numbers.
+            options={
+                "require": ["exp", "sub", "aud"],
+                "verify_exp": False,
+                "verify_iat": False,
+                "verify_nbf": False,
+            },
+        )
+    return claims
+
+
+def _identity(claims: dict[str, Any], issuer: Issuer, now: float, leeway: float) -> Identity:
     user_id, scope = claims["sub"], claims.get("scope")
     if not isinstance(user_id, str):
         raise TokenRefused("the token is not valid: sub must be a string")
+    if not user_id:
+        # A prefix alone would be a user id.
+        raise TokenRefused("the token is not valid: sub is empty")
+    user_id = issuer.user_prefix + user_id
     try:
         check_user_id(user_id)
     except ValueError as error:
         raise TokenRefused(f"the token is not valid: sub: {error}") from None
     if scope is not None and not isinstance(scope, str):
         raise TokenRefused("the token is not valid: scope must be a string of domains separated by spaces")
-    token_id = claims.get("jti")
-    if token_id is not None and not isinstance(token_id, str):
-        raise TokenRefused("the token is not valid: jti must be a string")
     issued_at = _seconds(claims, "iat") if claims.get("iat") is not None else 0.0
     for name in ("iat", "nbf"):
         if claims.get(name) is not None and (ahead := _seconds(claims, name) - now) > leeway:
@@ -189,7 +250,7 @@ def _identity(claims: dict[str, Any], issuer: str, now: float, leeway: float) ->
     # Without a leeway (protocol.md, "Connecting"): the same moment ends the connection of a user who has one.
     if expires_at <= now:
         raise TokenRefused("the token is expired")
-    return Identity(user_id, expires_at, scope, issuer, token_id, issued_at)
+    return Identity(user_id, expires_at, scope, issuer.name, claims.get("jti"), issued_at)
 
 
 def _seconds(claims: dict[str, Any], name: str) -> float:
@@ -211,18 +272,3 @@ def _in_short(error: Exception) -> str:
     if isinstance(error, jwt.PyJWTError):
         return str(error)[:200]
     return f"it cannot be read ({type(error).__name__})"
-
-
-def _public_key(pem: str) -> tuple[Any, str]:
-    name, remedy = "TOWPATH_AUTH_PUBLIC_KEY", "must be the PEM text of an RSA, P-256 or Ed25519 public key"
-    try:
-        key = load_pem_public_key(pem.replace("\\n", "\n").encode())
-    except (ValueError, UnsupportedAlgorithm):
-        raise BadSetting(name, None, remedy) from None
-    if isinstance(key, RSAPublicKey):
-        return key, "RS256"
-    if isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
-        return key, "ES256"
-    if isinstance(key, Ed25519PublicKey):
-        return key, "EdDSA"
-    raise BadSetting(name, None, remedy)

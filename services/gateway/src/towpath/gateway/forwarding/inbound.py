@@ -9,18 +9,17 @@ import time
 from functools import partial
 from typing import Final
 
-from towpath.gateway.admission.credentials import Admission, TokenRefused
+from towpath.gateway.admission.credentials import Admission
 from towpath.gateway.forwarding.costs import Costs
+from towpath.gateway.forwarding.refresh import REFRESH, Refresh
 from towpath.gateway.sessions.limits import TOKEN_BYTES
 from towpath.gateway.sessions.session import Session
 from towpath.gateway.settings import GatewaySettings
-from towpath.protocol.envelope import BARE_ACTIONS, PING, PONG, Head, head, make_error, parse
+from towpath.protocol.envelope import BARE_ACTIONS, PING, PONG, Head, head, make_error
 from towpath.protocol.errors import (
     BadEnvelope,
     Busy,
-    ErrorCode,
     Forbidden,
-    InvalidData,
     OutcomeUnknown,
     RateLimited,
     TowpathError,
@@ -40,7 +39,6 @@ from towpath.servicekit.broker.interface import (
 from towpath.servicekit.messaging.lanes import LaneFull, Lanes
 from towpath.servicekit.runtime.telemetry import Telemetry, trace_id
 
-REFRESH: Final = "session.refresh"
 #: A signature is checked; no client needs this more often than once a minute.
 _REFRESH_COST: Final = 20.0
 #: Advice for errors that pass: a broker's alarm, a full lane, a reconnect.
@@ -60,7 +58,7 @@ class Inbound:
     ) -> None:
         self._costs = costs
         self._commands = commands
-        self._admission = admission
+        self._refresh = Refresh(admission, self._answer)
         self._domain_absence = settings.domain_absence
         self._telemetry = telemetry
         #: Domain → time when the broker last confirmed a request for it.
@@ -70,6 +68,10 @@ class Inbound:
 
     def receive(self, session: Session, text: bytes) -> None:
         """Handle one text frame."""
+        # A loop that is busy calls timers late, and frames that arrived before them would pass.
+        if session.expires <= time.monotonic():
+            session.expire()
+            return
         self._received.add(1)
         try:
             envelope = head(text)
@@ -110,23 +112,7 @@ class Inbound:
     def _session(self, session: Session, envelope: Head, text: bytes) -> None:
         if envelope.action != REFRESH:
             raise UnknownAction(f"There is no action {envelope.action!r}; the gateway knows {REFRESH}.")
-        # The only request whose `data` the gateway reads.
-        token = parse(text).data.get("token")
-        if not isinstance(token, str):
-            raise InvalidData("data refused: token: must be a string with the new JWT.")
-        try:
-            identity = self._admission.identify(token)
-        except TokenRefused as error:
-            raise TowpathError(f"Token refused: {error}.", code=ErrorCode.UNAUTHORIZED) from None
-        if identity.user_id != session.user_id:
-            # Groups, limits and bindings of this connection belong to its user.
-            raise Forbidden("The new token is another user's; open a new connection for it.")
-        session.use_identity(identity)
-        session.send_own(
-            f"{REFRESH}.ok",
-            {"expires_at": int(identity.expires_at * 1000)},
-            correlation_id=envelope.msg_id,
-        )
+        self._refresh.handle(session, envelope, text)
 
     def _command(self, session: Session, envelope: Head, domain: str, text: bytes, weight: float) -> None:
         # Before the request counts as in flight: no service will answer it.

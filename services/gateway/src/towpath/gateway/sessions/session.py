@@ -75,10 +75,12 @@ class Session:
         "awaiting_accepted",
         "command_session",
         "connection_id",
+        "expires",
         "groups",
         "groups_of_inbox",
         "identity",
         "inbox",
+        "is_over",
         "write_frames",
     )
 
@@ -94,6 +96,7 @@ class Session:
         self._expiry: asyncio.TimerHandle | None = None
         self.connection_id = secrets.token_hex(10)
         self.identity = identity
+        self.is_over = False
         #: The number of the inbox that services answer to; see :meth:`use_inbox`.
         self.inbox = 0
         #: By service. Managed by :class:`~towpath.gateway.sessions.members.Members`, while that inbox exists.
@@ -123,9 +126,11 @@ class Session:
         loop = asyncio.get_running_loop()
         # The wall clock is read once: if it is set later, the connection still ends after the same time.
         left = identity.expires_at - time.time()
+        #: On the monotonic clock; a frame that is handled later is not accepted, see `Inbound.receive`.
+        self.expires = time.monotonic() + left
         notice = max(0.0, left - self._settings.expiry_notice)
         self._notice = loop.call_later(notice, self._send_expiring)
-        self._expiry = loop.call_later(max(0.0, left), self._expire)
+        self._expiry = loop.call_later(max(0.0, left), self.expire)
 
     def use_inbox(self, number: int) -> None:
         """From now on services' answers to this connection arrive in the inbox of this number."""
@@ -240,6 +245,7 @@ class Session:
 
     def ended(self) -> None:
         """The connection has ended."""
+        self.is_over = True
         self.forget_timers()
         self.allowance.close()
 
@@ -252,6 +258,7 @@ class Session:
     def _send_expiring(self) -> None:
         self.send_own("session.expiring", {"expires_at": int(self.identity.expires_at * 1000)})
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """Close because the token is expired; idempotent."""
         # Without a wait: the client needs a fresh token, not a pause.
         self.close(CloseCode.TOKEN_EXPIRED, "the token is expired", retry_after=0)

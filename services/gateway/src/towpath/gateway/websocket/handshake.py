@@ -1,7 +1,8 @@
 """The opening handshake: checks an HTTP request, and answers with 101 or with the reason of the refusal.
 
 Guarantees: every refusal has a status, and a text that says what to do. The checks that cost least and limit most
-come first: no signature is checked for an address that connects too often. Nothing of a token gets into an answer.
+come first: no signature is checked for an address that connects too often. Nothing of a token gets into an answer. A
+token with an unknown key waits for one fetch of keys, for ``jwks_timeout`` seconds at most.
 
 =======  =============================================================================
 status   reason
@@ -10,7 +11,7 @@ status   reason
 404      another path than ``/ws``
 400      a header twice that must be unique
 403      an Origin that is not allowed
-503      the replica is not ready, is full, or stops; with Retry-After
+503      the replica is not ready, is full, or stops, or cannot fetch the keys of the token's issuer; with Retry-After
 401      no token, or one that is not valid
 =======  =============================================================================
 """
@@ -29,7 +30,14 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from towpath.gateway.admission.connect_rates import By, ConnectRates
-from towpath.gateway.admission.credentials import SUBPROTOCOL, Admission, TokenRefused, bearer_token
+from towpath.gateway.admission.credentials import (
+    SUBPROTOCOL,
+    Admission,
+    Identity,
+    KeyUnknown,
+    TokenRefused,
+    bearer_token,
+)
 from towpath.gateway.settings import GatewaySettings
 from towpath.gateway.websocket.socket import Socket
 
@@ -61,7 +69,7 @@ class Handshake:
     async def check(self, connection: ServerConnection, request: Request) -> Response | None:
         """Check one handshake; returns the refusal, or ``None``."""
         assert isinstance(connection, Socket)
-        refusal = self._refuse(connection, request)
+        refusal = self._refuse(connection, request) or await self._admit(connection, request)
         if refusal is not None and refusal.status_code == http.HTTPStatus.TOO_MANY_REQUESTS:
             # Slows down clients that reconnect at once; a delayed refusal counts as a handshake.
             await asyncio.sleep(self._refusal_delay)
@@ -90,16 +98,24 @@ class Handshake:
             return _refusal(
                 socket, 403, f"origin {origin!r} may not connect; it is not in TOWPATH_ALLOWED_ORIGINS"
             )
-        if (reason := self._refusing()) is not None:
-            # Before the token: a replica that accepts no connection should not spend its time on signatures.
-            return _refusal(socket, 503, reason, {"Retry-After": str(max(1, round(self._retry_after)))})
+        # Before the token: a replica that accepts no connection should not spend its time on signatures.
+        return self._refuse_for_now(socket, self._refusing())
+
+    async def _admit(self, socket: Socket, request: Request) -> Response | None:
+        """Identify the user; returns the refusal, or ``None`` once the socket is admitted."""
         try:
             # RFC 6455, section 4.2.2, step 2: a server may authenticate the client by HTTP, with 401 and
             # WWW-Authenticate.
-            token = bearer_token(headers.get("Authorization"), _offered(request))
-            socket.identity = self._admission.identify(token)
+            token = bearer_token(request.headers.get("Authorization"), _offered(request))
+            socket.identity = await self._identify(token)
         except TokenRefused as error:
+            if isinstance(error, KeyUnknown) and not error.source.has_keys:
+                # The token may be good, and a client that gets 401 would throw it away.
+                return self._refuse_for_now(socket, str(error))
             return _refusal(socket, 401, str(error), {"WWW-Authenticate": "Bearer"})
+        # Again: the replica may have filled up while this waited for keys, or begun to stop.
+        if refusal := self._refuse_for_now(socket, self._refusing()):
+            return refusal
         # Only now, since a user id is worth nothing before its signature is checked: anyone could use up another
         # user's limit.
         if refusal := self._refuse_too_often(socket, "user", socket.identity.user_id):
@@ -107,6 +123,20 @@ class Handshake:
         # Last: from here on the socket does not count as a handshake, and no other client's handshake can abort it.
         socket.admitted()
         return None
+
+    async def _identify(self, token: str | None) -> Identity:
+        try:
+            return self._admission.identify(token)
+        except KeyUnknown as unknown:
+            # The issuer may have begun to sign with a new key.
+            if not await unknown.source.fetched():
+                raise
+        return self._admission.identify(token)
+
+    def _refuse_for_now(self, socket: Socket, reason: str | None) -> Response | None:
+        if reason is None:
+            return None
+        return _refusal(socket, 503, reason, {"Retry-After": str(max(1, round(self._retry_after)))})
 
     def _refuse_too_often(self, socket: Socket, by: By, key: str) -> Response | None:
         if not (wait := self._rates.charge(by, key)):
