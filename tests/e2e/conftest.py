@@ -13,6 +13,7 @@ from playwright.async_api import Browser, async_playwright
 from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import Processes, free_port
 from towpath.testkit.rabbitmq import Rabbit
+from towpath.testkit.rights import Rights
 from towpath.testkit.system import System
 from towpath.testkit.tokens import SECRET
 from towpath.tools.packages import NODE, NPM, find_or_install
@@ -53,18 +54,21 @@ async def system(rabbitmq: Rabbit, processes: Processes, tmp_path: Path) -> Syst
 
 
 @pytest.fixture(scope="module")
-def shared_processes() -> Iterator[Processes]:
+def shared_processes(rights: Rights | None) -> Iterator[Processes]:
     """Where the tests of one module share a system, its ``processes``."""
-    with Processes() as processes:
+    with Processes(rights) as processes:
         yield processes
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared_system(
-    rabbitmq_node: RabbitControl, shared_processes: Processes, tmp_path_factory: pytest.TempPathFactory
+    rabbitmq_node: RabbitControl,
+    rights: Rights | None,
+    shared_processes: Processes,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[System]:
     """One system for all tests of a module: they use users and rooms of their own."""
-    async with Rabbit.on(rabbitmq_node) as rabbitmq:
+    async with Rabbit.on(rabbitmq_node, rights) as rabbitmq:
         system = System(rabbitmq, shared_processes, tmp_path_factory.mktemp("system"))
         await system.start()
         yield system

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +28,9 @@ from towpath.testkit.processes import Processes
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.tools.parked import BadTime, Parked, Wanted, read, since
 
-ORIGIN: Final = Queue(name="orders.commands.3")
+ORIGIN: Final = Queue(
+    name="orders.commands.3", bindings=[dead_letters.way_back("orders", "orders.commands.3")]
+)
 DEAD: Final = dead_queue("orders")
 TRACE: Final = f"00-{'ab' * 16}-{'cd' * 8}-00"
 NONE: Final[Mapping[str, HeaderValue]] = {}
@@ -328,6 +331,21 @@ async def test_an_unknown_name_changes_nothing(desk: Desk) -> None:
     assert await desk.waiting(DEAD) == ["m-1"]
 
 
+async def test_replay_reaches_the_queues_of_an_earlier_version(
+    rabbitmq: Rabbit, processes: Processes
+) -> None:
+    """They are bound to no exchange that leads back, and are reached by their names."""
+    dead = [queue for queue in dead_letters.queues("orders", 1000) if queue.name == DEAD]
+    ways = [one for one in dead_letters.exchanges("orders") if one.name == DEAD]
+    async with RabbitBroker.connect(rabbitmq.url, name="test", reconnect_max=0.5) as broker:
+        await broker.declare(Topology(ways, [replace(ORIGIN, bindings=[]), *dead]))
+        desk = Desk(rabbitmq, processes, broker)
+        await desk.park(a_command("m-1"), a_command("m-2"))
+        status, said = await desk.tool("replay", "orders")
+        assert (status, said.splitlines()[-1]) == (0, "2 replayed")
+        assert await desk.waiting(ORIGIN.name) == ["m-1", "m-2"]
+
+
 async def test_replay_keeps_its_rate_and_an_interrupt_loses_nothing(desk: Desk) -> None:
     await desk.park(*(a_command(f"m-{n}") for n in range(MANY)))
     running = desk.launch("replay", "orders", "--rate", "20")
@@ -364,6 +382,9 @@ async def test_a_tool_that_is_killed_loses_nothing(desk: Desk) -> None:
 
 async def test_messages_parked_meanwhile_are_not_touched(desk: Desk) -> None:
     # Played into the dead queue itself: what fails at once.
+    [dead] = [queue for queue in dead_letters.queues("orders", 1000) if queue.name == DEAD]
+    again = replace(dead, bindings=[dead_letters.way_back("orders", DEAD)])
+    await desk.broker.declare(Topology(dead_letters.exchanges("orders"), [again]))
     await desk.park(*(a_command(f"m-{n}") for n in range(3)), carried=headers(more={"x-queue": DEAD}))
     status, said = await desk.tool("replay", "orders")
     assert (status, said.splitlines()[-1]) == (0, "3 replayed")

@@ -32,7 +32,11 @@ from towpath.testkit.eventually import eventually
 
 PATIENCE: Final = 30.0
 EVENTS: Final = Exchange("events")
-WORK: Final = Queue(name="orders.events", bindings=[Binding(EVENTS.name, "order.#")], delivery_limit=20)
+WORK: Final = Queue(
+    name="orders.events",
+    bindings=[Binding(EVENTS.name, "order.#"), dead_letters.way_back("orders", "orders.events")],
+    delivery_limit=20,
+)
 DEAD: Final = Queue(name=dead_queue("orders"))
 ITEM: Final = b'{"n":1}'
 TRACE: Final = f"00-{'ab' * 16}-{'cd' * 8}-00"
@@ -123,7 +127,13 @@ def test_the_delays_of_the_retry_queues_grow() -> None:
         "orders.retry.2min": 120_000,
         "orders.retry.10min": 600_000,
     }
-    assert {exchange.name for exchange in dead_letters.exchanges("orders")} == set(waits)
+    assert {exchange.name for exchange in dead_letters.exchanges("orders")} == {*waits, "orders.again"}
+
+
+def test_no_retry_queue_leads_to_the_queues_of_other_services() -> None:
+    """The default exchange would: a right to dead-letter there is a right to write to every queue."""
+    ways = {queue.dead_letter_exchange for queue in dead_letters.queues("orders", 1000)}
+    assert ways == {None, "orders.again"}
 
 
 async def test_each_attempt_goes_to_the_retry_queue_of_its_delay(

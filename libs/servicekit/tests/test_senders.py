@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from towpath.servicekit.messaging import senders
 from towpath.servicekit.messaging.senders import MAX_LENGTH, SENDER, SERVICE
+from towpath.servicekit.messaging.sources import Sources
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Published:
 
 
 def sender(delivery: Published, subject: str = "", *, was_deferred: bool = False) -> str:
-    return senders.publisher(delivery, "order.paid", subject, was_deferred=was_deferred)
+    service = Sources().service_of(delivery)
+    return senders.publisher(delivery, "order.paid", subject, service=service, was_deferred=was_deferred)
 
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=255)

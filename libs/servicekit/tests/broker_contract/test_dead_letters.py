@@ -2,6 +2,9 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
+
+import pytest
 
 from towpath.servicekit.broker.interface import (
     Binding,
@@ -68,12 +71,16 @@ async def test_a_message_that_stays_too_long_is_dead_lettered(broker: Broker) ->
     assert await drain(broker, Queue(name="waiting")) == []
 
 
-async def test_a_retry_queue_gives_a_message_back_to_the_queue_that_its_key_names(broker: Broker) -> None:
-    retries = Exchange("retries", ExchangeType.FANOUT)
+@pytest.mark.parametrize("back", ["", "test.again"])
+async def test_a_retry_queue_gives_a_message_back_to_the_queue_that_its_key_names(
+    broker: Broker, back: str
+) -> None:
+    retries, again = Exchange("retries", ExchangeType.FANOUT), Exchange("test.again", ExchangeType.DIRECT)
     retry = Queue(
-        name="retry", bindings=[Binding(retries.name, "")], message_ttl_ms=50, dead_letter_exchange=""
+        name="retry", bindings=[Binding(retries.name, "")], message_ttl_ms=50, dead_letter_exchange=back
     )
-    await broker.declare(Topology([TOPICS, retries], [WORK, retry]))
+    work = replace(WORK, bindings=[*WORK.bindings, Binding(again.name, WORK.name)])
+    await broker.declare(Topology([TOPICS, retries, again], [work, retry]))
     async with broker.subscribe(WORK, prefetch=1) as subscription:
         for attempt in (1, 2, 3):
             await broker.publish(
@@ -81,6 +88,7 @@ async def test_a_retry_queue_gives_a_message_back_to_the_queue_that_its_key_name
             )
             [delivery] = await take_and_ack(subscription, 1)
             assert (delivery.queue, delivery.routing_key) == (WORK.name, WORK.name)
+            assert delivery.exchange == back
             assert delivery.headers["x-attempt"] == attempt
             assert its_death(delivery) == (retry.name, "expired")
 

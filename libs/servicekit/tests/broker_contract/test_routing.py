@@ -3,6 +3,8 @@
 from towpath.servicekit.broker.interface import (
     Binding,
     Broker,
+    Exchange,
+    ExchangeType,
     HeaderValue,
     Message,
     Queue,
@@ -42,6 +44,17 @@ async def test_a_fanout_exchange_delivers_to_every_bound_queue_whatever_the_key(
     await broker.publish(EVERYONE.name, "another", a_message("two"))
     for queue in queues:
         assert await drain(broker, queue) == ["one", "two"]
+
+
+async def test_a_direct_exchange_delivers_to_the_queues_bound_with_the_whole_key(broker: Broker) -> None:
+    direct = Exchange("test.direct", ExchangeType.DIRECT)
+    exact = Queue(name="exact", bindings=[Binding(direct.name, "a.b")])
+    star = Queue(name="star", bindings=[Binding(direct.name, "a.*")])  # A star is a star, and no wildcard.
+    await broker.declare(Topology([direct], [exact, star]))
+    for key in ("a.b", "a.c", "a", "a.b.c", "a.*"):
+        await broker.publish(direct.name, key, a_message(key))
+    assert await drain(broker, exact) == ["a.b"]
+    assert await drain(broker, star) == ["a.*"]
 
 
 async def test_the_default_exchange_routes_by_queue_name(broker: Broker) -> None:

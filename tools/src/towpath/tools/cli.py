@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
+from towpath.tools.broker_commands import app as broker_commands
 from towpath.tools.options import Choice, Options
 from towpath.tools.trouble import Trouble
 
@@ -172,6 +173,8 @@ dead_letters = typer.Typer(
     help="Messages that services could not handle: list, show, replay or drop them.",
 )
 app.add_typer(dead_letters, name="dead-letters")
+
+app.add_typer(broker_commands, name="broker")
 
 ServiceName = Annotated[str, typer.Argument(help="The service, for example orders.", show_default=False)]
 MsgIds = Annotated[

@@ -36,7 +36,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from towpath.protocol.routes import dead_queue
+from towpath.protocol.routes import again_exchange, dead_queue
 from towpath.servicekit.broker import connect
 from towpath.servicekit.broker.interface import (
     Broker,
@@ -46,6 +46,7 @@ from towpath.servicekit.broker.interface import (
     Delivery,
     PublishRefused,
     QueueBrowser,
+    Unpublishable,
     Unroutable,
 )
 from towpath.servicekit.installed import installed_services
@@ -179,7 +180,11 @@ def replay(
                 return False
             await pace.wait()
             # Mandatory: RabbitMQ would confirm a message for a deleted queue, and drop it.
-            await broker.publish("", parked.queue, parked.again(), mandatory=True)
+            try:
+                await broker.publish(again_exchange(service), parked.queue, parked.again(), mandatory=True)
+            except Unpublishable:
+                # A service of an earlier version has no such exchange: by the name of its queue.
+                await broker.publish("", parked.queue, parked.again(), mandatory=True)
             return True
 
         await _do(broker, service, wanted, REPLAYED, again, dry_run=dry_run, audit=audit)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from towpath.protocol.envelope import Envelope, make
 from towpath.protocol.orders import OrderEvent, Status
-from towpath.protocol.routes import EVENTS, EXCHANGES
+from towpath.protocol.routes import EVENTS
 from towpath.tools.trouble import Trouble
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ class BadEvent(Trouble):
 
 
 def exchanges() -> "Topology":
-    """The exchanges that must exist before anything can be published."""
+    """The exchange that must exist before anything can be published."""
     from towpath.servicekit.broker.interface import Exchange, Topology
 
-    return Topology([Exchange(name) for name in EXCHANGES])
+    return Topology([Exchange(EVENTS)])
 
 
 def order_event(action: str, data: Mapping[str, Any], msg_id: str | None = None) -> Envelope:

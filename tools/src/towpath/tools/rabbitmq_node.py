@@ -134,6 +134,10 @@ class RabbitControl(ABC):
             f"{_binary(pattern)}, {_binary('.*')}, {user})"
         )
 
+    async def import_definitions(self, document: str) -> None:
+        """Add what ``document`` (JSON) defines: https://www.rabbitmq.com/docs/definitions"""
+        await self._evaluate(f"ok = rabbit_definitions:import_raw({_binary(document)})")
+
     async def delete_vhost(self, name: str) -> None:
         """Delete a virtual host with all its queues; its connections are closed."""
         await self._evaluate(f"rabbit_vhost:delete({_binary(name)}, {_binary(self.user)})")

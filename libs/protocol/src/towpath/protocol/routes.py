@@ -20,6 +20,8 @@ EXCHANGES: Final = (COMMANDS, EVENTS, PUSH)
 PARTITIONS: Final = 8
 
 EVERYONE: Final = "everyone"
+#: First word of keys by which gateways check bindings; nothing is delivered under them.
+PROBE: Final = "probe"
 
 SESSION_STARTED: Final = "session.started"
 SESSION_ENDED: Final = "session.ended"
@@ -140,6 +142,11 @@ def events_queue(service: str) -> str:
 def retry_queue(service: str, delay: str) -> str:
     """Name of the queue (and its exchange) where failures wait for ``delay`` (of :data:`RETRY_DELAYS`)."""
     return f"{service}.retry.{delay}"
+
+
+def again_exchange(service: str) -> str:
+    """Name of the exchange that routes what is tried again to the queue of ``service`` that it came from."""
+    return f"{service}.again"
 
 
 def dead_queue(service: str) -> str:

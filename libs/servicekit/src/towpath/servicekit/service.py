@@ -103,7 +103,7 @@ def _queue(
 ) -> Queue:
     return Queue(
         name=name,
-        bindings=bindings,
+        bindings=[*bindings, dead_letters.way_back(service.name, name)],
         verified=[verified],
         single_active=True,
         delivery_limit=DELIVERY_LIMIT,

@@ -14,7 +14,7 @@ flushed: in the reverse order of opening.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic
 
@@ -33,6 +33,7 @@ from towpath.servicekit.messaging.consumer import Consumer
 from towpath.servicekit.messaging.ended_connections import EndedConnections
 from towpath.servicekit.messaging.publisher import Publisher
 from towpath.servicekit.messaging.replica import Replica
+from towpath.servicekit.messaging.sources import Sources
 from towpath.servicekit.runtime.health import Health, serve_admin
 from towpath.servicekit.runtime.loops import failures_of, keep_running
 from towpath.servicekit.runtime.run import or_stopped
@@ -88,6 +89,7 @@ async def serve_domain(
         ...     await serve_domain(HELLO, settings, stop, connect)
     """
     check_service_tables(service.name, service.domain, service.commands, service.events, service.storage)
+    tables = replace(service.tables, sources=Sources.of(settings, service.name))
     async with AsyncExitStack() as stack:
         if (opened := await _open(stack, service, settings, stop, connect)) is None:
             return
@@ -96,7 +98,7 @@ async def serve_domain(
         _add_health_checks(opened, owners)
         watchdog = stack.enter_context(Watchdog.open(settings.handler_time_limit))
         dispatcher = Dispatcher(
-            service.tables,
+            tables,
             opened.store,
             opened.publisher,
             settings,

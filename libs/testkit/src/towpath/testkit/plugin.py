@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from towpath.testkit.postgres import Postgres
     from towpath.testkit.processes import Processes
     from towpath.testkit.rabbitmq import Rabbit
+    from towpath.testkit.rights import Rights
     from towpath.tools.rabbitmq_node import RabbitControl
 
 
@@ -53,6 +54,25 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Narrowing(config))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of all test runs."""
+    parser.getgroup("towpath").addoption(
+        "--rights",
+        action="store_true",
+        help="let each program log in to RabbitMQ under its own account, with the least permissions",
+    )
+
+
+@pytest.fixture(scope="session")
+def rights(request: pytest.FixtureRequest) -> "Rights | None":
+    """The accounts of programs on RabbitMQ, with ``--rights``."""
+    if not request.config.getoption("rights"):
+        return None
+    from towpath.testkit.rights import Rights
+
+    return Rights()
+
+
 @pytest.fixture(scope="session")
 def rabbitmq_node() -> Iterator["RabbitControl"]:
     """The RabbitMQ that all tests of this run share."""
@@ -65,11 +85,11 @@ def rabbitmq_node() -> Iterator["RabbitControl"]:
 
 
 @pytest_asyncio.fixture
-async def rabbitmq(rabbitmq_node: "RabbitControl") -> AsyncIterator["Rabbit"]:
+async def rabbitmq(rabbitmq_node: "RabbitControl", rights: "Rights | None") -> AsyncIterator["Rabbit"]:
     """An empty virtual host (``url``), and ``stop``, ``start``, ``block`` and ``unblock`` of the broker."""
     from towpath.testkit.rabbitmq import Rabbit
 
-    async with Rabbit.on(rabbitmq_node) as rabbit:
+    async with Rabbit.on(rabbitmq_node, rights) as rabbit:
         yield rabbit
 
 
@@ -110,11 +130,11 @@ def chromium_path() -> Path:
 
 
 @pytest.fixture
-def processes() -> Iterator["Processes"]:
+def processes(rights: "Rights | None") -> Iterator["Processes"]:
     """Starts Towpath programs; whatever still runs after the test is killed."""
     from towpath.testkit.processes import Processes
 
-    with Processes() as processes:
+    with Processes(rights) as processes:
         yield processes
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Self
 
 from towpath.testkit.eventually import eventually
+from towpath.testkit.rights import Rights
 from towpath.tools.packages import RABBITMQ
 
 
@@ -128,9 +129,14 @@ class Process:
 
 
 class Processes:
-    """The processes of one test, in the order they were started."""
+    """The processes of one test, in the order they were started.
 
-    def __init__(self) -> None:
+    Args:
+        rights: The accounts under which programs log in to RabbitMQ; by default the test's own.
+    """
+
+    def __init__(self, rights: Rights | None = None) -> None:
+        self._rights = rights
         self._all: list[Process] = []
 
     def __enter__(self) -> Self:
@@ -169,6 +175,8 @@ class Processes:
         """Start a program without waiting for it; see :meth:`start`."""
         environment = {f"TOWPATH_{setting.upper()}": str(value) for setting, value in settings.items()}
         environment.setdefault("TOWPATH_ADMIN_PORT", str(free_port()))
+        if self._rights is not None:
+            environment = self._rights.environment(program, arguments, environment)
         process = Process(name or program, [_path(program), *arguments], environment)
         self._all.append(process)
         return process

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from towpath.testkit.containers import docker_answers
+from towpath.testkit.rights import Rights
 from towpath.tools.packages import RABBITMQ
 from towpath.tools.rabbitmq_node import NodeFailed, RabbitControl, RabbitNode
 
@@ -62,11 +63,17 @@ class Rabbit:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def on(cls, control: RabbitControl) -> AsyncIterator["Rabbit"]:
-        """An empty virtual host on a running broker, which is as before afterwards."""
+    async def on(cls, control: RabbitControl, rights: Rights | None = None) -> AsyncIterator["Rabbit"]:
+        """An empty virtual host on a running broker, which is as before afterwards.
+
+        Args:
+            rights: The accounts that programs have in it, beside that of the test.
+        """
         vhost = f"test-{secrets.token_hex(4)}"
         rabbit = cls(control, vhost, await control.add_vhost(vhost))
         try:
+            if rights is not None:
+                await rights.grant(control, vhost)
             yield rabbit
         finally:
             await rabbit._undo()

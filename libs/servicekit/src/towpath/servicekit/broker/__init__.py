@@ -43,4 +43,5 @@ def connect(settings: BrokerSettings, name: str) -> AbstractAsyncContextManager[
         publish_timeout=settings.publish_timeout,
         reconnect_max=settings.reconnect_max,
         message_max_bytes=settings.message_max_bytes,
+        user_id=settings.account,
     )

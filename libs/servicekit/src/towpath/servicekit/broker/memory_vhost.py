@@ -178,17 +178,26 @@ class VirtualHost:
 class _Exchange:
     def __init__(self, declared: Exchange) -> None:
         self.declared = declared
-        self._fanout = declared.type is ExchangeType.FANOUT
         self._table: TopicTable[MemoryQueue] = TopicTable()
 
     def bind(self, routing_key: str, queue: MemoryQueue) -> None:
-        self._table.bind("#" if self._fanout else routing_key, queue)
+        self._table.bind(self._topic(routing_key), queue)
 
     def unbind(self, routing_key: str, queue: MemoryQueue) -> None:
-        self._table.unbind("#" if self._fanout else routing_key, queue)
+        self._table.unbind(self._topic(routing_key), queue)
 
     def route(self, routing_key: str) -> tuple[MemoryQueue, ...]:
-        return self._table.find("" if self._fanout else routing_key)
+        return self._table.find(self._topic(routing_key))
+
+    def _topic(self, routing_key: str) -> str:
+        """The key as a topic: a fanout exchange ignores it, a direct one compares it as a whole."""
+        match self.declared.type:
+            case ExchangeType.FANOUT:
+                return ""
+            case ExchangeType.DIRECT:
+                return "=" + routing_key.replace(".", "/")  # One word, and never a wildcard.
+            case ExchangeType.TOPIC:
+                return routing_key
 
 
 def _must_match(existing: Any, declared: Exchange | Queue) -> None:

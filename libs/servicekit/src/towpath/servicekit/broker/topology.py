@@ -35,6 +35,8 @@ class Queue:
             RabbitMQ puts a requeued message back to its position only if such a limit is set.
         max_length: Number of messages from which publishes to it are refused.
         dead_letter_exchange: Where rejected messages go; ``""`` is the default exchange (routes by queue name).
+        earlier_dead_letter_exchange: The dead-letter exchange that an earlier version gave it; RabbitMQ does not let
+            arguments of a queue change, so a queue that has it keeps it.
         message_ttl_ms: Milliseconds until a message is dead-lettered.
         verified: Bindings that are verified now and then by publishing an empty batch; no other queue may be bound to
             these keys.
@@ -46,6 +48,7 @@ class Queue:
     delivery_limit: int = 20
     max_length: int | None = None
     dead_letter_exchange: str | None = None
+    earlier_dead_letter_exchange: str | None = None
     message_ttl_ms: int | None = None
     verified: Sequence[Binding] = ()
 

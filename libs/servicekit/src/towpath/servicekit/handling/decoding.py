@@ -61,7 +61,7 @@ def read_item(
         with watchdog:
             if is_command(delivery):
                 return _command(delivery, item, tables.commands, telemetry)
-            return _event(delivery, item, tables.events, telemetry)
+            return _event(delivery, item, tables, telemetry)
     except (TowpathError, Overdue) as error:
         return Unreadable(item, error, _reason(error))
 
@@ -123,7 +123,7 @@ def _refused(
 
 
 def _event(
-    delivery: Delivery, item: bytes, handlers: Handlers, telemetry: Telemetry
+    delivery: Delivery, item: bytes, tables: HandlerTables, telemetry: Telemetry
 ) -> Request | Unreadable | None:
     envelope = envelopes.read(read_object(item))
     # A deferred item is redelivered with the queue's name as its routing key.
@@ -131,7 +131,7 @@ def _event(
     # send any other. https://www.rabbitmq.com/docs/access-control#topic-authorisation
     if not was_deferred(delivery) and envelope.action != delivery.routing_key:
         raise BadEnvelope(f"Action {envelope.action!r} came under the routing key {delivery.routing_key!r}.")
-    handler = handlers.get(envelope.action)
+    handler = tables.events.get(envelope.action)
     if handler is None:
         return None
     try:
@@ -142,9 +142,9 @@ def _event(
         return Unreadable(item, error)
     header = delivery.headers.get("traceparent")
     trace = telemetry.trace(envelope.traceparent or (header if isinstance(header, str) else None))
-    sender = senders.publisher(
-        delivery, envelope.action, handler.subject(payload), was_deferred=was_deferred(delivery)
-    )
+    deferred, subject = was_deferred(delivery), handler.subject(payload)
+    known = None if deferred else tables.sources.service_of(delivery)
+    sender = senders.publisher(delivery, envelope.action, subject, service=known, was_deferred=deferred)
     return Request(delivery, item, envelope, payload, handler, None, trace, sender)
 
 

@@ -6,6 +6,8 @@ Guarantees:
   decoded, its sender gets an error answer.
 * A model's validator is the service's own code, and may crash or hang the program. So a delivery that was redelivered
   twice is read in a forked copy first (:mod:`towpath.servicekit.handling.crash_probe`).
+* A delivery of commands that no gateway sent is not read, but acked and counted
+  (:mod:`towpath.servicekit.messaging.sources`).
 * A delivery that is deferred is not read at all: each of its items goes to a retry queue alone, because nothing is
   known about which of them crashes the program.
 """
@@ -23,9 +25,10 @@ from towpath.servicekit.broker.interface import Delivery, undecodable
 from towpath.servicekit.handling.crash_probe import End, run_crash_probe
 from towpath.servicekit.handling.decoding import is_command, read_item, unread_command
 from towpath.servicekit.handling.requests import HandlerTables, Request, Unreadable
-from towpath.servicekit.messaging import senders
 from towpath.servicekit.messaging.dead_letters import DeadLetters
 from towpath.servicekit.messaging.failure_headers import ATTEMPT, number
+from towpath.servicekit.messaging.sources import REFUSALS
+from towpath.servicekit.runtime.sampled_log import SampledLog
 from towpath.servicekit.runtime.telemetry import Telemetry
 
 _COUNTS: Final = ("x-delivery-count", "x-acquired-count")
@@ -64,6 +67,15 @@ class Reader:
         self._time_limit = time_limit
         self._watchdog = watchdog
         self._telemetry = telemetry
+        self._refused = {
+            reason: SampledLog(
+                "commands_refused",
+                telemetry.counter(
+                    "commands_refused", "Deliveries of commands that no gateway sent", {"reason": reason}
+                ),
+            )
+            for reason in REFUSALS
+        }
         self._received = telemetry.counter("messages_received", "Requests and events taken")
 
     async def read(self, delivery: Delivery, *, isolated: bool = False, defer: bool = False) -> list[Request]:
@@ -73,7 +85,13 @@ class Reader:
             isolated: Its requests run on the main path, one after another.
             defer: Do not read it; publish its items to a retry queue.
         """
-        if not is_command(delivery) and senders.service_of(delivery) == self._tables.service:
+        sources = self._tables.sources
+        if is_command(delivery):
+            if (refusal := sources.refusal(delivery)) is not None:
+                # Not answered, as who asked is not known, and not parked: a forger must not fill the dead queue.
+                self._refused[refusal].add(account=delivery.user_id, routing_key=delivery.routing_key)
+                return []
+        elif sources.service_of(delivery) == self._tables.service:
             return []
         if (odd := undecodable(delivery)) is not None:
             return await self._take(delivery, [Unreadable(delivery.body, Undecodable(odd))])

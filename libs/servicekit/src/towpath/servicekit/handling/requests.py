@@ -20,6 +20,7 @@ from towpath.protocol.services import MAX_COST, MIN_COST
 from towpath.servicekit.broker.interface import Delivery
 from towpath.servicekit.handling.outcome import Outcome
 from towpath.servicekit.messaging.failure_headers import ATTEMPT, REPLAYED
+from towpath.servicekit.messaging.sources import Sources, returns_to_queue
 
 #: ``x-reason`` of an item that cannot be decoded.
 UNREADABLE: Final = "unreadable"
@@ -99,11 +100,13 @@ class HandlerTables:
 
     Attributes:
         service: The service's name: it acks its own events without handling them.
+        sources: The accounts that it believes.
     """
 
     service: str
     commands: Handlers
     events: Handlers
+    sources: Sources = field(default_factory=Sources)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,7 +192,7 @@ def was_deferred(delivery: Delivery) -> bool:
     Both publish it by the name of its queue; a sender that forges the headers uses another exchange.
     """
     return (
-        not delivery.exchange
+        returns_to_queue(delivery)
         and delivery.routing_key == delivery.queue
         and (ATTEMPT in delivery.headers or REPLAYED in delivery.headers)
     )

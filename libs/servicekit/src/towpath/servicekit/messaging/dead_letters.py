@@ -1,8 +1,8 @@
 """Dead letters: messages that failed wait in a retry queue, or in the dead queue for an operator.
 
 A retry is never a requeue: the message is published again to a queue with a fixed delay (5 s, 30 s, 2 min, 10 min)
-that routes it back to its original queue; after the last delay it is parked in ``<service>.dead``. Its headers are
-described in :mod:`towpath.servicekit.messaging.failure_headers`.
+whose messages return to their original queue through ``<service>.again``; after the last delay it is parked in
+``<service>.dead``. Its headers are described in :mod:`towpath.servicekit.messaging.failure_headers`.
 
 Guarantees:
 
@@ -25,7 +25,7 @@ from typing import Final
 
 import structlog
 
-from towpath.protocol.routes import RETRY_DELAYS, dead_queue, retry_queue
+from towpath.protocol.routes import RETRY_DELAYS, again_exchange, dead_queue, retry_queue
 from towpath.servicekit.broker.interface import (
     Binding,
     Broker,
@@ -70,17 +70,27 @@ _COUNT_SECONDS: Final = 15.0
 
 
 def exchanges(service: str) -> list[Exchange]:
-    """The fanout exchanges in front of a service's retry and dead queues."""
+    """The fanout exchanges in front of a service's retry and dead queues, and the one that leads back."""
     names = [dead_queue(service), *(retry_queue(service, delay) for delay in RETRY_DELAYS)]
-    return [Exchange(name, ExchangeType.FANOUT) for name in names]
+    return [
+        *(Exchange(name, ExchangeType.FANOUT) for name in names),
+        Exchange(again_exchange(service), ExchangeType.DIRECT),
+    ]
+
+
+def way_back(service: str, queue: str) -> Binding:
+    """The binding by which what is tried again returns to ``queue``: its own name is the key."""
+    return Binding(again_exchange(service), queue)
 
 
 def queues(service: str, max_length: int) -> list[Queue]:
     """A service's retry and dead queues.
 
-    A retry queue dead-letters to the default exchange, which routes by queue name. So a message is published to it
+    A retry queue dead-letters to ``<service>.again``, which routes by queue name. So a message is published to it
     with the name of its original queue as routing key, and the fanout exchange in front ignores that key.
     https://www.rabbitmq.com/docs/dlx
+    Not to the default exchange, which routes by queue name as well: who may make a queue that dead-letters there may
+    write to every queue of every service.
     """
     dead = dead_queue(service)
     return [
@@ -96,7 +106,8 @@ def queues(service: str, max_length: int) -> list[Queue]:
                 # The time to live is the delay: a message that expires is routed on. One delay per queue, because an
                 # expired message leaves only from the head of its queue.
                 # https://www.rabbitmq.com/docs/ttl
-                dead_letter_exchange="",
+                dead_letter_exchange=again_exchange(service),
+                earlier_dead_letter_exchange="",
             )
             for delay, milliseconds in RETRY_DELAYS.items()
         ),

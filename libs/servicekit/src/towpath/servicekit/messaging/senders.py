@@ -35,16 +35,19 @@ def user(user_id: str) -> str:
     return f"user:{user_id}"
 
 
-def publisher(delivery: Delivery, action: str, subject: str, *, was_deferred: bool) -> str:
+def publisher(
+    delivery: Delivery, action: str, subject: str, *, service: str | None, was_deferred: bool
+) -> str:
     """The publisher of an event.
 
     Args:
         subject: The subject of the event, defined by its service; only used if the sender is not known.
+        service: The service that published it, if it was one (:mod:`towpath.servicekit.messaging.sources`).
         was_deferred: Whether it comes from a retry queue, or was replayed by an operator.
     """
     if was_deferred and isinstance(known := delivery.headers.get(SENDER), str) and known:
         return _bounded(known)
-    if service := service_of(delivery):
+    if service:
         return _bounded(f"service:{_word(service)}")
     account, app_id = delivery.user_id, delivery.app_id
     if account or app_id:
@@ -52,12 +55,6 @@ def publisher(delivery: Delivery, action: str, subject: str, *, was_deferred: bo
         return _bounded(f"backend:{name}@{_word(account)}" if account else f"backend:{name}")
     _warn(delivery.exchange, action)
     return _bounded(f"anonymous:{_word(delivery.exchange)}/{action}/{subject}")
-
-
-def service_of(delivery: Delivery) -> str | None:
-    """The name of the service that published it, if it was a service."""
-    name = delivery.headers.get(SERVICE)
-    return name if isinstance(name, str) and name else None
 
 
 def _word(name: str) -> str:

@@ -38,6 +38,14 @@ def hosts(url: str) -> list[URL]:
     ]
 
 
+def account(url: str) -> str | None:
+    """The account that ``url`` logs in with; ``None`` if something else decides it (``auth=external``)."""
+    first = hosts(url)[0]
+    if first.scheme == "memory" or first.query.get("auth", "plain").lower() != "plain":
+        return None
+    return first.user or "guest"
+
+
 def shown(url: URL) -> str:
     """The address of one host for logs and errors: without user, password and options."""
     return str(url.with_user(None).with_query(None))

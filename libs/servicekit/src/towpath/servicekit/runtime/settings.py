@@ -156,6 +156,13 @@ class BrokerSettings(TelemetrySettings):
     admin_host: Word = "127.0.0.1"
     admin_port: Port = 9090
 
+    @property
+    def account(self) -> str | None:
+        """The account that published messages name; ``None`` for none."""
+        if self.amqp_user_id is None:
+            return amqp_url.account(self.amqp_url)
+        return None if self.amqp_user_id == "none" else self.amqp_user_id
+
 
 class ServiceSettings(BrokerSettings):
     """Settings of a service that owns a domain; a service derives its own from them.

@@ -23,7 +23,7 @@ from towpath.gateway.websocket.frames import text_frame
 from towpath.protocol.close_codes import CloseCode
 from towpath.protocol.envelope import check, parse
 from towpath.protocol.errors import BadEnvelope
-from towpath.protocol.routes import EVERYONE, SERVICE_ALIVE, decode_word, encode_word
+from towpath.protocol.routes import EVERYONE, PROBE, SERVICE_ALIVE, decode_word, encode_word
 from towpath.servicekit.broker.interface import Delivery, undecodable
 from towpath.servicekit.runtime.sampled_log import SampledLog
 from towpath.servicekit.runtime.telemetry import Telemetry
@@ -36,6 +36,8 @@ _MAX_REASON_BYTES: Final = 120
 _KINDS: Final = ("user", "group", "control", "other")
 #: Connections that are written to between two checks of the clock: some 0.2 ms of system calls.
 _WRITES: Final = 32
+#: Kinds of keys that belong to probes, unless a push has the key (:mod:`towpath.gateway.inbox.probe`).
+_PROBED: Final = ("connection", EVERYONE, PROBE)
 #: A routing key with only characters that need no encoding, which is therefore spelled correctly.
 _PLAIN_KEY: Final = re.compile(r"[a-z]+(?:\.[A-Za-z0-9_:-]+)?")
 
@@ -47,8 +49,8 @@ class Arrivals(Protocol):
         """Something has arrived."""
         ...
 
-    def received(self, key: str | None) -> None:
-        """Something has arrived that may be a probe: for an unknown connection or key, or a control key."""
+    def received(self, key: str) -> None:
+        """Something has arrived that may be a probe: under a key that addresses no connection, or a control key."""
         ...
 
 
@@ -112,15 +114,14 @@ class Outbound:
 
     async def _deliver(self, delivery: Delivery) -> None:
         key, body = delivery.routing_key, delivery.body
-        kind = key.partition(".")[0]
-        if kind == "connection":
+        kind, _, word = key.partition(".")
+        if kind == "connection" and "." not in word:
             await self._direct_to_connections(delivery)
         elif kind == "control":
             await self._direct_to_user(delivery)
         elif key == SERVICE_ALIVE:
             self._take_costs(key, body)
         elif key == EVERYONE:
-            self._arrivals.received(key)
             await self._push(key, body, self._members.all())
         else:
             await self._push(key, body, self._members.receivers_of(key))
@@ -144,9 +145,7 @@ class Outbound:
                 self._drop_item(delivery.routing_key, BadEnvelope("The item names no connection_id."))
             elif (session := self._members.connection(item.connection_id)) is not None:
                 self._direct(session, item, delivery)
-            else:
-                # Its connection has ended, or it is this replica's own probe.
-                self._arrivals.received(item.connection_id)
+            # Else its connection has ended.
             if self._slice.is_over():
                 await self._slice.next()
 
@@ -169,7 +168,10 @@ class Outbound:
         receivers = list(receivers)  # A copy: connections may end whenever this yields to other tasks.
         if not receivers:
             # Usual with catch-alls and several replicas: one look-up, and the body is not parsed (docs/adr/0006).
-            self._count_unaddressed(key.partition(".")[0], key)
+            kind = key.partition(".")[0]
+            if kind not in _PROBED or key == EVERYONE:
+                self._count_unaddressed(kind, key)
+            # It may be a probe, of this replica or of another one.
             self._arrivals.received(key)
             return
         frames: list[bytes] = []

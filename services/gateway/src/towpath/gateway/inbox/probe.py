@@ -1,12 +1,11 @@
 """The inbox probe: a replica sends itself a message through the broker to check that its inbox works.
 
 A connection may look healthy while no message arrives: the inbox is a ghost (known to the cluster, served by no
-node), its binding is lost, or its consumer is stuck. Heartbeats do not detect that. A probe to ``connection.<id>``
-that does not return within the limit does: the link to the broker is rebuilt, with a new inbox, and clients resume.
-Before each probe one message is sent over every other route
+node), its binding is lost, or its consumer is stuck. Heartbeats do not detect that. A probe to
+``connection.<id>.<probe>`` that does not return within the limit does: the link to the broker is rebuilt, with a new
+inbox, and clients resume. Before each probe one message is sent over every other route
 (:meth:`~towpath.gateway.inbox.routing.Routing.routes`): if the probe returns without one of them, that binding is
-lost. This works because RabbitMQ keeps the order of one channel's publishes. (The ``everyone`` key reaches all
-replicas: an empty batch is sent there.)
+lost. This works because RabbitMQ keeps the order of one channel's publishes.
 
 Guarantees: a lost inbox is found within ``probe_interval`` + ``probe_timeout``. These do not count as a loss:
 
@@ -17,7 +16,8 @@ Guarantees: a lost inbox is found within ``probe_interval`` + ``probe_timeout``.
 4. One probe that RabbitMQ does not confirm: the broker is slow, paused or cut off, so it proves nothing about the
    inbox. The second in a row counts as a loss of the connection.
 
-A probe is a directed item for an unused connection id, which replicas of every version ignore.
+A probe is an empty batch under a key of its own, ``probe-`` and a random number being its last word: so a gateway may
+be allowed to publish probes, and no push (docs/adr/0026). Replicas of every version ignore it.
 """
 
 import asyncio
@@ -30,7 +30,6 @@ import structlog
 
 from towpath.gateway.inbox.routing import Route
 from towpath.gateway.settings import GatewaySettings
-from towpath.protocol.messages import Directed, encode
 from towpath.protocol.routes import EVERYONE, PUSH, connection_key
 from towpath.servicekit.broker.interface import (
     Broker,
@@ -81,7 +80,7 @@ class Probe:
         self._found = found
         self._unconfirmed = 0
         self._late = 0  # Consecutive probes excused by a late loop.
-        self._awaited: set[str | None] = set()
+        self._awaited: set[str] = set()
         self._last = ""
         self._returned = asyncio.Event()
         self._arrived = False
@@ -95,8 +94,8 @@ class Probe:
         """Record an arrival in the inbox."""
         self._arrived = True
 
-    def received(self, key: str | None) -> None:
-        """Record an arrival that may be the probe: for an unknown connection or key, or a control key."""
+    def received(self, key: str) -> None:
+        """Record an arrival that may be a probe: under a key that addresses no connection, or a control key."""
         if key in self._awaited:
             self._awaited.discard(key)
             if key == self._last:
@@ -112,22 +111,20 @@ class Probe:
 
     async def once(self) -> None:
         """Probe once; returns when the result is known."""
-        connection_id = f"probe-{secrets.token_hex(8)}"
-        routes = self._routes(connection_id)
-        keys = [route.key for route in routes]
-        self._awaited, self._last = {*keys, EVERYONE, connection_id}, connection_id
+        word = f"probe-{secrets.token_hex(8)}"
+        routes = [*self._routes(word), Route(f"{EVERYONE}.{word}", lambda: True)]
+        self._last = f"{self._key}.{word}"
+        self._awaited = {*(route.key for route in routes), self._last}
         self._returned.clear()
         self._arrived = False
-        message = Message(body=encode(Directed(connection_id=connection_id)), persistent=False)
         started, is_confirmed = perf_counter(), False
         loop_clock = _LoopClock()
         try:
             async with asyncio.timeout(self._limit):
                 # RabbitMQ keeps the order of one channel's publishes to one queue, and the probe itself is the last:
                 # https://www.rabbitmq.com/docs/semantics#ordering
-                await self._broker.publish(PUSH, EVERYONE, _EMPTY, mandatory=True)
-                for key in (*keys, self._key):
-                    await self._broker.publish(PUSH, key, message, mandatory=True)
+                for key in (*(route.key for route in routes), self._last):
+                    await self._broker.publish(PUSH, key, _EMPTY, mandatory=True)
                 self._unconfirmed, is_confirmed = 0, True
                 await self._returned.wait()
         except (BrokerBlocked, BrokerUnavailable):
@@ -153,7 +150,6 @@ class Probe:
             self._late = 0
             # A route that the routing has changed meanwhile proves nothing.
             lost = [route.key for route in routes if route.key in self._awaited and route.holds()]
-            lost += [EVERYONE] if EVERYONE in self._awaited else []
             if lost:
                 self._give_up(Lost.BINDING, f"the inbox gets nothing for {', '.join(lost)}")
             else:

@@ -24,7 +24,7 @@ import structlog
 from towpath.gateway.inbox.binding_plan import Plan, Step, StepKind
 from towpath.gateway.inbox.queue import CATCH_ALLS
 from towpath.gateway.settings import GatewaySettings
-from towpath.protocol.routes import PUSH, encode_word
+from towpath.protocol.routes import PROBE, PUSH, encode_word
 from towpath.servicekit.broker.interface import (
     Binding,
     Bindings,
@@ -107,9 +107,9 @@ class Routing:
                 for kind in ("user", "control")
             ]
         elif (sample := self._plan.sample()) is not None:
-            # One binding is both user.<user> and control.<user>. A push to the user would reach clients; a directed
-            # item for an unused connection does not. One sample a probe: all bindings are checked in time.
-            routes.append(Route(f"control.{sample[0]}", partial(self._plan.binding_exists, *sample)))
+            # The binding is `*.<user>`: a key of a kind of its own matches it, and reaches no client. One sample a
+            # probe: all bindings are checked in time.
+            routes.append(Route(f"{PROBE}.{sample[0]}", partial(self._plan.binding_exists, *sample)))
         return routes
 
     async def run(self) -> None:

@@ -46,6 +46,7 @@ from towpath.servicekit.broker.rabbitmq.driver import (
 )
 from towpath.servicekit.broker.rabbitmq.hosts import Hosts
 from towpath.servicekit.broker.rabbitmq.link import Link
+from towpath.servicekit.broker.rabbitmq.refusals import is_of_account, wrong_account
 from towpath.servicekit.broker.rabbitmq.subscription import RabbitSubscription
 from towpath.servicekit.broker.rabbitmq.supervisor import Supervisor
 from towpath.servicekit.runtime import amqp_url
@@ -68,12 +69,14 @@ class RabbitBroker:
         publish_timeout: float,
         reconnect_max: float,
         message_max_bytes: int = MESSAGE_MAX_BYTES,
+        user_id: str | None = None,
     ) -> None:
         hosts = Hosts(amqp_url.hosts(url), reconnect_max, random.Random())  # noqa: S311  # jitter
         self._supervisor = Supervisor(hosts, name=name, reconnect_max=reconnect_max)
         self._supervising = asyncio.create_task(self._supervisor.run(), name=f"{name}: broker supervisor")
         self._publish_timeout = publish_timeout
         self._message_max_bytes = message_max_bytes
+        self._user_id = user_id
         self._closed = False
         self._publishes = 0
         self._idle = asyncio.Event()
@@ -90,6 +93,7 @@ class RabbitBroker:
         publish_timeout: float = 10.0,
         reconnect_max: float = 30.0,
         message_max_bytes: int = MESSAGE_MAX_BYTES,
+        user_id: str | None = None,
     ) -> AsyncIterator["RabbitBroker"]:
         """Keep a connection to ``url`` from entry to exit.
 
@@ -101,6 +105,8 @@ class RabbitBroker:
             publish_timeout: Seconds until an unconfirmed publish counts as unknown.
             reconnect_max: Longest wait between two attempts, in seconds.
             message_max_bytes: The largest body that is published.
+            user_id: The account that messages name. RabbitMQ compares it with the account of the connection, so
+                that readers can believe it: https://www.rabbitmq.com/docs/validated-user-id
         """
         broker = cls(
             url,
@@ -108,6 +114,7 @@ class RabbitBroker:
             publish_timeout=publish_timeout,
             reconnect_max=reconnect_max,
             message_max_bytes=message_max_bytes,
+            user_id=user_id,
         )
         try:
             yield broker
@@ -150,7 +157,9 @@ class RabbitBroker:
                 await link.declare(topology)
                 # At the start, not at the first publish: a missing permission then ends the program with one line
                 # that names it.
-                await asyncio.gather(*map(link.check_write_permission, topology.writes))
+                await asyncio.gather(
+                    *(link.check_write_permission(one, self._user_id) for one in topology.writes)
+                )
             except LOST as error:
                 if not link.lost.done():
                     raise BrokerError(f"RabbitMQ did not take the topology: {reason_of(error)}") from error
@@ -221,6 +230,7 @@ class RabbitBroker:
             delivery_mode=2 if message.persistent else 1,
             message_id=next(self._message_ids),
             message_type=message.type,
+            user_id=self._user_id,
             app_id=message.app_id,
             headers=dict(message.headers) or None,
         )
@@ -243,6 +253,9 @@ class RabbitBroker:
                 return BrokerError(reason) if self._is_ours(exchange) else Unpublishable(reason)
             case ChannelAccessRefused():
                 return _refused(exchange, routing_key, str(error))
+            case ChannelPreconditionFailed() if is_of_account(str(error)):
+                # Of one message, of all: each of them names the same account.
+                return Unpublishable(wrong_account(str(error)))
             case ChannelPreconditionFailed():
                 return _too_large(size, str(error))
             case _:

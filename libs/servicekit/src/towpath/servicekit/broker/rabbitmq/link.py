@@ -8,12 +8,12 @@ of a publish that it refuses, with all publishes in flight on it.
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from yarl import URL
 
-from towpath.servicekit.broker.interface import Binding, Queue, Topology, TopologyMismatch
+from towpath.servicekit.broker.interface import Binding, BrokerRefused, Topology, TopologyMismatch
 from towpath.servicekit.broker.rabbitmq.connection import (
     Connection,
     close_channel,
@@ -21,6 +21,7 @@ from towpath.servicekit.broker.rabbitmq.connection import (
     rpc,
     within,
 )
+from towpath.servicekit.broker.rabbitmq.declaring import Declaring, Existing
 from towpath.servicekit.broker.rabbitmq.driver import (
     Channel,
     ChannelAccessRefused,
@@ -28,10 +29,11 @@ from towpath.servicekit.broker.rabbitmq.driver import (
     ChannelPreconditionFailed,
     DeliveryError,
     Driver,
+    Properties,
     PublishError,
     driver_of,
 )
-from towpath.servicekit.broker.rabbitmq.refusals import needs
+from towpath.servicekit.broker.rabbitmq.refusals import is_of_account, needs, wrong_account
 
 log = structlog.get_logger(__name__)
 
@@ -59,9 +61,10 @@ class Link:
         in_flight: The time limits of publishes that wait for their confirm.
     """
 
-    def __init__(self, publishing: Connection, consuming: Connection) -> None:
+    def __init__(self, publishing: Connection, consuming: Connection, existing: Existing) -> None:
         self._publishing = publishing
         self._consuming = consuming
+        self._existing = existing
         self._publishers: dict[str, Channel] = {}
         self._opened_at: dict[str, float] = {}
         self._replaced: list[tuple[float, Channel]] = []
@@ -73,8 +76,12 @@ class Link:
             connection.on_closed(lambda error: self.fail(reason_of(error)))
 
     @classmethod
-    async def open(cls, url: URL, name: str) -> "Link":
-        """Connect twice to one host; raises what :meth:`Connection.open` does."""
+    async def open(cls, url: URL, name: str, existing: Existing) -> "Link":
+        """Connect twice to one host; raises what :meth:`Connection.open` does.
+
+        Args:
+            existing: Names that earlier links have found.
+        """
         opening = [
             asyncio.ensure_future(Connection.open(url, f"{name} {purpose}", consumes=purpose == "consume"))
             for purpose in ("publish", "consume")
@@ -88,7 +95,7 @@ class Link:
             done = await asyncio.gather(*opening, return_exceptions=True)
             await asyncio.gather(*(one.close() for one in done if isinstance(one, Connection)))
             raise
-        link = cls(publishing, consuming)
+        link = cls(publishing, consuming, existing)
         try:
             await link.publisher("")  # A link that cannot publish is useless.
         except BaseException:
@@ -168,40 +175,22 @@ class Link:
 
         Raises:
             TopologyMismatch: Something exists with other arguments.
-            BrokerRefused: A permission is missing.
+            BrokerRefused: Something does not exist, and a permission to make it is missing.
             LOST: See :data:`~towpath.servicekit.broker.rabbitmq.connection.LOST`.
         """
-        consumers: dict[str, int] = {}
-        # A channel for this request alone, on the consuming connection: RabbitMQ closes it after an error, and an
-        # alarm blocks the other connection.
-        channel = await self.consumer_channel()
+        # On the consuming connection, because an alarm blocks the other one.
+        declaring = Declaring(self.consumer_channel, self._existing)
         try:
-            driver = await driver_of(channel)
             for exchange in topology.exchanges:
-                with needs(exchange="configure"):
-                    await rpc(
-                        driver.exchange_declare(
-                            exchange.name, exchange_type=exchange.type.value, durable=True
-                        )
-                    )
-            for queue in topology.queues:
-                reads = "configure" if queue.dead_letter_exchange is None else "configure or read"
-                with needs(queue=reads, exchange="write"):
-                    # Declaring what exists with the same arguments changes nothing, and returns the number of
-                    # consumers. https://www.rabbitmq.com/docs/queues#property-equivalence
-                    declared = await rpc(
-                        driver.queue_declare(queue.name, durable=True, arguments=queue_arguments(queue))
-                    )
-                consumers[queue.name] = declared.consumer_count or 0
-                await bind(driver, queue.name, queue.bindings)
+                await declaring.exchange(exchange)
+            return {queue.name: await declaring.queue(queue) for queue in topology.queues}
         except ChannelPreconditionFailed as error:
             raise TopologyMismatch(
                 f"RabbitMQ has an exchange or queue with other arguments than this version needs: {error}. "
                 "Empty and delete it, or point this service to another virtual host."
             ) from None
         finally:
-            await close_channel(channel)
-        return consumers
+            await declaring.close()
 
     async def consumers(self, queues: Sequence[str]) -> dict[str, int]:
         """The number of consumers of each of these queues.
@@ -246,18 +235,23 @@ class Link:
                 pass  # The queue is full, so the binding exists.
         return lost
 
-    async def check_write_permission(self, exchange: str) -> None:
-        """Check the permission to publish to ``exchange``, with an empty batch whose key no queue is bound to.
+    async def check_write_permission(self, exchange: str, user_id: str | None) -> None:
+        """Check the permission to publish to ``exchange`` in the name of ``user_id``, with an empty batch whose key
+        no queue is bound to.
 
         The check is inconclusive if RabbitMQ does not answer soon (an alarm), or if the user's permissions depend on
         the routing key.
 
         Raises:
-            BrokerRefused: The permission is missing.
+            BrokerRefused: The permission is missing, or the account of the connection is another one.
         """
         driver = await self.publisher(exchange)
         publishing = driver.basic_publish(
-            _EMPTY_BATCH, exchange=exchange, routing_key=_UNBOUND_KEY, wait=False
+            _EMPTY_BATCH,
+            exchange=exchange,
+            routing_key=_UNBOUND_KEY,
+            properties=Properties(user_id=user_id),
+            wait=False,
         )
         with contextlib.suppress(TimeoutError, DeliveryError), needs(exchange="write"):
             try:
@@ -266,43 +260,15 @@ class Link:
                 # Topic permissions: this key may be forbidden, and the real ones allowed.
                 if "access to topic" not in str(error):
                     raise
+            except ChannelPreconditionFailed as error:
+                if is_of_account(str(error)):
+                    raise BrokerRefused(wrong_account(str(error))) from None
+                raise
 
     async def close(self) -> None:
         """Close both connections; takes 1.5 s at most."""
         self.fail("closed")
         await asyncio.gather(self._publishing.close(), self._consuming.close())
-
-
-def queue_arguments(queue: Queue) -> dict[str, Any]:
-    """The arguments of a queue declaration."""
-    arguments: dict[str, Any] = {
-        # Replicated, and it counts redeliveries, which the crash probe depends on.
-        # https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
-        "x-queue-type": "quorum",
-        "x-delivery-limit": queue.delivery_limit,
-    }
-    if queue.single_active:
-        # The order of a partition, also when two replicas consume it:
-        # https://www.rabbitmq.com/docs/consumers#single-active-consumer
-        arguments["x-single-active-consumer"] = True
-    if queue.max_length is not None:
-        arguments["x-max-length"] = queue.max_length
-    if queue.message_ttl_ms is not None:
-        arguments["x-message-ttl"] = queue.message_ttl_ms
-    # Publishers learn that the queue is full; the default would drop the oldest message, which was confirmed.
-    arguments["x-overflow"] = "reject-publish"
-    if queue.dead_letter_exchange is not None:
-        arguments["x-dead-letter-exchange"] = queue.dead_letter_exchange
-        # At least once needs reject-publish: https://www.rabbitmq.com/docs/quorum-queues#dead-lettering
-        arguments["x-dead-letter-strategy"] = "at-least-once"
-    return arguments
-
-
-async def bind(channel: Driver, queue: str, bindings: Sequence[Binding]) -> None:
-    """Bind a queue; existing bindings stay as they are."""
-    for binding in bindings:
-        with needs(queue="write", exchange="read", topic="read"):
-            await rpc(channel.queue_bind(queue, exchange=binding.exchange, routing_key=binding.routing_key))
 
 
 def _log_closed(exchange: str, error: BaseException | None) -> None:

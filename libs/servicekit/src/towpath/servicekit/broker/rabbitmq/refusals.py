@@ -64,6 +64,19 @@ def refused_connection(url: URL, error: BaseException) -> BrokerRefused:
     return BrokerRefused(f"{_SETTING}: RabbitMQ at {shown(url)} refused {refused}: {error}")
 
 
+def is_of_account(text: str) -> bool:
+    """Whether RabbitMQ refused a message because it names another account than that of its connection."""
+    return "user_id property" in text
+
+
+def wrong_account(text: str) -> str:
+    """The line for the operator about such a refusal."""
+    return (
+        f"TOWPATH_AMQP_USER_ID: RabbitMQ knows this connection under another name: {text}; set its account, "
+        "or none"
+    )
+
+
 @contextmanager
 def needs(**permissions: str) -> Iterator[None]:
     """Around one request to the broker: a missing permission is raised as :class:`BrokerRefused`.
@@ -86,5 +99,6 @@ def _missing_permission(text: str, permissions: Mapping[str, str]) -> str:
     where = f" of the exchange {exchange!r}" if exchange else ""
     return (
         f"{_SETTING}: user {user!r} lacks the permission to {verb} the {kind} {name!r}{where} "
-        f"in virtual host {vhost!r}: grant it with `rabbitmqctl set_permissions`, or name another user"
+        f"in virtual host {vhost!r}: grant it (`towpath broker setup`, `rabbitmqctl set_permissions`), "
+        "or name another user"
     )

@@ -18,6 +18,7 @@ from towpath.servicekit.broker.rabbitmq.connection import (
     rpc,
     within,
 )
+from towpath.servicekit.broker.rabbitmq.declaring import bind
 from towpath.servicekit.broker.rabbitmq.delivery import RabbitDelivery
 from towpath.servicekit.broker.rabbitmq.driver import (
     Channel,
@@ -26,7 +27,7 @@ from towpath.servicekit.broker.rabbitmq.driver import (
     driver_of,
     on_consumer_cancelled,
 )
-from towpath.servicekit.broker.rabbitmq.link import Link, bind
+from towpath.servicekit.broker.rabbitmq.link import Link
 from towpath.servicekit.broker.rabbitmq.refusals import needs
 
 #: Called when the broker ended a subscription, with the kind of loss and how it was found.

@@ -27,6 +27,7 @@ from yarl import URL
 
 from towpath.servicekit.broker.interface import BrokerRefused, Lost, OnLoss, Topology, TopologyMismatch
 from towpath.servicekit.broker.rabbitmq.connection import LOST, abandon, answers, reason_of
+from towpath.servicekit.broker.rabbitmq.declaring import Existing
 from towpath.servicekit.broker.rabbitmq.hosts import Hosts
 from towpath.servicekit.broker.rabbitmq.link import Link
 from towpath.servicekit.broker.rabbitmq.refusals import is_refusal, refused_connection
@@ -67,6 +68,7 @@ class Supervisor:
         self._rebuilt_callbacks: list[Callable[[], None]] = []
         self._loss_callbacks: list[OnLoss] = []
         self._is_dropped = False
+        self._existing = Existing()
         self.link: Link | None = None
         self.decided = asyncio.Event()
         self.refusal: BrokerRefused | None = None
@@ -149,7 +151,7 @@ class Supervisor:
                 return link, url
 
     async def _open(self, url: URL) -> Link:
-        link = await Link.open(url, self._name)
+        link = await Link.open(url, self._name, self._existing)
         try:
             self._ended.clear()
             # Queues and exchanges first: a subscription needs them.

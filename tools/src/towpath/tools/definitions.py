@@ -1,0 +1,279 @@
+"""Definitions: the accounts that Towpath's programs have on RabbitMQ, and what each of them may do. No I/O.
+
+One account for gateways, one for each service, one for each other backend, one for operators; docs/adr/0026 gives the
+reasons, docs/reference/protocol.md the table. Guarantees:
+
+* An account may do what its program does, and nothing more (``tools/tests/test_definitions.py`` compares the patterns
+  with what the programs declare, bind and publish).
+* Every exchange that an account can reach has a row of topic permissions: RabbitMQ allows all keys where there is
+  none. https://www.rabbitmq.com/docs/access-control#topic-authorisation
+* All patterns are anchored: RabbitMQ searches them in the name.
+* Equal passwords give equal definitions, so that importing them again changes nothing.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from towpath.protocol.routes import (
+    COMMANDS,
+    EVENTS,
+    EXCHANGES,
+    PARTITIONS,
+    PUSH,
+    SERVICE_ALIVE,
+    SERVICE_REPLICA,
+    SESSION_ENDED,
+)
+from towpath.tools.trouble import Trouble
+
+GATEWAY: Final = "gateway"
+OPS: Final = "ops"
+REVOCATIONS: Final = "towpath.revocations"
+
+#: An encoded word of a routing key (:func:`towpath.protocol.routes.encode_word`).
+_WORD: Final = "[A-Za-z0-9_:%-]+"
+#: The rest of an event's name, behind its domain.
+_WORDS: Final = r"(\.[a-z][a-z0-9_]*)+"
+_PARTITION: Final = f"[0-{PARTITIONS - 1}]"
+#: Keys under which each program checks at its start that it may publish (`proof`), and which no queue is bound to.
+_PROOF: Final = "proof"
+_PROBE: Final = "probe-[0-9a-f]+"
+_NOTHING: Final = "^$"
+_DOMAIN: Final = re.compile(r"[a-z][a-z0-9_]*")
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+#: First words of names that no service's queues may begin with.
+_TAKEN: Final = ("towpath", "backend", "amq")
+#: Domains whose events only gateways and services publish.
+_OURS: Final = ("session", "service", _PROOF)
+
+
+class BadAccount(Trouble):
+    """An account that cannot be defined."""
+
+    status = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """An account of RabbitMQ, and its permissions in one virtual host, as regular expressions.
+
+    Attributes:
+        configure, write, read: The names of exchanges and queues.
+        topics: Exchange → the routing keys that it may publish under, and the keys that it may bind.
+    """
+
+    name: str
+    configure: str
+    write: str
+    read: str
+    topics: Mapping[str, tuple[str, str]]
+
+
+def gateway() -> Account:
+    """The account of gateways: all commands, session events, and no push except probes of its own bindings."""
+    own = r"gateway\..+"
+    return Account(
+        name=GATEWAY,
+        configure=f"^{own}$",
+        write=_any_of(_names(PUSH, COMMANDS, EVENTS), own),
+        read=_any_of(_names(PUSH, EVENTS, REVOCATIONS), own),
+        topics={
+            COMMANDS: (_any_of(rf"[a-z][a-z0-9_]*\.{_PARTITION}", _PROOF), _NOTHING),
+            EVENTS: (_any_of(r"session\.(started|alive|ended)", _PROOF), _any_of(_literally(SERVICE_ALIVE))),
+            PUSH: (
+                _any_of(
+                    rf"probe\.{_WORD}",
+                    rf"(user|group|control|everyone|connection\.{_WORD})\.{_PROBE}",
+                    _PROOF,
+                ),
+                _any_of(
+                    rf"(everyone|connection\.{_WORD})\.#",
+                    r"(user|group|control)\.\*(\.\*\.#)?",
+                    rf"\*\.{_WORD}",
+                ),
+            ),
+        },
+    )
+
+
+def service(name: str, domain: str, events: Iterable[str] = ()) -> Account:
+    """The account of a service: its own queues, commands of its domain, pushes to users and to its own groups.
+
+    Args:
+        events: The events that it handles.
+    """
+    _check(name, domain)
+    if name in _TAKEN:
+        # Its queues would be named like exchanges, or like the queues of other backends.
+        raise BadAccount(f"a service named {name!r} cannot have an account of its own: name it otherwise")
+    own = rf"{re.escape(name)}\..+"
+    kit = (SERVICE_ALIVE, SERVICE_REPLICA, SESSION_ENDED, f"proof.{name}")
+    commands = rf"{domain}\.{_PARTITION}"
+    return Account(
+        name=name,
+        configure=f"^{own}$",
+        write=_any_of(_names(PUSH, EVENTS, COMMANDS), own),
+        read=_any_of(_names(COMMANDS, EVENTS), own),
+        topics={
+            COMMANDS: (_any_of(commands, _PROOF), _any_of(commands)),
+            EVENTS: (
+                _any_of(
+                    rf"{domain}{_WORDS}", r"service\.(alive|replica)", rf"{_PROOF}(\.{re.escape(name)})?"
+                ),
+                _any_of(*map(_literally, sorted({*events, *kit}))),
+            ),
+            PUSH: (
+                _any_of(
+                    rf"(connection|user|control)\.{_WORD}", rf"group\.{domain}:{_WORD}", "everyone", _PROOF
+                ),
+                _NOTHING,
+            ),
+        },
+    )
+
+
+def backend(
+    name: str, domains: Iterable[str] = ("order",), *, kicks: bool = False, revokes: bool = False
+) -> Account:
+    """The account of another backend: events of some domains, and pushes to users. It sends no command.
+
+    Args:
+        domains: Their events it may publish, and consume from queues of its own, ``backend.<name>.…``.
+        kicks: It may also end the connections of users.
+        revokes: It may also revoke tokens and users.
+    """
+    chosen = list(domains)
+    _check(name, *chosen)
+    if ours := [domain for domain in chosen if domain in _OURS]:
+        raise BadAccount(f"the backend {name!r} cannot publish {ours[0]}.*: only gateways and services do")
+    own = rf"backend\.{re.escape(name)}\..+"
+    names = "|".join(chosen)
+    events = rf"({names}){_WORDS}", rf"({names})(\.[a-z0-9_]+|\.\*)+"
+    pushes = [rf"user\.{_WORD}"]
+    pushes += [rf"control\.{_WORD}"] if kicks else []
+    pushes += [r"revoke\.(user|token)"] if revokes else []
+    return Account(
+        name=name,
+        configure=f"^{own}$",
+        write=_any_of(_names(EVENTS, PUSH), own),
+        read=_any_of(_names(EVENTS), own),
+        topics={
+            COMMANDS: (_NOTHING, _NOTHING),
+            EVENTS: (_any_of(events[0]), _any_of(events[1])) if chosen else (_NOTHING, _NOTHING),
+            PUSH: (_any_of(*pushes), _NOTHING),
+        },
+    )
+
+
+def operators() -> Account:
+    """The account of operators' tools: dead letters of all services, kicks and revocations."""
+    revoke = r"revoke\.(user|token|issued_before)"
+    return Account(
+        name=OPS,
+        configure=_NOTHING,
+        write=_any_of(_names(PUSH), r"[A-Za-z0-9_-]+\.again"),
+        read=_any_of(_names(REVOCATIONS), r"[A-Za-z0-9_-]+\.dead"),
+        topics={
+            COMMANDS: (_NOTHING, _NOTHING),
+            EVENTS: (_NOTHING, _NOTHING),
+            PUSH: (_any_of(rf"control\.{_WORD}", revoke), _NOTHING),
+        },
+    )
+
+
+def render(accounts: Iterable[Account], passwords: Mapping[str, str], vhost: str = "/") -> dict[str, Any]:
+    """What RabbitMQ imports: the accounts, the exchanges of the contract, and the log of revocations.
+
+    Services make their own queues. An account without a password cannot log in.
+    https://www.rabbitmq.com/docs/definitions
+    """
+    known = list(accounts)
+    here = {"vhost": vhost}
+    return {
+        "vhosts": [{"name": vhost}],
+        "users": [
+            {
+                "name": account.name,
+                "password_hash": password_hash(account.name, passwords.get(account.name)),
+                "hashing_algorithm": "rabbit_password_hashing_sha256",
+                # Never `impersonator`: it may name another account in `user_id`, which services believe.
+                "tags": "",
+            }
+            for account in known
+        ],
+        "permissions": [
+            {
+                "user": account.name,
+                **here,
+                "configure": account.configure,
+                "write": account.write,
+                "read": account.read,
+            }
+            for account in known
+        ],
+        "topic_permissions": [
+            {"user": account.name, **here, "exchange": exchange, "write": write, "read": read}
+            for account in known
+            for exchange, (write, read) in account.topics.items()
+        ],
+        "exchanges": [
+            {"name": name, **here, "type": "topic", "durable": True, "auto_delete": False, "internal": False}
+            | {"arguments": {}}
+            for name in EXCHANGES
+        ],
+        "queues": [
+            {"name": REVOCATIONS, **here, "durable": True, "auto_delete": False}
+            | {
+                "arguments": {
+                    "x-queue-type": "stream",
+                    "x-max-length-bytes": 20_000_000,
+                    "x-stream-max-segment-size-bytes": 1_000_000,
+                    "x-max-age": "400D",
+                }
+            }
+        ],
+        "bindings": [
+            {"source": PUSH, **here, "destination": REVOCATIONS, "destination_type": "queue"}
+            | {"routing_key": "revoke.*", "arguments": {}}
+        ],
+    }
+
+
+def password_hash(name: str, password: str | None) -> str:
+    """RabbitMQ's form of a password: base64 of a salt of four bytes, and the SHA-256 of salt and password.
+
+    https://www.rabbitmq.com/docs/passwords#computing-password-hash
+    """
+    if not password:
+        return ""
+    secret = password.encode()
+    # Not random, so that the same password gives the same file; the passwords themselves are random.
+    salt = hashlib.sha256(name.encode() + b"\0" + secret).digest()[:4]
+    return base64.b64encode(salt + hashlib.sha256(salt + secret).digest()).decode()
+
+
+def _check(name: str, *domains: str) -> None:
+    if not _NAME.fullmatch(name) or name in (GATEWAY, OPS):
+        raise BadAccount(f"{name!r} cannot be the name of an account: use other letters, digits, - and _")
+    for domain in domains:
+        if not _DOMAIN.fullmatch(domain):
+            raise BadAccount(f"{domain!r} is not a domain: a word of small letters, digits and _")
+
+
+def _any_of(*patterns: str) -> str:
+    """The pattern of exactly one of these. The most frequent first: RabbitMQ tries them in their order."""
+    return f"^({'|'.join(patterns)})$"
+
+
+def _names(*names: str) -> str:
+    """Exchanges or the log of revocations, whose names begin with ``towpath.``."""
+    words = "|".join(_literally(name.removeprefix("towpath.")) for name in names)
+    return rf"towpath\.({words})"
+
+
+def _literally(name: str) -> str:
+    return re.escape(name).replace(r"\-", "-")
