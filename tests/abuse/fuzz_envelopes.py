@@ -28,7 +28,7 @@ from towpath.protocol.messages import Session, encode, join_batch, read_command,
 from .mutations import Mutator
 
 _SESSION: Final = encode(Session("eve", "c1", "gw1"))
-_TRACE: Final = b',"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}'
+_TRACEPARENT: Final = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 _SHOWN: Final = 20
 _DEEP: Final = 190
 _STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -131,14 +131,19 @@ def _decoded_and_read(raw: bytes, findings: Findings) -> Envelope | None:
 
 def _pass_on(envelope: Envelope, raw: bytes, findings: Findings) -> None:
     """As the gateway does: the text as it came, with a trace, beside another command in one batch."""
-    passed = raw if envelope.traceparent is not None else raw.rstrip()[:-1] + _TRACE
-    item = wrap_command(_SESSION, passed)
+    if envelope.traceparent is None:
+        item = wrap_command(_SESSION, raw.rstrip()[:-1] + f',"traceparent":"{_TRACEPARENT}"}}'.encode())
+    else:
+        item = wrap_command(_SESSION, raw, _TRACEPARENT)
     try:
         _, taken = split_batch(join_batch([wrap_command(_SESSION, b"{}"), item]))
-        found = read(read_command(taken).envelope)
+        command = read_command(taken)
+        found = read(command.envelope)
     except Exception as error:  # the finding itself
         findings.add(f"passed on and not readable ({type(error).__name__})", raw)
         return
+    if command.trace != _TRACEPARENT:
+        findings.add("the client's trace is obeyed", raw)
     if _essence(found) != _essence(envelope):
         findings.add("changed on the way", raw)
 

@@ -184,13 +184,16 @@ async def test_an_event_that_cannot_be_read_is_parked_and_the_next_are_applied(s
         await parked.ack()
 
 
-async def test_the_trace_a_client_began_runs_through_the_broker_to_the_answer(system: System) -> None:
-    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+async def test_a_client_chooses_neither_the_trace_of_an_answer_nor_the_id_of_an_error(system: System) -> None:
+    theirs = "4bf92f3577b34da6a3ce929d0e0e4736"
     async with system.connect("ana") as ana:
-        answer = await ana.request("order.list", traceparent=f"00-{trace_id}-00f067aa0ba902b7-00")
-        assert answer["traceparent"].split("-")[1] == trace_id
-        error = await ana.request("order.get", {}, traceparent=f"00-{trace_id}-00f067aa0ba902b7-00")
-        assert error["data"]["trace_id"] == trace_id
+        answer = await ana.request("order.list", traceparent=f"00-{theirs}-00f067aa0ba902b7-01")
+        _, ours, _, flags = answer["traceparent"].split("-")
+        assert ours != theirs
+        assert flags == "00"
+        for _ in range(2):
+            error = await ana.request("order.get", {}, traceparent=f"00-{theirs}-00f067aa0ba902b7-01")
+            assert error["data"]["trace_id"] not in (theirs, ours)
 
 
 async def test_many_requests_at_once_are_each_answered_once(system: System) -> None:

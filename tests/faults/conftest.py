@@ -100,7 +100,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def trial(request: pytest.FixtureRequest) -> Trial:
     """This test's trial; its seed is that of the run and the test's name."""
     config = request.config
-    return Trial(request.node.name, f"{config.stash[_SEED]}", config.stash[_TABLE])
+    histories = config.rootpath / "test-results/histories"
+    return Trial(request.node.name, f"{config.stash[_SEED]}", config.stash[_TABLE], histories)
 
 
 @pytest.fixture(scope="session", autouse=True)

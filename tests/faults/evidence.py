@@ -59,6 +59,7 @@ class Shown:
         device: Which client.
         user: Whose.
         stream, seq: Its place; an empty stream for a passing push.
+        at: When, on the clock of :class:`Asked`.
     """
 
     device: str
@@ -67,6 +68,7 @@ class Shown:
     stream: str
     seq: int
     data: Mapping[str, Any]
+    at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ class Device:
         stream = envelope.get("stream", "")
         if stream or envelope["action"] == "wave.made":
             self._journal.shown.append(
-                Shown(self.name, self._user, envelope["action"], stream, envelope.get("seq", 0), data)
+                Shown(self.name, self._user, envelope["action"], stream, envelope.get("seq", 0), data, now())
             )
 
     def _restart(self, told: Incomplete) -> None:

@@ -83,7 +83,7 @@ def judge(evidence: Evidence, may_refuse: Collection[str] = ()) -> Verdict:
         operations=len(evidence.asked),
         unknown=sum(asked.outcome is Outcome.UNKNOWN for asked in evidence.asked),
     )
-    effects = _effects(evidence.entries)
+    effects = effects_of(evidence.entries)
     _judge_effects(evidence, effects, may_refuse, verdict)
     _judge_stored(evidence, verdict)
     _judge_order_of_effects(evidence.asked, effects, verdict)
@@ -112,13 +112,14 @@ def longest_wait(asked: Iterable[Asked]) -> float:
     return max((operation.answered_at - operation.asked_at for operation in asked), default=0.0)
 
 
-def _effect_of(asked: Asked) -> Effect:
+def effect_of(asked: Asked) -> Effect:
+    """The effect that an operation should have."""
     if asked.action == "chat.send":
         return f"chat:{asked.about}", asked.about, f"{asked.user}: {asked.token}"
     return f"order:{asked.user}", asked.about, STATUS_AFTER[asked.action]
 
 
-def _effects(entries: Sequence[Entry]) -> dict[Effect, list[int]]:
+def effects_of(entries: Sequence[Entry]) -> dict[Effect, list[int]]:
     """The seqs of each effect."""
     effects: dict[Effect, list[int]] = defaultdict(list)
     for entry in sorted(entries, key=lambda entry: (entry.stream, entry.seq)):
@@ -138,7 +139,7 @@ def _judge_effects(
 ) -> None:
     expected: set[Effect] = set()
     for asked in evidence.asked:
-        effect = _effect_of(asked)
+        effect = effect_of(asked)
         expected.add(effect)
         count = len(effects.get(effect, ()))
         if asked.outcome is Outcome.DONE and count == 0:
@@ -198,7 +199,7 @@ def _judge_order_of_effects(
     """
     lines: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
     for operation in asked:
-        effect = _effect_of(operation)
+        effect = effect_of(operation)
         for seq in effects.get(effect, ())[:1]:
             lines[operation.who, operation.line or operation.about].append((operation.number, seq))
     for (who, about), line in lines.items():
@@ -218,7 +219,7 @@ def _judge_answers(asked: Sequence[Asked], effects: Mapping[Effect, Sequence[int
         about = answer.get("room") or answer.get("order_id")
         if about != operation.about:
             verdict.strangers.append(f"{_named(operation)} was answered for {about}")
-        places = effects.get(_effect_of(operation), ())
+        places = effects.get(effect_of(operation), ())
         if "seq" in answer and places and answer["seq"] not in places:
             verdict.untrue.append(f"{_named(operation)} was answered with {answer['seq']}, it is at {places}")
         if "status" in answer and answer["status"] != STATUS_AFTER[operation.action]:

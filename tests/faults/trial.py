@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from towpath.testkit.eventually import eventually
 from towpath.testkit.system import System
 
+from . import history
 from .evidence import Evidence, Outcome
 from .journal import now
 from .oracle import Verdict, judge, recovery
@@ -30,9 +32,11 @@ class Trial:
     Args:
         promise: The test's name: what is promised.
         seed: Of the load, and of whatever the test leaves to chance.
+        histories: The folder for what was asked and shown, see :mod:`tests.faults.history`; ``None`` for no file.
     """
 
-    def __init__(self, promise: str, seed: str, table: Table) -> None:
+    def __init__(self, promise: str, seed: str, table: Table, histories: Path | None = None) -> None:
+        self._histories = histories
         self.seed = seed
         self._promise = promise
         self._table = table
@@ -160,9 +164,9 @@ class Trial:
         await load.rest()
         databases = Databases(system.chat, system.orders)
 
-        async def verdict() -> Verdict:
+        async def evidence() -> Evidence:
             journal, stored = load.journal, await databases.read()
-            evidence = Evidence(
+            return Evidence(
                 asked=list(journal.asked),
                 shown=list(journal.shown),
                 followed=[one for device in load.devices for one in device.followed()],
@@ -176,17 +180,19 @@ class Trial:
                 members=load.members,
                 passing=journal.passing,
             )
-            return judge(evidence, self._may_refuse)
 
         async def is_clean() -> bool:
-            return (await verdict()).is_clean
+            return judge(await evidence(), self._may_refuse).is_clean
 
         # An event that was confirmed takes effect later, and a push that was missed is asked for: "not yet" is no
         # verdict, and what is still dirty when the time is over is.
         with contextlib.suppress(AssertionError):
             await eventually(is_clean, timeout=_SETTLE_SECONDS, every=0.25)
         await asyncio.sleep(_LATE_SECONDS)
-        return await verdict()
+        ended, found = now(), await evidence()
+        if self._histories is not None:
+            history.write(found, ended, self._histories / f"{_file_name(self._promise)}.jsonl")
+        return judge(found, self._may_refuse)
 
     def _unanswered(self) -> str:
         assert self._load is not None
@@ -199,3 +205,8 @@ class Trial:
         if line.bound is not None:
             assert line.recovery is not None
             assert line.recovery <= line.bound, f"recovered after {line.recovery:.1f} s, not {line.bound:g} s"
+
+
+def _file_name(promise: str) -> str:
+    """The promise without its prefix, and of a parameter only what a file name may have."""
+    return "".join(letter if letter.isalnum() else "_" for letter in promise.removeprefix("test_"))[:150]

@@ -225,7 +225,7 @@ def test_an_event_whose_data_fails_its_model_is_unreadable() -> None:
 # Traces
 
 
-def test_the_trace_continues_that_of_the_envelope_or_the_header_or_begins() -> None:
+def test_the_trace_of_an_event_continues_that_of_the_envelope_or_the_header_or_begins() -> None:
     with_one = make("shelf.fell", {"name": "cup"}, traceparent=TRACE).to_json()
     without = make("shelf.fell", {"name": "cup"}).to_json()
     other = TRACE.replace("ab", "ef")

@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Final
 
 import pytest
@@ -15,7 +16,8 @@ from opentelemetry.trace import SpanKind
 from prometheus_client.parser import text_string_to_metric_families
 
 from towpath.servicekit.runtime.settings import TelemetrySettings
-from towpath.servicekit.runtime.telemetry import Telemetry, trace_id
+from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.servicekit.runtime.trace_context import trace_id
 
 TRACE: Final = f"00-{'ab' * 16}-{'cd' * 8}-01"
 WELL_FORMED: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]")
@@ -154,38 +156,29 @@ async def test_two_programs_in_one_process_do_not_mix(telemetry: Telemetry) -> N
 # Trace context
 
 
-async def test_a_well_formed_context_goes_on_as_it_came(telemetry: Telemetry) -> None:
-    assert telemetry.trace(TRACE) == TRACE
+async def test_the_context_of_our_own_programs_goes_on_as_it_came(telemetry: Telemetry) -> None:
+    for flags in ("00", "01", "02", "03"):
+        assert telemetry.trace(TRACE[:-2] + flags) == TRACE[:-2] + flags
 
 
-@pytest.mark.parametrize(
-    "context",
-    [
-        None,
-        "",
-        "x",
-        TRACE.upper(),
-        TRACE + "\n",
-        TRACE + "-00",
-        TRACE[:-1],
-        f"ff-{'ab' * 16}-{'cd' * 8}-01",
-        f"00-{'00' * 16}-{'cd' * 8}-01",
-        f"00-{'ab' * 16}-{'00' * 8}-01",
-    ],
-)
+@pytest.mark.parametrize("context", [None, "", "x", f"ff-{'ab' * 16}-{'cd' * 8}-01"])
 async def test_else_a_new_one_begins(telemetry: Telemetry, context: str | None) -> None:
-    begun = telemetry.trace(context)
-    assert WELL_FORMED.fullmatch(begun)
-    assert begun != telemetry.trace(context)
-    assert trace_id(context) is None
+    for begun in (
+        telemetry.trace(context),
+        telemetry.event_trace(context),
+        telemetry.client_trace(context or ""),
+    ):
+        assert WELL_FORMED.fullmatch(begun)
+        assert begun != telemetry.trace(context)
 
 
 @given(st.text(max_size=60) | st.from_regex(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"))
 def test_a_context_is_kept_or_replaced_by_one_that_can_be_sent_on(context: str) -> None:
-    result = Telemetry("test", TelemetrySettings()).trace(context)
-    assert result.isascii()
-    assert result.isprintable()
-    assert trace_id(result) == result.split("-")[1]
+    telemetry = Telemetry("test", TelemetrySettings())
+    for result in (telemetry.trace(context), telemetry.event_trace(context), telemetry.client_trace(context)):
+        assert result.isascii()
+        assert result.isprintable()
+        assert trace_id(result) == result.split("-")[1]
 
 
 async def test_without_a_collector_nothing_is_recorded_and_the_context_goes_on(telemetry: Telemetry) -> None:
@@ -193,6 +186,48 @@ async def test_without_a_collector_nothing_is_recorded_and_the_context_goes_on(t
         with telemetry.span("handle order.submit", context) as inside:
             assert inside == context
     assert telemetry.trace(None).endswith("-00")
+
+
+def sampling(ratio: float) -> Telemetry:
+    return Telemetry("test", TelemetrySettings(otlp_endpoint="http://127.0.0.1:9", trace_ratio=ratio))
+
+
+def share(contexts: Iterable[str]) -> float:
+    flags = [int(context[-2:], 16) & 1 for context in contexts]
+    return sum(flags) / len(flags)
+
+
+@pytest.mark.parametrize("ratio", [0, 0.25, 1])
+def test_the_share_of_traces_is_the_setting_whatever_a_client_asks_for(ratio: float) -> None:
+    telemetry = sampling(ratio)
+    # The ids that every program samples at any ratio, and at none: a client may choose either.
+    first, last = f"{'ab' * 9}{'00' * 7}", f"{'ab' * 9}{'ff' * 7}"
+    for chosen in (first, last):
+        for flags in ("00", "01", "03"):
+            sent = f"00-{chosen}-{'cd' * 8}-{flags}"
+            assert share(telemetry.client_trace(sent) for _ in range(4_000)) == pytest.approx(ratio, abs=0.05)
+    assert share(telemetry.new_trace() for _ in range(4_000)) == pytest.approx(ratio, abs=0.05)
+
+
+def test_a_continued_client_keeps_its_ids_and_its_random_flag() -> None:
+    for flags, wanted in (("00", "01"), ("02", "03"), ("ff", "03")):
+        assert sampling(1).client_trace(TRACE[:-2] + flags) == TRACE[:-2] + wanted
+    assert sampling(0).client_trace(TRACE) == f"{TRACE[:-2]}00"
+
+
+@pytest.mark.parametrize("ratio", [0, 0.25, 1])
+def test_of_the_traces_of_events_the_share_is_recorded_and_never_more(ratio: float) -> None:
+    telemetry, everything = sampling(ratio), sampling(1)
+    sent = [everything.new_trace() for _ in range(4_000)]
+    assert share(map(telemetry.event_trace, sent)) == pytest.approx(ratio, abs=0.05)
+    unsampled = [f"{context[:-2]}00" for context in sent]
+    assert share(map(telemetry.event_trace, unsampled)) == 0
+
+
+def test_a_trace_of_our_own_stays_whole_over_an_event() -> None:
+    telemetry = sampling(0.25)
+    begun = [telemetry.new_trace() for _ in range(1_000)]
+    assert [telemetry.event_trace(context) for context in begun] == begun
 
 
 # Traces
@@ -228,6 +263,14 @@ async def collector() -> AsyncIterator[Collector]:
     await runner.cleanup()
 
 
+@asynccontextmanager
+async def recording(collector: Collector, ratio: float) -> AsyncIterator[Telemetry]:
+    """Telemetry that sends to ``collector``; at the end all of it was sent."""
+    settings = TelemetrySettings(otlp_endpoint=collector.url, trace_ratio=ratio)
+    async with asyncio.timeout(20), Telemetry.open("orders", settings) as telemetry:
+        yield telemetry
+
+
 async def test_a_sampled_span_reaches_the_collector_under_its_parent(collector: Collector) -> None:
     settings = TelemetrySettings(otlp_endpoint=collector.url + "/", trace_ratio=1)
     async with asyncio.timeout(20):
@@ -250,16 +293,33 @@ async def test_a_sampled_span_reaches_the_collector_under_its_parent(collector: 
 
 
 @pytest.mark.parametrize(("flags", "recorded"), [("00", 0), ("01", 1), ("02", 0), ("03", 1)])
-async def test_whether_a_span_is_recorded_is_the_senders_choice(
+async def test_a_span_is_recorded_if_the_program_that_began_its_trace_decided_so(
     collector: Collector, flags: str, recorded: int
 ) -> None:
-    settings = TelemetrySettings(otlp_endpoint=collector.url, trace_ratio=0)
-    async with asyncio.timeout(20):
-        async with Telemetry.open("orders", settings) as telemetry:
-            assert telemetry.trace(None).endswith("-00")
-            with telemetry.span("handle", TRACE[:-2] + flags) as inside:
-                assert trace_id(inside) == "ab" * 16
+    async with recording(collector, 0.01) as telemetry:
+        with telemetry.span("handle", TRACE[:-2] + flags) as inside:
+            assert trace_id(inside) == "ab" * 16
     assert len(collector.spans) == recorded
+
+
+async def test_a_program_whose_share_is_0_records_nothing(collector: Collector) -> None:
+    async with recording(collector, 0) as telemetry:
+        with telemetry.span("handle", TRACE) as inside:
+            assert inside == TRACE
+    assert not collector.spans
+
+
+async def test_the_trace_of_a_client_is_linked(collector: Collector) -> None:
+    theirs = f"00-{'ef' * 16}-{'12' * 8}-01"
+    async with recording(collector, 1) as telemetry:
+        for link in (theirs, TRACE, "x", None):
+            with telemetry.span("handle", TRACE, link=link):
+                pass
+    linked, *others = collector.spans
+    assert linked.trace_id.hex() == "ab" * 16
+    assert [(link.trace_id.hex(), link.span_id.hex()) for link in linked.links] == [("ef" * 16, "12" * 8)]
+    assert len(others) == 3
+    assert not any(span.links for span in others)
 
 
 async def test_a_span_of_something_that_fails_says_so(collector: Collector) -> None:

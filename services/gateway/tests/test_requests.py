@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,6 +15,7 @@ from websockets.frames import Opcode
 from towpath.protocol.envelope import make
 from towpath.protocol.routes import COMMANDS, partition
 from towpath.servicekit.broker.interface import Binding, Inbox
+from towpath.servicekit.runtime.trace_context import trace_id
 from towpath.testkit.client import Frame, WireClient
 from towpath.testkit.eventually import eventually
 from towpath.testkit.gateway import Backend, GatewayUnderTest, RunGateway, a_backend
@@ -27,6 +28,9 @@ GOOD: dict[str, Any] = {
     "data": {"text": "hi"},
     "version": "1.0",
 }
+
+
+TRACE: Final = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 def changed(**fields: Any) -> str:
@@ -189,13 +193,53 @@ async def test_a_command_carries_the_session_and_the_unchanged_envelope(
     assert delivery.routing_key == f"echo.{partition('ana')}"
 
 
-async def test_a_trace_of_the_client_is_continued(gateway: GatewayUnderTest, backend: Backend) -> None:
-    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+@pytest.mark.parametrize(
+    "theirs", [TRACE, TRACE.replace("-01", "-00"), "", "x", "\u202e\x1b[2J", '","session":{}']
+)
+async def test_the_trace_of_a_client_stays_in_its_envelope_and_the_gateways_is_beside_it(
+    gateway: GatewayUnderTest, backend: Backend, theirs: str
+) -> None:
     async with gateway.connect() as ana:
-        await ana.send("echo.say", {}, traceparent=trace)
+        await ana.send("echo.say", {}, traceparent=theirs, tracestate="rojo=1")
         command, delivery = await backend.command()
-    assert command["envelope"]["traceparent"] == trace
-    assert delivery.headers["traceparent"] == trace
+    assert command["envelope"]["traceparent"] == theirs
+    assert command.keys() == {"session", "traceparent", "envelope"}
+    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-00", command["traceparent"])
+    assert trace_id(command["traceparent"]) != trace_id(theirs)
+    assert delivery.headers["traceparent"] == command["traceparent"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "flag"), [({}, "00"), ({"otlp_endpoint": "http://127.0.0.1:9", "trace_ratio": 1}, "01")]
+)
+async def test_a_closed_system_may_continue_the_traces_of_clients_and_decides_itself_what_is_recorded(
+    run_gateway: RunGateway, ours: dict[str, Any], flag: str
+) -> None:
+    async with (
+        run_gateway(trace_clients="continue", **ours) as gateway,
+        a_backend(gateway.hub) as backend,
+        gateway.connect() as ana,
+    ):
+        for state, wanted in (('rojo="1" , congo=2', 'rojo="1",congo=2'), ("Rojo=1", None), (None, None)):
+            extra = {} if state is None else {"tracestate": state}
+            await ana.send("echo.say", {}, traceparent=TRACE, **extra)
+            command, delivery = await backend.command()
+            assert command["traceparent"] == f"{TRACE[:-2]}{flag}"
+            assert command.get("tracestate") == wanted
+            assert delivery.headers["traceparent"] == command["traceparent"]
+        # A list without its trace belongs to none.
+        await ana.send("echo.say", {}, traceparent="x", tracestate="rojo=1")
+        command, _ = await backend.command()
+        assert trace_id(command["traceparent"])
+        assert "tracestate" not in command
+
+
+async def test_the_id_of_an_error_is_the_servers(gateway: GatewayUnderTest) -> None:
+    async with gateway.connect() as ana:
+        error = await ana.request("nobody.here", {}, traceparent=TRACE)
+    assert error["data"]["code"] == "unknown_action"
+    assert re.fullmatch("[0-9a-f]{32}", error["data"]["trace_id"])
+    assert error["data"]["trace_id"] != trace_id(TRACE)
 
 
 async def test_the_key_chooses_the_partition(gateway: GatewayUnderTest, backend: Backend) -> None:

@@ -30,7 +30,7 @@ from towpath.servicekit.messaging.failure_headers import (
     number,
 )
 from towpath.servicekit.messaging.senders import SENDER
-from towpath.servicekit.runtime.telemetry import trace_id
+from towpath.servicekit.runtime.trace_context import trace_id
 from towpath.tools.trouble import Trouble
 
 #: Reasons that the broker gives, in the words of ``x-first-death-reason``.

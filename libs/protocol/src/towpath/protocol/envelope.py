@@ -27,6 +27,7 @@ VERSION: Final = "1.0"
 MAX_ACTION_LENGTH: Final = 64
 MAX_STREAM_LENGTH: Final = 512
 _MAX_TRACE_LENGTH = 128
+_MAX_TRACE_STATE_LENGTH = 512
 _MAX_ID_LENGTH = 64
 
 PING: Final = "ping"
@@ -48,6 +49,7 @@ Id = Annotated[str, StringConstraints(pattern=rf"^{ID_LETTERS}$")]
 Action = Annotated[str, StringConstraints(pattern=ACTION_PATTERN, max_length=MAX_ACTION_LENGTH)]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}\.[0-9]{1,4}$")]
 TraceParent = Annotated[str, StringConstraints(max_length=_MAX_TRACE_LENGTH)]
+TraceState = Annotated[str, StringConstraints(max_length=_MAX_TRACE_STATE_LENGTH)]
 
 
 class Envelope(BaseModel):
@@ -63,7 +65,7 @@ class Envelope(BaseModel):
         ack: Whether the client wants ``accepted`` once the broker has it safely.
         correlation_id: The ``msg_id`` this answers.
         stream, seq: Position of a durable push; ``seq`` grows by exactly 1 per stream.
-        traceparent: W3C trace context (https://www.w3.org/TR/trace-context/).
+        traceparent, tracestate: W3C trace context (https://www.w3.org/TR/trace-context/).
     """
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
@@ -79,6 +81,7 @@ class Envelope(BaseModel):
     stream: Annotated[str, StringConstraints(min_length=1, max_length=MAX_STREAM_LENGTH)] | None = None
     seq: Annotated[int, Field(ge=1)] | None = None
     traceparent: TraceParent | None = None
+    tracestate: TraceState | None = None
 
     @property
     def domain(self) -> str:
@@ -122,6 +125,7 @@ class Head(msgspec.Struct, gc=False):
     stream: str | None = None
     seq: int | None = None
     traceparent: str | None = None
+    tracestate: str | None = None
 
 
 _HEAD = msgspec.json.Decoder(Head)
@@ -205,6 +209,7 @@ def _head(text: bytes) -> Head | None:
         and (head.stream is None or 0 < len(head.stream) <= MAX_STREAM_LENGTH)
         and (head.key is None or _is_id(head.key))
         and (head.traceparent is None or len(head.traceparent) <= _MAX_TRACE_LENGTH)
+        and (head.tracestate is None or len(head.tracestate) <= _MAX_TRACE_STATE_LENGTH)
         # Only a text of this length can have such a number.
         and not (len(text) > _MAX_DIGITS and _LONG_NUMBER in text.translate(_DIGITS_TO_0))
     ):

@@ -40,10 +40,24 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Command(msgspec.Struct, frozen=True):
-    """A client's envelope with the session the gateway stamped."""
+    """A client's envelope with the session the gateway stamped.
+
+    Attributes:
+        traceparent: The trace of the gateway; ``None`` where it is in the envelope. If it is set, the one in the
+            envelope is the client's: a service links to it and does not obey it.
+        tracestate: Of the client, where the gateway continues its trace.
+    """
 
     session: Session
     envelope: dict[str, Any]
+    traceparent: Annotated[str, msgspec.Meta(max_length=128)] | None = None
+    tracestate: Annotated[str, msgspec.Meta(max_length=512)] | None = None
+
+    @property
+    def trace(self) -> str | None:
+        """The trace that a service continues."""
+        found = self.traceparent or self.envelope.get("traceparent")
+        return found if isinstance(found, str) else None
 
 
 class Disconnect(msgspec.Struct, frozen=True):
@@ -209,9 +223,20 @@ def _runs(groups: Sequence[str], max_groups: int, max_bytes: int) -> Iterator[li
         yield run
 
 
-def wrap_command(session_json: bytes, envelope_json: bytes) -> bytes:
-    """The body item of a command; both arguments are JSON objects and stand in it as they are."""
-    return b'{"session":' + session_json + b',"envelope":' + envelope_json + b"}"
+def wrap_command(
+    session_json: bytes, envelope_json: bytes, traceparent: str | None = None, tracestate: str | None = None
+) -> bytes:
+    """The body item of a command; session and envelope are JSON objects and stand in it as they are.
+
+    Args:
+        traceparent, tracestate: See :class:`Command`.
+    """
+    trace = b""
+    if traceparent is not None:
+        trace = b',"traceparent":' + _ENCODER.encode(traceparent)
+    if tracestate is not None:
+        trace += b',"tracestate":' + _ENCODER.encode(tracestate)
+    return b'{"session":' + session_json + trace + b',"envelope":' + envelope_json + b"}"
 
 
 def read_command(item: bytes) -> Command:

@@ -83,7 +83,7 @@ def unread_command(delivery: Delivery, item: bytes, telemetry: Telemetry) -> Req
         envelope = envelopes.read(command.envelope)
     except TowpathError:
         return None
-    trace = telemetry.trace(envelope.traceparent)
+    trace = telemetry.trace(command.trace)
     return _refused(delivery, item, envelope, command.session, trace, internal_error())
 
 
@@ -97,7 +97,7 @@ def _command(
     command = read_command(item)
     session = command.session
     envelope = envelopes.read(command.envelope)
-    trace = telemetry.trace(envelope.traceparent)
+    trace = telemetry.trace(command.trace)
     # The envelope was read, so the sender is known: from here on every error can be answered.
     try:
         handler = handlers.get(envelope.action)
@@ -112,7 +112,10 @@ def _command(
     except (Exception, Overdue) as error:  # of a validator in the model
         answer = _refused(delivery, item, envelope, session, trace, internal_error())
         return Unreadable(item, error, _reason(error), answer)
-    return Request(delivery, item, envelope, payload, handler, session, trace, senders.user(session.user_id))
+    return Request(
+        delivery, item, envelope, payload, handler, session, trace, senders.user(session.user_id),
+        tracestate=command.tracestate,
+    )  # fmt: skip
 
 
 def _refused(
@@ -141,7 +144,7 @@ def _event(
     except Exception as error:  # of a validator in the model
         return Unreadable(item, error)
     header = delivery.headers.get("traceparent")
-    trace = telemetry.trace(envelope.traceparent or (header if isinstance(header, str) else None))
+    trace = telemetry.event_trace(envelope.traceparent or (header if isinstance(header, str) else None))
     deferred, subject = was_deferred(delivery), handler.subject(payload)
     known = None if deferred else tables.sources.service_of(delivery)
     sender = senders.publisher(delivery, envelope.action, subject, service=known, was_deferred=deferred)

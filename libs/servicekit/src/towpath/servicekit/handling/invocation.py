@@ -27,7 +27,8 @@ from towpath.servicekit.handling.outcome import Outcome, answer_data, outgoing
 from towpath.servicekit.handling.requests import Request
 from towpath.servicekit.handling.result import Result
 from towpath.servicekit.handling.watchdog import Overdue
-from towpath.servicekit.runtime.telemetry import Telemetry, trace_id
+from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.servicekit.runtime.trace_context import trace_id
 from towpath.servicekit.storage.stored_outcome import StoredOutcome
 from towpath.servicekit.storage.streams import Replay
 
@@ -77,9 +78,14 @@ class Invocation:
         Raises:
             Poison: It hung.
         """
-        action, trace = request.envelope.action, request.traceparent
+        envelope, trace = request.envelope, request.traceparent
         with self._telemetry.span(
-            f"handle {action}", trace, SpanKind.CONSUMER, msg_id=request.envelope.msg_id
+            f"handle {envelope.action}",
+            trace,
+            SpanKind.CONSUMER,
+            # The client's, if it sent one.
+            link=envelope.traceparent,
+            msg_id=envelope.msg_id,
         ) as span:
             trace = span or trace
             try:

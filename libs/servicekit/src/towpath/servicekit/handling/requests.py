@@ -117,6 +117,9 @@ class Request:
 
     Attributes:
         sender: The sender's identity; see :mod:`towpath.servicekit.messaging.senders`.
+        traceparent: The trace that its handler, and what follows from it, belongs to.
+        tracestate: Of the client, where gateways continue the traces of clients. A service that calls another one
+            over HTTP passes on both.
         refusal: The error that answers a command instead of its handler.
         is_isolated: It may crash the program, so it runs alone, on the main path even if it is a heavy read.
         number: Grows in the order of arrival.
@@ -132,6 +135,7 @@ class Request:
     sender: str
     refusal: TowpathError | None = None
     is_isolated: bool = False
+    tracestate: str | None = None
     number: int = field(default_factory=_ARRIVED.__next__)
 
     @property

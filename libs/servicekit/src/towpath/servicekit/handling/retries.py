@@ -23,7 +23,7 @@ from towpath.servicekit.handling.transactions import Transactions
 from towpath.servicekit.messaging.dead_letters import DeadLetters
 from towpath.servicekit.messaging.failure_headers import FAILED
 from towpath.servicekit.runtime.backoff import attempts
-from towpath.servicekit.runtime.telemetry import trace_id
+from towpath.servicekit.runtime.trace_context import trace_id
 
 log = structlog.get_logger(__name__)
 

@@ -42,7 +42,8 @@ from towpath.servicekit.handling.store import Store, U
 from towpath.servicekit.messaging.dead_letters import DeadLetters
 from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error
-from towpath.servicekit.runtime.telemetry import Telemetry, trace_id
+from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.servicekit.runtime.trace_context import trace_id
 from towpath.servicekit.storage import inbox
 from towpath.servicekit.storage.stored_outcome import StoredOutcome
 

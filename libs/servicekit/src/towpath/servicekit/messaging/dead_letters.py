@@ -54,7 +54,8 @@ from towpath.servicekit.messaging.senders import SENDER
 from towpath.servicekit.messaging.unpublishable import Refused, UnpublishableQueue
 from towpath.servicekit.runtime import backoff
 from towpath.servicekit.runtime.error_text import describe_error
-from towpath.servicekit.runtime.telemetry import Telemetry, trace_id
+from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.servicekit.runtime.trace_context import trace_id
 
 log = structlog.get_logger(__name__)
 

@@ -1,16 +1,52 @@
 """Structured logs on standard error: one JSON object a line, or coloured text for people.
 
-Logs contain ids only: never a body, a token or a user's text. So exceptions are formatted by
-:mod:`~towpath.servicekit.runtime.error_text`, which leaves out the values that drivers and Python quote.
+Guarantees:
+
+* Logs contain ids only: never a body, a token or a user's text. So exceptions are formatted by
+  :mod:`~towpath.servicekit.runtime.error_text`, which leaves out the values that drivers and Python quote.
+* A value that others chose (a user id, a routing key, the text of a foreign error) cannot steer the log: no value
+  begins a line, moves the cursor or hides its neighbours, and none is longer than :data:`VALUE_LETTERS`.
 """
 
 import logging
 import sys
+from typing import Final
 
 import structlog
 
 from towpath.servicekit.runtime.error_text import traceback_text
 from towpath.servicekit.runtime.settings import TelemetrySettings
+
+#: Letters of one value in a log line; a traceback may have more.
+VALUE_LETTERS: Final = 500
+
+
+def bound_values(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Shorten the values that are too long; lists and objects become text then."""
+    for name, value in event.items():
+        if name == "exception" or isinstance(value, (int, float)):
+            continue
+        text = value if isinstance(value, str) else repr(value)
+        if len(text) > VALUE_LETTERS:
+            event[name] = f"{text[:VALUE_LETTERS]}… ({len(text)} letters)"
+    return event
+
+
+def show_controls(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    r"""Write what is not printable as an escape, as JSON does: a terminal obeys ``\x1b``, and bidi marks reorder."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            lines = value.split("\n") if name == "exception" else [value]
+            event[name] = "\n".join(map(_visible, lines))
+    return event
+
+
+def _visible(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+    )
 
 
 def format_exception_event(
@@ -31,10 +67,10 @@ def configure(service: str, settings: TelemetrySettings) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
+    renderers: list[structlog.typing.Processor] = (
+        [structlog.processors.JSONRenderer()]
         if settings.log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=28)
+        else [show_controls, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=28)]
     )
 
     def name_service(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -56,7 +92,11 @@ def configure(service: str, settings: TelemetrySettings) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, name_service, format_exception_event],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                bound_values,
+                *renderers,
+            ],
         )
     )
     root = logging.getLogger()

@@ -1,16 +1,16 @@
 """Metrics for Prometheus and traces on opentelemetry-sdk, cheap enough to leave on.
 
 * Metrics are plain numbers that the hot path adds to; a collector reads them when ``/metrics`` is requested.
-* A trace context runs from the client's envelope through AMQP to the answer, always. Spans are recorded only
-  for the sampled share (``TOWPATH_TRACE_RATIO``) and only if ``TOWPATH_OTLP_ENDPOINT`` is set: an unsampled trace
-  costs two random numbers.
-
-Context format: https://www.w3.org/TR/trace-context/
+* A trace context runs from the gateway through AMQP to the answer, always. Spans are recorded only for the sampled
+  share (``TOWPATH_TRACE_RATIO``) and only if ``TOWPATH_OTLP_ENDPOINT`` is set: an unsampled trace costs one random
+  number.
+* Clients and backends do not decide what is recorded (ADR 27). A client's context is linked to, or continued with the
+  gateway's own decision; an event is recorded only if its trace id belongs to the share, whatever its flag; a program
+  whose share is 0 records nothing.
 """
 
 import asyncio
 import itertools
-import re
 from bisect import bisect_left
 from collections import Counter as Sums
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 from opentelemetry import trace
-from opentelemetry.trace import Span, SpanKind, Tracer
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from towpath.servicekit.runtime.settings import TelemetrySettings
+from towpath.servicekit.runtime.trace_context import TraceParent, is_version_00, read_traceparent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,9 +41,7 @@ Families = dict[str, tuple[str, list[tuple[Labels, M]]]]
 
 log = structlog.get_logger(__name__)
 
-_TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 _SAMPLED: Final = tuple("13579bdf")  # the last hexadecimal digit of the flags
-_PROPAGATOR: Final = TraceContextTextMapPropagator()
 #: Seconds.
 _BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -88,6 +86,7 @@ class Telemetry:
         self._registry = CollectorRegistry()
         self._registry.register(self._metrics)
         self._ratio = settings.trace_ratio if settings.otlp_endpoint else 0.0
+        self._share = int(self._ratio * 2**56)
         self._traces = _tracer_provider(service, settings.otlp_endpoint) if settings.otlp_endpoint else None
         self._tracer = self._traces.get_tracer("towpath") if self._traces else None
 
@@ -132,38 +131,82 @@ class Telemetry:
 
     # Traces
 
-    def trace(self, parent: str | None) -> str:
-        """The ``traceparent`` to continue with: the sender's if it is well formed, else a new one."""
-        if parent is not None and _TRACEPARENT.fullmatch(parent):
-            return parent
-        sampled = self._ratio > 0 and random() < self._ratio  # noqa: S311  # sampling, not secrecy
+    def new_trace(self) -> str:
+        """The ``traceparent`` of a new trace."""
         chance = f"{getrandbits(192):048x}"  # The chance that one half is all zeros is negligible.
-        return f"00-{chance[:32]}-{chance[32:]}-{'01' if sampled else '00'}"
+        return f"00-{chance[:32]}-{chance[32:]}-{'01' if self._is_in_share(chance[:32]) else '00'}"
+
+    def trace(self, parent: str | None) -> str:
+        """The ``traceparent`` to continue with after another program of the system: its own, with its decision."""
+        return parent if parent is not None and is_version_00(parent) else self.new_trace()
+
+    def event_trace(self, parent: str | None) -> str:
+        """The same after an event of any program: recorded if its sender records it and its id belongs to the share.
+
+        The ids of our own programs belong to the share exactly if they are sampled, so their traces stay whole.
+        """
+        found = read_traceparent(parent)
+        if found is None:
+            return self.new_trace()
+        return str(found.with_sampled(found.is_sampled and self._is_in_share(found.trace_id)))
+
+    def client_trace(self, parent: str) -> str:
+        """The same after a client whose trace is continued: it may have chosen the id, so chance decides."""
+        found = read_traceparent(parent)
+        if found is None:
+            return self.new_trace()
+        return str(found.with_sampled(random() < self._ratio))  # noqa: S311  # sampling, not secrecy
+
+    def _is_in_share(self, trace_id: str) -> bool:
+        """Whether a new trace of this id is sampled, by its 7 random bytes, so that all programs decide alike.
+
+        Source: https://www.w3.org/TR/trace-context-2/#considerations-for-trace-id-field-generation
+        """
+        return int(trace_id[-14:], 16) < self._share
 
     def span(
-        self, name: str, traceparent: str | None, kind: SpanKind = SpanKind.INTERNAL, **attributes: Any
+        self,
+        name: str,
+        traceparent: str | None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        *,
+        link: str | None = None,
+        **attributes: Any,
     ) -> AbstractContextManager[str | None]:
-        """Record a span below ``traceparent`` if it is sampled; entering returns the context for child spans."""
-        if self._tracer is None or traceparent is None or not traceparent.endswith(_SAMPLED):
+        """Record a span below ``traceparent`` if it is sampled; entering returns the context for child spans.
+
+        Args:
+            link: The ``traceparent`` of a client, which is linked if it is of another trace.
+        """
+        if self._tracer is None or not self._ratio or traceparent is None:
             return nullcontext(traceparent)
-        return self._recorded(self._tracer, name, traceparent, kind, attributes)
+        if not traceparent.endswith(_SAMPLED) or (parent := read_traceparent(traceparent)) is None:
+            return nullcontext(traceparent)
+        linked = read_traceparent(link)
+        links = [Link(_span_context(linked))] if linked and linked.trace_id != parent.trace_id else []
+        span = self._tracer.start_span(
+            name,
+            context=trace.set_span_in_context(NonRecordingSpan(_span_context(parent))),
+            kind=kind,
+            attributes=attributes,
+            links=links,
+        )
+        return _recorded(span)
 
-    @contextmanager
-    def _recorded(
-        self, tracer: Tracer, name: str, traceparent: str, kind: SpanKind, attributes: Mapping[str, Any]
-    ) -> Iterator[str | None]:
-        context = _PROPAGATOR.extract({"traceparent": traceparent})
-        span: Span = tracer.start_span(name, context=context, kind=kind, attributes=attributes)
-        with trace.use_span(span, end_on_exit=True):
-            carrier: dict[str, str] = {}
-            _PROPAGATOR.inject(carrier, trace.set_span_in_context(span))
-            yield carrier.get("traceparent", traceparent)
+
+@contextmanager
+def _recorded(span: Span) -> Iterator[str]:
+    with trace.use_span(span, end_on_exit=True):
+        context = span.get_span_context()
+        yield str(
+            TraceParent(f"{context.trace_id:032x}", f"{context.span_id:016x}", int(context.trace_flags))
+        )
 
 
-def trace_id(traceparent: str | None) -> str | None:
-    """The trace id in a ``traceparent``, for logs and ``error.data.trace_id``."""
-    match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
-    return match.group(1) if match else None
+def _span_context(of: TraceParent) -> SpanContext:
+    return SpanContext(
+        int(of.trace_id, 16), int(of.parent_id, 16), is_remote=True, trace_flags=TraceFlags(of.flags)
+    )
 
 
 class _Metrics(Collector):

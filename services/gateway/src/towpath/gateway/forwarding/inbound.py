@@ -37,7 +37,8 @@ from towpath.servicekit.broker.interface import (
     Unroutable,
 )
 from towpath.servicekit.messaging.lanes import LaneFull, Lanes
-from towpath.servicekit.runtime.telemetry import Telemetry, trace_id
+from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.servicekit.runtime.trace_context import read_tracestate, trace_id
 
 #: A signature is checked; no client needs this more often than once a minute.
 _REFRESH_COST: Final = 20.0
@@ -60,6 +61,7 @@ class Inbound:
         self._commands = commands
         self._refresh = Refresh(admission, self._answer)
         self._domain_absence = settings.domain_absence
+        self._continues_traces = settings.trace_clients == "continue"
         self._telemetry = telemetry
         #: Domain → time when the broker last confirmed a request for it.
         self._served_at: dict[str, float] = {}
@@ -125,16 +127,10 @@ class Inbound:
             raise Busy(
                 f"Too many requests of this {limit} are not answered yet.", retry_after_ms=_RETRY_AFTER_MS
             )
-        trace = self._telemetry.trace(envelope.traceparent)
-        raw = text
-        if envelope.traceparent is None:
-            # Written into the text, which ends with the object's brace: parsing and building it would cost more than
-            # all else that is done for a request here.
-            raw = raw.rstrip()[:-1] + b',"traceparent":"' + trace.encode() + b'"}'
+        trace, item = self._wrapped(session, envelope, text)
         # Requests of one key go to one partition and stay in order; without a key those of one user do.
         key = command_key(domain, envelope.key or session.user_id)
         try:
-            item = wrap_command(session.command_session, raw)
             self._commands.post(key, item, partial(self._on_confirm, session, envelope, domain, trace), trace)
         except BrokerError as error:
             # Nothing was sent, so no service's answer will end it.
@@ -144,6 +140,25 @@ class Inbound:
         # The confirm comes in a later loop iteration at the earliest, so this is not too late.
         if envelope.ack:
             session.awaiting_accepted.add(envelope.msg_id)
+
+    def _wrapped(self, session: Session, envelope: Head, text: bytes) -> tuple[str, bytes]:
+        """The trace of a command, and the command with its session."""
+        theirs = envelope.traceparent
+        if theirs is None:
+            # Written into the text, which ends with the object's brace: parsing and building it would cost more than
+            # all else that is done for a request here.
+            trace = self._telemetry.new_trace()
+            text = text.rstrip()[:-1] + b',"traceparent":"' + trace.encode() + b'"}'
+            return trace, wrap_command(session.command_session, text)
+        # The client's stays in its envelope, where the service links to it. The one that is obeyed is beside the
+        # envelope: a client could else have every request of it recorded, or choose the id under which operators
+        # find another one's (ADR 27).
+        state = None
+        if self._continues_traces and trace_id(theirs):
+            trace, state = self._telemetry.client_trace(theirs), read_tracestate(envelope.tracestate)
+        else:
+            trace = self._telemetry.new_trace()
+        return trace, wrap_command(session.command_session, text, trace, state)
 
     def _on_confirm(
         self, session: Session, envelope: Head, domain: str, trace: str, error: BrokerError | None

@@ -1,0 +1,172 @@
+"""What a client may not steer: what is recorded, the labels of metrics, the lines of logs, the ids of errors."""
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, Final
+
+import pytest
+from aiohttp import ClientSession, web
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.faults.conftest import StartSystem
+from towpath.testkit.client import WireClient
+from towpath.testkit.processes import Process
+from towpath.testkit.rabbitmq import Rabbit
+from towpath.testkit.system import System
+
+from .trial import Trial
+
+_THEIR_TRACE: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
+#: Each would begin a line, name an event or a label, or move a terminal's cursor, if anything wrote it as it came.
+_TEXTS: Final = (
+    '\n{"event":"forged","level":"info"}\n', '"}\n{"event":"forged"}', "\x1b[2J\x1b[1A", "\u202egnp.exe",
+    "\u2028forged", 'x"} 1\nforged_total{a="b', "%s%n{0}", "\0", "a" * 3_000, "\r\nforged: 1", "forged",
+)  # fmt: skip
+_ACTIONS: Final = (
+    "chat.send", "chat.join", "chat.create", "chat.history", "chat.forged", "order.get", "order.submit",
+    "order.forged", "forged.label", "forged_domain_{n}.go", "session.refresh", "session.forged", "service.alive",
+    "ping", "error",
+)  # fmt: skip
+_AT_ONCE: Final = 50
+#: Log lines that programs may write of their own accord meanwhile, or sampled: one a minute and kind.
+_LINES: Final = 40
+
+
+@pytest.mark.parametrize(
+    "count",
+    [pytest.param(1_000, marks=pytest.mark.abuse_short, id="short"), pytest.param(10_000, id="long")],
+)
+async def test_a_client_steers_neither_recording_nor_labels_nor_logs_nor_error_ids(
+    rabbitmq: Rabbit, start_system: StartSystem, trial: Trial, count: int
+) -> None:
+    async with trial.counted(f"{count:,} requests that try to steer traces, metrics, logs and ids") as line:
+        async with _collector() as collector:
+            # The share is 0, so a span that arrives was recorded because a client wanted it.
+            system = await start_system(rabbitmq, otlp_endpoint=collector.url, trace_ratio=0)
+            programs = [*system.gateways, system.chat, system.orders]
+            await _ask(system, [next(_requests(trial.seed))])
+            labels = await _labels(programs)
+            lines = {program.name: len(program.output.splitlines()) for program in programs}
+            answers = await _ask(system, list(_requests(trial.seed, count)))
+            grown = await _labels(programs) - labels
+            logged = [
+                text for program in programs for text in program.output.splitlines()[lines[program.name] :]
+            ]
+            for program in programs:
+                await program.terminate()  # what it recorded is sent by then
+        ids = [answer["data"]["trace_id"] for answer in answers if "trace_id" in answer["data"]]
+        traces = [answer["traceparent"] for answer in answers if "traceparent" in answer]
+        line.got_in = (
+            f"{len(answers):,} answers, {len(ids):,} with an id; "
+            f"{collector.spans} spans, {len(grown)} new labels, {len(logged)} log lines"
+        )
+        expected = {
+            f"{collector.spans} spans were recorded": collector.spans,
+            f"new labels: {sorted(grown)[:5]}": grown,
+            "an error has the client's id": [one for one in ids if one == _THEIR_TRACE],
+            "one id was given twice": len(ids) - len(set(ids)),
+            "an answer continues the client's trace": [one for one in traces if _THEIR_TRACE in one],
+            "an answer is sampled": [one for one in traces if not one.endswith("-00")],
+            f"{len(logged)} log lines": len(logged) > _LINES,
+            "a log line is not one object of ours": [text for text in logged if not _is_ours(text)],
+            "nothing was answered": not answers,
+        }
+        line.failures += [failure for failure, found in expected.items() if found]
+
+
+class _Collector:
+    """An OpenTelemetry collector that counts."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.spans = 0
+
+    async def take(self, request: web.Request) -> web.Response:
+        sent = ExportTraceServiceRequest.FromString(await request.read())
+        self.spans += sum(len(scope.spans) for one in sent.resource_spans for scope in one.scope_spans)
+        return web.Response(content_type="application/x-protobuf")
+
+
+@contextlib.asynccontextmanager
+async def _collector() -> AsyncIterator[_Collector]:
+    collector = _Collector()
+    app = web.Application()
+    app.router.add_post("/v1/traces", collector.take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    collector.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield collector
+    finally:
+        await runner.cleanup()
+
+
+def _requests(seed: str, count: int = 1) -> Iterator[dict[str, Any]]:
+    chance = random.Random(f"{seed} steering")
+    for number in range(count):
+        text = chance.choice(_TEXTS)
+        data = {
+            name: chance.choice(_TEXTS)
+            for name in ("room", "text", "order_id", "amount", "token", "user", text)
+        }
+        yield {
+            "action": chance.choice(_ACTIONS).format(n=number),
+            "data": data,
+            "msg_id": f"forged.{number}",
+            "key": f"forged:{number}",
+            "traceparent": chance.choice(
+                (
+                    f"00-{_THEIR_TRACE}-00f067aa0ba902b7-01",
+                    f"cc-{_THEIR_TRACE}-00f067aa0ba902b7-01-x",
+                    text[:100],
+                )
+            ),
+            "tracestate": chance.choice(("forged=1", text[:500], None)),
+        }
+
+
+async def _ask(system: System, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The answers to ``requests`` of one user, some at a time."""
+    answers = []
+    async with system.connect("eve") as client:
+        for start in range(0, len(requests), _AT_ONCE):
+            some = requests[start : start + _AT_ONCE]
+            for request in some:
+                await client.send(**request)
+            answers += await asyncio.gather(*(_answer(client, request["msg_id"]) for request in some))
+            client.frames.clear()
+    return answers
+
+
+async def _answer(client: WireClient, msg_id: str) -> dict[str, Any]:
+    return await client.answer(msg_id, timeout=60)
+
+
+async def _labels(programs: Sequence[Process]) -> set[tuple[str, str, str]]:
+    """Each name of a metric with each label and value, of all programs."""
+    found = set()
+    async with ClientSession() as http:
+        for program in programs:
+            async with http.get(f"{program.admin_url}/metrics") as response:
+                text = await response.text()
+            for family in text_string_to_metric_families(text):
+                for sample in family.samples:
+                    found |= {(sample.name, label, value) for label, value in sample.labels.items()}
+                    found.add((sample.name, "", ""))
+    return found
+
+
+def _is_ours(text: str) -> bool:
+    """Whether a log line is one JSON object with an event of ours and without letters that a terminal obeys."""
+    try:
+        event = json.loads(text)
+    except ValueError:
+        return False
+    return (
+        isinstance(event, dict) and event.get("event") != "forged" and text.isascii() and text.isprintable()
+    )
