@@ -17,7 +17,7 @@ export PYTHON
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test faults abuse bench check page up docs lock
+.PHONY: help install run test faults abuse judges bench check page up docs lock
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*##/\1/p' Makefile | while read -r name what; do printf '  make %-9s %s\n' "$$name" "$$what"; done
@@ -36,6 +36,9 @@ faults: $(READY)  ## run all fault trials, and write docs/reliability.md; ARGS="
 
 abuse: $(READY)  ## run all abuse trials, and write docs/abuse.md; ARGS="-k resume" for some
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/abuse --abuse all --abuse-page docs/abuse.md $(ARGS)
+
+judges: $(READY) $(PACKAGES)  ## run suites that others wrote, and write docs/judges.md; ARGS="--registry" for those of registries
+	@$(BIN)/python -m judges.run $(ARGS)
 
 bench: $(READY)  ## measure it and its peers, and write docs/performance.md; ARGS="--quick" for three minutes
 	@$(BIN)/python -m bench $(ARGS)

@@ -132,3 +132,16 @@ def test_each_name_beside_a_link_of_the_reading_page_is_defined_in_that_file() -
         }
         for name in re.findall(r"`([\w.]+)`", names):
             assert set(name.split(".")) <= defined, f"{name} in {target}"
+
+
+def test_each_threat_of_the_security_page_names_a_control_and_a_test_that_exist() -> None:
+    threats = [row for row in rows((ROOT / "SECURITY.md").read_text()) if len(row) == 4]
+    numbers = [row[0] for row in threats]
+    assert len(set(numbers)) == len(numbers) > 30
+    for number, _, control, test in threats:
+        assert "](" in control, f"{number} names no file"
+        found = re.fullmatch(r"`([\w./-]+\.py)::(test_\w+)`", test)
+        assert found is not None, f"{number}: {test}"
+        tree = ast.parse((ROOT / found[1]).read_text())
+        tests = {node.name for node in ast.walk(tree) if isinstance(node, DEFINITIONS)}
+        assert found[2] in tests, f"{number}: {found[1]} has no {found[2]}"

@@ -64,6 +64,8 @@ class Line:
         notes: Further figures.
         failures: Promises that did not hold.
         seed: Repeats what was left to chance.
+        is_door: The attack is on who may do what: its outcome is how many of its inputs got through.
+        tried, through: Hostile inputs of such an attack, and those that were not refused.
     """
 
     promise: str
@@ -79,6 +81,21 @@ class Line:
     live: float = 0.0
     notes: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    is_door: bool = False
+    tried: int = 0
+    through: int = 0
+
+    def expect(self, holds: object, failure: str) -> None:
+        """Count it as a failure unless it holds; the trial goes on, and fails at its end."""
+        if not holds:
+            self.failures.append(failure)
+
+    def refused(self, held: object, what: str) -> None:
+        """One hostile input: ``held`` says whether it was refused, ``what`` names it."""
+        self.tried += 1
+        if not held:
+            self.through += 1
+            self.failures.append(f"got through: {what}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +124,7 @@ class Table:
         shown = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
         ]
-        shown += [f"{_mark(line)} {line.attack}: {line.got_in}" for line in self.lines if not line.bounds]
+        shown += [f"{_mark(line)} {line.attack}: {_outcome(line)}" for line in self.lines if not line.bounds]
         shown += [f"✗ {line.attack}: {failure}" for line in self.lines for failure in line.failures]
         return "\n".join(row.rstrip() for row in shown)
 
@@ -115,7 +132,8 @@ class Table:
         """All of docs/abuse.md."""
         held = [line for line in self.lines if not line.failures]
         measured = [line for line in self.lines if line.bounds]
-        counted = [line for line in self.lines if not line.bounds]
+        counted = [line for line in self.lines if not line.bounds and not line.is_door]
+        doors = [line for line in self.lines if line.is_door]
         parts = [
             _INTRODUCTION.format(
                 command=run.command, day=run.day, seed=run.seed, facts=run.facts, held=len(held),
@@ -132,6 +150,16 @@ class Table:
                 "| --- | --- | --- |",
             ]
             parts += [f"| {line.attack} | {line.got_in} | {_mark(line)} |" for line in counted]
+            parts += [""]
+        if doors:
+            parts += [
+                _DOORS,
+                "| threat | hostile inputs tried | got through | |",
+                "| --- | --- | --- | --- |",
+            ]
+            parts += [
+                f"| {line.attack} | {line.tried:,} | {line.through:,} | {_mark(line)} |" for line in doors
+            ]
             parts += [""]
         noted = [line for line in self.lines if line.notes]
         if noted:
@@ -169,6 +197,16 @@ _LEGEND: Final = """
 - *live*: the slowest answer of `/health/live` of any program, in milliseconds; the bound is 1,000.
 - ✓ means as well: no honest user was refused or disconnected, and no program ended.
 """
+_DOORS: Final = """\
+## Doors
+
+Attempts to come in, or to do or read what another may: each input has to be refused, or to reach its own sender only.
+The threats, their controls and their tests are in [SECURITY.md](../SECURITY.md#threats).
+"""
+
+
+def _outcome(line: Line) -> str:
+    return f"{line.through:,} of {line.tried:,} got through" if line.is_door else line.got_in
 
 
 def _cells(line: Line) -> tuple[str, ...]:

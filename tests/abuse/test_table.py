@@ -27,10 +27,20 @@ def test_the_page_lists_failed_promises() -> None:
     table = Table()
     table.add(Line("test_others_do_not_wait", "a flood", "5eed", ONE_CONNECTION, failures=["a user waited"]))
     table.add(Line("test_nothing_gets_through", "a close", "5eed", got_in="0 got through"))
+    door = Line("test_no_token_lets_in", "a forged token", "5eed", is_door=True)
+    door.refused(True, "one without a signature")
+    table.add(door)
     page = table.page(Run("make abuse", "5eed", "2 cores", "2026-11-28"))
-    assert "1 of 2 attacks stayed within their bounds" in page
+    assert "2 of 3 attacks stayed within their bounds" in page
     assert "- *a flood*: a user waited." in page
     assert "| a close | 0 got through | ✓ |" in page
+    assert "| a forged token | 1 | 0 | ✓ |" in page
+
+
+def test_a_hostile_input_that_was_not_refused_is_a_failure() -> None:
+    door = Line("test_no_token_lets_in", "a forged token", "5eed", is_door=True)
+    door.refused(False, "one without a signature")
+    assert (door.tried, door.through, door.failures) == (1, 1, ["got through: one without a signature"])
 
 
 @pytest.mark.parametrize(

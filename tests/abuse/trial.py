@@ -139,20 +139,28 @@ class Trial:
             bounds = dataclasses.replace(
                 bounds, worst=BUSY.worst, p99=BUSY.p99, others=BUSY.others, live=BUSY.live
             )
-        line = Line(self._promise, attack, self.seed, bounds)
-        self._table.add(line)
-        try:
-            async with self._measured(line, system, bounds, users, others) as ground:
-                yield ground
-        except BaseException as error:
-            line.failures.append(f"{type(error).__name__}: {error}".partition("\n")[0])
-            raise
-        self._check(line)
+        async with (
+            self._line(Line(self._promise, attack, self.seed, bounds)) as line,
+            self._measured(line, system, bounds, users, others) as ground,
+        ):
+            yield ground
 
     @asynccontextmanager
     async def counted(self, attack: str) -> AsyncIterator[Line]:
         """A trial whose outcome is a count: its test says what in ``got_in``, and what is wrong in ``failures``."""
-        line = Line(self._promise, attack, self.seed)
+        async with self._line(Line(self._promise, attack, self.seed)) as line:
+            yield line
+
+    @asynccontextmanager
+    async def door(self, threat: str) -> AsyncIterator[Line]:
+        """A trial of who may do what: its test counts each hostile input in ``tried``, and ``through`` stays 0."""
+        async with self._line(Line(self._promise, threat, self.seed, is_door=True)) as line:
+            yield line
+            line.expect(line.tried, "nothing was tried")
+            line.expect(not line.through or line.failures, f"{line.through:,} got through")
+
+    @asynccontextmanager
+    async def _line(self, line: Line) -> AsyncIterator[Line]:
         self._table.add(line)
         try:
             yield line

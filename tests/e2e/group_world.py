@@ -8,7 +8,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -40,6 +40,7 @@ from towpath.servicekit.broker.interface import Message
 from towpath.servicekit.broker.memory import MemoryBroker, MemoryHub
 from towpath.servicekit.messaging.lanes import LaneKind, Lanes
 from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.servicekit.service import Service
 from towpath.testkit.dispatching import Incoming, ServiceUnderTest
 from towpath.testkit.eventually import eventually
 from towpath.testkit.gateway_stubs import ArrivalsStub, SocketStub
@@ -171,12 +172,12 @@ class World:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, database_url: str) -> AsyncIterator["World"]:
+    async def running(cls, database_url: str, service: Service[Any] = CHAT) -> AsyncIterator[Self]:
         """Two gateways, two replicas."""
         hub = HoldingHub()
         async with AsyncExitStack() as stack:
             chat = await stack.enter_async_context(
-                ServiceUnderTest.running(CHAT, database_url, replicas=REPLICAS, hub=hub)
+                ServiceUnderTest.running(service, database_url, replicas=REPLICAS, hub=hub)
             )
             gateways = []
             for number in range(GATEWAYS):
@@ -214,10 +215,14 @@ class World:
             gateway.end(session)
             self.ended.append(session)
 
-    def ask(self, name: str, action: str, *, key: str | None = None, **data: Any) -> None:
-        """Send a command over a connection; the replica that has the partition of its key gets it."""
+    def ask(self, name: str, action: str, *, key: str | None = None, **data: Any) -> str:
+        """Send a command over a connection; the replica that has the partition of its key gets it.
+
+        Returns its `msg_id`.
+        """
         _, session = self.sessions[name]
-        envelope = make(action, data, msg_id=f"m-{next(self._numbers)}", key=key)
+        msg_id = f"m-{next(self._numbers)}"
+        envelope = make(action, data, msg_id=msg_id, key=key)
         command = Incoming(
             exchange=COMMANDS,
             routing_key=command_key("chat", key or session.user_id),
@@ -225,6 +230,7 @@ class World:
             app_id="gateway",
         )
         self._give(partition(key or session.user_id) % REPLICAS, command)
+        return msg_id
 
     def handle_events(self, replica: int) -> None:
         """Let a replica handle what gateways have announced."""
@@ -295,6 +301,11 @@ class World:
                 if envelope["action"] == "chat.message":
                     found.append((session.user_id, envelope["seq"]))
         return found
+
+    def taken_from(self, session: Session) -> list[bytes]:
+        """The frames of a connection since the last call, answers included."""
+        socket: SocketStub = session._socket  # type: ignore[assignment]  # made above
+        return socket.take_pushed() + socket.take_texts()
 
     async def members_by_place(self) -> dict[int, set[str]]:
         """The members of the room when each entry of its stream was committed, this one included."""

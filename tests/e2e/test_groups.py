@@ -159,7 +159,7 @@ class Interleavings(RuleBasedStateMachine):
         if name is not None:
             self._do(partial(self.world.ask, name, action, **data))
 
-    def _do(self, work: Callable[[], None]) -> None:
+    def _do(self, work: Callable[[], object]) -> None:
         async def step() -> None:
             work()
             await self.world.step()

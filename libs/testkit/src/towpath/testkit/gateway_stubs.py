@@ -61,6 +61,11 @@ class SocketStub:
         pushed, self.pushed = self.pushed, []
         return pushed
 
+    def take_texts(self) -> list[bytes]:
+        """The envelopes to this connection alone since the last call."""
+        texts, self.texts = self.texts, []
+        return texts
+
 
 class ArrivalsStub:
     """The observer of arrivals in the inbox, when no probe waits for them."""

@@ -1,0 +1,43 @@
+"""A judge, and the outcome of its program."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from judges.needs import Need
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """One suite, and the part of Towpath that it judges.
+
+    Attributes:
+        name: Of its list of expected deviations.
+        judged: The suite and the part, for the table.
+        source: Where the suite comes from; CI runs those of a package registry.
+        needs: What it needs on this machine.
+        command: Its program and arguments, run in the root of the checkout.
+        seconds: Its time limit.
+    """
+
+    name: str
+    judged: str
+    source: Literal["registry", "clone"]
+    needs: tuple[Need, ...]
+    command: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The result of one judge's program.
+
+    Attributes:
+        cases: Outcome by case; ``None`` if the program did not run to its end.
+        problems: What was not as expected.
+        seconds: How long it ran.
+    """
+
+    cases: dict[str, str] | None = None
+    problems: Sequence[str] = ()
+    seconds: float = 0.0
