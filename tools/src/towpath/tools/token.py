@@ -42,7 +42,7 @@ def sign(user: str, secret: str, *, expires_in: int = LIFETIME_SECONDS, scope: s
     if scope is not None:
         claims["scope"] = scope
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the gateway says once that a secret is short
+        warnings.simplefilter("ignore")  # about short secrets, which a gateway refuses
         return jwt.encode(claims, secret, "HS256")
 
 

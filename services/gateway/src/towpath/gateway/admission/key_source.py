@@ -111,7 +111,11 @@ class KeySource:
         """Fetch until cancelled."""
         timeout = aiohttp.ClientTimeout(total=self._settings.jwks_timeout)
         failed = 0
-        async with aiohttp.ClientSession(timeout=timeout, headers=_HEADERS, auto_decompress=False) as http:
+        # Between fetches no connection is kept: the issuer would close it, which the next fetch would find out.
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=timeout, headers=_HEADERS, auto_decompress=False
+        ) as http:
             while True:
                 failed = 0 if await self._fetch(http) else failed + 1
                 await self._rest(self._pause(failed))
