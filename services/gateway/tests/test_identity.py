@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from towpath.gateway.admission.credentials import Admission, Identity
+from towpath.gateway.admission.credentials import Admission, Identity, TokenRefused
 from towpath.gateway.forwarding.costs import Costs
 from towpath.gateway.forwarding.inbound import Inbound
+from towpath.gateway.forwarding.refresh import Refresh
 from towpath.gateway.sessions.limits import Limits
 from towpath.gateway.sessions.session import Session
 from towpath.gateway.settings import GatewaySettings
-from towpath.protocol.envelope import make
+from towpath.protocol.envelope import head, make
 from towpath.protocol.routes import COMMANDS
 from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.messaging.lanes import LaneKind, Lanes
@@ -161,14 +162,33 @@ async def test_one_refresh_of_a_connection_waits_for_keys_and_a_second_one_is_bu
         assert (await ana.answer(first))["data"]["code"] == "unauthorized"
 
 
-async def test_a_connection_that_ends_while_its_refresh_waits_leaves_nothing(run_gateway: RunGateway) -> None:
-    async with an_issuer() as issuer, run_gateway(**keys_of(issuer)) as gateway:
-        async with gateway.connect(token=issuer.token("ana")) as ana:
-            issuer.delay = 0.5
+async def test_a_connection_that_ended_while_its_refresh_waited_is_left_alone() -> None:
+    async with an_issuer() as issuer:
+        settings = GatewaySettings(auth_jwks_url=issuer.url)
+        async with (
+            Telemetry.open("gateway", settings) as telemetry,
+            Admission.open(settings, telemetry) as admission,
+        ):
+            await eventually(admission.has_keys)
+            refused: list[str] = []
+            refresh = Refresh(admission, lambda _, msg_id, error: refused.append(msg_id))
+            socket, limits = SocketStub(), Limits(settings, telemetry)
+            session = Session(socket, admission.identify(issuer.token("ana")), settings, limits)
+            identity = session.identity
             issuer.rotate()
-            await ana.send("session.refresh", {"token": issuer.token("ana")})
-            await eventually(lambda: issuer.fetches == 2)
-        assert await status_of(gateway, issuer.token("ana")) == 101
+            text = make("session.refresh", {"token": issuer.token("ana", expires_in=60)}).to_json()
+            refresh.handle(session, head(text), text)
+            session.ended()
+            await eventually(lambda: _is_accepted(admission, issuer))
+            assert session.identity is identity
+            assert (socket.texts, refused) == ([], [])
+
+
+def _is_accepted(admission: Admission, issuer: TokenIssuer) -> bool:
+    try:
+        return bool(admission.identify(issuer.token("ana")))
+    except TokenRefused:
+        return False
 
 
 async def test_a_refresh_by_another_issuer_is_forbidden_even_for_the_same_user(
