@@ -1,4 +1,4 @@
-"""What each account may do on RabbitMQ, and what RabbitMQ itself refuses.
+"""Each account may do its program's work on RabbitMQ; RabbitMQ itself refuses everything else.
 
 ``TOWPATH_RABBITMQ_SERVER`` chooses another version of RabbitMQ.
 """

@@ -82,7 +82,7 @@ async def test_a_command_of_a_gateway_is_handled(chat: Chat) -> None:
 
 
 async def test_a_forged_command_is_refused_counted_and_not_parked(chat: Chat) -> None:
-    """Only chat's own account may publish commands of chat besides gateways; whoever has it, is no gateway."""
+    """Besides gateways only chat's own account may publish commands of chat, and chat sends itself none."""
     for _ in range(3):
         await chat.send("chat", COMMANDS, KEY)
     await chat.reaches("commands_refused_total", 3)
@@ -101,7 +101,7 @@ async def test_a_command_that_an_operator_replays_is_handled(chat: Chat) -> None
     assert await chat.figure("commands_refused_total") == 0
 
 
-async def test_a_command_that_was_deferred_comes_back_and_is_handled(chat: Chat) -> None:
+async def test_a_command_from_a_retry_queue_is_handled(chat: Chat) -> None:
     await chat.send("chat", "chat.retry.5s", QUEUE, {"x-attempt": 1})
     async with asyncio.timeout(30):
         await chat.reaches("messages_received_total", 1)

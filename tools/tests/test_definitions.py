@@ -75,7 +75,7 @@ def may_own(account: Account, queue: str) -> bool:
     return all(may(account, right, queue) for right in ("configure", "write", "read"))
 
 
-# What a program does is allowed
+# A program's own work is allowed
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
@@ -165,7 +165,7 @@ def test_an_operator_may_replay_dead_letters_and_end_connections(user: str) -> N
 
 
 @given(user=ids, group=ids, gateway=gateway_ids)
-def test_a_gateway_may_push_to_nobody(user: str, group: str, gateway: str) -> None:
+def test_a_gateway_may_push_to_no_client(user: str, group: str, gateway: str) -> None:
     account = definitions.gateway()
     pushes = [group_key(group), control_key(user), EVERYONE, connection_key(gateway)]
     if not re.fullmatch("probe-[0-9a-f]+", user):
@@ -182,7 +182,7 @@ def test_a_service_may_speak_for_no_other_domain(domain: str, word: str) -> None
         assert not may_publish(account, PUSH, group_key(f"{domain}:{word}"))
 
 
-def test_nobody_may_write_to_the_default_exchange_or_make_exchanges_of_the_contract() -> None:
+def test_no_account_may_write_to_the_default_exchange_or_make_exchanges_of_the_contract() -> None:
     for account in Wanted().accounts():
         assert not may(account, "write", "amq.default")
         assert not any(may(account, "configure", name) for name in (*EXCHANGES, definitions.REVOCATIONS))
@@ -246,7 +246,7 @@ def test_the_file_in_the_repository_is_what_is_generated() -> None:
     assert kept == broker_setup.public(Wanted()), "run `make docs`"
 
 
-def test_nobody_can_log_in_with_the_file_in_the_repository() -> None:
+def test_no_login_succeeds_with_the_file_in_the_repository() -> None:
     users = definitions.render(Wanted().accounts(), {})["users"]
     assert {user["password_hash"] for user in users} == {""}
     assert {user["tags"] for user in users} == {""}

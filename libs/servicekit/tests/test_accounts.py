@@ -139,9 +139,7 @@ async def test_an_exchange_and_a_queue_that_others_made_are_used(rabbitmq: Rabbi
         assert (await first_of(program, WORK)).body == HELLO.body
 
 
-async def test_what_may_not_be_declared_is_only_looked_for_from_then_on(
-    rabbitmq: Rabbit, guest: Guest
-) -> None:
+async def test_a_declaration_that_rabbitmq_refused_is_not_repeated(rabbitmq: Rabbit, guest: Guest) -> None:
     """RabbitMQ logs an error for each declaration that it refuses, and declarations are repeated."""
     guest.may(configure="^$")
     wanted = Topology([TOPICS], [WORK])
@@ -160,7 +158,9 @@ async def test_what_may_not_be_declared_is_only_looked_for_from_then_on(
             await link.close()
 
 
-async def test_what_others_made_and_deleted_is_declared_if_it_may_be(rabbitmq: Rabbit, guest: Guest) -> None:
+async def test_an_exchange_that_others_made_and_deleted_is_declared_if_it_may_be(
+    rabbitmq: Rabbit, guest: Guest
+) -> None:
     guest.may(configure="^$")
     wanted = Topology([TOPICS], [WORK])
     async with asyncio.timeout(PATIENCE), RabbitBroker.connect(rabbitmq.url, name="operator") as operator:
@@ -182,7 +182,7 @@ async def test_what_others_made_and_deleted_is_declared_if_it_may_be(rabbitmq: R
             await link.close()
 
 
-async def test_what_does_not_exist_and_may_not_be_made_names_the_remedy(guest: Guest) -> None:
+async def test_an_exchange_that_does_not_exist_and_may_not_be_made_names_the_remedy(guest: Guest) -> None:
     guest.may(configure="^$")
     async with asyncio.timeout(PATIENCE), RabbitBroker.connect(guest.url, name="program") as program:
         with pytest.raises(BrokerRefused, match="towpath broker setup"):

@@ -60,12 +60,12 @@ def test_a_command_of_anybody_else_is_refused(sent: Sent, reason: str) -> None:
 
 @pytest.mark.parametrize("exchange", ["chat.again", ""])
 @pytest.mark.parametrize("user", ["chat", "ops", None])
-def test_a_command_that_comes_back_is_taken(exchange: str, user: str | None) -> None:
+def test_a_command_from_a_retry_queue_or_an_operator_is_taken(exchange: str, user: str | None) -> None:
     """RabbitMQ lets only the service and operators write there; messages of earlier versions name no account."""
     assert CHECKED.refusal(Sent(user, exchange=exchange)) is None
 
 
-def test_the_check_of_a_binding_is_no_command() -> None:
+def test_the_check_of_a_binding_is_not_refused() -> None:
     assert CHECKED.refusal(Sent(None, body=b"[]")) is None
 
 

@@ -5,9 +5,9 @@ Guarantees:
 * Nothing is removed, and no queue that exists is changed: an import adds what is missing, and sets passwords and
   permissions. The same input changes nothing the second time.
 * Passwords are never arguments and are never printed: they come from the environment
-  (``TOWPATH_BROKER_PASSWORD_<ACCOUNT>``) or from a file that only its owner can read. What neither has is made, and
+  (``TOWPATH_BROKER_PASSWORD_<ACCOUNT>``) or from a file that only its owner can read. A missing one is made, and
   written to that file before anything else happens.
-* What is there and may do more than it should, such as ``guest``, is named by ``--check``.
+* ``--check`` names accounts that are there beside these, such as ``guest``: they may do more than they should.
 """
 
 import json
@@ -134,7 +134,7 @@ def document(wanted: Wanted, kept: Path | None, vhost: str) -> str:
 
 
 def public(wanted: Wanted) -> str:
-    """The definitions without passwords: nobody can log in with them (deploy/rabbitmq/definitions.json)."""
+    """The definitions without passwords (deploy/rabbitmq/definitions.json): no login succeeds with them."""
     return _text(definitions.render(wanted.accounts(), {}))
 
 
@@ -190,7 +190,7 @@ _ALONE: Final = ("users", "permissions", "topic_permissions")
 
 
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any], vhost: str) -> Iterable[str]:
-    """What is missing, what differs, and which accounts are there beside those wanted."""
+    """Missing parts, parts that differ, and accounts that are there beside those wanted; one a line."""
     for kind, (identity, fields) in _COMPARED.items():
         there = _by_identity(found.get(kind, []), identity, vhost)
         for key, one in _by_identity(wanted[kind], identity, vhost).items():

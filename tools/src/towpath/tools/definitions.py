@@ -186,7 +186,7 @@ def operators() -> Account:
 
 
 def render(accounts: Iterable[Account], passwords: Mapping[str, str], vhost: str = "/") -> dict[str, Any]:
-    """What RabbitMQ imports: the accounts, the exchanges of the contract, and the log of revocations.
+    """The document that RabbitMQ imports: the accounts, the exchanges of the contract, and the log of revocations.
 
     Services make their own queues. An account without a password cannot log in.
     https://www.rabbitmq.com/docs/definitions

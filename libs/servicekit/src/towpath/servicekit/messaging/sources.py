@@ -2,9 +2,9 @@
 
 RabbitMQ refuses a message whose property ``user_id`` is not the account of its connection, so a reader can believe
 it (https://www.rabbitmq.com/docs/validated-user-id). Its permissions keep other accounts from the queues and
-exchanges of a service; what they cannot tell apart is decided here. Guarantees, if ``gateway_users`` is set:
+exchanges of a service; what they cannot distinguish is decided here. Guarantees, if ``gateway_users`` is set:
 
-* A command is taken if a gateway sent it. It is also taken if it comes back from a retry queue or an operator: only
+* A command is taken if a gateway sent it. It is also taken from a retry queue or an operator: only
   the service itself and operators may write to the exchanges that lead back.
 * An event counts as published by a service only if the account of that service published it.
 
@@ -37,7 +37,7 @@ class Sources:
 
     @classmethod
     def of(cls, settings: ServiceSettings, service: str) -> Self:
-        """What the settings of ``service`` say.
+        """The accounts that the settings of ``service`` name.
 
         Raises:
             BadSetting: Accounts are checked, and this service logs in under another name than its own.

@@ -54,7 +54,7 @@ class Declaring:
 
     Args:
         open_channel: Opens a channel for these requests alone: RabbitMQ closes it with each refusal.
-        existing: What earlier rounds have learned; changed here.
+        existing: The names that earlier rounds have found; changed here.
     """
 
     def __init__(self, open_channel: Callable[[], Awaitable[Channel]], existing: Existing) -> None:
