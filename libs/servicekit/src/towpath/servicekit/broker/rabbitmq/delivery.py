@@ -58,6 +58,10 @@ class RabbitDelivery:
     def headers(self) -> Mapping[str, Any]:
         return self._message.header.properties.headers or {}
 
+    @property
+    def offset(self) -> int | None:
+        return None
+
     def ack(self) -> None:
         self._settle("ack")
 
@@ -75,3 +79,19 @@ class RabbitDelivery:
         tag = self._message.delivery_tag
         assert tag is not None
         self._settler.settle(self._channel, tag, how)
+
+
+class LogDelivery(RabbitDelivery):
+    """A message of a log."""
+
+    __slots__ = ()
+
+    @property
+    def offset(self) -> int | None:
+        # RabbitMQ replaces a header of this name that the publisher set.
+        offset = self.headers.get("x-stream-offset")
+        return offset if isinstance(offset, int) else None
+
+    def _settle(self, how: str) -> None:
+        # RabbitMQ 3.10 closes the connection for anything but an ack: "not supported by stream queues".
+        super()._settle("ack")
