@@ -68,7 +68,7 @@ def test_a_file_without_a_token_with_an_id_is_refused_and_not_quoted(text: str, 
         Asked(issued_before="2099-01-01"),
     ],
 )
-def test_what_cannot_be_revoked_is_refused(asked: Asked) -> None:
+def test_an_invalid_revocation_is_refused(asked: Asked) -> None:
     with pytest.raises((BadRevocation, BadTime, BadUser)):
         asked.revocation(NOW)
 
@@ -91,7 +91,7 @@ def token(name: str, until: float = NOW + DAY) -> Revocation:
     return Revocation(until, token_id=name)
 
 
-async def test_only_what_is_active_counts() -> None:
+async def test_only_active_revocations_count() -> None:
     found = await known(
         Read(Kind.TOKEN, token("a"), token("b", NOW), token("a")),
         Read(Kind.USER, Revocation(NOW + DAY, user_id="a", before=1.0)),
@@ -100,7 +100,7 @@ async def test_only_what_is_active_counts() -> None:
     assert len(found) == 3
 
 
-async def test_what_the_broker_drops_first_is_written_again() -> None:
+async def test_active_revocations_in_the_older_half_are_written_again() -> None:
     half = LOG.max_bytes // 2
     found = await known(
         Read(Kind.TOKEN, token("first"), token("again"), token("over", NOW)),
@@ -114,7 +114,7 @@ async def test_what_the_broker_drops_first_is_written_again() -> None:
     ]
 
 
-async def test_what_is_written_again_goes_in_messages_of_500() -> None:
+async def test_revocations_are_written_again_in_messages_of_500() -> None:
     found = await known(
         Read(Kind.TOKEN, *(token(f"t-{number}") for number in range(1_200))),
         Read(Kind.TOKEN, token("x"), padding=LOG.max_bytes // 2),
@@ -122,7 +122,7 @@ async def test_what_is_written_again_goes_in_messages_of_500() -> None:
     assert [len(items) for _, items in found.in_older_half()] == [500, 500, 200]
 
 
-async def test_a_revocation_that_stands_partly_in_an_older_message_is_written_again_as_a_whole() -> None:
+async def test_a_revocation_with_its_later_end_in_an_older_message_is_written_again_with_both() -> None:
     found = await known(
         Read(Kind.USER, Revocation(NOW + 9 * DAY, user_id="ana", before=5.0)),
         Read(Kind.USER, Revocation(NOW + DAY, user_id="ana", before=7.0), padding=LOG.max_bytes // 2),

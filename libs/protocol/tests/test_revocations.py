@@ -37,7 +37,7 @@ def test_an_unknown_key_has_no_kind(key: str) -> None:
         (Kind.ISSUED_BEFORE, Revocation(LATER, before=1_700_000_000.0)),
     ],
 )
-def test_what_is_written_is_read(kind: Kind, item: Revocation) -> None:
+def test_a_written_revocation_is_read_as_it_was(kind: Kind, item: Revocation) -> None:
     assert list(read(kind, write([item]))) == [item]
     assert list(read(kind, write([item, item]))) == [item, item]
 
@@ -45,7 +45,7 @@ def test_what_is_written_is_read(kind: Kind, item: Revocation) -> None:
 @pytest.mark.parametrize(
     ("kind", "item"),
     [
-        # Topic permissions are about keys: a sender that may revoke users must not revoke everybody.
+        # Topic permissions are about keys: a sender that may revoke one user must not revoke all.
         (Kind.USER, {"until": LATER, "before": 5}),
         (Kind.USER, {"until": LATER, "before": 5, "user_id": ""}),
         (Kind.USER, {"until": LATER, "user_id": "ana"}),

@@ -29,7 +29,7 @@ MARKER = Binding("topics", "log.reader")
 
 
 class Reading:
-    """What a reader has handled."""
+    """A reader, and the bodies that it has handled."""
 
     def __init__(self, broker: Broker) -> None:
         self.read: list[bytes] = []
@@ -124,7 +124,7 @@ async def test_a_reader_whose_log_lost_its_binding_binds_it_again(rabbitmq: Rabb
         await admin.close()
 
 
-async def test_a_queue_that_is_no_such_log_ends_the_reader(broker: Broker) -> None:
+async def test_a_queue_with_other_arguments_ends_the_reader(broker: Broker) -> None:
     await broker.declare(TOPICS)
     async with broker.subscribe(Log(name="log", max_bytes=5, segment_bytes=5, max_age=5), prefetch=1):
         pass

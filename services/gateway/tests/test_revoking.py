@@ -95,7 +95,7 @@ async def test_revoking_a_user_ends_tokens_issued_until_then_and_no_later_ones(
     assert not await is_refused(gateway, new)
 
 
-async def test_revoking_all_tokens_issued_before_a_time_ends_everybody_elses(
+async def test_revoking_all_tokens_issued_before_a_time_ends_the_tokens_of_all_users(
     gateway: GatewayUnderTest, backend: Backend
 ) -> None:
     now = int(time.time())
@@ -186,7 +186,7 @@ async def test_an_invalid_revocation_changes_nothing(
 ) -> None:
     async with gateway.connect("ana") as ana:
         await ana.next("session.welcome")
-        # The key gives the kind: this one may name tokens, and neither users nor everybody.
+        # The key gives the kind: this one may name tokens, and neither one user nor all.
         await backend.push(Kind.TOKEN.key, odd)
         await backend.push("revoke.everything", body(before=time.time()))
         await revoke(backend.broker, Kind.TOKEN, token_id="t-1")
@@ -199,7 +199,12 @@ async def test_an_invalid_revocation_changes_nothing(
 async def test_a_token_that_is_revoked_between_its_handshake_and_its_session_gets_none(
     run_gateway: RunGateway,
 ) -> None:
-    selective = {"routing": "selective", "routing_calm": 0.05, "routing_settle": 0.0, "probe_interval": 3600}
+    selective: dict[str, Any] = {
+        "routing": "selective",
+        "routing_calm": 0.05,
+        "routing_settle": 0.0,
+        "probe_interval": 3600,
+    }
     async with run_gateway(**selective) as gateway, gateway.hub.connect(name="ops") as ops:
         await eventually(lambda: shows(gateway, "routing_everything 0.0"))
         # A connecting client waits for its binding: its handshake is over, and its session is not open yet.

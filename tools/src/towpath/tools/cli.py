@@ -170,9 +170,7 @@ def publish(
 @app.command()
 def kick(
     user: Annotated[str, typer.Option(help="Whose connections are closed.", show_default=False)],
-    reason: Annotated[
-        str, typer.Option(help="A reason, which the user's client is told.", show_default=False)
-    ] = "kicked",
+    reason: Annotated[str, typer.Option(help="A reason, shown to the user.", show_default=False)] = "kicked",
     data: Data = Path(".towpath"),
 ) -> None:
     """Close all connections of a user, on every gateway, with 4502: clients do not reconnect by themselves.
@@ -195,7 +193,7 @@ def revoke(
     ] = None,
     issued_before: Annotated[
         str | None,
-        typer.Option(help="Tokens of everybody issued before then: now, 2h (ago), 2026-11-23T10:30 (UTC)."),
+        typer.Option(help="Tokens of all users issued before then: now, 2h (ago), 2026-11-23T10:30 (UTC)."),
     ] = None,
     lasts: Annotated[
         str | None,

@@ -46,7 +46,7 @@ _MAX_TOKEN_BYTES: Final = 1024 * 1024
 
 
 class BadRevocation(Trouble):
-    """What is to be revoked cannot be."""
+    """An invalid revocation."""
 
     status = 2
 
@@ -75,7 +75,7 @@ class Asked:
     compact: bool = False
 
     def revocation(self, now: float) -> tuple[Kind, Revocation]:
-        """What to publish.
+        """The revocation to publish.
 
         Raises:
             BadRevocation, BadTime, BadUser
@@ -108,7 +108,7 @@ class Asked:
         if self.issued_before != "now":
             before = times.since(self.issued_before, option="--issued-before") / 1000
         if not 0 < before <= now:
-            # One mistyped year would keep everybody out, and the log cannot be edited.
+            # One mistyped year would refuse all tokens, and the log cannot be edited.
             raise BadRevocation(
                 f"--issued-before {self.issued_before!a} is not in the past; `now` is the latest"
             )
@@ -138,7 +138,7 @@ class Known:
         if (known := self._found.get((kind, item.subject(kind)))) is not None:
             older, older_place = known
             if older.before > item.before or older.until > item.until:
-                # Part of it stands only in the older one.
+                # The later of two times is only in the older one.
                 place = older_place
                 item = Revocation(
                     max(older.until, item.until),

@@ -4,7 +4,7 @@ A revocation is published to ``towpath.push`` with the key of its kind, and kept
 which each gateway reads from its beginning when it starts.
 
 Guarantees: the routing key alone gives the kind, because the broker's topic permissions are about keys: a body under
-``revoke.user`` cannot revoke the tokens of everybody. An item that cannot be read affects only itself. Everything
+``revoke.user`` cannot revoke the tokens of all users. An item that cannot be read affects only itself. Everything
 that its sender chooses has a bound.
 """
 
@@ -44,11 +44,11 @@ _Note = Annotated[str, msgspec.Meta(max_length=NOTE_CHARACTERS)]
 
 
 class Kind(StrEnum):
-    """What a revocation names; its routing key is ``revoke.<kind>``."""
+    """The subject of a revocation; its routing key is ``revoke.<kind>``."""
 
     USER = "user"  #: the tokens of one user
     TOKEN = "token"  #: one token  # noqa: S105  # a word, not a secret
-    ISSUED_BEFORE = "issued_before"  #: the tokens of everybody
+    ISSUED_BEFORE = "issued_before"  #: the tokens of all users
 
     @property
     def key(self) -> str:
@@ -76,7 +76,7 @@ class Revocation(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: _Note = ""
 
     def subject(self, kind: Kind) -> str:
-        """What it revokes, among those of its kind."""
+        """The token or user that it names; empty for all users."""
         return self.token_id if kind is Kind.TOKEN else self.user_id
 
 
@@ -85,7 +85,7 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 
 def kind_of(routing_key: str) -> Kind | None:
-    """The kind that a routing key stands for; ``None`` for a key that this version does not know."""
+    """The kind of a routing key; ``None`` for a key that this version does not know."""
     try:
         return Kind(routing_key.removeprefix("revoke.")) if routing_key.startswith("revoke.") else None
     except ValueError:

@@ -118,11 +118,6 @@ class Delivery(Protocol):
 
     @property
     def headers(self) -> Mapping[str, Any]: ...
-    @property
-    def offset(self) -> int | None:
-        """The position in the :class:`Log` that it was read from; ``None`` if it came from a queue."""
-        ...
-
     def ack(self) -> None:
         """Settle: the broker deletes it. Never blocks; if the connection is lost it will be redelivered."""
         ...

@@ -90,10 +90,9 @@ class MemoryLogReader:
 
     def take(self, message: HeldMessage) -> None:
         """Deliver the next message."""
-        delivery = LogDelivery(self, message, self.next)
         self.next += 1
         self._unsettled += 1
-        self._deliver(delivery)
+        self._deliver(LogDelivery(self, message))
 
     def settle(self) -> None:
         """One delivery was settled."""
@@ -105,15 +104,14 @@ class MemoryLogReader:
 class LogDelivery:
     """See :class:`~towpath.servicekit.broker.interface.Delivery`."""
 
-    __slots__ = ("_is_settled", "_message", "_reader", "offset")
+    __slots__ = ("_is_settled", "_message", "_reader")
 
     redelivered = False
 
-    def __init__(self, reader: MemoryLogReader, message: HeldMessage, offset: int) -> None:
+    def __init__(self, reader: MemoryLogReader, message: HeldMessage) -> None:
         self._reader = reader
         self._message = message
         self._is_settled = False
-        self.offset = offset
 
     @property
     def body(self) -> bytes:

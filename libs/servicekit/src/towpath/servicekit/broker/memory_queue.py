@@ -283,10 +283,6 @@ class MemoryDelivery:
         return None  # there are no accounts
 
     @property
-    def offset(self) -> int | None:
-        return None  # it came from a queue
-
-    @property
     def headers(self) -> Mapping[str, Any]:
         headers = self.entry.message.headers
         if self._returns and isinstance(self._consumer.queue.source, Queue):

@@ -34,7 +34,7 @@ from towpath.servicekit.broker.topics import TopicTable
 
 log = structlog.get_logger(__name__)
 
-#: What a message is routed to.
+#: The end of a route.
 Target = MemoryQueue | MemoryLog
 
 

@@ -80,7 +80,7 @@ class Log:
 
     Attributes:
         name: The same for all programs: they share it.
-        segment_bytes: What is dropped at once; at least this much is always kept.
+        segment_bytes: Bytes that are dropped at once; the newest segment is always kept.
         max_age: In days.
     """
 

@@ -1,8 +1,8 @@
 """The active revocations of one gateway. Pure: no I/O, and the caller gives the time.
 
-Guarantees: a token that an active revocation names is refused, whatever came before or after it, in whatever order. Of
-one user, and of all users together, the latest ``before`` and ``until`` count: so the memory is bounded by the tokens
-and users that are named, not by how often. A token without ``iat`` counts as issued before everything.
+Guarantees: a token that an active revocation names is refused, whatever came before or after it, in whatever order.
+Of one user, and of all users together, the latest ``before`` and ``until`` count: so the memory is bounded by the
+tokens and users that are named, not by how often. A token without ``iat`` counts as issued before everything.
 """
 
 from typing import TYPE_CHECKING
@@ -19,11 +19,11 @@ class Revocations:
     def __init__(self) -> None:
         self._tokens: dict[str, float] = {}  # Token id → until.
         self._users: dict[str, tuple[float, float]] = {}  # User id → before, until.
-        self._everybody = (0.0, 0.0)
+        self._all_users = (0.0, 0.0)
 
     def __len__(self) -> int:
-        """Tokens and users that are named, and one more for everybody; expired ones until :meth:`expire`."""
-        return len(self._tokens) + len(self._users) + bool(self._everybody[1])
+        """Tokens and users that are named, and one more for all users; expired ones until :meth:`expire`."""
+        return len(self._tokens) + len(self._users) + bool(self._all_users[1])
 
     def add(self, kind: Kind, item: Revocation, now: float) -> None:
         """Add a revocation; one that has ended is ignored."""
@@ -34,12 +34,12 @@ class Revocations:
         elif kind is Kind.USER:
             self._users[item.user_id] = _later(self._users.get(item.user_id, (0.0, 0.0)), item, now)
         else:
-            self._everybody = _later(self._everybody, item, now)
+            self._all_users = _later(self._all_users, item, now)
 
     def refuses(self, identity: "Identity", now: float) -> bool:
         """Whether the token of ``identity`` is revoked."""
         issued_at = identity.issued_at
-        before, until = self._everybody
+        before, until = self._all_users
         if issued_at <= before and now < until:
             return True
         if (of_user := self._users.get(identity.user_id)) is not None:
@@ -52,8 +52,8 @@ class Revocations:
         """Forget what has ended."""
         self._tokens = {token_id: until for token_id, until in self._tokens.items() if until > now}
         self._users = {user_id: one for user_id, one in self._users.items() if one[1] > now}
-        if self._everybody[1] <= now:
-            self._everybody = (0.0, 0.0)
+        if self._all_users[1] <= now:
+            self._all_users = (0.0, 0.0)
 
 
 def _later(known: tuple[float, float], item: Revocation, now: float) -> tuple[float, float]:

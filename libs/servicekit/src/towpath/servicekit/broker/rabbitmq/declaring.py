@@ -108,7 +108,9 @@ class Declaring:
         with needs(queue="configure"):
             await self.declare_or_find(
                 source.name,
-                lambda driver: driver.queue_declare(source.name, durable=True, arguments=log_arguments(source)),
+                lambda driver: driver.queue_declare(
+                    source.name, durable=True, arguments=log_arguments(source)
+                ),
                 lambda driver: driver.queue_declare(source.name, passive=True),
             )
         if source.name not in self._existing.foreign:

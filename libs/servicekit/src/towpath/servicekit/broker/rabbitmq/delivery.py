@@ -58,10 +58,6 @@ class RabbitDelivery:
     def headers(self) -> Mapping[str, Any]:
         return self._message.header.properties.headers or {}
 
-    @property
-    def offset(self) -> int | None:
-        return None
-
     def ack(self) -> None:
         self._settle("ack")
 
@@ -85,12 +81,6 @@ class LogDelivery(RabbitDelivery):
     """A message of a log."""
 
     __slots__ = ()
-
-    @property
-    def offset(self) -> int | None:
-        # RabbitMQ replaces a header of this name that the publisher set.
-        offset = self.headers.get("x-stream-offset")
-        return offset if isinstance(offset, int) else None
 
     def _settle(self, how: str) -> None:
         # RabbitMQ 3.10 closes the connection for anything but an ack: "not supported by stream queues".
