@@ -191,7 +191,7 @@ def _exists(name: str) -> bool:
 
 
 #: Exchanges, queues, entry points and distributions whose names look like modules.
-_NOT_MODULES: Final = re.compile(r"towpath\.(commands|events|push|services|v1|token|db)\b")
+_NOT_MODULES: Final = re.compile(r"towpath\.(commands|events|push|revocations|services|v1|token|db)\b")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])

@@ -29,6 +29,7 @@ class _Person:
         self.answered: float | None = None
         self.advised = False
         self.code: int | None = None
+        self.closed: float | None = None
         self.asked = 0.0
         self.outcome = ""
         self._name = name
@@ -54,6 +55,7 @@ class _Person:
                     self._take(payload)
                 elif opcode == CLOSE:
                     self.code = int.from_bytes(payload[:2], "big")
+                    self.closed = time.monotonic()
 
     async def join(self, room: str) -> None:
         assert self._wire is not None
@@ -104,6 +106,7 @@ async def _main(plan: dict[str, Any]) -> None:
         "pushes": pushes,
         "advised": sum(person.advised for person in people),
         "codes": Counter(str(person.code) for person in people),
+        "closed": max((person.closed for person in people if person.closed is not None), default=None),
     }
     print(json.dumps(told), flush=True)  # noqa: T201  # the parent reads it
 

@@ -26,7 +26,8 @@ from towpath.servicekit.messaging import dead_letters
 from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import Processes
 from towpath.testkit.rabbitmq import Rabbit
-from towpath.tools.parked import BadTime, Parked, Wanted, read, since
+from towpath.tools.parked import Parked, Wanted, read
+from towpath.tools.times import BadTime, since
 
 ORIGIN: Final = Queue(
     name="orders.commands.3", bindings=[dead_letters.way_back("orders", "orders.commands.3")]

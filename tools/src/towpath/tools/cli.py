@@ -41,6 +41,7 @@ app = typer.Typer(
     help="Towpath, for those who develop on it and operate it.",
 )
 
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 Data = Annotated[Path, typer.Option(help="Folder for databases, logs, secret and the broker's data.")]
 
 
@@ -166,6 +167,60 @@ def publish(
     typer.echo(publish_event(event, payload, msg_id=msg_id, folder=DataFolder(data)))
 
 
+@app.command()
+def kick(
+    user: Annotated[str, typer.Option(help="Whose connections are closed.", show_default=False)],
+    reason: Annotated[str, typer.Option(help="A reason, shown to the user.", show_default=False)] = "kicked",
+    data: Data = Path(".towpath"),
+) -> None:
+    """Close all connections of a user, on every gateway, with 4502: clients do not reconnect by themselves.
+
+    The user's token stays valid; `towpath revoke --user` refuses it.
+    """
+    from towpath.tools.kick import kick as close
+
+    typer.echo(close(user, reason=reason, data=data))
+
+
+@app.command()
+def revoke(
+    user: Annotated[
+        str | None, typer.Option(help="Tokens of this user, as far as they were issued before now.")
+    ] = None,
+    jti: Annotated[str | None, typer.Option(help="The one token with this id (its claim jti).")] = None,
+    token: Annotated[
+        Path | None, typer.Option(help="The token in this file; - for standard input.", show_default=False)
+    ] = None,
+    issued_before: Annotated[
+        str | None,
+        typer.Option(help="Tokens of all users issued before then: now, 2h (ago), 2026-11-23T10:30 (UTC)."),
+    ] = None,
+    lasts: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            help="How long tokens may still be valid: 12h, 30d. By default 30d, or until --token expires.",
+        ),
+    ] = None,
+    reason: Annotated[str, typer.Option(help="A note for operators.", show_default=False)] = "",
+    list_: Annotated[bool, typer.Option("--list", help="Show what is revoked, and change nothing.")] = False,
+    compact: Annotated[
+        bool,
+        typer.Option("--compact", help="Write what is revoked again where the broker would soon drop it."),
+    ] = False,
+    as_json: Json = False,
+    data: Data = Path(".towpath"),
+) -> None:
+    """Refuse tokens before they expire, on every gateway, also on those that start later.
+
+    Sessions with such a token are closed with 4502. A user who gets a new token can connect with that.
+    """
+    from towpath.tools.revoke import Asked, carry_out
+
+    asked = Asked(user, jti, token, issued_before, lasts, reason, list_=list_, compact=compact)
+    carry_out(asked, as_json=as_json, data=data)
+
+
 dead_letters = typer.Typer(
     cls=TyperGroup,
     no_args_is_help=True,
@@ -188,7 +243,6 @@ User = Annotated[str | None, typer.Option(help="Those of this user.")]
 Since = Annotated[
     str | None, typer.Option(help="Those parked since then: 30m, 2h, 7d, 2026-11-23T10:30 (UTC).")
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say how many it would be, and do nothing.")]
 Audit = Annotated[
     Path | None, typer.Option(help="File to append a JSON line to, for each.", show_default=False)
@@ -276,9 +330,9 @@ def dead_letters_drop(
 def _wanted(
     ids: list[str] | None, reason: str | None, action: str | None, user: str | None, since: str | None
 ) -> "Wanted":
-    from towpath.tools import parked
+    from towpath.tools import parked, times
 
-    at = None if since is None else parked.since(since)
+    at = None if since is None else times.since(since)
     return parked.Wanted(frozenset(ids or ()), reason, action, user, at)
 
 

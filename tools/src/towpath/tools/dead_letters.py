@@ -16,19 +16,17 @@ Guarantees:
 import asyncio
 import contextlib
 import dataclasses
-import getpass
 import io
 import json
-import logging
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TextIO, TypeVar
+from typing import Any, Final, TextIO
 
 import structlog
 from rich.console import Console
@@ -37,7 +35,6 @@ from rich.table import Table
 from rich.text import Text
 
 from towpath.protocol.routes import again_exchange, dead_queue
-from towpath.servicekit.broker import connect
 from towpath.servicekit.broker.interface import (
     Broker,
     BrokerBlocked,
@@ -50,28 +47,17 @@ from towpath.servicekit.broker.interface import (
     Unroutable,
 )
 from towpath.servicekit.installed import installed_services
-from towpath.servicekit.runtime import amqp_url, logs
-from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings, load
-from towpath.tools.brokers import AMQP_URL, port_of
-from towpath.tools.data_folder import DataFolder
-from towpath.tools.greeting import NoBroker, greet
+from towpath.tools.operating import Interrupted, run, who
 from towpath.tools.parked import Parked, Wanted, read
 from towpath.tools.trouble import Trouble
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 
 REPLAYED: Final = "replayed"
 DROPPED: Final = "dropped"
 
 _NAME: Final = re.compile(r"[\w.:-]{1,100}")
-_CONNECT_SECONDS: Final = 15.0
 _WIDE: Final = 200
-_INTERRUPTED: Final = 130
-
-
-class NoConnection(Trouble):
-    """The broker cannot be reached."""
 
 
 class NoDeadQueue(Trouble):
@@ -96,12 +82,6 @@ class NoAudit(Trouble):
 
 class Unfinished(Trouble):
     """Something stopped it; what was not done stays parked."""
-
-
-class Interrupted(Unfinished):
-    """Ctrl-C was pressed."""
-
-    status = _INTERRUPTED
 
 
 @dataclass(slots=True)
@@ -135,7 +115,7 @@ def list_(service: str | None, wanted: Wanted, *, limit: int, as_json: bool, dat
                 if service:
                     raise
 
-    _run(look, data)
+    run(look, data, "dead-letters")
 
 
 def show(service: str, msg_id: str, *, as_json: bool, data: Path) -> None:
@@ -155,7 +135,7 @@ def show(service: str, msg_id: str, *, as_json: bool, data: Path) -> None:
         if not found:
             raise NoSuchMessage(f"no message {msg_id[:70]!a} is parked in {dead_queue(service)}")
 
-    _run(look, data)
+    run(look, data, "dead-letters")
 
 
 def replay(
@@ -189,7 +169,7 @@ def replay(
 
         await _do(broker, service, wanted, REPLAYED, again, dry_run=dry_run, audit=audit)
 
-    _run(play, data)
+    run(play, data, "dead-letters")
 
 
 def drop(service: str, wanted: Wanted, *, yes: bool, dry_run: bool, audit: Path | None, data: Path) -> None:
@@ -210,7 +190,7 @@ def drop(service: str, wanted: Wanted, *, yes: bool, dry_run: bool, audit: Path 
             )
         await _do(broker, service, wanted, DROPPED, away, dry_run=dry_run, audit=audit)
 
-    _run(throw, data)
+    run(throw, data, "dead-letters")
 
 
 # Doing
@@ -338,7 +318,7 @@ def _why(error: BrokerError) -> str:
 def _line(service: str, verb: str, parked: Parked) -> dict[str, Any]:
     return {
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "who": _who(),
+        "who": who(),
         "what": verb,
         "service": service,
         "msg_id": parked.id,
@@ -349,13 +329,6 @@ def _line(service: str, verb: str, parked: Parked) -> dict[str, Any]:
         "queue": parked.queue,
         "trace_id": parked.as_dict()["trace_id"],
     }
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user often has no name
-        return f"uid {os.getuid()}"
 
 
 @contextmanager
@@ -382,67 +355,6 @@ def _audit(path: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
             log.info(line["what"], **{name: value for name, value in line.items() if name != "what"})
 
         yield write
-
-
-# The broker
-
-
-def _run(work: Callable[[Broker], Coroutine[Any, Any, T]], data: Path) -> T:
-    settings = _settings(DataFolder(data))
-
-    async def connected() -> T:
-        await _greet(settings.amqp_url)
-        async with connect(settings, "towpath dead-letters") as broker:
-            try:
-                async with asyncio.timeout(_CONNECT_SECONDS):
-                    await broker.until_ready()
-            except TimeoutError:
-                raise NoConnection(f"no connection to RabbitMQ within {_CONNECT_SECONDS:g} s") from None
-            return await work(broker)
-
-    try:
-        return asyncio.run(connected())
-    except KeyboardInterrupt:
-        # Nothing was taken out yet: a later Ctrl-C ends in `_do`.
-        raise Interrupted("interrupted; nothing was changed") from None
-
-
-def _settings(folder: DataFolder) -> BrokerSettings:
-    given, dev = os.environ.get(AMQP_URL), folder.running()
-    if not given and dev is None:
-        raise BadSetting(AMQP_URL, None, f"is not set, and no `towpath dev` runs in {folder}")
-    if given:
-        settings = load(BrokerSettings)
-    elif dev is not None and dev.amqp_url is not None:
-        settings = BrokerSettings(amqp_url=dev.amqp_url)
-    else:
-        settings = BrokerSettings(amqp_url="memory://")
-    if settings.amqp_url.startswith("memory:"):
-        raise BadSetting(
-            AMQP_URL,
-            "memory://",
-            "nothing of the memory broker can be seen from outside its process, nor outlives it",
-        )
-    logs.configure("dead-letters", settings.model_copy(update={"log_level": "info"}))
-    for name in ("towpath.servicekit", "aio_pika", "aiormq"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    return settings
-
-
-async def _greet(url: str) -> None:
-    """Find out in milliseconds whether there is a broker, where a connection would be tried again and again.
-
-    Raises:
-        BadSetting: None of its hosts answers.
-    """
-    hosts = [host for host in amqp_url.hosts(url) if host.scheme == "amqp"]
-    greetings = (greet(host.host or "", port_of(host)) for host in hosts)
-    answers = await asyncio.gather(*greetings, return_exceptions=True)
-    for answer in answers:
-        if isinstance(answer, BaseException) and not isinstance(answer, NoBroker):
-            raise answer
-    if answers and all(isinstance(answer, NoBroker) for answer in answers):
-        raise BadSetting(AMQP_URL, amqp_url.shown(hosts[0]), f"{answers[0]}; start the broker")
 
 
 # The screen

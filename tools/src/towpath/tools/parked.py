@@ -5,10 +5,8 @@ Guarantee: no message in a dead queue, however broken, stops the others from bei
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from towpath.protocol.errors import BadEnvelope
@@ -31,18 +29,9 @@ from towpath.servicekit.messaging.failure_headers import (
 )
 from towpath.servicekit.messaging.senders import SENDER
 from towpath.servicekit.runtime.trace_context import trace_id
-from towpath.tools.trouble import Trouble
 
 #: Reasons that the broker gives, in the words of ``x-first-death-reason``.
 _BROKERS_REASONS: Final = {"delivery_limit": "crashed", "expired": "expired", "rejected": "rejected"}
-_AGO: Final = re.compile(r"(\d{1,6})(s|m|h|d)")
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
-
-class BadTime(Trouble):
-    """An invalid point in time."""
-
-    status = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,27 +184,6 @@ def read(delivery: Delivery) -> Parked:
         traceparent=traceparent if trace_id(traceparent := _text(headers, "traceparent")) else None,
         body=body,
     )
-
-
-def since(text: str, *, now: datetime | None = None) -> int:
-    """A point in time, Unix milliseconds: ``90s``, ``30m``, ``2h`` and ``7d`` ago, or ISO 8601 (UTC where it says
-    nothing else).
-
-    Raises:
-        BadTime
-    """
-    try:
-        if ago := _AGO.fullmatch(text):
-            at = (now or datetime.now(UTC)) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        else:
-            at = datetime.fromisoformat(text)
-            at = at if at.tzinfo else at.replace(tzinfo=UTC)
-        at = at.astimezone(UTC)
-        return int(at.timestamp() * 1000)
-    except (ValueError, OverflowError):
-        raise BadTime(
-            f"--since {text[:70]!a}: must be like 30m, 2h, 7d or 2026-11-23T10:30 (UTC unless it says otherwise)"
-        ) from None
 
 
 def _own_queue(service: str, *told: str) -> str:

@@ -1,13 +1,13 @@
 """The gateway as a program: connects to the broker, runs one replica with its loops, and drains it when it stops.
 
-Guarantees: ``/health/ready`` is ok only while the inbox is consumed and the broker is connected. A loop that fails
-unexpectedly is logged, counted and started again. A stopping replica refuses new connections, closes its connections
-in steps, and publishes what is in flight before it disconnects.
+Guarantees: ``/health/ready`` is ok only while the inbox is consumed, the broker is connected and all revocations are
+known. A loop that fails unexpectedly is logged, counted and started again. A stopping replica refuses new
+connections, closes its connections in steps, and publishes what is in flight before it disconnects.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
 
@@ -50,14 +50,14 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
         Telemetry.open(_NAME, settings) as telemetry,
         Admission.open(settings, telemetry) as admission,
         serve_admin(settings.admin_host, settings.admin_port, health, telemetry),
-        connect(settings, f"{_NAME} {settings.gateway_id}") as broker,
-        _open_lanes(broker, settings, telemetry) as access,
+        _open_access(connect, settings, telemetry) as access,
     ):
         health.add("keys", admission.has_keys)
         replica = Replica(access, admission, share, health, settings, telemetry)
         async with replica.listener.open(), asyncio.TaskGroup() as tasks:
             loops = [
                 tasks.create_task(_consume(replica, access.broker, consuming), name="gateway: consume"),
+                tasks.create_task(_revoke(replica), name="gateway: revoke"),
                 *(
                     tasks.create_task(_keep_running(name, run, after, telemetry))
                     for name, run, after in _loops(replica, consuming, settings, telemetry)
@@ -72,26 +72,42 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
 
 
 @asynccontextmanager
-async def _open_lanes(
-    broker: Broker, settings: GatewaySettings, telemetry: Telemetry
+async def _open_access(
+    connect: Connect, settings: GatewaySettings, telemetry: Telemetry
 ) -> AsyncIterator[BrokerAccess]:
-    """The lanes for commands and for session events.
+    """The connections, and the lanes for commands and for session events.
 
     Persistent, as a client or a service relies on a confirm, and mandatory: a message without a queue is returned.
     """
+    name = f"{_NAME} {settings.gateway_id}"
     command = LaneKind(app_id=_NAME, persistent=True, mandatory=True)
     event = LaneKind(app_id=_NAME, persistent=True, mandatory=True, headers={senders.SERVICE: _NAME})
-    async with (
-        Lanes.open(broker, COMMANDS, command, settings, telemetry) as commands,
-        Lanes.open(broker, EVENTS, event, settings, telemetry) as events,
-    ):
-        yield BrokerAccess(broker, commands, events)
+    async with AsyncExitStack() as stack:
+        open_ = stack.enter_async_context
+        broker = await open_(connect(settings, name))
+        commands = await open_(Lanes.open(broker, COMMANDS, command, settings, telemetry))
+        events = await open_(Lanes.open(broker, EVENTS, event, settings, telemetry))
+        revocations: Broker | None = None
+        if settings.revocations == "on":
+            revocations = await open_(connect(settings, f"{name} revocations"))
+        else:
+            log.warning(
+                "revocations_off",
+                remedy="revoked tokens are accepted until they expire: TOWPATH_REVOCATIONS=on",
+            )
+        yield BrokerAccess(broker, commands, events, revocations)
 
 
 async def _consume(replica: Replica, broker: Broker, consuming: asyncio.Event) -> None:
     """Read the inbox until cancelled. An error ends the program, such as a topology that the broker refuses."""
     await broker.declare(Topology([Exchange(name) for name in EXCHANGES], writes=EXCHANGES))
     await replica.consumer.run(asyncio.Event(), running=consuming.set)
+
+
+async def _revoke(replica: Replica) -> None:
+    """Read revocations until cancelled. An error ends the program, such as a log that this user may not read."""
+    if replica.revoking is not None:
+        await replica.revoking.run()
 
 
 def _loops(

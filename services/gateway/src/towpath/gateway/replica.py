@@ -1,10 +1,11 @@
 """The replica: all parts of one gateway, built once and connected here, and the sessions that pass through them.
 
 Guarantees: no session is opened while the replica is not ready (503), is full (503), or before pushes to its user
-reach it. A user over ``max_connections_per_user`` keeps the newest connections. Each session that opens is announced,
-and so is its end.
+reach it; none is opened with a revoked token. A user over ``max_connections_per_user`` keeps the newest connections.
+Each session that opens is announced, and so is its end.
 """
 
+import time
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from towpath.gateway.admission.descriptor_share import DescriptorShare
 from towpath.gateway.forwarding.costs import Costs
 from towpath.gateway.forwarding.inbound import Inbound
 from towpath.gateway.forwarding.outbound import Outbound
+from towpath.gateway.forwarding.revoking import REASON, Revoking
 from towpath.gateway.inbox.probe import Probe
 from towpath.gateway.inbox.queue import inbox
 from towpath.gateway.inbox.resync import Resync
@@ -38,11 +40,16 @@ from towpath.servicekit.runtime.telemetry import Telemetry
 
 @dataclass(frozen=True, slots=True)
 class BrokerAccess:
-    """A replica's access to the broker: the connection, and the lanes to the exchanges of commands and events."""
+    """A replica's access to the broker: the connection, and the lanes to the exchanges of commands and events.
+
+    Attributes:
+        revocations: A second connection, for the log of revocations alone; ``None`` if they are off.
+    """
 
     broker: Broker
     commands: Lanes
     events: Lanes
+    revocations: Broker | None = None
 
 
 class Replica:
@@ -55,6 +62,7 @@ class Replica:
     Attributes:
         consumer: Reads the inbox, and delivers to sessions.
         receive: Handles one text message of a session.
+        revoking: Reads revocations, and closes the sessions that they name; ``None`` if they are off.
     """
 
     def __init__(
@@ -96,6 +104,9 @@ class Replica:
             intake_max_bytes=settings.batch_max_bytes,
         )
 
+        self._revocations = admission.revocations
+        self.revoking = self._revoking_of(access, telemetry)
+
         # From sessions to services.
         self.announcer = Announcer(access.events, settings, telemetry)
         self.resync = Resync(self.members, self.announcer, settings, telemetry)
@@ -105,6 +116,13 @@ class Replica:
         health.add("broker", lambda: broker.state is BrokerState.READY)
         telemetry.gauge("connection_active", "Open connections", lambda: len(self.members))
         self._opened = telemetry.counter("connections_opened", "Connections that were admitted")
+
+    def _revoking_of(self, access: BrokerAccess, telemetry: Telemetry) -> Revoking | None:
+        if access.revocations is None:
+            return None
+        revoking = Revoking(access.revocations, self._revocations, self.members, self._settings, telemetry)
+        self._health.add("revocations", lambda: revoking.is_current)
+        return revoking
 
     def refusing(self) -> str | None:
         """Why new connections are refused for now; ``None`` while they are accepted."""
@@ -122,6 +140,10 @@ class Replica:
         """Open the session of an admitted connection."""
         session = Session(socket, socket.identity, self._settings, self._limits)
         session.welcome()  # Before it is a member: the welcome is its first frame, and pushes follow.
+        if self._revocations.refuses(socket.identity, time.time()):
+            # Revoked after its handshake was checked, and the pass over all members did not find it.
+            session.close(CloseCode.KICKED, REASON)
+            return session
         self.members.add(session)
         self._opened.add(1)
         if oldest := self.members.oldest_over(session.user_id, self._settings.max_connections_per_user):

@@ -33,7 +33,7 @@ from towpath.servicekit.broker.errors import (
     Unpublishable,
     Unroutable,
 )
-from towpath.servicekit.broker.topology import Binding, Exchange, ExchangeType, Inbox, Queue, Topology
+from towpath.servicekit.broker.topology import Binding, Exchange, ExchangeType, Inbox, Log, Queue, Topology
 
 __all__ = [
     "UNDECODABLE",
@@ -50,6 +50,7 @@ __all__ = [
     "ExchangeType",
     "HeaderValue",
     "Inbox",
+    "Log",
     "Lost",
     "Message",
     "OnLoss",
@@ -117,7 +118,6 @@ class Delivery(Protocol):
 
     @property
     def headers(self) -> Mapping[str, Any]: ...
-
     def ack(self) -> None:
         """Settle: the broker deletes it. Never blocks; if the connection is lost it will be redelivered."""
         ...
@@ -309,9 +309,12 @@ class Broker(Protocol):
         ...
 
     def subscribe(
-        self, *sources: Queue | Inbox, prefetch: int, arrived: asyncio.Event | None = None
+        self, *sources: Queue | Inbox | Log, prefetch: int, arrived: asyncio.Event | None = None
     ) -> AbstractAsyncContextManager[Subscription]:
-        """Consume from all ``sources`` (declared queues, or inboxes made on entry).
+        """Consume from all ``sources`` (declared queues, inboxes made on entry, or logs).
+
+        A log is made on entry if it does not exist, and read from its first message; after each reconnect again from
+        the first one. Settling a delivery of a log, in whatever way, only makes room for the next one.
 
         Args:
             prefetch: Maximum of unsettled deliveries per queue.

@@ -21,6 +21,7 @@ from towpath.servicekit.broker.interface import (
     BrokerState,
     BrokerUnavailable,
     Inbox,
+    Log,
     Message,
     OnLoss,
     PublishUnconfirmed,
@@ -220,7 +221,7 @@ class MemoryBroker:
 
     @asynccontextmanager
     async def subscribe(
-        self, *sources: Queue | Inbox, prefetch: int, arrived: asyncio.Event | None = None
+        self, *sources: Queue | Inbox | Log, prefetch: int, arrived: asyncio.Event | None = None
     ) -> AsyncIterator["MemorySubscription"]:
         if not sources or prefetch < 1:
             raise ValueError(f"a subscription needs a source and a prefetch of 1 or more, not {prefetch}")

@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Sequence
 
 from towpath.servicekit.broker.arrivals import Arrivals
-from towpath.servicekit.broker.interface import BrokerError, BrokerUnavailable, Delivery, Inbox, Queue
+from towpath.servicekit.broker.interface import BrokerError, BrokerUnavailable, Delivery, Inbox, Log, Queue
+from towpath.servicekit.broker.memory_log import MemoryLogReader
 from towpath.servicekit.broker.memory_queue import MemoryDelivery, MemoryQueue, QueueConsumer
 from towpath.servicekit.broker.memory_vhost import VirtualHost
 
@@ -20,7 +21,7 @@ class MemorySubscription(Arrivals):
     def __init__(
         self,
         vhost: VirtualHost,
-        sources: Sequence[Queue | Inbox],
+        sources: Sequence[Queue | Inbox | Log],
         prefetch: int,
         arrived: asyncio.Event | None = None,
     ) -> None:
@@ -29,6 +30,7 @@ class MemorySubscription(Arrivals):
         self._sources = sources
         self._prefetch = prefetch
         self._consumers: list[QueueConsumer] = []
+        self._readers: list[MemoryLogReader] = []
         self._cancelled = False
 
     def start(self) -> None:
@@ -37,6 +39,9 @@ class MemorySubscription(Arrivals):
             return
         try:
             for source in self._sources:
+                if isinstance(source, Log):
+                    self._read(source)
+                    continue
                 queue = (
                     self._vhost.queue(source.name)
                     if isinstance(source, Queue)
@@ -56,9 +61,20 @@ class MemorySubscription(Arrivals):
         # Only now, as a delivery may be settled at once, and its queue then delivers to all who are attached.
         for consumer in self._consumers:
             consumer.queue.pump()
+        for reader in self._readers:
+            reader.log.pump(reader)
+
+    def _read(self, source: Log) -> None:
+        log = self._vhost.make_log(source)
+        reader = MemoryLogReader(
+            log, prefetch=self._prefetch, deliver=self._receive, settled=self._was_settled
+        )
+        log.attach(reader)
+        self._readers.append(reader)
 
     async def cancel(self) -> None:
         self._cancelled = True
+        self._stop_reading()
         for consumer in self._consumers:
             consumer.queue.cancel(consumer)
         for consumer in self._consumers:
@@ -72,6 +88,7 @@ class MemorySubscription(Arrivals):
     def leave(self) -> list[MemoryQueue]:
         """Stop consuming and requeue unsettled deliveries; returns the queues to be pumped now."""
         self._waiting.clear()
+        self._stop_reading()
         left: list[MemoryQueue] = []
         while self._consumers:
             consumer = self._consumers.pop()
@@ -81,6 +98,11 @@ class MemorySubscription(Arrivals):
                 consumer.queue.detach(consumer)
                 left.append(consumer.queue)
         return left
+
+    def _stop_reading(self) -> None:
+        for reader in self._readers:
+            reader.log.detach(reader)
+        self._readers.clear()
 
     def end(self) -> None:
         """Leave for good: the iteration ends."""

@@ -1,8 +1,9 @@
 """The virtual host of the memory broker: exchanges, queues and bindings.
 
 Guarantees: a message is in every queue it was routed to, or the publisher gets an error; a declaration never changes
-an existing exchange or queue; ``held_bytes`` counts every waiting or unsettled message, once per queue. Dead letters
-are added even to a full queue; where no queue is bound they are dropped, with a warning.
+an existing exchange, queue or log; ``held_bytes`` counts every waiting or unsettled message, once per queue, and not
+those of logs, which have a bound of their own. Dead letters are added even to a full queue; where no queue is bound
+they are dropped, with a warning.
 """
 
 import itertools
@@ -18,6 +19,7 @@ from towpath.servicekit.broker.interface import (
     Exchange,
     ExchangeType,
     Inbox,
+    Log,
     PublishRefused,
     Queue,
     Topology,
@@ -25,11 +27,15 @@ from towpath.servicekit.broker.interface import (
     Unpublishable,
     Unroutable,
 )
+from towpath.servicekit.broker.memory_log import MemoryLog
 from towpath.servicekit.broker.memory_message import DeadLetterReason, HeldMessage
 from towpath.servicekit.broker.memory_queue import MemoryQueue
 from towpath.servicekit.broker.topics import TopicTable
 
 log = structlog.get_logger(__name__)
+
+#: The end of a route.
+Target = MemoryQueue | MemoryLog
 
 
 class VirtualHost:
@@ -39,6 +45,7 @@ class VirtualHost:
         self.held_bytes = 0
         self._exchanges: dict[str, _Exchange] = {}
         self._queues: dict[str, MemoryQueue] = {}
+        self._logs: dict[str, MemoryLog] = {}
         self._inboxes_made = itertools.count(1)
         self._bindings: dict[MemoryQueue, dict[Binding, None]] = {}  # of inboxes
 
@@ -60,6 +67,14 @@ class VirtualHost:
             return self._queues[name]
         except KeyError:
             raise BrokerError(f"there is no queue {name!r}: declare it before subscribing to it") from None
+
+    def make_log(self, source: Log) -> MemoryLog:
+        """The log of that name, made if it does not exist."""
+        found = self._logs.get(source.name) or MemoryLog(source)
+        _must_match(found.source, source)
+        self._bind(found, source.bindings)
+        self._logs[source.name] = found
+        return found
 
     def make_inbox(self, inbox: Inbox) -> MemoryQueue:
         """A queue under a name never used before, bound as ``inbox`` says."""
@@ -159,15 +174,15 @@ class VirtualHost:
         for target in targets:
             target.push(dead)
 
-    def _route(self, exchange: str, routing_key: str) -> tuple[MemoryQueue, ...] | None:
+    def _route(self, exchange: str, routing_key: str) -> tuple[Target, ...] | None:
         # The default exchange routes by queue name. https://www.rabbitmq.com/docs/exchanges
         if not exchange:
-            queue = self._queues.get(routing_key)
+            queue = self._queues.get(routing_key, self._logs.get(routing_key))
             return (queue,) if queue is not None else ()
         found = self._exchanges.get(exchange)
         return found.route(routing_key) if found is not None else None
 
-    def _bind(self, queue: MemoryQueue, bindings: Sequence[Binding]) -> None:
+    def _bind(self, queue: Target, bindings: Sequence[Binding]) -> None:
         for binding in bindings:
             if binding.exchange not in self._exchanges:
                 raise BrokerError(f"there is no exchange {binding.exchange!r} to bind {queue.name!r} to")
@@ -178,15 +193,15 @@ class VirtualHost:
 class _Exchange:
     def __init__(self, declared: Exchange) -> None:
         self.declared = declared
-        self._table: TopicTable[MemoryQueue] = TopicTable()
+        self._table: TopicTable[Target] = TopicTable()
 
-    def bind(self, routing_key: str, queue: MemoryQueue) -> None:
+    def bind(self, routing_key: str, queue: Target) -> None:
         self._table.bind(self._topic(routing_key), queue)
 
-    def unbind(self, routing_key: str, queue: MemoryQueue) -> None:
+    def unbind(self, routing_key: str, queue: Target) -> None:
         self._table.unbind(self._topic(routing_key), queue)
 
-    def route(self, routing_key: str) -> tuple[MemoryQueue, ...]:
+    def route(self, routing_key: str) -> tuple[Target, ...]:
         return self._table.find(self._topic(routing_key))
 
     def _topic(self, routing_key: str) -> str:
@@ -200,7 +215,7 @@ class _Exchange:
                 return routing_key
 
 
-def _must_match(existing: Any, declared: Exchange | Queue) -> None:
+def _must_match(existing: Any, declared: Exchange | Queue | Log) -> None:
     """Compare everything except the bindings, which are only ever added."""
     differences = [
         f"{field.name} is {getattr(existing, field.name)!r}, not {getattr(declared, field.name)!r}"

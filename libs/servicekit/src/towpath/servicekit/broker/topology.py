@@ -71,6 +71,26 @@ class Inbox:
     message_ttl_ms: int = 30_000
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """A durable stream: every subscription reads it from its first message, and reading takes nothing out of it.
+
+    It is made by its first subscription, if it does not exist. The broker drops its oldest messages, segment by
+    segment, past ``max_bytes`` or ``max_age``. https://www.rabbitmq.com/docs/streams#retention
+
+    Attributes:
+        name: The same for all programs: they share it.
+        segment_bytes: Bytes that are dropped at once; the newest segment is always kept.
+        max_age: In days.
+    """
+
+    name: str
+    bindings: Sequence[Binding] = ()
+    max_bytes: int
+    segment_bytes: int
+    max_age: int
+
+
 @dataclass(frozen=True, slots=True)
 class Topology:
     """The exchanges and queues a service needs; declared at start and after each reconnect.

@@ -22,6 +22,7 @@ import jwt
 from towpath.gateway.admission.issuers import Issuer, Issuers
 from towpath.gateway.admission.key_set import Key
 from towpath.gateway.admission.key_source import KeySource
+from towpath.gateway.admission.revocations import Revocations
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.routes import check_user_id
 from towpath.servicekit.runtime.loops import failures_of, keep_running
@@ -88,11 +89,15 @@ class KeyUnknown(TokenRefused):
 class Admission:
     """Checks origins and tokens. Created with :meth:`open`.
 
+    Attributes:
+        revocations: Tokens that are refused although they are valid.
+
     Raises:
         BadSetting: There is not exactly one kind of key, or it cannot be used, or is weak.
     """
 
     def __init__(self, settings: GatewaySettings, telemetry: Telemetry) -> None:
+        self.revocations = Revocations()
         self._issuers = Issuers(settings, telemetry)
         self._leeway = settings.clock_leeway
         self._lifetime_max = settings.token_lifetime_max or math.inf
@@ -168,6 +173,8 @@ class Admission:
                 f"the token is valid for {left:.0f} s more, and the maximum is {self._lifetime_max:g} s "
                 "(TOWPATH_TOKEN_LIFETIME_MAX)"
             )
+        if self.revocations.refuses(identity, time.time()):
+            raise TokenRefused("the token is revoked")
         return identity
 
     def _key(self, token: str, issuer: Issuer) -> Key:

@@ -23,6 +23,7 @@ from towpath.servicekit.broker.interface import (
     BrokerState,
     BrokerUnavailable,
     Inbox,
+    Log,
     Message,
     OnLoss,
     PublishRefused,
@@ -263,7 +264,7 @@ class RabbitBroker:
 
     @asynccontextmanager
     async def subscribe(
-        self, *sources: Queue | Inbox, prefetch: int, arrived: asyncio.Event | None = None
+        self, *sources: Queue | Inbox | Log, prefetch: int, arrived: asyncio.Event | None = None
     ) -> AsyncIterator["RabbitSubscription"]:
         subscriptions = self._supervisor.subscriptions
         subscription = RabbitSubscription(sources, prefetch, self._supervisor.subscription_ended, arrived)

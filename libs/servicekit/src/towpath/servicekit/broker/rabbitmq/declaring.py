@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from towpath.servicekit.broker.interface import Binding, Exchange, Queue
+from towpath.servicekit.broker.interface import Binding, Exchange, Log, Queue
 from towpath.servicekit.broker.rabbitmq.connection import close_channel, rpc
 from towpath.servicekit.broker.rabbitmq.driver import (
     Channel,
@@ -98,6 +98,24 @@ class Declaring:
             await bind(await self._driver(), queue.name, queue.bindings)
         return consumers
 
+    async def log(self, source: Log) -> None:
+        """Make sure that a log and its bindings exist.
+
+        Raises:
+            BrokerRefused: It does not exist, and this account may not make or bind it.
+            ChannelPreconditionFailed: It exists with other arguments, or RabbitMQ has no streams.
+        """
+        with needs(queue="configure"):
+            await self.declare_or_find(
+                source.name,
+                lambda driver: driver.queue_declare(
+                    source.name, durable=True, arguments=log_arguments(source)
+                ),
+                lambda driver: driver.queue_declare(source.name, passive=True),
+            )
+        if source.name not in self._existing.foreign:
+            await bind(await self._driver(), source.name, source.bindings)
+
     async def close(self) -> None:
         """Close the channel of this round."""
         channel, self._channel = self._channel, None
@@ -175,6 +193,16 @@ def queue_arguments(queue: Queue) -> dict[str, Any]:
         # At least once needs reject-publish: https://www.rabbitmq.com/docs/quorum-queues#dead-lettering
         arguments["x-dead-letter-strategy"] = "at-least-once"
     return arguments
+
+
+def log_arguments(source: Log) -> dict[str, Any]:
+    """The arguments of a stream's declaration: https://www.rabbitmq.com/docs/streams#declaring"""
+    return {
+        "x-queue-type": "stream",
+        "x-max-length-bytes": source.max_bytes,
+        "x-stream-max-segment-size-bytes": source.segment_bytes,
+        "x-max-age": f"{source.max_age}D",
+    }
 
 
 async def bind(channel: Driver, queue: str, bindings: Sequence[Binding]) -> None:

@@ -75,3 +75,13 @@ class RabbitDelivery:
         tag = self._message.delivery_tag
         assert tag is not None
         self._settler.settle(self._channel, tag, how)
+
+
+class LogDelivery(RabbitDelivery):
+    """A message of a log."""
+
+    __slots__ = ()
+
+    def _settle(self, how: str) -> None:
+        # RabbitMQ 3.10 closes the connection for anything but an ack: "not supported by stream queues".
+        super()._settle("ack")

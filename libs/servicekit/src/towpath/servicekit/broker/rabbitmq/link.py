@@ -7,13 +7,14 @@ of a publish that it refuses, with all publishes in flight on it.
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Sequence
 from typing import Final
 
 import structlog
 from yarl import URL
 
-from towpath.servicekit.broker.interface import Binding, BrokerRefused, Topology, TopologyMismatch
+from towpath.servicekit.broker.interface import Binding, BrokerRefused, Log, Topology, TopologyMismatch
 from towpath.servicekit.broker.rabbitmq.connection import (
     Connection,
     close_channel,
@@ -50,6 +51,9 @@ _CONFIRM_TIMEOUT_AT_ALARM: Final = 0.5
 #: confirms.
 _CHANNEL_LASTS: Final = 2.0
 _CONFIRMS_LAST: Final = 15.0
+#: Of 406: a queue of this name has other arguments, or this RabbitMQ has no streams. Other reasons pass, such as a
+#: replica of the stream that is not started yet.
+_OTHER_ARGUMENTS: Final = re.compile(r"inequivalent arg|invalid arg")
 
 
 class Link:
@@ -188,6 +192,27 @@ class Link:
             raise TopologyMismatch(
                 f"RabbitMQ has an exchange or queue with other arguments than this version needs: {error}. "
                 "Empty and delete it, or point this service to another virtual host."
+            ) from None
+        finally:
+            await declaring.close()
+
+    async def make_log(self, source: Log) -> None:
+        """Make sure that a log exists.
+
+        Raises:
+            TopologyMismatch: A queue of this name has other arguments, or this RabbitMQ has no streams.
+            BrokerRefused: It does not exist, and a permission to make it is missing.
+            LOST: See :data:`~towpath.servicekit.broker.rabbitmq.connection.LOST`.
+        """
+        declaring = Declaring(self.consumer_channel, self._existing)
+        try:
+            await declaring.log(source)
+        except ChannelPreconditionFailed as error:
+            if not _OTHER_ARGUMENTS.search(str(error)):
+                raise
+            raise TopologyMismatch(
+                f"RabbitMQ has no stream {source.name!r} as this version needs it: {error}. "
+                "Delete the queue of this name, or use a RabbitMQ with streams (3.9 or later)."
             ) from None
         finally:
             await declaring.close()

@@ -5,10 +5,10 @@ import contextlib
 import secrets
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from towpath.servicekit.broker.arrivals import Arrivals
-from towpath.servicekit.broker.interface import BrokerUnavailable, Inbox, Lost, Queue
+from towpath.servicekit.broker.interface import BrokerUnavailable, Inbox, Log, Lost, Queue
 from towpath.servicekit.broker.rabbitmq.bindings import RabbitBindings
 from towpath.servicekit.broker.rabbitmq.connection import (
     CLOSE_TIMEOUT,
@@ -19,7 +19,7 @@ from towpath.servicekit.broker.rabbitmq.connection import (
     within,
 )
 from towpath.servicekit.broker.rabbitmq.declaring import bind
-from towpath.servicekit.broker.rabbitmq.delivery import RabbitDelivery
+from towpath.servicekit.broker.rabbitmq.delivery import LogDelivery, RabbitDelivery
 from towpath.servicekit.broker.rabbitmq.driver import (
     Channel,
     DeliveredMessage,
@@ -34,12 +34,17 @@ from towpath.servicekit.broker.rabbitmq.refusals import needs
 OnEnded = Callable[["RabbitSubscription", Lost, str], None]
 
 
+#: A log is read from its first message; the default of a stream is what is published from now on.
+#: https://www.rabbitmq.com/docs/streams#consuming
+_FROM_FIRST: Final[dict[str, Any]] = {"x-stream-offset": "first"}
+
+
 class RabbitSubscription(Arrivals):
     """See :class:`~towpath.servicekit.broker.interface.Subscription`."""
 
     def __init__(
         self,
-        sources: tuple[Queue | Inbox, ...],
+        sources: tuple[Queue | Inbox | Log, ...],
         prefetch: int,
         on_ended: OnEnded,
         arrived: asyncio.Event | None = None,
@@ -101,9 +106,14 @@ class RabbitSubscription(Arrivals):
             # Holds for each consumer that is started after it: https://www.rabbitmq.com/docs/consumer-prefetch
             await rpc(driver.basic_qos(prefetch_count=self._prefetch))
             for source in self._sources:
-                queue = source.name if isinstance(source, Queue) else await make_inbox(driver, source)
+                queue = await make_inbox(driver, source) if isinstance(source, Inbox) else source.name
+                if isinstance(source, Log):
+                    await link.make_log(source)
+                arguments = _FROM_FIRST if isinstance(source, Log) else None
                 with needs(queue="read"):
-                    consuming = await rpc(driver.basic_consume(queue, self._receiver(source.name, driver)))
+                    consuming = await rpc(
+                        driver.basic_consume(queue, self._receiver(source, driver), arguments=arguments)
+                    )
                 self._tags.append(str(consuming.consumer_tag))
                 if isinstance(source, Inbox):
                     self._bindings.append((source, RabbitBindings(link, queue)))
@@ -165,9 +175,12 @@ class RabbitSubscription(Arrivals):
         self._settlements.append((tag, how))
         self._to_settle.set()
 
-    def _receiver(self, name: str, channel: Driver) -> Callable[[DeliveredMessage], Any]:
+    def _receiver(self, source: Queue | Inbox | Log, channel: Driver) -> Callable[[DeliveredMessage], Any]:
+        name = source.name
+        delivery = LogDelivery if isinstance(source, Log) else RabbitDelivery
+
         async def receive(message: DeliveredMessage) -> None:
-            self._receive(RabbitDelivery(message, name, self, channel))
+            self._receive(delivery(message, name, self, channel))
 
         return receive
 
