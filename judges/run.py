@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from judges import page
+from judges.histories import missing_histories
 from judges.judge import Judge, Outcome
-from judges.needs import ROOT, distribution, file
+from judges.needs import ROOT, clone, distribution, file, program
 from judges.verdict import Expected, problems
 
 #: Seconds for all judges together.
@@ -66,6 +67,30 @@ JUDGES: Final = (
         "registry",
         (_KOSOKU,),
         (sys.executable, "-m", "judges.autobahn", "gateway"),
+        90.0,
+    ),
+    Judge(
+        "jwt_forgeries",
+        "jwt_tool: forged tokens at the gateway",
+        "clone",
+        (clone("JWT_TOOL", "github.com/ticarpi/jwt_tool", "jwt_tool.py"),),
+        (sys.executable, "-m", "judges.jwt_forgeries"),
+        120.0,
+    ),
+    Judge(
+        "trace_context",
+        "W3C trace context: gateway, RabbitMQ and a service",
+        "clone",
+        (clone("TRACE_CONTEXT", "github.com/w3c/trace-context", "test/test.py"),),
+        (sys.executable, "-m", "judges.trace_context"),
+        60.0,
+    ),
+    Judge(
+        "porcupine",
+        "Porcupine: linearizability of the fault suite's histories",
+        "registry",
+        (program("go", "install Go 1.21 or newer"), missing_histories),
+        (sys.executable, "-m", "judges.histories"),
         90.0,
     ),
 )

@@ -1,4 +1,4 @@
-"""What a client may not steer: what is recorded, the labels of metrics, the lines of logs, the ids of errors."""
+"""A client steers neither the recording of traces, nor labels of metrics, nor lines of logs, nor ids of errors."""
 
 import asyncio
 import contextlib

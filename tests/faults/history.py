@@ -4,7 +4,7 @@ Every stream is a log, and a history has three kinds of operations on it, each w
 
 * ``send``: what was asked, and the number that it got: the answer's where it says one, else the stored one; 0 if it
   has no effect. A user's request has its effect before its answer. A backend's event has it later, but before the
-  end; so has an entry that no operation of the load asked for, such as the note that somebody joined.
+  end; so has an entry that no operation of the load asked for, such as that of a new member.
 * ``see``: a device was shown an id at a number. Streams only grow, so the earliest such moment says all.
 * ``read``: the whole log, in the end.
 
@@ -40,7 +40,7 @@ def operations(evidence: Evidence, ended: float) -> Iterator[Operation]:
     """All operations, in any order."""
     places = effects_of(evidence.entries)
     for asked in evidence.asked:
-        # What was refused must have no effect: if it has one, the log has an entry that nobody sent.
+        # A refused operation must have no effect: if it has one, the log has an entry without a send.
         if asked.outcome is not Outcome.REFUSED:
             yield _send(asked, places.get(effect_of(asked), []), ended)
     for entry in evidence.entries:

@@ -52,7 +52,7 @@ def test_a_request_returns_with_its_answer_and_an_event_before_the_end() -> None
     assert (paid["id"], paid["seq"], paid["return"]) == ("o-1 paid", 0, round(ENDED * 1e9))
 
 
-def test_an_unknown_outcome_has_no_return_and_a_refusal_is_no_operation() -> None:
+def test_an_unknown_outcome_has_no_return_and_a_refusal_is_left_out() -> None:
     unknown = replace(SAID, outcome=Outcome.UNKNOWN, answer={})
     refused = replace(SAID, number=2, token="no", outcome=Outcome.REFUSED, answer={})
     [send] = by_kind(Evidence([unknown, refused], entries=[ENTRY]))["send"]

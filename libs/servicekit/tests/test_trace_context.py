@@ -68,7 +68,7 @@ def test_a_traceparent_is_read_and_written_as_version_00_with_the_known_flags(te
         TRACE.replace("4", "٤"),  # a digit to `str.isdigit`, and none here
     ],
 )
-def test_what_is_no_traceparent_is_not_read(text: str | None) -> None:
+def test_a_malformed_traceparent_is_not_read(text: str | None) -> None:
     assert read_traceparent(text) is None
     assert trace_id(text) is None
     assert text is None or not is_version_00(text)

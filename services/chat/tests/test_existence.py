@@ -1,4 +1,4 @@
-"""Whoever is not in a room cannot tell whether it is there: answers about a private room and about none are equal.
+"""A user who is not in a room cannot learn whether it exists: answers about a private room and about none are equal.
 
 Names of rooms are not secret: there is one space of names, so ``chat.create`` and ``chat.join`` have to refuse one
 that is taken (docs/reference/protocol.md, "Chat").
@@ -14,7 +14,7 @@ from towpath.testkit.dispatching import ServiceUnderTest, a_command
 THEIRS: Final = "board"
 NONE: Final = "hoard"
 DIRECT: Final = ("dm:alice:bob", "dm:alice:cyd")
-#: What each action that names a room needs beside its name.
+#: Actions that name a room, and their data beside its name.
 NAMING_A_ROOM: Final[dict[str, dict[str, Any]]] = {
     "chat.leave": {},
     "chat.invite": {"user": "mallory"},
@@ -26,7 +26,7 @@ NAMING_A_ROOM: Final[dict[str, dict[str, Any]]] = {
     "chat.read": {"seq": 1},
     "chat.typing": {},
 }
-#: Those that create a room or open one: they tell whether a name is taken.
+#: Those that create a room or open one: their answers show whether a name is taken.
 TELLING: Final = frozenset({"chat.create", "chat.join"})
 #: Those that name no room.
 NAMING_NONE: Final = frozenset({"chat.rooms", "chat.direct", "chat.resume"})

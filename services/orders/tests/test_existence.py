@@ -1,4 +1,4 @@
-"""Nobody can tell whether another user's order is there: answers about it and about none are equal."""
+"""A user cannot learn whether another user's order exists: answers about it and about none are equal."""
 
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ from towpath.testkit.dispatching import ServiceUnderTest, a_command, an_event
 
 THEIRS: Final = "O-1"
 NONE: Final = "O-2"
-#: What each action that names an order needs beside its id.
+#: Actions that name an order, and their data beside its id.
 NAMING_AN_ORDER: Final[dict[str, dict[str, Any]]] = {
     "order.get": {},
     "order.cancel": {},

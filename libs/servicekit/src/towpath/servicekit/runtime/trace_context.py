@@ -3,8 +3,8 @@
 Guarantees, each by a rule of https://www.w3.org/TR/trace-context-2/:
 
 * :func:`read_traceparent` takes version 00 exactly, and later versions by their first four fields (section 3.2.4). It
-  refuses version ff, ids of zeros, and every letter that is not a lower-case hexadecimal digit. What it returns is
-  written as version 00, with the flags that this version knows.
+  refuses version ff, ids of zeros, and every letter that is not a lower-case hexadecimal digit. It
+  returns version 00, with the flags that this version knows.
 * :func:`read_tracestate` takes at most 32 members with well-formed keys and values (section 3.3.1.3), or nothing: a
   list with one bad member is dropped whole. Of members with one key it keeps the first.
 * Neither raises, whatever the text is.
