@@ -31,10 +31,15 @@ from .right_people import Memberships, RightPeople
 
 _USERS: Final = ("ana", "bob", "cyd", "dan", "eve", "fay", "gus", "hal")
 _ROOMS: Final = ("den", "hall", "attic", "yard", "loft")
-_NAMES: Final = tuple(f"{user}-{number}" for user in _USERS for number in range(GATEWAYS))
+#: The connections: the number chooses the gateway, so that a user has two on one and one on the other.
+_NAMES: Final = tuple(f"{user}-{number}" for user in _USERS for number in range(GATEWAYS + 1))
 _MANY: Final = 1_000_000
-#: Steps until everything comes to rest.
+#: Steps until everything comes to rest, and until each replica and each gateway becomes faster or slower.
 _UNTIL_REST: Final = 400
+_PACE_LASTS: Final = 20
+#: Publishes of a replica that reach the broker in a step at most; how often a gateway reads its inbox.
+_RELEASES: Final = (0, 1, 2, 5)
+_READS: Final = (0.0, 0.2, 0.9)
 #: The limits of chat, which would refuse most of so many requests.
 _SETTINGS: Final = ChatSettings(
     amqp_url="memory://",
@@ -43,6 +48,12 @@ _SETTINGS: Final = ChatSettings(
     invitations_per_pair=1_000,
     deliveries_per_user=0.0,
 )
+
+
+class BusyWorld(World):
+    """A world whose replicas take what has arrived together, as their consumers do."""
+
+    most_at_once = 10
 
 
 class WrongPerson:
@@ -62,6 +73,7 @@ class WrongPerson:
         self._ears = ears
         self._random = random.Random(seed)
         self._numbers = itertools.count(1)
+        self._releases, self._reads = [0] * REPLICAS, [0.0] * GATEWAYS
         self.steps = Counter[str]()
         self.frames = 0
         self.misdelivered: list[str] = []
@@ -77,7 +89,7 @@ class WrongPerson:
         """
         every_push = Inbox(name="ears", bindings=[Binding(PUSH, "#")], max_length=_MANY)
         async with (
-            World.running(f"sqlite+aiosqlite:///{path}", configured(_SETTINGS)) as world,
+            BusyWorld.running(f"sqlite+aiosqlite:///{path}", configured(_SETTINGS)) as world,
             world.hub.connect(name="ops") as ops,
             ops.subscribe(every_push, prefetch=_MANY) as ears,
         ):
@@ -97,6 +109,11 @@ class WrongPerson:
         names = [name for name, _ in operations]
         weights = [weight for _, (weight, _) in operations]
         for number, name in enumerate(self._random.choices(names, weights, k=steps), 1):
+            if number % _PACE_LASTS == 1:
+                for lost in list(self._world.lost):
+                    self._renew(lost)
+                self._releases = self._random.choices(_RELEASES, k=REPLICAS)
+                self._reads = self._random.choices(_READS, k=GATEWAYS)
             _, do = self._operations()[name]
             if (waits := do()) is not None:
                 await waits
@@ -112,19 +129,20 @@ class WrongPerson:
             "push to a room": (2, self._push_to_a_room),
             "push to everyone": (1, self._push_to_everyone),
             "push to a connection": (2, self._push_to_a_connection),
-            "send": (6, lambda: self._in_a_room("chat.send", text=f"text {next(self._numbers)}")),
+            "send": (6, lambda: self._in_own_room("chat.send", text=f"text {next(self._numbers)}")),
             "direct": (3, self._direct),
-            "typing": (1, lambda: self._in_a_room("chat.typing")),
+            "typing": (1, lambda: self._in_own_room("chat.typing")),
             "create": (2, lambda: self._in_a_room("chat.create", private=self._random.random() < 0.7)),
-            "invite": (4, lambda: self._in_a_room("chat.invite", user=self._random.choice(_USERS))),
-            "join": (6, lambda: self._in_a_room("chat.join")),
-            "leave": (4, lambda: self._in_a_room("chat.leave")),
+            "invite": (4, lambda: self._in_own_room("chat.invite", user=self._random.choice(_USERS))),
+            "join": (5, lambda: self._in_a_room("chat.join")),
+            "leave": (3, lambda: self._in_own_room("chat.leave")),
+            "join and leave": (4, self._join_and_leave),
             "resume": (3, self._resume),
             "connect": (4, lambda: self._connect(self._random.choice(_NAMES))),
             "disconnect": (2, lambda: self._world.disconnect(self._random.choice(_NAMES))),
             "kick": (1, lambda: self._world.kick(self._random.choice(_USERS))),
             "handle events": (4, lambda: self._world.handle_events(self._random.randrange(REPLICAS))),
-            "lose or renew an inbox": (1, self._lose_or_renew),
+            "lose or renew an inbox": (1, self._lose_or_renew_an_inbox),
         }
 
     # Operations
@@ -156,49 +174,74 @@ class WrongPerson:
         return make("trial.push", {"number": next(self._numbers)}).to_json()
 
     def _in_a_room(self, action: str, **data: Any) -> None:
-        room = self._random.choice(_ROOMS)
-        self._ask(action, self._random.choice([room, room, None]), room=room, **data)
+        if names := self._world.open():
+            self._ask(self._random.choice(names), action, self._random.choice(_ROOMS), **data)
 
-    def _direct(self) -> None:
-        self._ask("chat.direct", None, to=self._random.choice(_USERS), text=f"text {next(self._numbers)}")
-
-    def _resume(self) -> None:
-        rooms = self._random.sample(_ROOMS, 2)
-        self._ask(
-            "chat.resume", None, positions={stream_of(room): self._random.randrange(5) for room in rooms}
-        )
-
-    def _ask(self, action: str, key: str | None, **data: Any) -> None:
+    def _in_own_room(self, action: str, **data: Any) -> None:
+        """In a room that the user is in, if there is one; what others may not do is tried elsewhere too."""
         if names := self._world.open():
             name = self._random.choice(names)
-            msg_id = self._world.ask(name, action, key=key, **data)
-            self._people.asked[msg_id] = self._world.sessions[name][1].connection_id
+            user, inside = name.partition("-")[0], self._people.memberships.inside
+            own = [room for room in _ROOMS if user in inside[room]]
+            self._ask(name, action, self._random.choice(own or _ROOMS), **data)
+
+    def _join_and_leave(self) -> None:
+        """Both at once, in one order: by the same connection or another one of the user, on any replica."""
+        if names := self._world.open():
+            name, room = self._random.choice(names), self._random.choice(_ROOMS)
+            user = name.partition("-")[0]
+            own = [other for other in names if other.partition("-")[0] == user]
+            for action in self._random.sample(("chat.join", "chat.leave"), 2):
+                self._ask(self._random.choice(own), action, room)
+
+    def _direct(self) -> None:
+        if names := self._world.open():
+            to, text = self._random.choice(_USERS), f"text {next(self._numbers)}"
+            self._ask_for(self._random.choice(names), "chat.direct", None, to=to, text=text)
+
+    def _resume(self) -> None:
+        if names := self._world.open():
+            rooms = self._random.sample(_ROOMS, 2)
+            positions = {stream_of(room): self._random.randrange(5) for room in rooms}
+            self._ask_for(self._random.choice(names), "chat.resume", None, positions=positions)
+
+    def _ask(self, name: str, action: str, room: str, **data: Any) -> None:
+        """By the key of the room or without one: the partitions belong to different replicas, as a rule."""
+        self._ask_for(name, action, self._random.choice([room, None]), room=room, **data)
+
+    def _ask_for(self, name: str, action: str, key: str | None, **data: Any) -> None:
+        msg_id = self._world.ask(name, action, key=key, **data)
+        self._people.asked[msg_id] = self._world.sessions[name][1].connection_id
 
     def _connect(self, name: str) -> None:
         user, _, number = name.partition("-")
-        self._world.connect(name, user, int(number))
+        self._world.connect(name, user, int(number) % GATEWAYS)
 
-    def _lose_or_renew(self) -> None:
+    def _lose_or_renew_an_inbox(self) -> None:
+        """Lost inboxes are renewed at the next change of pace at the latest."""
         number = self._random.randrange(GATEWAYS)
-        gateway = self._world.gateways[number]
         if number in self._world.lost:
-            gateway.stand_again()
+            self._renew(number)
         else:
-            gateway.lose()
-        self._world.lost ^= {number}
+            self._world.gateways[number].lose()
+            self._world.lost.add(number)
+
+    def _renew(self, number: int) -> None:
+        self._world.gateways[number].stand_again()
+        self._world.lost.discard(number)
 
     # What moves beside the operations
 
     async def _move(self) -> None:
         """Let some publishes of chat go, in any order, and let the gateways read some of their inboxes."""
         chance = self._random
-        for replica in range(REPLICAS):
-            for _ in range(chance.randrange(4)):
+        for replica, most in enumerate(self._releases):
+            for _ in range(chance.randint(0, most)):
                 self._world.let_go(replica, chance.randrange(4))
         for _ in range(4):
             await asyncio.sleep(0)
-        for gateway in self._world.gateways:
-            if chance.random() < 0.4:
+        for gateway, often in zip(self._world.gateways, self._reads, strict=True):
+            if chance.random() < often:
                 await gateway.read(chance.choice([1, 2, 5, _MANY]))
         self._check()
 

@@ -8,7 +8,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 import msgspec
 
@@ -157,7 +157,10 @@ class World:
 
     Attributes:
         sessions: Connections by a name of the test's choice; those that were kicked too.
+        most_at_once: Commands that a replica handles in one batch at most.
     """
+
+    most_at_once: ClassVar[int] = 1
 
     def __init__(self, hub: HoldingHub, chat: ServiceUnderTest, gateways: list[Gateway]) -> None:
         self.hub = hub
@@ -330,10 +333,14 @@ class World:
 
     async def _replica(self, number: int) -> None:
         """One unit of work after another, as a dispatcher does."""
+        queue = self._queues[number]
         while True:
-            command = await self._queues[number].get()
-            await self.chat.dispatch(*([command] if command else []), replica=number)
-            self._busy[number] -= 1
+            taken = [await queue.get()]
+            while len(taken) < self.most_at_once and not queue.empty():
+                taken.append(queue.get_nowait())
+            commands = [command for command in taken if command]
+            await self.chat.dispatch(*commands, replica=number)
+            self._busy[number] -= len(taken)
 
     async def _nothing_moves(self) -> bool:
         for replica in range(REPLICAS):
