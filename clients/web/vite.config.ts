@@ -1,13 +1,18 @@
+import { readFileSync } from "node:fs";
+
 import { type Plugin, defaultClientConditions, defineConfig } from "vite";
 
 /** Where `npm run dev` finds the rest: the page of a running `make run`. */
 const SERVER = process.env.PAGE_SERVER ?? "http://127.0.0.1:8000";
 
 /**
- * The page's own policy, for servers that send none. Only what is built has it: Vite's development server puts styles
- * into the page itself. https://www.w3.org/TR/CSP3/
+ * The page's own policy, one directive a line, for servers that send none; towpath.tools.page_policy sends the same file
+ * as a header. Only what is built has it: Vite's development server puts styles into the page itself.
+ * https://www.w3.org/TR/CSP3/
  */
-const POLICY = "default-src 'self'; connect-src 'self' ws: wss:";
+const POLICY = readFileSync(new URL("public/content-security-policy.txt", import.meta.url), "utf8")
+  .trim()
+  .replaceAll("\n", "; ");
 
 function contentSecurityPolicy(): Plugin {
   return {

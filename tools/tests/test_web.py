@@ -1,6 +1,8 @@
 """The page's server: what it serves, and to whom."""
 
+import html
 import re
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,13 +15,18 @@ import pytest
 from yarl import URL
 
 from towpath.protocol import messages
+from towpath.protocol.envelope import Envelope
 from towpath.protocol.routes import EVENTS
 from towpath.servicekit.broker.interface import Binding, Inbox
 from towpath.servicekit.broker.memory import MemoryBroker, MemoryHub
+from towpath.servicekit.runtime.settings import BadSetting
 from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import Processes, free_port
 from towpath.testkit.tokens import SECRET
+from towpath.tools import page_policy
+from towpath.tools.demo_door import demo_hosts
 from towpath.tools.order_events import exchanges, publish
+from towpath.tools.page_policy import PolicyMissing, read_policy
 from towpath.tools.token import sign
 from towpath.tools.web import Demo, PageMissing, Site, serve_site, web_folder
 
@@ -42,11 +49,13 @@ class Page:
 
 
 @asynccontextmanager
-async def a_page(demo: Demo | None) -> AsyncIterator[Page]:
+async def a_page(
+    demo: Demo | None, *, listens: str = "127.0.0.1", reached: str = "127.0.0.1"
+) -> AsyncIterator[Page]:
     port = free_port()
     site = Site(web_folder(), ["ws://gateway/ws"], {"broker": "a broker"}, demo)
-    async with serve_site(site, "127.0.0.1", port, option="--port"), aiohttp.ClientSession() as http:
-        yield Page(f"http://127.0.0.1:{port}", http)
+    async with serve_site(site, listens, port, option="--port"), aiohttp.ClientSession() as http:
+        yield Page(f"http://{reached}:{port}", http)
 
 
 def sign_here(user: str) -> str:
@@ -66,6 +75,68 @@ async def page(broker: MemoryBroker) -> AsyncIterator[Page]:
         yield page
 
 
+#: As https://www.w3.org/TR/CSP3/ and https://www.w3.org/TR/trusted-types/ have it: nothing that is not named.
+POLICY = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self'",
+    "connect-src": "'self' ws://127.0.0.1:* wss://127.0.0.1:* ws://localhost:* wss://localhost:* "
+    "ws://gateway:* wss://gateway:*",
+    "base-uri": "'none'",
+    "form-action": "'self'",
+    "require-trusted-types-for": "'script'",
+    "trusted-types": "'none'",
+    "frame-ancestors": "'none'",
+}
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+
+
+def policy_of(headers: Mapping[str, str]) -> dict[str, str]:
+    parts = [part.partition(" ") for part in headers["Content-Security-Policy"].split("; ")]
+    return {directive: sources for directive, _, sources in parts}
+
+
+async def test_the_page_and_its_server_have_one_policy(page: Page) -> None:
+    """In the page all but what the header alone can say, and `connect-src` for any gateway."""
+    _, index, _ = await page.get("/")
+    (built,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]+)">', index)
+    assert policy_of({"Content-Security-Policy": html.unescape(built)}) == {
+        directive: "'self' ws: wss:" if directive == "connect-src" else sources
+        for directive, sources in POLICY.items()
+        if directive != "frame-ancestors"
+    }
+
+
+def test_the_page_connects_to_its_gateways_and_to_this_machine_only() -> None:
+    def sources(gateways: list[str], host: str | None) -> str:
+        return policy_of(page_policy.headers({}, gateways, host))["connect-src"]
+
+    assert sources([], None).split() == [
+        "'self'",
+        *("ws://127.0.0.1:*", "wss://127.0.0.1:*", "ws://localhost:*", "wss://localhost:*"),
+    ]
+    assert "wss://chat.example:*" in sources(["wss://chat.example/ws"], "page.example")
+    assert "ws://page.example:*" in sources(["wss://chat.example/ws"], "page.example")
+    # No policy can name an IPv6 address, and nothing that a client sends becomes a directive.
+    assert sources(["ws://[::1]:8080/ws"], None) == "'self' ws: wss:"
+    assert sources([], "x; script-src *") == "'self' ws: wss:"
+
+
+def test_a_page_without_its_policy_is_not_served(tmp_path: Path) -> None:
+    with pytest.raises(
+        PolicyMissing, match=r"no content-security-policy\.txt beside the page .* `make page`"
+    ):
+        read_policy(tmp_path)
+
+
 async def test_it_serves_the_page_and_its_configuration(page: Page) -> None:
     _, index, _ = await page.get("/")
     files = [f"/{name}" for name in re.findall(r'(?:src|href)="\./([^"]+)"', index)]
@@ -74,9 +145,8 @@ async def test_it_serves_the_page_and_its_configuration(page: Page) -> None:
     for path in ("/", *files):
         status, _, headers = await page.get(path)
         assert status == 200
-        assert headers["X-Content-Type-Options"] == "nosniff"
-        assert headers["Cache-Control"] == "no-cache"
-        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+        assert headers.items() >= HEADERS.items()
+        assert policy_of(headers) == POLICY
     _, config, _ = await page.get("/config.json")
     assert messages.read_object(config.encode()) == {
         "gateways": ["ws://gateway/ws"],
@@ -152,6 +222,76 @@ async def test_without_a_broker_events_are_unavailable() -> None:
                 "/demo/events", {"action": "order.paid", "data": {"order_id": "O1", "user_id": "ana"}}
             )
     assert (status, list(answer)) == (503, ["error"])
+
+
+def own_address() -> str:
+    """An address of this machine, not of loopback where it has another one. Nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+#: `{own}` is the address of this machine.
+@pytest.mark.parametrize(
+    ("host", "origin", "welcome"),
+    [
+        ("127.0.0.1", "http://127.0.0.1", True),
+        ("localhost:8000", "http://localhost:8000", True),
+        ("LOCALHOST:8000", "http://localhost:8000", True),
+        ("[::1]:8000", "http://[::1]:8000", True),
+        ("127.0.0.1", None, True),
+        ("{own}:8000", "http://{own}:8000", True),
+        ("demo.example", "http://demo.example", True),
+        ("Demo.Example:8443", "https://demo.example:8443", True),
+        ("demo.example", None, True),
+        ("rebound.example", "http://rebound.example", False),
+        ("rebound.example", None, False),
+        ("demo.example.rebound.example", "http://demo.example.rebound.example", False),
+        ("127.0.0.1.rebound.example", "http://127.0.0.1.rebound.example", False),
+        ("192.0.2.7", "http://192.0.2.7", False),
+        ("0.0.0.0", "http://0.0.0.0", False),
+        ("localhost.", "http://localhost.", False),
+        ("user@127.0.0.1", "http://user@127.0.0.1", False),
+        ("rebound.example#127.0.0.1", None, False),
+        ("", None, False),
+        ("demo.example", "http://elsewhere.example", False),
+        ("demo.example", "http://demo.example:8000", False),
+        ("demo.example", "ftp://demo.example", False),
+        ("demo.example", "demo.example", False),
+        ("demo.example", "null", False),
+        ("demo.example", "", False),
+        ("demo.example", "http://demo.example.elsewhere.example", False),
+    ],
+)
+@pytest.mark.parametrize("listens", ["127.0.0.1", "0.0.0.0"])
+async def test_the_demo_answers_by_its_own_names_and_to_its_own_page_wherever_it_listens(
+    listens: str, host: str, origin: str | None, welcome: bool
+) -> None:
+    own = "127.0.0.1" if listens == "127.0.0.1" else own_address()
+
+    async def publish_nothing(_: Envelope) -> None:
+        raise AssertionError("an event was published")
+
+    demo = Demo(sign_here, publish_nothing, hosts=demo_hosts(["Demo.example, other.example"]))
+    async with a_page(demo, listens=listens, reached=own) as page:
+        headers = {"Host": host.format(own=own)}
+        if origin is not None:
+            headers["Origin"] = origin.format(own=own)
+        status, answer = await page.post("/demo/token", {"user": "ana"}, **headers)
+        assert (status, list(answer)) == ((200, ["token", "expires_in"]) if welcome else (403, ["error"]))
+        if not welcome:
+            assert (await page.post("/demo/events", {}, **headers))[0] == 403
+
+
+@pytest.mark.parametrize(
+    "name", ["https://demo.example", "demo.example:8000", "demo.example/x", "*", "a b", "a@b"]
+)
+def test_a_name_of_the_demo_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(BadSetting, match=r"--demo-host=.*: must be a host as browsers show it"):
+        demo_hosts([f"demo.example,{name}"])
 
 
 @pytest.mark.parametrize(

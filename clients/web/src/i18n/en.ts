@@ -14,6 +14,7 @@ export const en = {
   dismiss: "Dismiss",
   you: "You",
   optional: "Optional",
+  demo: "This is a demo: anyone may sign in as anyone.",
 
   signIn: {
     title: "Come aboard",

@@ -13,6 +13,7 @@ export const zh: Words = {
   dismiss: "知道了",
   you: "你",
   optional: "可不填",
+  demo: "这是演示：任何人都可以用任何名字登录。",
 
   signIn: {
     title: "欢迎上船",

@@ -2,6 +2,7 @@ import type { App } from "../state/app.ts";
 import { Bar } from "./bar.tsx";
 import { ClosedBanner } from "./connection.tsx";
 import { AppContext, SessionContext, useApp, useWords } from "./context.ts";
+import { DemoBar } from "./demo-bar.tsx";
 import { Menu } from "./menu.tsx";
 import { NoticeList } from "./notices.tsx";
 import { SignIn } from "./sign-in.tsx";
@@ -14,6 +15,7 @@ export function Page({ app }: { app: App }) {
       <SessionContext.Provider value={session}>
         <SkipLink />
         <Bar />
+        <DemoBar />
         {session && <ClosedBanner />}
         {session ? <Workspace key={session} /> : <SignIn />}
         {app.dialog.value === "menu" && <Menu />}

@@ -99,6 +99,15 @@ def web(
             envvar="TOWPATH_DEMO",
         ),
     ] = False,
+    demo_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name by which browsers may reach the demo; once for each, or separated by commas. Those of this "
+            "machine and the address itself are known.",
+            envvar="TOWPATH_DEMO_HOSTS",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Serve the page, and nothing else.
 
@@ -106,7 +115,7 @@ def web(
     """
     from towpath.tools.page import run
 
-    run(host, port, gateway or ["ws://127.0.0.1:8080/ws"], demo=demo)
+    run(host, port, gateway or ["ws://127.0.0.1:8080/ws"], demo=demo, demo_host=demo_host or [])
 
 
 @app.command()

@@ -16,6 +16,7 @@ from towpath.servicekit.runtime.amqp_url import hosts
 from towpath.servicekit.runtime.run import or_stopped, until_stopped
 from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings, load
 from towpath.tools.brokers import greet_any
+from towpath.tools.demo_door import demo_hosts
 from towpath.tools.greeting import NoBroker
 from towpath.tools.order_events import APP_ID, exchanges, publish
 from towpath.tools.plan import DATABASE_URL, database_label
@@ -25,16 +26,18 @@ from towpath.tools.web import Demo, Site, serve_site, web_folder
 log = structlog.get_logger(__name__)
 
 
-def run(host: str, port: int, gateways: list[str], *, demo: bool) -> None:
+def run(host: str, port: int, gateways: list[str], *, demo: bool, demo_host: list[str]) -> None:
     """Serve the page until a signal.
 
     Args:
         gateways: Addresses of the gateways' WebSockets, as browsers reach them.
         demo: Whether people sign in by name alone, and may publish order events.
+        demo_host: Names by which browsers may reach the demo, besides those of this machine.
 
     Raises:
-        BadSetting, BrokerRefused, PageMissing, PortTaken
+        BadSetting, BrokerRefused, PageMissing, PolicyMissing, PortTaken
     """
+    hosts_of_demo = demo_hosts(demo_host)
     for gateway in gateways:
         _check(gateway)
     secret = os.environ.get(AUTH_SECRET, "")
@@ -52,7 +55,9 @@ def run(host: str, port: int, gateways: list[str], *, demo: bool) -> None:
                 web_folder(),
                 gateways,
                 about={"database": database_label(given)} if (given := os.environ.get(DATABASE_URL)) else {},
-                demo=Demo(lambda user: sign(user, secret), partial(publish, broker)) if broker else None,
+                demo=Demo(lambda user: sign(user, secret), partial(publish, broker), hosts_of_demo)
+                if broker
+                else None,
             )
             await stack.enter_async_context(serve_site(site, host, port, option="--port"))
             log.info("serving", host=host, port=port, demo=demo)

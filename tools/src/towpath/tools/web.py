@@ -1,37 +1,31 @@
 """The page: files built from ``clients/web``, what the page must know, and the demo's two endpoints.
 
-Guarantees: nothing is served from outside the page's folder; other sites may neither frame the page nor post to the
-demo's endpoints, also not by DNS rebinding. The sign-in by name alone is for demonstrations: it is off unless
-``TOWPATH_DEMO`` is set, or ``--demo``.
+Guarantees: nothing is served from outside the page's folder; every answer has the page's policy
+(:mod:`towpath.tools.page_policy`); other sites get nothing from the demo's endpoints
+(:mod:`towpath.tools.demo_door`). The sign-in by name alone is for demonstrations: it is off unless ``TOWPATH_DEMO``
+is set, or ``--demo``.
 """
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
-from aiohttp import hdrs, web
-from yarl import URL
+from aiohttp import web
 
 from towpath.protocol.envelope import Envelope
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.messages import read_object
 from towpath.servicekit.runtime.listening import LISTEN_ERRORS, blames_port, cannot_listen
+from towpath.tools.demo_door import host_of, problem, refusal
 from towpath.tools.order_events import BadEvent, NotPublished, order_event
+from towpath.tools.page_policy import headers, read_policy
 from towpath.tools.ports import PortTaken
 from towpath.tools.token import LIFETIME_SECONDS, BadUser
 from towpath.tools.trouble import Trouble
 
-#: https://www.w3.org/TR/CSP3/; WebSockets go to gateways on other ports and hosts.
-_HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
 _LARGEST_POST: Final = 64 * 1024
 _PAGE: Final = "clients/web/dist"
 
@@ -50,10 +44,12 @@ class Demo:
         sign: A token for a user; raises :class:`~towpath.tools.token.BadUser`.
         publish: Publishes an order event as another backend; raises
             :class:`~towpath.tools.order_events.NotPublished`.
+        hosts: Names by which browsers may reach it; see :mod:`towpath.tools.demo_door`.
     """
 
     sign: Callable[[str], str]
     publish: Callable[[Envelope], Awaitable[None]]
+    hosts: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +95,15 @@ async def serve_site(site: Site, host: str, port: int, *, option: str) -> AsyncI
         option: Where the port comes from, for the message when it is taken.
 
     Raises:
-        PortTaken
+        PolicyMissing, PortTaken
     """
     app = web.Application(client_max_size=_LARGEST_POST)
-    app.on_response_prepare.append(_add_headers)
+    policy = read_policy(site.web_root)
+
+    async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(headers(policy, site.gateways, host_of(request)))
+
+    app.on_response_prepare.append(add_headers)
 
     async def index(_: web.Request) -> web.FileResponse:
         return web.FileResponse(site.web_root / "index.html")
@@ -121,9 +122,8 @@ async def serve_site(site: Site, host: str, port: int, *, option: str) -> AsyncI
     app.router.add_get("/", index)
     app.router.add_get("/config.json", config)
     if site.demo is not None:
-        guard = _Guard(host)
-        app.router.add_post("/demo/token", _token(site.demo, guard))
-        app.router.add_post("/demo/events", _events(site.demo, guard))
+        app.router.add_post("/demo/token", _token(site.demo))
+        app.router.add_post("/demo/events", _events(site.demo))
     app.router.add_static("/", site.web_root)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
@@ -139,31 +139,27 @@ async def serve_site(site: Site, host: str, port: int, *, option: str) -> AsyncI
         await runner.cleanup()
 
 
-async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(_HEADERS)
-
-
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def _token(demo: Demo, guard: "_Guard") -> Handler:
+def _token(demo: Demo) -> Handler:
     async def token(request: web.Request) -> web.Response:
-        if refusal := guard.refuses(request):
-            return refusal
+        if refused := refusal(request, demo.hosts):
+            return refused
         try:
             body = read_object(await request.read())
             signed = demo.sign(_text(body, "user"))
         except (BadEnvelope, BadUser) as error:
-            return _problem(400, str(error))
+            return problem(400, str(error))
         return web.json_response({"token": signed, "expires_in": LIFETIME_SECONDS})
 
     return token
 
 
-def _events(demo: Demo, guard: "_Guard") -> Handler:
+def _events(demo: Demo) -> Handler:
     async def events(request: web.Request) -> web.Response:
-        if refusal := guard.refuses(request):
-            return refusal
+        if refused := refusal(request, demo.hosts):
+            return refused
         try:
             body = read_object(await request.read())
             data = body.get("data")
@@ -173,50 +169,12 @@ def _events(demo: Demo, guard: "_Guard") -> Handler:
             event = order_event(_text(body, "action"), data, msg_id)
             await demo.publish(event)
         except (BadEnvelope, BadEvent) as error:
-            return _problem(400, str(error))
+            return problem(400, str(error))
         except NotPublished as error:
-            return _problem(503, str(error))
+            return problem(503, str(error))
         return web.json_response({"msg_id": event.msg_id})
 
     return events
-
-
-class _Guard:
-    """Refuses what a page of another site sends, in a visitor's browser, to the demo's endpoints.
-
-    A page can post JSON to a foreign origin only after a CORS preflight, which is not answered here; Origin and
-    Sec-Fetch-Site say the same once more. A name that an attacker points to 127.0.0.1 makes the foreign page
-    look our own, so that on a loopback address only the names of loopback are served.
-    """
-
-    def __init__(self, host: str) -> None:
-        self._loopback = _is_loopback(host)
-
-    def refuses(self, request: web.Request) -> web.Response | None:
-        """The answer to a request that is refused; ``None`` when it is welcome."""
-        if request.content_type != "application/json":
-            return _problem(415, f"content type {request.content_type!a}: send application/json")
-        origin, site = request.headers.get(hdrs.ORIGIN), request.headers.get("Sec-Fetch-Site", "same-origin")
-        foreign = origin is not None and origin.partition("://")[2].lower() != request.host.lower()
-        if foreign or site not in ("same-origin", "none"):
-            return _problem(403, f"origin {(origin or site)[:70]!a}: other sites may not do this")
-        if self._loopback and not _is_loopback(_host_of(request)):
-            return _problem(403, f"host {request.host[:70]!a}: use 127.0.0.1 or localhost")
-        return None
-
-
-def _host_of(request: web.Request) -> str:
-    try:
-        return URL(f"http://{request.host}").host or ""
-    except ValueError:
-        return ""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def _text(body: Mapping[str, Any], name: str) -> str:
@@ -224,7 +182,3 @@ def _text(body: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise BadEnvelope(f"{name}: must be a text")
     return value
-
-
-def _problem(status: int, message: str) -> web.Response:
-    return web.json_response({"error": message}, status=status)

@@ -1,0 +1,148 @@
+"""Sees what a page does that it should not: runs a stranger's script, asks a stranger's server, breaks its policy."""
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from typing import Any
+
+from playwright.async_api import ConsoleMessage, Dialog, Frame, Page
+from yarl import URL
+
+#: Before any script of the page: keeps what the browser refused under the page's policy.
+_WATCH_POLICY = """
+window.policyViolations = [];
+document.addEventListener("securitypolicyviolation", (event) =>
+    window.policyViolations.push(`${event.effectiveDirective}: ${event.blockedURI} ${event.sample}`));
+"""
+#: Elements that the page never makes: each would come from a text.
+_FOREIGN = """() => [...document.querySelectorAll(
+    "body script, iframe, frame, object, embed, img, video, audio, base, style, template, math, "
+    + "meta[http-equiv=refresh], [onload], [onerror], [onclick], [onmouseover], a:not(.skip), form[action], "
+    + "#app link")]
+    .map((element) => element.outerHTML.slice(0, 200))"""
+_POLICY_WORDS = ("Content Security Policy", "Trusted Type", "Refused to")
+
+
+class Witness:
+    """Watches one page, from before it is loaded.
+
+    Attributes:
+        page: The page.
+        seen: The events so far that should not have been, one line each.
+    """
+
+    def __init__(self, page: Page, hosts: Collection[str]) -> None:
+        self.page = page
+        self.seen: list[str] = []
+        self._hosts = hosts
+        page.on("request", lambda request: self._asked(request.url))
+        page.on("websocket", lambda socket: self._asked(socket.url))
+        page.on("console", self._wrote)
+        page.on("popup", lambda popup: self.seen.append(f"a window: {popup.url}"))
+        page.on("frameattached", lambda frame: self.seen.append(f"a frame: {frame.url}"))
+        page.on("framenavigated", self._moved)
+        page.on("dialog", self._asks)
+
+    @classmethod
+    @asynccontextmanager
+    async def watch(cls, page: Page, *, hosts: Collection[str]) -> AsyncIterator["Witness"]:
+        """From before the page is loaded.
+
+        Args:
+            hosts: ``host:port`` of each server that the page may ask.
+        """
+        witness = cls(page, hosts)
+        await page.add_init_script(_WATCH_POLICY)
+        yield witness
+
+    async def findings(self) -> list[str]:
+        """All that should not have happened, the elements that should not be there included."""
+        ran = await self.page.evaluate("window.hostile === undefined ? [] : ['a script ran']")
+        violations: list[str] = await self.page.evaluate("window.policyViolations")
+        foreign: list[str] = await self.page.evaluate(_FOREIGN)
+        return [*self.seen, *ran, *violations, *foreign]
+
+    def _asked(self, url: str) -> None:
+        address = URL(url)
+        if f"{address.host}:{address.port}" not in self._hosts:
+            self.seen.append(f"a request: {url[:200]}")
+
+    def _wrote(self, message: ConsoleMessage) -> None:
+        if any(words in message.text for words in _POLICY_WORDS):
+            self.seen.append(f"the console: {message.text[:300]}")
+
+    def _moved(self, frame: Frame) -> None:
+        address = URL(frame.url)
+        if address.scheme != "about" and f"{address.host}:{address.port}" not in self._hosts:
+            self.seen.append(f"a move: {frame.url[:200]}")
+
+    async def _asks(self, dialog: Dialog) -> None:
+        self.seen.append(f"a dialog: {dialog.message[:100]}")
+        await dialog.dismiss()
+
+
+async def layout_faults(page: Page) -> list[str]:
+    """Where the layout is broken: sideways scrolling, boxes outside of the window, controls that are covered."""
+    found: Any = await page.evaluate(_LAYOUT, "#app *")
+    return [str(fault) for fault in found]
+
+
+async def layout_faults_of_each(page: Page, selector: str, *, changes: str) -> list[str]:
+    """The same after a click on each element of ``selector`` in turn, in the part of the page that it ``changes``."""
+    found: Any = await page.evaluate(_EACH.replace("LAYOUT", _LAYOUT), [selector, changes])
+    return [str(fault) for fault in found]
+
+
+_EACH = """async ([selector, changes]) => {
+    const layout = LAYOUT;
+    const faults = [];
+    for (const element of document.querySelectorAll(selector)) {
+        element.click();
+        for (let frames = 0; frames < 3; frames++) await new Promise(requestAnimationFrame);
+        faults.push(...layout(`${changes} *`).map((fault) => `${element.textContent.slice(0, 40)}: ${fault}`));
+    }
+    return faults;
+}"""
+_LAYOUT = """(scope) => {
+    const faults = [];
+    const name = (element) => `${element.tagName.toLowerCase()}.${element.className} `
+        + `${element.dataset?.testid?.slice(0, 40) ?? ""} ${(element.textContent ?? "").slice(0, 30)}`;
+    const root = document.documentElement;
+    if (root.scrollWidth > innerWidth) faults.push(`the page is ${root.scrollWidth} wide`);
+    if (root.scrollHeight > innerHeight) faults.push(`the page is ${root.scrollHeight} high`);
+    const clips = (element) => getComputedStyle(element).overflowX !== "visible";
+    const isClipped = (element) => {
+        let at = element.parentElement;
+        while (at !== null && at !== root && !clips(at)) at = at.parentElement;
+        return at !== null && at !== root;
+    };
+    for (const element of document.querySelectorAll(scope)) {
+        const box = element.getBoundingClientRect();
+        if (box.width === 0 || element.closest(".unseen, svg, option, datalist")) continue;
+        const isWider = element.scrollWidth > element.clientWidth + 1 && element.tagName !== "TEXTAREA";
+        if (isWider && ["auto", "scroll"].includes(getComputedStyle(element).overflowX))
+            faults.push(`scrolls sideways: ${name(element)}`);
+        if ((box.left < -1 || box.right > innerWidth + 1) && !isClipped(element))
+            faults.push(`outside of the window: ${name(element)}`);
+    }
+    // Visible parts of the frame of the page that must stay usable.
+    const isDialogOpen = document.querySelector("dialog[open]") !== null;
+    const controls = isDialogOpen
+        ? "dialog[open] header button"
+        : ".bar button, #composer, [data-testid=send-message], .tabs button";
+    for (const control of document.querySelectorAll(controls)) {
+        const box = control.getBoundingClientRect();
+        if (box.width === 0) continue;
+        const hit = document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2);
+        if (!control.contains(hit)) faults.push(`${hit ? name(hit) : "nothing"} covers ${name(control)}`);
+    }
+    // One row below the other.
+    for (const list of document.querySelectorAll(".log > ol, .rooms, .invitations, .members, .order-list")) {
+        let bottom = -Infinity;
+        for (const row of list.children) {
+            const box = row.getBoundingClientRect();
+            if (box.height > 0 && box.top < bottom - 1) faults.push(`overlaps the row above: ${name(row)}`);
+            bottom = box.bottom;
+        }
+    }
+    return [...new Set(faults)];
+}"""
