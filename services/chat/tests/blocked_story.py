@@ -67,8 +67,8 @@ class Story:
 
     Attributes:
         texts: The texts that alice has written since the story began.
-        got: What alice got, batch by batch: by routing key, without ids and times.
-        bob_got: What bob got, in the same form.
+        got: The bytes that alice got, batch by batch: by routing key, without ids and times.
+        bob_got: The bytes that bob got, in the same form.
     """
 
     chat: ServiceUnderTest
@@ -121,7 +121,7 @@ class Story:
             self.bob_got.append(self.heard_by("bob"))
 
     def heard_by(self, user: str) -> dict[str, list[bytes]]:
-        """What the connection of ``user`` gets, by routing key."""
+        """The bytes that the connection of ``user`` gets, by routing key."""
         found: dict[str, list[bytes]] = {}
         groups = {"alice": ("group.chat:den", "group.chat:attic"), "bob": ()}[user]
         for heard in self.chat.heard:

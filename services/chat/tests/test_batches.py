@@ -172,17 +172,14 @@ class TestBatches:
 
             async def each(action: str, *, by: str | None = None, few: bool = False, **data: Any) -> None:
                 # So few drops that their cost fits one unit of work.
-                await chat.dispatch(
-                    *[
-                        a_command(
-                            action,
-                            by=by or user,
-                            **{name: value.format(user) for name, value in data.items()},
-                            **({"private": True} if action == "chat.create" else {}),
-                        )
-                        for user in (users[:10] if few else users)
-                    ]
-                )
+                commands = []
+                for user in users[:10] if few else users:
+                    filled = {
+                        name: value.format(user) if isinstance(value, str) else value
+                        for name, value in data.items()
+                    }
+                    commands.append(a_command(action, by=by or user, **filled))
+                await chat.dispatch(*commands)
 
             await each("chat.block", by="yan", user="{}")
             await each("chat.direct", to="yan", text="hidden")
@@ -196,7 +193,7 @@ class TestBatches:
             await each("chat.leave", by="eve", room="of-{}")
             await each("chat.remove", room="of-{}", user="yan")
             await each("chat.drop", few=True, room="of-{}")
-            await each("chat.create", few=True, room="of-{}")
+            await each("chat.create", few=True, room="of-{}", private=True)
             # The leaves above are confirmed by now, and forgotten.
             await each("chat.send", room="of-{}", text="hm")
 

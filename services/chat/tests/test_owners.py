@@ -74,8 +74,10 @@ async def ask(chat: ServiceUnderTest, action: str, by: str, **data: Any) -> dict
 
 
 async def owner(chat: ServiceUnderTest, by: str) -> str | None:
-    rooms = (await ask(chat, "chat.rooms", by))["rooms"]
-    return {room["room"]: room.get("owner") for room in rooms}[ROOM]
+    owners: dict[str, str | None] = {
+        room["room"]: room.get("owner") for room in (await ask(chat, "chat.rooms", by))["rooms"]
+    }
+    return owners[ROOM]
 
 
 def in_batches(story: list[Incoming], together: bool) -> list[list[Incoming]]:
