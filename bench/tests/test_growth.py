@@ -26,7 +26,7 @@ from bench.tests.growth_runs import a_run
 from towpath.chat.tables import INBOX, MESSAGES, STREAMS
 from towpath.protocol.chat import stream_of
 from towpath.protocol.envelope import parse
-from towpath.servicekit.storage.replays import replay
+from towpath.servicekit.storage.replays import Asked, replay
 from towpath.servicekit.storage.stored_outcome import StoredOutcome
 
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -259,7 +259,9 @@ async def test_a_seeded_message_is_stored_like_a_sent_one(tmp_path: Path) -> Non
         await add_rooms(database, [(room, users)])
         await add_messages(database, room, users[0], 300)
         async with database.reading() as connection:
-            (resumed,) = await replay(connection, STREAMS, [{stream: 200}], limit=1000, max_bytes=1 << 20)
+            (resumed,) = await replay(
+                connection, STREAMS, [Asked({stream: 200})], limit=1000, max_bytes=1 << 20
+            )
             seqs = (await connection.execute(sa.select(MESSAGES.c.seq))).scalars().all()
             outcomes = (await connection.execute(sa.select(INBOX.c.outcome))).scalars().all()
     assert sorted(seqs) == list(range(1, 301))

@@ -14,6 +14,13 @@ export interface Actions {
   "chat.join": { data: JoinRoom; answer: Joined };
   "chat.leave": { data: LeaveRoom; answer: Left };
   "chat.invite": { data: Invite; answer: Invited };
+  "chat.decline": { data: Decline; answer: Declined };
+  "chat.remove": { data: RemoveMember; answer: Removed };
+  "chat.transfer": { data: TransferRoom; answer: Transferred };
+  "chat.drop": { data: DropRoom; answer: Dropped };
+  "chat.block": { data: Block; answer: Blocking };
+  "chat.unblock": { data: Unblock; answer: Blocking };
+  "chat.blocked": { data: Record<string, never>; answer: BlockedList };
   "chat.send": { data: SendMessage; answer: Sent };
   "chat.direct": { data: SendDirect; answer: Sent };
   "chat.edit": { data: EditMessage; answer: MessageChanged };
@@ -38,6 +45,8 @@ export interface Pushes {
   "chat.deleted": MessageDeleted;
   "chat.joined": MemberChange;
   "chat.left": MemberChange;
+  "chat.owner": OwnerChange;
+  "chat.dropped": RoomDropped;
   "chat.invited": Invitation;
   "chat.typing": TypingPush;
   "chat.read": ReadPush;
@@ -88,6 +97,71 @@ export interface Invite {
 export interface Invited {
   room: string;
   user: string;
+}
+
+export interface Decline {
+  room: string;
+}
+
+/** Answer to `chat.decline`. */
+export interface Declined {
+  room: string;
+}
+
+export interface RemoveMember {
+  room: string;
+  user: string;
+}
+
+/** Answer to `chat.remove`. */
+export interface Removed {
+  room: string;
+  user: string;
+}
+
+/** `data` of `chat.transfer`; `user` is the member who becomes the owner. */
+export interface TransferRoom {
+  room: string;
+  user: string;
+}
+
+/** Answer to `chat.transfer`. */
+export interface Transferred {
+  room: string;
+  owner: string;
+}
+
+export interface DropRoom {
+  room: string;
+}
+
+/** Answer to `chat.drop`. */
+export interface Dropped {
+  room: string;
+}
+
+export interface Block {
+  user: string;
+}
+
+/** Answer to `chat.block` and `chat.unblock`. */
+export interface Blocking {
+  user: string;
+}
+
+export interface Unblock {
+  user: string;
+}
+
+/** One entry of `chat.blocked`; `since` is Unix milliseconds. */
+export interface BlockedUser {
+  user: string;
+  since: number;
+}
+
+/** Answer to `chat.blocked`: the users whom the asking user blocks, by name. */
+export interface BlockedList {
+  users: BlockedUser[];
 }
 
 export interface SendMessage {
@@ -145,6 +219,7 @@ export interface Message {
   edited_at?: number;
   deleted_at?: number;
   deleted?: true;
+  hidden?: true;
 }
 
 /** Answer to `chat.history`, oldest first; `has_more` says that there is more in the direction asked for. */
@@ -162,6 +237,7 @@ export interface RoomSummary {
   read_seq: number;
   unread: number;
   private?: true;
+  owner?: string;
 }
 
 /** Push `chat.invited`, and one entry of `chat.rooms`: `by` asks the user to join. */
@@ -234,6 +310,7 @@ export interface MessageEdited {
   text: string;
   edited_at: number;
   deleted?: true;
+  hidden?: true;
 }
 
 /** Push `chat.deleted`; `seq` is the message's. `deleted_at` is Unix milliseconds. */
@@ -244,11 +321,25 @@ export interface MessageDeleted {
   deleted_at: number;
 }
 
-/** Pushes `chat.joined` and `chat.left`. */
+/** Pushes `chat.joined` and `chat.left`; `by` is the owner who removed the user, if one did. */
 export interface MemberChange {
   room: string;
   seq: number;
   user: string;
+  by?: string;
+}
+
+/** Push `chat.owner`: `user` owns the room now. */
+export interface OwnerChange {
+  room: string;
+  seq: number;
+  user: string;
+}
+
+/** Push `chat.dropped`: its owner `by` deleted the room. */
+export interface RoomDropped {
+  room: string;
+  by: string;
 }
 
 /** Push `chat.typing`. */

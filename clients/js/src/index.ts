@@ -8,6 +8,7 @@ export type { DurablePush, Envelope } from "./envelope.js";
 export { TowpathError } from "./errors.js";
 export type { ErrorCode, LocalErrorCode, TowpathErrorFields, WireErrorCode } from "./errors.js";
 export type { State } from "./events.js";
+export { shown } from "./names.js";
 export type { WebSocketConstructor, WebSocketLike } from "./socket.js";
 export { memoryStorage, webStorage } from "./storage.js";
 export type { PositionStorage, StreamPositions, WebStorage } from "./storage.js";

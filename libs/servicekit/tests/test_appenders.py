@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from towpath.protocol.envelope import parse
 from towpath.servicekit.storage.database import Database
-from towpath.servicekit.storage.replays import replay
+from towpath.servicekit.storage.replays import Asked, replay
 from towpath.servicekit.storage.retention import delete_old
 from towpath.servicekit.storage.streams import Replay, Streams, StreamTables, read_heads
 
@@ -96,7 +96,7 @@ async def test_concurrent_readers_see_a_stream_without_gaps(replicas: list[Datab
         while not done.is_set():
             async with database.reading() as connection:
                 [found] = await replay(
-                    connection, TABLES, [{NAMES[0]: position}], limit=1000, max_bytes=PLENTY
+                    connection, TABLES, [Asked({NAMES[0]: position})], limit=1000, max_bytes=PLENTY
                 )
             stream = found[NAMES[0]]
             assert stream.complete
@@ -152,7 +152,9 @@ async def test_a_replay_equals_the_list_of_all_entries(replicas: list[Database],
         else:
             _, asked, limit = step
             async with database.reading() as connection:
-                given_back = await replay(connection, TABLES, asked, limit=limit, max_bytes=PLENTY)
+                given_back = await replay(
+                    connection, TABLES, list(map(Asked, asked)), limit=limit, max_bytes=PLENTY
+                )
             for positions, answer in zip(asked, given_back, strict=True):
                 assert answer.keys() == positions.keys()
                 assert sum(len(stream.entries) for stream in answer.values()) <= limit

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from towpath.servicekit.storage import bulk
 from towpath.servicekit.storage.database import Database
 from towpath.servicekit.storage.leaves import ConfirmedLeaves, Leave, to_store
-from towpath.servicekit.storage.replays import replay
+from towpath.servicekit.storage.replays import Asked, replay
 from towpath.servicekit.storage.retention import delete_old
 from towpath.servicekit.storage.streams import Replay, Streams, StreamTables, read_heads
 
@@ -78,7 +78,7 @@ async def test_streams_loaded_if_they_exist_are_not_created(connection: AsyncCon
 
 async def test_each_request_gets_the_entries_after_its_own_position(connection: AsyncConnection) -> None:
     told = await append(connection, a=4, b=2)
-    asked = [{"a": 1, "b": 0}, {"a": 3}, {"a": 4}, {"a": 5, "c": 0, "d": 7}, {}]
+    asked = [Asked(one) for one in ({"a": 1, "b": 0}, {"a": 3}, {"a": 4}, {"a": 5, "c": 0, "d": 7}, {})]
     assert await replay(connection, TABLES, asked, limit=LIMIT, max_bytes=PLENTY) == [
         {"a": Replay(told["a"][1:], 4, True), "b": Replay(told["b"], 2, True)},
         {"a": Replay(told["a"][3:], 4, True)},
@@ -90,7 +90,7 @@ async def test_each_request_gets_the_entries_after_its_own_position(connection: 
 
 async def test_the_limit_holds_for_each_request_alone(connection: AsyncConnection) -> None:
     told = await append(connection, a=LIMIT - 1, b=2, c=1)
-    asked = [{"a": 0, "b": 0, "c": 0}] * 50
+    asked = [Asked({"a": 0, "b": 0, "c": 0})] * 50
     for answer in await replay(connection, TABLES, asked, limit=LIMIT, max_bytes=PLENTY):
         assert answer == {
             "a": Replay(told["a"], LIMIT - 1, True),
@@ -102,7 +102,7 @@ async def test_the_limit_holds_for_each_request_alone(connection: AsyncConnectio
 async def test_a_replay_of_more_bytes_than_allowed_is_not_complete(connection: AsyncConnection) -> None:
     told = await append(connection, a=8, b=2)
     size = sum(map(len, told["b"]))
-    asked = [{"a": 0, "b": 0}, {"b": 0}, {"a": 7}]
+    asked = [Asked({"a": 0, "b": 0}), Asked({"b": 0}), Asked({"a": 7})]
     assert await replay(connection, TABLES, asked, limit=LIMIT, max_bytes=size) == [
         {"a": Replay([], 8, False), "b": Replay(told["b"], 2, True)},
         {"b": Replay(told["b"], 2, True)},
@@ -119,14 +119,14 @@ async def test_a_replay_that_is_too_large_reads_at_most_the_bound_and_a_page(
         streams.append("a", "test.said", lambda _: {"text": "x" * 4_000})
     await streams.save()
     with rows_read(connection) as read:
-        [found] = await replay(connection, TABLES, [{"a": 0}], limit=5_000, max_bytes=400_000)
+        [found] = await replay(connection, TABLES, [Asked({"a": 0})], limit=5_000, max_bytes=400_000)
     assert found == {"a": Replay([], 1_000, False)}
     assert sum(read) * 4_000 < 400_000 + 300_000
 
 
 async def test_the_pages_of_a_replay_are_joined(connection: AsyncConnection) -> None:
     told = await append(connection, a=450, b=3)
-    [found] = await replay(connection, TABLES, [{"a": 10, "b": 1}], limit=5_000, max_bytes=PLENTY)
+    [found] = await replay(connection, TABLES, [Asked({"a": 10, "b": 1})], limit=5_000, max_bytes=PLENTY)
     assert found == {"a": Replay(told["a"][10:], 450, True), "b": Replay(told["b"][1:], 3, True)}
 
 
@@ -136,7 +136,7 @@ async def test_a_replay_from_before_the_retention_is_incomplete(connection: Asyn
     told = await append(connection, a=2)
     assert await delete_old(connection, TABLES.entries, older_than_ms=1_000, limit=100) == 2
     (too_late, in_time) = await replay(
-        connection, TABLES, [{"a": 1}, {"a": 2}], limit=LIMIT, max_bytes=PLENTY
+        connection, TABLES, [Asked({"a": 1}), Asked({"a": 2})], limit=LIMIT, max_bytes=PLENTY
     )
     assert too_late == {"a": Replay([], 4, False)}
     assert in_time == {"a": Replay(told["a"], 4, True)}

@@ -1,4 +1,4 @@
-"""Whatever people say, edit, delete, leave and send again, in any order: what is gone is gone."""
+"""Whatever people say, edit, delete, leave, remove, drop, block and send again, in any order: what is gone is gone."""
 
 import itertools
 from dataclasses import dataclass, field
@@ -30,6 +30,11 @@ steps = st.one_of(
     st.tuples(st.just("join"), users, st.sampled_from((DEN, HALL))),
     st.tuples(st.just("leave"), users, st.sampled_from((DEN, DEN, HALL))),
     st.tuples(st.just("invite"), users, users),
+    st.tuples(st.just("decline"), users, users),
+    st.tuples(st.just("remove"), users, users),
+    st.tuples(st.just("transfer"), users, users),
+    st.tuples(st.just("drop"), users, users),
+    st.tuples(st.just("block"), st.sampled_from(("alice", "bob")), st.booleans()),
     st.tuples(st.just("again"), numbers, st.booleans()),
 )
 #: Batches; after each, all is looked at, and with True what is left of rooms that are gone is deleted.
@@ -42,6 +47,7 @@ class Said:
     seq: int
     author: str
     text: str
+    hidden_from: str | None = None
 
 
 @dataclass
@@ -62,6 +68,7 @@ class Story:
     gone: set[str] = field(default_factory=set)
     unseen: set[str] = field(default_factory=set)
     places: dict[str, Place] = field(default_factory=lambda: {room: Place() for room in ROOMS})
+    blocks: set[tuple[str, str]] = field(default_factory=set)
     sent: list[tuple[Incoming, str]] = field(default_factory=list)
     answers: dict[str, Any] = field(default_factory=dict)
     numbers: Any = field(default_factory=lambda: itertools.count(1))
@@ -114,6 +121,9 @@ class Story:
             data = {"room": said.room, "seq": said.seq}
             return f"chat.{what}", data | ({"text": text} if what == "edit" else {}), by
         by, other = more
+        if what == "block":
+            action = "chat.block" if other else "chat.unblock"
+            return action, {"user": "bob" if by == "alice" else "alice"}, by
         if what == "say" and other == PAIR and by != "zoe":
             return "chat.direct", {"to": "bob" if by == "alice" else "alice", "text": text}, by
         return {
@@ -122,22 +132,31 @@ class Story:
             "join": ("chat.join", {"room": other}, by),
             "leave": ("chat.leave", {"room": other}, by),
             "invite": ("chat.invite", {"room": DEN, "user": other}, by),
+            "decline": ("chat.decline", {"room": DEN}, by),
+            "remove": ("chat.remove", {"room": DEN, "user": other}, by),
+            "transfer": ("chat.transfer", {"room": DEN, "user": other}, by),
+            "drop": ("chat.drop", {"room": DEN}, by),
         }[what]
 
     def _became(self, action: str, data: dict[str, Any], by: str, answer: dict[str, Any]) -> None:
+        if action in ("chat.block", "chat.unblock"):
+            change = self.blocks.add if action == "chat.block" else self.blocks.discard
+            return change((by, data["user"]))
         room = answer["room"]
         place = self.places[room]
+        reader = self._reader(room, by)
         match action:
             case "chat.send" | "chat.direct":
                 assert place.members >= {by} or action == "chat.direct"
                 if action == "chat.direct":
                     place.members = {"alice", "bob"}
-                self.said[room, answer["seq"]] = Said(room, answer["seq"], by, data["text"])
+                self.said[room, answer["seq"]] = Said(room, answer["seq"], by, data["text"], reader)
             case "chat.edit":
                 said = self.said[room, data["seq"]]
                 assert said.author == by
                 self.gone.add(said.text)
                 said.text = data["text"]
+                said.hidden_from = reader or said.hidden_from
             case "chat.delete":
                 said = self.said[room, data["seq"]]
                 assert said.author == by
@@ -153,10 +172,27 @@ class Story:
             case "chat.leave":
                 place.members.remove(by)
                 if place.is_private and not place.members:
-                    self.places[room] = Place()
-                    for key in [key for key in self.said if key[0] == room]:
-                        self.unseen.add(self.said.pop(key).text)
-                    self.unseen.discard("")
+                    self._is_gone(room)
+            case "chat.remove":
+                assert by in place.members
+                place.members.discard(data["user"])
+            case "chat.transfer":
+                assert {by, data["user"]} <= place.members
+            case "chat.drop":
+                assert by in place.members
+                assert place.is_private
+                self._is_gone(room)
+
+    def _is_gone(self, room: str) -> None:
+        self.places[room] = Place()
+        for key in [key for key in self.said if key[0] == room]:
+            self.unseen.add(self.said.pop(key).text)
+        self.unseen.discard("")
+
+    def _reader(self, room: str, by: str) -> str | None:
+        """The user from whom a text of ``by`` is hidden."""
+        other = "bob" if by == "alice" else "alice"
+        return other if room == PAIR and (other, by) in self.blocks else None
 
     # Looking
 
@@ -189,7 +225,10 @@ class Story:
             assert self.chat.answer("all").data == {"streams": told}
             assert self.chat.replayed("c-0") == []
             return
-        true = {said.seq: said.text for said in self.said.values() if said.room == room}
+        said_here = [said for said in self.said.values() if said.room == room]
+        true = {said.seq: "" if said.hidden_from == user else said.text for said in said_here}
+        hidden = [said.text for said in said_here if said.hidden_from == user and said.text]
+        assert not [text for text in hidden if text in str(self.chat.heard)]
         history = self.chat.answer("history").data
         assert {message["seq"]: message["text"] for message in history["messages"]} == true
         replayed = self.chat.replayed("c-0")
@@ -232,7 +271,13 @@ ALL_OF_IT: Final[list[tuple[list[tuple[Any, ...]], bool]]] = [
     ([("edit", 0, 1), ("delete", 1, 1), ("again", 1, True), ("again", 3, True), ("again", 1, False)], False),
     ([("leave", "alice", DEN), ("leave", "bob", DEN), ("again", 1, True)], False),
     ([("join", "zoe", DEN), ("say", "zoe", DEN), ("again", 4, True), ("delete", 1, 1)], False),
-    ([("leave", "zoe", DEN), ("join", "alice", DEN), ("again", 6, True)], True),
+    ([("leave", "zoe", DEN), ("join", "alice", DEN), ("again", 6, True), ("leave", "alice", DEN)], True),
+    ([("block", "bob", True), ("say", "alice", PAIR), ("edit", 0, 1), ("say", "bob", PAIR)], False),
+    ([("block", "bob", False), ("say", "alice", PAIR), ("say", "bob", PAIR), ("edit", 1, 1)], False),
+    ([("create", "zoe", True), ("invite", "zoe", "bob"), ("decline", "bob", "bob")], False),
+    ([("invite", "zoe", "alice"), ("join", "alice", DEN), ("say", "alice", DEN)], False),
+    ([("transfer", "zoe", "alice"), ("remove", "alice", "zoe"), ("drop", "alice", "alice")], False),
+    ([("again", 12, True), ("join", "bob", DEN), ("say", "bob", DEN)], True),
 ]
 
 

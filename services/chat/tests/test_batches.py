@@ -167,6 +167,36 @@ class TestBatches:
     ) -> None:
         users = [f"user-{number}" for number in range(60)]
 
+        async def with_people(users: list[str]) -> None:
+            """Blocks, invitations and owners; afterwards all is as before, so that each round does the same."""
+
+            async def each(action: str, *, by: str | None = None, few: bool = False, **data: Any) -> None:
+                # So few drops that their cost fits one unit of work.
+                commands = []
+                for user in users[:10] if few else users:
+                    filled = {
+                        name: value.format(user) if isinstance(value, str) else value
+                        for name, value in data.items()
+                    }
+                    commands.append(a_command(action, by=by or user, **filled))
+                await chat.dispatch(*commands)
+
+            await each("chat.block", by="yan", user="{}")
+            await each("chat.direct", to="yan", text="hidden")
+            await each("chat.invite", room="of-{}", user="yan")
+            await each("chat.unblock", by="yan", user="{}")
+            await each("chat.decline", by="yan", room="of-{}")
+            for guest in ("eve", "yan"):
+                await each("chat.invite", room="of-{}", user=guest)
+                await each("chat.join", by=guest, room="of-{}")
+            await each("chat.transfer", room="of-{}", user="eve")
+            await each("chat.leave", by="eve", room="of-{}")
+            await each("chat.remove", room="of-{}", user="yan")
+            await each("chat.drop", few=True, room="of-{}")
+            await each("chat.create", few=True, room="of-{}", private=True)
+            # The leaves above are confirmed by now, and forgotten.
+            await each("chat.send", room="of-{}", text="hm")
+
         async def a_round(users: list[str], rooms: int) -> int:
             def room(user: str) -> str:
                 return f"room-{users.index(user) % rooms}"
@@ -184,7 +214,9 @@ class TestBatches:
                 await chat.dispatch(
                     *[a_command("chat.invite", by=user, room=room(user), user="zoe") for user in users]
                 )
-                mine = {row.user_id: row for row in await chat.rows(MESSAGES) if is_direct(row.room)}
+                await with_people(users)
+                rows = await chat.rows(MESSAGES)
+                mine = {row.user_id: row for row in rows if is_direct(row.room) and not row.deleted_at}
                 for action, more in (("chat.edit", {"text": "well"}), ("chat.delete", {})):
                     await chat.dispatch(
                         *[

@@ -27,7 +27,19 @@ STORY: list[tuple[str, str, dict[str, Any]]] = [
     ("bob", "chat.members", {"room": ROOM}),
     ("bob", "chat.rooms", {}),
     ("bob", "chat.resume", {"positions": {"chat:den": 2}}),
+    ("alice", "chat.transfer", {"room": ROOM, "user": "bob"}),
     ("bob", "chat.leave", {"room": ROOM}),
+    ("alice", "chat.invite", {"room": ROOM, "user": "zoe"}),
+    ("zoe", "chat.join", {"room": ROOM}),
+    ("alice", "chat.remove", {"room": ROOM, "user": "zoe"}),
+    ("alice", "chat.invite", {"room": ROOM, "user": "bob"}),
+    ("bob", "chat.decline", {"room": ROOM}),
+    ("bob", "chat.block", {"user": "alice"}),
+    ("alice", "chat.direct", {"to": "bob", "text": "hidden"}),
+    ("bob", "chat.blocked", {}),
+    ("bob", "chat.history", {"room": "dm:alice:bob"}),
+    ("bob", "chat.unblock", {"user": "alice"}),
+    ("alice", "chat.drop", {"room": ROOM}),
 ]
 #: Actions caused by connections and gateways.
 BY_SIGNS = {"chat.presence", "chat.crowd"}

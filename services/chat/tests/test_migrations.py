@@ -265,3 +265,34 @@ async def test_a_database_with_100000_messages_is_migrated_in_one_start(database
     )
     assert sum("old text" in outcome for outcome in outcomes) == 0
     assert (pushed.seq, pushed.data["text"]) == (20, "new")
+
+
+OWNERLESS = [
+    "INSERT INTO chat_rooms (room, created_at, private, created_by, members) VALUES"
+    " ('den', 1, true, 'zoe', 2), ('attic', 1, true, 'gone', 2), ('hall', 1, false, 'zoe', 1)",
+    "INSERT INTO chat_members (room, user_id, read_seq) VALUES"
+    " ('den', 'alice', 1), ('den', 'zoe', 1), ('attic', 'bob', 1), ('attic', 'alice', 1), ('hall', 'zoe', 1)",
+    "INSERT INTO chat_streams (stream, head) VALUES ('chat:den', 2), ('chat:attic', 2), ('chat:hall', 1)",
+    "INSERT INTO chat_invitations (room, user_id, invited_by, created_at, seq) VALUES ('den', 'eve', 'zoe', 1, 2)",
+]
+
+
+async def test_private_rooms_of_an_earlier_version_get_an_owner(database_url: str) -> None:
+    assert CHAT.storage is not None
+    await an_early_database(database_url)
+    engine = create_async_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.run_sync(upgrade, CHAT.storage.migrations, "0009")
+        for statement in OWNERLESS:
+            await connection.execute(sa.text(statement))
+    await engine.dispose()
+    async with ServiceUnderTest.running(CHAT, database_url) as chat:
+        owners = {row.room: row.owner for row in await chat.rows(ROOMS)}
+        assert owners == {"den": "zoe", "attic": "alice", "hall": None, "weavers": None}
+        await chat.dispatch(a_command("chat.rooms", by="eve", msg_id="m-1"))
+        assert chat.answer("m-1").data["invitations"] == [{"room": "den", "title": "den", "by": "zoe"}]
+        # The order of the joins was not stored: the first by name follows.
+        await chat.dispatch(
+            a_command("chat.leave", by="alice", room="attic"), a_command("chat.leave", by="zoe", room="den")
+        )
+        assert {push.data["user"] for push in chat.pushes(action="chat.owner")} == {"bob", "alice"}

@@ -1,5 +1,7 @@
 /** Names of rooms and people. A two-person room is called `dm:<a>:<b>`, the two sorted, for both of them. */
 
+import { shown } from "@towpath/client";
+
 const DIRECT = "dm:";
 
 export function directRoom(one: string, other: string): string {
@@ -49,3 +51,14 @@ function byCodePoint(one: string, other: string): number {
 
 const escape = (user: string) => user.replaceAll("%", "%25").replaceAll(":", "%3A");
 const unescape = (user: string) => user.replaceAll("%3A", ":").replaceAll("%25", "%");
+
+const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
+
+/**
+ * A name inside of a sentence: what is hidden in it is shown, and where it is written from right to left, it does not
+ * reorder the words beside it (https://www.w3.org/International/questions/qa-bidi-unicode-controls).
+ */
+export function inText(name: string): string {
+  const visible = shown(name);
+  return RIGHT_TO_LEFT.test(visible) ? `\u2068${visible}\u2069` : visible;
+}

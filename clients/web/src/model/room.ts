@@ -10,6 +10,7 @@ import type {
   MemberChange,
   MessageDeleted,
   MessageEdited,
+  OwnerChange,
   RoomSummary,
   Message as MessageData,
 } from "@towpath/client";
@@ -28,9 +29,9 @@ export interface Message {
   readonly ref: string | null;
 }
 
-/** A member joined or left. */
+/** A member joined, left, was removed by the owner, or became the owner. */
 export interface Note {
-  readonly kind: "joined" | "left";
+  readonly kind: "joined" | "left" | "removed" | "owner";
   readonly seq: number;
   readonly user: string;
 }
@@ -50,6 +51,8 @@ export interface Room {
   /** The other person of a two-person room, else null. */
   readonly partner: string | null;
   readonly isPrivate: boolean;
+  /** The owner of a private room, as far as the service said; null for other rooms. */
+  readonly owner: string | null;
   /** The position of the room's stream, as far as pushes and summaries have it. */
   readonly head: number;
   readonly readSeq: number;
@@ -77,6 +80,7 @@ export function newRoom(name: string, me: string, title?: string): Room {
     me,
     partner: other,
     isPrivate: false,
+    owner: null,
     head: 0,
     readSeq: 0,
     unread: 0,
@@ -101,6 +105,7 @@ export function summarised(room: Room, data: RoomSummary): Room {
     ...room,
     title: room.partner ?? (data.title || room.name),
     isPrivate: data.private ?? false,
+    owner: data.owner ?? null,
     head: Math.max(room.head, data.seq),
     readSeq,
     unread,
@@ -123,7 +128,7 @@ export function said(room: Room, data: MessageData, { watching }: { watching: bo
     ...known,
     head: data.seq,
     readSeq: isRead ? Math.max(room.readSeq, data.seq) : room.readSeq,
-    unread: isRead || isOwn || data.deleted || data.seq <= room.readSeq ? room.unread : room.unread + 1,
+    unread: isRead || isOwn || data.deleted || data.hidden || data.seq <= room.readSeq ? room.unread : room.unread + 1,
   });
 }
 
@@ -150,8 +155,19 @@ export function deleted(room: Room, data: Pick<MessageDeleted, "seq">, head: num
   };
 }
 
+/** Applies the change of the owner. */
+export function owned(room: Room, { seq, user }: Pick<OwnerChange, "seq" | "user">): Room {
+  const entries = find(room, seq) ? room.entries : inserted(room.entries, { kind: "owner", seq, user });
+  const readSeq = room.unread === 0 ? Math.max(room.readSeq, seq) : room.readSeq;
+  return { ...room, entries, owner: user, head: Math.max(room.head, seq), readSeq };
+}
+
 /** Applies a join or a leave. */
-export function noted(room: Room, kind: Note["kind"], { seq, user }: Pick<MemberChange, "seq" | "user">): Room {
+export function noted(
+  room: Room,
+  kind: "joined" | "left" | "removed",
+  { seq, user }: Pick<MemberChange, "seq" | "user">,
+): Room {
   const others = room.members?.filter((member) => member !== user);
   const members = others && kind === "joined" ? [...others, user].sort() : others;
   const entries = find(room, seq) ? room.entries : inserted(room.entries, { kind, seq, user });
@@ -239,7 +255,9 @@ function withDivider(before: Room, after: Room): Room {
   return before.unread === 0 && after.unread > 0 ? { ...after, newSince: after.readSeq } : after;
 }
 
+/** A hidden message, of a user whom this one blocked, has its place in the stream and none in the view. */
 function withMessage(room: Room, data: MessageData): Room {
+  if (data.hidden) return room;
   const known = find(room, data.seq);
   const message: Message = {
     kind: "message",

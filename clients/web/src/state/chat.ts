@@ -11,13 +11,15 @@ import {
   type Invitation,
   type Message as MessageData,
   type MemberChange,
+  type OwnerChange,
   type RequestOptions,
+  type RoomDropped,
   type Sent,
   TowpathError,
   keyOf,
 } from "@towpath/client";
 
-import { directRoom, isDirect, streamOf } from "../model/names.ts";
+import { directRoom, inText, isDirect, streamOf } from "../model/names.ts";
 import type { Draft, Outbox } from "../model/outbox.ts";
 import { Problem } from "../model/problem.ts";
 import {
@@ -30,6 +32,7 @@ import {
   emptied,
   listed,
   noted,
+  owned,
   readUpTo,
   said,
   seen,
@@ -38,6 +41,7 @@ import {
 } from "../model/room.ts";
 import type { Typing } from "../model/typing.ts";
 import { Again } from "./again.ts";
+import { Blocks } from "./blocks.ts";
 import { CatchingUp } from "./catching-up.ts";
 import { Histories } from "./histories.ts";
 import type { Notices } from "./notices.ts";
@@ -71,6 +75,7 @@ export class Chat {
   /** Messages on their way. */
   readonly outbox: ReadonlySignal<Outbox>;
   readonly me: string;
+  readonly blocks: Blocks;
   #client: Client;
   #notices: Notices;
   /** The room whose end the person is looking at. */
@@ -112,6 +117,11 @@ export class Chat {
     this.#histories = new Histories(this.#store, (room, range) =>
       this.#ask("chat.history", { room, limit: PAGE, ...range }),
     );
+    this.blocks = new Blocks({
+      list: () => this.#ask("chat.blocked", {}),
+      block: (user) => this.#ask("chat.block", { user }),
+      unblock: (user) => this.#ask("chat.unblock", { user }),
+    });
     this.outbox = this.#sending.outbox;
     this.online = this.#presence.online;
     this.rooms = this.#store.all;
@@ -158,7 +168,8 @@ export class Chat {
     const { room } = await this.#ask("chat.create", data);
     batch(() => {
       this.#store.know(room);
-      this.#store.update(room, (made) => ({ ...made, title: title || name, isPrivate, history: "loaded" }));
+      const owner = isPrivate ? this.me : null;
+      this.#store.update(room, (made) => ({ ...made, title: title || name, isPrivate, owner, history: "loaded" }));
     });
     return room;
   }
@@ -170,6 +181,40 @@ export class Chat {
 
   async invite(name: string, user: string): Promise<void> {
     await this.#ask("chat.invite", { room: name, user });
+  }
+
+  /** Ends an invitation. */
+  async decline(name: string): Promise<void> {
+    await this.#ask("chat.decline", { room: name });
+    this.#uninvited(name);
+  }
+
+  /** As its owner: ends the membership of another user. */
+  async removeMember(name: string, user: string): Promise<void> {
+    await this.#ask("chat.remove", { room: name, user });
+    void this.loadMembers(name); // in a crowd no push says it
+  }
+
+  /** As its owner: makes another member the owner. */
+  async transfer(name: string, user: string): Promise<void> {
+    const { owner } = await this.#ask("chat.transfer", { room: name, user });
+    this.#store.update(name, (room) => ({ ...room, owner }));
+  }
+
+  /** As its owner: deletes a room, for all members. */
+  async dropRoom(name: string): Promise<void> {
+    await this.#ask("chat.drop", { room: name });
+    this.#drop(name);
+  }
+
+  async block(user: string): Promise<void> {
+    await this.blocks.block(user);
+    this.invitations.value = this.invitations.peek().filter(({ by }) => by !== user);
+  }
+
+  async unblock(user: string): Promise<void> {
+    await this.blocks.unblock(user);
+    void this.#list(); // open invitations of that user, and rooms of the two
   }
 
   /** Takes an invitation off the list. It stays good, and is listed again with the next connection. */
@@ -252,12 +297,15 @@ export class Chat {
     client.on("chat.deleted", (data, { seq = 0 }) => this.#store.update(data.room, (room) => deleted(room, data, seq)));
     client.on("chat.joined", (data, { stream }) => this.#joined(data, stream !== undefined));
     client.on("chat.left", (data) => this.#left(data));
+    client.on("chat.owner", (data: OwnerChange) => this.#store.update(data.room, (room) => owned(room, data)));
+    client.on("chat.dropped", (data: RoomDropped) => this.#dropped(data));
     client.on("chat.crowd", (data) => this.#crowd(data));
     client.on("chat.read", ({ room, user, seq }) => this.#store.update(room, (known) => readUpTo(known, user, seq)));
     client.on("chat.presence", (data) => this.#presence.take(data));
     client.on("chat.invited", (invitation) => this.#invited(invitation));
     client.on("chat.typing", ({ room, user }) => {
-      if (user !== this.me) this.#typing.started(room, user);
+      // In a room of several the service pushes it to all members.
+      if (user !== this.me && !this.blocks.has(user)) this.#typing.started(room, user);
     });
     client.on("incomplete", ({ stream }) => this.#incomplete(stream));
     client.onState((state) => {
@@ -271,7 +319,7 @@ export class Chat {
 
   /** A connection is there: see which rooms there are and who is there. */
   async #refresh(): Promise<void> {
-    await this.#list();
+    await Promise.all([this.#list(), this.blocks.load()]);
     const [rooms, open] = [this.rooms.peek(), this.open.peek()];
     if (open !== null) this.#look(open);
     const directs = [...rooms.values()].filter((room) => room.partner !== null && room.name !== open && room.head > 0);
@@ -339,7 +387,7 @@ export class Chat {
       this.#store.update(data.room, (room) => said(room, data, { watching }));
       if (data.user === this.me) {
         this.#sending.heard(data.room, data);
-      } else if (data.room === this.open.peek() && data.seq > before.head && !data.deleted) {
+      } else if (data.room === this.open.peek() && data.seq > before.head && !data.deleted && !this.blocks.has(data.user)) {
         this.heard.value = this.#messageOf(data);
       }
     });
@@ -365,9 +413,21 @@ export class Chat {
   }
 
   #left(data: MemberChange): void {
-    if (data.user === this.me) return this.#drop(data.room); // in another window
+    const title = this.#store.get(data.room)?.title;
+    if (data.user === this.me) {
+      if (data.by && title !== undefined) this.#notices.news((words) => words.rooms.removed(inText(title)));
+      return this.#drop(data.room); // removed, or left in another window
+    }
     this.#typing.stopped(data.room, data.user);
-    this.#store.update(data.room, (room) => noted(room, "left", data));
+    this.#store.update(data.room, (room) => noted(room, data.by ? "removed" : "left", data));
+  }
+
+  #dropped({ room, by }: RoomDropped): void {
+    const title = this.#store.get(room)?.title;
+    if (title !== undefined && by !== this.me) {
+      this.#notices.news((words) => words.rooms.dropped(inText(by), inText(title)));
+    }
+    this.#drop(room);
   }
 
   #crowd(data: CrowdCounted): void {
@@ -383,7 +443,7 @@ export class Chat {
   #invited(invitation: Invitation): void {
     this.#uninvited(invitation.room);
     this.invitations.value = [...this.invitations.peek(), invitation];
-    this.#notices.news((words) => words.rooms.invited(invitation.by, invitation.title || invitation.room));
+    this.#notices.news((words) => words.rooms.invited(inText(invitation.by), inText(invitation.title || invitation.room)));
   }
 
   #uninvited(room: string): void {
@@ -397,7 +457,7 @@ export class Chat {
     this.#store.update(room.name, emptied);
     void this.#list(); // how much of it is unread
     if (room.name !== this.open.peek()) return;
-    this.#notices.news((words) => words.conversation.reloaded(room.title));
+    this.#notices.news((words) => words.conversation.reloaded(inText(room.title)));
     void this.#load(room.name);
   }
 

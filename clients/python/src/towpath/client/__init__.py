@@ -23,6 +23,7 @@ from towpath.client.envelope import Envelope, key_of
 from towpath.client.errors import TowpathError
 from towpath.client.storage import FileStorage, MemoryStorage, Storage
 from towpath.client.streams import StreamReader
+from towpath.protocol.names import shown
 
 __all__ = [
     "Client",
@@ -36,4 +37,5 @@ __all__ = [
     "TowpathError",
     "connect",
     "key_of",
+    "shown",
 ]

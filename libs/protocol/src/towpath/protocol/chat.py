@@ -79,6 +79,38 @@ class Invite(Payload):
     user: UserId
 
 
+class Decline(Payload):
+    room: RoomName
+
+
+class RemoveMember(Payload):
+    room: RoomName
+    user: UserId
+
+
+class TransferRoom(Payload):
+    """``data`` of ``chat.transfer``; ``user`` is the member who becomes the owner."""
+
+    room: RoomName
+    user: UserId
+
+
+class DropRoom(Payload):
+    room: RoomName
+
+
+class Block(Payload):
+    user: UserId
+
+
+class Unblock(Payload):
+    user: UserId
+
+
+class ListBlocked(Payload):
+    pass
+
+
 class SendMessage(Payload):
     room: RoomName
     text: MessageText
@@ -173,6 +205,51 @@ class Invited(Payload):
     user: str
 
 
+class Declined(Payload):
+    """Answer to ``chat.decline``."""
+
+    room: str
+
+
+class Removed(Payload):
+    """Answer to ``chat.remove``."""
+
+    room: str
+    user: str
+
+
+class Transferred(Payload):
+    """Answer to ``chat.transfer``."""
+
+    room: str
+    owner: str
+
+
+class Dropped(Payload):
+    """Answer to ``chat.drop``."""
+
+    room: str
+
+
+class Blocking(Payload):
+    """Answer to ``chat.block`` and ``chat.unblock``."""
+
+    user: str
+
+
+class BlockedUser(Payload):
+    """One entry of ``chat.blocked``; ``since`` is Unix milliseconds."""
+
+    user: str
+    since: int
+
+
+class BlockedList(Payload):
+    """Answer to ``chat.blocked``: the users whom the asking user blocks, by name."""
+
+    users: list[BlockedUser]
+
+
 class Sent(Payload):
     """Answer to ``chat.send`` and ``chat.direct``. ``sent_at`` is Unix milliseconds."""
 
@@ -196,6 +273,7 @@ class Message(Payload):
         edited_at: When it was last edited, if it was.
         deleted_at: When it was deleted, if it was; only in histories.
         deleted: There in a push that is replayed after the message was deleted.
+        hidden: There for a user who blocked the author when it was written; it is like a deleted message then.
     """
 
     room: str
@@ -207,6 +285,7 @@ class Message(Payload):
     edited_at: int | None = None
     deleted_at: int | None = None
     deleted: Literal[True] | None = None
+    hidden: Literal[True] | None = None
 
 
 class History(Payload):
@@ -225,6 +304,7 @@ class RoomSummary(Payload):
         read_seq: How far the user has read.
         unread: Messages of others after that, but for deleted ones; counted up to 1,000.
         private: There when only those who are invited may join.
+        owner: The owner of a private room.
     """
 
     room: str
@@ -233,6 +313,7 @@ class RoomSummary(Payload):
     read_seq: int
     unread: int
     private: Literal[True] | None = None
+    owner: str | None = None
 
 
 class Invitation(Payload):
@@ -280,11 +361,27 @@ class ReadPosition(Payload):
 
 
 class MemberChange(Payload):
-    """Pushes ``chat.joined`` and ``chat.left``."""
+    """Pushes ``chat.joined`` and ``chat.left``; ``by`` is the owner who removed the user, if one did."""
 
     room: str
     seq: int
     user: str
+    by: str | None = None
+
+
+class OwnerChange(Payload):
+    """Push ``chat.owner``: ``user`` owns the room now."""
+
+    room: str
+    seq: int
+    user: str
+
+
+class RoomDropped(Payload):
+    """Push ``chat.dropped``: its owner ``by`` deleted the room."""
+
+    room: str
+    by: str
 
 
 class MessageEdited(Payload):
@@ -293,6 +390,7 @@ class MessageEdited(Payload):
     Attributes:
         text: The newest one when it is replayed; empty once the message is deleted.
         deleted: There in a push that is replayed after the message was deleted.
+        hidden: As in :class:`Message`.
     """
 
     room: str
@@ -301,6 +399,7 @@ class MessageEdited(Payload):
     text: str
     edited_at: int
     deleted: Literal[True] | None = None
+    hidden: Literal[True] | None = None
 
 
 class MessageDeleted(Payload):
@@ -358,6 +457,13 @@ ACTIONS: Final[Mapping[str, tuple[type[Payload], type[Payload] | None]]] = {
     "chat.join": (JoinRoom, Joined),
     "chat.leave": (LeaveRoom, Left),
     "chat.invite": (Invite, Invited),
+    "chat.decline": (Decline, Declined),
+    "chat.remove": (RemoveMember, Removed),
+    "chat.transfer": (TransferRoom, Transferred),
+    "chat.drop": (DropRoom, Dropped),
+    "chat.block": (Block, Blocking),
+    "chat.unblock": (Unblock, Blocking),
+    "chat.blocked": (ListBlocked, BlockedList),
     "chat.send": (SendMessage, Sent),
     "chat.direct": (SendDirect, Sent),
     "chat.edit": (EditMessage, MessageChanged),
@@ -377,6 +483,8 @@ PUSHES: Final[Mapping[str, type[Payload]]] = {
     "chat.deleted": MessageDeleted,
     "chat.joined": MemberChange,
     "chat.left": MemberChange,
+    "chat.owner": OwnerChange,
+    "chat.dropped": RoomDropped,
     "chat.invited": Invitation,
     "chat.typing": TypingPush,
     "chat.read": ReadPush,

@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from towpath.servicekit.storage.leaves import Leave
     from towpath.servicekit.storage.outbox import OutboxTables
     from towpath.servicekit.storage.streams import Replay, Streams, StreamTables, batched
-    from towpath.servicekit.storage.withheld import EntryId, Fields
+    from towpath.servicekit.storage.withheld import EntryId, Fields, Hidden
 
 __all__ = [
     "BadEntryPoint",
@@ -90,6 +90,7 @@ __all__ = [
     "Groups",
     "Handler",
     "Handlers",
+    "Hidden",
     "KitTables",
     "Leave",
     "NoOutbox",
@@ -157,7 +158,7 @@ _MODULES: Final = {
     "storage.leaves": ("Leave",),
     "storage.outbox": ("OutboxTables",),
     "storage.streams": ("Replay", "StreamTables", "Streams", "batched"),
-    "storage.withheld": ("EntryId", "Fields"),
+    "storage.withheld": ("EntryId", "Fields", "Hidden"),
 }
 _MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -1,6 +1,7 @@
-"""Rooms: members and guests, and the rules for them. No I/O.
+"""Rooms: members, guests and owners, and the rules for them. No I/O.
 
-Guarantee: a method that raises has changed nothing.
+Guarantees: a method that raises has changed nothing. A private room with members has an owner among them; other rooms
+have none.
 """
 
 import bisect
@@ -8,71 +9,17 @@ from dataclasses import dataclass, field
 
 from towpath.chat.errors import (
     AlreadyInRoom,
+    HiddenCharacters,
     NamesTooLong,
     NotForDirectRooms,
     NotInRoom,
     NotInvited,
+    NotTheOwner,
     RoomExists,
 )
+from towpath.chat.membership import GoneRoom, Guest, Member
 from towpath.protocol.chat import MAX_ROOM, direct_room, direct_users, is_direct
-
-
-@dataclass(slots=True)
-class Member:
-    """One user in one room.
-
-    Attributes:
-        read_seq: The last ``seq`` that the user has read.
-        is_stored: Whether the database has a row of it.
-        is_gone: The user has left.
-    """
-
-    user_id: str
-    read_seq: int = 0
-    is_stored: bool = False
-    is_gone: bool = False
-    is_changed: bool = False
-
-    def has_read(self, seq: int) -> bool:
-        """Set the read position to ``seq``; it only grows. Returns whether it changed."""
-        if seq <= self.read_seq:
-            return False
-        self.read_seq = seq
-        self.is_changed = True
-        return True
-
-
-@dataclass(slots=True)
-class Guest:
-    """One user who is invited to one room.
-
-    Attributes:
-        by: The first inviter.
-        seq: The head of the room's stream at the invitation.
-        is_stored: Whether the database has a row of it.
-        has_come: The invitation is used up.
-    """
-
-    user_id: str
-    by: str
-    seq: int = 0
-    is_stored: bool = False
-    has_come: bool = False
-    is_changed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class GoneRoom:
-    """A private room that lost its last member.
-
-    Attributes:
-        seq: The last ``seq`` of the stream of its name that belongs to the gone room.
-        created_at: ``None`` if it was made just now.
-    """
-
-    seq: int
-    created_by: str | None
-    created_at: int | None
+from towpath.protocol.names import check_visible
 
 
 @dataclass(slots=True)
@@ -84,11 +31,12 @@ class Room:
         private: Whether only invited users may join.
         created_by: The creator, if known.
         created_at: Unix milliseconds; ``None`` if created in this unit of work.
+        owner: The member who may remove others, hand the room over and delete it; only of a private room.
         exists: Whether the room exists. Known if loaded, like the attributes above.
         is_stored: Whether the database has a row of it.
         count: Number of members.
         listed: The first members, sorted. Kept up to date if loaded.
-        gone: Rooms of this name that lost their last member in this unit of work.
+        gone: Rooms of this name that went in this unit of work.
     """
 
     name: str
@@ -96,10 +44,12 @@ class Room:
     private: bool = False
     created_by: str | None = None
     created_at: int | None = None
+    owner: str | None = None
     exists: bool = False
     is_stored: bool = False
     count: int = 0
     is_count_changed: bool = False
+    is_owner_changed: bool = False
     listed: list[str] = field(default_factory=list)
     members: dict[str, Member] = field(default_factory=dict)
     guests: dict[str, Guest] = field(default_factory=dict)
@@ -114,6 +64,13 @@ class Room:
     def pair(self) -> list[str]:
         """The users of a two-person room, one if they are the same."""
         return list(dict.fromkeys(direct_users(self.name)))
+
+    def other(self, user_id: str) -> str | None:
+        """The other user of a two-person room; ``None`` for any other room."""
+        if not self.is_direct:
+            return None
+        one, other = direct_users(self.name)
+        return other if one == user_id else one
 
     def has(self, user_id: str) -> bool:
         """Whether the user is in the room."""
@@ -140,11 +97,12 @@ class Room:
             raise RoomExists(self.name)
         self.exists = True
         self.title, self.private, self.created_by = title, private, by
+        self.owner = by if private else None
 
-    def inviter(self, user_id: str) -> str | None:
-        """The inviter of the user, while the invitation is open."""
+    def guest(self, user_id: str) -> Guest | None:
+        """The user as a guest, while the invitation is open."""
         guest = self.guests.get(user_id)
-        return None if guest is None or guest.has_come else guest.by
+        return None if guest is None or guest.has_come else guest
 
     def check_outside(self, user_id: str) -> None:
         """Check that the user is not in the room.
@@ -166,15 +124,16 @@ class Room:
         """
         self.check_outside(user_id)
         guest = self.guests.setdefault(user_id, Guest(user_id, by))
-        guest.by, guest.seq, guest.has_come, guest.is_changed = by, seq, False, True
+        guest.by, guest.seq, guest.shown_by = by, seq, None
+        guest.has_come, guest.is_changed = False, True
 
-    def check_open_to(self, user_id: str) -> None:
+    def check_open_to(self, user_id: str, *, invited: bool) -> None:
         """Check that the user may join.
 
         Raises:
             NotInvited
         """
-        if self.private and self.inviter(user_id) is None and not self.has(user_id):
+        if self.private and not invited and not self.has(user_id):
             raise NotInvited(self.name)
 
     def admit(self, user_id: str, read_seq: int = 0) -> None:
@@ -184,16 +143,12 @@ class Room:
         """
         if self.has(user_id):
             return
-        # A user who left in this unit of work still has a row: it is changed, not inserted twice.
-        member = self.members.setdefault(user_id, Member(user_id))
-        member.is_gone = False
-        member.is_changed = True
-        member.read_seq = read_seq
+        self.members.setdefault(user_id, Member(user_id)).come(read_seq)
         self.count += 1
         self.is_count_changed = True
         bisect.insort(self.listed, user_id)
         if guest := self.guests.get(user_id):
-            guest.has_come = guest.is_changed = True
+            guest.end()
 
     def dismiss(self, user_id: str) -> None:
         """Remove the user.
@@ -207,6 +162,36 @@ class Room:
         if user_id in self.listed:
             self.listed.remove(user_id)
 
+    # Ownership
+
+    def check_owner(self, user_id: str) -> None:
+        """Check that the user owns the room.
+
+        Raises:
+            NotInRoom, NotTheOwner
+        """
+        self.member(user_id)
+        if self.owner != user_id:
+            raise NotTheOwner(self.name)
+
+    def hand_over(self, user_id: str) -> None:
+        """Make a member the owner.
+
+        Raises:
+            NotInRoom
+        """
+        self.member(user_id)
+        self.owner, self.is_owner_changed = user_id, True
+
+    def succeed(self) -> str | None:
+        """Make the member who is longest in the room the owner, of those that are loaded; returns the new owner."""
+        heirs = [member for member in self.members.values() if not member.is_gone]
+        self.owner = min(heirs, key=lambda member: member.seniority).user_id if heirs else None
+        self.is_owner_changed = True
+        return self.owner
+
+    # The end
+
     @property
     def is_abandoned(self) -> bool:
         """Whether the room has no members and no user may join."""
@@ -217,11 +202,11 @@ class Room:
         # A new room of this name continues after `seq`: no position in the old stream fits the new one.
         self.gone.append(GoneRoom(seq, self.created_by, self.created_at))
         self.exists = self.private = False
-        self.title = self.created_by = self.created_at = None
+        self.title = self.created_by = self.created_at = self.owner = None
         self.count = 0
         # Their invitations were to the gone room, not to a new one of its name.
         for guest in self.guests.values():
-            guest.has_come = guest.is_changed = True
+            guest.end()
 
     @property
     def begins_after(self) -> int:
@@ -240,6 +225,20 @@ def ordinary(room: str) -> str:
             f"{room[:128]!r} is a room of two: chat.direct opens it; it has no joins, leaves or invitations."
         )
     return room
+
+
+def check_names(room: str, title: str | None = None) -> None:
+    """Check the name and the title of a new room: people must see all of them.
+
+    Raises:
+        HiddenCharacters
+    """
+    for field_name, text in (("room", room), ("title", title)):
+        if text is not None:
+            try:
+                check_visible(text)
+            except ValueError as error:
+                raise HiddenCharacters(field_name, str(error)) from None
 
 
 def direct_name(one: str, other: str) -> str:

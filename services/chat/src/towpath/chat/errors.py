@@ -56,5 +56,65 @@ class MessageDeleted(Conflict):
         super().__init__(f"Message {seq} is deleted.")
 
 
+class NotTheOwner(Forbidden):
+    """Only the owner of a private room may do this; a public room has no owner."""
+
+    def __init__(self, room: str) -> None:
+        super().__init__(f"You do not own room {room[:128]!r}: only the owner of a private room may do this.")
+
+
+class NoSuchMember(NotFound):
+    """The named user is not in the room."""
+
+    def __init__(self, room: str, user_id: str) -> None:
+        super().__init__(f"{user_id!r} is not in room {room[:128]!r}.")
+
+
+class OwnersLeave(Conflict):
+    """An owner cannot remove the owner."""
+
+    def __init__(self, room: str) -> None:
+        super().__init__(f"You cannot remove yourself from room {room[:128]!r}: leave it with chat.leave.")
+
+
+class TooManyMembers(Conflict):
+    """The room has more members than one request may remove."""
+
+    def __init__(self, room: str, members: int, most: int) -> None:
+        super().__init__(
+            f"Room {room[:128]!r} has {members:,} members, and at most {most:,} can be removed with it:"
+            " remove members first."
+        )
+
+
+class NoInvitation(NotFound):
+    """The user has no open invitation to the room."""
+
+    def __init__(self, room: str) -> None:
+        super().__init__(f"You have no invitation to room {room[:128]!r}.")
+
+
+class YouBlock(Conflict):
+    """The user blocks the one whom the message is for."""
+
+    def __init__(self, user_id: str) -> None:
+        super().__init__(f"You block {user_id!r}: unblock them before you write to them.")
+
+
+class NotYourself(InvalidData):
+    """Users cannot block themselves."""
+
+    def __init__(self) -> None:
+        problem = "must not be yourself"
+        super().__init__(f"user: {problem}", details={"fields": [{"field": "user", "problem": problem}]})
+
+
+class HiddenCharacters(InvalidData):
+    """The name or the title of a new room has characters that people cannot see."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}", details={"fields": [{"field": field, "problem": problem}]})
+
+
 class NamesTooLong(InvalidData):
     """The two user ids are too long for the name of their room."""

@@ -1,12 +1,11 @@
-"""Gone rooms: private rooms without members.
+"""Gone rooms: private rooms without members, or deleted by their owner.
 
 The name of such a room is free at once. Its messages, stream entries and invitations are deleted by a timer.
 
 Guarantees:
 
-* Nothing of a gone room is visible after the commit of the last leave. The stream of its name continues from its
-  head;
-  the entry of the last leave is never stored, so a resume from before it is incomplete.
+* Nothing of a gone room is visible after the commit of its end. The stream of its name continues from its head; the
+  entry of the end is never stored, so a resume from before it is incomplete.
 * Rows are deleted in steps of :data:`STEP`, with a fixed number of statements each. Replicas skip a room that another
   one has locked.
 * A gone room still counts as created by its creator, for the limit of rooms per day.

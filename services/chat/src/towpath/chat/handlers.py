@@ -2,51 +2,61 @@
 
 from typing import Final
 
-from towpath.chat.domain import Room, direct_name, ordinary, title
+from towpath.chat import pushes
+from towpath.chat.blocking import block, list_blocked, unblock
+from towpath.chat.domain import Room, check_names, direct_name, ordinary
+from towpath.chat.invitations import decline, invite
+from towpath.chat.ownership import drop, remove, transfer
+from towpath.chat.pushes import to_room
 from towpath.chat.repository import Rooms
 from towpath.protocol.chat import (
+    Block,
     Created,
     CreateRoom,
+    Decline,
     DeleteMessage,
+    DropRoom,
     EditMessage,
-    Invitation,
     Invite,
-    Invited,
     Joined,
     JoinRoom,
     LeaveRoom,
     Left,
+    ListBlocked,
     ListMembers,
     ListRooms,
     MarkRead,
-    MemberChange,
     MemberList,
     MemberState,
     MessageChanged,
     ReadHistory,
     ReadPosition,
     ReadPush,
+    RemoveMember,
     RoomList,
     SendDirect,
     SendMessage,
     Sent,
+    TransferRoom,
     Typing,
     TypingPush,
+    Unblock,
     stream_of,
 )
-from towpath.protocol.envelope import Envelope, make, now_ms
+from towpath.protocol.envelope import make, now_ms
 from towpath.protocol.messages import Session
 from towpath.protocol.routes import SESSION_ALIVE, SESSION_ENDED, SESSION_STARTED
 from towpath.protocol.sessions import GatewayAlive, SessionEnded, SessionStarted
 from towpath.protocol.streams import Resume
-from towpath.servicekit import Handler, Handlers, Outcome, Push, resumed, to_group, to_user
+from towpath.servicekit import Handler, Handlers, Outcome, Push, resumed, to_user
 
 
 def create(request: CreateRoom, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.opened(ordinary(request.room))  # raises NotForDirectRooms
     # Checks before changes: a handler that raises must leave the unit of work as it was, for the rest of the batch.
     if not room.exists:
-        _check_making(room, session.user_id, rooms)  # raises TooManyRooms, TooManyRoomsMade
+        # raises HiddenCharacters, TooManyRooms, TooManyRoomsMade
+        _check_making(room, session.user_id, rooms, request.title)
     room.make(session.user_id, request.title, private=request.private)  # raises RoomExists
     rooms.quotas.made(session.user_id)
     return Outcome(
@@ -59,74 +69,51 @@ def create(request: CreateRoom, session: Session, rooms: Rooms) -> Outcome:
 
 def join(request: JoinRoom, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.opened(ordinary(request.room))  # raises NotForDirectRooms
-    room.check_open_to(session.user_id)  # raises NotInvited
+    is_invited = rooms.invitation(room.name, session.user_id) is not None
+    room.check_open_to(session.user_id, invited=is_invited)  # raises NotInvited
     if not room.has(session.user_id):
         rooms.quotas.check_entering(session.user_id, room.name, by=session.user_id)  # raises TooManyRooms
     if not room.exists:
-        _check_making(room, session.user_id, rooms)  # raises TooManyRooms, TooManyRoomsMade
+        _check_making(room, session.user_id, rooms)  # raises HiddenCharacters, TooManyRooms, TooManyRoomsMade
     if not room.has(session.user_id):
         rooms.pay_for_change(session.user_id, room)  # raises FanOutLimitExceeded
     if not room.exists:
         room.make(session.user_id)
         rooms.quotas.made(session.user_id)
-    pushes = [] if room.has(session.user_id) else _admitted(room, session.user_id, rooms)
+    joined = [] if room.has(session.user_id) else _admitted(room, session.user_id, rooms)
     seq, stream = rooms.seq(room), stream_of(room.name)
     answer = Joined(room=room.name, seq=seq, members=rooms.listed(room), count=rooms.crowd_count(room))
     # Messages between the commit and the subscription are replayed.
-    return Outcome(answer=answer, pushes=pushes, subscribe=[stream], replay={stream: seq})
+    return Outcome(answer=answer, pushes=joined, subscribe=[stream], replay={stream: seq})
 
 
 def leave(request: LeaveRoom, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, ordinary(request.room))  # raises NotForDirectRooms, NotInRoom
-    was_crowd = rooms.is_crowd(room)
+    was_crowd, was_owner = rooms.is_crowd(room), room.owner == session.user_id
     rooms.pay_for_change(session.user_id, room)  # raises FanOutLimitExceeded
-    room.dismiss(session.user_id)
-    # Stored beside the head until the `unsubscribe` is confirmed (docs/adr/0021): no later push may reach the user.
-    rooms.remove_member(room, session.user_id)
-    rooms.quotas.left(session.user_id, room.name)
+    if was_owner:
+        rooms.pay(session.user_id, room)  # raises FanOutLimitExceeded
+    rooms.dismiss(room, session.user_id)
     if room.is_abandoned:
-        left = rooms.vacate(room, session.user_id)
         # No resume replays it (protocol.md, "Deleted rooms").
-        pushes = [to_user(session.user_id, left, stored=False)]
-    # The leave that makes it an ordinary room is the last one that is counted (protocol.md, "Crowds").
-    elif was_crowd:
-        pushes = _crowd_change("chat.left", room, session.user_id, rooms)
+        change = [to_user(session.user_id, rooms.vacate(room, session.user_id), stored=False)]
     else:
-        left = rooms.changed("chat.left", room, session.user_id)
-        # The user's own connections get it by the user's key: they leave the group before it is published.
-        pushes = [*_push(room, left, rooms), to_user(session.user_id, left)]
-    return Outcome(
-        answer=Left(room=room.name),
-        pushes=pushes,
-        unsubscribe=[stream_of(room.name)],
-    )
-
-
-def invite(request: Invite, session: Session, rooms: Rooms) -> Outcome:
-    room = rooms.of_member(session.user_id, ordinary(request.room))  # raises NotForDirectRooms, NotInRoom
-    room.check_outside(request.user)  # raises AlreadyInRoom
-    answer = Invited(room=room.name, user=request.user)
-    if room.inviter(request.user) is not None:
-        # An open invitation is pushed once; else members could alternate and push without end.
-        return Outcome(answer=answer)
-    rooms.quotas.check_inviting(session.user_id, request.user)  # raises TooManyInvitations
-    room.invite(request.user, by=session.user_id, seq=rooms.seq(room))
-    rooms.quotas.invited(session.user_id, request.user)
-    shown = title(room.name, room.title, request.user)
-    invitation = Invitation(room=room.name, title=shown, by=session.user_id)
-    return Outcome(
-        answer=answer, pushes=[to_user(request.user, make("chat.invited", invitation.model_dump()))]
-    )
+        change = pushes.left(room, session.user_id, rooms, was_crowd=was_crowd)
+        if was_owner and (heir := room.succeed()) is not None:
+            change += pushes.owned(room, heir, rooms)
+    return Outcome(answer=Left(room=room.name), pushes=change, unsubscribe=[stream_of(room.name)])
 
 
 def send(request: SendMessage, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
+    rooms.blocks.check_writing(session.user_id, room.other(session.user_id))  # raises YouBlock
     rooms.pay(session.user_id, room, request.text)  # raises FanOutLimitExceeded
     return _sent(room, session.user_id, request.text, request.client_ref, rooms)
 
 
 def direct(request: SendDirect, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.opened(direct_name(session.user_id, request.to))  # raises NamesTooLong
+    rooms.blocks.check_writing(session.user_id, request.to)  # raises YouBlock
     if not room.exists:
         _check_making(room, session.user_id, rooms)  # raises TooManyRooms, TooManyRoomsMade
     rooms.pay(session.user_id, room, request.text)  # raises FanOutLimitExceeded
@@ -137,6 +124,8 @@ def direct(request: SendDirect, session: Session, rooms: Rooms) -> Outcome:
         if not room.has(user):
             room.admit(user)
             rooms.quotas.entered(user, room.name)
+            if rooms.blocks.has(user, session.user_id):
+                room.member(user).hide()
     return _sent(room, session.user_id, request.text, None, rooms)
 
 
@@ -144,9 +133,11 @@ def edit(request: EditMessage, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
     post = rooms.messages.get(room, request.seq)  # raises NoSuchMessage
     rooms.pay(session.user_id, room, request.text)  # raises FanOutLimitExceeded
-    post.edit(session.user_id, request.text, now_ms())  # raises NotTheAuthor, MessageDeleted
+    # raises NotTheAuthor, MessageDeleted
+    post.edit(session.user_id, request.text, now_ms(), hidden_from=rooms.hidden_from(room, session.user_id))
+    change = rooms.messages.edited(post)
     answer = MessageChanged(room=room.name, seq=post.seq)
-    return Outcome(answer=answer, pushes=_push(room, rooms.messages.edited(post), rooms))
+    return Outcome(answer=answer, pushes=to_room(room, change, rooms, hidden_from=post.hidden_from))
 
 
 def delete(request: DeleteMessage, session: Session, rooms: Rooms) -> Outcome:
@@ -155,17 +146,20 @@ def delete(request: DeleteMessage, session: Session, rooms: Rooms) -> Outcome:
     rooms.pay(session.user_id, room)  # raises FanOutLimitExceeded
     post.delete(session.user_id, now_ms())  # raises NotTheAuthor, MessageDeleted
     answer = MessageChanged(room=room.name, seq=post.seq)
-    return Outcome(answer=answer, pushes=_push(room, rooms.messages.deleted(post), rooms))
+    change = rooms.messages.deleted(post)
+    return Outcome(answer=answer, pushes=to_room(room, change, rooms, hidden_from=post.hidden_from))
 
 
 def history(request: ReadHistory, session: Session, rooms: Rooms) -> Outcome:
     rooms.of_member(session.user_id, request.room)  # raises NotInRoom
-    return Outcome(answer=rooms.history(request))
+    return Outcome(answer=rooms.lists.history(request, session.user_id))
 
 
 def list_rooms(_: ListRooms, session: Session, rooms: Rooms) -> Outcome:
-    invitations = rooms.invitations(session.user_id)
-    return Outcome(answer=RoomList(rooms=rooms.summaries(session.user_id), invitations=invitations or None))
+    invitations = rooms.lists.invitations(session.user_id)
+    return Outcome(
+        answer=RoomList(rooms=rooms.lists.summaries(session.user_id), invitations=invitations or None)
+    )
 
 
 def list_members(request: ListMembers, session: Session, rooms: Rooms) -> Outcome:
@@ -187,8 +181,10 @@ def mark_read(request: MarkRead, session: Session, rooms: Rooms) -> Outcome:
     read = ReadPush(room=room.name, user=session.user_id, seq=member.read_seq)
     change = make("chat.read", read.model_dump())
     # In a crowd only the reader's own connections get it: one push per reader to all members would be their square.
-    pushes = [to_user(session.user_id, change)] if rooms.is_crowd(room) else _push(room, change, rooms)
-    return Outcome(answer=answer, pushes=pushes)
+    if rooms.is_crowd(room):
+        return Outcome(answer=answer, pushes=[to_user(session.user_id, change)])
+    hidden_from = rooms.hidden_from(room, session.user_id)
+    return Outcome(answer=answer, pushes=to_room(room, change, rooms, hidden_from=hidden_from))
 
 
 def typing(request: Typing, session: Session, rooms: Rooms) -> Outcome:
@@ -196,23 +192,22 @@ def typing(request: Typing, session: Session, rooms: Rooms) -> Outcome:
     if rooms.is_crowd(room) or not rooms.may_show_typing(session.user_id, room):
         return Outcome(answer={})
     change = make("chat.typing", TypingPush(room=room.name, user=session.user_id).model_dump())
-    if room.is_direct:
-        return Outcome(
-            answer={}, pushes=[to_user(user, change) for user in room.pair if user != session.user_id]
-        )
-    return Outcome(answer={}, pushes=_push(room, change, rooms))
+    if not room.is_direct:
+        return Outcome(answer={}, pushes=to_room(room, change, rooms))
+    readers = {*room.pair} - {session.user_id, rooms.hidden_from(room, session.user_id)}
+    return Outcome(answer={}, pushes=[to_user(user, change) for user in readers])
 
 
 def resume(request: Resume, session: Session, rooms: Rooms) -> Outcome:
-    allowed = {name for name in request.positions if rooms.may_receive(session.user_id, name)}
-    return resumed(request.positions, allowed=allowed, groups=rooms.groups(session.user_id))
+    allowed = {name for name in request.positions if rooms.lists.may_receive(session.user_id, name)}
+    return resumed(request.positions, allowed=allowed, groups=rooms.lists.groups(session.user_id))
 
 
 def on_session_started(event: SessionStarted, rooms: Rooms) -> Outcome:
     """Subscribe a new connection to its user's rooms."""
     rooms.presence_events.started(event)
     session = Session(event.user_id, event.connection_id, event.gateway_id, inbox=event.inbox)
-    return Outcome(connection=session, groups=rooms.groups(event.user_id))
+    return Outcome(connection=session, groups=rooms.lists.groups(event.user_id))
 
 
 def on_session_ended(event: SessionEnded, rooms: Rooms) -> Outcome:
@@ -227,12 +222,15 @@ def on_gateway_alive(event: GatewayAlive, rooms: Rooms) -> Outcome:
     return Outcome()
 
 
-def _check_making(room: Room, user_id: str, rooms: Rooms) -> None:
+def _check_making(room: Room, user_id: str, rooms: Rooms, title: str | None = None) -> None:
     """Check that the user may create the room, for all its initial members.
 
     Raises:
-        TooManyRooms, TooManyRoomsMade
+        HiddenCharacters, TooManyRooms, TooManyRoomsMade
     """
+    # The name of a room of two is made of user ids, and these are the issuer's.
+    if not room.is_direct:
+        check_names(room.name, title)
     for user in room.pair if room.is_direct else [user_id]:
         rooms.quotas.check_entering(user, room.name, by=user_id)
     rooms.quotas.check_making(user_id)
@@ -240,39 +238,29 @@ def _check_making(room: Room, user_id: str, rooms: Rooms) -> None:
 
 def _admitted(room: Room, user_id: str, rooms: Rooms) -> list[Push]:
     """Add the user, and push that to every member, including the user; in a crowd only to the user."""
-    if (inviter := room.inviter(user_id)) is not None:
-        rooms.quotas.accepted(inviter, user_id)
+    if (guest := room.guest(user_id)) is not None:
+        rooms.quotas.accepted(guest.by, user_id)
     rooms.quotas.entered(user_id, room.name)
     rooms.add_member(room, user_id)
     # The join that makes it a crowd is counted already (protocol.md, "Crowds").
     if rooms.is_crowd(room, more=1):
         room.admit(user_id, read_seq=rooms.seq(room))
-        return _crowd_change("chat.joined", room, user_id, rooms)
+        return pushes.in_crowd("chat.joined", room, user_id, rooms)
     joined = rooms.changed("chat.joined", room, user_id)
     # Behind the entry of the join: what was written before it is not unread.
     room.admit(user_id, read_seq=rooms.seq(room))
-    return _push(room, joined, rooms)
-
-
-def _crowd_change(action: str, room: Room, user_id: str, rooms: Rooms) -> list[Push]:
-    """Mark the crowd for its next count, and push the change to the user's own connections, without a stream."""
-    rooms.mark_crowd(room)
-    change = MemberChange(room=room.name, seq=rooms.seq(room), user=user_id)
-    return [to_user(user_id, make(action, change.model_dump()))]
+    return to_room(room, joined, rooms)
 
 
 def _sent(room: Room, user_id: str, text: str, client_ref: str | None, rooms: Rooms) -> Outcome:
-    message, push = rooms.messages.post(room, user_id, text, client_ref)
+    hidden_from = rooms.hidden_from(room, user_id)
+    message, push = rooms.messages.post(room, user_id, text, client_ref, hidden_from=hidden_from)
     room.member(user_id).has_read(message.seq)
+    if room.is_direct and hidden_from is None:
+        for user in room.pair:
+            room.member(user).show()
     answer = Sent(room=room.name, seq=message.seq, sent_at=message.sent_at)
-    return Outcome(answer=answer, pushes=_push(room, push, rooms))
-
-
-def _push(room: Room, envelope: Envelope, rooms: Rooms) -> list[Push]:
-    """Pushes to every member of the room. A two-person room has no group: each of the two is pushed to as a user."""
-    if room.is_direct:
-        return [to_user(user, envelope) for user in room.pair]
-    return [to_group(stream_of(room.name), envelope, leaves=rooms.leaves(room))]
+    return Outcome(answer=answer, pushes=to_room(room, push, rooms, hidden_from=hidden_from))
 
 
 COMMANDS: Final[Handlers] = {
@@ -280,6 +268,14 @@ COMMANDS: Final[Handlers] = {
     "chat.join": Handler(JoinRoom, join, cost=4),
     "chat.leave": Handler(LeaveRoom, leave),
     "chat.invite": Handler(Invite, invite, cost=4),
+    "chat.decline": Handler(Decline, decline, cost=4),
+    "chat.remove": Handler(RemoveMember, remove, cost=4),
+    "chat.transfer": Handler(TransferRoom, transfer, cost=4),
+    # It writes a row and a push for each member.
+    "chat.drop": Handler(DropRoom, drop, cost=20),
+    "chat.block": Handler(Block, block, cost=4),
+    "chat.unblock": Handler(Unblock, unblock, cost=4),
+    "chat.blocked": Handler(ListBlocked, list_blocked, changes=False, cost=10),
     "chat.send": Handler(SendMessage, send),
     "chat.direct": Handler(SendDirect, direct),
     "chat.edit": Handler(EditMessage, edit),

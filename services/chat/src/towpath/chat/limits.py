@@ -42,6 +42,7 @@ class Limits:
     rooms_made_per_day: int = 200
     invitations_per_user: int = 200
     invitations_per_pair: int = 1
+    blocks_per_user: int = 1000
     crowd_members: int = 100
     deliveries_per_user: float = 2000.0
     deliveries_burst: float = 10_000.0
@@ -172,8 +173,7 @@ class Quotas:
 
     async def _load_rooms(self, wanted: set[tuple[str, str]]) -> None:
         asked = bulk.pairs(self._connection, sorted(wanted)).subquery()
-        is_of_two = sa.func.substr(MEMBERS.c.room, 1, len(DIRECT_PREFIX)) == DIRECT_PREFIX
-        kind = sa.case((is_of_two, _DIRECT), else_=_ORDINARY)
+        kind = sa.case((is_of_two(MEMBERS.c.room), _DIRECT), else_=_ORDINARY)
         most = max(self._limits.rooms_per_user, self._limits.direct_rooms_per_user)
         theirs = (
             sa.select(sa.literal(1).label("one"))
@@ -222,6 +222,11 @@ class Quotas:
         for by, user, opened, of_pair in rows:
             self._open[user] = opened
             self._pairs[by, user] = of_pair
+
+
+def is_of_two(room: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+    """Whether a name is one of those kept for two-person rooms."""
+    return sa.func.substr(room, 1, len(DIRECT_PREFIX)) == DIRECT_PREFIX
 
 
 def _kind(room: str) -> str:

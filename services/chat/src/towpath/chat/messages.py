@@ -1,7 +1,8 @@
 """The messages that one unit of work touches: load, post, change, save.
 
 Guarantees: the number of statements does not depend on the number of messages. The text of a message that was edited
-or deleted is withheld from its entries in the stream, in the same transaction (:mod:`towpath.chat.texts`).
+or deleted, or is hidden from a reader, is withheld from its entries in the stream, in the same transaction
+(:mod:`towpath.chat.texts`).
 """
 
 from collections.abc import Collection
@@ -21,7 +22,7 @@ from towpath.protocol.envelope import Envelope, now_ms
 from towpath.servicekit import Streams, bulk
 
 _COLUMNS: Final = MESSAGES.columns.keys()
-_CHANGING: Final = ("text", "size", "edited_at", "deleted_at")
+_CHANGING: Final = ("text", "size", "edited_at", "deleted_at", "hidden_from")
 
 
 class Messages:
@@ -56,9 +57,19 @@ class Messages:
         return post
 
     def post(
-        self, room: Room, user_id: str, text: str, client_ref: str | None = None
+        self,
+        room: Room,
+        user_id: str,
+        text: str,
+        client_ref: str | None = None,
+        *,
+        hidden_from: str | None = None,
     ) -> tuple[Message, Envelope]:
-        """Store a message; returns it with its durable push."""
+        """Store a message; returns it with its durable push.
+
+        Args:
+            hidden_from: The user who must not get it.
+        """
         stream = stream_of(room.name)
         message = Message(
             room=room.name,
@@ -69,7 +80,7 @@ class Messages:
             client_ref=client_ref,
         )
         push = self._streams.append(stream, "chat.message", lambda _: message.model_dump(exclude_none=True))
-        self._posts[room.name, message.seq] = Post(
+        post = self._posts[room.name, message.seq] = Post(
             room=room.name,
             seq=message.seq,
             user_id=user_id,
@@ -77,7 +88,11 @@ class Messages:
             sent_at=message.sent_at,
             size=len(push.to_json()),
             client_ref=client_ref,
+            hidden_from=hidden_from,
         )
+        if hidden_from is not None:
+            # Not in the entry, which both users read: each gets the text that is theirs when it is filled in.
+            self._withhold(post, post.seq)
         return message, push
 
     def edited(self, post: Post) -> Envelope:

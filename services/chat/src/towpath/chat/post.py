@@ -15,6 +15,7 @@ class Post:
     Attributes:
         text: Empty once it is deleted.
         size: The size of its largest push, in bytes.
+        hidden_from: The other user of a room of two, who blocked the author when this text was written.
         is_stored: Whether the database has a row of it.
     """
 
@@ -27,17 +28,22 @@ class Post:
     client_ref: str | None = None
     edited_at: int | None = None
     deleted_at: int | None = None
+    hidden_from: str | None = None
     is_stored: bool = False
     is_changed: bool = False
 
-    def edit(self, user_id: str, text: str, at: int) -> None:
+    def edit(self, user_id: str, text: str, at: int, hidden_from: str | None = None) -> None:
         """Replace the text.
+
+        Args:
+            hidden_from: A user who must not get the new text. An older text that is hidden remains hidden.
 
         Raises:
             NotTheAuthor, MessageDeleted
         """
         self._check(user_id)
         self.text, self.edited_at, self.is_changed = text, at, True
+        self.hidden_from = hidden_from or self.hidden_from
 
     def delete(self, user_id: str, at: int) -> None:
         """Delete the message: its text is removed permanently.

@@ -26,6 +26,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.chat.crowds import mark as mark_crowds
+from towpath.chat.limits import is_of_two
 from towpath.chat.presence_events import Clock, mark
 from towpath.chat.reading import first_rooms
 from towpath.chat.settings import ChatSettings
@@ -253,8 +254,21 @@ async def _read_rooms(
     crowds: set[str] = set()
     if users:
         one = first_rooms(connection, MEMBERS, users)
+        other = MEMBERS.alias()
+        # The other user of a room of two has seen nothing of it. Two rows at most: other rooms are not searched.
+        is_unseen = sa.case(
+            (
+                is_of_two(one.c.room),
+                sa.exists().where(
+                    other.c.room == one.c.room, other.c.user_id != one.c.user_id, other.c.hidden
+                ),
+            ),
+            else_=sa.false(),
+        )
         rows = await connection.execute(
-            sa.select(one.c.user_id, one.c.room, ROOMS.c.members).join(ROOMS, ROOMS.c.room == one.c.room)
+            sa.select(one.c.user_id, one.c.room, ROOMS.c.members)
+            .join(ROOMS, ROOMS.c.room == one.c.room)
+            .where(~is_unseen)
         )
         for row in rows:
             if row.members > crowd_members:

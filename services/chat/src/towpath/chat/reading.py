@@ -4,12 +4,13 @@ Guarantees: the number of statements does not depend on the number of requests (
 every answer is bounded.
 """
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from towpath.chat.blocks import is_unwelcome
 from towpath.chat.domain import title
 from towpath.chat.limits import MOST_ROOMS
 from towpath.chat.tables import GONE, INVITATIONS, MEMBERS, MESSAGES, ROOMS, STREAMS
@@ -21,6 +22,7 @@ from towpath.protocol.chat import (
     Message,
     ReadHistory,
     RoomSummary,
+    is_direct,
     stream_of,
 )
 from towpath.servicekit import batched, bulk
@@ -40,7 +42,8 @@ _HISTORY: Final = """
         SELECT {number} AS number, page.*, COUNT(*) OVER () AS found,
                SUM(page.size) OVER (ORDER BY page.seq {order}) - page.size AS bytes_before
         FROM (
-            SELECT room, seq, user_id, text, client_ref, sent_at, edited_at, deleted_at, size FROM chat_messages
+            SELECT room, seq, user_id, text, client_ref, sent_at, edited_at, deleted_at, hidden_from, size
+            FROM chat_messages
             WHERE room = :room_{number} AND seq {side} AND seq > (
                 SELECT COALESCE(MAX(seq), 0) FROM chat_gone_rooms WHERE room = :room_{number}
             ) ORDER BY seq {order} LIMIT {limit} + 1
@@ -52,6 +55,12 @@ _LISTED: Final = """
         SELECT room, user_id FROM chat_members WHERE room = :room_{number} ORDER BY user_id LIMIT {limit}
     ) AS listed
 """
+_FIRST_MEMBERS: Final = """
+    SELECT * FROM (
+        SELECT room, user_id, read_seq, joined_at, hidden FROM chat_members
+        WHERE room = :room_{number} ORDER BY joined_at, user_id LIMIT {limit}
+    ) AS first_members
+"""
 # A two-person room has no group: its members are pushed to as users. Before limits existed a user could be in any
 # number of rooms: a LIMIT stops the index scan, a window function would read all of them.
 _GROUPED: Final = """
@@ -62,17 +71,33 @@ _GROUPED: Final = """
 """
 
 
+class HistoryPage(NamedTuple):
+    """One page of a history, as its reader gets it.
+
+    Attributes:
+        reader: The asking user, in a room of two; empty in other rooms, where all members get the same page.
+    """
+
+    request: ReadHistory
+    reader: str
+
+    @classmethod
+    def of(cls, request: ReadHistory, user_id: str) -> "HistoryPage":
+        """The page that ``user_id`` asks for."""
+        return cls(request, user_id if is_direct(request.room) else "")
+
+
 async def read_histories(
-    connection: AsyncConnection, wanted: Iterable[ReadHistory]
-) -> dict[ReadHistory, History]:
-    """The history page of each request in ``wanted``, independent of the asking user."""
+    connection: AsyncConnection, wanted: Iterable[HistoryPage]
+) -> dict[HistoryPage, History]:
+    """The history pages ``wanted``."""
     asked = list(dict.fromkeys(wanted))
     found: list[list[sa.Row[Any]]] = [[] for _ in asked]
     for row in await _union(
-        connection, [(_history(number, request), request.room) for number, request in enumerate(asked)]
+        connection, [(_history(number, page.request), page.request.room) for number, page in enumerate(asked)]
     ):
         found[row.number].append(row)
-    return {request: _page(request, rows) for request, rows in zip(asked, found, strict=True)}
+    return {page: _page(page, rows) for page, rows in zip(asked, found, strict=True)}
 
 
 async def read_summaries(connection: AsyncConnection, users: Iterable[str]) -> dict[str, list[RoomSummary]]:
@@ -88,6 +113,7 @@ async def read_summaries(connection: AsyncConnection, users: Iterable[str]) -> d
                     read_seq=row.read_seq,
                     unread=row.unread,
                     private=True if row.private else None,
+                    owner=row.owner if row.private else None,
                 )
             )
     return {user: sorted(found, key=lambda summary: summary.room) for user, found in summaries.items()}
@@ -99,7 +125,7 @@ async def read_invitations(connection: AsyncConnection, users: Iterable[str]) ->
     if invitations:
         for row in await connection.execute(_invitations(connection, list(invitations))):
             invitation = Invitation(
-                room=row.room, title=title(row.room, row.title, row.user_id), by=row.invited_by
+                room=row.room, title=title(row.room, row.title, row.user_id), by=row.inviter
             )
             invitations[row.user_id].append(invitation)
     return {user: sorted(found, key=lambda one: one.room) for user, found in invitations.items()}
@@ -143,6 +169,17 @@ async def read_listed(connection: AsyncConnection, rooms: Iterable[str], limit: 
     return {room: sorted(found) for room, found in listed.items()}
 
 
+async def read_first_members(connection: AsyncConnection, limits: Mapping[str, int]) -> Sequence[sa.Row[Any]]:
+    """The rows of the members who are longest in each room, of each so many as ``limits`` says."""
+    return await _union(
+        connection,
+        [
+            (_FIRST_MEMBERS.format(number=number, limit=limit), room)
+            for number, (room, limit) in enumerate(sorted(limits.items()))
+        ],
+    )
+
+
 async def _union(
     connection: AsyncConnection, selects: Sequence[tuple[str, str]], parameter: str = "room"
 ) -> list[sa.Row[Any]]:
@@ -158,13 +195,14 @@ async def _union(
     return found
 
 
-def _page(request: ReadHistory, rows: list[sa.Row[Any]]) -> History:
+def _page(page: HistoryPage, rows: list[sa.Row[Any]]) -> History:
+    request = page.request
     newest_first = request.after_seq is None
     rows.sort(key=lambda row: int(row.seq), reverse=newest_first)
     taken = rows[: request.limit]
     return History(
         room=request.room,
-        messages=[_message(row) for row in (reversed(taken) if newest_first else taken)],
+        messages=[_message(row, page.reader) for row in (reversed(taken) if newest_first else taken)],
         has_more=bool(taken) and taken[0].found > len(taken),
     )
 
@@ -188,6 +226,7 @@ def _summaries(connection: AsyncConnection, users: Sequence[str]) -> sa.Select[A
             MESSAGES.c.seq > member.c.read_seq,
             MESSAGES.c.user_id != member.c.user_id,
             MESSAGES.c.deleted_at.is_(None),
+            sa.func.coalesce(MESSAGES.c.hidden_from, "") != member.c.user_id,
         )
         .limit(UNREAD_COUNTED)
         .correlate(member)
@@ -196,16 +235,30 @@ def _summaries(connection: AsyncConnection, users: Sequence[str]) -> sa.Select[A
     counted = sa.select(sa.func.count()).select_from(unread).correlate(member).scalar_subquery()
     stream = sa.literal(STREAM_PREFIX).concat(member.c.room)
     return (
-        sa.select(member, ROOMS.c.title, ROOMS.c.private, STREAMS.heads.c.head, counted.label("unread"))
+        sa.select(
+            member,
+            ROOMS.c.title,
+            ROOMS.c.private,
+            # A version that knows no owners may have made it (docs/adr/0028).
+            sa.func.coalesce(ROOMS.c.owner, ROOMS.c.created_by).label("owner"),
+            STREAMS.heads.c.head,
+            counted.label("unread"),
+        )
         .join(ROOMS, ROOMS.c.room == member.c.room)
         .join(STREAMS.heads, STREAMS.heads.c.stream == stream)
+        .where(~member.c.hidden)
     )
 
 
 def _invitations(connection: AsyncConnection, users: Sequence[str]) -> sa.Select[Any]:
     guest = first_rooms(connection, INVITATIONS, users)
     withdrawn = sa.exists().where(GONE.c.room == guest.c.room, GONE.c.seq > guest.c.seq)
-    return sa.select(guest, ROOMS.c.title).join(ROOMS, ROOMS.c.room == guest.c.room).where(~withdrawn)
+    inviter = sa.func.coalesce(guest.c.shown_by, guest.c.invited_by)
+    return (
+        sa.select(guest, inviter.label("inviter"), ROOMS.c.title)
+        .join(ROOMS, ROOMS.c.room == guest.c.room)
+        .where(~withdrawn, ~is_unwelcome(guest.c.user_id, inviter))
+    )
 
 
 def first_rooms(connection: AsyncConnection, table: sa.Table, users: Sequence[str]) -> sa.Subquery:
@@ -224,7 +277,17 @@ def first_rooms(connection: AsyncConnection, table: sa.Table, users: Sequence[st
     return sa.select(table).join_from(bounds, table, within).subquery()
 
 
-def _message(row: Any) -> Message:
+def _message(row: Any, reader: str) -> Message:
+    if row.hidden_from == reader:
+        return Message(
+            room=row.room,
+            seq=row.seq,
+            user=row.user_id,
+            text="",
+            sent_at=row.sent_at,
+            deleted_at=row.deleted_at or row.sent_at,
+            hidden=True,
+        )
     return Message(
         room=row.room,
         seq=row.seq,

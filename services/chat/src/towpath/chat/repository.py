@@ -5,60 +5,58 @@ the head of its stream, taken before anything else of the room is read.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from towpath.chat.blocks import Blocks
 from towpath.chat.crowds import mark
 from towpath.chat.domain import Room
-from towpath.chat.errors import NotInRoom
+from towpath.chat.errors import NotInRoom, TooManyMembers
 from towpath.chat.fanout import FanOut
-from towpath.chat.limits import Limits, Quotas
-from towpath.chat.loading import load_guests, load_members, load_rooms
+from towpath.chat.limits import MOST_LISTED, Limits, Quotas
+from towpath.chat.lists import Lists
+from towpath.chat.loading import load_first_members, load_guests, load_members, load_rooms
+from towpath.chat.membership import Guest
 from towpath.chat.messages import Messages
 from towpath.chat.presence import read_online
 from towpath.chat.presence_events import Clock, PresenceEvents
-from towpath.chat.reading import (
-    may_receive,
-    read_groups,
-    read_histories,
-    read_invitations,
-    read_listed,
-    read_summaries,
+from towpath.chat.reading import HistoryPage, read_listed
+from towpath.chat.request_names import (
+    LEAVING,
+    OF_GUEST,
+    OF_ROOM,
+    PUSHED,
+    blocks_of,
+    locks,
+    opens,
+    room_of,
+    users_of,
 )
-from towpath.chat.request_names import opens, room_of, users_of
 from towpath.chat.tables import STREAMS
 from towpath.chat.writing import save_guests, save_members, save_rooms
 from towpath.protocol.chat import (
+    Block,
     DeleteMessage,
+    DropRoom,
     EditMessage,
-    History,
-    Invitation,
     Invite,
     JoinRoom,
     LeaveRoom,
     ListMembers,
-    ListRooms,
-    MarkRead,
     MemberChange,
     ReadHistory,
-    RoomSummary,
-    SendDirect,
-    SendMessage,
-    Typing,
+    RemoveMember,
+    TransferRoom,
+    Unblock,
     stream_of,
 )
 from towpath.protocol.envelope import Envelope, now_ms
-from towpath.protocol.sessions import SessionStarted
-from towpath.protocol.streams import Resume
+from towpath.protocol.fields import Payload
 from towpath.servicekit import Leave, Request, Streams
 
 DEFAULT_LIMITS: Final = Limits()
-#: Requests that cause a push to a room.
-_PUSHED: Final = (
-    JoinRoom | LeaveRoom | SendMessage | SendDirect | EditMessage | DeleteMessage | MarkRead | Typing
-)
 
 
 class Rooms:
@@ -68,6 +66,8 @@ class Rooms:
         messages: The messages of the rooms.
         presence_events: The presence events from gateways.
         quotas: The current counts of the users of the requests.
+        blocks: The blocks between the users of the requests.
+        lists: The lists that the requests only read.
     """
 
     def __init__(
@@ -85,59 +85,33 @@ class Rooms:
         self._limits = limits
         self._fanout = fanout or FanOut(limits.deliveries)
         self.quotas = Quotas(connection, limits, clock)
+        self.blocks = Blocks(connection, limits.blocks_per_user, clock)
+        self.lists = Lists(connection)
         self._rooms: dict[str, Room] = {}
-        self._histories: dict[ReadHistory, History] = {}
-        self._summaries: dict[str, list[RoomSummary]] = {}
-        self._invitations: dict[str, list[Invitation]] = {}
         self._online: set[str] = set()
-        self._groups: dict[str, list[str]] = {}
-        self._receivable: set[tuple[str, str]] = set()
         self._crowds: set[str] = set()
 
     async def load(self, requests: Sequence[Request]) -> None:
         named = [(room, request) for request in requests if (room := room_of(request)) is not None]
-        opened = {room for room, request in named if opens(request)}
-        changed = {room for room, request in named if request.handler.changes}
-        # First, because it locks the heads: all that is read below cannot change before the commit. Only a request
-        # that may create a room may create a stream.
-        await self._streams.load(map(stream_of, opened), if_there=map(stream_of, changed))
-        counted = LeaveRoom | MarkRead | Typing | ListMembers
-        further = {room for room, r in named if isinstance(r.payload, Invite | counted)}
-        await load_rooms(self._connection, self._rooms, opened, further)
-        members = {(room, user) for room, r in named for user in users_of(r)}
-        await load_members(self._connection, self._rooms, members)
-        # The last element of an invitation is the invitee.
-        guests = {(room, users_of(r)[-1]) for room, r in named if isinstance(r.payload, JoinRoom | Invite)}
-        await load_guests(self._connection, self._rooms, guests)
+        await self._load_rooms(requests, named)
         await self._load_quotas(named)
-        pushed_to = (room for room, r in named if isinstance(r.payload, _PUSHED))
+        pushed_to = (room for room, r in named if isinstance(r.payload, PUSHED))
         # Counted for the whole batch here; the handlers only pay.
         await self._fanout.count(self._connection, self._fanout.uncounted(pushed_to))
         await self.messages.load(
             {(room, r.payload.seq) for room, r in named if isinstance(r.payload, EditMessage | DeleteMessage)}
         )
-        asked = [(request.payload, users_of(request)[0]) for request in requests]
-        # Only for members: the handler refuses all others.
-        listed = [p.room for p, user in asked if isinstance(p, ListMembers) and self._has(p.room, user)]
-        joined = {p.room for p, _ in asked if isinstance(p, JoinRoom)}
-        leaving = Counter(p.room for p, _ in asked if isinstance(p, LeaveRoom))
-        await self._load_listed(joined | set(listed) | self._may_be_abandoned(leaving), leaving.total())
-        if listed:
-            shown = {user for room in listed for user in self.listed(self._rooms[room])}
-            self._online = await read_online(self._connection, shown)
-        self._histories = await read_histories(
-            self._connection,
-            [p for p, user in asked if isinstance(p, ReadHistory) and self._has(p.room, user)],
-        )
+        asked: list[tuple[Payload, str]] = [(request.payload, users_of(request)[0]) for request in requests]
+        await self._load_many_members(asked)
         # After the changes of the batch were locked, and before they are made: reads show the state before it.
-        listing = {user for p, user in asked if isinstance(p, ListRooms)}
-        self._summaries = await read_summaries(self._connection, listing)
-        self._invitations = await read_invitations(self._connection, listing)
-        self._groups = await read_groups(
-            self._connection, {user for p, user in asked if isinstance(p, Resume | SessionStarted)}
+        await self.lists.load(
+            asked,
+            [
+                HistoryPage.of(p, user)
+                for p, user in asked
+                if isinstance(p, ReadHistory) and self._has(p.room, user)
+            ],
         )
-        if wanted := {(user, name) for p, user in asked if isinstance(p, Resume) for name in p.positions}:
-            self._receivable = await may_receive(self._connection, wanted)
 
     def of_member(self, user_id: str, name: str) -> Room:
         """A room that ``user_id`` is in.
@@ -157,61 +131,75 @@ class Rooms:
         """The head of a room's stream; only for rooms of requests that change something."""
         return self._streams.head(stream_of(room.name))
 
-    def changed(self, action: str, room: Room, user_id: str) -> Envelope:
-        """The durable push for a join (``chat.joined``) or a leave (``chat.left``)."""
+    def invitation(self, name: str, user_id: str) -> Guest | None:
+        """The open invitation of a user, unless the user blocks its inviter."""
+        guest = self._rooms[name].guest(user_id) if name in self._rooms else None
+        return None if guest is None or self.blocks.has(user_id, guest.inviter) else guest
+
+    def hidden_from(self, room: Room, user_id: str) -> str | None:
+        """The reader of a room of two who blocks ``user_id``, and so gets nothing of what that user does."""
+        other = room.other(user_id)
+        return other if other is not None and self.blocks.has(other, user_id) else None
+
+    def appended(self, action: str, room: Room, data: Callable[[int], Payload]) -> Envelope:
+        """A durable push of a room; ``data`` builds its payload from its ``seq``."""
         return self._streams.append(
-            stream_of(room.name),
-            action,
-            lambda seq: MemberChange(room=room.name, seq=seq, user=user_id).model_dump(),
+            stream_of(room.name), action, lambda seq: data(seq).model_dump(exclude_none=True)
         )
 
-    def remove_member(self, room: Room, user_id: str) -> None:
-        """Remove a leaving user from the room's group, before any later push."""
+    def changed(self, action: str, room: Room, user_id: str, *, by: str | None = None) -> Envelope:
+        """The durable push for a join (``chat.joined``) or a leave (``chat.left``)."""
+        return self.appended(
+            action, room, lambda seq: MemberChange(room=room.name, seq=seq, user=user_id, by=by)
+        )
+
+    def dismiss(self, room: Room, user_id: str) -> None:
+        """Remove a member from the room, and from its group before any later push.
+
+        Raises:
+            NotInRoom
+        """
+        room.dismiss(user_id)
+        # Stored beside the head until the `unsubscribe` is confirmed (docs/adr/0021): no later push reaches the user.
         self._streams.remove_member(stream_of(room.name), stream_of(room.name), user_id)
+        self.quotas.left(user_id, room.name)
 
     def add_member(self, room: Room, user_id: str) -> None:
         """Add a joining user to the room's group."""
         self._streams.add_member(stream_of(room.name), user_id)
+
+    def check_dropping(self, room: Room) -> None:
+        """Check that all members of the room may be removed at once.
+
+        Raises:
+            TooManyMembers
+        """
+        if (count := len(self.all_members(room))) > MOST_LISTED:
+            raise TooManyMembers(room.name, max(count, room.count), MOST_LISTED)
+
+    def all_members(self, room: Room) -> list[str]:
+        """The members of a room that a request drops, sorted; more than may be removed at once, if there are more."""
+        return sorted(user for user, member in room.members.items() if not member.is_gone)
 
     def leaves(self, room: Room) -> Sequence[Leave]:
         """Leaves of a room that the gateways may not know yet."""
         return self._streams.leaves(stream_of(room.name))
 
     def vacate(self, room: Room, user_id: str) -> Envelope:
-        """Mark a room as gone after its last member ``user_id`` left; returns the push for it."""
+        """Mark a room without members as gone, by ``user_id``; returns the push for the last leave."""
         stream = stream_of(room.name)
         left = self._streams.append(
             stream,
             "chat.left",
-            lambda seq: MemberChange(room=room.name, seq=seq, user=user_id).model_dump(),
+            lambda seq: MemberChange(room=room.name, seq=seq, user=user_id).model_dump(exclude_none=True),
             stored=False,
         )
         room.vacate(self._streams.head(stream))
         return left
 
-    def history(self, request: ReadHistory) -> History:
-        """The history page of a request."""
-        return self._histories[request]
-
-    def summaries(self, user_id: str) -> list[RoomSummary]:
-        """The rooms of a user, by name, with unread counts."""
-        return self._summaries[user_id]
-
-    def invitations(self, user_id: str) -> list[Invitation]:
-        """The invitations of a user, by the name of the room."""
-        return self._invitations[user_id]
-
     def is_online(self, user_id: str) -> bool:
         """Whether a user has an open connection; only for members of requested rooms."""
         return user_id in self._online
-
-    def groups(self, user_id: str) -> list[str]:
-        """The groups of a user's connections."""
-        return self._groups[user_id]
-
-    def may_receive(self, user_id: str, stream: str) -> bool:
-        """Whether a user may receive a stream; only for streams that a resume names."""
-        return (user_id, stream) in self._receivable
 
     def is_crowd(self, room: Room, *, more: int = 0) -> bool:
         """Whether a room is a crowd, or would be with ``more`` additional members."""
@@ -254,8 +242,9 @@ class Rooms:
         rooms = sorted(self._rooms.values(), key=lambda room: room.name)
         now = self._clock()
         await save_rooms(self._connection, rooms, now)
-        await save_members(self._connection, rooms)
+        await save_members(self._connection, rooms, now)
         await save_guests(self._connection, rooms, now)
+        await self.blocks.save()
         await mark(self._connection, self._crowds, now)
         await self.messages.save()
         await self._streams.save()
@@ -267,10 +256,48 @@ class Rooms:
         room = self._rooms.get(name)
         return room is not None and room.has(user_id)
 
+    async def _load_rooms(self, requests: Sequence[Request], named: Sequence[tuple[str, Request]]) -> None:
+        opened = {room for room, request in named if opens(request)}
+        changed = {room for room, request in named if request.handler.changes}
+        locked = {room for request in requests if (room := locks(request)) is not None}
+        # First, because it locks the heads: all that is read below cannot change before the commit. Only a request
+        # that may create a room may create a stream; a lock of one that does not exist leaves no row.
+        await self._streams.load(map(stream_of, opened | locked), if_there=map(stream_of, changed))
+        further = {room for room, r in named if isinstance(r.payload, OF_ROOM)}
+        await load_rooms(self._connection, self._rooms, opened, further)
+        members = {(room, user) for room, r in named for user in users_of(r)}
+        await load_members(self._connection, self._rooms, members)
+        guests = {(room, users_of(r)[-1]) for room, r in named if isinstance(r.payload, OF_GUEST)}
+        await load_guests(self._connection, self._rooms, guests)
+        # After the guests: whether they see their invitations depends on the inviters.
+        pairs = {
+            (guest.user_id, guest.inviter) for room in self._rooms.values() for guest in room.guests.values()
+        }
+        blocking = {users_of(r)[0] for r in requests if isinstance(r.payload, Block | Unblock)}
+        await self.blocks.load(pairs.union(*map(blocks_of, requests)), blocking)
+
+    async def _load_many_members(self, asked: Sequence[tuple[Payload, str]]) -> None:
+        # Only for members: the handler refuses all others.
+        listed = [p.room for p, user in asked if isinstance(p, ListMembers) and self._has(p.room, user)]
+        joined = {p.room for p, _ in asked if isinstance(p, JoinRoom)}
+        leaving = Counter(p.room for p, _ in asked if isinstance(p, LEAVING))
+        await self._load_listed(joined | set(listed) | self._may_be_abandoned(leaving), leaving.total())
+        if listed:
+            shown = {user for room in listed for user in self.listed(self._rooms[room])}
+            self._online = await read_online(self._connection, shown)
+        # One more than the leaves: the longest member that is left is among them, and succeeds an owner who leaves.
+        first = {room: leaving[room] + 1 for room in leaving if self._is_owned(room)}
+        # A member, or a user whom this batch makes the owner: the handler refuses all others.
+        handed = {p.room for p, _ in asked if isinstance(p, TransferRoom)}
+        for p, user in asked:
+            if isinstance(p, DropRoom) and (self._has(p.room, user) or p.room in handed):
+                first[p.room] = MOST_LISTED + leaving.total()
+        await load_first_members(self._connection, self._rooms, first)
+
     async def _load_quotas(self, named: Sequence[tuple[str, Request]]) -> None:
-        leaving = {users_of(r)[0] for _, r in named if isinstance(r.payload, LeaveRoom)}
+        leaving = {users_of(r)[-1] for _, r in named if isinstance(r.payload, LeaveRoom | RemoveMember)}
         opening = [(room, users_of(r)) for room, r in named if opens(r)]
-        left = {room for room, r in named if isinstance(r.payload, LeaveRoom)}
+        left = {room for room, r in named if isinstance(r.payload, LEAVING)}
         making = [(room, users) for room, users in opening if room in left or not self._rooms[room].exists]
         entering = {
             (user, room)
@@ -284,6 +311,9 @@ class Rooms:
             making={users[0] for _, users in making},
             inviting={(users_of(r)[0], r.payload.user) for _, r in named if isinstance(r.payload, Invite)},
         )
+
+    def _is_owned(self, name: str) -> bool:
+        return name in self._rooms and self._rooms[name].owner is not None
 
     def _may_be_abandoned(self, leaving: Mapping[str, int]) -> set[str]:
         """Rooms whose members must be counted, because all of them may leave."""

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from towpath.chat.blocks import MOST_BLOCKED
 from towpath.chat.limits import MOST_LISTED, MOST_ROOMS, Limits
 from towpath.servicekit import DatabaseUrl, Port, Seconds, ServiceSettings
 
@@ -19,6 +20,7 @@ class ChatSettings(ServiceSettings):
         rooms_made_per_day: Rooms that a user may create within 24 hours, by any action.
         invitations_per_user: Open invitations that a user may have.
         invitations_per_pair: Open invitations that a user may have from one other user.
+        blocks_per_user: Users whom a user may block.
         crowd_members: Members of a room up to which joins, leaves, read positions, typing and presence are pushed
             one by one. A larger room is a crowd: `chat.crowd` says how many there are, at most once a second.
         deliveries_per_user: Deliveries a second that what one user sends may cause in the long run, on each replica:
@@ -36,6 +38,7 @@ class ChatSettings(ServiceSettings):
     rooms_made_per_day: Annotated[int, Field(ge=1, le=100_000)] = Limits.rooms_made_per_day
     invitations_per_user: Annotated[int, Field(ge=1, le=1000)] = Limits.invitations_per_user
     invitations_per_pair: Annotated[int, Field(ge=1, le=1000)] = Limits.invitations_per_pair
+    blocks_per_user: Annotated[int, Field(ge=1, le=MOST_BLOCKED)] = Limits.blocks_per_user
     crowd_members: Annotated[int, Field(ge=2, le=MOST_LISTED)] = Limits.crowd_members
     deliveries_per_user: Annotated[float, Field(ge=0)] = Limits.deliveries_per_user
     deliveries_burst: Annotated[float, Field(ge=1)] = Limits.deliveries_burst

@@ -11,8 +11,9 @@ METADATA: Final = sa.MetaData()
 KIT: Final = KitTables.define(METADATA, "chat")
 INBOX: Final = KIT.inbox
 STREAMS: Final = KIT.streams
-#: ``title`` is empty if the room has no title but its name, ``created_by`` if the creator is unknown.
-#: ``members`` is the number of rows of the room in :data:`MEMBERS`, changed under the lock on the stream's head.
+#: ``title`` is empty if the room has no title but its name, ``created_by`` if the creator is unknown, ``owner`` in a
+#: public room. ``members`` is the number of rows of the room in :data:`MEMBERS`, changed under the lock on the
+#: stream's head.
 ROOMS: Final = sa.Table(
     "chat_rooms",
     METADATA,
@@ -22,17 +23,24 @@ ROOMS: Final = sa.Table(
     sa.Column("private", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("created_by", sa.String(256)),
     sa.Column("members", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("owner", sa.String(256)),
     sa.Index("ix_chat_rooms_created_by", "created_by", "created_at"),
 )
+#: ``joined_at`` is 0 for members from before it was stored. ``hidden`` is set while the user has seen nothing of a
+#: room of two that a blocked user opened.
 MEMBERS: Final = sa.Table(
     "chat_members",
     METADATA,
     sa.Column("room", sa.String(MAX_ROOM), primary_key=True),
     sa.Column("user_id", sa.String(256), primary_key=True),
     sa.Column("read_seq", sa.BigInteger, nullable=False),
+    sa.Column("joined_at", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("hidden", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index("ix_chat_members_user", "user_id", "room"),
+    sa.Index("ix_chat_members_joined", "room", "joined_at", "user_id"),
 )
 #: Users invited to a room who have not joined yet. ``seq`` is the head of the room's stream at the invitation.
+#: ``shown_by`` is a later inviter whom the user sees instead of ``invited_by``, whom the user blocks.
 INVITATIONS: Final = sa.Table(
     "chat_invitations",
     METADATA,
@@ -41,10 +49,12 @@ INVITATIONS: Final = sa.Table(
     sa.Column("invited_by", sa.String(256), nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("seq", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("shown_by", sa.String(256)),
     sa.Index("ix_chat_invitations_user", "user_id", "room"),
 )
 #: Messages; unlike streams they are kept permanently, except the text of deleted ones. An edited text is stored only
-#: here (:mod:`towpath.chat.texts`). ``size`` is the size of the message's largest push, in bytes.
+#: here (:mod:`towpath.chat.texts`). ``size`` is the size of the message's largest push, in bytes. ``hidden_from`` is
+#: the user of a room of two who blocked the author when the text was written: that user never gets it.
 MESSAGES: Final = sa.Table(
     "chat_messages",
     METADATA,
@@ -57,9 +67,18 @@ MESSAGES: Final = sa.Table(
     sa.Column("size", sa.Integer, nullable=False),
     sa.Column("edited_at", sa.BigInteger),
     sa.Column("deleted_at", sa.BigInteger),
+    sa.Column("hidden_from", sa.String(256)),
 )
-#: Gone private rooms, one row each time a room loses its last member: entries up to ``seq`` of the stream belong to
-#: the gone room. ``uncleared_since`` is when that was, empty once its rows are deleted.
+#: ``user_id`` blocks ``blocked``.
+BLOCKS: Final = sa.Table(
+    "chat_blocks",
+    METADATA,
+    sa.Column("user_id", sa.String(256), primary_key=True),
+    sa.Column("blocked", sa.String(256), primary_key=True),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+)
+#: Gone private rooms, one row each time a room loses its last member or is deleted: entries up to ``seq`` of the
+#: stream belong to the gone room. ``uncleared_since`` is when that was, empty once its rows are deleted.
 GONE: Final = sa.Table(
     "chat_gone_rooms",
     METADATA,

@@ -5,17 +5,19 @@ in one order.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.chat.domain import Room
+from towpath.chat.membership import Member
 from towpath.chat.tables import GONE, INVITATIONS, MEMBERS, ROOMS
 from towpath.servicekit import bulk
 
 
 async def save_rooms(connection: AsyncConnection, rooms: Sequence[Room], now: int) -> None:
-    """Write new rooms, gone rooms, and the numbers of members."""
+    """Write new rooms, gone rooms, owners, and the numbers of members."""
     if gone := [room for room in rooms if room.gone]:
         # Deleted first: a new room of the same name may be inserted below.
         stored = [room.name for room in gone if room.is_stored]
@@ -46,6 +48,7 @@ async def save_rooms(connection: AsyncConnection, rooms: Sequence[Room], now: in
                 "private": room.private,
                 "created_by": room.created_by,
                 "members": room.count,
+                "owner": room.owner,
             }
             for room in rooms
             # A room that is gone and made again in one batch has no row any more.
@@ -58,9 +61,15 @@ async def save_rooms(connection: AsyncConnection, rooms: Sequence[Room], now: in
         if room.is_stored and room.is_count_changed and not room.gone
     ]
     await bulk.update(connection, ROOMS, counts, key=["room"])
+    owners = [
+        {"room": room.name, "owner": room.owner}
+        for room in rooms
+        if room.is_stored and room.is_owner_changed and not room.gone
+    ]
+    await bulk.update(connection, ROOMS, owners, key=["room"])
 
 
-async def save_members(connection: AsyncConnection, rooms: Sequence[Room]) -> None:
+async def save_members(connection: AsyncConnection, rooms: Sequence[Room], now: int) -> None:
     """Write joins, leaves and read positions."""
     members = [
         (member, {"room": room.name, "user_id": member.user_id, "read_seq": member.read_seq})
@@ -71,10 +80,21 @@ async def save_members(connection: AsyncConnection, rooms: Sequence[Room]) -> No
     await bulk.insert(
         connection,
         MEMBERS,
-        [row for member, row in members if not member.is_stored and not member.is_gone],
+        [
+            {**row, **_membership(member, now)}
+            for member, row in members
+            if not member.is_stored and not member.is_gone
+        ],
     )
     changed = [row for member, row in stored if member.is_changed and not member.is_gone]
     await bulk.update(connection, MEMBERS, changed, key=["room", "user_id"])
+    # Apart, because nearly every change is one of a read position, of which an update writes the fewest columns.
+    moved = [
+        {"room": row["room"], "user_id": row["user_id"], **_membership(member, now)}
+        for member, row in stored
+        if member.is_moved and not member.is_gone
+    ]
+    await bulk.update(connection, MEMBERS, moved, key=["room", "user_id"])
     if gone := [row for member, row in stored if member.is_gone]:
         here = sa.and_(MEMBERS.c.room == sa.bindparam("which"), MEMBERS.c.user_id == sa.bindparam("whose"))
         await connection.execute(
@@ -104,8 +124,19 @@ async def save_guests(connection: AsyncConnection, rooms: Sequence[Room], now: i
         connection,
         INVITATIONS,
         [
-            {**row, "invited_by": guest.by, "created_at": now, "seq": guest.seq}
+            {
+                **row,
+                "invited_by": guest.by,
+                "created_at": now,
+                "seq": guest.seq,
+                "shown_by": guest.shown_by,
+            }
             for guest, row in changed
             if not guest.has_come
         ],
     )
+
+
+def _membership(member: Member, now: int) -> dict[str, Any]:
+    joined_at = now if member.joined_at is None else member.joined_at
+    return {"joined_at": joined_at, "hidden": member.is_hidden}

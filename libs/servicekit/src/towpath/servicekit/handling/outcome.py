@@ -16,7 +16,7 @@ from towpath.protocol.routes import EVENTS, EVERYONE, PUSH, group_key, user_key
 from towpath.servicekit.messaging.publication import Publication
 from towpath.servicekit.storage.leaves import Leave
 from towpath.servicekit.storage.streams import Replay
-from towpath.servicekit.storage.withheld import EntryId
+from towpath.servicekit.storage.withheld import Entry, EntryId, published_with
 
 Answer = BaseModel | Mapping[str, Any]
 
@@ -45,7 +45,7 @@ class Push:
     leaves: Sequence[Leave] = ()
 
 
-def to_user(user_id: str, envelope: Envelope, *, stored: bool = True) -> Push:
+def to_user(user_id: str, envelope: Envelope, *, stored: bool = True, leaves: Sequence[Leave] = ()) -> Push:
     """Push to every connection of a user, on all gateways.
 
     Args:
@@ -53,6 +53,7 @@ def to_user(user_id: str, envelope: Envelope, *, stored: bool = True) -> Push:
         envelope: From :func:`towpath.protocol.envelope.make`, or, for a durable push, from
             :meth:`towpath.servicekit.storage.streams.Streams.append`.
         stored: False if the envelope was appended with ``stored=False``: it has a position, but no stored entry.
+        leaves: See :func:`to_group`.
 
     Example:
         >>> from towpath.protocol.envelope import make
@@ -60,7 +61,7 @@ def to_user(user_id: str, envelope: Envelope, *, stored: bool = True) -> Push:
         >>> push.routing_key, push.envelope.action
         ('user.ana', 'order.updated')
     """
-    return Push(user_key(user_id), envelope, stored)
+    return Push(user_key(user_id), envelope, stored, leaves)
 
 
 def to_group(group_id: str, envelope: Envelope, *, stored: bool = True, leaves: Sequence[Leave] = ()) -> Push:
@@ -192,7 +193,7 @@ def outgoing(outcome: Outcome) -> list[Publication]:
     ] + [Publication(EVENTS, event.action, msgspec.Raw(event.to_json())) for event in outcome.events]
 
 
-def with_texts(items: Sequence[Publication], stored: Mapping[EntryId, bytes | None]) -> Sequence[Publication]:
+def with_texts(items: Sequence[Publication], stored: Mapping[EntryId, Entry | None]) -> Sequence[Publication]:
     """``items``, with those named in ``stored`` replaced by its text, or dropped if it has none."""
     if not stored:
         return items
@@ -200,6 +201,6 @@ def with_texts(items: Sequence[Publication], stored: Mapping[EntryId, bytes | No
     for item in items:
         if (place := (item.stream, item.seq)) not in stored:
             found.append(item)
-        elif (text := stored[place]) is not None:
+        elif (text := published_with(stored[place], item.routing_key)) is not None:
             found.append(Publication(item.exchange, item.routing_key, msgspec.Raw(text)))
     return found

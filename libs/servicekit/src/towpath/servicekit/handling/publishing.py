@@ -48,9 +48,9 @@ from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.settings import ServiceSettings
 from towpath.servicekit.storage.leaves import ConfirmedLeaves
-from towpath.servicekit.storage.replays import PAGE_BYTES, PAGE_ENTRIES, Replays
+from towpath.servicekit.storage.replays import PAGE_BYTES, PAGE_ENTRIES, Asked, Replays
 from towpath.servicekit.storage.streams import Replay
-from towpath.servicekit.storage.withheld import EntryId
+from towpath.servicekit.storage.withheld import Entry, EntryId
 
 log = structlog.get_logger(__name__)
 
@@ -161,7 +161,7 @@ class Publishing:
 
     async def _current_texts(
         self, results: Sequence[Result], *, again: bool
-    ) -> Mapping[EntryId, bytes | None]:
+    ) -> Mapping[EntryId, Entry | None]:
         """Current texts of pushes that may have changed since; ``None`` for entries that no stream has any more.
 
         Reads nothing if all ``results`` are new.
@@ -187,18 +187,19 @@ class Publishing:
             yield dict.fromkeys(range(len(results)), nothing)
         elif not in_pages:
             # Case 3: one bounded read, as everything behind this unit on the main path waits for it.
-            yield dict(enumerate(await self._replays.small(starts)))
+            yield dict(enumerate(await self._replays.small(_asked(results, starts))))
         else:
             # Case 4: results without a replay do not wait for the large reads.
             yield {index: nothing for index, positions in enumerate(starts) if not positions}
-            async for part in self._replays.parts([starts[index] for index in replaying]):
+            asked = _asked([results[index] for index in replaying], [starts[index] for index in replaying])
+            async for part in self._replays.parts(asked):
                 yield {replaying[n]: replays for n, replays in part.items()}
 
     async def _publish_one(
         self,
         result: Result,
         replays: Mapping[str, Replay],
-        texts: Mapping[EntryId, bytes | None],
+        texts: Mapping[EntryId, Entry | None],
         confirms: PendingConfirms,
         page: "_Page | None",
     ) -> None:
@@ -261,6 +262,14 @@ async def _queue(confirms: PendingConfirms, post: Callable[[], None]) -> None:
         else:
             confirms.expect()
             return
+
+
+def _asked(results: Sequence[Result], starts: Sequence[Mapping[str, int]]) -> list[Asked]:
+    sessions = (result.session for result in results)
+    return [
+        Asked(positions, "" if session is None else session.user_id)
+        for positions, session in zip(starts, sessions, strict=True)
+    ]
 
 
 def _starts(results: Sequence[Result]) -> list[Mapping[str, int]]:

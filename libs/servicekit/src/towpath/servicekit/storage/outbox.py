@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from towpath.protocol.envelope import now_ms
 from towpath.servicekit.messaging.publication import Publication
 from towpath.servicekit.storage.streams import StreamTables, batched
-from towpath.servicekit.storage.withheld import EntryId, read_by_now
+from towpath.servicekit.storage.withheld import Entry, EntryId, published_with, read_by_now
 
 #: Waiting rows are counted up to this number only: every poll counts them, and a count reads each row.
 COUNTED_UP_TO: Final = 10_000
@@ -125,13 +125,13 @@ async def first(
         sa.select(items.id, items.exchange, items.routing_key, items.item).order_by(items.id).limit(limit)
     )
     waiting = [(row, _entry_id(row.item)) for row in rows]
-    pushes: dict[EntryId, bytes] = {}
+    pushes: dict[EntryId, Entry] = {}
     if tables.streams is not None and (ids := {entry for _, entry in waiting if entry is not None}):
         pushes = await read_by_now(connection, tables.streams.entries, tables.streams.fill, ids)
     found: list[Waiting] = []
     size = 0
     for row, entry in waiting:
-        item = row.item.encode() if entry is None else pushes.get(entry)
+        item = row.item.encode() if entry is None else published_with(pushes.get(entry), row.routing_key)
         size += len(item or b"")
         # The first row always fits, or a row above the bound would stop the outbox for ever.
         if found and size > max_bytes:

@@ -6,7 +6,8 @@ Guarantees:
   as incomplete, and none of its entries are sent: a client that is that far behind is better served by the history.
 * At most the bound plus one page is read, even if a replay turns out too large. A page aims at :data:`PAGE_BYTES`,
   and the event loop runs other tasks after each page.
-* Entries that several requests need are read once, if they are small enough to be held in memory together.
+* Entries that several requests need are read once, if they are small enough to be held in memory together. Each
+  reader gets its own text of an entry that is hidden from one of them (:mod:`towpath.servicekit.storage.withheld`).
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from towpath.servicekit.storage import withheld
 from towpath.servicekit.storage.database import Database
 from towpath.servicekit.storage.streams import Replay, StreamTables, read_heads
-from towpath.servicekit.storage.withheld import EntryId
+from towpath.servicekit.storage.withheld import Entry, EntryId
 
 #: Bounds of one page, which is read or published at once.
 PAGE_BYTES: Final = 128 * 1024
@@ -35,6 +36,18 @@ _FIRST_PAGE: Final = 50
 _RANGES_A_STATEMENT: Final = 200
 
 Positions = Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The positions of one request.
+
+    Attributes:
+        reader: The asking user.
+    """
+
+    positions: Positions
+    reader: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +64,20 @@ class Replays:
     limit: int
     max_bytes: int
 
-    async def pushes(self, ids: Collection[EntryId]) -> dict[EntryId, bytes]:
+    async def pushes(self, ids: Collection[EntryId]) -> dict[EntryId, Entry]:
         """The current publishable text of the entries with these ids; entries no longer stored are left out."""
         async with self.database.reading() as connection:
             return await withheld.read_by_now(connection, self.tables.entries, self.tables.fill, ids)
 
-    async def small(self, asked: Sequence[Positions]) -> list[dict[str, Replay]]:
+    async def small(self, asked: Sequence[Asked]) -> list[dict[str, Replay]]:
         """The replays of each of ``asked``, within one shared bound; those past the bound get nothing.
 
         For replays of changes: a client that misses more finds a gap in its stream, and resumes.
         """
         heads, found, _ = await self._read_together(asked)
-        return [found[n] if n in found else _nothing(asked[n], heads) for n in range(len(asked))]
+        return [found[n] if n in found else _nothing(one.positions, heads) for n, one in enumerate(asked)]
 
-    async def parts(self, asked: Sequence[Positions]) -> AsyncIterator[dict[int, dict[str, Replay]]]:
+    async def parts(self, asked: Sequence[Asked]) -> AsyncIterator[dict[int, dict[str, Replay]]]:
         """The replays of each of ``asked``, by its index: first those that share a small read, then each alone.
 
         No transaction is open, and no other part in memory, while a part is used.
@@ -86,7 +99,7 @@ class Replays:
             yield {n: replays}
 
     async def _read_together(
-        self, asked: Sequence[Positions]
+        self, asked: Sequence[Asked]
     ) -> tuple[Mapping[str, int], dict[int, dict[str, Replay]], list[int]]:
         """Read what fits one read within the shared bound.
 
@@ -95,8 +108,10 @@ class Replays:
         async with self.database.reading() as connection:
             # Heads first: they bound the read below. An entry that is committed after it is pushed to the
             # subscription, which exists by now (ADR 3).
-            heads = await read_heads(connection, self.tables, {name for one in asked for name in one})
-            shared, alone = _shared(asked, heads, self.limit)
+            heads = await read_heads(
+                connection, self.tables, {name for one in asked for name in one.positions}
+            )
+            shared, alone = _shared([one.positions for one in asked], heads, self.limit)
             found = await _replay(
                 connection,
                 self.tables,
@@ -114,7 +129,7 @@ class Replays:
 async def replay(
     connection: AsyncConnection,
     tables: StreamTables,
-    asked: Sequence[Positions],
+    asked: Sequence[Asked],
     *,
     limit: int,
     max_bytes: int,
@@ -126,24 +141,24 @@ async def replay(
         heads: The heads of the streams, if known; no entry after them is read.
     """
     if heads is None:
-        heads = await read_heads(connection, tables, {name for positions in asked for name in positions})
+        heads = await read_heads(connection, tables, {name for one in asked for name in one.positions})
     answers: list[dict[str, Replay]] = []
     found = await _replay(
         connection, tables, asked, limit=limit, max_bytes=max_bytes, read_max_bytes=max_bytes, heads=heads
     )
     if found is not None:
         return found
-    for positions in asked:
-        after = _within(positions, heads, limit)
+    for one in asked:
+        after = _within(one.positions, heads, limit)
         entries, _ = await _read_entries(connection, tables, after, heads, max_bytes)
-        answers.append(_answer(positions, after, entries, heads, max_bytes))
+        answers.append(_answer(one, after, entries, heads, max_bytes))
     return answers
 
 
 async def _replay(
     connection: AsyncConnection,
     tables: StreamTables,
-    asked: Sequence[Positions],
+    asked: Sequence[Asked],
     *,
     limit: int,
     max_bytes: int,
@@ -151,33 +166,32 @@ async def _replay(
     heads: Mapping[str, int],
 ) -> list[dict[str, Replay]] | None:
     """One read for all of ``asked``; ``None`` if that would be more than ``read_max_bytes``, for several of them."""
-    served = [_within(positions, heads, limit) for positions in asked]
+    served = [_within(one.positions, heads, limit) for one in asked]
     lowest = _lowest(served)
     entries, whole = await _read_entries(connection, tables, lowest, heads, read_max_bytes)
     # Several requests share this read: to know which of them is too large, each is read alone.
     if not whole and len(asked) > 1:
         return None
     return [
-        _answer(positions, within, entries, heads, max_bytes)
-        for positions, within in zip(asked, served, strict=True)
+        _answer(one, within, entries, heads, max_bytes) for one, within in zip(asked, served, strict=True)
     ]
 
 
-_Entries = dict[str, tuple[list[int], list[bytes]]]
+_Entries = dict[str, tuple[list[int], list[Entry]]]
 
 
 def _answer(
-    positions: Positions,
+    asked: Asked,
     within: Positions,
     entries: _Entries,
     heads: Mapping[str, int],
     max_bytes: int,
 ) -> dict[str, Replay]:
     answer: dict[str, Replay] = {}
-    for name, seq in positions.items():
+    for name, seq in asked.positions.items():
         head = heads.get(name, 0)
         seqs, envelopes = entries[name] if name in within else ([], [])
-        kept = envelopes[bisect.bisect_right(seqs, seq) :]
+        kept = withheld.read_by(asked.reader, envelopes[bisect.bisect_right(seqs, seq) :])
         size = sum(map(len, kept))
         # Numbers have no gaps, so a count shows whether an entry is missing (never stored, or deleted by retention).
         whole = len(kept) == head - seq and size <= max_bytes
@@ -286,7 +300,7 @@ def _next_ranges(waiting: deque[tuple[str, int, int]], entries: int) -> list[tup
 
 async def _read_page(
     connection: AsyncConnection, tables: StreamTables, ranges: Sequence[tuple[str, int, int]]
-) -> list[tuple[EntryId, bytes]]:
+) -> list[tuple[EntryId, Entry]]:
     entries = tables.entries
     wanted = [
         sa.and_(entries.c.stream == name, entries.c.seq > after, entries.c.seq <= last)

@@ -1,7 +1,8 @@
 """Withheld fields: content that a user can delete or edit is stored in one table, and in no stream entry.
 
 An entry about something that was changed or deleted is stored with blank fields and with ``about``, the ``seq`` of
-its subject. When the entry is published again, the fields are filled with the current values.
+its subject. When the entry is published again, the fields are filled with the current values. One user may get other
+fields than the other readers: a user who blocks the author gets none of the content.
 
 Guarantees:
 
@@ -12,21 +13,63 @@ Guarantees:
 """
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from towpath.protocol.routes import user_key
 from towpath.servicekit.storage import bulk
 
 #: A stream and a ``seq`` in it.
 EntryId = tuple[str, int]
 #: Fields of ``data``.
 Fields = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """Fields of a place of which one user gets other ones.
+
+    Attributes:
+        fields: For all other readers.
+        user_id: The user who gets ``instead``.
+
+    Example:
+        >>> Hidden({"text": "secret"}, user_id="ana", instead={"text": ""}).instead
+        {'text': ''}
+    """
+
+    fields: Fields
+    user_id: str
+    instead: Fields
+
+
 #: Returns the current fields of each place: the fields to set, or an empty mapping to leave the entry unchanged.
 #: Omitted entries no longer exist.
-Fill = Callable[[AsyncConnection, Collection[EntryId]], Awaitable[Mapping[EntryId, Fields]]]
+Fill = Callable[[AsyncConnection, Collection[EntryId]], Awaitable[Mapping[EntryId, Fields | Hidden]]]
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenEntry:
+    """An entry of which one user gets another text; the fields are as in :class:`Hidden`."""
+
+    text: bytes
+    user_id: str
+    instead: bytes
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def read_by(self, user_id: str) -> bytes:
+        """The text that ``user_id`` gets."""
+        return self.instead if user_id == self.user_id else self.text
+
+
+#: The publishable text of an entry.
+Entry = bytes | HiddenEntry
 
 _MARK: Final = '{"about":'
 _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -71,9 +114,21 @@ async def read(
     return [((row.stream, row.seq), row.envelope) for row in rows]
 
 
+def read_by(user_id: str, entries: Sequence[Entry]) -> list[bytes]:
+    """The texts that ``user_id`` gets."""
+    return [entry if isinstance(entry, bytes) else entry.read_by(user_id) for entry in entries]
+
+
+def published_with(entry: Entry | None, routing_key: str) -> bytes | None:
+    """The text of a push with ``routing_key``; nothing remains nothing."""
+    if not isinstance(entry, HiddenEntry):
+        return entry
+    return entry.instead if routing_key == user_key(entry.user_id) else entry.text
+
+
 async def read_by_now(
     connection: AsyncConnection, entries: sa.Table, fill: Fill | None, ids: Collection[EntryId]
-) -> dict[EntryId, bytes]:
+) -> dict[EntryId, Entry]:
     """The current publishable text of the entries with these ids; entries no longer stored are left out."""
     found = await read(connection, entries, ids)
     if fill is None:
@@ -83,7 +138,7 @@ async def read_by_now(
 
 async def filled(
     connection: AsyncConnection, fill: Fill, found: Iterable[tuple[EntryId, str]]
-) -> dict[EntryId, bytes]:
+) -> dict[EntryId, Entry]:
     """The current publishable text of the stored entries ``found``."""
     about = [(_about(place, entry), place, entry) for place, entry in found]
     if not about:
@@ -95,7 +150,7 @@ async def filled(
 
 async def fill_page(
     connection: AsyncConnection, fill: Fill | None, rows: Sequence[Any]
-) -> list[tuple[EntryId, bytes]]:
+) -> list[tuple[EntryId, Entry]]:
     """The current publishable text of a page of entries, in order; queries only entries with withheld fields."""
     if fill is None:
         return [((row.stream, row.seq), row.envelope.encode()) for row in rows]
@@ -104,7 +159,7 @@ async def fill_page(
     if not withheld:
         return [((row.stream, row.seq), row.envelope.encode()) for row in rows]
     known = await filled(connection, fill, withheld)
-    page: list[tuple[EntryId, bytes]] = []
+    page: list[tuple[EntryId, Entry]] = []
     for row in rows:
         place = (row.stream, row.seq)
         if not is_withheld(row.envelope):
@@ -121,7 +176,13 @@ def _about(place: EntryId, entry: str) -> EntryId:
     return place[0], int(msgspec.json.decode(_OBJECT.decode(entry)["about"]))
 
 
-def _filled(entry: str, fields: Fields) -> bytes:
+def _filled(entry: str, fields: Fields | Hidden) -> Entry:
+    if isinstance(fields, Hidden):
+        return HiddenEntry(_with(entry, fields.fields), fields.user_id, _with(entry, fields.instead))
+    return _with(entry, fields)
+
+
+def _with(entry: str, fields: Fields) -> bytes:
     # Byte for byte as it was first pushed: not parsed, and not encoded again.
     if not fields and not is_withheld(entry):
         return entry.encode()
