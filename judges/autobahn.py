@@ -27,7 +27,7 @@ _LEFT_OUT: Final = ["12.*", "13.*"]
 _BINARY: Final = ["1.2.*", "9.2.*", "9.4.*", "9.6.*", "9.8.*"]
 #: Connections at once, with the gateway's echo.
 _AT_ONCE: Final = 4
-#: What a verdict may be to count as passed: "informational" is what RFC 6455 leaves open.
+#: Verdicts that count as passed: "informational" is for cases that RFC 6455 leaves open.
 _RIGHT: Final = frozenset({"OK", "INFORMATIONAL"})
 _AGENT: Final = "towpath"
 

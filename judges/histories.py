@@ -17,7 +17,7 @@ HISTORIES: Final = ROOT / "test-results/histories"
 
 
 def missing_histories() -> str | None:
-    """What is missing, for the table of judges."""
+    """The names of missing parts, for the table of judges."""
     if any(HISTORIES.glob("*.jsonl")):
         return None
     return "there are no histories of the fault suite: run `make test` or `make faults` first"

@@ -15,7 +15,7 @@ class Judge:
         name: Of its list of expected deviations.
         judged: The suite and the part, for the table.
         source: Where the suite comes from; CI runs those of a package registry.
-        needs: What it needs on this machine.
+        needs: Programs and files that it needs on this machine.
         command: Its program and arguments, run in the root of the checkout.
         seconds: Its time limit.
     """
@@ -34,7 +34,7 @@ class Outcome:
 
     Attributes:
         cases: Outcome by case; ``None`` if the program did not run to its end.
-        problems: What was not as expected.
+        problems: Outcomes that were not as expected.
         seconds: How long it ran.
     """
 

@@ -1,12 +1,12 @@
-"""W3C's trace-context harness: every context it sends goes through a gateway, RabbitMQ and a service, and comes back.
+"""W3C's trace-context harness: every context it sends passes a gateway, RabbitMQ and a service, and returns.
 
 The harness (github.com/w3c/trace-context, folder test) sends HTTP requests with good and bad headers to a service
 under test, and looks at the headers of the requests that this service makes in turn. Here an HTTP door hands each
 request to a client of a gateway; the gateway continues traces (``TOWPATH_TRACE_CLIENTS=continue``), and
 :mod:`judges.trace_service` makes the requests. All tests of level 2 run, the strict ones included.
 
-What HTTP knows and an envelope does not is the door's part: header names without regard to case, and several headers
-of one name, which it joins by commas as RFC 9110, section 5.3, says.
+The door does the parts that HTTP has and an envelope has not: header names without regard to case, and several
+headers of one name, which it joins by commas as RFC 9110, section 5.3, says.
 """
 
 import argparse

@@ -60,7 +60,7 @@ class Expected:
 
 
 def problems(cases: Mapping[str, str], expected: Expected) -> list[str]:
-    """What is not as expected; empty if the judge is satisfied."""
+    """The outcomes that are not as expected; empty if the judge is satisfied."""
     found = []
     if len(cases) < expected.at_least:
         found.append(f"ran {len(cases)} cases, not {expected.at_least}")

@@ -17,7 +17,7 @@ LISTED = Expected(
 AS_LISTED = {"1.1": "failed", "1.2": "failed", "2.1": "unclean", "3.1": "ok"}
 
 
-def test_outcomes_as_listed_are_no_problem() -> None:
+def test_outcomes_as_listed_are_not_reported() -> None:
     assert problems(AS_LISTED, LISTED) == []
 
 
@@ -62,7 +62,7 @@ def test_every_judge_has_a_list_of_expected_deviations() -> None:
         assert Expected.read(ROOT / f"judges/expected/{judge.name}.toml").at_least > 0
 
 
-def test_what_is_missing_is_named_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_program_is_named_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SOME_SUITE", raising=False)
     needed = clone("SOME_SUITE", "github.com/some/suite", "test.py")
     assert needed() == "not here: set SOME_SUITE to a clone of github.com/some/suite"

@@ -19,7 +19,7 @@ from towpath.protocol.messages import read_directed, split_batch
 from towpath.protocol.routes import decode_word
 from towpath.servicekit.broker.interface import Delivery
 
-#: What chat commits, in the order of its transactions: rows of gone rooms are deleted, and these stay.
+#: Changes that chat commits, in the order of its transactions: rows of gone rooms are deleted, and these stay.
 _FOLLOWED: Final = f"""
 CREATE TABLE followed (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT, room TEXT, seq INTEGER, what BLOB);
 CREATE TRIGGER follow_entries AFTER INSERT ON {STREAMS.entries.name} BEGIN
@@ -33,7 +33,7 @@ CREATE TRIGGER follow_leavers AFTER DELETE ON {MEMBERS.name} BEGIN
 
 
 class Memberships:
-    """Who is in which room, and until which entry of its stream former members were.
+    """The members of each room, and until which entry of its stream former members were.
 
     Attributes:
         inside: By room.

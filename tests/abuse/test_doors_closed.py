@@ -1,4 +1,4 @@
-"""Who may come in, and who may do what: each hostile input is refused, or reaches its own sender only."""
+"""Doors: each hostile input is refused, or reaches its own sender only."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ from .trial import Trial
 
 pytestmark = pytest.mark.abuse_short
 
-#: What may be in a subprotocol (RFC 9110, section 5.6.2): others cannot be sent by a browser at all.
+#: Characters that a subprotocol may have (RFC 9110, section 5.6.2): others cannot be sent by a browser at all.
 _SUBPROTOCOL: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]*")
 _ORIGIN: Final = "https://shop.example"
 _ORIGINS: Final = (

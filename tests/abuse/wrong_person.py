@@ -230,7 +230,7 @@ class WrongPerson:
         self._world.gateways[number].stand_again()
         self._world.lost.discard(number)
 
-    # What moves beside the operations
+    # Changes beside the operations
 
     async def _move(self) -> None:
         """Let some publishes of chat go, in any order, and let the gateways read some of their inboxes."""

@@ -1,4 +1,4 @@
-"""Whatever people say, edit, delete, leave, remove, drop, block and send again, in any order: what is gone is gone."""
+"""Any order of messages, edits, deletions, leaves, removals, drops and blocks: a deleted text stays deleted."""
 
 import itertools
 from dataclasses import dataclass, field
@@ -141,7 +141,8 @@ class Story:
     def _became(self, action: str, data: dict[str, Any], by: str, answer: dict[str, Any]) -> None:
         if action in ("chat.block", "chat.unblock"):
             change = self.blocks.add if action == "chat.block" else self.blocks.discard
-            return change((by, data["user"]))
+            change((by, data["user"]))
+            return
         room = answer["room"]
         place = self.places[room]
         reader = self._reader(room, by)
