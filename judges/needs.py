@@ -1,4 +1,7 @@
-"""Needs: programs and files that a judge uses on this machine. Each check returns what is missing and how to get it, or ``None``."""
+"""Needs: programs and files that a judge uses on this machine.
+
+Each check returns the name of what is missing and how to get it, or ``None``.
+"""
 
 import os
 import shutil

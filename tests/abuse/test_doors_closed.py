@@ -221,7 +221,7 @@ def _on_a_room(room: str, seq: int) -> Sequence[tuple[str, dict[str, Any]]]:
 def _reveals_nothing(answer: dict[str, Any], room: str) -> bool:
     """An error; or what a resume of a stream that is not there is answered."""
     absent = {"streams": {f"chat:{room}": {"seq": 0, "complete": False}}}
-    return answer["action"] == "error" or answer["data"] == absent
+    return bool(answer["action"] == "error" or answer["data"] == absent)
 
 
 def _without_ids(answer: dict[str, Any], order_id: str) -> str:
