@@ -51,7 +51,10 @@ def setup(
         typer.Option(help="Write the definitions to this file, and change nothing.", show_default=False),
     ] = None,
     ctl: Annotated[
-        str, typer.Option(help="The command that reaches RabbitMQ, for example over docker or ssh.")
+        str,
+        typer.Option(
+            help="The command that reaches RabbitMQ from here; elsewhere take --output, and import the file there."
+        ),
     ] = "rabbitmqctl",
     check: Annotated[
         bool,
@@ -79,4 +82,5 @@ def setup(
         broker_setup.write(text, output)
     else:
         broker_setup.import_by_ctl(text, shlex.split(ctl))
+        broker_setup.until_set_up(wanted, vhost, shlex.split(ctl))
     typer.echo(f"{len(wanted.accounts())} accounts: {', '.join(one.name for one in wanted.accounts())}")

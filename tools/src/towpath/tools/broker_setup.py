@@ -15,6 +15,8 @@ import os
 import re
 import secrets
 import subprocess
+import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ from towpath.tools.trouble import Trouble
 PASSWORD: Final = "TOWPATH_BROKER_PASSWORD_"  # noqa: S105  # the name of a variable
 
 _CTL_SECONDS: Final = 120.0
+_IMPORT_SECONDS: Final = 30.0
 _OWNER_ONLY: Final = 0o600
 _LINE: Final = re.compile(rf"({PASSWORD}[A-Z0-9_]+)=(\S+)")
 
@@ -144,13 +147,18 @@ def write(text: str, path: Path) -> None:
 
 
 def import_by_ctl(text: str, command: Sequence[str]) -> None:
-    """Import definitions with ``rabbitmqctl``.
+    """Import definitions with ``rabbitmqctl``, which must be able to read a temporary file here.
 
     Raises:
         NotSetUp
     """
-    # From its standard input, so that it may run in a container or on another machine.
-    _ctl([*command, "import_definitions"], given=text)
+    # Not by its standard input: rabbitmqctl 4.0 waits for ever there.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "definitions.json")
+        # It becomes another user when root runs it.
+        Path(folder).chmod(0o755)
+        write(text, path)
+        _ctl([*command, "import_definitions", str(path)])
 
 
 def check(wanted: Wanted, vhost: str, command: Sequence[str]) -> list[str]:
@@ -161,6 +169,25 @@ def check(wanted: Wanted, vhost: str, command: Sequence[str]) -> list[str]:
     except ValueError:
         raise NotSetUp(f"`{' '.join(command)} export_definitions -` printed no definitions") from None
     return list(differences(definitions.render(wanted.accounts(), {}, vhost), found, vhost))
+
+
+def until_set_up(wanted: Wanted, vhost: str, command: Sequence[str]) -> None:
+    """Wait until RabbitMQ has everything: it imports definitions in the background.
+
+    Raises:
+        NotSetUp: It has not within half a minute.
+    """
+    deadline = time.monotonic() + _IMPORT_SECONDS
+    while True:
+        found = check(wanted, vhost, command)
+        try:
+            return must_be_set_up(found)
+        except NotSetUp:
+            if time.monotonic() > deadline:
+                raise NotSetUp(
+                    f"RabbitMQ did not take all definitions: {found[0]}; its log gives the reason"
+                ) from None
+        time.sleep(1.0)
 
 
 def must_be_set_up(found: Sequence[str]) -> None:
@@ -219,11 +246,11 @@ def _plain(value: Any) -> Any:
     return ",".join(value) if isinstance(value, list) else value
 
 
-def _ctl(command: Sequence[str], given: str = "") -> str:
+def _ctl(command: Sequence[str]) -> str:
     try:
         ran = subprocess.run(  # noqa: S603  # the operator names the program
             command,
-            input=given,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
             errors="replace",

@@ -346,11 +346,22 @@ class RabbitNode(RabbitControl):
         """
         return await asyncio.to_thread(self._ctl, *arguments)
 
+    @property
+    def ctl_command(self) -> list[str]:
+        """The command ``rabbitmqctl`` for this node, for a program that runs it itself."""
+        assert self._program is not None, "boot it first"
+        environment = {**self._environment(), "ERL_ZFLAGS": self._starts_no_epmd()}
+        ctl = self._program.with_name("rabbitmqctl")
+        return [
+            "env",
+            "--ignore-environment",
+            *(f"{name}={value}" for name, value in environment.items()),
+            str(ctl),
+        ]
+
     def _ctl(self, *arguments: str) -> str:
-        assert self._program is not None
         ran = subprocess.run(  # noqa: S603  # the program beside the one we run
-            [self._program.with_name("rabbitmqctl"), *arguments],
-            env={**self._environment(), "ERL_ZFLAGS": self._starts_no_epmd()},
+            [*self.ctl_command, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
