@@ -106,6 +106,7 @@ MAY: Final[dict[str, list[Operation]]] = {
         publish(PUSH, f"connection.gw-1.{PROBE}"),
         publish(PUSH, f"user.{PROBE}"),
         publish(PUSH, "probe.ana%2E1"),
+        publish(PUSH, "revoke.reader", "gateway"),
         *(publish(exchange, "proof") for exchange in (COMMANDS, EVENTS, PUSH)),
         *(bind("gateway.gw-1.new", PUSH, key) for key in ("everyone.#", "connection.gw-1.#", "user.*")),
         *(bind("gateway.gw-1.new", PUSH, key) for key in ("control.*.*.#", "*.ana%2E1")),
@@ -145,6 +146,7 @@ MAY: Final[dict[str, list[Operation]]] = {
     "ops": [
         publish(PUSH, "control.ana", "ops"),
         publish(PUSH, "revoke.user", "ops"),
+        publish(PUSH, "revoke.reader", "ops"),
         publish("chat.again", "chat.commands.1", "ops"),
         get("orders.dead"),
         consume_log(),

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from towpath.gateway.forwarding.revoking import LOG, MARKER
 from towpath.gateway.inbox.queue import inbox
 from towpath.protocol.orders import Status
+from towpath.protocol.revocations import Kind
 from towpath.protocol.routes import (
     COMMANDS,
     EVENTS,
@@ -32,6 +34,7 @@ from towpath.protocol.routes import (
     user_key,
 )
 from towpath.servicekit.broker.interface import Binding
+from towpath.servicekit.broker.rabbitmq.declaring import log_arguments
 from towpath.servicekit.installed import installed_services
 from towpath.servicekit.service import Service, topology
 from towpath.tools import broker_setup, definitions
@@ -129,6 +132,20 @@ def test_a_gateway_may_have_its_inbox_and_probe_it(user: str, gateway: str) -> N
     assert all(may_publish(account, PUSH, key) for key in [*probes, f"{PROBE}.{encode_word(user)}"])
 
 
+def test_gateways_and_operators_may_read_the_log_of_revocations() -> None:
+    for account in (definitions.gateway(), definitions.operators()):
+        assert may(account, "read", LOG.name)
+        assert may_publish(account, MARKER.exchange, MARKER.routing_key)
+        assert not may(account, "configure", LOG.name)
+
+
+def test_the_log_of_revocations_is_defined_as_gateways_declare_it() -> None:
+    document = definitions.render([], {})
+    [queue], [binding] = document["queues"], document["bindings"]
+    assert (queue["name"], queue["arguments"]) == (LOG.name, log_arguments(LOG))
+    assert [Binding(binding["source"], binding["routing_key"])] == LOG.bindings
+
+
 @given(key=ids)
 def test_a_gateway_may_send_every_command_and_session_event(key: str) -> None:
     account = definitions.gateway()
@@ -158,7 +175,7 @@ def test_an_operator_may_replay_dead_letters_and_end_connections(user: str) -> N
         assert may(account, "read", dead_queue(service.name))
         assert may_publish(account, again_exchange(service.name), f"{service.name}.commands.0")
     assert may_publish(account, PUSH, control_key(user))
-    assert may(account, "read", definitions.REVOCATIONS)
+    assert all(may_publish(account, PUSH, kind.key) for kind in Kind)
 
 
 # And no more
@@ -185,7 +202,7 @@ def test_a_service_may_speak_for_no_other_domain(domain: str, word: str) -> None
 def test_no_account_may_write_to_the_default_exchange_or_make_exchanges_of_the_contract() -> None:
     for account in Wanted().accounts():
         assert not may(account, "write", "amq.default")
-        assert not any(may(account, "configure", name) for name in (*EXCHANGES, definitions.REVOCATIONS))
+        assert not any(may(account, "configure", name) for name in (*EXCHANGES, LOG.name))
 
 
 def test_no_account_may_touch_the_queues_of_another() -> None:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from towpath.protocol.revocations import DAYS_MAX, LOG_BYTES, READER, REVOCATIONS, REVOKE_ALL, Kind
 from towpath.protocol.routes import (
     COMMANDS,
     EVENTS,
@@ -32,7 +33,6 @@ from towpath.tools.trouble import Trouble
 
 GATEWAY: Final = "gateway"
 OPS: Final = "ops"
-REVOCATIONS: Final = "towpath.revocations"
 
 #: An encoded word of a routing key (:func:`towpath.protocol.routes.encode_word`).
 _WORD: Final = "[A-Za-z0-9_:%-]+"
@@ -43,6 +43,8 @@ _PARTITION: Final = f"[0-{PARTITIONS - 1}]"
 _PROOF: Final = "proof"
 _PROBE: Final = "probe-[0-9a-f]+"
 _NOTHING: Final = "^$"
+#: As gateways declare the log of revocations; a test compares all its arguments.
+_SEGMENT_BYTES: Final = 1_000_000
 _DOMAIN: Final = re.compile(r"[a-z][a-z0-9_]*")
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 #: First words of names that no service's queues may begin with.
@@ -88,6 +90,7 @@ def gateway() -> Account:
                 _any_of(
                     rf"probe\.{_WORD}",
                     rf"(user|group|control|everyone|connection\.{_WORD})\.{_PROBE}",
+                    _literally(READER),
                     _PROOF,
                 ),
                 _any_of(
@@ -155,7 +158,7 @@ def backend(
     events = rf"({names}){_WORDS}", rf"({names})(\.[a-z0-9_]+|\.\*)+"
     pushes = [rf"user\.{_WORD}"]
     pushes += [rf"control\.{_WORD}"] if kicks else []
-    pushes += [r"revoke\.(user|token)"] if revokes else []
+    pushes += [_any_key(Kind.USER, Kind.TOKEN)] if revokes else []
     return Account(
         name=name,
         configure=f"^{own}$",
@@ -171,7 +174,6 @@ def backend(
 
 def operators() -> Account:
     """The account of operators' tools: dead letters of all services, kicks and revocations."""
-    revoke = r"revoke\.(user|token|issued_before)"
     return Account(
         name=OPS,
         configure=_NOTHING,
@@ -180,7 +182,7 @@ def operators() -> Account:
         topics={
             COMMANDS: (_NOTHING, _NOTHING),
             EVENTS: (_NOTHING, _NOTHING),
-            PUSH: (_any_of(rf"control\.{_WORD}", revoke), _NOTHING),
+            PUSH: (_any_of(rf"control\.{_WORD}", _any_key(*Kind), _literally(READER)), _NOTHING),
         },
     )
 
@@ -230,15 +232,15 @@ def render(accounts: Iterable[Account], passwords: Mapping[str, str], vhost: str
             | {
                 "arguments": {
                     "x-queue-type": "stream",
-                    "x-max-length-bytes": 20_000_000,
-                    "x-stream-max-segment-size-bytes": 1_000_000,
-                    "x-max-age": "400D",
+                    "x-max-length-bytes": LOG_BYTES,
+                    "x-stream-max-segment-size-bytes": _SEGMENT_BYTES,
+                    "x-max-age": f"{DAYS_MAX}D",
                 }
             }
         ],
         "bindings": [
             {"source": PUSH, **here, "destination": REVOCATIONS, "destination_type": "queue"}
-            | {"routing_key": "revoke.*", "arguments": {}}
+            | {"routing_key": REVOKE_ALL, "arguments": {}}
         ],
     }
 
@@ -273,6 +275,11 @@ def _names(*names: str) -> str:
     """Exchanges or the log of revocations, whose names begin with ``towpath.``."""
     words = "|".join(_literally(name.removeprefix("towpath.")) for name in names)
     return rf"towpath\.({words})"
+
+
+def _any_key(*kinds: Kind) -> str:
+    """The keys of some kinds of revocations."""
+    return "|".join(_literally(kind.key) for kind in kinds)
 
 
 def _literally(name: str) -> str:
