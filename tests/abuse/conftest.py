@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import StartSystem, start_system
+from tests.rights.conftest import installation
 from towpath.testkit.processes import Processes
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.system import System
@@ -22,7 +23,7 @@ from towpath.tools.rabbitmq_node import RabbitControl
 from .table import Run, Table
 from .trial import Trial
 
-__all__ = ["start_system"]
+__all__ = ["installation", "start_system"]
 
 HERE = Path(__file__).parent
 _PAGE = Path("docs/abuse.md")  # where `make abuse` writes it

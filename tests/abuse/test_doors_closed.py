@@ -9,9 +9,12 @@ from typing import Any, Final, Literal
 
 import aiohttp
 import pytest
+from aiormq.exceptions import AMQPChannelError
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 from yarl import URL
 
+from tests.rights.conftest import Installation
+from tests.rights.test_rights import MAY_NOT
 from towpath.testkit.client import WireClient
 from towpath.testkit.processes import free_port
 from towpath.testkit.system import System, url_of
@@ -158,6 +161,23 @@ async def test_no_name_reaches_the_pushes_of_another(system: System, trial: Tria
                 await _text(other, f"other {number}")
                 door.refused("first" not in _texts(other), f"{name!r} got what was for ana")
                 door.refused("other" not in _texts(ana), f"ana got what was for {name!r}")
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_no_account_does_what_only_another_may(installation: Installation, trial: Trial) -> None:
+    async with trial.door(
+        "an account at RabbitMQ publishes, reads, binds or deletes what is not its own"
+    ) as door:
+        for account, (operation, _) in ((account, row) for account, rows in MAY_NOT.items() for row in rows):
+            what, run = operation
+            channel = await installation.channel(account)
+            try:
+                await asyncio.wait_for(run(channel), 20)
+            except AMQPChannelError:
+                door.refused(True, what)  # by RabbitMQ itself, which closes the channel
+            else:
+                door.refused(False, f"{account}: {what}")
+                await channel.close()
 
 
 async def test_no_path_of_the_pages_server_leaves_its_folder(tmp_path: Path, trial: Trial) -> None:
