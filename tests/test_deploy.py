@@ -26,6 +26,7 @@ import yaml
 from docker.utils.build import exclude_paths
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
+from yarl import URL
 
 from towpath.gateway.admission.credentials import Admission
 from towpath.gateway.settings import GatewaySettings
@@ -39,7 +40,9 @@ from towpath.testkit.postgres import Postgres
 from towpath.testkit.processes import Process, Processes, free_port
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.tokens import AUTH_SETTINGS, SECRET, a_token
+from towpath.tools.broker_setup import PASSWORD, Wanted, variable
 from towpath.tools.packages import NPM, POSTGRESQL, Program, ProgramMissing, find_or_install
+from towpath.tools.rabbitmq_node import Member, RabbitNode
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -57,6 +60,9 @@ WITH_STORAGE: dict[str, InstalledService] = {
 
 
 # The compose file
+
+#: Writes the accounts of RabbitMQ, and ends.
+ACCOUNTS = "accounts"
 
 
 def run_compose(env_file: Path | str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -173,7 +179,7 @@ def test_every_secret_comes_from_a_variable(secrets: dict[str, str]) -> None:
     given = {name: f"given-for-{name.lower()}" for name in secrets}
     environments = [service.get("environment", {}) for service in compose(**given)["services"].values()]
     settings = {(name, value) for environment in environments for name, value in environment.items()}
-    secret = [(name, value) for name, value in settings if re.search("SECRET|PASS|_URL$", name)]
+    secret = [(name, value) for name, value in settings if re.search("SECRET|PASSWORD|_URL$", name)]
     assert secret
     assert [name for name, value in secret if "given-for-" not in value] == []
 
@@ -203,14 +209,86 @@ def test_services_wait_for_their_dependencies_and_have_time_to_drain(
     services: dict[str, dict[str, Any]],
 ) -> None:
     for name, service in services.items():
-        assert service["restart"] == "unless-stopped", name
+        ends = name == ACCOUNTS
+        assert service["restart"] == ("no" if ends else "unless-stopped"), name
         assert service["image"] == "towpath" or ":" in service["image"], f"{name}: no version"
         assert service["image"] == "towpath" or "healthcheck" in service, f"{name}: no health check"
-        for needed in service.get("depends_on", {}).values():
-            assert needed["condition"] == "service_healthy", name
+        for other, needed in service.get("depends_on", {}).items():
+            condition = "service_completed_successfully" if other == ACCOUNTS else "service_healthy"
+            assert needed["condition"] == condition, name
         if service["image"] == "towpath":
             assert service["stop_grace_period"] == "45s", name
             assert GatewaySettings.model_fields["drain_timeout"].default < 45
+
+
+def account_of(service: Mapping[str, Any]) -> str | None:
+    return URL(service["environment"]["TOWPATH_AMQP_URL"]).user
+
+
+def test_each_program_has_an_account_of_its_own_at_rabbitmq(
+    services: dict[str, dict[str, Any]], secrets: dict[str, str]
+) -> None:
+    with_broker = {
+        name: account_of(service)
+        for name, service in services.items()
+        if "TOWPATH_AMQP_URL" in service.get("environment", {})
+    }
+    own = {service.name: service.name for service in installed_services()}
+    assert with_broker == {"gateway-1": "gateway", "gateway-2": "gateway", "web": "backend", **own}
+    for name in own:
+        assert services[name]["environment"]["TOWPATH_GATEWAY_USERS"] == "gateway"
+    accounts = {variable(account.name) for account in Wanted().accounts()}
+    assert services[ACCOUNTS]["environment"].keys() == accounts
+    assert {name for name in secrets if name.startswith(PASSWORD)} == accounts
+
+
+async def test_rabbitmq_starts_with_these_accounts_and_no_other_and_the_programs_work_with_them(
+    services: dict[str, dict[str, Any]], processes: Processes, tmp_path: Path
+) -> None:
+    """The command of `accounts`, the configuration of `rabbitmq` and the settings of the programs, together."""
+    program, *arguments = services[ACCOUNTS]["command"]
+    written = tmp_path / "definitions.json"
+    await asyncio.to_thread(
+        subprocess.run,
+        [BIN / program, *(re.sub(r"(--output=).*", rf"\g<1>{written}", word) for word in arguments)],
+        env={"PATH": os.environ["PATH"], **services[ACCOUNTS]["environment"]},
+        check=True,
+    )
+    configuration = (ROOT / "deploy/rabbitmq/rabbitmq.conf").read_text()
+    lines = [line for line in configuration.splitlines() if not line.startswith("#")]
+    mounted = re.sub(r"/etc/rabbitmq/accounts/definitions\.json", str(written), "\n".join(lines))
+    assert str(written) in mounted
+    name = "compose@127.0.0.1"
+    member = Member(name, dist_port=free_port(), peers=[name], settings=mounted.splitlines())
+    async with RabbitNode(member=member) as node:
+        users = node.evaluate(
+            "[proplists:get_value(user, U) || U <- rabbit_auth_backend_internal:list_users()]"
+        )
+        assert sorted(re.findall(r'<<"([^"]+)">>', users)) == sorted(one.name for one in Wanted().accounts())
+
+        def settings(service: str) -> dict[str, str]:
+            own = {
+                name.removeprefix("TOWPATH_").lower(): value
+                for name, value in services[service]["environment"].items()
+            }
+            own["amqp_url"] = own["amqp_url"].replace("rabbitmq:5672", f"127.0.0.1:{node.port}")
+            return own
+
+        gateway, *_ = await asyncio.gather(
+            processes.start("towpath-gateway", **{**settings("gateway-1"), "port": free_port()}),
+            *(
+                processes.start(
+                    f"towpath-{one}", **{**settings(one), "database_url": f"sqlite:///{tmp_path}/{one}.db"}
+                )
+                for one in (service.name for service in installed_services())
+            ),
+        )
+        secret = services["gateway-1"]["environment"]["TOWPATH_AUTH_SECRET"]
+        url = f"ws://127.0.0.1:{gateway.settings['TOWPATH_PORT']}/ws"
+        async with WireClient.connect(url, token=a_token("ana", secret=secret)) as ana:
+            answer = await ana.request("order.submit", {"order_id": "O1", "amount": "9.00"})
+            assert answer["data"]["status"] == "submitted"
+            assert (await ana.request("chat.join", {"room": "lobby"}))["action"] == "chat.join.ok"
 
 
 def test_every_mounted_or_built_path_exists(services: dict[str, dict[str, Any]]) -> None:
