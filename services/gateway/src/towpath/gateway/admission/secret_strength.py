@@ -31,10 +31,6 @@ KNOWN: Final = frozenset(
         "your-256-bit-secret-your-256-bit-secret",
         "correct horse battery staple correct horse",
         "changeme-changeme-changeme-changeme",
-        "00112233445566778899aabbccddeeff",
-        "0123456789abcdef0123456789abcdef",
-        "abcdefghijklmnopqrstuvwxyz123456",
-        "abcdefghijklmnopqrstuvwxyz0123456789",
     }
 )
 _REMEDY: Final = "set one that `openssl rand -base64 48` prints"
