@@ -44,7 +44,7 @@ def admission(secret: str) -> Admission:
 def test_without_a_command_it_shows_help() -> None:
     status, output, errors = towpath()
     assert (status, errors) == (0, "")
-    assert all(command in output for command in ("dev", "web", "token", "publish"))
+    assert all(command in output for command in ("dev", "web", "token", "publish", "kick", "revoke"))
 
 
 def test_a_token_is_accepted_by_a_gateway_with_the_same_secret() -> None:
@@ -52,6 +52,7 @@ def test_a_token_is_accepted_by_a_gateway_with_the_same_secret() -> None:
     assert (status, errors) == (0, "")
     identity = admission(SECRET).identify(output.strip())
     assert (identity.user_id, identity.scope) == ("ana", "chat")
+    assert identity.token_id  # so that it can be revoked
 
 
 def test_a_token_is_signed_with_the_secret_of_the_folder(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Tokens for development, signed with the shared secret; in production an identity provider issues them."""
 
 import os
+import secrets
 import time
 import warnings
 from typing import Final
@@ -39,6 +40,7 @@ def sign(user: str, secret: str, *, expires_in: int = LIFETIME_SECONDS, scope: s
         raise BadUser(f"user {user[:70]!a} cannot be used: {error}") from None
     now = int(time.time())
     claims: dict[str, object] = {"sub": user, "aud": AUDIENCE, "iat": now, "exp": now + expires_in}
+    claims["jti"] = secrets.token_urlsafe(12)  # so that `towpath revoke --token` can name it
     if scope is not None:
         claims["scope"] = scope
     with warnings.catch_warnings():

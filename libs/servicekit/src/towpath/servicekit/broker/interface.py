@@ -314,7 +314,7 @@ class Broker(Protocol):
         """Consume from all ``sources`` (declared queues, inboxes made on entry, or logs).
 
         A log is made on entry if it does not exist, and read from its first message; after each reconnect again from
-        the first one. Settling a delivery of a log, in whatever way, only makes room for the next one.
+        the first one. Settling a delivery of a log, in whatever way, makes room for further ones, and nothing else.
 
         Args:
             prefetch: Maximum of unsettled deliveries per queue.
