@@ -43,12 +43,12 @@ _LINES: Final = 40
 async def test_a_client_steers_neither_recording_nor_labels_nor_logs_nor_error_ids(
     rabbitmq: Rabbit, start_system: StartSystem, trial: Trial, count: int
 ) -> None:
-    async with trial.counted(f"{count:,} requests that try to steer traces, metrics, logs and ids") as line:
+    async with trial.door("steering of traces, metric labels, log lines and error ids by a client") as door:
         async with _collector() as collector:
             # The share is 0, so a span that arrives was recorded because a client wanted it.
             system = await start_system(rabbitmq, otlp_endpoint=collector.url, trace_ratio=0)
             programs = [*system.gateways, system.chat, system.orders]
-            await _ask(system, [next(_requests(trial.seed))])
+            await _ask(system, list(_requests(trial.seed)))
             labels = await _labels(programs)
             lines = {program.name: len(program.output.splitlines()) for program in programs}
             answers = await _ask(system, list(_requests(trial.seed, count)))
@@ -58,24 +58,26 @@ async def test_a_client_steers_neither_recording_nor_labels_nor_logs_nor_error_i
             ]
             for program in programs:
                 await program.terminate()  # what it recorded is sent by then
-        ids = [answer["data"]["trace_id"] for answer in answers if "trace_id" in answer["data"]]
-        traces = [answer["traceparent"] for answer in answers if "traceparent" in answer]
-        line.got_in = (
-            f"{len(answers):,} answers, {len(ids):,} with an id; "
-            f"{collector.spans} spans, {len(grown)} new labels, {len(logged)} log lines"
-        )
-        expected = {
-            f"{collector.spans} spans were recorded": collector.spans,
-            f"new labels: {sorted(grown)[:5]}": grown,
-            "an error has the client's id": [one for one in ids if one == _THEIR_TRACE],
-            "one id was given twice": len(ids) - len(set(ids)),
-            "an answer continues the client's trace": [one for one in traces if _THEIR_TRACE in one],
-            "an answer is sampled": [one for one in traces if not one.endswith("-00")],
-            f"{len(logged)} log lines": len(logged) > _LINES,
-            "a log line is not one object of ours": [text for text in logged if not _is_ours(text)],
-            "nothing was answered": not answers,
-        }
-        line.failures += [failure for failure, found in expected.items() if found]
+        given: set[str] = set()
+        for answer in answers:
+            door.refused(_is_of_the_server(answer, given), f"the trace or the id of {answer}")
+        door.expect(len(answers) == count, f"{len(answers):,} of {count:,} requests were answered")
+        door.expect(len(given) > count / 4, f"{len(given):,} answers with an id")
+        door.expect(not collector.spans, f"{collector.spans} spans were recorded")
+        door.expect(not grown, f"new labels: {sorted(grown)[:5]}")
+        door.expect(len(logged) <= _LINES, f"{len(logged)} log lines")
+        for text in logged:
+            door.expect(_is_ours(text), f"a log line is not one of ours: {text[:200]!r}")
+
+
+def _is_of_the_server(answer: dict[str, Any], given: set[str]) -> bool:
+    """Whether the server chose its trace, unsampled, and the id of its error, which it has not ``given`` before."""
+    trace, own = answer.get("traceparent", "-00"), answer["data"].get("trace_id")
+    if _THEIR_TRACE in trace or not trace.endswith("-00") or own == _THEIR_TRACE or own in given:
+        return False
+    if own is not None:
+        given.add(own)
+    return True
 
 
 class _Collector:

@@ -25,11 +25,17 @@ NAMING_A_ROOM: Final[dict[str, dict[str, Any]]] = {
     "chat.members": {},
     "chat.read": {"seq": 1},
     "chat.typing": {},
+    "chat.decline": {},
+    "chat.remove": {"user": "bob"},
+    "chat.transfer": {"user": "alice"},
+    "chat.drop": {},
 }
 #: Those that create a room or open one: their answers show whether a name is taken.
 TELLING: Final = frozenset({"chat.create", "chat.join"})
 #: Those that name no room.
-NAMING_NONE: Final = frozenset({"chat.rooms", "chat.direct", "chat.resume"})
+NAMING_NONE: Final = frozenset(
+    {"chat.rooms", "chat.direct", "chat.resume", "chat.block", "chat.unblock", "chat.blocked"}
+)
 
 
 @pytest.fixture(autouse=True)

@@ -145,6 +145,8 @@ class Telemetry:
 
         The ids of our own programs belong to the share exactly if they are sampled, so their traces stay whole.
         """
+        if parent is not None and parent.endswith("-00") and is_version_00(parent):
+            return parent  # The usual case: nothing is to be decided.
         found = read_traceparent(parent)
         if found is None:
             return self.new_trace()
