@@ -20,7 +20,7 @@ from towpath.testkit.tokens import a_token
 
 from .messages import KINDS, block
 from .plans import Flood, HalfOpen, Loot, Storm
-from .wire import Refused, Wire, handshake, text
+from .wire import Refused, Wire, client_hello, handshake, text
 
 _NICE: Final = 10
 #: Seconds between two tries of a connection that the gateway refuses.
@@ -137,6 +137,8 @@ class _HalfOpening:
                 async with asyncio.timeout(max(0.0, self._until - time.monotonic())):
                     if self._plan.manner == "headers":
                         await wire.send(request)
+                    elif self._plan.manner == "hello":
+                        await wire.send(client_hello())
                     elif self._plan.manner == "drip":
                         for byte in request:
                             await wire.send(bytes([byte]))

@@ -43,7 +43,8 @@ class HalfOpen:
 
     Attributes:
         count: How many at a time.
-        manner: ``silent``: not a byte; ``headers``: all but the last line; ``drip``: a byte each 0.2 s.
+        manner: ``silent``: not a byte; ``headers``: all but the last line; ``drip``: a byte each 0.2 s;
+            ``hello``: the first message of a TLS handshake.
     """
 
     count: int

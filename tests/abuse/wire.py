@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import socket
+import ssl
 import struct
 from collections.abc import Mapping
 from typing import Any, Final, Self
@@ -64,6 +65,15 @@ def envelope(action: str, data: Mapping[str, Any] | None = None, **fields: Any) 
 def text(action: str, data: Mapping[str, Any] | None = None, **fields: Any) -> bytes:
     """An envelope in one text frame."""
     return frame(TEXT, envelope(action, data, **fields))
+
+
+def client_hello() -> bytes:
+    """The first message of a TLS handshake (RFC 8446, section 4.1.2)."""
+    sent = ssl.MemoryBIO()
+    tls = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), sent, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return sent.read()
 
 
 class Wire:

@@ -3,7 +3,7 @@
 import pytest
 from yarl import URL
 
-from towpath.servicekit.runtime.amqp_url import hosts, shown
+from towpath.servicekit.runtime.amqp_url import hosts, shown, with_files
 
 
 def test_each_host_has_all_but_the_others() -> None:
@@ -41,6 +41,20 @@ def test_hosts_without_user_or_path_and_with_space_around_are_understood() -> No
 def test_an_invalid_address_is_refused_with_the_position_of_the_error(url: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         hosts(url)
+
+
+def test_files_become_options_of_each_host() -> None:
+    url = with_files("amqps://ana:p%40ss@one,two/v?auth=plain", ca="/my ca&.pem", certificate="/c", key="/k")
+    for host in hosts(url):
+        assert dict(host.query) == {
+            "auth": "plain",
+            "cafile": "/my ca&.pem",
+            "certfile": "/c",
+            "keyfile": "/k",
+        }
+        assert host.password == "p@ss"
+    assert with_files("amqp://one", ca=None, certificate=None, key=None) == "amqp://one"
+    assert with_files("amqps://one", ca="/ca", certificate=None, key=None) == "amqps://one?cafile=%2Fca"
 
 
 def test_user_password_and_options_are_hidden() -> None:

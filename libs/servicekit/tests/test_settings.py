@@ -11,6 +11,8 @@ from pydantic import Field
 
 from towpath.servicekit.broker import connect
 from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings, ServiceSettings, Word, load
+from towpath.testkit.processes import Processes
+from towpath.testkit.weak_options import WEAK_BROKER_OPTIONS, WEAK_DATABASE_OPTIONS
 
 
 class Strict(ServiceSettings):
@@ -229,7 +231,11 @@ def test_an_invalid_address_is_refused_without_showing_it(monkeypatch: pytest.Mo
         ("sqlite:///towpath.db", "sqlite+aiosqlite:///towpath.db"),
         ("sqlite:////var/lib/towpath.db", "sqlite+aiosqlite:////var/lib/towpath.db"),
         ("postgres://ana:secret@db/towpath", "postgresql+asyncpg://ana:secret@db/towpath"),
-        ("postgresql://db:5432/towpath?ssl=require", "postgresql+asyncpg://db:5432/towpath?ssl=require"),
+        (
+            "postgresql://db:5432/towpath?ssl=verify-full",
+            "postgresql+asyncpg://db:5432/towpath?ssl=verify-full",
+        ),
+        ("postgresql://db/towpath?ssl=disable", "postgresql+asyncpg://db/towpath?ssl=disable"),
         ("postgresql+asyncpg:///towpath?host=/run/pg", "postgresql+asyncpg:///towpath?host=/run/pg"),
     ],
 )
@@ -249,8 +255,63 @@ BAD_DATABASES: Final = [
     ("sqlite:///", "names no file"),
     ("sqlite:///?timeout=5", "names no file"),
     ("sqlite:///:memory:", "names no file"),
-    ("postgresql://ana:hunter2@db/towpath?sslmode=require", "ssl=require"),
+    ("postgresql://ana:hunter2@db:port/towpath", "must be sqlite:///file.db or postgresql://"),
 ]
+
+
+@pytest.mark.parametrize("option", WEAK_DATABASE_OPTIONS)
+def test_a_database_whose_server_would_not_be_verified_is_refused(
+    monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    told = complaint(monkeypatch, "TOWPATH_DATABASE_URL", f"postgresql://ana:hunter2@db/towpath?{option}")
+    assert re.match(
+        r"TOWPATH_DATABASE_URL: (must say ssl=verify-full|has an option about certificates)", told
+    )
+    assert "hunter2" not in told
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize("option", WEAK_BROKER_OPTIONS)
+def test_a_broker_whose_certificate_would_not_be_verified_is_refused(
+    monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    told = complaint(monkeypatch, "TOWPATH_AMQP_URL", f"amqps://ana:hunter2@one,two/towpath?{option}")
+    assert re.match(r"TOWPATH_AMQP_URL: has an (option about verification|unknown option)", told)
+    assert "hunter2" not in told
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize("option", ["cafile=/ca", "capath=/etc/ssl", "certfile=/own", "keyfile=/own"])
+def test_certificates_in_an_unencrypted_address_of_a_broker_are_refused(
+    monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    assert not complaint(monkeypatch, "TOWPATH_AMQP_URL", f"amqps://broker/?{option}")
+    told = complaint(monkeypatch, "TOWPATH_AMQP_URL", f"amqp://broker/?{option}")
+    assert told == "TOWPATH_AMQP_URL: names certificate files, but is not encrypted: use amqps://"
+
+
+def test_a_part_of_a_password_behind_a_question_mark_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for url in ("amqp://ana:1?hunter2=x@broker/", "amqps://broker/?hunter2", "amqps://broker/?hunter2=1"):
+        told = complaint(monkeypatch, "TOWPATH_AMQP_URL", url)
+        assert told.startswith("TOWPATH_AMQP_URL: ")
+        assert "hunter2" not in told
+
+
+@pytest.mark.parametrize("program", ["towpath-gateway", "towpath-orders"])
+async def test_a_weak_option_ends_a_program_with_status_2_and_one_line(
+    processes: Processes, program: str
+) -> None:
+    for name, url in (
+        ("amqp_url", "amqps://ana:hunter2@broker/?no_verify_ssl=1"),
+        ("database_url", "postgresql://ana:hunter2@db/towpath?ssl=require"),
+    ):
+        if program == "towpath-gateway" and name == "database_url":
+            continue  # It has no database.
+        process = processes.launch(program, **{name: url})
+        assert await process.ended(timeout=60) == 2
+        assert len(process.output.splitlines()) == 1
+        assert process.output.startswith(f"{program}: TOWPATH_{name.upper()}: ")
+        assert "hunter2" not in process.output
 
 
 @pytest.mark.parametrize(("url", "remedy"), BAD_DATABASES)

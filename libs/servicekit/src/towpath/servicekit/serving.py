@@ -39,6 +39,7 @@ from towpath.servicekit.runtime.loops import failures_of, keep_running
 from towpath.servicekit.runtime.run import or_stopped
 from towpath.servicekit.runtime.settings import ServiceSettings
 from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.servicekit.runtime.tls import TlsFiles
 from towpath.servicekit.service import Service, command_queues, event_queues, topology
 from towpath.servicekit.storage.database import Database
 from towpath.servicekit.storage.relay import Relay
@@ -166,7 +167,13 @@ async def _open_store(
     if storage is None:
         yield None
         return
-    async with Database.open(settings.database_url, service=name, migrations=storage.migrations) as database:
+    opening = Database.open(
+        settings.database_url,
+        service=name,
+        migrations=storage.migrations,
+        tls=TlsFiles.of_database(settings),
+    )
+    async with opening as database:
         yield Store(storage, database)
 
 

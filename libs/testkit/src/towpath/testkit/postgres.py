@@ -3,15 +3,14 @@
 Guarantees:
 
 * Each test has a fresh database, and it is dropped when the test is over.
-* The server listens on a socket in a folder that only its user may enter; it and its files end with us, also
-  when this process is killed.
+* The server listens on a socket in a folder that only its user may enter, with TLS on a port of 127.0.0.1 instead;
+  it and its files end with us, also when this process is killed.
 """
 
 import contextlib
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -23,7 +22,9 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from towpath.testkit.certificates import Issued
 from towpath.testkit.containers import docker_answers
+from towpath.testkit.processes import free_port
 from towpath.tools.packages import POSTGRESQL, find_or_install
 
 _IMAGE: Final = "postgres:17"
@@ -32,7 +33,21 @@ _USER: Final = "postgres"
 _START_SECONDS: Final = 60.0
 
 # Data of tests need not outlive a power cut.
-_SETTINGS: Final = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200")
+_SETTINGS: Final = (
+    "fsync=off",
+    "synchronous_commit=off",
+    "full_page_writes=off",
+    "max_connections=200",
+    "lc_messages=C",  # its start is seen in its log
+)
+
+#: Over TCP only with TLS; the user CERTIFIED needs a certificate of the authority as well.
+_HBA: Final = """\
+local all all trust
+hostssl all certified 127.0.0.1/32 trust clientcert=verify-ca
+hostssl all all 127.0.0.1/32 trust
+"""
+CERTIFIED: Final = "certified"
 
 # The server ends when our end of the pipe does, and takes its folder along.
 _KEEPER: Final = """
@@ -100,7 +115,36 @@ def running() -> Iterator[Postgres]:
 
 
 @contextlib.contextmanager
-def _on_this_machine() -> Iterator[Postgres]:
+def running_with_tls(issued: Issued, ca: str) -> Iterator[Postgres]:
+    """A PostgreSQL on ``localhost`` that serves TLS with this certificate; clients' certificates are of ``ca``.
+
+    Raises:
+        ProgramMissing, PostgresFailed: See :func:`running`.
+    """
+    with _on_this_machine(_Tls(issued, ca)) as server:
+        yield server
+
+
+@dataclass(frozen=True)
+class _Tls:
+    own: Issued
+    ca: str
+
+    def settings(self, folder: Path, user: str | None) -> list[str]:
+        """Copies the files to where the server may read them; returns its settings."""
+        names = {"ssl_cert_file": self.own.certificate, "ssl_key_file": self.own.key, "ssl_ca_file": self.ca}
+        for name, path in names.items():
+            copy = folder / name
+            shutil.copy(path, copy)
+            copy.chmod(0o600)  # PostgreSQL refuses a key that others can read.
+            if user is not None:
+                shutil.chown(copy, user)
+        (folder / "data" / "pg_hba.conf").write_text(_HBA)
+        return ["ssl=on", "listen_addresses=127.0.0.1", *(f"{name}={folder / name}" for name in names)]
+
+
+@contextlib.contextmanager
+def _on_this_machine(tls: _Tls | None = None) -> Iterator[Postgres]:
     postgres = find_or_install(POSTGRESQL)
     # PostgreSQL refuses to run as root; Debian's package brings this user.
     user = _USER if os.geteuid() == 0 else None
@@ -109,7 +153,9 @@ def _on_this_machine() -> Iterator[Postgres]:
         shutil.chown(folder, user)
     try:
         _initialise(postgres.with_name("initdb"), folder, user)
-        settings = " ".join(f"-c {setting}" for setting in _SETTINGS)
+        port = _PORT if tls is None else free_port()
+        chosen = [*_SETTINGS, f"port={port}", *(tls.settings(folder, user) if tls is not None else ())]
+        settings = " ".join(f"-c {setting}" for setting in chosen)
         keeper = subprocess.Popen(
             ["/bin/sh", "-c", _KEEPER, "sh", postgres, folder, settings],
             cwd=folder,
@@ -118,8 +164,8 @@ def _on_this_machine() -> Iterator[Postgres]:
             start_new_session=True,  # Ctrl-C ends the tests first, then the server
         )
         try:
-            _await_socket(folder)
-            yield Postgres(host=str(folder))
+            _await_start(folder)
+            yield Postgres(str(folder)) if tls is None else Postgres("localhost", port)
         finally:
             keeper.communicate()
     finally:
@@ -147,13 +193,13 @@ def _initialise(initdb: Path, folder: Path, user: str | None) -> None:
         raise PostgresFailed(f"initdb ended with status {made.returncode}.\n{made.stdout}{made.stderr}")
 
 
-def _await_socket(folder: Path) -> None:
+def _await_start(folder: Path) -> None:
+    # Its socket is there before that, and refuses with "the database system is starting up".
     deadline = time.monotonic() + _START_SECONDS
     while True:
-        with socket.socket(socket.AF_UNIX) as trial, contextlib.suppress(OSError):
-            trial.connect(str(folder / f".s.PGSQL.{_PORT}"))
-            return
         log = (folder / "log").read_text(errors="replace") if (folder / "log").exists() else ""
+        if "ready to accept connections" in log:
+            return
         if "FATAL" in log or time.monotonic() > deadline:
             raise PostgresFailed(f"PostgreSQL does not accept connections.\n{log}")
         time.sleep(0.02)

@@ -115,7 +115,7 @@ class GatewaySettings(BrokerSettings):
             holds most closes with 4001.
         heartbeat: Seconds between pings.
         heartbeat_timeout: Seconds after a ping until a silent connection closes with 4002.
-        open_timeout: Seconds for the opening handshake.
+        open_timeout: Seconds for the opening handshake, and before it for that of TLS.
         close_timeout: Seconds for the closing handshake.
         expiry_notice: Seconds between ``session.expiring`` and the expiry of the token.
         max_violations: Unreadable frames in a minute; past it the connection closes with 4500.

@@ -5,7 +5,9 @@ from contextlib import AbstractAsyncContextManager
 
 from towpath.servicekit.broker.interface import Broker
 from towpath.servicekit.broker.rabbitmq import RabbitBroker
+from towpath.servicekit.runtime import amqp_url
 from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings
+from towpath.servicekit.runtime.tls import TlsFiles
 
 #: Opens a broker connection under a name. A service receives this function, so that it never chooses the broker
 #: itself.
@@ -21,7 +23,8 @@ def connect(settings: BrokerSettings, name: str) -> AbstractAsyncContextManager[
         name: Names the connection on the broker, for operators.
 
     Raises:
-        BadSetting: ``memory://``, which only exists inside the all-in-one process.
+        BadSetting: ``memory://``, which only exists inside the all-in-one process; certificate files that cannot be
+            used, or that would not be.
 
     Example:
         >>> try:
@@ -38,10 +41,24 @@ def connect(settings: BrokerSettings, name: str) -> AbstractAsyncContextManager[
             "or give the amqp:// address of a RabbitMQ",
         )
     return RabbitBroker.connect(
-        settings.amqp_url,
+        _url(settings),
         name=name,
         publish_timeout=settings.publish_timeout,
         reconnect_max=settings.reconnect_max,
         message_max_bytes=settings.message_max_bytes,
         user_id=settings.account,
     )
+
+
+def _url(settings: BrokerSettings) -> str:
+    files = TlsFiles.of_broker(settings)
+    try:
+        url = amqp_url.with_files(
+            settings.amqp_url, ca=files.ca, certificate=files.certificate, key=files.key
+        )
+    except ValueError as error:
+        raise BadSetting("TOWPATH_AMQP_URL", None, str(error)) from None
+    if files.named:
+        # Now: later it would be retried for ever, as a file may be about to be replaced.
+        files.client_context()
+    return url

@@ -2,15 +2,24 @@
 
 ``amqp://user:password@one:5672,two:5673,three/vhost`` names three nodes of one cluster. User, password, virtual host
 and options are the same for all; a host without a port has the usual one.
+
+Guarantee: no option of an address that passes :func:`hosts` weakens a connection. The driver has such options
+(``no_verify_ssl``), so only known ones are accepted.
 """
 
 from typing import Final
+from urllib.parse import urlencode
 
 from yarl import URL
 
 FORM: Final = "amqp://user:password@host:port/vhost"
 
 _SCHEMES: Final = ("amqp", "amqps", "memory")
+_FILES: Final = ("cafile", "capath", "certfile", "keyfile")
+#: What aiormq reads: https://docs.aio-pika.com/en/latest/quick-start.html, but for `no_verify_ssl` and `cadata`.
+_OPTIONS: Final = ("auth", *_FILES, "heartbeat", "name", "timeout")
+#: Options, in part of other drivers, by which people mean "without verification".
+_WEAKENING: Final = ("no_verify_ssl", "verify", "insecure", "ssl", "tls")
 
 
 def hosts(url: str) -> list[URL]:
@@ -32,10 +41,31 @@ def hosts(url: str) -> list[URL]:
     end = min((at for mark in "/?#" if (at := rest.find(mark)) >= 0), default=len(rest))
     who, sign, names = rest[:end].rpartition("@")
     several = names.split(",")
-    return [
+    urls = [
         _host(f"{scheme}://{who}{sign}{name.strip()}{rest[end:]}", f"host {number} of {len(several)}: ")
         for number, name in enumerate(several, 1)
     ]
+    _check_options(urls[0])
+    return urls
+
+
+def with_files(url: str, *, ca: str | None, certificate: str | None, key: str | None) -> str:
+    """``url`` with the names of certificate files as options, which the link reads at each connect.
+
+    Raises:
+        ValueError: The address is not ``amqps://``, or names such files itself.
+    """
+    files = {"cafile": ca, "certfile": certificate, "keyfile": key}
+    options = {name: path for name, path in files.items() if path}
+    if not options:
+        return url
+    first = hosts(url)[0]
+    if first.scheme != "amqps":
+        raise ValueError("is not encrypted, but certificates are set: use amqps://")
+    if any(option in first.query for option in _FILES):
+        raise ValueError("names certificate files, and so do settings of their own: keep the settings")
+    before, sign, fragment = url.partition("#")
+    return f"{before}{'&' if '?' in before else '?'}{urlencode(options)}{sign}{fragment}"
 
 
 def account(url: str) -> str | None:
@@ -60,3 +90,19 @@ def _host(url: str, which: str) -> URL:
     if not parsed.host:
         raise ValueError(f"{which}names no host: {FORM}")
     return parsed
+
+
+def _check_options(url: URL) -> None:
+    for option in url.query:
+        word = option.lower()
+        if word.startswith(_WEAKENING):
+            raise ValueError(
+                "has an option about verification; certificates are always verified, and a private authority is "
+                "named by TOWPATH_AMQP_CA"
+            )
+        if option not in _OPTIONS:  # Not quoted: it may be a part of a password with a question mark.
+            raise ValueError(
+                f"has an unknown option behind the question mark; known are {', '.join(_OPTIONS)}"
+            )
+        if option in _FILES and url.scheme != "amqps":
+            raise ValueError("names certificate files, but is not encrypted: use amqps://")

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from yarl import URL
 
 from towpath.protocol.messages import BODY_MAX_ITEMS, MESSAGE_MAX_BYTES
-from towpath.servicekit.runtime import amqp_url, spelling
+from towpath.servicekit.runtime import amqp_url, database_url, spelling
 
 PREFIX = spelling.PREFIX
 
@@ -59,24 +59,6 @@ def _amqp_url(value: str) -> str:
     return value
 
 
-def _database_url(value: str) -> str:
-    scheme, separator, rest = value.partition("://")
-    drivers = {
-        "sqlite": "sqlite+aiosqlite",
-        "sqlite+aiosqlite": "sqlite+aiosqlite",
-        "postgresql": "postgresql+asyncpg",
-        "postgres": "postgresql+asyncpg",
-        "postgresql+asyncpg": "postgresql+asyncpg",
-    }
-    if scheme not in drivers or not separator:
-        raise ValueError("must be sqlite:///file.db or postgresql://user:password@host/database")
-    if scheme.startswith("sqlite") and rest.partition("?")[0] in ("", "/", "/:memory:"):
-        raise ValueError("names no file: sqlite:///file.db")
-    if "sslmode=" in rest:
-        raise ValueError("must say ssl=require (or another of libpq's words) instead of sslmode=require")
-    return f"{drivers[scheme]}://{rest}"
-
-
 def _http_url(value: str) -> str:
     url = URL(value)
     if url.scheme not in ("http", "https") or not url.host:
@@ -91,7 +73,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 #: A time limit or pause: more than 0, at most a day.
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 #: ``sqlite:///file.db`` or ``postgresql://user:password@host/database``, as a URL of SQLAlchemy with its driver.
-DatabaseUrl = Annotated[Word, AfterValidator(_database_url)]
+DatabaseUrl = Annotated[Word, AfterValidator(database_url.with_driver)]
 
 
 class TelemetrySettings(BaseSettings):
@@ -179,7 +161,8 @@ class ServiceSettings(BrokerSettings):
             refused and counted, and each service must log in under its own name; if empty, every account that may
             publish a command is believed.
         database_url: SQLAlchemy URL of the service's own database.
-        database_ca: File (PEM) of the certificate authorities that the certificate of PostgreSQL must come from.
+        database_ca: File (PEM) of the certificate authorities that PostgreSQL's certificate must come from, for
+            ``ssl=verify-full`` in ``database_url``; by default the system's.
         database_certificate, database_key: Files (PEM) of this program's own certificate and its key, if PostgreSQL
             asks for one.
         database_probe_interval: Seconds between two database probes: small writes that check whether the database

@@ -18,13 +18,14 @@ import structlog
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.settings import BadSetting
+from towpath.servicekit.runtime.tls import TlsFiles
 from towpath.servicekit.storage import migrations as kit
-from towpath.servicekit.storage import sqlite
+from towpath.servicekit.storage import postgresql, sqlite
 from towpath.servicekit.storage.leaves import ConfirmedLeaves, with_confirmed_leaves
 from towpath.servicekit.storage.writability import Writability
 
@@ -34,13 +35,12 @@ _PING_SECONDS: Final = 5.0
 #: Time limits of a PostgreSQL statement; a statement of a migration may go through millions of rows.
 _STATEMENT_SECONDS: Final = 30.0
 _MIGRATION_SECONDS: Final = 3600.0
-#: A replica that freezes during a transaction must not keep its locks: another replica has its queues by then.
-_FROZEN_AFTER: Final = "15s"
 #: Connections, resources, shutdown, system: https://www.postgresql.org/docs/current/errcodes-appendix.html
 #: and 25006, read-only: a standby, or a server that was set read-only for a while.
 _POSTGRESQL_LACKS: Final = ("08", "25006", "53", "57P0", "58")
 #: An arbitrary constant: the advisory lock that serialises replicas migrating the same PostgreSQL database.
 _MIGRATION_LOCK: Final = 7_046_029
+_NO_FILES: Final = TlsFiles("TOWPATH_DATABASE")
 
 
 class Database:
@@ -59,7 +59,7 @@ class Database:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, url: str, *, service: str, migrations: Path | None = None
+        cls, url: str, *, service: str, migrations: Path | None = None, tls: TlsFiles = _NO_FILES
     ) -> AsyncIterator["Database"]:
         """Open ``url`` and bring its schema up to date.
 
@@ -67,13 +67,14 @@ class Database:
             service: The name of the service, which its version tables and the kit's tables have in front: services
                 may share a database.
             migrations: The folder with the revisions of the service's own tables, if it has any.
+            tls: Certificate files, for PostgreSQL with ``ssl=verify-full``.
 
         Raises:
             BadSetting: The database cannot be opened and waiting would not help, or its schema is newer than this
-                program supports.
+                program supports; or PostgreSQL's certificate is not trusted.
         """
         try:
-            engine = _engine(url)
+            engine = _engine(url, tls)
         except (ArgumentError, ValueError):
             raise BadSetting(
                 "TOWPATH_DATABASE_URL", None, "is not like postgresql://user:password@host:port/database"
@@ -82,7 +83,7 @@ class Database:
             database = cls(engine)
             try:
                 _make_folder(engine.url)
-                migrating = _engine(url, statement_seconds=_MIGRATION_SECONDS)
+                migrating = _engine(url, tls, statement_seconds=_MIGRATION_SECONDS)
                 try:
                     await database._migrate(migrating, service, migrations)
                 finally:
@@ -168,8 +169,11 @@ class Database:
                 self._no_change = _rewrite(kit.kit_version_table(service))
                 return
             except (DBAPIError, OSError) as error:
-                # A file that cannot be opened is a wrong setting, and waiting hides it; a server may be starting.
-                if self._sqlite or not (lacks_something(error) or is_away(error)):
+                # A file that cannot be opened, or a certificate that is not trusted, is a wrong setting, which
+                # waiting hides; a server may be starting.
+                if self._sqlite or postgresql.is_untrusted(error):
+                    raise
+                if not (lacks_something(error) or is_away(error)):
                     raise
                 log.warning(
                     "database_unreachable",
@@ -206,26 +210,10 @@ def lacks_something(error: BaseException) -> bool:
     return bool(codes & sqlite.LACKS) or any(state.startswith(_POSTGRESQL_LACKS) for state in states)
 
 
-def _engine(url: str, *, statement_seconds: float = _STATEMENT_SECONDS) -> AsyncEngine:
+def _engine(url: str, tls: TlsFiles, *, statement_seconds: float = _STATEMENT_SECONDS) -> AsyncEngine:
     if url.startswith("sqlite"):
         return sqlite.engine(url)
-    return create_async_engine(
-        url,
-        # One unit of work at a time, two rounds of heavy reads, the relay, timers, the sweep and the probe: eight at
-        # most, and four nearly always. Each replica of each service takes so many of PostgreSQL's max_connections.
-        pool_size=4,
-        max_overflow=4,
-        # A connection that the server or a proxy closed meanwhile is replaced before it is used.
-        pool_pre_ping=True,
-        # Errors are logged, and parameters are what people wrote.
-        hide_parameters=True,
-        connect_args={
-            "timeout": 5,
-            "command_timeout": statement_seconds,
-            # https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-IDLE-IN-TRANSACTION-SESSION-TIMEOUT
-            "server_settings": {"idle_in_transaction_session_timeout": _FROZEN_AFTER},
-        },
-    )
+    return postgresql.engine(url, tls, statement_seconds=statement_seconds)
 
 
 def _make_folder(url: sa.URL) -> None:

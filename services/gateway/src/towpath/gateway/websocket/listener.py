@@ -7,7 +7,7 @@ was opened is closed exactly once, whatever ends its connection.
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -61,7 +61,7 @@ class Listener:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Server]:
-        """Serve ``/ws`` from entry to exit.
+        """Serve ``/ws`` from entry to exit, with TLS if there is a certificate.
 
         Raises:
             BadSetting: The port is in use, or the host is not an address of this machine.
@@ -92,17 +92,19 @@ class Listener:
             raise cannot_listen(
                 error, settings.host, settings.port, host_setting="TOWPATH_HOST", port_setting="TOWPATH_PORT"
             ) from None
-        try:
-            yield server
-        finally:
-            # After the drain only connections are left that were admitted while it ran: 1012 lets them reconnect
-            # elsewhere.
-            server.close(code=CloseCode.SERVICE_RESTART)
-            # websockets waits for them until open_timeout.
-            self._shared.entrance.abort_unfinished()
-            await server.wait_closed()
-            # Last: a closing handshake ends in a task of its own, which must not outlive the listener.
-            await self._shared.closing.wait()
+        # The door is left last: until then SIGHUP reloads the certificate, and afterwards it ends the program.
+        async with self._shared.door.opened() if self._shared.door is not None else nullcontext():
+            try:
+                yield server
+            finally:
+                # After the drain only connections are left that were admitted while it ran: 1012 lets them reconnect
+                # elsewhere.
+                server.close(code=CloseCode.SERVICE_RESTART)
+                # websockets waits for them until open_timeout.
+                self._shared.entrance.abort_unfinished()
+                await server.wait_closed()
+                # Last: a closing handshake ends in a task of its own, which must not outlive the listener.
+                await self._shared.closing.wait()
 
     def _create_socket(self, *args: Any, **options: Any) -> Socket:
         return Socket(*args, shared=self._shared, **options)

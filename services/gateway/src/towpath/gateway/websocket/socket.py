@@ -16,9 +16,11 @@ Frames go to the transport directly, not through the library's ``send``, which w
 receiver, under a lock, and would wait.
 """
 
+import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 from websockets.frames import Opcode
@@ -30,10 +32,12 @@ from towpath.gateway.admission.descriptor_share import DescriptorShare
 from towpath.gateway.admission.entrance import Entrance
 from towpath.gateway.settings import GatewaySettings
 from towpath.gateway.websocket.backlog import Backlog
+from towpath.gateway.websocket.certificate import Certificate
 from towpath.gateway.websocket.closing import Closing
 from towpath.gateway.websocket.frames import text_frame
 from towpath.gateway.websocket.parse_turns import ParseTurns
 from towpath.gateway.websocket.reading import ReadingConnection
+from towpath.gateway.websocket.tls_door import TlsDoor
 from towpath.gateway.websocket.writes import Writes
 from towpath.protocol.close_codes import CloseCode
 from towpath.servicekit.runtime.telemetry import Telemetry
@@ -59,12 +63,18 @@ class Shared:
     backlog: Backlog
     writes: Writes
     closing: Closing
+    door: TlsDoor | None
 
     @classmethod
     def of(
         cls, share: DescriptorShare, rates: ConnectRates, settings: GatewaySettings, telemetry: Telemetry
     ) -> "Shared":
-        """Build all of it, with its metrics."""
+        """Build all of it, with its metrics.
+
+        Raises:
+            BadSetting: The certificate cannot be used.
+        """
+        certificate = Certificate.of(settings, telemetry)
         turns = ParseTurns(settings.read_turn, settings.read_share)
         telemetry.gauge("read_waiting", "Connections whose bytes wait to be parsed", lambda: turns.waiting)
         telemetry.gauge(
@@ -77,6 +87,7 @@ class Shared:
             Backlog(settings, telemetry),
             Writes(),
             Closing(rates, settings.close_timeout),
+            TlsDoor(certificate, settings, telemetry) if certificate is not None else None,
         )
 
 
@@ -90,12 +101,19 @@ class Socket(ReadingConnection):
             *args,
             entrance=shared.entrance,
             proxies=shared.proxies,
+            door=shared.door,
             parse_turns=shared.parse_turns,
             **options,
         )
         self._backlog, self._writes, self._closing = shared.backlog, shared.writes, shared.closing
         #: Frames that wait for the end of the loop iteration.
         self._buffered: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._bytes_waiting = _bytes_waiting(
+            cast("asyncio.WriteTransport", transport), cast("asyncio.WriteTransport", self._accepted)
+        )
 
     def connection_lost(self, exc: Exception | None) -> None:
         # First: the bytes of a lost connection are free, and must not cost another client its connection.
@@ -128,7 +146,7 @@ class Socket(ReadingConnection):
             transport.write(frames)
             # Nothing waits, as a rule, and then nothing is recorded; a connection that was in the backlog has to
             # leave it.
-            if (waiting := transport.get_write_buffer_size()) or self._is_in_backlog:
+            if (waiting := self._bytes_waiting()) or self._is_in_backlog:
                 self._note(waiting)
 
     def write_out(self) -> None:
@@ -161,20 +179,27 @@ class Socket(ReadingConnection):
             if not data:
                 if self.got_no_request():
                     self.transport.write(_NO_REQUEST)
-                # RFC 6455, section 7.1.1: the server ends its direction first. The client may have ended the
-                # connection already.
-                with contextlib.suppress(RuntimeError, OSError):
-                    self.transport.write_eof()
+                self._end_direction()
             # Section 5.5.2 excuses a pong only after a received close. Ours is sent or on its way, so the pong would
             # be behind it.
             elif not (self.closing and data[0] & _OPCODE == Opcode.PONG):
                 self.transport.write(data)
         self._check_backlog()
 
+    def _end_direction(self) -> None:
+        # RFC 6455, section 7.1.1: the server ends its direction first.
+        if self.transport.can_write_eof():
+            # The client may have ended the connection already.
+            with contextlib.suppress(RuntimeError, OSError):
+                self.transport.write_eof()
+        else:
+            # TLS has no half-closed connections here: what waits is written, then the alert "close_notify".
+            self.transport.close()
+
     # Bytes that wait to be written
 
     def _check_backlog(self) -> None:
-        if (waiting := self.transport.get_write_buffer_size()) or self._is_in_backlog:
+        if (waiting := self._bytes_waiting()) or self._is_in_backlog:
             self._note(waiting)
 
     def _note(self, waiting: int) -> None:
@@ -184,7 +209,8 @@ class Socket(ReadingConnection):
     def backlog_size(self) -> int:
         """Bytes that wait to be written."""
         # An aborted transport frees its bytes in a later iteration; until then they must not be counted as waiting.
-        return 0 if self.transport.is_closing() else self.transport.get_write_buffer_size()
+        # Of the TCP transport: while TLS closes, its bytes still wait.
+        return 0 if self._accepted is None or self._accepted.is_closing() else self._bytes_waiting()
 
     def close_too_slow(self) -> None:
         """Close with 4001: the client does not read, and too many bytes wait."""
@@ -203,3 +229,11 @@ class Socket(ReadingConnection):
     async def close(self, code: int = 1000, reason: str = "") -> None:
         self.closing = True  # websockets also closes connections itself when its server ends.
         await super().close(code, reason)
+
+
+def _bytes_waiting(transport: asyncio.WriteTransport, accepted: asyncio.WriteTransport) -> Callable[[], int]:
+    """Returns how many bytes of a connection wait to be written."""
+    if transport is accepted:
+        return transport.get_write_buffer_size
+    # TLS counts what it has not given to TCP yet; up to 64 KiB and the last write wait there.
+    return lambda: transport.get_write_buffer_size() + accepted.get_write_buffer_size()

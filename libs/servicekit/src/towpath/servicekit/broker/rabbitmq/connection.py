@@ -7,6 +7,7 @@ the broker does not respond.
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar, cast
 
@@ -26,7 +27,8 @@ from towpath.servicekit.broker.rabbitmq.driver import (
     new_connection,
     set_heartbeat_timeout,
 )
-from towpath.servicekit.broker.rabbitmq.refusals import ClosedByBroker
+from towpath.servicekit.broker.rabbitmq.refusals import ClosedByBroker, Untrusted
+from towpath.servicekit.runtime.tls import TlsFiles
 
 #: The driver drops a connection after 3 × (8 + 1) s without a frame, and checks every 4 s: 31 s at most. RabbitMQ
 #: tolerates two missed heartbeats. https://www.rabbitmq.com/docs/heartbeats recommends 5 to 20.
@@ -66,10 +68,12 @@ class Connection:
 
         Raises:
             OSError, AMQPError: The host cannot be reached, does not finish the handshake in time, or refuses.
+            BadSetting: A certificate file cannot be used.
         """
+        tls = await asyncio.to_thread(_client_context, url) if url.scheme == "amqps" else None
         heartbeat = max(HEARTBEAT_SECONDS // 2, _LEAST_HEARTBEAT) if consumes else HEARTBEAT_SECONDS
         socket = _Socket(TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory())
-        connection = new_connection(url.update_query(heartbeat=str(heartbeat)), name, socket)
+        connection = new_connection(url.update_query(heartbeat=str(heartbeat)), name, socket, tls)
         try:
             await within(CONNECT_TIMEOUT, connection.connect())
         except BaseException as error:
@@ -77,6 +81,8 @@ class Connection:
             socket.abort()
             if isinstance(error, LOST) and (closed := socket.closed) is not None:
                 raise ClosedByBroker(*closed) from None  # aiormq does not report the reason.
+            if (untrusted := Untrusted.within(error)) is not None:
+                raise untrusted from None
             raise
         # The same timeout for connections with shorter intervals: a RabbitMQ that pauses for 20 s is not lost.
         set_heartbeat_timeout(connection, 3.0 * (HEARTBEAT_SECONDS + 1))
@@ -147,6 +153,17 @@ class _Socket(TransportFactory):
     def abort(self) -> None:
         if self._writer is not None:
             self._writer.transport.abort()
+
+
+def _client_context(url: URL) -> ssl.SSLContext:
+    # At each connect: a replaced authority or certificate takes effect with the next one. In a thread, because the
+    # system's authorities are read from hundreds of files.
+    option = url.query.get
+    files = TlsFiles("TOWPATH_AMQP", option("cafile"), option("certfile"), option("keyfile"))
+    context = files.client_context()
+    if folder := option("capath"):
+        context.load_verify_locations(capath=folder)
+    return context
 
 
 async def answers(url: URL, name: str, *, timeout: float) -> bool:

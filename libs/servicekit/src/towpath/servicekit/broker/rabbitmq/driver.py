@@ -10,6 +10,7 @@ its layer above aiormq, which costs more than it gives here.
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -69,14 +70,17 @@ Properties = Basic.Properties
 _BLOCKED_TIMEOUT: Final = 0.05
 
 
-def new_connection(url: URL, name: str, transports: TransportFactory) -> DriverConnection:
+def new_connection(
+    url: URL, name: str, transports: TransportFactory, tls: ssl.SSLContext | None = None
+) -> DriverConnection:
     """A connection that is not open yet.
 
     Args:
         name: Shown in RabbitMQ's list of connections.
         transports: Opens its socket. aio-pika has no parameter for it, but passes its ``kwargs`` on to aiormq.
+        tls: For ``amqps``.
     """
-    connection = aio_pika.Connection(url, client_properties={"connection_name": name})
+    connection = aio_pika.Connection(url, ssl_context=tls, client_properties={"connection_name": name})
     connection.kwargs["transport_factory"] = transports
     return connection
 

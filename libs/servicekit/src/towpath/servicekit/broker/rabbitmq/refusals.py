@@ -6,9 +6,10 @@ retried: https://www.rabbitmq.com/docs/access-control
 """
 
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Self
 
 from yarl import URL
 
@@ -46,16 +47,39 @@ class ClosedByBroker(ConnectionError):
         self.code = code
 
 
+class Untrusted(ConnectionError):
+    """The TLS handshake failed because one side does not trust the other's certificate."""
+
+    @classmethod
+    def within(cls, error: BaseException) -> Self | None:
+        """The distrust that caused ``error``, if one did."""
+        seen: list[BaseException] = []  # Chains of the driver's errors may be circles.
+        cause: BaseException | None = error
+        while cause is not None and cause not in seen:
+            seen.append(cause)
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return cls(f"its certificate is not trusted: {cause.verify_message}")
+            # With TLS 1.3 RabbitMQ judges our certificate after the handshake, and its alert is read later.
+            if isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or ""):
+                return cls(f"it does not accept this program's certificate: {cause.reason}")
+            cause = cause.__cause__ or cause.__context__
+        return None
+
+
 def is_refusal(error: BaseException) -> bool:
-    """Whether the broker answered and refused this client."""
+    """Whether the broker answered and refused this client, or is not trusted."""
     if isinstance(error, ClosedByBroker):
         # 530 is also sent for limits that pass; only the text distinguishes them.
         return error.code in (_ACCESS_REFUSED, _NOT_ALLOWED) and not _PASSES.search(str(error))
-    return isinstance(error, ProbableAuthenticationError | AuthenticationError | ConnectionNotAllowed)
+    return isinstance(
+        error, ProbableAuthenticationError | AuthenticationError | ConnectionNotAllowed | Untrusted
+    )
 
 
 def refused_connection(url: URL, error: BaseException) -> BrokerRefused:
     """The error for a refusal by all hosts at the first connect."""
+    if isinstance(error, Untrusted):
+        return BrokerRefused(f"{_SETTING}: no TLS connection to RabbitMQ at {shown(url)}: {error}")
     refused = (
         f"the virtual host {url.path.removeprefix('/') or '/'!r}"
         if isinstance(error, ClosedByBroker) and error.code == _NOT_ALLOWED

@@ -1,0 +1,137 @@
+"""The TLS door: the TLS handshake of each connection to ``wss``, between its acceptance and its HTTP request.
+
+Guarantees: the :class:`~towpath.gateway.admission.entrance.Entrance` counts a connection from its acceptance on, so
+TLS handshakes without an end count as unfinished handshakes, and make way for newer ones. A TLS handshake takes
+``open_timeout`` seconds at most. One that fails costs no task and no parser of the library.
+
+So the listener itself is plain, and TLS is started on each accepted connection. A listener with TLS (``ssl=`` of
+``create_server``) reports a connection when its handshake has succeeded, which is too late to count it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Generator
+from contextlib import asynccontextmanager
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from towpath.gateway.settings import GatewaySettings
+from towpath.gateway.websocket.certificate import Certificate
+from towpath.servicekit.runtime.loops import failures_of, keep_running
+from towpath.servicekit.runtime.sampled_log import SampledLog
+from towpath.servicekit.runtime.telemetry import Telemetry
+
+T = TypeVar("T")
+
+_EVENT: Final = "tls_handshake_failed"
+
+
+class Behind(Protocol):
+    """A connection behind the door."""
+
+    peer: str
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """TLS is established, with this transport."""
+        ...
+
+    def data_received(self, data: bytes) -> None:
+        """Decrypted bytes have arrived."""
+        ...
+
+    def never_made(self) -> None:
+        """The TLS handshake has failed, and the connection is closed."""
+        ...
+
+
+class TlsDoor:
+    """The TLS handshakes of one listener."""
+
+    def __init__(self, certificate: Certificate, settings: GatewaySettings, telemetry: Telemetry) -> None:
+        self._certificate = certificate
+        self._open_timeout = settings.open_timeout
+        self._close_timeout = settings.close_timeout
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watch_failures = failures_of("certificate", telemetry)
+        self._failed = SampledLog(
+            _EVENT, telemetry.counter("tls_handshakes_failed", "TLS handshakes that failed, or took too long")
+        )
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Keep the certificate up to date from entry to exit, which waits for the last handshakes."""
+        watching = asyncio.create_task(
+            keep_running("certificate", self._certificate.watch, pause=1.0, failed=self._watch_failures),
+            name="gateway: certificate",
+        )
+        try:
+            yield
+        finally:
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=self._open_timeout + 1)
+            watching.cancel()
+            await asyncio.wait([watching])
+
+    def begin(self, transport: asyncio.Transport, behind: Behind) -> None:
+        """Begin the TLS handshake of a connection that was just accepted; to be called in ``connection_made``."""
+        loop, early = asyncio.get_running_loop(), _EarlyBytes()
+        handshake = _Begun(
+            loop.start_tls(
+                transport,
+                early,  # The connection takes its place when the handshake is done.
+                self._certificate.context,
+                server_side=True,
+                ssl_handshake_timeout=self._open_timeout,
+                ssl_shutdown_timeout=self._close_timeout,
+            )
+        )
+        task = loop.create_task(self._finish(handshake, early, behind), name="connection: TLS handshake")
+        # The loop holds tasks weakly: https://docs.python.org/3/library/asyncio-task.html#asyncio.create_task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _finish(
+        self, handshake: "_Begun[asyncio.Transport | None]", early: "_EarlyBytes", behind: Behind
+    ) -> None:
+        try:
+            transport = await handshake
+        except Exception as error:  # Mostly ssl.SSLError; whatever it is, the entrance must learn of the end.
+            self._failed.add(address=behind.peer, reason=str(error))
+            transport = None
+        if transport is None or transport.is_closing():  # The entrance has aborted it.
+            behind.never_made()
+            return
+        transport.set_protocol(behind)  # type: ignore[arg-type]  # a protocol of asyncio as well
+        behind.connection_made(transport)
+        if early.read:
+            behind.data_received(bytes(early.read))
+
+
+class _EarlyBytes(asyncio.Protocol):
+    """Keeps the first decrypted bytes: asyncio (not uvloop) reports those of the read that ends the TLS handshake
+    before ``start_tls`` returns.
+    """
+
+    def __init__(self) -> None:
+        self.read = bytearray()
+
+    def data_received(self, data: bytes) -> None:
+        self.read += data
+
+
+class _Begun(Generic[T]):
+    """A coroutine that runs its first step now, where a task would run it in the next iteration of the loop.
+
+    Between the two the first bytes may arrive: they would reach a protocol that does not speak TLS, and be lost. From
+    Python 3.12 on, a task with ``eager_start`` does the same.
+    """
+
+    def __init__(self, work: Coroutine[Any, Any, T]) -> None:
+        self._work = work
+        self._waits_for = work.send(None)
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        try:
+            yield self._waits_for
+        except BaseException as error:
+            self._work.throw(error)
+            raise
+        return (yield from self._work.__await__())
