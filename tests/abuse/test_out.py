@@ -33,7 +33,7 @@ _VICTIMS: Final = 10
 _OUT: Final = 1.0
 #: The same for all of 10,000 connections: each gets a closing handshake.
 _ALL_OUT: Final = 10.0
-_START: Final = 15.0
+_START: Final = 30.0
 _MIB: Final = 40.0
 
 
