@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -11,7 +12,7 @@ from websockets.exceptions import InvalidStatus
 from towpath.gateway.forwarding.revoking import LOG
 from towpath.protocol.revocations import Kind
 from towpath.protocol.routes import EXCHANGES, PUSH
-from towpath.servicekit.broker.interface import Broker, Exchange, Message, Topology
+from towpath.servicekit.broker.interface import Broker, Exchange, Message, Topology, TopologyMismatch
 from towpath.servicekit.broker.memory import MemoryHub
 from towpath.testkit.client import WireClient
 from towpath.testkit.eventually import eventually
@@ -218,6 +219,20 @@ async def test_a_token_that_is_revoked_between_its_handshake_and_its_session_get
             assert (await closed(client))["code"] == 4502
             assert await client.closed() == 4502
         assert await shows(gateway, "connections_opened_total 0.0")
+
+
+async def test_a_broker_with_another_queue_of_that_name_ends_the_start_with_the_remedy() -> None:
+    hub = MemoryHub()
+    async with hub.connect(name="other") as other:
+        async with other.subscribe(replace(LOG, bindings=[], max_bytes=5), prefetch=1):
+            pass
+        with pytest.raises(ExceptionGroup) as ended:
+            async with a_gateway(hub):
+                pass
+    [error] = ended.value.exceptions
+    assert isinstance(error, TopologyMismatch)
+    assert LOG.name in str(error)
+    assert "TOWPATH_REVOCATIONS=off" in str(error)
 
 
 async def test_revocations_can_be_off(run_gateway: RunGateway) -> None:

@@ -21,7 +21,7 @@ from towpath.gateway.sessions.drain import drain
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.routes import COMMANDS, EVENTS, EXCHANGES
 from towpath.servicekit.broker import Connect, connect
-from towpath.servicekit.broker.interface import Broker, Exchange, Topology
+from towpath.servicekit.broker.interface import Broker, Exchange, Topology, TopologyMismatch
 from towpath.servicekit.messaging import senders
 from towpath.servicekit.messaging.lanes import LaneKind, Lanes
 from towpath.servicekit.runtime import descriptors
@@ -106,8 +106,13 @@ async def _consume(replica: Replica, broker: Broker, consuming: asyncio.Event) -
 
 async def _revoke(replica: Replica) -> None:
     """Read revocations until cancelled. An error ends the program, such as a log that this user may not read."""
-    if replica.revoking is not None:
+    if replica.revoking is None:
+        return
+    try:
         await replica.revoking.run()
+    except TopologyMismatch as error:
+        remedy = "TOWPATH_REVOCATIONS=off does without: revoked tokens are then accepted until they expire."
+        raise TopologyMismatch(f"{error} {remedy}") from None
 
 
 def _loops(
