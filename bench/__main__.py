@@ -26,6 +26,9 @@ _ROUNDS = 5
 _FULL = Path("docs")
 _PARTIAL = Path(".towpath/bench")
 
+_SYSTEMS_HELP = (
+    f"Of {', '.join(known_systems.NAMES)}; and, only when named, {', '.join(known_systems.ON_REQUEST)}."
+)
 _QUICK_HELP = "A first look, in three minutes: one short round; the peers in some works only."
 _GROWTH_HELP = "How cost grows with connections, rooms, replicas and messages: writes scaling.md."
 _AXES_HELP = (
@@ -53,7 +56,7 @@ def _stop(text: str) -> None:
 @app.command()
 def main(
     works: Annotated[str | None, typer.Option(help=f"Of {', '.join(known_works.NAMES)}.")] = None,
-    systems: Annotated[str | None, typer.Option(help=f"Of {', '.join(known_systems.NAMES)}.")] = None,
+    systems: Annotated[str | None, typer.Option(help=_SYSTEMS_HELP)] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help=f"How often; by default {_ROUNDS} times.")] = None,
     peer_rounds: Annotated[int | None, typer.Option(min=0, help=_PEERS_HELP)] = None,
     quick: Annotated[bool, typer.Option("--quick", help=_QUICK_HELP)] = False,
@@ -74,7 +77,12 @@ def main(
     partial = quick or any(asked is not None for asked in (works, systems, rounds, peer_rounds))
     chosen_works = [known_works.work(name) for name in _chosen("--works", works, known_works.NAMES)]
     chosen_systems = [
-        known_systems.system(name) for name in _chosen("--systems", systems, known_systems.NAMES)
+        known_systems.system(name)
+        for name in _chosen(
+            "--systems",
+            systems or ",".join(known_systems.NAMES),
+            (*known_systems.NAMES, *known_systems.ON_REQUEST),
+        )
     ]
     earlier = _earlier(compare)
     folder = out or (_PARTIAL if partial else _FULL)

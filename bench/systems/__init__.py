@@ -9,6 +9,9 @@ from bench.systems.interface import System
 #: In the order of tables. ``bare`` is what the others are compared to.
 NAMES: Final = ("towpath", "bare", "socketio", "socketio_tuned", "webstomp", "node", "limit")
 
+#: Measured only when they are named.
+ON_REQUEST: Final = ("rights",)
+
 
 def system(name: str) -> System:
     """The system of this name.
@@ -16,7 +19,7 @@ def system(name: str) -> System:
     Raises:
         KeyError: There is none.
     """
-    if name not in NAMES:
+    if name not in (*NAMES, *ON_REQUEST):
         raise KeyError(name)
     found = import_module(f"bench.systems.{name}").SYSTEM
     assert isinstance(found, System)
