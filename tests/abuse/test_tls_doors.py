@@ -1,4 +1,4 @@
-"""TLS: handshakes without an end lock nobody out, and nobody is trusted who cannot show a certificate."""
+"""TLS: handshakes without an end lock out no client, and a server is trusted by its certificate only."""
 
 import asyncio
 import dataclasses
@@ -93,7 +93,7 @@ async def test_tls_handshakes_without_an_end_block_no_client(
 
 
 @pytest.mark.abuse_short
-async def test_nobody_is_trusted_without_a_certificate_for_the_right_name(
+async def test_a_server_without_a_certificate_for_the_right_name_is_not_trusted(
     rabbitmq: Rabbit, processes: Processes, trial: Trial, tmp_path: Path
 ) -> None:
     authority, other = Authority(tmp_path), Authority(tmp_path, "other")

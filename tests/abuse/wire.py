@@ -6,6 +6,7 @@ Frames are masked with a key of zeros: they are valid, and their payload can be 
 import asyncio
 import base64
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -67,8 +68,9 @@ def text(action: str, data: Mapping[str, Any] | None = None, **fields: Any) -> b
     return frame(TEXT, envelope(action, data, **fields))
 
 
+@functools.cache
 def client_hello() -> bytes:
-    """The first message of a TLS handshake (RFC 8446, section 4.1.2)."""
+    """The first message of a TLS handshake (RFC 8446, section 4.1.2), the same each time."""
     sent = ssl.MemoryBIO()
     tls = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), sent, server_hostname="localhost")
     with contextlib.suppress(ssl.SSLWantReadError):

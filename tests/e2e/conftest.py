@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -29,6 +30,9 @@ CHROMIUM_ARGUMENTS = [
     "--no-first-run",
 ]
 NODE_BACKEND = Path(__file__).parent.parent / "node"
+ROOT = Path(__file__).parents[2]
+JAVASCRIPT = ROOT / "clients/js"
+DRIVERS = Path(__file__).parent / "clients"
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +47,41 @@ def node_backend(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [npm, "ci", "--no-audit", "--no-fund"], cwd=folder, check=True, capture_output=True, timeout=120
     )
     return folder / "publish.mjs"
+
+
+@pytest.fixture(scope="module")
+def drivers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """How to start the driver of each SDK. The JavaScript one is built, and lies there as a package does."""
+    folder = tmp_path_factory.mktemp("javascript")
+    package = folder / "node_modules/@towpath/client"
+    package.mkdir(parents=True)
+    shutil.copy(JAVASCRIPT / "package.json", package)
+    shutil.copy(DRIVERS / "driver.mjs", folder)
+    with_node = str(ROOT / "scripts/with-node")
+    build = [
+        "npm",
+        "exec",
+        "--no",
+        "--",
+        "tsc",
+        "-p",
+        "tsconfig.build.json",
+        "--outDir",
+        str(package / "dist"),
+    ]
+    subprocess.run([with_node, *build], cwd=JAVASCRIPT, check=True, timeout=120)
+    version = subprocess.run(
+        [with_node, "node", "-p", "parseInt(process.versions.node)"],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    # Node has had a WebSocket of its own since 20.10, and without this option since 22.
+    options = ["--experimental-websocket"] if int(version.stdout) < 22 else []
+    return {
+        "javascript": [with_node, "node", *options, str(folder / "driver.mjs")],
+        "python": [sys.executable, "-W", "error", str(DRIVERS / "driver.py")],
+    }
 
 
 @pytest.fixture

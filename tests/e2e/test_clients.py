@@ -7,9 +7,6 @@ orders and two gateways; who breaks a gateway launches one for it.
 import asyncio
 import itertools
 import json
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -28,48 +25,10 @@ from towpath.testkit.tokens import a_token
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ROOT = Path(__file__).parents[2]
-JAVASCRIPT = ROOT / "clients/js"
-DRIVERS = Path(__file__).parent / "clients"
 GONE = 1006  # a connection that ended without a close frame, or never came about
 CLOCKS_DIFFER = 0.02  # seconds: timers round
 
 _numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def drivers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """How to start the driver of each SDK. The JavaScript one is built, and lies there as a package does."""
-    folder = tmp_path_factory.mktemp("javascript")
-    package = folder / "node_modules/@towpath/client"
-    package.mkdir(parents=True)
-    shutil.copy(JAVASCRIPT / "package.json", package)
-    shutil.copy(DRIVERS / "driver.mjs", folder)
-    with_node = str(ROOT / "scripts/with-node")
-    build = [
-        "npm",
-        "exec",
-        "--no",
-        "--",
-        "tsc",
-        "-p",
-        "tsconfig.build.json",
-        "--outDir",
-        str(package / "dist"),
-    ]
-    subprocess.run([with_node, *build], cwd=JAVASCRIPT, check=True, timeout=120)
-    version = subprocess.run(
-        [with_node, "node", "-p", "parseInt(process.versions.node)"],
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
-    # Node has had a WebSocket of its own since 20.10, and without this option since 22.
-    options = ["--experimental-websocket"] if int(version.stdout) < 22 else []
-    return {
-        "javascript": [with_node, "node", *options, str(folder / "driver.mjs")],
-        "python": [sys.executable, "-W", "error", str(DRIVERS / "driver.py")],
-    }
 
 
 @pytest.fixture(scope="module")

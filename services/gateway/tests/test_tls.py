@@ -316,6 +316,7 @@ async def test_a_program_reloads_on_sighup_and_goes_on(
         "towpath-gateway",
         amqp_url=f"amqp://guest:guest@127.0.0.1:{free_port()}/",
         auth_secret=SECRET,
+        development=1,
         port=free_port(),
         tls_certificate=issued.certificate,
         tls_key=issued.key,
@@ -358,6 +359,7 @@ async def test_a_program_whose_certificate_cannot_be_used_ends_with_one_line(
             "towpath-gateway",
             amqp_url=f"amqp://guest:guest@127.0.0.1:{free_port()}/",
             auth_secret=SECRET,
+            development=1,
             port=free_port(),
             tls_certificate=certificate,
             tls_key=key,
@@ -418,6 +420,28 @@ async def test_a_gateway_that_stops_does_not_wait_for_unfinished_tls_handshakes(
         sockets.close()
 
 
+async def test_an_address_whose_tls_handshakes_fail_is_turned_away_before_the_next_and_others_are_not(
+    run_wss: Any, authority: Authority
+) -> None:
+    rates = {"connects_per_address": 0.1, "connects_per_address_burst": 50}
+    async with run_wss(**rates) as gateway:
+        with silent_sockets(gateway.settings.port, 3):
+            await reaches(gateway, "sockets_open", 3)
+        await reaches(gateway, "sockets_open", 0)
+        with pytest.raises(OSError):
+            async with a_client(gateway, authority):
+                pass
+        assert await metric(gateway, "tls_turned_away_total") >= 1
+        async with a_client(gateway, authority, local_addr=("127.0.0.2", 0)) as ben:
+            assert (await ben.request("ping"))["action"] == "pong"
+    async with run_wss(**rates, trusted_proxies="127.0.0.1") as gateway:
+        with silent_sockets(gateway.settings.port, 3):
+            await reaches(gateway, "sockets_open", 3)
+        await reaches(gateway, "sockets_open", 0)
+        async with a_client(gateway, authority) as ana:
+            assert (await ana.request("ping"))["action"] == "pong"
+
+
 # The programs run on uvloop, whose TLS is another than asyncio's
 
 
@@ -434,6 +458,7 @@ async def test_a_gateway_that_stops_does_not_wait_for_unfinished_tls_handshakes(
         test_a_tls_handshake_without_an_end_ends_with_the_open_timeout,
         test_a_client_that_gives_up_its_handshake_frees_its_place,
         test_a_gateway_that_stops_does_not_wait_for_unfinished_tls_handshakes,
+        test_an_address_whose_tls_handshakes_fail_is_turned_away_before_the_next_and_others_are_not,
     ],
 )
 def test_the_same_holds_on_uvloop(

@@ -16,7 +16,7 @@ FORM: Final = "amqp://user:password@host:port/vhost"
 
 _SCHEMES: Final = ("amqp", "amqps", "memory")
 _FILES: Final = ("cafile", "capath", "certfile", "keyfile")
-#: What aiormq reads: https://docs.aio-pika.com/en/latest/quick-start.html, but for `no_verify_ssl` and `cadata`.
+#: Those that aiormq reads, without `no_verify_ssl` and `cadata`: https://docs.aio-pika.com/en/latest/quick-start.html
 _OPTIONS: Final = ("auth", *_FILES, "heartbeat", "name", "timeout")
 #: Options, in part of other drivers, by which people mean "without verification".
 _WEAKENING: Final = ("no_verify_ssl", "verify", "insecure", "ssl", "tls")

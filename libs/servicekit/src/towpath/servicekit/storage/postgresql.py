@@ -61,7 +61,7 @@ def is_untrusted(error: BaseException) -> bool:
 
 
 def _verify(engine: AsyncEngine, tls: TlsFiles) -> None:
-    # Not asyncpg's own `ssl="verify-full"`: it reads the authorities from ~/.postgresql of the user who runs the program.
+    # Not asyncpg's own `ssl="verify-full"`: it reads the authorities from the home folder of the program's user.
     @event.listens_for(engine.sync_engine, "do_connect")
     def add_context(_: sa.Dialect, __: object, ___: Any, options: dict[str, Any]) -> None:
         try:

@@ -1,11 +1,11 @@
 """Connect rates: how often one user, and one address, may open a connection.
 
 Guarantee: the rates are token buckets, and only those of active users and addresses are stored
-(:mod:`towpath.servicekit.runtime.buckets`).
+(:mod:`towpath.servicekit.runtime.buckets`). A TLS handshake that leads nowhere costs its address several connects.
 """
 
 import asyncio
-from typing import Literal
+from typing import Final, Literal
 
 from towpath.gateway.settings import GatewaySettings
 from towpath.servicekit.runtime.buckets import Buckets, Rate
@@ -13,6 +13,9 @@ from towpath.servicekit.runtime.sampled_log import SampledLog
 from towpath.servicekit.runtime.telemetry import Telemetry
 
 By = Literal["user", "address"]
+
+#: Connects that a failed TLS handshake costs: it takes a signature, and no request follows whose rate is limited.
+_FAILED_TLS_COST: Final = 20
 
 
 class ConnectRates:
@@ -46,3 +49,13 @@ class ConnectRates:
         now = self._now()
         # Leaves a debt if need be: a user with tokens to spare has to wait as well.
         self._buckets["user"].of(user_id, now).spend(self._abuse_cost, now)
+
+    def charge_failed_tls(self, address: str) -> None:
+        """Charge an address for a TLS handshake that failed, or was given up."""
+        now = self._now()
+        self._buckets["address"].of(address, now).spend(_FAILED_TLS_COST, now)
+
+    def owes(self, address: str) -> bool:
+        """Whether an address has used up its connects, and more than those."""
+        now = self._now()
+        return self._buckets["address"].of(address, now).take(0, now) > 0

@@ -54,8 +54,9 @@ class CountedConnection(LibraryConnection):
         if peer:
             self.peer, self.address = peer[0], limited_by(peer[0])
         self._accepted = transport
-        # A trusted proxy counts in total only: all its clients come from its one address.
-        if not self._entrance.enter(self, None if self._proxies.trusts(self.peer) else self.address):
+        address = self._limited_address()
+        turns_away = self._door is not None and address is not None and self._door.turns_away(address)
+        if turns_away or not self._entrance.enter(self, address):
             # No task, no parser: a refused socket must cost next to nothing.
             self._is_turned_away = True
             self.abort()
@@ -65,7 +66,13 @@ class CountedConnection(LibraryConnection):
     def never_made(self) -> None:
         """The TLS handshake has failed: the library has not seen the connection, and never will."""
         self._entrance.closed(self)
+        if self._door is not None and (address := self._limited_address()) is not None:
+            self._door.charge_failure(address)
         self.break_cycles(is_lost=True)
+
+    def _limited_address(self) -> str | None:
+        # A trusted proxy counts in total only: all its clients come from its one address.
+        return None if self._proxies.trusts(self.peer) else self.address
 
     def on_handshake_over(self) -> None:
         self._is_handshake_over = True

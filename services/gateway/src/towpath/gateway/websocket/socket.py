@@ -87,7 +87,7 @@ class Shared:
             Backlog(settings, telemetry),
             Writes(),
             Closing(rates, settings.close_timeout),
-            TlsDoor(certificate, settings, telemetry) if certificate is not None else None,
+            TlsDoor(certificate, rates, settings, telemetry) if certificate is not None else None,
         )
 
 

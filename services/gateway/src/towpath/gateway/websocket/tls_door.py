@@ -2,7 +2,8 @@
 
 Guarantees: the :class:`~towpath.gateway.admission.entrance.Entrance` counts a connection from its acceptance on, so
 TLS handshakes without an end count as unfinished handshakes, and make way for newer ones. A TLS handshake takes
-``open_timeout`` seconds at most. One that fails costs no task and no parser of the library.
+``open_timeout`` seconds at most. One that fails costs no task and no parser of the library; it costs its address
+connects, and an address that owes some is turned away before its next handshake: each takes a signature.
 
 So the listener itself is plain, and TLS is started on each accepted connection. A listener with TLS (``ssl=`` of
 ``create_server``) reports a connection when its handshake has succeeded, which is too late to count it.
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Coroutine, Generator
 from contextlib import asynccontextmanager
 from typing import Any, Final, Generic, Protocol, TypeVar
 
+from towpath.gateway.admission.connect_rates import ConnectRates
 from towpath.gateway.settings import GatewaySettings
 from towpath.gateway.websocket.certificate import Certificate
 from towpath.servicekit.runtime.loops import failures_of, keep_running
@@ -45,14 +47,29 @@ class Behind(Protocol):
 class TlsDoor:
     """The TLS handshakes of one listener."""
 
-    def __init__(self, certificate: Certificate, settings: GatewaySettings, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        certificate: Certificate,
+        rates: ConnectRates,
+        settings: GatewaySettings,
+        telemetry: Telemetry,
+    ) -> None:
         self._certificate = certificate
+        self._rates = rates
         self._open_timeout = settings.open_timeout
         self._close_timeout = settings.close_timeout
         self._tasks: set[asyncio.Task[None]] = set()
         self._watch_failures = failures_of("certificate", telemetry)
         self._failed = SampledLog(
             _EVENT, telemetry.counter("tls_handshakes_failed", "TLS handshakes that failed, or took too long")
+        )
+
+        self._turned_away = SampledLog(
+            "tls_turned_away",
+            telemetry.counter(
+                "tls_turned_away",
+                "Connections closed before TLS, since too many handshakes of the address failed",
+            ),
         )
 
     @asynccontextmanager
@@ -69,6 +86,16 @@ class TlsDoor:
                 await asyncio.wait(self._tasks, timeout=self._open_timeout + 1)
             watching.cancel()
             await asyncio.wait([watching])
+
+    def turns_away(self, address: str) -> bool:
+        """Whether an address gets no TLS handshake for now."""
+        if owes := self._rates.owes(address):
+            self._turned_away.add(address=address)
+        return owes
+
+    def charge_failure(self, address: str) -> None:
+        """Charge an address for a TLS handshake that led nowhere."""
+        self._rates.charge_failed_tls(address)
 
     def begin(self, transport: asyncio.Transport, behind: Behind) -> None:
         """Begin the TLS handshake of a connection that was just accepted; to be called in ``connection_made``."""
