@@ -16,7 +16,7 @@ from tests.faults.conftest import StartSystem
 from towpath.testkit.client import WireClient
 from towpath.testkit.processes import Process
 from towpath.testkit.rabbitmq import Rabbit
-from towpath.testkit.system import System
+from towpath.testkit.system import LOAD_RATES, System
 
 from .trial import Trial
 
@@ -46,7 +46,8 @@ async def test_a_client_steers_neither_recording_nor_labels_nor_logs_nor_error_i
     async with trial.door("steering of traces, metric labels, log lines and error ids by a client") as door:
         async with _collector() as collector:
             # The share is 0, so a span that arrives was recorded because a client wanted it.
-            system = await start_system(rabbitmq, otlp_endpoint=collector.url, trace_ratio=0)
+            # The rates are not under test: one client asks everything.
+            system = await start_system(rabbitmq, otlp_endpoint=collector.url, trace_ratio=0, **LOAD_RATES)
             programs = [*system.gateways, system.chat, system.orders]
             await _ask(system, list(_requests(trial.seed)))
             labels = await _labels(programs)
