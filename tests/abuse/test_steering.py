@@ -1,19 +1,18 @@
 """A client steers neither the recording of traces, nor labels of metrics, nor lines of logs, nor ids of errors."""
 
 import asyncio
-import contextlib
 import json
 import random
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import pytest
-from aiohttp import ClientSession, web
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from aiohttp import ClientSession
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.faults.conftest import StartSystem
 from towpath.testkit.client import WireClient
+from towpath.testkit.collector import a_collector
 from towpath.testkit.processes import Process
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.system import LOAD_RATES, System
@@ -44,7 +43,7 @@ async def test_a_client_steers_neither_recording_nor_labels_nor_logs_nor_error_i
     rabbitmq: Rabbit, start_system: StartSystem, trial: Trial, count: int
 ) -> None:
     async with trial.door("steering of traces, metric labels, log lines and error ids by a client") as door:
-        async with _collector() as collector:
+        async with a_collector() as collector:
             # The share is 0, so a span that arrives was recorded because a client wanted it.
             # The rates are not under test: one client asks everything.
             system = await start_system(rabbitmq, otlp_endpoint=collector.url, trace_ratio=0, **LOAD_RATES)
@@ -64,7 +63,7 @@ async def test_a_client_steers_neither_recording_nor_labels_nor_logs_nor_error_i
             door.refused(_is_of_the_server(answer, given), f"the trace or the id of {answer}")
         door.expect(len(answers) == count, f"{len(answers):,} of {count:,} requests were answered")
         door.expect(len(given) > count / 4, f"{len(given):,} answers with an id")
-        door.expect(not collector.spans, f"{collector.spans} spans were recorded")
+        door.expect(not collector.spans, f"{len(collector.spans)} spans were recorded")
         door.expect(not grown, f"new labels: {sorted(grown)[:5]}")
         door.expect(len(logged) <= _LINES, f"{len(logged)} log lines")
         for text in logged:
@@ -79,34 +78,6 @@ def _is_of_the_server(answer: dict[str, Any], given: set[str]) -> bool:
     if own is not None:
         given.add(own)
     return True
-
-
-class _Collector:
-    """An OpenTelemetry collector that counts."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.spans = 0
-
-    async def take(self, request: web.Request) -> web.Response:
-        sent = ExportTraceServiceRequest.FromString(await request.read())
-        self.spans += sum(len(scope.spans) for one in sent.resource_spans for scope in one.scope_spans)
-        return web.Response(content_type="application/x-protobuf")
-
-
-@contextlib.asynccontextmanager
-async def _collector() -> AsyncIterator[_Collector]:
-    collector = _Collector()
-    app = web.Application()
-    app.router.add_post("/v1/traces", collector.take)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    collector.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
-        yield collector
-    finally:
-        await runner.cleanup()
 
 
 def _requests(seed: str, count: int = 1) -> Iterator[dict[str, Any]]:
