@@ -1,6 +1,7 @@
 """A client steers neither the recording of traces, nor labels of metrics, nor lines of logs, nor ids of errors."""
 
 import asyncio
+import contextlib
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from typing import Any, Final
 import pytest
 from aiohttp import ClientSession
 from prometheus_client.parser import text_string_to_metric_families
+from websockets.exceptions import InvalidStatus
 
 from tests.faults.conftest import StartSystem
 from towpath.testkit.client import WireClient
@@ -51,6 +53,10 @@ async def test_a_client_steers_neither_recording_nor_labels_nor_logs_nor_error_i
             await _ask(system, list(_requests(trial.seed)))
             labels = await _labels(programs)
             lines = {program.name: len(program.output.splitlines()) for program in programs}
+            for text in _TEXTS:
+                door.refused(await _knock(system, text) != 101, f"a handshake with {text!r} in each header")
+                with contextlib.suppress(InvalidStatus):  # some names are refused, and none may steer
+                    await _ask(system, list(_requests(trial.seed)), user=text[:100])
             answers = await _ask(system, list(_requests(trial.seed, count)))
             grown = await _labels(programs) - labels
             logged = [
@@ -104,10 +110,29 @@ def _requests(seed: str, count: int = 1) -> Iterator[dict[str, Any]]:
         }
 
 
-async def _ask(system: System, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+async def _knock(system: System, text: str) -> int | None:
+    """The status of a handshake whose every header has ``text``; ``None`` if the gateway closed without one."""
+    head = (
+        f"GET /ws?forged={text} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+        f"Origin: {text}\r\nUser-Agent: {text}\r\nX-Forwarded-For: {text}\r\nAuthorization: Bearer {text}\r\n\r\n"
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", system.gateways[0].settings["TOWPATH_PORT"])
+    try:
+        writer.write(head.encode())
+        async with asyncio.timeout(20):
+            words = (await reader.readline()).split()
+        return int(words[1]) if len(words) > 1 else None
+    except ConnectionError:
+        return None
+    finally:
+        writer.close()
+
+
+async def _ask(system: System, requests: Sequence[dict[str, Any]], user: str = "eve") -> list[dict[str, Any]]:
     """The answers to ``requests`` of one user, some at a time."""
     answers = []
-    async with system.connect("eve") as client:
+    async with system.connect(user) as client:
         for start in range(0, len(requests), _AT_ONCE):
             some = requests[start : start + _AT_ONCE]
             for request in some:
