@@ -4,19 +4,20 @@ import asyncio
 import contextlib
 import json
 import random
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import pytest
-from aiohttp import ClientSession, web
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from aiohttp import ClientSession
 from prometheus_client.parser import text_string_to_metric_families
+from websockets.exceptions import InvalidStatus
 
 from tests.faults.conftest import StartSystem
 from towpath.testkit.client import WireClient
+from towpath.testkit.collector import a_collector
 from towpath.testkit.processes import Process
 from towpath.testkit.rabbitmq import Rabbit
-from towpath.testkit.system import System
+from towpath.testkit.system import LOAD_RATES, System
 
 from .trial import Trial
 
@@ -44,13 +45,18 @@ async def test_a_client_steers_neither_recording_nor_labels_nor_logs_nor_error_i
     rabbitmq: Rabbit, start_system: StartSystem, trial: Trial, count: int
 ) -> None:
     async with trial.door("steering of traces, metric labels, log lines and error ids by a client") as door:
-        async with _collector() as collector:
+        async with a_collector() as collector:
             # The share is 0, so a span that arrives was recorded because a client wanted it.
-            system = await start_system(rabbitmq, otlp_endpoint=collector.url, trace_ratio=0)
+            # The rates are not under test: one client asks everything.
+            system = await start_system(rabbitmq, otlp_endpoint=collector.url, trace_ratio=0, **LOAD_RATES)
             programs = [*system.gateways, system.chat, system.orders]
             await _ask(system, list(_requests(trial.seed)))
             labels = await _labels(programs)
             lines = {program.name: len(program.output.splitlines()) for program in programs}
+            for text in _TEXTS:
+                door.refused(await _knock(system, text) != 101, f"a handshake with {text!r} in each header")
+                with contextlib.suppress(InvalidStatus):  # some names are refused, and none may steer
+                    await _ask(system, list(_requests(trial.seed)), user=text[:100])
             answers = await _ask(system, list(_requests(trial.seed, count)))
             grown = await _labels(programs) - labels
             logged = [
@@ -63,7 +69,7 @@ async def test_a_client_steers_neither_recording_nor_labels_nor_logs_nor_error_i
             door.refused(_is_of_the_server(answer, given), f"the trace or the id of {answer}")
         door.expect(len(answers) == count, f"{len(answers):,} of {count:,} requests were answered")
         door.expect(len(given) > count / 4, f"{len(given):,} answers with an id")
-        door.expect(not collector.spans, f"{collector.spans} spans were recorded")
+        door.expect(not collector.spans, f"{len(collector.spans)} spans were recorded")
         door.expect(not grown, f"new labels: {sorted(grown)[:5]}")
         door.expect(len(logged) <= _LINES, f"{len(logged)} log lines")
         for text in logged:
@@ -78,34 +84,6 @@ def _is_of_the_server(answer: dict[str, Any], given: set[str]) -> bool:
     if own is not None:
         given.add(own)
     return True
-
-
-class _Collector:
-    """An OpenTelemetry collector that counts."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.spans = 0
-
-    async def take(self, request: web.Request) -> web.Response:
-        sent = ExportTraceServiceRequest.FromString(await request.read())
-        self.spans += sum(len(scope.spans) for one in sent.resource_spans for scope in one.scope_spans)
-        return web.Response(content_type="application/x-protobuf")
-
-
-@contextlib.asynccontextmanager
-async def _collector() -> AsyncIterator[_Collector]:
-    collector = _Collector()
-    app = web.Application()
-    app.router.add_post("/v1/traces", collector.take)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    collector.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
-        yield collector
-    finally:
-        await runner.cleanup()
 
 
 def _requests(seed: str, count: int = 1) -> Iterator[dict[str, Any]]:
@@ -132,10 +110,29 @@ def _requests(seed: str, count: int = 1) -> Iterator[dict[str, Any]]:
         }
 
 
-async def _ask(system: System, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+async def _knock(system: System, text: str) -> int | None:
+    """The status of a handshake whose every header has ``text``; ``None`` if the gateway closed without one."""
+    head = (
+        f"GET /ws?forged={text} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+        f"Origin: {text}\r\nUser-Agent: {text}\r\nX-Forwarded-For: {text}\r\nAuthorization: Bearer {text}\r\n\r\n"
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", system.gateways[0].settings["TOWPATH_PORT"])
+    try:
+        writer.write(head.encode())
+        async with asyncio.timeout(20):
+            words = (await reader.readline()).split()
+        return int(words[1]) if len(words) > 1 else None
+    except ConnectionError:
+        return None
+    finally:
+        writer.close()
+
+
+async def _ask(system: System, requests: Sequence[dict[str, Any]], user: str = "eve") -> list[dict[str, Any]]:
     """The answers to ``requests`` of one user, some at a time."""
     answers = []
-    async with system.connect("eve") as client:
+    async with system.connect(user) as client:
         for start in range(0, len(requests), _AT_ONCE):
             some = requests[start : start + _AT_ONCE]
             for request in some:

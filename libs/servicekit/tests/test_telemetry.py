@@ -7,17 +7,15 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import pytest
-from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.trace import SpanKind
 from prometheus_client.parser import text_string_to_metric_families
 
 from towpath.servicekit.runtime.settings import TelemetrySettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.runtime.trace_context import trace_id
+from towpath.testkit.collector import Collector, a_collector
 
 TRACE: Final = f"00-{'ab' * 16}-{'cd' * 8}-01"
 WELL_FORMED: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]")
@@ -233,34 +231,10 @@ def test_a_trace_of_our_own_stays_whole_over_an_event() -> None:
 # Traces
 
 
-class Collector:
-    """An OpenTelemetry collector (OTLP over HTTP) that keeps what it is sent."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.spans: list[Span] = []
-        self.services: set[str] = set()
-
-    async def take(self, request: web.Request) -> web.Response:
-        sent = ExportTraceServiceRequest.FromString(await request.read())
-        for resource in sent.resource_spans:
-            names = [item for item in resource.resource.attributes if item.key == "service.name"]
-            self.services.update(item.value.string_value for item in names)
-            self.spans += [span for scope in resource.scope_spans for span in scope.spans]
-        return web.Response(content_type="application/x-protobuf")
-
-
 @pytest.fixture
 async def collector() -> AsyncIterator[Collector]:
-    collector = Collector()
-    app = web.Application()
-    app.router.add_post("/v1/traces", collector.take)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    collector.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield collector
-    await runner.cleanup()
+    async with a_collector() as collector:
+        yield collector
 
 
 @asynccontextmanager
