@@ -266,21 +266,22 @@ async def test_rabbitmq_starts_with_these_accounts_and_no_other_and_the_programs
         )
         assert sorted(re.findall(r'<<"([^"]+)">>', users)) == sorted(one.name for one in Wanted().accounts())
 
-        def settings(service: str) -> dict[str, str]:
-            own = {
+        def settings(service: str, **more: Any) -> dict[str, Any]:
+            own: dict[str, Any] = {
                 name.removeprefix("TOWPATH_").lower(): value
                 for name, value in services[service]["environment"].items()
             }
             own["amqp_url"] = own["amqp_url"].replace("rabbitmq:5672", f"127.0.0.1:{node.port}")
-            return own
+            return own | more
 
         gateway, *_ = await asyncio.gather(
-            processes.start("towpath-gateway", **{**settings("gateway-1"), "port": free_port()}),
+            processes.start("towpath-gateway", **settings("gateway-1", port=free_port())),
             *(
                 processes.start(
-                    f"towpath-{one}", **{**settings(one), "database_url": f"sqlite:///{tmp_path}/{one}.db"}
+                    f"towpath-{one.name}",
+                    **settings(one.name, database_url=f"sqlite:///{tmp_path}/{one.name}.db"),
                 )
-                for one in (service.name for service in installed_services())
+                for one in installed_services()
             ),
         )
         secret = services["gateway-1"]["environment"]["TOWPATH_AUTH_SECRET"]

@@ -153,7 +153,7 @@ async def orders_of(
 # -- the tests
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_hostile_names_and_texts_run_nothing_and_break_no_layout(
     browser: Browser, page_url: str, system: System, elsewhere: Elsewhere
 ) -> None:
@@ -188,6 +188,8 @@ async def reads_the_room(ana: Visitor, texts: dict[str, str], how: str) -> list[
     written = await ana.page.get_by_test_id("text").all_text_contents()
     assert sorted(written) == sorted(texts.values())
     await ana.page.screenshot(path=RESULTS / f"hostile-{how}.png")
+    await ana.get("message").filter(has_text=texts["combining marks"]).scroll_into_view_if_needed()
+    await ana.page.screenshot(path=RESULTS / f"hostile-{how}-marks.png")
     return [f"{how}: {fault}" for fault in await layout_faults(ana.page)]
 
 

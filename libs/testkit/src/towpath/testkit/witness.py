@@ -97,7 +97,9 @@ _EACH = """async ([selector, changes]) => {
     const faults = [];
     for (const element of document.querySelectorAll(selector)) {
         element.click();
-        for (let frames = 0; frames < 3; frames++) await new Promise(requestAnimationFrame);
+        const isLoading = () => document.querySelector(`${changes} .empty`)?.textContent.endsWith("…");
+        for (let frame = 0; frame < 2 || (frame < 300 && isLoading()); frame++)
+            await new Promise(requestAnimationFrame);
         faults.push(...layout(`${changes} *`).map((fault) => `${element.textContent.slice(0, 40)}: ${fault}`));
     }
     return faults;
