@@ -164,6 +164,25 @@ async def test_another_backend_revokes_by_amqp_and_an_odd_entry_costs_itself(doo
     assert await doors.are_open_to(a_token("ana", jti="t-2")) == [True, True]
 
 
+async def test_an_active_revocation_outlives_the_part_of_the_log_that_is_dropped(doors: Doors) -> None:
+    await doors.towpath("revoke", "--jti", "first")
+
+    async def fill(megabytes: int) -> None:
+        """Push the log on: a message that is large, of a revocation that has ended."""
+        over = json.dumps({"until": time.time() - 1, "token_id": "over"}).encode() + b" " * 1_000_000
+        async with RabbitBroker.connect(doors.rabbitmq.url, name="backend") as backend:
+            await backend.until_ready()
+            for _ in range(megabytes):
+                await backend.publish(PUSH, Kind.TOKEN.key, Message(body=over), mandatory=True)
+
+    await fill(11)
+    assert "1 active, 1 written again" in await doors.towpath("revoke", "--compact")
+    assert "1 active, 0 written again" in await doors.towpath("revoke", "--compact")
+    await fill(18)  # 29 MB, and the log keeps 20
+    await doors.start(1)
+    assert await doors.are_open_to(a_token("ana", jti="first")) == [False] * 3
+
+
 async def test_an_operator_sees_what_is_revoked_and_impossible_commands_do_nothing(doors: Doors) -> None:
     await doors.towpath("revoke", "--jti", "t-1", "--for", "12h", "--reason", "lost")
     await doors.towpath("revoke", "--user", "ana")
