@@ -65,6 +65,7 @@ class CountedConnection(LibraryConnection):
 
     def never_made(self) -> None:
         """The TLS handshake has failed: the library has not seen the connection, and never will."""
+        self.abort()
         self._entrance.closed(self)
         if self._door is not None and (address := self._limited_address()) is not None:
             self._door.charge_failure(address)

@@ -2,8 +2,8 @@
 
 Guarantees: the :class:`~towpath.gateway.admission.entrance.Entrance` counts a connection from its acceptance on, so
 TLS handshakes without an end count as unfinished handshakes, and make way for newer ones. A TLS handshake takes
-``open_timeout`` seconds at most. One that fails costs no task and no parser of the library; it costs its address
-connects, and an address that owes some is turned away before its next handshake: each takes a signature.
+``open_timeout`` seconds at most. One that fails never reaches the library. It costs its address connects, and an
+address that owes some is turned away before its next handshake, since each takes a signature.
 
 So the listener itself is plain, and TLS is started on each accepted connection. A listener with TLS (``ssl=`` of
 ``create_server``) reports a connection when its handshake has succeeded, which is too late to count it.
@@ -12,7 +12,7 @@ So the listener itself is plain, and TLS is started on each accepted connection.
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Generator
 from contextlib import asynccontextmanager
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from towpath.gateway.admission.connect_rates import ConnectRates
 from towpath.gateway.settings import GatewaySettings
@@ -22,8 +22,6 @@ from towpath.servicekit.runtime.sampled_log import SampledLog
 from towpath.servicekit.runtime.telemetry import Telemetry
 
 T = TypeVar("T")
-
-_EVENT: Final = "tls_handshake_failed"
 
 
 class Behind(Protocol):
@@ -40,7 +38,7 @@ class Behind(Protocol):
         ...
 
     def never_made(self) -> None:
-        """The TLS handshake has failed, and the connection is closed."""
+        """The TLS handshake has failed, or was aborted."""
         ...
 
 
@@ -61,9 +59,9 @@ class TlsDoor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._watch_failures = failures_of("certificate", telemetry)
         self._failed = SampledLog(
-            _EVENT, telemetry.counter("tls_handshakes_failed", "TLS handshakes that failed, or took too long")
+            "tls_handshake_failed",
+            telemetry.counter("tls_handshakes_failed", "TLS handshakes that failed, or took too long"),
         )
-
         self._turned_away = SampledLog(
             "tls_turned_away",
             telemetry.counter(
