@@ -18,10 +18,6 @@ DIRECT: Final = ("dm:alice:bob", "dm:alice:cyd")
 NAMING_A_ROOM: Final[dict[str, dict[str, Any]]] = {
     "chat.leave": {},
     "chat.invite": {"user": "mallory"},
-    "chat.decline": {},
-    "chat.remove": {"user": "bob"},
-    "chat.transfer": {"user": "bob"},
-    "chat.drop": {},
     "chat.send": {"text": "hello"},
     "chat.edit": {"seq": 3, "text": "hello"},
     "chat.delete": {"seq": 3},
