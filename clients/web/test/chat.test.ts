@@ -284,6 +284,71 @@ describe("a crowd", () => {
   });
 });
 
+describe("people", () => {
+  const den = { room: "den", title: "The den", seq: 2, read_seq: 2, unread: 0, private: true, owner: "bob" };
+  const inDen = (answers: Answers = {}) => inLobby({ "chat.rooms": () => ({ rooms: [LOBBY, den] }), ...answers });
+
+  test("the owner of a private room is known, and changes", async () => {
+    const { service, chat } = await inDen();
+    const owner = () => chat.rooms.value.get("den")!.owner;
+    assert.deepEqual([owner(), chat.rooms.value.get("lobby")!.owner], ["bob", null]);
+    service.tell("chat.owner", { room: "den", seq: 3, user: "ana" });
+    await eventually(() => owner() === "ana");
+    assert.equal(chat.rooms.value.get("den")!.head, 3);
+  });
+
+  test("a user who is removed, or whose room is deleted, sees that and hears no more of the room", async () => {
+    const { service, chat, told } = await inDen();
+    service.tell("chat.left", { room: "den", seq: 3, user: "ana", by: "bob" });
+    await eventually(() => !chat.rooms.value.has("den"));
+    assert.equal("chat:den" in service.client.positions, false);
+    service.push("chat.dropped", { room: "lobby", by: "bob" });
+    await eventually(() => !chat.rooms.value.has("lobby"));
+    assert.deepEqual(told(), [en.rooms.removed("The den"), en.rooms.dropped("bob", "The lobby")]);
+    assert.deepEqual([chat.open.value, "chat:lobby" in service.client.positions], [null, false]);
+  });
+
+  test("one's own deletion of a room is no news", async () => {
+    const { service, chat, told } = await inDen({ "chat.drop": ({ room }) => ({ room }) });
+    await chat.dropRoom("den");
+    service.push("chat.dropped", { room: "den", by: "ana" });
+    assert.deepEqual([told(), chat.rooms.value.has("den")], [[], false]);
+  });
+
+  test("blocked users are listed, do not type, and are not read out", async () => {
+    let users = [{ user: "eve", since: 1 }];
+    const { service, chat } = await inLobby({
+      "chat.blocked": () => ({ users }),
+      "chat.block": ({ user }) => ({ user }),
+      "chat.unblock": ({ user }) => ({ user }),
+    });
+    await eventually(() => chat.blocks.has("eve"));
+    await chat.block("bob");
+    service.push("chat.typing", { room: "lobby", user: "bob" });
+    service.push("chat.typing", { room: "lobby", user: "cid" });
+    service.tell("chat.message", message(5));
+    await eventually(() => chat.rooms.value.get("lobby")!.head === 5);
+    assert.deepEqual([...(chat.typing.value.get("lobby")?.keys() ?? [])], ["cid"]);
+    assert.equal(chat.heard.value, null);
+    await chat.unblock("bob");
+    assert.deepEqual([chat.blocks.has("bob"), chat.blocks.has("eve")], [false, true]);
+  });
+
+  test("a declined invitation, and those of a blocked user, are off the list", async () => {
+    const invitations = ["den", "attic", "hall"].map((room) => ({ room, title: room, by: room === "hall" ? "cid" : "bob" }));
+    const { chat } = await inLobby({
+      "chat.rooms": () => ({ rooms: [LOBBY], invitations }),
+      "chat.decline": ({ room }) => ({ room }),
+      "chat.block": ({ user }) => ({ user }),
+    });
+    await eventually(() => chat.invitations.value.length === 3);
+    await chat.decline("den");
+    assert.deepEqual(chat.invitations.value.map(({ room }) => room), ["attic", "hall"]);
+    await chat.block("bob");
+    assert.deepEqual(chat.invitations.value.map(({ room }) => room), ["hall"]);
+  });
+});
+
 describe("a service that lacks an action", () => {
   test("costs nothing but that: no presence and no read positions, and no complaint", async () => {
     const { service, chat, lobby, told } = await inLobby({

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
-import { directRoom, initials, isDirect, partner } from "../src/model/names.ts";
+import { directRoom, inText, initials, isDirect, partner } from "../src/model/names.ts";
 
 describe("names", () => {
   test("two people share one room, the same for both", () => {
@@ -16,6 +16,12 @@ describe("names", () => {
     assert.equal(directRoom("a:b", "c"), "dm:a%3Ab:c");
     assert.equal(partner(directRoom("100%", "a:b"), "100%"), "a:b");
     assert.equal(partner(directRoom("%3A", "x"), "x"), "%3A");
+  });
+
+  test("a name in a sentence shows what is hidden in it, and reorders nothing beside it", () => {
+    assert.equal(inText("ana"), "ana");
+    assert.equal(inText("ad\u200bmin\u202e"), "ad⟨U+200B⟩min⟨U+202E⟩");
+    assert.equal(inText("שלום"), "\u2068שלום\u2069");
   });
 
   test("names are sorted by code point, as the services sort them", () => {

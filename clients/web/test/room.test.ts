@@ -189,3 +189,13 @@ describe("people in a room", () => {
     assert.equal(lastSeenByPartner(readUpTo({ ...direct, partner: null }, "bob", 4)), null);
   });
 });
+
+describe("a hidden message", () => {
+  test("has its place in the stream and none in the view", () => {
+    const hidden = message(5, { text: "", deleted: true, hidden: true });
+    let room = said(newRoom("dm:ana:bob", "ana"), hidden, away);
+    assert.deepEqual([room.entries, room.head, room.unread], [[], 5, 0]);
+    room = paged(room, { room: "dm:ana:bob", messages: [message(4), hidden], has_more: false });
+    assert.deepEqual(room.entries.map(({ seq }) => seq), [4]);
+  });
+});

@@ -100,7 +100,8 @@ async def test_the_name_of_a_deleted_room_can_be_used_again(old_den: ServiceUnde
     assert old_den.answer("m-1").data == {"room": ROOM}
     assert old_den.error("m-2") == "forbidden"
     (summary,) = (await ask(old_den, "chat.rooms"))["rooms"]
-    assert summary == {"room": ROOM, "title": "Mine", "seq": 4, "read_seq": 4, "unread": 0, "private": True}
+    whole = {"room": ROOM, "title": "Mine", "seq": 4, "read_seq": 4, "unread": 0, "private": True}
+    assert summary == {**whole, "owner": "bob"}
 
 
 async def test_the_history_of_the_new_room_has_no_old_message(old_den: ServiceUnderTest) -> None:
@@ -230,7 +231,8 @@ async def test_simultaneous_leaves_of_the_last_two_delete_the_room(database_url:
             *(chat.dispatch(a_leave(user), replica=n) for n, user in enumerate(["alice", "bob"]))
         )
         assert await chat.rows(ROOMS) == await chat.rows(MEMBERS) == []
-        assert [row.seq for row in await chat.rows(GONE)] == [4]
+        # One entry more if alice left first: bob was the owner then.
+        assert [row.seq for row in await chat.rows(GONE)] in ([4], [5])
 
 
 async def test_a_guest_who_joins_during_the_last_leave_is_in_the_old_or_the_new_room(

@@ -56,6 +56,7 @@ class TestCreate:
                     "read_seq": 1,
                     "unread": 0,
                     "private": True,
+                    "owner": "alice",
                 },
                 {"room": "hall", "title": "hall", "seq": 1, "read_seq": 1, "unread": 0},
             ]

@@ -9,7 +9,7 @@ import { Whereabouts } from "./place.ts";
 import { Preferences } from "./preferences.ts";
 import { type Kept, Session } from "./session.ts";
 
-export type DialogName = "menu" | "shortcuts" | "switcher" | "new-room" | "members" | "leave";
+export type DialogName = "menu" | "shortcuts" | "switcher" | "new-room" | "members" | "leave" | "drop";
 
 export class App {
   readonly preferences: Preferences;

@@ -2,6 +2,7 @@ import { Avatar } from "./avatar.tsx";
 import { ConnectionPill } from "./connection.tsx";
 import { useApp, useWords } from "./context.ts";
 import { Icon } from "./icons.tsx";
+import { Name } from "./name.tsx";
 
 /** The bar on top: the name of the thing, the connection, and the person's menu. */
 export function Bar() {
@@ -27,7 +28,7 @@ export function Bar() {
         {session ? <Avatar name={session.me} /> : null}
         {session ? (
           <span class="account-name" data-testid="account-name">
-            {session.me}
+            <Name of={session.me} />
           </span>
         ) : null}
         <span class="unseen">{words.menu.open}</span>

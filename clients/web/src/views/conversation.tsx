@@ -1,6 +1,7 @@
 import { useSignal } from "@preact/signals";
 import { useMemo, useRef } from "preact/hooks";
 
+import { inText } from "../model/names.ts";
 import { type Room, lastOwn } from "../model/room.ts";
 import { Composer } from "./composer.tsx";
 import { useApp, useLanguage, useSession, useWords } from "./context.ts";
@@ -9,6 +10,7 @@ import { Confirm } from "./dialog.tsx";
 import { Icon } from "./icons.tsx";
 import { Log } from "./log.tsx";
 import type { MessageDeeds } from "./message.tsx";
+import { Name } from "./name.tsx";
 import type { Scrolling } from "./scrolling.ts";
 
 /** The open room, or that there is none. */
@@ -75,7 +77,7 @@ function OpenRoom({ room }: { room: Room }) {
       <TypingLine room={name} />
       <Composer
         room={name}
-        title={room.title}
+        title={inText(room.title)}
         onSent={() => scrolling.current?.toEnd()}
         onEditLast={() => (editing.value = lastOwn(room)?.seq ?? null)}
       />
@@ -122,11 +124,17 @@ function RoomHeader({ room }: { room: Room }) {
       <div class="heading">
         <h2 id="room-title" data-testid="room-title">
           {room.isPrivate && <Icon name="lock" />}
-          {room.title}
-          {room.partner === null && room.title !== room.name && <small> {room.name}</small>}
+          <Name of={room.title} />
+          {room.partner === null && room.title !== room.name && (
+            <small>
+              {" "}
+              <Name of={room.name} />
+            </small>
+          )}
         </h2>
         <p data-testid="room-members">{summary()}</p>
       </div>
+      {room.partner !== null && room.partner !== room.me && <BlockButton user={room.partner} />}
       {room.partner === null && (
         <>
           <button
@@ -157,6 +165,69 @@ function RoomHeader({ room }: { room: Room }) {
   );
 }
 
+/** Blocks the other user of a room of two, or ends the block. */
+function BlockButton({ user }: { user: string }) {
+  const app = useApp();
+  const { chat } = useSession();
+  const words = useWords();
+  const isBlocked = chat.blocks.has(user);
+  const isAsking = useSignal(false);
+  const attempt = async (deed: Promise<void>) => {
+    try {
+      await deed;
+    } catch (error) {
+      app.notices.problem(error);
+    }
+  };
+  return (
+    <>
+      <button
+        type="button"
+        class="quiet"
+        data-testid="block-partner"
+        aria-haspopup={isBlocked ? undefined : "dialog"}
+        onClick={() => (isBlocked ? void attempt(chat.unblock(user)) : (isAsking.value = true))}
+      >
+        {isBlocked ? words.members.unblock : words.members.block}
+      </button>
+      {isAsking.value && (
+        <Confirm
+          title={words.members.ask.block(inText(user))}
+          hint={words.members.blockHint}
+          go={words.members.block}
+          onGo={() => void attempt(chat.block(user))}
+          onClose={() => (isAsking.value = false)}
+        />
+      )}
+    </>
+  );
+}
+
+/** Asks before the open room is deleted, for all its members. */
+export function DropRoom() {
+  const app = useApp();
+  const { chat } = useSession();
+  const words = useWords().members;
+  const room = chat.rooms.value.get(chat.open.value ?? "");
+  if (room === undefined) return null;
+  const drop = async () => {
+    try {
+      await chat.dropRoom(room.name);
+    } catch (error) {
+      app.notices.problem(error);
+    }
+  };
+  return (
+    <Confirm
+      title={words.dropTitle(inText(room.title))}
+      hint={words.dropHint}
+      go={words.drop}
+      onGo={() => void drop()}
+      onClose={() => (app.dialog.value = null)}
+    />
+  );
+}
+
 /** Asks before one leaves the open room. */
 export function LeaveRoom() {
   const app = useApp();
@@ -173,8 +244,8 @@ export function LeaveRoom() {
   };
   return (
     <Confirm
-      title={words.leaveTitle(room.title)}
-      hint={room.isPrivate ? words.leavePrivate : words.leavePublic}
+      title={words.leaveTitle(inText(room.title))}
+      hint={room.owner === room.me ? words.leaveOwned : room.isPrivate ? words.leavePrivate : words.leavePublic}
       go={words.leave}
       onGo={() => void leave()}
       onClose={() => (app.dialog.value = null)}
@@ -196,7 +267,7 @@ function Stranger({ room }: { room: Room }) {
   };
   return (
     <div class="nothing" data-testid="stranger">
-      <h2>{words.conversation.stranger(room.title)}</h2>
+      <h2>{words.conversation.stranger(inText(room.title))}</h2>
       <p>{words.conversation.strangerHint}</p>
       <div class="choices">
         <button type="button" onClick={() => app.place.room(null)}>
@@ -216,7 +287,7 @@ function TypingLine({ room }: { room: string }) {
   const names = [...(chat.typing.value.get(room)?.keys() ?? [])];
   return (
     <p class="typing" data-testid="typing">
-      {names.length > 0 && words.typing(names)}
+      {names.length > 0 && words.typing(names.map(inText))}
     </p>
   );
 }

@@ -1,6 +1,7 @@
 import { type Signal, useSignal, useSignalEffect } from "@preact/signals";
 import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 
+import { inText } from "../model/names.ts";
 import { draftsOf } from "../model/outbox.ts";
 import { type Room, lastSeenByPartner } from "../model/room.ts";
 import { type Row, rowsOf } from "../model/rows.ts";
@@ -112,11 +113,16 @@ function RowView({ row, editing, seen, deeds }: RowViewProps) {
       );
     case "note": {
       const { kind, user, seq } = row.note;
-      const said = { joined: ["joined", "youJoined"], left: ["left", "youLeft"] } as const;
+      const said = {
+        joined: ["joined", "youJoined"],
+        left: ["left", "youLeft"],
+        removed: ["removed", "youLeft"],
+        owner: ["owns", "youOwn"],
+      } as const;
       const [theirs, mine] = said[kind];
       return (
         <li class="note" data-testid="note" data-seq={seq}>
-          {user === me ? words.conversation[mine] : words.conversation[theirs](user)}
+          {user === me ? words.conversation[mine] : words.conversation[theirs](inText(user))}
         </li>
       );
     }
@@ -185,7 +191,7 @@ function Empty({ room }: { room: Room }) {
       ? words.loading
       : room.partner === null
         ? words.empty
-        : words.emptyDirect(room.partner);
+        : words.emptyDirect(inText(room.partner));
   return <p class="empty">{text}</p>;
 }
 
@@ -201,7 +207,7 @@ function Announcer({ room }: { room: string }) {
   useSignalEffect(() => {
     const message = chat.heard.value;
     if (message === null || chat.open.peek() !== room) return;
-    waiting.current.push(words.conversation.someoneSays(message.user, message.text));
+    waiting.current.push(words.conversation.someoneSays(inText(message.user), message.text));
     timer.current ??= setTimeout(() => {
       const texts = waiting.current.splice(0);
       timer.current = undefined;

@@ -2,8 +2,11 @@ import { useId } from "preact/hooks";
 
 import { DICTIONARIES, type LanguageName } from "../i18n/language.ts";
 import type { Theme } from "../state/preferences.ts";
+import { inText } from "../model/names.ts";
+import type { Session } from "../state/session.ts";
 import { useApp, useWords } from "./context.ts";
 import { Dialog } from "./dialog.tsx";
+import { Name } from "./name.tsx";
 
 const THEMES: readonly Theme[] = ["auto", "light", "dark"];
 const LANGUAGES = Object.keys(DICTIONARIES) as LanguageName[];
@@ -23,7 +26,7 @@ export function Menu() {
   ].filter(([, value]) => value);
   return (
     <Dialog title={menu.title} onClose={() => (app.dialog.value = null)} class="narrow" testId="menu-dialog">
-      {session && <p class="hint">{menu.signedInAs(session.me)}</p>}
+      {session && <p class="hint">{menu.signedInAs(inText(session.me))}</p>}
       <div class="setting">
         <label for={theme}>{menu.theme}</label>
         <select
@@ -55,6 +58,7 @@ export function Menu() {
           ))}
         </select>
       </div>
+      {session && <Blocked session={session} />}
       {about.length > 0 && (
         <dl class="facts">
           {about.map(([name, value]) => (
@@ -78,5 +82,42 @@ export function Menu() {
         )}
       </div>
     </Dialog>
+  );
+}
+
+/** The users whom the signed-in user blocks. */
+function Blocked({ session: { chat } }: { session: Session }) {
+  const app = useApp();
+  const words = useWords();
+  const users = [...chat.blocks.users.value].sort();
+  const unblock = async (user: string) => {
+    try {
+      await chat.unblock(user);
+    } catch (error) {
+      app.notices.problem(error);
+    }
+  };
+  if (users.length === 0) return null;
+  return (
+    <section class="blocked">
+      <h3>{words.menu.blocked}</h3>
+      <ul class="members" data-testid="blocked">
+        {users.map((user) => (
+          <li key={user}>
+            <span class="name">
+              <Name of={user} />
+            </span>
+            <button
+              type="button"
+              class="quiet"
+              data-testid={`menu-unblock-${user}`}
+              onClick={() => void unblock(user)}
+            >
+              {words.members.unblock}
+            </button>
+          </li>
+        ))}
+      </ul>
+    </section>
   );
 }

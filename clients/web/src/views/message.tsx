@@ -7,6 +7,7 @@ import type { Message } from "../model/room.ts";
 import { Avatar } from "./avatar.tsx";
 import { useLanguage, useSession, useWords } from "./context.ts";
 import { Icon } from "./icons.tsx";
+import { Name } from "./name.tsx";
 import { fit, isPlainEnter } from "./text-area.ts";
 
 /** The actions for a message of one's own. */
@@ -28,9 +29,11 @@ interface MessageRowProps {
 
 /** One message. It takes the focus by arrow keys or a tap, and shows then what can be done with it. */
 export function MessageRow({ message, together, isEditing, isSeen, deeds }: MessageRowProps) {
-  const { me } = useSession();
+  const { chat, me } = useSession();
   const { words, time, moment } = useLanguage();
   const { seq, user, text, sentAt, editedAt } = message;
+  const isWanted = useSignal(false);
+  const isBlocked = chat.blocks.has(user) && !isWanted.value && !message.deleted;
   const isMine = user === me;
   const canChange = isMine && !message.deleted && !isEditing;
   const onKeyDown = (event: KeyboardEvent) => {
@@ -53,11 +56,18 @@ export function MessageRow({ message, together, isEditing, isSeen, deeds }: Mess
       {!isMine && <Avatar name={user} />}
       <div class="said">
         <p class="by">
-          <span class={isMine ? "unseen" : "author"}>{isMine ? words.you : user}</span>{" "}
+          <span class={isMine ? "unseen" : "author"}>{isMine ? words.you : <Name of={user} />}</span>{" "}
           <time datetime={new Date(sentAt).toISOString()}>{time(sentAt)}</time>
         </p>
         {isEditing ? (
           <EditForm text={text} onSave={(changed) => deeds.save(seq, changed)} onCancel={deeds.stopEditing} />
+        ) : isBlocked ? (
+          <p class="text deleted" data-testid="blocked-text">
+            {words.conversation.blocked}{" "}
+            <button type="button" class="quiet" onClick={() => (isWanted.value = true)}>
+              {words.conversation.showBlocked}
+            </button>
+          </p>
         ) : message.deleted ? (
           <p class="text deleted" data-testid="text">
             {words.conversation.deleted}

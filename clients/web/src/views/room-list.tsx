@@ -1,11 +1,13 @@
 import { useSignal } from "@preact/signals";
 
+import { inText } from "../model/names.ts";
 import { listed } from "../model/room-list.ts";
 import type { Room } from "../model/room.ts";
 import { moveFocus } from "./arrow-keys.ts";
 import { Avatar } from "./avatar.tsx";
 import { useApp, useLanguage, useSession, useWords } from "./context.ts";
 import { Icon } from "./icons.tsx";
+import { Name } from "./name.tsx";
 
 /** The rooms and the people one writes to, what one is invited to, and where to find more. */
 export function Sidebar() {
@@ -109,7 +111,9 @@ function RoomEntry({ room, isOpen, isStop }: { room: Room; isOpen: boolean; isSt
             {room.isPrivate ? <Icon name="lock" /> : "#"}
           </span>
         )}
-        <span class="name">{room.title}</span>
+        <span class="name">
+          <Name of={room.title} />
+        </span>
         {room.isPrivate && <span class="unseen">, {words.rooms.isPrivate}</span>}
         {online !== undefined && <span class="unseen">, {online ? words.rooms.online : words.rooms.offline}</span>}
         {room.unread > 0 && (
@@ -131,13 +135,14 @@ function Invitations() {
   const { rooms: words } = useWords();
   const invitations = chat.invitations.value;
   if (invitations.length === 0) return null;
-  const accept = async (name: string) => {
+  const attempt = async (deed: Promise<void>) => {
     try {
-      app.place.room(await chat.join(name));
+      await deed;
     } catch (error) {
       app.notices.problem(error);
     }
   };
+  const accept = async (name: string) => app.place.room(await chat.join(name));
   return (
     <section aria-labelledby="invitations-title">
       <header>
@@ -147,10 +152,21 @@ function Invitations() {
         {invitations.map(({ room, title, by }) => (
           <li key={room} data-testid={`invitation-${room}`}>
             <p>
-              <strong>{title || room}</strong> <span>{words.invitedBy(by)}</span>
+              <strong>
+                <Name of={title || room} />
+              </strong>{" "}
+              <span>{words.invitedBy(inText(by))}</span>
             </p>
-            <button type="button" class="primary" data-testid={`accept-${room}`} onClick={() => void accept(room)}>
+            <button type="button" class="primary" data-testid={`accept-${room}`} onClick={() => void attempt(accept(room))}>
               {words.accept}
+            </button>
+            <button
+              type="button"
+              class="quiet"
+              data-testid={`decline-${room}`}
+              onClick={() => void attempt(chat.decline(room))}
+            >
+              {words.decline}
             </button>
             <button type="button" class="quiet" onClick={() => chat.later(room)}>
               {words.later}

@@ -7,6 +7,7 @@ import { Avatar } from "./avatar.tsx";
 import { useApp, useLanguage, useSession } from "./context.ts";
 import { Dialog } from "./dialog.tsx";
 import { Icon } from "./icons.tsx";
+import { Name } from "./name.tsx";
 
 const SHOWN = 50;
 
@@ -91,7 +92,9 @@ export function Switcher() {
             onClick={() => void choose(choice)}
           >
             <ChoiceSign room={choice.room} />
-            <span class="name">{choice.text}</span>
+            <span class="name">
+              <Name of={choice.text} />
+            </span>
             {choice.room !== null && choice.room.unread > 0 && (
               <span class="count" aria-label={words.rooms.unread(choice.room.unread)}>
                 {number(choice.room.unread)}

@@ -6,7 +6,7 @@ import { totalUnread } from "../model/room-list.ts";
 import type { View } from "../model/place.ts";
 import { Backend } from "./backend.tsx";
 import { useApp, useLanguage, useSession, useWords } from "./context.ts";
-import { Conversation, LeaveRoom } from "./conversation.tsx";
+import { Conversation, DropRoom, LeaveRoom } from "./conversation.tsx";
 import { Icon, type IconName } from "./icons.tsx";
 import { Members } from "./members.tsx";
 import { NewRoom } from "./new-room.tsx";
@@ -99,6 +99,8 @@ function OpenDialog() {
       return <Members />;
     case "leave":
       return <LeaveRoom />;
+    case "drop":
+      return <DropRoom />;
     default:
       return null;
   }
