@@ -6,10 +6,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import aiohttp
 import pytest
 from playwright.async_api import Browser, expect
 
-from towpath.testkit.processes import Processes
+from towpath.testkit.eventually import eventually
+from towpath.testkit.processes import Processes, free_port
 from towpath.testkit.system import System
 from towpath.testkit.visitor import Visitor
 
@@ -71,6 +73,32 @@ async def test_an_order_in_yen_has_no_decimals_and_shows_its_refunds(browser: Br
         order = yui.get(f"order-{order_id}")
         await expect(order.get_by_test_id("order-refunded")).to_have_text("¥200 refunded")
         await expect(order.locator(".sum")).to_have_text("¥500")
+
+
+async def test_every_view_of_a_demo_says_that_it_is_one(
+    browser: Browser, page_url: str, processes: Processes
+) -> None:
+    async with Visitor.arrive(browser, page_url) as door:
+        await expect(door.get("demo-bar")).to_have_text("This is a demo: anyone may sign in as anyone.")
+        await door.get("name").fill("ida")
+        await door.get("sign-in").click()
+        await expect(door.get("connection-state")).to_have_attribute("data-state", "open")
+        await expect(door.get("demo-bar")).to_be_visible()
+    port = free_port()
+    processes.launch("towpath", "web", "--port", str(port), amqp_url="amqp://127.0.0.1:1/")
+    url = f"http://127.0.0.1:{port}/"
+    await eventually(lambda: answers(url), timeout=30)
+    async with Visitor.arrive(browser, url) as door:
+        await expect(door.page.get_by_text("Gateway: ws://")).to_be_visible()
+        await expect(door.get("demo-bar")).to_have_count(0)
+
+
+async def answers(url: str) -> bool:
+    try:
+        async with aiohttp.ClientSession() as http, http.get(url) as response:
+            return response.status == 200
+    except aiohttp.ClientError:
+        return False
 
 
 async def test_the_page_has_no_accessibility_violations(browser: Browser, page_url: str) -> None:
