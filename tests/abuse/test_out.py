@@ -25,6 +25,8 @@ from towpath.testkit.tokens import a_token
 
 from .program import Program
 from .trial import Trial
+from .watch import counts
+from .wire import Refused, Wire
 
 _PEOPLE: Final = 10_000
 _PROGRAMS: Final = 2
@@ -33,6 +35,9 @@ _VICTIMS: Final = 10
 _OUT: Final = 1.0
 #: The same for all of 10,000 connections: each gets a closing handshake.
 _ALL_OUT: Final = 10.0
+_REVOKED: Final = 200
+#: Each costs 20 tokens of the user's 2,000.
+_REFRESHES: Final = 90
 _START: Final = 30.0
 _MIB: Final = 40.0
 
@@ -109,6 +114,37 @@ async def test_a_replica_that_starts_reads_all_revocations_first(
             line.failures.append(f"it holds {grew:.0f} MiB more, not {_MIB:g} at most")
 
 
+@pytest.mark.timeout(240)
+async def test_no_revoked_token_is_accepted_by_any_replica(fresh_system: System, trial: Trial) -> None:
+    system = fresh_system
+    async with trial.door("a revoked token returns: connects to old and new replicas, refreshes") as door:
+        issued = int(time.time()) - 60
+        revoked = [a_token("ana", jti=f"t-{number}", iat=issued) for number in range(_REVOKED)]
+        revoked += [a_token(f"gone{number}", iat=issued) for number in range(_REVOKED)]
+        valid = [a_token("ana", jti=f"valid-{number}", iat=issued) for number in range(_REVOKED)]
+        async with _a_backend(system.rabbitmq) as broker:
+            for number in range(_REVOKED):
+                await _revoke(broker, Kind.TOKEN, token_id=f"t-{number}")
+                await _revoke(broker, Kind.USER, user_id=f"gone{number}", before=issued)
+        await _start(system)
+        for gateway in system.gateways:
+            await eventually(lambda known=gateway: _knows(known, 2 * _REVOKED))  # type: ignore[misc]
+            outcomes = [await _status(gateway, token) for token in revoked]
+            door.tried += len(outcomes)
+            door.through += outcomes.count(101)
+            door.expect(set(outcomes) == {401}, f"revoked tokens were answered {set(outcomes)}")
+            answers = {await _status(gateway, token) for token in valid}
+            door.expect(answers == {101}, f"valid tokens were answered {answers}")
+        async with AsyncExitStack() as stack:
+            client = await _open(stack, system.gateways[0], valid[0])
+            for token in revoked[:_REFRESHES]:
+                answer = await client.request("session.refresh", {"token": token})
+                door.tried += 1
+                door.through += answer["action"] != "error"
+                code = answer["data"].get("code")
+                door.expect(code == "unauthorized", f"a refresh was answered {code}")
+
+
 @asynccontextmanager
 async def _a_backend(rabbitmq: Rabbit) -> AsyncIterator[Broker]:
     async with RabbitBroker.connect(rabbitmq.url, name="backend") as broker:
@@ -158,6 +194,20 @@ async def _is_refused(gateway: Process, token: str) -> bool:
             return False
     except InvalidStatus as refusal:
         return refusal.response.status_code == 401
+
+
+async def _status(gateway: Process, token: str) -> int:
+    """The status that a handshake with ``token`` is answered with."""
+    try:
+        wire = await Wire.open(int(gateway.settings["TOWPATH_PORT"]), token)
+    except Refused as refusal:
+        return refusal.status
+    wire.abort()
+    return 101
+
+
+async def _knows(gateway: Process, count: int) -> bool:
+    return (await counts(gateway)).get("revocations_active", 0.0) >= count
 
 
 async def _fill(broker: Broker) -> None:
