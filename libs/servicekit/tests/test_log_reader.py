@@ -49,6 +49,9 @@ class Reading:
         await asyncio.wait([running])
         assert running.cancelled()
 
+    def is_current(self) -> bool:
+        return self.reader.is_current
+
     async def until_current(self) -> None:
         async with asyncio.timeout(20):
             await self.reader.until_current()
@@ -84,9 +87,11 @@ async def test_after_a_reconnect_a_reader_is_current_only_when_it_has_read_every
         await one.until_current()
         await write(writer, b"1")
         await eventually(lambda: one.read == [b"1"])
+        assert one.is_current()
         hub.stop()
+        assert not one.is_current()
         hub.start()
-        assert not one.reader.is_current
+        assert not one.is_current()
         await write(writer, b"2")
         await one.until_current()
         assert one.read == [b"1", b"1", b"2"]

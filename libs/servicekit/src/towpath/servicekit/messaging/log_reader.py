@@ -4,8 +4,8 @@ The broker does not say how long a log is: RabbitMQ's count of a stream is some 
 marker to the log. Once it reads its own marker, it has read everything that was confirmed before.
 
 Guarantees: messages are handled in order, all that have arrived at once. ``is_current`` is true only once everything
-that was in the log when the reader connected has been handled; after each reconnect it is false until everything was
-read again, because messages of the time without a connection are among it.
+that was in the log when the reader connected has been handled. It is false without a connection, and after each
+reconnect until everything was read again, because messages of the time without a connection are among it.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from towpath.servicekit.broker.interface import (
     Binding,
     Broker,
     BrokerError,
+    BrokerState,
     Delivery,
     Exchange,
     Log,
@@ -69,10 +70,10 @@ class LogReader:
 
     @property
     def is_current(self) -> bool:
-        return self._current.is_set()
+        return self._current.is_set() and self._broker.state is not BrokerState.CONNECTING
 
     async def until_current(self) -> None:
-        """Wait until :attr:`is_current`."""
+        """Wait until everything has been read."""
         await self._current.wait()
 
     async def run(self) -> None:

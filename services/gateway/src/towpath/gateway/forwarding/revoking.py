@@ -2,9 +2,9 @@
 
 Guarantees: a revocation that the broker has confirmed closes the sessions of this replica with 4502, and refuses
 their tokens at each later connect and refresh. :attr:`Revoking.is_current` is false until the whole log has been
-read, at the start and after each reconnect; meanwhile the replica takes no new connections, so a token that was
-revoked before it started, or while it was disconnected, is refused. An invalid revocation affects only itself. The
-event loop serves other tasks every few milliseconds, whatever the number of revocations and sessions.
+read, at the start and after each loss of the connection. Meanwhile the replica takes no new connections, so a token
+that was revoked before it started, or while it was disconnected, is refused. An invalid revocation affects only
+itself. The event loop serves other tasks every few milliseconds, whatever the number of revocations and sessions.
 """
 
 import asyncio
