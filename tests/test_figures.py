@@ -13,6 +13,7 @@ from typing import Any, Final
 import pytest
 
 from towpath.chat.settings import ChatSettings
+from towpath.gateway.admission.connect_rates import FAILED_TLS_COST
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.envelope import VERSION
 from towpath.protocol.routes import PARTITIONS, RETRY_DELAYS, USER_ID_BYTES, USER_ID_CHARACTERS
@@ -95,6 +96,9 @@ QUOTED: Final = [
         f"at most once in {GATEWAY('jwks_cooldown')} s (`TOWPATH_JWKS_COOLDOWN`). "
         f"A fetch may take {GATEWAY('jwks_timeout')} s",
     ),
+    ("docs/operations/tls.md", f"looks every {GATEWAY('tls_check')} s (`TOWPATH_TLS_CHECK`)"),
+    ("docs/operations/tls.md", f"costs its address {FAILED_TLS_COST} connects"),
+    ("docs/adr/0029-tls-starts-after-the-count.md", f"costs its address {FAILED_TLS_COST} connects"),
     ("docs/operations/rabbitmq-versions.md", f"({_KIB} KiB a frame, 1 MiB a batch)"),
     ("docs/adr/0004-own-supervisor.md", f"to its own inbox every {_PROBE} s"),
     (

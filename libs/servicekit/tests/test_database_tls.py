@@ -16,6 +16,8 @@ from towpath.servicekit.runtime.tls import TlsFiles
 from towpath.servicekit.storage.database import Database
 from towpath.testkit.certificates import Authority
 from towpath.testkit.postgres import CERTIFIED, Postgres, running_with_tls
+from towpath.testkit.processes import Processes
+from towpath.testkit.rabbitmq import Rabbit
 
 VERSION: Final = sa.text("SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
 
@@ -123,6 +125,25 @@ async def test_a_replaced_authority_takes_effect_with_the_next_connection(
         assert not await database.answers()
         shutil.copy(authority.ca, ca)
         assert await database.answers()
+
+
+async def test_a_service_works_over_tls_and_ends_with_one_line_if_the_server_is_not_trusted(
+    server: Postgres, authority: Authority, rabbitmq: Rabbit, processes: Processes, tmp_path: Path
+) -> None:
+    async with server.database() as url:
+        settings = {
+            "amqp_url": rabbitmq.url,
+            "database_url": f"{url.replace('postgresql+asyncpg', 'postgresql')}?ssl=verify-full",
+        }
+        service = await processes.start("towpath-orders", timeout=60, database_ca=authority.ca, **settings)
+        assert await service.terminate() == 0
+        stranger = processes.launch(
+            "towpath-orders", database_ca=Authority(tmp_path, "another").ca, **settings
+        )
+        assert await stranger.ended(timeout=60) == 2
+        (line,) = [line for line in stranger.output.splitlines() if not line.startswith("{")]
+        assert line.startswith("towpath-orders: TOWPATH_DATABASE_URL=")
+        assert "CERTIFICATE_VERIFY_FAILED" in line
 
 
 async def _create_role(url: str) -> None:

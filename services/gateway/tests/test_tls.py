@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from websockets.exceptions import InvalidStatus
 from towpath.client import connect
 from towpath.gateway.settings import GatewaySettings
 from towpath.gateway.websocket.certificate import Certificate
+from towpath.gateway.websocket.counted import CountedConnection
 from towpath.protocol.routes import user_key
 from towpath.servicekit.runtime.settings import BadSetting
 from towpath.servicekit.runtime.telemetry import Telemetry
@@ -442,6 +444,28 @@ async def test_an_address_whose_tls_handshakes_fail_is_turned_away_before_the_ne
             assert (await ana.request("ping"))["action"] == "pong"
 
 
+async def test_a_failed_tls_handshake_is_freed_without_the_garbage_collector(
+    run_wss: Any, authority: Authority
+) -> None:
+    def are_freed() -> bool:
+        return not any(issubclass(type(each), CountedConnection) for each in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        async with run_wss(open_timeout=0.3) as gateway:
+            with silent_sockets(gateway.settings.port, 6) as sockets:
+                for one in sockets[:3]:
+                    one.sendall(b"GET /ws HTTP/1.1\r\n\r\n")
+                await reaches(gateway, "tls_handshakes_failed_total", 6)
+                await eventually(are_freed)
+            async with a_client(gateway, authority):
+                pass
+            await eventually(are_freed)
+    finally:
+        gc.enable()
+
+
 # The programs run on uvloop, whose TLS is another than asyncio's
 
 
@@ -459,6 +483,7 @@ async def test_an_address_whose_tls_handshakes_fail_is_turned_away_before_the_ne
         test_a_client_that_gives_up_its_handshake_frees_its_place,
         test_a_gateway_that_stops_does_not_wait_for_unfinished_tls_handshakes,
         test_an_address_whose_tls_handshakes_fail_is_turned_away_before_the_next_and_others_are_not,
+        test_a_failed_tls_handshake_is_freed_without_the_garbage_collector,
     ],
 )
 def test_the_same_holds_on_uvloop(

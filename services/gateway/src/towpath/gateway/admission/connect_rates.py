@@ -15,7 +15,7 @@ from towpath.servicekit.runtime.telemetry import Telemetry
 By = Literal["user", "address"]
 
 #: Connects that a failed TLS handshake costs: it takes a signature, and no request follows whose rate is limited.
-_FAILED_TLS_COST: Final = 20
+FAILED_TLS_COST: Final = 20
 
 
 class ConnectRates:
@@ -53,7 +53,7 @@ class ConnectRates:
     def charge_failed_tls(self, address: str) -> None:
         """Charge an address for a TLS handshake that failed, or was given up."""
         now = self._now()
-        self._buckets["address"].of(address, now).spend(_FAILED_TLS_COST, now)
+        self._buckets["address"].of(address, now).spend(FAILED_TLS_COST, now)
 
     def owes(self, address: str) -> bool:
         """Whether an address has used up its connects, and more than those."""

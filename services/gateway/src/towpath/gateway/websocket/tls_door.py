@@ -120,6 +120,8 @@ class TlsDoor:
             transport = await handshake
         except Exception as error:  # Mostly ssl.SSLError; whatever it is, the entrance must learn of the end.
             self._failed.add(address=behind.peer, reason=str(error))
+            # A cycle: the handshake's future holds the error, whose traceback holds this frame, and it the future.
+            error.with_traceback(None)
             transport = None
         if transport is None or transport.is_closing():  # The entrance has aborted it.
             behind.never_made()
