@@ -224,7 +224,7 @@ async def looks_around(ana: Visitor) -> list[str]:
     return faults
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_hostile_words_typed_into_every_field_are_shown_or_refused_as_text(
     browser: Browser, page_url: str, system: System, elsewhere: Elsewhere
 ) -> None:
@@ -233,7 +233,7 @@ async def test_hostile_words_typed_into_every_field_are_shown_or_refused_as_text
     async with watched(browser, page_url, system, "bea") as (bea, witness):
         await bea.joins("shore")
         for number, (name, text) in enumerate(hostile_texts(elsewhere.url).items()):
-            for field_, button in TYPED[number % 2 :: 2]:
+            for field_, button in TYPED[number % 3 :: 3]:
                 await bea.get(field_).fill(text)
                 await bea.get(button).click()
             await bea.says(text)
@@ -259,7 +259,7 @@ TYPED = (
 )
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_a_user_with_a_hostile_name_has_a_page_like_any_other(
     browser: Browser, page_url: str, system: System, elsewhere: Elsewhere
 ) -> None:
@@ -270,7 +270,7 @@ async def test_a_user_with_a_hostile_name_has_a_page_like_any_other(
     async with watched(browser, page_url, system, "cyd") as (page, witness):
         for size in (DESKTOP, PHONE):
             await page.page.set_viewport_size(size)
-            for name in names if size == DESKTOP else names[::6]:
+            for name in names[::2] if size == DESKTOP else names[1::6]:
                 await page.get("menu").click()
                 await page.get("sign-out").click()
                 await enters(page, name)

@@ -25,6 +25,7 @@ _HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Server": "Towpath",  # without the versions of what it runs on
 }
 #: Taken from a link, `?gateway=`, on any port.
 _THIS_MACHINE: Final = ("127.0.0.1", "localhost")
