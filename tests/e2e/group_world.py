@@ -119,10 +119,14 @@ class Gateway:
 
     def connect(self, user: str) -> Session:
         """Like the entrance once a connection is admitted."""
-        session = Session(SocketStub(), Identity(user, expires_at=4e9), self._settings, self._limits)
+        session = Session(SocketStub(), self.identify(user), self._settings, self._limits)
         self.members.add(session)
         self._announcer.started(session)
         return session
+
+    def identify(self, user: str) -> Identity:
+        """The identity of a user who connects."""
+        return Identity(user, expires_at=4e9)
 
     def has(self, session: Session) -> bool:
         """Whether a connection is open."""
@@ -161,6 +165,7 @@ class World:
     """
 
     most_at_once: ClassVar[int] = 1
+    gateway_type: ClassVar[type[Gateway]] = Gateway
 
     def __init__(self, hub: HoldingHub, chat: ServiceUnderTest, gateways: list[Gateway]) -> None:
         self.hub = hub
@@ -184,14 +189,14 @@ class World:
             )
             gateways = []
             for number in range(GATEWAYS):
-                settings = GatewaySettings(auth_secret=SECRET, gateway_id=f"gw-{number}")
+                settings = GatewaySettings(auth_secret=SECRET, development=True, gateway_id=f"gw-{number}")
                 broker = await stack.enter_async_context(hub.connect(name=f"gateway-{number}"))
                 source = inbox(settings.gateway_id)
                 subscription = await stack.enter_async_context(broker.subscribe(source, prefetch=_ALL))
                 lanes = await stack.enter_async_context(
                     Lanes.open(broker, EVENTS, _EVENTS_KIND, settings, Telemetry("test", settings))
                 )
-                gateways.append(Gateway(broker, subscription, lanes, settings))
+                gateways.append(cls.gateway_type(broker, subscription, lanes, settings))
             world = cls(hub, chat, gateways)
             tasks = [asyncio.create_task(gateway.resync.run()) for gateway in gateways]
             tasks += [asyncio.create_task(world._replica(number)) for number in range(REPLICAS)]
