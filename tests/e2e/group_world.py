@@ -51,6 +51,8 @@ GROUP: Final = group_key(stream_of(ROOM))
 REPLICAS: Final = 2
 GATEWAYS: Final = 2
 _ALL: Final = 1_000_000
+#: Time limit of a rest; a busy machine takes its time.
+_REST_SECONDS: Final = 60.0
 _EVENTS_KIND: Final = LaneKind(
     app_id="gateway", persistent=True, mandatory=False, headers={"x-service": "gateway"}
 )
@@ -177,6 +179,7 @@ class World:
         self._numbers = itertools.count(1)
         self._queues: list[asyncio.Queue[Incoming | None]] = [asyncio.Queue() for _ in range(REPLICAS)]
         self._busy = [0] * REPLICAS
+        self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
     @asynccontextmanager
@@ -200,6 +203,7 @@ class World:
             world = cls(hub, chat, gateways)
             tasks = [asyncio.create_task(gateway.resync.run()) for gateway in gateways]
             tasks += [asyncio.create_task(world._replica(number)) for number in range(REPLICAS)]
+            world._tasks = tasks
             try:
                 yield world
             finally:
@@ -279,10 +283,10 @@ class World:
             self.gateways[number].stand_again()
         self.lost.clear()
         for _ in range(3):  # the announcements of a fresh inbox lead to further changes
-            await eventually(self._nothing_moves, timeout=20, every=0.002)
+            await eventually(self._nothing_moves, timeout=_REST_SECONDS, every=0.002)
             await asyncio.sleep(0.06)  # a step of resync
             self.handle_events(0)
-        await eventually(self._nothing_moves, timeout=20, every=0.002)
+        await eventually(self._nothing_moves, timeout=_REST_SECONDS, every=0.002)
 
     # Looking
 
@@ -348,6 +352,9 @@ class World:
             self._busy[number] -= len(taken)
 
     async def _nothing_moves(self) -> bool:
+        for task in self._tasks:
+            if task.done():
+                task.result()  # a replica that has failed would be waited for in vain
         for replica in range(REPLICAS):
             while self.hub.held.get(f"chat-{replica}"):
                 self.let_go(replica, 0)
