@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from towpath.chat.tables import MEMBERS, STREAMS
+from towpath.chat.tables import BLOCKS, MEMBERS, ROOMS, STREAMS
 from towpath.gateway.sessions.session import Session
 from towpath.protocol.chat import STREAM_PREFIX, direct_users, is_direct
 from towpath.protocol.messages import read_directed, split_batch
@@ -29,6 +29,10 @@ CREATE TRIGGER follow_members AFTER INSERT ON {MEMBERS.name} BEGIN
     INSERT INTO followed (kind, room, what) VALUES ('in', NEW.room, NEW.user_id); END;
 CREATE TRIGGER follow_leavers AFTER DELETE ON {MEMBERS.name} BEGIN
     INSERT INTO followed (kind, room, what) VALUES ('out', OLD.room, OLD.user_id); END;
+CREATE TRIGGER follow_blocks AFTER INSERT ON {BLOCKS.name} BEGIN
+    INSERT INTO followed (kind, room, what) VALUES ('block', NEW.user_id, NEW.blocked); END;
+CREATE TRIGGER follow_unblocks AFTER DELETE ON {BLOCKS.name} BEGIN
+    INSERT INTO followed (kind, room, what) VALUES ('unblock', OLD.user_id, OLD.blocked); END;
 """
 
 
@@ -37,6 +41,8 @@ class Memberships:
 
     Attributes:
         inside: By room.
+        blocks: Pairs of a user and one whom they block.
+        blocks_at_rest: Those that have lasted since :meth:`mark`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,6 +53,8 @@ class Memberships:
         self._marked: dict[str, int] = {}
         self._until: dict[tuple[str, str], int] = {}
         self.inside: dict[str, set[str]] = defaultdict(set)
+        self.blocks: set[tuple[str, str]] = set()
+        self.blocks_at_rest: set[tuple[str, str]] = set()
 
     def close(self) -> None:
         self._database.close()
@@ -59,6 +67,11 @@ class Memberships:
             self._last = number
             if kind == "entry":
                 self._entry(room, seq, msgspec.json.decode(what))
+            elif kind == "block":
+                self.blocks.add((room, what))
+            elif kind == "unblock":
+                self.blocks.discard((room, what))
+                self.blocks_at_rest.discard((room, what))
             else:
                 changed[room, str(what)] = kind == "in"
         # Rooms of two have no entries about their members, and those of a dropped room are deleted with it.
@@ -68,9 +81,15 @@ class Memberships:
             else:
                 self._leave(room, user, self._heads[room])
 
+    def is_private(self, room: str) -> bool:
+        """Whether there is a private room of this name."""
+        query = f"SELECT 1 FROM {ROOMS.name} WHERE room = ? AND private"
+        return self._database.execute(query, (room,)).fetchone() is not None
+
     def mark(self) -> None:
         """Nothing is under way: from now on only members of this moment, and later ones, count."""
         self._marked = dict(self._heads)
+        self.blocks_at_rest = set(self.blocks)
 
     def had(self, room: str, user: str, seq: int | None = None) -> bool:
         """Whether the user is in the room, or was at this entry or later; without one, since :meth:`mark`."""
@@ -107,6 +126,8 @@ class RightPeople:
     def learn(self, delivery: Delivery) -> None:
         """Read what was published to ``towpath.push``, and to whom."""
         kind, _, word = delivery.routing_key.partition(".")
+        if kind == "revoke":
+            return  # for gateways
         for item in split_batch(delivery.body):
             envelope: Any = msgspec.json.decode(item)
             addressed = (kind, decode_word(word))
@@ -139,7 +160,7 @@ class RightPeople:
         if not addressed:
             return f"{envelope['msg_id']} was never published"
         if any(self._is_for(session, kind, name, envelope) for kind, name in addressed):
-            return self._why_not_in_room(session, envelope)
+            return self._why_blocked(session, envelope) or self._why_not_in_room(session, envelope)
         return f"{envelope['action']} is for {sorted(addressed)}"
 
     def _is_for(self, session: Session, kind: str, name: str, envelope: dict[str, Any]) -> bool:
@@ -153,6 +174,19 @@ class RightPeople:
             case _:
                 room = name.removeprefix(STREAM_PREFIX)
                 return self.memberships.had(room, session.user_id, envelope.get("seq"))
+
+    def _why_blocked(self, session: Session, envelope: dict[str, Any]) -> str | None:
+        """A user must not get direct messages, typing there or invitations of one whom they block."""
+        data = envelope["data"]
+        by = data.get("by") if envelope["action"] == "chat.invited" else data.get("user")
+        if (session.user_id, by) not in self.memberships.blocks_at_rest:
+            return None
+        if envelope["action"] == "chat.invited":
+            return f"an invitation by {by}, who is blocked"
+        is_shown = envelope["action"] in ("chat.message", "chat.edited", "chat.typing", "chat.read")
+        if is_shown and is_direct(data["room"]) and not data.get("hidden"):
+            return f"{envelope['action']} of {by}, who is blocked"
+        return None
 
     def _why_not_in_room(self, session: Session, envelope: dict[str, Any]) -> str | None:
         """A message that chat addressed to a user: the user has to be in its room as well."""

@@ -3,24 +3,25 @@
 import asyncio
 import json
 import re
+import time
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any, Final, Literal
 
-import aiohttp
 import pytest
 from aiormq.exceptions import AMQPChannelError
 from websockets.exceptions import InvalidHandshake, InvalidStatus
-from yarl import URL
 
 from tests.rights.conftest import Installation
 from tests.rights.test_rights import MAY_NOT
+from towpath.protocol.revocations import Kind, Revocation
+from towpath.servicekit.broker.rabbitmq import RabbitBroker
 from towpath.testkit.client import WireClient
-from towpath.testkit.processes import free_port
+from towpath.testkit.eventually import eventually
 from towpath.testkit.system import System, url_of
 from towpath.testkit.tokens import a_token
-from towpath.tools.web import Site, serve_site
 
+from .busy_world import publish_revocation
 from .forgeries import forged_tokens
 from .trial import Trial
 
@@ -40,13 +41,6 @@ _ORIGINS: Final = (
     "https://shop.example\\.evil.example", "https://shop.example#", "https://shop.example?", "HTTPS://EVIL.EXAMPLE",
     "wss://shop.example", "https://xn--shp-2na.example",
 )  # fmt: skip
-_PATHS: Final = tuple(
-    f"/{prefix}{up * depth}{target}"
-    for prefix in ("", "assets/")
-    for up in ("../", "%2e%2e/", "..%2f", "..\\", "%2e%2e%5c", "....//", "%252e%252e/")
-    for depth in (1, 4)
-    for target in ("pyproject.toml", "etc/passwd")
-)  # fmt: skip
 _USERS: Final = (
     "*", "#", "*.*", "ana.*", "ana.#", "#.ana", "ana.ana", ".ana", "ana.", "ANA", " ana", "ana ", "ana%2E", "%61na",
     "user.ana", "group.chat:den", "everyone", "connection.ana", "chat:den", "ana\u200b", "\u202eana", "аna",
@@ -60,6 +54,8 @@ _CLAIMED: Final[tuple[dict[str, Any], ...]] = (
     {"headers": {"x-sender": "ana"}},
     {"app_id": "gateway"}, {"correlation_id": "m-1"}, {"stream": "chat:den"}, {"seq": 1},
 )  # fmt: skip
+#: Tokens that are revoked.
+_REVOKED: Final = 10
 
 
 async def test_no_forged_token_lets_its_bearer_in(system: System, trial: Trial) -> None:
@@ -180,20 +176,44 @@ async def test_no_account_does_what_only_another_may(installation: Installation,
                 await channel.close()
 
 
-async def test_no_path_of_the_pages_server_leaves_its_folder(tmp_path: Path, trial: Trial) -> None:
-    port, page = free_port(), tmp_path / "page"
-    (page / "assets").mkdir(parents=True)
-    (page / "index.html").write_text("the page")
-    (tmp_path / "pyproject.toml").write_text("beside the page")
-    site = Site(page, ["ws://gateway/ws"], {"broker": "a broker"}, None)
+async def test_no_revoked_token_returns(system: System, trial: Trial) -> None:
+    issued = int(time.time()) - 10
+    tokens = {n: a_token(f"out-{n}", iat=issued, jti=f"{trial.seed}-{n}") for n in range(_REVOKED)}
     async with (
-        trial.door("a path of the page's server reads another file") as door,
-        serve_site(site, "127.0.0.1", port, option="--port"),
-        aiohttp.ClientSession() as http,
+        trial.door("a revoked token returns: on any gateway, by a refresh, on one that starts later") as door,
+        RabbitBroker.connect(system.rabbitmq.url, name="ops") as broker,
     ):
-        for path in _PATHS:
-            async with http.get(URL(f"http://127.0.0.1:{port}{path}", encoded=True)) as response:
-                door.refused(response.status in (400, 403, 404), f"{path} is {response.status}")
+        await broker.until_ready()
+        for number in tokens:
+            await publish_revocation(broker, *_revocation(number, trial.seed, issued))
+        for place in (0, 1):  # it is in effect on each once the last one is
+            await eventually(partial(_is_refused, system, tokens[_REVOKED - 1], "header", place))
+        late = system.launch_gateway()
+        try:
+            await late.ready()
+            for number, token in tokens.items():
+                user = f"out-{number}"
+                for place in (0, 1):
+                    door.refused(await _is_refused(system, token, "header", place), f"gateway {place}")
+                    held = await _is_refused(system, token, "subprotocol", place)
+                    door.refused(held, f"gateway {place} by subprotocol")
+                door.refused(
+                    await _is_refused_at(url_of(late), token=token), "the gateway that started later"
+                )
+                fresh = a_token(user, iat=int(time.time()) + 1, jti=f"{trial.seed}-new-{number}")
+                async with WireClient.connect(system.urls[0], token=fresh) as client:
+                    answer = await client.request("session.refresh", {"token": token})
+                    door.refused(answer["action"] == "error", "a refresh of a new connection")
+        finally:
+            await late.terminate()
+
+
+def _revocation(number: int, seed: str, issued: int) -> tuple[Kind, Revocation]:
+    """Half of them name the token, half its user."""
+    until = time.time() + 600
+    if number % 2:
+        return Kind.TOKEN, Revocation(until=until, token_id=f"{seed}-{number}")
+    return Kind.USER, Revocation(until=until, user_id=f"out-{number}", before=issued)
 
 
 async def _text(client: WireClient, text: str) -> dict[str, Any]:
@@ -205,8 +225,10 @@ def _texts(client: WireClient) -> str:
     return " ".join(str(frame["data"].get("text")) for frame in client.frames)
 
 
-async def _is_refused(system: System, token: str, via: Literal["header", "subprotocol"]) -> bool:
-    return await _is_refused_at(system.urls[0], token=token, via=via)
+async def _is_refused(
+    system: System, token: str, via: Literal["header", "subprotocol"], gateway: int = 0
+) -> bool:
+    return await _is_refused_at(system.urls[gateway], token=token, via=via)
 
 
 async def _is_refused_at(url: str, **options: Any) -> bool:

@@ -14,7 +14,9 @@ from .wrong_person import WrongPerson
 )
 async def test_no_frame_reaches_a_wrong_person(tmp_path: Path, trial: Trial, steps: int) -> None:
     async with (
-        trial.door("a wrong person gets a frame: pushes, rooms, kicks, reconnects in any order") as door,
+        trial.door(
+            "a wrong person gets a frame or comes in: pushes, rooms, blocks, kicks, revocations, reconnects"
+        ) as door,
         WrongPerson.running(tmp_path / "chat.sqlite", trial.seed) as wrong_person,
     ):
         await wrong_person.run(steps)

@@ -51,6 +51,8 @@ GROUP: Final = group_key(stream_of(ROOM))
 REPLICAS: Final = 2
 GATEWAYS: Final = 2
 _ALL: Final = 1_000_000
+#: Time limit of a rest; a busy machine takes its time.
+_REST_SECONDS: Final = 60.0
 _EVENTS_KIND: Final = LaneKind(
     app_id="gateway", persistent=True, mandatory=False, headers={"x-service": "gateway"}
 )
@@ -119,10 +121,14 @@ class Gateway:
 
     def connect(self, user: str) -> Session:
         """Like the entrance once a connection is admitted."""
-        session = Session(SocketStub(), Identity(user, expires_at=4e9), self._settings, self._limits)
+        session = Session(SocketStub(), self.identify(user), self._settings, self._limits)
         self.members.add(session)
         self._announcer.started(session)
         return session
+
+    def identify(self, user: str) -> Identity:
+        """The identity of a user who connects."""
+        return Identity(user, expires_at=4e9)
 
     def has(self, session: Session) -> bool:
         """Whether a connection is open."""
@@ -161,6 +167,7 @@ class World:
     """
 
     most_at_once: ClassVar[int] = 1
+    gateway_type: ClassVar[type[Gateway]] = Gateway
 
     def __init__(self, hub: HoldingHub, chat: ServiceUnderTest, gateways: list[Gateway]) -> None:
         self.hub = hub
@@ -172,6 +179,7 @@ class World:
         self._numbers = itertools.count(1)
         self._queues: list[asyncio.Queue[Incoming | None]] = [asyncio.Queue() for _ in range(REPLICAS)]
         self._busy = [0] * REPLICAS
+        self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
     @asynccontextmanager
@@ -184,17 +192,18 @@ class World:
             )
             gateways = []
             for number in range(GATEWAYS):
-                settings = GatewaySettings(auth_secret=SECRET, gateway_id=f"gw-{number}")
+                settings = GatewaySettings(auth_secret=SECRET, development=True, gateway_id=f"gw-{number}")
                 broker = await stack.enter_async_context(hub.connect(name=f"gateway-{number}"))
                 source = inbox(settings.gateway_id)
                 subscription = await stack.enter_async_context(broker.subscribe(source, prefetch=_ALL))
                 lanes = await stack.enter_async_context(
                     Lanes.open(broker, EVENTS, _EVENTS_KIND, settings, Telemetry("test", settings))
                 )
-                gateways.append(Gateway(broker, subscription, lanes, settings))
+                gateways.append(cls.gateway_type(broker, subscription, lanes, settings))
             world = cls(hub, chat, gateways)
             tasks = [asyncio.create_task(gateway.resync.run()) for gateway in gateways]
             tasks += [asyncio.create_task(world._replica(number)) for number in range(REPLICAS)]
+            world._tasks = tasks
             try:
                 yield world
             finally:
@@ -274,10 +283,10 @@ class World:
             self.gateways[number].stand_again()
         self.lost.clear()
         for _ in range(3):  # the announcements of a fresh inbox lead to further changes
-            await eventually(self._nothing_moves, timeout=20, every=0.002)
+            await eventually(self._nothing_moves, timeout=_REST_SECONDS, every=0.002)
             await asyncio.sleep(0.06)  # a step of resync
             self.handle_events(0)
-        await eventually(self._nothing_moves, timeout=20, every=0.002)
+        await eventually(self._nothing_moves, timeout=_REST_SECONDS, every=0.002)
 
     # Looking
 
@@ -343,6 +352,9 @@ class World:
             self._busy[number] -= len(taken)
 
     async def _nothing_moves(self) -> bool:
+        for task in self._tasks:
+            if task.done():
+                task.result()  # a replica that has failed would be waited for in vain
         for replica in range(REPLICAS):
             while self.hub.held.get(f"chat-{replica}"):
                 self.let_go(replica, 0)
