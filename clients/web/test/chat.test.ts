@@ -308,7 +308,7 @@ describe("people", () => {
     assert.deepEqual([chat.open.value, "chat:lobby" in service.client.positions], [null, false]);
   });
 
-  test("one's own deletion of a room is no news", async () => {
+  test("one's own deletion of a room is not announced", async () => {
     const { service, chat, told } = await inDen({ "chat.drop": ({ room }) => ({ room }) });
     await chat.dropRoom("den");
     service.push("chat.dropped", { room: "den", by: "ana" });
