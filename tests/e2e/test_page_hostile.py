@@ -211,7 +211,10 @@ async def looks_around(ana: Visitor) -> list[str]:
         await check(dialog)
         await ana.page.keyboard.press("Escape")
         await expect(ana.page.locator("dialog[open]")).to_have_count(0)
-    faults += await layout_faults_of_each(ana.page, ".rooms button", changes=".conversation")
+    # Every second one: all names are in the list anyway, and what a room shows of its name does not depend on others.
+    faults += await layout_faults_of_each(
+        ana.page, ".rooms li:nth-child(odd) button", changes=".conversation"
+    )
     await check("a direct room")
     await ana.get("rooms").scroll_into_view_if_needed()
     await check("the list")
