@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import gc
+import json
 import os
 import shutil
 import signal
 import socket
 import ssl
+import struct
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -194,6 +196,41 @@ async def test_a_close_is_seen_with_its_code_and_does_not_wait(run_wss: Any, aut
             assert await ben.closed(timeout=10) == 1012
 
 
+REQUEST = (
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Protocol: towpath.v1\r\nAuthorization: Bearer "
+)
+
+
+def a_large_ping(number: int) -> bytes:
+    """A text frame of 20,000 to 40,000 bytes, masked with zeros."""
+    data = {"text": "x" * (20_000 + 997 * number % 20_000)}
+    envelope = {"msg_id": f"m-{number}", "timestamp": 1, "action": "ping", "data": data, "version": "1.0"}
+    payload = json.dumps(envelope).encode()
+    return b"\x81" + struct.pack("!BH", 0x80 | 126, len(payload)) + bytes(4) + payload
+
+
+async def test_a_client_that_is_paused_in_the_middle_of_records_gets_an_answer_to_each_request(
+    run_wss: Any, authority: Authority
+) -> None:
+    count = 100
+    limits = {"rate_per_connection": 10, "burst_per_connection": 10, "rate_strikes": 10_000}
+    async with run_wss(**limits, rate_rest=0.01) as gateway:
+        reader, writer = await asyncio.open_connection(
+            "localhost", gateway.settings.port, ssl=trusting(authority)
+        )
+        writer.write(REQUEST + a_token("ana").encode() + b"\r\n\r\n")
+        writer.write(b"".join(map(a_large_ping, range(count))))
+        received = b""
+        async with asyncio.timeout(50):
+            while received.count(b'"correlation_id"') < count:
+                chunk = await reader.read(65_536)
+                assert chunk, "the gateway closed the connection"
+                received += chunk
+        writer.transport.abort()
+
+
 @asynccontextmanager
 async def a_stalled_client(gateway: GatewayUnderTest, authority: Authority) -> AsyncIterator[None]:
     """``ana``, who reads nothing after her handshake."""
@@ -203,12 +240,7 @@ async def a_stalled_client(gateway: GatewayUnderTest, authority: Authority) -> A
         reader, writer = await asyncio.open_connection(
             sock=connected, ssl=trusting(authority), server_hostname="localhost", limit=1024
         )
-        writer.write(
-            b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
-            b"Sec-WebSocket-Protocol: towpath.v1\r\n"
-            b"Authorization: Bearer " + a_token("ana").encode() + b"\r\n\r\n"
-        )
+        writer.write(REQUEST + a_token("ana").encode() + b"\r\n\r\n")
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
         await reaches(gateway, "connection_active", 1)
         try:
@@ -476,6 +508,7 @@ async def test_a_failed_tls_handshake_is_freed_without_the_garbage_collector(
         test_tls_1_1_is_refused,
         test_a_refusal_is_readable_and_ends_the_connection_at_once,
         test_a_close_is_seen_with_its_code_and_does_not_wait,
+        test_a_client_that_is_paused_in_the_middle_of_records_gets_an_answer_to_each_request,
         test_bytes_that_wait_below_tls_count,
         test_a_client_that_does_not_read_is_closed_as_over_plain_connections,
         test_silent_tls_handshakes_count_from_their_acceptance_and_do_not_lock_clients_out,

@@ -3,16 +3,18 @@
 Guarantees: the :class:`~towpath.gateway.admission.entrance.Entrance` counts a connection from its acceptance on, so
 TLS handshakes without an end count as unfinished handshakes, and make way for newer ones. A TLS handshake takes
 ``open_timeout`` seconds at most. One that fails never reaches the library. It costs its address connects, and an
-address that owes some is turned away before its next handshake, since each takes a signature.
+address that owes some is turned away before its next handshake, since each takes a signature. A client that sends
+faster than it may holds some 300 KiB of memory, where the defaults of TLS would allow 700.
 
 So the listener itself is plain, and TLS is started on each accepted connection. A listener with TLS (``ssl=`` of
 ``create_server``) reports a connection when its handshake has succeeded, which is too late to count it.
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Coroutine, Generator
 from contextlib import asynccontextmanager
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 from towpath.gateway.admission.connect_rates import ConnectRates
 from towpath.gateway.settings import GatewaySettings
@@ -22,6 +24,12 @@ from towpath.servicekit.runtime.sampled_log import SampledLog
 from towpath.servicekit.runtime.telemetry import Telemetry
 
 T = TypeVar("T")
+
+#: Bytes that the kernel may hold of one client, and so the bytes of one read: uvloop would read 256 KiB at once.
+_RECEIVE_BUFFER: Final = 64 * 1024
+#: Bytes that may wait to be decrypted while the connection is paused; then TLS stops reading, until 8 KiB are left. A
+#: record may be larger: OpenSSL takes a part of one out of this buffer.
+_UNDECRYPTED_MAX: Final = 32 * 1024
 
 
 class Behind(Protocol):
@@ -98,6 +106,8 @@ class TlsDoor:
     def begin(self, transport: asyncio.Transport, behind: Behind) -> None:
         """Begin the TLS handshake of a connection that was just accepted; to be called in ``connection_made``."""
         loop, early = asyncio.get_running_loop(), _EarlyBytes()
+        accepted = transport.get_extra_info("socket")
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         handshake = _Begun(
             loop.start_tls(
                 transport,
@@ -126,6 +136,8 @@ class TlsDoor:
         if transport is None or transport.is_closing():  # The entrance has aborted it.
             behind.never_made()
             return
+        # Not documented, but public, in asyncio and in uvloop.
+        cast("Any", transport).set_read_buffer_limits(high=_UNDECRYPTED_MAX)
         transport.set_protocol(behind)  # type: ignore[arg-type]  # a protocol of asyncio as well
         behind.connection_made(transport)
         if early.read:
