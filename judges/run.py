@@ -46,6 +46,14 @@ _NODE_PACKAGES: Final = file("clients/node_modules/tsx", "run `make page`")
 #: The longest first, so that the others run beside it.
 JUDGES: Final = (
     Judge(
+        "jwt_forgeries",
+        "jwt_tool: forged tokens at the gateway",
+        "clone",
+        (clone("JWT_TOOL", "github.com/ticarpi/jwt_tool", "jwt_tool.py"),),
+        (sys.executable, "-m", "judges.jwt_forgeries"),
+        120.0,
+    ),
+    Judge(
         "autobahn_javascript",
         "Autobahn: the JavaScript client",
         "registry",
@@ -68,14 +76,6 @@ JUDGES: Final = (
         (_KOSOKU,),
         (sys.executable, "-m", "judges.autobahn", "gateway"),
         90.0,
-    ),
-    Judge(
-        "jwt_forgeries",
-        "jwt_tool: forged tokens at the gateway",
-        "clone",
-        (clone("JWT_TOOL", "github.com/ticarpi/jwt_tool", "jwt_tool.py"),),
-        (sys.executable, "-m", "judges.jwt_forgeries"),
-        120.0,
     ),
     Judge(
         "trace_context",
