@@ -10,6 +10,8 @@ import os
 import signal
 import ssl
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -39,6 +41,7 @@ class Certificate:
     def __init__(self, files: TlsFiles, check: float, telemetry: Telemetry) -> None:
         self._files = files
         self._check = check
+        self._asked = asyncio.Event()
         self._state = self._read_state()
         self.context, self._expires = self._load()
         self._reloads = {
@@ -61,22 +64,27 @@ class Certificate:
         files = TlsFiles("TOWPATH_TLS", certificate=settings.tls_certificate, key=settings.tls_key)
         return cls(files, settings.tls_check, telemetry) if files.named else None
 
-    async def watch(self) -> NoReturn:
-        """Reload on SIGHUP and when a file has changed, until cancelled."""
-        loop, asked = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_signal_handler(signal.SIGHUP, asked.set)
+    @contextmanager
+    def reloaded_on_sighup(self) -> Iterator[None]:
+        """From entry to exit SIGHUP makes :meth:`watch` reload, where it would end the program."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self._asked.set)
         try:
-            while True:
-                try:
-                    async with asyncio.timeout(self._check):
-                        await asked.wait()
-                except TimeoutError:
-                    if self._read_state() == self._state:
-                        continue
-                asked.clear()
-                self._reload()
+            yield
         finally:
             loop.remove_signal_handler(signal.SIGHUP)
+
+    async def watch(self) -> NoReturn:
+        """Reload on SIGHUP and when a file has changed, until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(self._check):
+                    await self._asked.wait()
+            except TimeoutError:
+                if self._read_state() == self._state:
+                    continue
+            self._asked.clear()
+            self._reload()
 
     def _reload(self) -> None:
         # Before the files are read: if one changes meanwhile, the next check sees it.

@@ -85,13 +85,14 @@ class TlsDoor:
             keep_running("certificate", self._certificate.watch, pause=1.0, failed=self._watch_failures),
             name="gateway: certificate",
         )
-        try:
-            yield
-        finally:
-            if self._tasks:
-                await asyncio.wait(self._tasks, timeout=self._open_timeout + 1)
-            watching.cancel()
-            await asyncio.wait([watching])
+        with self._certificate.reloaded_on_sighup():
+            try:
+                yield
+            finally:
+                if self._tasks:
+                    await asyncio.wait(self._tasks, timeout=self._open_timeout + 1)
+                watching.cancel()
+                await asyncio.wait([watching])
 
     def turns_away(self, address: str) -> bool:
         """Whether an address gets no TLS handshake for now."""
