@@ -24,6 +24,7 @@ from towpath.chat.presence import read_online
 from towpath.chat.presence_events import Clock, PresenceEvents
 from towpath.chat.reading import HistoryPage, read_listed
 from towpath.chat.request_names import (
+    BLOCKING,
     LEAVING,
     OF_GUEST,
     OF_ROOM,
@@ -37,19 +38,15 @@ from towpath.chat.request_names import (
 from towpath.chat.tables import STREAMS
 from towpath.chat.writing import save_guests, save_members, save_rooms
 from towpath.protocol.chat import (
-    Block,
     DeleteMessage,
     DropRoom,
     EditMessage,
     Invite,
     JoinRoom,
-    LeaveRoom,
     ListMembers,
     MemberChange,
     ReadHistory,
-    RemoveMember,
     TransferRoom,
-    Unblock,
     stream_of,
 )
 from towpath.protocol.envelope import Envelope, now_ms
@@ -95,14 +92,14 @@ class Rooms:
         named = [(room, request) for request in requests if (room := room_of(request)) is not None]
         await self._load_rooms(requests, named)
         await self._load_quotas(named)
-        pushed_to = (room for room, r in named if isinstance(r.payload, PUSHED))
+        pushed_to = (room for room, r in named if type(r.payload) in PUSHED)
         # Counted for the whole batch here; the handlers only pay.
         await self._fanout.count(self._connection, self._fanout.uncounted(pushed_to))
         await self.messages.load(
             {(room, r.payload.seq) for room, r in named if isinstance(r.payload, EditMessage | DeleteMessage)}
         )
         asked: list[tuple[Payload, str]] = [(request.payload, users_of(request)[0]) for request in requests]
-        await self._load_many_members(asked)
+        await self._load_many_members(named, asked)
         # After the changes of the batch were locked, and before they are made: reads show the state before it.
         await self.lists.load(
             asked,
@@ -263,24 +260,26 @@ class Rooms:
         # First, because it locks the heads: all that is read below cannot change before the commit. Only a request
         # that may create a room may create a stream; a lock of one that does not exist leaves no row.
         await self._streams.load(map(stream_of, opened | locked), if_there=map(stream_of, changed))
-        further = {room for room, r in named if isinstance(r.payload, OF_ROOM)}
+        further = {room for room, r in named if type(r.payload) in OF_ROOM}
         await load_rooms(self._connection, self._rooms, opened, further)
         members = {(room, user) for room, r in named for user in users_of(r)}
         await load_members(self._connection, self._rooms, members)
-        guests = {(room, users_of(r)[-1]) for room, r in named if isinstance(r.payload, OF_GUEST)}
+        guests = {(room, users_of(r)[-1]) for room, r in named if type(r.payload) in OF_GUEST}
         await load_guests(self._connection, self._rooms, guests)
         # After the guests: whether they see their invitations depends on the inviters.
         pairs = {
             (guest.user_id, guest.inviter) for room in self._rooms.values() for guest in room.guests.values()
         }
-        blocking = {users_of(r)[0] for r in requests if isinstance(r.payload, Block | Unblock)}
+        blocking = {users_of(r)[0] for r in requests if type(r.payload) in BLOCKING}
         await self.blocks.load(pairs.union(*map(blocks_of, requests)), blocking)
 
-    async def _load_many_members(self, asked: Sequence[tuple[Payload, str]]) -> None:
+    async def _load_many_members(
+        self, named: Sequence[tuple[str, Request]], asked: Sequence[tuple[Payload, str]]
+    ) -> None:
         # Only for members: the handler refuses all others.
         listed = [p.room for p, user in asked if isinstance(p, ListMembers) and self._has(p.room, user)]
         joined = {p.room for p, _ in asked if isinstance(p, JoinRoom)}
-        leaving = Counter(p.room for p, _ in asked if isinstance(p, LEAVING))
+        leaving = Counter(room for room, r in named if type(r.payload) in LEAVING)
         await self._load_listed(joined | set(listed) | self._may_be_abandoned(leaving), leaving.total())
         if listed:
             shown = {user for room in listed for user in self.listed(self._rooms[room])}
@@ -295,9 +294,9 @@ class Rooms:
         await load_first_members(self._connection, self._rooms, first)
 
     async def _load_quotas(self, named: Sequence[tuple[str, Request]]) -> None:
-        leaving = {users_of(r)[-1] for _, r in named if isinstance(r.payload, LeaveRoom | RemoveMember)}
+        leaving = {users_of(r)[-1] for _, r in named if type(r.payload) in LEAVING}
         opening = [(room, users_of(r)) for room, r in named if opens(r)]
-        left = {room for room, r in named if isinstance(r.payload, LEAVING)}
+        left = {room for room, r in named if type(r.payload) in LEAVING}
         making = [(room, users) for room, users in opening if room in left or not self._rooms[room].exists]
         entering = {
             (user, room)

@@ -1,5 +1,6 @@
 """The rooms and the users that a request names. No I/O."""
 
+from collections.abc import Collection
 from typing import Final
 
 from towpath.chat.blocks import Pair
@@ -26,42 +27,56 @@ from towpath.protocol.chat import (
     direct_users,
     is_direct,
 )
+from towpath.protocol.fields import Payload
 from towpath.protocol.sessions import SessionEvent
 from towpath.servicekit import Request
 
+#: Sets of types, as `in` takes a tenth of the time of `isinstance` with as many types, for every request of a batch.
+_Types = frozenset[type[Payload]]
+
 #: Requests that cause a push to a room.
-PUSHED: Final = (
-    JoinRoom
-    | LeaveRoom
-    | RemoveMember
-    | TransferRoom
-    | DropRoom
-    | SendMessage
-    | SendDirect
-    | EditMessage
-    | DeleteMessage
-    | MarkRead
-    | Typing
+PUSHED: Final[_Types] = frozenset(
+    {
+        JoinRoom,
+        LeaveRoom,
+        RemoveMember,
+        TransferRoom,
+        DropRoom,
+        SendMessage,
+        SendDirect,
+        EditMessage,
+        DeleteMessage,
+        MarkRead,
+        Typing,
+    }
 )
 #: Requests that need the row of an existing room.
-OF_ROOM: Final = LeaveRoom | Invite | RemoveMember | TransferRoom | DropRoom | MarkRead | Typing | ListMembers
+OF_ROOM: Final[_Types] = frozenset(
+    {LeaveRoom, Invite, RemoveMember, TransferRoom, DropRoom, MarkRead, Typing, ListMembers}
+)
 #: Requests whose last user may be invited.
-OF_GUEST: Final = JoinRoom | Invite | Decline | RemoveMember
+OF_GUEST: Final[_Types] = frozenset({JoinRoom, Invite, Decline, RemoveMember})
 #: Requests by which members leave a room.
-LEAVING: Final = LeaveRoom | RemoveMember | DropRoom
+LEAVING: Final[_Types] = frozenset({LeaveRoom, RemoveMember, DropRoom})
+BLOCKING: Final[_Types] = frozenset({Block, Unblock})
+_NAMING_A_USER: Final[_Types] = frozenset({Invite, RemoveMember, TransferRoom})
+#: Requests in a room of two whose push the other user may not get.
+_READ_BY_OTHER: Final[_Types] = frozenset({SendMessage, EditMessage, MarkRead, Typing})
 
 
 def users_of(request: Request) -> list[str]:
     """The users whose memberships a request concerns; the asking user first, the named one last."""
+    payload, kind = request.payload, type(request.payload)
     if request.session is None:
         # ``session.alive`` of a gateway names no user.
-        return [request.payload.user_id if isinstance(request.payload, SessionEvent) else ""]
+        return [payload.user_id if isinstance(payload, SessionEvent) else ""]
     user = request.session.user_id
-    match request.payload:
-        case SendDirect(to=other) | Invite(user=other) | RemoveMember(user=other) | TransferRoom(user=other):
-            return [user, other]
-        case SendMessage() | EditMessage() if (reader := reader_of(request)) is not None:
-            return [user, reader]
+    if kind is SendDirect:
+        return [user, payload.to]
+    if kind in _NAMING_A_USER:
+        return [user, payload.user]
+    if (kind is SendMessage or kind is EditMessage) and is_direct(payload.room):
+        return [user, _other(payload.room, user)]
     return [user]
 
 
@@ -80,36 +95,30 @@ def opens(request: Request) -> bool:
     return isinstance(payload, SendDirect)
 
 
-def reader_of(request: Request) -> str | None:
-    """The other user of a room of two, who gets the push of this request; ``None`` for other requests."""
-    payload = request.payload
-    assert request.session is not None
-    if isinstance(payload, SendDirect):
-        return payload.to
-    if isinstance(payload, SendMessage | EditMessage | MarkRead | Typing) and is_direct(payload.room):
-        one, other = direct_users(payload.room)
-        return other if one == request.session.user_id else one
-    return None
-
-
-def blocks_of(request: Request) -> set[Pair]:
+def blocks_of(request: Request) -> Collection[Pair]:
     """The blocks on which the effect of a request depends, as far as the request names them."""
     if request.session is None:
-        return set()
-    user = request.session.user_id
-    match request.payload:
-        case Block(user=other) | Unblock(user=other):
-            return {(user, other)}
-        case Invite(user=other):
-            return {(other, user)}
-    reader = reader_of(request)
-    return set() if reader is None else {(user, reader), (reader, user)}
+        return ()
+    payload, kind, user = request.payload, type(request.payload), request.session.user_id
+    if kind is SendDirect:
+        other = payload.to
+    elif kind in _READ_BY_OTHER and is_direct(payload.room):
+        other = _other(payload.room, user)
+    elif kind is Invite or kind in BLOCKING:
+        other = payload.user
+    else:
+        return ()
+    return (user, other), (other, user)
 
 
 def locks(request: Request) -> str | None:
     """The room of two whose stream a block locks, existing or not (:mod:`towpath.chat.blocks`)."""
-    payload = request.payload
-    return _pair_room(request, payload.user) if isinstance(payload, Block | Unblock) else None
+    return _pair_room(request, request.payload.user) if type(request.payload) in BLOCKING else None
+
+
+def _other(room: str, user_id: str) -> str:
+    one, other = direct_users(room)
+    return other if one == user_id else one
 
 
 def _pair_room(request: Request, other: str) -> str | None:
