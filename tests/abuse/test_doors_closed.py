@@ -255,6 +255,10 @@ def _on_a_room(room: str, seq: int) -> Sequence[tuple[str, dict[str, Any]]]:
         ("chat.invite", {"room": room, "user": "mallory"}),
         ("chat.join", {"room": room}),
         ("chat.leave", {"room": room}),
+        ("chat.remove", {"room": room, "user": "ana"}),
+        ("chat.transfer", {"room": room, "user": "mallory"}),
+        ("chat.drop", {"room": room}),
+        ("chat.decline", {"room": room}),
         ("chat.create", {"room": room, "private": False}),
         ("chat.resume", {"positions": {f"chat:{room}": 0}}),
     ]
