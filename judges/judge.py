@@ -1,5 +1,6 @@
 """A judge, and the outcome of its program."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +19,7 @@ class Judge:
         needs: Programs and files that it needs on this machine.
         command: Its program and arguments, run in the root of the checkout.
         seconds: Its time limit.
+        toolchain: A compiler that nothing else here needs; CI runs the judge where it is installed.
     """
 
     name: str
@@ -26,6 +28,12 @@ class Judge:
     needs: tuple[Need, ...]
     command: tuple[str, ...]
     seconds: float
+    toolchain: str | None = None
+
+    @property
+    def lacks_toolchain(self) -> bool:
+        """Whether its compiler is not on PATH."""
+        return self.toolchain is not None and shutil.which(self.toolchain) is None
 
 
 @dataclass(slots=True)

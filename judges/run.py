@@ -92,6 +92,7 @@ JUDGES: Final = (
         (program("go", "install Go 1.21 or newer"), missing_histories),
         (sys.executable, "-m", "judges.histories"),
         90.0,
+        toolchain="go",
     ),
 )
 #: Judges that have nothing to judge yet, with the reason.
@@ -102,14 +103,14 @@ def main() -> int:
     """Run the judges that were asked for; returns the exit status."""
     parser = argparse.ArgumentParser(prog="make judges", description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "--registry", action="store_true", help="only those that come from a package registry"
+        "--registry", action="store_true", help="only those of a package registry whose compiler is installed"
     )
     parser.add_argument("--only", metavar="NAME", help="only judges whose name begins like this")
     asked = parser.parse_args()
     chosen = [
         judge
         for judge in JUDGES
-        if (not asked.registry or judge.source == "registry")
+        if (not asked.registry or (judge.source == "registry" and not judge.lacks_toolchain))
         and (not asked.only or judge.name.startswith(asked.only))
     ]
     if not chosen:
@@ -122,6 +123,9 @@ def main() -> int:
         for judge, outcome in zip(chosen, outcomes, strict=True)
     ]
     sys.stdout.write(page.terminal(rows) + "\n")
+    for judge in JUDGES:
+        if asked.registry and judge.lacks_toolchain:
+            sys.stdout.write(f"– {judge.judged}: not run, {judge.toolchain} is not on PATH\n")
     for name, reason in NOT_DUE:
         sys.stdout.write(f"– {name}: not due, {reason}\n")
     if len(chosen) == len(JUDGES) and all(outcome.cases is not None for outcome in outcomes):

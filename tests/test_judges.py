@@ -111,3 +111,18 @@ def test_the_page_counts_what_was_listed_and_what_was_not() -> None:
 
 def _judge(name: str, code: str, seconds: float, missing: str | None = None) -> Judge:
     return Judge(name, name, "registry", (lambda: missing,), (sys.executable, "-c", code), seconds)
+
+
+def test_ci_leaves_out_a_judge_whose_compiler_is_not_installed_and_names_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = Judge(
+        "ours", "a suite in Go", "registry", (), (sys.executable, "-c", "raise SystemExit(1)"), 5, "no-go"
+    )
+    other = Judge("autobahn_gateway", "another", "registry", (lambda: "no such thing",), (), 5)
+    monkeypatch.setattr(run, "JUDGES", (ours, other))
+    monkeypatch.setattr(sys, "argv", ["judges", "--registry"])
+    assert run.main() == 1  # for the other one
+    printed = capsys.readouterr().out
+    assert "a suite in Go: not run, no-go is not on PATH" in printed
+    assert "no such thing" in printed
