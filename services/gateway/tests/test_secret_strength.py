@@ -44,6 +44,7 @@ def base64_of(der: bytes) -> str:
         base64_of(secrets.token_bytes(48)),
         "ein Geheimnis mit Umlauten: äöü ß",
     ],
+    ids=["url-safe", "hexadecimal", "base64", "a-sentence"],
 )
 def test_a_long_random_secret_is_accepted(secret: str) -> None:
     check(auth_secret=secret)
@@ -66,6 +67,19 @@ def test_a_long_random_secret_is_accepted(secret: str) -> None:
             base64_of(KEY.private_bytes(DER, PRIVATE, serialization.BestAvailableEncryption(b"password"))),
             "is a key or certificate",
         ),
+    ],
+    ids=[
+        "one-letter",
+        "31-bytes",
+        "one-letter-64-times",
+        "three-letters",
+        "that-of-the-tests",
+        "that-of-towpath-dev",
+        "public-pem",
+        "private-pem",
+        "public-base64",
+        "private-base64",
+        "encrypted-base64",
     ],
 )
 def test_a_weak_secret_is_refused_with_one_line_that_does_not_show_it(secret: str, why: str) -> None:
