@@ -21,7 +21,9 @@ from towpath.servicekit.runtime.settings import ServiceSettings
 
 ROOT: Final = Path(__file__).parent.parent
 PAGES: Final = sorted(
-    page for page in ROOT.glob("**/*.md") if not {".venv", "node_modules", ".git"} & set(page.parts)
+    page
+    for page in ROOT.glob("**/*.md")
+    if not {".venv", "node_modules", ".git", ".pytest_cache"} & set(page.parts)
 )
 PROTOCOL: Final = "docs/reference/protocol.md"
 _SPELLED: Final = {"5s": "5 s", "30s": "30 s", "2min": "2 min", "10min": "10 min"}

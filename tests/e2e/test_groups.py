@@ -240,6 +240,29 @@ async def test_a_resume_that_read_before_a_leave_does_not_subscribe_the_connecti
     assert world.who_hears() == {name for name in NAMES if not name.startswith("bob")}
 
 
+async def test_a_replay_that_is_read_after_a_leave_has_no_entry(world: World) -> None:
+    world.ask("bob-1", "chat.resume", positions={stream_of(ROOM): 1})
+    await held(world, 0)
+    world.ask("bob-0", "chat.leave", key=ROOM, room=ROOM)
+    world.ask("ana-0", "chat.send", key=ROOM, room=ROOM, text="between us")
+    await done(world, 1)
+    await done(world, 0)
+    assert not any(b"between us" in frame for frame in world.taken_from(world.sessions["bob-1"][1]))
+
+
+async def test_a_replay_of_a_join_that_is_read_after_a_leave_has_no_entry(world: World) -> None:
+    world.ask("bob-0", "chat.leave", key=ROOM, room=ROOM)
+    world.ask("ana-0", "chat.invite", key=ROOM, room=ROOM, user="bob")
+    await done(world, 1)
+    world.ask("bob-1", "chat.join", room=ROOM)
+    await held(world, 0)
+    world.ask("bob-0", "chat.leave", key=ROOM, room=ROOM)
+    world.ask("ana-0", "chat.send", key=ROOM, room=ROOM, text="between us")
+    await done(world, 1)
+    await done(world, 0)
+    assert not any(b"between us" in frame for frame in world.taken_from(world.sessions["bob-1"][1]))
+
+
 async def test_a_leave_lost_with_an_inbox_is_applied_with_the_next_inbox(world: World) -> None:
     away = world.gateways[1]
     away.lose()

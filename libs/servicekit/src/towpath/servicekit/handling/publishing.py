@@ -23,6 +23,7 @@ Where a replay starts. A client names the last entry that it has of each stream:
 3. On the main path, replays that do not fit a small shared read are left out: the client sees the gap, and resumes.
 4. For heavy reads, each replay that does not fit the shared read is read alone. It is sent in pages, each after the
    confirms of the one before, so that one large answer fills neither the memory nor the lanes.
+5. The user has left the group since the commit: the stream is not replayed, and is answered as one of another user.
 """
 
 import asyncio
@@ -82,8 +83,14 @@ class Publishing:
         self._replays: Replays | None = None
         self._confirmed_leaves: ConfirmedLeaves | None = None
         if store is not None:
-            streams = store.storage.streams
-            self._replays = Replays(store.database, streams, settings.replay_limit, settings.replay_max_bytes)
+            groups = store.storage.groups
+            self._replays = Replays(
+                store.database,
+                store.storage.streams,
+                limit=settings.replay_limit,
+                max_bytes=settings.replay_max_bytes,
+                may_receive=None if groups is None else groups.may_receive,
+            )
             self._confirmed_leaves = store.database.confirmed_leaves
 
     async def publish(

@@ -33,8 +33,8 @@ class Groups:
 
     Attributes:
         numbers: ``group_numbers`` of the service's :class:`~towpath.servicekit.storage.kit_tables.KitTables`.
-        may_receive: Called at most once per batch, if a repetition names groups or several requests name the same
-            group.
+        may_receive: Called once per batch, if a repetition names groups or several requests name the same group, and
+            once per read of stream entries that are replayed.
 
     Example:
         >>> from collections.abc import Collection

@@ -8,6 +8,8 @@ Guarantees:
   and the event loop runs other tasks after each page.
 * Entries that several requests need are read once, if they are small enough to be held in memory together. Each
   reader gets its own text of an entry that is hidden from one of them (:mod:`towpath.servicekit.storage.withheld`).
+* A reader who is no longer in the group of a stream gets nothing of it: rights are read after the entries, so no
+  entry that is committed after a leave is in a replay for the user who left.
 """
 
 import asyncio
@@ -22,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.servicekit.storage import withheld
 from towpath.servicekit.storage.database import Database
+from towpath.servicekit.storage.group_numbers import MayReceive
 from towpath.servicekit.storage.streams import Replay, StreamTables, read_heads
 from towpath.servicekit.storage.withheld import Entry, EntryId
 
@@ -57,12 +60,14 @@ class Replays:
     Attributes:
         limit: Entries that one request gets at most.
         max_bytes: Bytes of entries that one request gets at most.
+        may_receive: Of a service whose streams are read by groups; ``None`` if a right to a stream never ends.
     """
 
     database: Database
     tables: StreamTables
     limit: int
     max_bytes: int
+    may_receive: MayReceive | None = None
 
     async def pushes(self, ids: Collection[EntryId]) -> dict[EntryId, Entry]:
         """The current publishable text of the entries with these ids; entries no longer stored are left out."""
@@ -96,6 +101,7 @@ class Replays:
                     max_bytes=self.max_bytes,
                     heads=heads,
                 )
+                [replays] = await self._permitted(connection, [asked[n]], [replays])
             yield {n: replays}
 
     async def _read_together(
@@ -121,9 +127,31 @@ class Replays:
                 read_max_bytes=max(_SHARED_BYTES, self.max_bytes),
                 heads=heads,
             )
+            if found is not None:
+                found = await self._permitted(connection, [asked[n] for n in shared], found)
         if found is None:  # More bytes than the bound.
             return heads, {}, sorted([*shared, *alone])
         return heads, dict(zip(shared, found, strict=True)), alone
+
+    async def _permitted(
+        self, connection: AsyncConnection, asked: Sequence[Asked], found: Sequence[dict[str, Replay]]
+    ) -> list[dict[str, Replay]]:
+        """The part of ``found`` that the readers may receive now; at most one statement."""
+        news = {
+            (one.reader, name)
+            for one, replays in zip(asked, found, strict=True)
+            for name, stream in replays.items()
+            if stream.seq != one.positions[name]
+        }
+        if self.may_receive is None or not news:
+            return list(found)
+        # After the entries: a leave that was committed before one of them was read is seen here. The other order
+        # would let a leave and a later entry pass between the two reads.
+        refused = news - await self.may_receive(connection, news)
+        return [
+            {name: stream for name, stream in replays.items() if (one.reader, name) not in refused}
+            for one, replays in zip(asked, found, strict=True)
+        ]
 
 
 async def replay(
