@@ -1,15 +1,16 @@
 """The dispatcher of a service without storage; with one it is tested in the services that have one."""
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import pytest
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, ValidationError, field_validator
 
 from towpath.protocol.envelope import Envelope, make, parse
-from towpath.protocol.errors import Conflict, ErrorCode
+from towpath.protocol.errors import Conflict, ErrorCode, TowpathError
 from towpath.protocol.messages import Session, read_directed
 from towpath.protocol.routes import EVENTS, EVERYONE, PUSH, command_queue, connection_key, dead_queue
 from towpath.servicekit.broker.interface import (
@@ -321,6 +322,31 @@ async def test_an_odd_body_is_parked_as_one_and_the_next_is_handled(
     await service.dispatch(odd, an_event("door.knocked", text="a"))
     assert len(service.parked()) == 1
     assert [push.data["text"] for push in service.pushes(EVERYONE)] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "incoming",
+    [
+        an_event("door.knocked", text=5),
+        a_command("echo.say", text=5),
+        a_command("echo.unknown"),
+        a_command("echo.say", text="refuse"),
+    ],
+    ids=["an unreadable event", "an unreadable command", "an unknown action", "a command that is refused"],
+)
+async def test_a_refused_message_leaves_no_error_for_the_garbage_collector(
+    service: ServiceUnderTest, incoming: Incoming
+) -> None:
+    """An error refers by its traceback to the frames that hold it: a flood of them would fill the memory."""
+    gc.collect()
+    gc.disable()
+    try:
+        await service.dispatch(*[incoming] * 20)
+        await asyncio.sleep(0)
+        errors = [one for one in gc.get_objects() if isinstance(one, TowpathError | ValidationError)]
+    finally:
+        gc.enable()
+    assert len(errors) < 20
 
 
 async def test_a_service_does_not_handle_its_own_events(

@@ -34,6 +34,7 @@ from towpath.servicekit.handling.requests import (
 )
 from towpath.servicekit.handling.watchdog import Overdue
 from towpath.servicekit.messaging import senders
+from towpath.servicekit.runtime.error_text import without_frames
 from towpath.servicekit.runtime.telemetry import Telemetry
 
 
@@ -121,6 +122,7 @@ def _command(
 def _refused(
     delivery: Delivery, item: bytes, envelope: Envelope, session: Session, trace: str, error: TowpathError
 ) -> Request:
+    without_frames(error)
     sender = senders.user(session.user_id)
     return Request(delivery, item, envelope, None, _NOT_RUN, session, trace, sender, refusal=error)
 

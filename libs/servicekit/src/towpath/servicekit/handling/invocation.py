@@ -27,6 +27,7 @@ from towpath.servicekit.handling.outcome import Outcome, answer_data, outgoing
 from towpath.servicekit.handling.requests import Request
 from towpath.servicekit.handling.result import Result
 from towpath.servicekit.handling.watchdog import Overdue
+from towpath.servicekit.runtime.error_text import without_frames
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.runtime.trace_context import trace_id
 from towpath.servicekit.storage.stored_outcome import StoredOutcome
@@ -105,6 +106,7 @@ class Invocation:
         trace = trace or request.traceparent
         if request.session is None:
             return Result(request, StoredOutcome(), trace, error=error)
+        without_frames(error)
         self._refused[error.code].add(1)
         answer = make_error(error, correlation_id=request.envelope.msg_id, trace_id=trace_id(trace))
         return Result(request, StoredOutcome(answer=msgspec.Raw(answer.to_json())), trace, error=error)

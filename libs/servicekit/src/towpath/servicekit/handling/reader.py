@@ -28,6 +28,7 @@ from towpath.servicekit.handling.requests import HandlerTables, Request, Unreada
 from towpath.servicekit.messaging.dead_letters import DeadLetters
 from towpath.servicekit.messaging.failure_headers import ATTEMPT, number
 from towpath.servicekit.messaging.sources import REFUSALS
+from towpath.servicekit.runtime.error_text import without_frames
 from towpath.servicekit.runtime.sampled_log import SampledLog
 from towpath.servicekit.runtime.telemetry import Telemetry
 
@@ -130,6 +131,9 @@ class Reader:
             await self._dead_letters.park(delivery, item.item, item.reason, item.error, trace)
             if item.answer:
                 requests.append(item.answer)
+        for item in items:
+            if isinstance(item, Unreadable):
+                without_frames(item.error)
         return requests
 
     async def _probe(self, delivery: Delivery, parts: Sequence[bytes]) -> dict[int, Unreadable]:

@@ -23,6 +23,7 @@ from towpath.servicekit.handling.transactions import Transactions
 from towpath.servicekit.messaging.dead_letters import DeadLetters
 from towpath.servicekit.messaging.failure_headers import FAILED
 from towpath.servicekit.runtime.backoff import attempts
+from towpath.servicekit.runtime.error_text import without_frames
 from towpath.servicekit.runtime.trace_context import trace_id
 
 log = structlog.get_logger(__name__)
@@ -87,4 +88,5 @@ class Retries:
             trace_id=trace_id(trace),
             exc_info=error,
         )
+        without_frames(error)
         return self._invocation.refuse(request, internal_error())

@@ -41,7 +41,7 @@ from towpath.servicekit.handling.result import Failed, Ran, Result
 from towpath.servicekit.handling.store import Store, U
 from towpath.servicekit.messaging.dead_letters import DeadLetters
 from towpath.servicekit.runtime.backoff import attempts
-from towpath.servicekit.runtime.error_text import describe_error
+from towpath.servicekit.runtime.error_text import describe_error, without_frames
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.runtime.trace_context import trace_id
 from towpath.servicekit.storage import inbox
@@ -165,6 +165,7 @@ class Transactions(Generic[U]):
         await self._dead_letters.park(
             event.delivery, event.item, error.code.value, error, event.traceparent, sender=event.sender
         )
+        without_frames(error)
 
     async def _retry_later(self, event: Request, error: Exception) -> Result:
         """An event that fails goes to the retry queues."""
@@ -178,6 +179,7 @@ class Transactions(Generic[U]):
             exc_info=error,
         )
         await self._dead_letters.retry(event.delivery, event.item, error, trace, sender=event.sender)
+        without_frames(error)
         return Result(event, StoredOutcome(), trace)
 
     async def _park_poison(self, poison: Poison) -> Result:

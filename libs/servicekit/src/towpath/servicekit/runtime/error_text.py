@@ -44,6 +44,20 @@ def traceback_text(error: BaseException) -> str:
     return "\n".join(_lines(error, set()))
 
 
+def without_frames(error: BaseException) -> None:
+    """Drop the tracebacks of ``error`` and its causes, once nothing shows them any more.
+
+    A traceback refers to the frames of its callers, and these to what they hold: often to the error itself. Only the
+    garbage collector frees such a cycle, and a program that is idle after a flood of refused messages runs it rarely.
+    """
+    link: BaseException | None = error
+    for _ in range(_CAUSES):
+        if link is None:
+            return
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+
+
 def _lines(error: BaseException, seen: set[int]) -> Iterator[str]:
     seen.add(id(error))
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
