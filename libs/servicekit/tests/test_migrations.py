@@ -24,6 +24,7 @@ KIT: Final = KitTables.define(METADATA, "shop")
 TABLES: Final = (
     *("shop_inbox", "shop_streams", "shop_stream_entries"),
     *("shop_outbox", "shop_outbox_lease", "shop_group_numbers"),
+    "shop_effects",
 )
 #: A row for each table that orders of the last release without the kit's migrations had.
 ROWS: Final = (
@@ -79,7 +80,7 @@ async def test_a_service_without_migrations_of_its_own_gets_the_tables_of_the_ki
         async with database.transaction() as connection:
             assert await connection.run_sync(differences) == []
         assert await rows_of(database, "shop_group_numbers") == [{"id": 1, "number": 1}]
-        assert [len(await rows_of(database, table)) for table in TABLES] == [0, 0, 0, 0, 0, 1]
+        assert [len(await rows_of(database, table)) for table in TABLES] == [0, 0, 0, 0, 0, 1, 0]
         await database.probe(20.0)
         assert database.writability.is_writable
 
@@ -147,7 +148,7 @@ async def test_replicas_that_start_together_create_the_tables_once(database_url:
         )
         for replica in replicas:
             assert await rows_of(replica, "shop_group_numbers") == [{"id": 1, "number": 1}]
-        assert await rows_of(replicas[0], kit_version_table("shop")) == [{"version_num": "0001"}]
+        assert await rows_of(replicas[0], kit_version_table("shop")) == [{"version_num": "0002"}]
 
 
 async def test_replicas_that_start_together_adopt_older_tables_once(

@@ -23,6 +23,8 @@ Errors::
     ├── BrokerUnavailable       no connection; nothing was sent
     └── BrokerBlocked           memory or disk alarm; nothing was sent
     NoOutbox                    a timer publishes, but the service's storage has no outbox
+    NoEffects, UnknownEffect    an outcome declares an effect that Service.effects does not name
+    EffectRefused               raised by a call to the outside: another attempt would not help
 
 A handler refuses a request with a :class:`towpath.protocol.errors.TowpathError`.
 
@@ -46,7 +48,23 @@ if TYPE_CHECKING:
         Unroutable,
     )
     from towpath.servicekit.handling.checks import BadService
-    from towpath.servicekit.handling.outcome import Outcome, Push, resumed, to_everyone, to_group, to_user
+    from towpath.servicekit.handling.effects import (
+        EffectCall,
+        EffectHandler,
+        EffectParked,
+        EffectRefused,
+        NoEffects,
+        UnknownEffect,
+    )
+    from towpath.servicekit.handling.outcome import (
+        Effect,
+        Outcome,
+        Push,
+        resumed,
+        to_everyone,
+        to_group,
+        to_user,
+    )
     from towpath.servicekit.handling.requests import Handler, Handlers, Request
     from towpath.servicekit.handling.store import Storage, UnitOfWork
     from towpath.servicekit.handling.timers import NoOutbox, Timer, TimerRun
@@ -85,6 +103,11 @@ __all__ = [
     "Connect",
     "Database",
     "DatabaseUrl",
+    "Effect",
+    "EffectCall",
+    "EffectHandler",
+    "EffectParked",
+    "EffectRefused",
     "EntryId",
     "Fields",
     "Groups",
@@ -93,6 +116,7 @@ __all__ = [
     "Hidden",
     "KitTables",
     "Leave",
+    "NoEffects",
     "NoOutbox",
     "OutboxTables",
     "Outcome",
@@ -113,6 +137,7 @@ __all__ = [
     "TimerRun",
     "TopologyMismatch",
     "UnitOfWork",
+    "UnknownEffect",
     "Unpublishable",
     "Unroutable",
     "batched",
@@ -141,7 +166,15 @@ _MODULES: Final = {
         "Unroutable",
     ),
     "handling.checks": ("BadService",),
-    "handling.outcome": ("Outcome", "Push", "resumed", "to_everyone", "to_group", "to_user"),
+    "handling.effects": (
+        "EffectCall",
+        "EffectHandler",
+        "EffectParked",
+        "EffectRefused",
+        "NoEffects",
+        "UnknownEffect",
+    ),
+    "handling.outcome": ("Effect", "Outcome", "Push", "resumed", "to_everyone", "to_group", "to_user"),
     "handling.requests": ("Handler", "Handlers", "Request"),
     "handling.store": ("Storage", "UnitOfWork"),
     "handling.timers": ("NoOutbox", "Timer", "TimerRun"),

@@ -14,6 +14,7 @@ from towpath.protocol.routes import (
     events_queue,
 )
 from towpath.servicekit.broker.interface import Binding, Exchange, Queue, Topology
+from towpath.servicekit.handling.effects import EffectHandlers
 from towpath.servicekit.handling.requests import Handlers, HandlerTables
 from towpath.servicekit.handling.store import Storage, U
 from towpath.servicekit.handling.timers import Timer
@@ -34,6 +35,8 @@ class Service(Generic[U]):
         events: Event on ``towpath.events`` → handler; the service's queue is bound to these events.
         storage: ``None`` for a service without a database.
         timers: Periodic work, on every replica; only with a storage.
+        effects: Name → call to the outside that outcomes may declare; only with a storage that has ``effects`` and
+            ``outbox``.
 
     Example:
         >>> from pydantic import BaseModel
@@ -58,6 +61,7 @@ class Service(Generic[U]):
     events: Handlers = field(default_factory=dict)
     storage: Storage[U] | None = None
     timers: Sequence[Timer] = ()
+    effects: EffectHandlers = field(default_factory=dict)
 
     @property
     def tables(self) -> HandlerTables:

@@ -3,20 +3,20 @@
 ::
 
     check the tables ─▶ telemetry ─▶ admin pages ─▶ database ─▶ broker, topology ─▶ publisher, relay
-        ─▶ watchdog, dispatcher ─▶ loops ─▶ consume, then timers ─▶ (stop) drain
+        ─▶ watchdog, dispatcher ─▶ loops ─▶ consume, then timers and effects ─▶ (stop) drain
 
 Guarantees: an invalid service does not start. The admin pages answer from the beginning, so that a service that waits
-for its database or broker is alive and not ready. Nothing is consumed before the topology exists, and timers run only
-once deliveries flow. On stop it reports not ready, the consumer finishes what it has taken, and then the publisher is
-flushed: in the reverse order of opening.
+for its database or broker is alive and not ready. Nothing is consumed before the topology exists, and timers and
+effects run only once deliveries flow. On stop it reports not ready, the consumer finishes what it has taken, and then
+the publisher is flushed: in the reverse order of opening.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Generic
+from typing import Any, Final, Generic
 
 import structlog
 
@@ -25,6 +25,9 @@ from towpath.servicekit.broker.interface import Broker, BrokerState
 from towpath.servicekit.broker.losses import watch_losses
 from towpath.servicekit.handling.checks import check_service_tables
 from towpath.servicekit.handling.dispatcher import Dispatcher
+from towpath.servicekit.handling.effects import EffectQueue
+from towpath.servicekit.handling.invocation import Invocation
+from towpath.servicekit.handling.performer import Performer
 from towpath.servicekit.handling.store import Storage, Store, U
 from towpath.servicekit.handling.timers import BrokerUptime, keep
 from towpath.servicekit.handling.watchdog import Watchdog
@@ -47,6 +50,8 @@ from towpath.servicekit.storage.retention import Retention, keep_sweeping
 
 log = structlog.get_logger(__name__)
 
+#: Seconds between two sweeps of effects.
+_EFFECTS_SWEEP: Final = 15.0
 #: Title, work, seconds between two runs.
 _Loop = tuple[str, Callable[[], Awaitable[object]], float]
 
@@ -57,7 +62,8 @@ class _Opened(Generic[U]):
 
     Attributes:
         consuming: Set once deliveries flow.
-        relay: Publishes what timers write to the outbox; ``None`` without an outbox.
+        relay: Publishes what timers and effects write to the outbox; ``None`` without an outbox.
+        effects: Stores the effects that outcomes declare; ``None`` without effects.
     """
 
     service: Service[U]
@@ -69,6 +75,7 @@ class _Opened(Generic[U]):
     broker: Broker
     publisher: Publisher
     relay: Relay | None
+    effects: EffectQueue | None
 
 
 async def serve_domain(
@@ -89,7 +96,9 @@ async def serve_domain(
         >>> async def serve(settings: ServiceSettings, stop: asyncio.Event, connect: Connect = connect) -> None:
         ...     await serve_domain(HELLO, settings, stop, connect)
     """
-    check_service_tables(service.name, service.domain, service.commands, service.events, service.storage)
+    check_service_tables(
+        service.name, service.domain, service.commands, service.events, service.storage, service.effects
+    )
     tables = replace(service.tables, sources=Sources.of(settings, service.name))
     async with AsyncExitStack() as stack:
         if (opened := await _open(stack, service, settings, stop, connect)) is None:
@@ -106,12 +115,16 @@ async def serve_domain(
             opened.telemetry,
             watchdog=watchdog,
             is_connected=ended.is_connected,
+            effects=opened.effects,
         )
+        performer = _performer(opened, watchdog)
         consumer = Consumer(
             _replica(opened).subscribe, dispatcher, intake_max_bytes=settings.intake_max_bytes
         )
         for title, work, pause in _loops(opened, owners, ended):
             _start_loop(stack, opened, title, work, pause)
+        if performer is not None:
+            _start_loop(stack, opened, "effects: sweep", performer.sweep, _EFFECTS_SWEEP)
 
         def running() -> None:
             opened.consuming.set()
@@ -122,6 +135,8 @@ async def serve_domain(
             tasks.create_task(consumer.run(stop, running=running), name=f"{service.name}: consume")
             if await or_stopped(opened.consuming.wait(), stop):
                 _start_timers(tasks, opened, stop)
+                if performer is not None:
+                    tasks.create_task(performer.run(stop), name=f"{service.name}: effects")
             await stop.wait()
             opened.health.draining = True
 
@@ -157,7 +172,10 @@ async def _open(
         relay = await stack.enter_async_context(
             Relay.open(store.database, store.storage.outbox, publisher, settings, telemetry)
         )
-    return _Opened(service, settings, telemetry, health, consuming, store, broker, publisher, relay)
+    effects = None
+    if service.effects and store is not None and store.storage.effects is not None:
+        effects = EffectQueue(store.storage.effects, service.effects)
+    return _Opened(service, settings, telemetry, health, consuming, store, broker, publisher, relay, effects)
 
 
 @asynccontextmanager
@@ -253,10 +271,21 @@ def _retention(store: Store[Any], settings: ServiceSettings) -> Retention:
     return {storage.inbox: settings.inbox_retention, storage.streams.entries: settings.stream_retention}
 
 
+def _performer(opened: _Opened[U], watchdog: AbstractContextManager[None]) -> Performer[U] | None:
+    """Makes the calls of the service's effects; ``None`` without effects."""
+    if opened.effects is None or opened.store is None or opened.relay is None:
+        return None
+    settings, telemetry = opened.settings, opened.telemetry
+    invocation = Invocation(watchdog, settings.handler_time_limit, telemetry)
+    return Performer(
+        opened.service.name, opened.effects, opened.store, opened.relay, invocation, settings, telemetry
+    )
+
+
 def _start_timers(tasks: asyncio.TaskGroup, opened: _Opened[Any], stop: asyncio.Event) -> None:
     if opened.store is None:
         return
     uptime = BrokerUptime(opened.broker)
     for timer in opened.service.timers:
-        keeping = keep(timer, opened.store.database, opened.relay, uptime, stop)
+        keeping = keep(timer, opened.store.database, opened.relay, uptime, stop, opened.effects)
         tasks.create_task(keeping, name=f"{opened.service.name}: {timer.name}")

@@ -43,6 +43,9 @@ from towpath.servicekit.broker import Connect
 from towpath.servicekit.broker.interface import Binding, Broker, Delivery, Inbox, Message, Subscription
 from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.handling.dispatcher import Completion, Dispatcher
+from towpath.servicekit.handling.effects import EffectQueue
+from towpath.servicekit.handling.invocation import Invocation
+from towpath.servicekit.handling.performer import Performer
 from towpath.servicekit.handling.store import Store
 from towpath.servicekit.handling.timers import TimerRun
 from towpath.servicekit.messaging.publisher import Publisher
@@ -157,6 +160,8 @@ class ServiceUnderTest:
         self._at_work: list[asyncio.Lock] = []  # One unit of work runs at a time, as in a consumer.
         self._databases: list[Database] = []
         self._relays: list[Relay | None] = []
+        self._performers: list[Performer[Any] | None] = []
+        self._effects: list[EffectQueue | None] = []
         self._answers: dict[str, list[Envelope]] = {}
         self.heard: list[Heard] = []
 
@@ -189,7 +194,7 @@ class ServiceUnderTest:
         service, storage = self._service, self._service.storage
         telemetry = await stack.enter_async_context(Telemetry.open(service.name, settings))
         publisher = await stack.enter_async_context(Publisher.open(broker, service.name, settings, telemetry))
-        store = None
+        store, effects, performer = None, None, None
         if storage is not None:
             database = await stack.enter_async_context(
                 Database.open(settings.database_url, service=service.name, migrations=storage.migrations)
@@ -199,12 +204,19 @@ class ServiceUnderTest:
             tables = storage.outbox
             relay = None if tables is None else Relay(database, tables, publisher, settings, telemetry)
             self._relays.append(relay)
+            if service.effects and storage.effects is not None and relay is not None:
+                effects = EffectQueue(storage.effects, service.effects)
+                invocation = Invocation(contextlib.nullcontext(), settings.handler_time_limit, telemetry)
+                performer = Performer(service.name, effects, store, relay, invocation, settings, telemetry)
+        self._performers.append(performer)
+        self._effects.append(effects)
         dispatcher: Dispatcher[Any] = Dispatcher(
             service.tables,
             store,
             publisher,
             settings,
             telemetry,
+            effects=effects,
         )
         self._replicas.append(dispatcher)
         self._at_work.append(asyncio.Lock())
@@ -238,11 +250,20 @@ class ServiceUnderTest:
     ) -> bool:
         """Run a timer once, and wait until all its messages are published; returns the result of the run."""
         relay = self._relays[replica]
-        more = await run(TimerRun(self._databases[replica], relay, connected_for))
+        more = await run(TimerRun(self._databases[replica], relay, connected_for, self._effects[replica]))
         if relay is not None:
             await eventually(relay.flush)  # another replica may be at it
         self._listen()
         return more
+
+    async def perform(self, *, replica: int = 0) -> None:
+        """Make the calls of all effects that are due now, and wait until what follows from them is published."""
+        performer, relay = self._performers[replica], self._relays[replica]
+        assert performer is not None, "the service has no effects"
+        assert relay is not None, "effects need an outbox"
+        await performer.flush()
+        await eventually(relay.flush)
+        self._listen()
 
     async def rows(self, table: sa.Table) -> list[sa.Row[Any]]:
         """All rows of a table."""

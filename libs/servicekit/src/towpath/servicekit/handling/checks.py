@@ -3,12 +3,15 @@
 import inspect
 import re
 from collections.abc import Iterable, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import Any, Final
 
 from pydantic import BaseModel
 
 from towpath.protocol.envelope import ACTION_PATTERN
 from towpath.protocol.routes import SESSION_STARTED
+from towpath.servicekit.handling.effects import EffectHandlers, EffectParked, is_effect_name
 from towpath.servicekit.handling.outcome import Outcome
 from towpath.servicekit.handling.requests import Handlers
 from towpath.servicekit.handling.store import Storage
@@ -26,7 +29,12 @@ class BadService(CannotStart):
 
 
 def check_service_tables(
-    name: str, domain: str, commands: Handlers, events: Handlers, storage: Storage[Any] | None
+    name: str,
+    domain: str,
+    commands: Handlers,
+    events: Handlers,
+    storage: Storage[Any] | None,
+    effects: EffectHandlers = MappingProxyType({}),
 ) -> None:
     """All checks of this module.
 
@@ -38,6 +46,8 @@ def check_service_tables(
     check_handlers(name, events, arguments=("payload", "unit of work"))
     if storage is not None and storage.groups is not None:
         check_session_started_handler(name, events)
+    if effects:
+        check_effects(name, effects, storage)
 
 
 def check_domain(service: str, domain: str, actions: Iterable[str]) -> None:
@@ -111,3 +121,41 @@ def check_session_started_handler(service: str, events: Handlers) -> None:
         raise BadService(
             f"the service {service!r} keeps groups, and has no handler of {SESSION_STARTED!r} with groups=True"
         )
+
+
+def check_effects(service: str, effects: EffectHandlers, storage: Storage[Any] | None) -> None:
+    """Check that each effect can be stored and called, and that its result can be handled.
+
+    Raises:
+        BadService
+    """
+    if storage is None or storage.effects is None or storage.outbox is None:
+        raise BadService(
+            f"the service {service!r} has effects, and no tables for them: set effects=KIT.effects and "
+            f"outbox=KIT.outbox in its Storage, where KIT is its KitTables"
+        )
+    for name, handler in effects.items():
+        wrong = ""
+        perform: Any = handler.perform
+        model: Any = handler.model
+        if not is_effect_name(name):
+            wrong = "has not a valid name: use a word such as send_mail, 64 letters at most"
+        elif not (isinstance(model, type) and issubclass(model, BaseModel)):
+            wrong = f"has {model!r} as its model, which is not a pydantic model"
+        elif not callable(perform):
+            wrong = f"has {perform!r} as perform, which cannot be called"
+        elif not _is_async(perform):
+            wrong = "has a perform that is not async: it does I/O, write an async def"
+        elif handler.parked is not None and handler.parked.model is not EffectParked:
+            wrong = f"has a handler `parked` of {handler.parked.model!r}: its model is EffectParked"
+        if wrong:
+            raise BadService(f"the effect {name!r} of the service {service!r} {wrong}")
+        ends = {"done": handler.done, "parked": handler.parked}
+        handlers = {f"{name}.{end}": one for end, one in ends.items() if one is not None}
+        check_handlers(service, handlers, arguments=("payload", "unit of work"))
+
+
+def _is_async(function: Any) -> bool:
+    while isinstance(function, partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)

@@ -50,6 +50,7 @@ from towpath.protocol.messages import Session
 from towpath.servicekit.broker.interface import Delivery
 from towpath.servicekit.handling.acks import Acks
 from towpath.servicekit.handling.backlog import Backlog
+from towpath.servicekit.handling.effects import EffectQueue
 from towpath.servicekit.handling.invocation import Invocation
 from towpath.servicekit.handling.publishing import Publishing
 from towpath.servicekit.handling.reader import Reader, needs_isolation, returns
@@ -88,6 +89,7 @@ class Dispatcher(Generic[U]):
         watchdog: Entered around each handler and each validator; it may raise
             :class:`~towpath.servicekit.handling.watchdog.Overdue` inside.
         is_connected: False for a session whose connection is known to have ended: its heavy reads are not run.
+        effects: Stores the effects that outcomes declare.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Dispatcher(Generic[U]):
         *,
         watchdog: AbstractContextManager[None] = _NOT_WATCHED,
         is_connected: Callable[[Session], bool] = lambda _: True,
+        effects: EffectQueue | None = None,
     ) -> None:
         self._settings = settings
         self._is_connected = is_connected
@@ -110,7 +113,7 @@ class Dispatcher(Generic[U]):
         self._reads = ReadTurns(self._backlog, settings, telemetry)
         invocation = Invocation(watchdog, settings.handler_time_limit, telemetry)
         self._transactions = Transactions(
-            store, invocation, dead_letters, settings.unit_time_limit, telemetry
+            store, invocation, dead_letters, settings.unit_time_limit, telemetry, effects
         )
         self._retries = Retries(self._transactions, invocation, dead_letters, settings.try_seconds)
         self._publishing = Publishing(publisher, store, settings, is_connected)

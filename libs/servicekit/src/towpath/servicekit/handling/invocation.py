@@ -166,6 +166,11 @@ def _handle(request: Request, unit: Any, trace: str) -> tuple[Outcome, StoredOut
         raise TypeError(
             f"the handler of {request.envelope.action} returned {type(outcome).__name__}, and not an Outcome"
         )
+    if outcome.effects and not (request.handler.changes or request.handler.idempotent):
+        raise TypeError(
+            f"the handler of {request.envelope.action} declares an effect, and has changes=False: only a change is "
+            f"committed"
+        )
     # A function as the answer needs the replay, which is read after the commit: until then the answer is empty.
     waits_for_replay = callable(outcome.answer) and bool(outcome.replay)
     stored = StoredOutcome(

@@ -5,7 +5,7 @@ A handler returns the answer and the messages to publish; it does not know excha
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from pydantic import BaseModel
@@ -14,11 +14,15 @@ from towpath.protocol.envelope import Envelope
 from towpath.protocol.messages import Session
 from towpath.protocol.routes import EVENTS, EVERYONE, PUSH, group_key, user_key
 from towpath.servicekit.messaging.publication import Publication
+from towpath.servicekit.storage.effects import KEY_MAX
 from towpath.servicekit.storage.leaves import Leave
 from towpath.servicekit.storage.streams import Replay
 from towpath.servicekit.storage.withheld import Entry, EntryId, published_with
 
 Answer = BaseModel | Mapping[str, Any]
+
+#: Seconds: a year.
+_AFTER_MAX: Final = 366 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,39 @@ def to_everyone(envelope: Envelope) -> Push:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """A call to the outside, made after the commit; see :mod:`towpath.servicekit.handling.effects`.
+
+    Attributes:
+        name: That of its row in ``Service.effects``.
+        key: Identifies the call, 1 to 512 letters. Of all effects of one name and key one is made, however often it
+            is declared, for as long as its row is kept (``effects_retention``).
+        data: Its arguments.
+        after: Seconds after the commit before which it is not made.
+
+    Raises:
+        ValueError: The key or the time is out of range.
+
+    Example:
+        >>> Effect(name="charge", key="o-1", data={"order_id": "o-1", "cents": 990}).after
+        0.0
+    """
+
+    name: str
+    key: str
+    data: Answer = field(default_factory=dict)
+    after: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.key) <= KEY_MAX or "\0" in self.key:
+            raise ValueError(
+                f"the key {self.key[:80]!r} of the effect {self.name}: must be 1 to {KEY_MAX} letters"
+            )
+        if not 0 <= self.after <= _AFTER_MAX:
+            raise ValueError(f"after={self.after} of the effect {self.name}: must be 0 to {_AFTER_MAX:.0f}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """The result of handling one request or event.
 
@@ -107,8 +144,9 @@ class Outcome:
         replay: Streams whose entries after the given position go to the asking connection, between the
             subscription and the answer, so that no entry is missed.
         connection: The target connection, if it is not the asking one (session events).
+        effects: Calls to the outside, made after the commit; of a handler that changes state.
 
-    All of it is published after the commit: membership changes first, and confirmed; then pushes and events, the
+    All else is published after the commit: membership changes first, and confirmed; then pushes and events, the
     replayed entries, the answer.
 
     Example:
@@ -131,6 +169,7 @@ class Outcome:
     groups: Sequence[str] | None = None
     replay: Mapping[str, int] = field(default_factory=dict)
     connection: Session | None = None
+    effects: Sequence[Effect] = ()
 
 
 def resumed(

@@ -62,7 +62,8 @@ class Storage(Generic[U]):
         unit: Creates a unit of work on a connection.
         migrations: The folder with the migrations of the service's own tables; ``None`` if it has only the kit's.
         groups: For a service that subscribes connections to groups.
-        outbox: For the messages of timers; ``None`` if timers publish nothing.
+        outbox: For the messages of timers and effects; ``None`` if neither publishes anything.
+        effects: Of the service's ``KitTables``, for a service with ``Service.effects``.
 
     Example:
         >>> from towpath.servicekit import KitTables
@@ -82,6 +83,7 @@ class Storage(Generic[U]):
     migrations: Path | None = None
     groups: Groups | None = None
     outbox: OutboxTables | None = None
+    effects: sa.Table | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.protocol.envelope import Envelope
 from towpath.servicekit.broker.interface import Broker, BrokerState
-from towpath.servicekit.handling.outcome import Outcome, Push, outgoing
+from towpath.servicekit.handling.effects import EffectQueue, NoEffects
+from towpath.servicekit.handling.outcome import Effect, Outcome, Push, outgoing
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.storage import outbox
 from towpath.servicekit.storage.database import Database
@@ -48,6 +49,7 @@ class TimerRun:
         relay: ``None`` if the service has no outbox: its timers publish nothing.
         connected_for: Seconds that this replica has been connected to the broker without a break. Silence of a peer
             proves something only within this time.
+        effects: ``None`` if the service has none.
 
     Example:
         >>> from towpath.protocol.envelope import make
@@ -62,6 +64,7 @@ class TimerRun:
     database: Database
     relay: Relay | None
     connected_for: float
+    effects: EffectQueue | None = None
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
@@ -70,17 +73,31 @@ class TimerRun:
             yield connection
         if self.relay is not None:
             self.relay.wake()
+        if self.effects is not None:
+            self.effects.wake()
 
     async def publish(
-        self, connection: AsyncConnection, pushes: Sequence[Push] = (), *, events: Sequence[Envelope] = ()
+        self,
+        connection: AsyncConnection,
+        pushes: Sequence[Push] = (),
+        *,
+        events: Sequence[Envelope] = (),
+        effects: Sequence[Effect] = (),
     ) -> None:
-        """Publish pushes and events, in order, if the transaction of ``connection`` commits.
+        """Publish pushes and events, in order, and make effects, if the transaction of ``connection`` commits.
 
         Lock the rows they report on first: then replicas publish changes in the order in which they happened.
 
         Raises:
             NoOutbox: The service's storage has no outbox.
+            NoEffects, UnknownEffect: The service has no such effect.
         """
+        if effects:
+            if self.effects is None:
+                raise NoEffects(f"a timer declares the effect {effects[0].name!r}: set Service.effects")
+            await self.effects.put(connection, [(effect, "") for effect in effects])
+        if not (pushes or events):
+            return
         if self.relay is None:
             raise NoOutbox("a timer publishes: set an outbox in the service's Storage")
         await outbox.put(connection, self.relay.tables, outgoing(Outcome(pushes=pushes, events=events)))
@@ -128,10 +145,16 @@ class BrokerUptime:
 
 
 async def keep(
-    timer: Timer, database: Database, relay: Relay | None, uptime: BrokerUptime, stop: asyncio.Event
+    timer: Timer,
+    database: Database,
+    relay: Relay | None,
+    uptime: BrokerUptime,
+    stop: asyncio.Event,
+    effects: EffectQueue | None = None,
 ) -> None:
     """Run ``timer`` periodically until ``stop``."""
-    running = asyncio.create_task(_run_repeatedly(timer, database, relay, uptime, stop), name=timer.name)
+    repeating = _run_repeatedly(timer, database, relay, uptime, stop, effects)
+    running = asyncio.create_task(repeating, name=timer.name)
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -146,7 +169,12 @@ async def keep(
 
 
 async def _run_repeatedly(
-    timer: Timer, database: Database, relay: Relay | None, uptime: BrokerUptime, stop: asyncio.Event
+    timer: Timer,
+    database: Database,
+    relay: Relay | None,
+    uptime: BrokerUptime,
+    stop: asyncio.Event,
+    effects: EffectQueue | None,
 ) -> None:
     failures = 0
     while not stop.is_set():
@@ -154,7 +182,7 @@ async def _run_repeatedly(
         try:
             # Not while the broker is away: the outbox would grow with every run of an outage.
             if (connected_for := uptime.seconds()) and await timer.run(
-                TimerRun(database, relay, connected_for)
+                TimerRun(database, relay, connected_for, effects)
             ):
                 pause = 0.0
             failures = 0

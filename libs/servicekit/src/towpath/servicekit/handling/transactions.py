@@ -24,7 +24,7 @@ Guarantees:
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from time import perf_counter
 from typing import Generic
 
@@ -35,7 +35,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.protocol.errors import Conflict, TowpathError
 from towpath.servicekit.handling import memberships
+from towpath.servicekit.handling.effects import EffectQueue, NoEffects
 from towpath.servicekit.handling.invocation import Invocation, Poison
+from towpath.servicekit.handling.outcome import Effect
 from towpath.servicekit.handling.requests import Request, internal_error
 from towpath.servicekit.handling.result import Failed, Ran, Result
 from towpath.servicekit.handling.store import Store, U
@@ -56,6 +58,7 @@ class Transactions(Generic[U]):
     Args:
         store: The service's open storage; without one its handlers get ``None`` as their unit of work.
         unit_time_limit: Seconds that a transaction may take; then it is rolled back.
+        effects: Stores the effects that outcomes declare; ``None`` for a service without any.
     """
 
     def __init__(
@@ -65,8 +68,10 @@ class Transactions(Generic[U]):
         dead_letters: DeadLetters,
         unit_time_limit: float,
         telemetry: Telemetry,
+        effects: EffectQueue | None = None,
     ) -> None:
         self._store = store
+        self._effects = effects
         self._invocation = invocation
         self._dead_letters = dead_letters
         self._unit_time_limit = unit_time_limit
@@ -207,7 +212,10 @@ class Transactions(Generic[U]):
         """Run ``requests`` as one transaction; wait for the database, however long it cannot be reached."""
         if self._store is None:
             await self._invocation.probe(requests, None)
-            return {request: self._invocation.run(request, None) for request in requests}
+            found = {request: self._invocation.run(request, None) for request in requests}
+            if any(_effects_of(result) for result in found.values()):
+                raise NoEffects("an outcome declares an effect, and the service has no storage")
+            return found
         # No time limit: every request needs the database, so none is worth running before it answers; deliveries
         # stay unacked, and prefetch bounds how many. A failure of a handler must leave this loop, or it would stop
         # all senders.
@@ -243,6 +251,8 @@ class Transactions(Generic[U]):
                 # After the changes are saved, so that a read sees the earlier changes of its own sender.
                 results |= await self._run_reads(store, connection, reads, writes=writes)
         self._unit_seconds.record(perf_counter() - started)
+        if self._effects is not None and any(_effects_of(result) for result in results.values()):
+            self._effects.wake()
         return results
 
     async def _run_reads(
@@ -258,6 +268,7 @@ class Transactions(Generic[U]):
             result.number = number
         if writes:
             await unit.save()
+            await self._put_effects(connection, results.values())
         return results
 
     async def _run_changes(
@@ -300,14 +311,33 @@ class Transactions(Generic[U]):
         # without its row would be made twice.
         if new:
             await inbox.store(connection, storage.inbox, new)
+        # After the locks of the domain, as where an effect ends: so the two never wait for each other.
+        await self._put_effects(connection, results.values())
         # Last, because the number's row is locked until COMMIT, and other replicas wait for it (ADR 21).
         await memberships.number_and_correct(connection, storage.groups, results.values())
         return results
+
+    async def _put_effects(self, connection: AsyncConnection, results: Collection[Result]) -> None:
+        """Store the effects that new outcomes declare; a repetition has no outcome.
+
+        Raises:
+            NoEffects: The service has no table of effects.
+        """
+        declared = [(effect, result.traceparent) for result in results for effect in _effects_of(result)]
+        if not declared:
+            return
+        if self._effects is None:
+            raise NoEffects(f"an outcome declares the effect {declared[0][0].name!r}: set Service.effects")
+        await self._effects.put(connection, declared)
 
     def _repetition(self, request: Request, stored: StoredOutcome, *, answer_only: bool) -> Result:
         """The stored outcome again; ``answer_only`` (with its group changes) if the rest was published before."""
         self._repeated.add(1)
         return Result(request, replace(stored, outgoing=[]) if answer_only else stored, request.traceparent)
+
+
+def _effects_of(result: Result) -> Sequence[Effect]:
+    return () if result.outcome is None else result.outcome.effects
 
 
 def _id_is_taken(request: Request) -> Conflict:

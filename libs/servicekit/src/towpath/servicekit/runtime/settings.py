@@ -183,6 +183,10 @@ class ServiceSettings(BrokerSettings):
         inbox_retention: Seconds that outcomes are kept, so that a repeated ``msg_id`` gets the same answer.
         stream_retention: Seconds that stream entries are kept for clients to resume from.
         outbox_poll: Seconds between two checks of the outbox for messages of another replica that has died.
+        effects_poll: Seconds between two looks for effects that are due, or that another replica left.
+        effects_retention: Seconds that an effect is remembered after its call has succeeded: for that long its key is
+            not called again.
+        effects_parked_retention: Seconds that a parked effect is kept for an operator.
         replay_limit: Stream entries that one resume replays at most; past it a client is referred to the history.
         replay_max_bytes: Bytes of stream entries that one resume replays at most; likewise.
         heavy_reads_user_max: Heavy reads (histories, resumes, lists) of one user that may wait or run; more are
@@ -213,6 +217,9 @@ class ServiceSettings(BrokerSettings):
     inbox_retention: Annotated[float, Field(ge=60, allow_inf_nan=False)] = 86_400.0
     stream_retention: Annotated[float, Field(ge=60, allow_inf_nan=False)] = 7 * 86_400.0
     outbox_poll: Seconds = 1.0
+    effects_poll: Seconds = 1.0
+    effects_retention: Annotated[float, Field(ge=60, allow_inf_nan=False)] = 7 * 86_400.0
+    effects_parked_retention: Annotated[float, Field(ge=60, allow_inf_nan=False)] = 30 * 86_400.0
     replay_limit: Annotated[int, Field(ge=1, le=100_000)] = 5_000
     replay_max_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
     heavy_reads_user_max: Annotated[int, Field(ge=1)] = 16

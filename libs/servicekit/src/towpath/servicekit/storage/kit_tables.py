@@ -1,4 +1,4 @@
-"""The tables of the kit: inbox, streams, outbox and group numbers of one service.
+"""The tables of the kit: inbox, streams, outbox, group numbers and effects of one service.
 
 Guarantees: a service declares all of them with one call, and they are created and kept up to date by the kit's own
 migrations (:mod:`towpath.servicekit.storage.migrations`). Their names begin with the name of the service, so services
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from towpath.servicekit.storage.effects import effects_table
 from towpath.servicekit.storage.group_numbers import numbers_table
 from towpath.servicekit.storage.inbox import inbox_table
 from towpath.servicekit.storage.outbox import OutboxTables
@@ -22,8 +23,9 @@ class KitTables:
     Attributes:
         inbox: ``<service>_inbox``, see :mod:`towpath.servicekit.storage.inbox`.
         streams: ``<service>_streams`` and ``<service>_stream_entries``.
-        outbox: ``<service>_outbox`` and ``<service>_outbox_lease``, for services whose timers publish.
+        outbox: ``<service>_outbox`` and ``<service>_outbox_lease``, for services whose timers or effects publish.
         group_numbers: ``<service>_group_numbers``, for services that subscribe connections to groups.
+        effects: ``<service>_effects``, for services that call the outside.
 
     Example:
         >>> metadata = sa.MetaData()
@@ -31,13 +33,14 @@ class KitTables:
         >>> kit.inbox.name
         'orders_inbox'
         >>> len(metadata.tables)
-        6
+        7
     """
 
     inbox: sa.Table
     streams: StreamTables
     outbox: OutboxTables
     group_numbers: sa.Table
+    effects: sa.Table
 
     @classmethod
     def define(cls, metadata: sa.MetaData, service: str) -> "KitTables":
@@ -52,4 +55,5 @@ class KitTables:
             StreamTables.define(metadata, service),
             OutboxTables.define(metadata, service),
             numbers_table(metadata, service),
+            effects_table(metadata, service),
         )

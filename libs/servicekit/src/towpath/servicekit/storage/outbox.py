@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.protocol.envelope import now_ms
 from towpath.servicekit.messaging.publication import Publication
+from towpath.servicekit.storage import clock
 from towpath.servicekit.storage.streams import StreamTables, batched
 from towpath.servicekit.storage.withheld import Entry, EntryId, published_with, read_by_now
 
@@ -151,7 +152,7 @@ async def remove(connection: AsyncConnection, tables: OutboxTables, ids: Iterabl
 async def hold(connection: AsyncConnection, tables: OutboxTables, holder: str, seconds: float) -> bool:
     """Take or extend the lease for ``seconds`` from now; returns whether ``holder`` has it."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    lease, now = tables.lease.c, _now(connection)
+    lease, now = tables.lease.c, clock.now(connection)
     taking = dialect.insert(tables.lease).values(
         id=_THE_LEASE, holder=holder, held_until=now + int(seconds * 1000)
     )
@@ -183,13 +184,3 @@ def _stored(one: Publication, tables: OutboxTables) -> str:
 def _entry_id(item: str) -> EntryId | None:
     # A published item is a JSON object, or in tests a number.
     return msgspec.json.decode(item, type=EntryId) if item.startswith('["') else None
-
-
-def _now(connection: AsyncConnection) -> sa.ColumnElement[int]:
-    """Unix milliseconds of a clock that all replicas share; with SQLite they share a machine."""
-    if connection.dialect.name == "postgresql":
-        # `clock_timestamp`, not `now`: that is the start of the transaction, which may have waited for the row.
-        # https://www.postgresql.org/docs/current/functions-datetime.html#FUNCTIONS-DATETIME-CURRENT
-        seconds = sa.extract("epoch", sa.func.clock_timestamp())
-        return sa.cast(seconds * 1000, sa.BigInteger)
-    return sa.literal(now_ms(), sa.BigInteger)
