@@ -23,7 +23,8 @@ Errors::
     ├── BrokerUnavailable       no connection; nothing was sent
     └── BrokerBlocked           memory or disk alarm; nothing was sent
     NoOutbox                    a timer publishes, but the service's storage has no outbox
-    NoEffects, UnknownEffect    an outcome declares an effect that Service.effects does not name
+    NoEffects                   an outcome declares an effect, and the service has no table of effects
+    UnknownEffect               an outcome declares an effect that Service.effects does not name
     EffectRefused               raised by a call to the outside: another attempt would not help
 
 A handler refuses a request with a :class:`towpath.protocol.errors.TowpathError`.

@@ -51,6 +51,11 @@ class EffectCall:
             changes nothing there.
         attempt: From 1.
         traceparent: The trace of the handler that declared the effect; pass it on.
+
+    Example:
+        >>> call = EffectCall(id="charge-1f0c", attempt=1, traceparent="")
+        >>> {"Idempotency-Key": call.id}
+        {'Idempotency-Key': 'charge-1f0c'}
     """
 
     id: str
@@ -64,6 +69,11 @@ class EffectParked(BaseModel):
     Attributes:
         data: That of the effect.
         error: The last error, one line.
+
+    Example:
+        >>> parked = EffectParked(effect="charge", key="o-1", data={"cents": 5}, error="no card", attempts=3)
+        >>> parked.data["cents"]
+        5
     """
 
     effect: str
@@ -101,6 +111,7 @@ class EffectHandler:
         ValueError: A limit is out of range.
 
     Example:
+        >>> from towpath.servicekit import Handler, Outcome
         >>> class Charge(BaseModel):
         ...     order_id: str
         ...     cents: int
