@@ -86,6 +86,15 @@ class Memberships:
         query = f"SELECT 1 FROM {ROOMS.name} WHERE room = ? AND private"
         return self._database.execute(query, (room,)).fetchone() is not None
 
+    def settle(self) -> None:
+        """Nothing is under way: the members are those of the table.
+
+        A join and the last leave of a private room in one unit of work leave the entry of the join, and no row.
+        """
+        self.inside.clear()
+        for room, user in self._database.execute(f"SELECT room, user_id FROM {MEMBERS.name}"):
+            self.inside[room].add(user)
+
     def mark(self) -> None:
         """Nothing is under way: from now on only members of this moment, and later ones, count."""
         self._marked = dict(self._heads)

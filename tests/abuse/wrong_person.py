@@ -157,9 +157,13 @@ class WrongPerson:
         return arrived
 
     async def _check_rooms(self) -> None:
-        """Exactly the members of a room receive it."""
+        """Exactly the members of a room receive it, and no connection a room without members."""
         sessions = {name: self._world.sessions[name][1] for name in self._world.open()}
-        for room, members in self._people.memberships.inside.items():
+        memberships = self._people.memberships
+        rooms = {*memberships.inside}
+        memberships.settle()
+        for room in sorted(rooms | {*memberships.inside}):
+            members = memberships.inside[room]
             if is_direct(room):
                 continue
             hearing = {
