@@ -34,6 +34,8 @@ class Service(Generic[U]):
         events: Event on ``towpath.events`` → handler; the service's queue is bound to these events.
         storage: ``None`` for a service without a database.
         timers: Periodic work, on every replica; only with a storage.
+        publishes: Events of other domains that it publishes, such as ``order.confirmed``: its account at RabbitMQ may
+            publish these beside the events of its own domain.
 
     Example:
         >>> from pydantic import BaseModel
@@ -58,6 +60,7 @@ class Service(Generic[U]):
     events: Handlers = field(default_factory=dict)
     storage: Storage[U] | None = None
     timers: Sequence[Timer] = ()
+    publishes: Sequence[str] = ()
 
     @property
     def tables(self) -> HandlerTables:
