@@ -17,7 +17,7 @@ STREAM = "chat:lobby"
 
 
 class Room:
-    """A service with one stream: it answers loads and resumes, and pushes what it is told to."""
+    """A service with one stream: it answers loads and resumes, and pushes new entries."""
 
     def __init__(self) -> None:
         self.seq = 0
@@ -115,7 +115,9 @@ async def test_views_of_one_stream_have_a_state_each_and_one_subscription(a_serv
         assert client.positions == {}
 
 
-async def test_what_is_not_kept_any_more_is_loaded_again(a_server: Any, room: Room) -> None:
+async def test_entries_that_are_not_kept_any_more_are_replaced_by_a_new_state(
+    a_server: Any, room: Room
+) -> None:
     async with (
         a_server(room.serve) as server,
         connect(server.url, token="t") as client,
@@ -226,10 +228,13 @@ async def test_a_position_may_stand_elsewhere(a_server: Any, room: Room) -> None
     async def load() -> list[int]:
         return [9, 7]
 
+    def lowest(seqs: list[int]) -> int:
+        return min(seqs)
+
     async with (
         a_server(room.serve) as server,
         connect(server.url, token="t") as client,
-        client.open_view(STREAM, load, position=min) as view,
+        client.open_view(STREAM, load, position=lowest) as view,
     ):
         assert await anext(view) == Reset([9, 7], 7)
 

@@ -53,8 +53,10 @@ async def test_an_order_includes_every_entry_up_to_its_position(orders: ServiceU
     async def move() -> None:
         nonlocal revision
         revision += 1
-        news = {"order_id": "O-1", "user_id": "alice", "revision": revision, "detail": revision}
-        await orders.dispatch(an_event("order.confirmed", **news), replica=1)
+        moved = an_event(
+            "order.confirmed", order_id="O-1", user_id="alice", revision=revision, detail=revision
+        )
+        await orders.dispatch(moved, replica=1)
 
     for number in range(1, _MANY):
         with orders.before_statement(number, move) as statements:

@@ -26,7 +26,7 @@ class Reset(Generic[State]):
     """The state of the stream. It replaces all that came before.
 
     Attributes:
-        state: What ``load`` gave.
+        state: The result of ``load``.
         seq: The position that it includes.
 
     Example:

@@ -237,7 +237,8 @@ class ClientProcess:
             one for one in self.events if one["event"] in ("reset", "change") and one["stream"] == stream
         ]
         assert updates[0]["event"] == "reset", "a state comes first"
-        reset, changes = updates[0], []
+        reset = updates[0]
+        changes: list[Envelope] = []
         for update in updates[1:]:
             if update["event"] == "reset":
                 reset, changes = update, []
