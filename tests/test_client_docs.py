@@ -51,6 +51,7 @@ WITH_NODE = str(ROOT / "scripts/with-node")
 #: A row of "Limits and defaults", and its constant in the code.
 CONSTANTS = {
     "pushes held behind a hole": "HELD_LIMIT",
+    "pushes held by a view while it loads": "LOADING_LIMIT",
     "first ceiling of the backoff": "FIRST_CEILING_MS",
     "its least ceiling once open": "SPREAD_MS",
     "its last ceiling": "LAST_CEILING_MS",
@@ -65,6 +66,8 @@ CONSTANTS = {
     "`request(…, {timeout})`": "REQUEST_TIME_MS",
     "`opened(timeout)`": "OPEN_TIME_MS",
     "`stream(…, {limit})`": "limit",
+    "`openView(…, {limit})`": "KEPT_LIMIT",
+    "`openView(…, {timeout})`": "LOAD_TIME_MS",
 }
 
 #: Between two blocks of the JavaScript page: the client has received all messages so far.
@@ -320,7 +323,8 @@ def test_a_page_lists_every_error_code_and_no_other(language: str) -> None:
 @pytest.mark.parametrize("language", PAGES)
 def test_every_limit_of_a_page_is_the_default_in_the_code(language: str) -> None:
     calls: dict[str, Callable[..., Any]] = {
-        "connect": connect, "request": Client.request, "opened": Client.opened, "stream": Client.stream
+        "connect": connect, "request": Client.request, "opened": Client.opened, "stream": Client.stream,
+        "open_view": Client.open_view,
     }  # fmt: skip
     source = "\n".join(path.read_text() for path in SOURCES[language] if path.stem != "transport")
     for what, told, _ in rows(section(PAGES[language], "Limits and defaults")):

@@ -255,6 +255,68 @@ async def test_a_killed_gateway_loses_no_message_sent_meanwhile(stage: Stage) ->
         assert ana.told("incomplete") == []
 
 
+async def test_a_view_has_everything_once_though_its_gateway_is_killed_while_it_loads_and_again_later(
+    stage: Stage,
+) -> None:
+    first, second = await stage.gateway(), await stage.gateway()
+
+    def viewed() -> list[str]:
+        """The texts of the view: its state and its changes."""
+        reset, changes = ana.viewed(stage.stream)
+        messages = [
+            *reset["state"]["messages"],
+            *(push["data"] for push in changes if "text" in push["data"]),
+        ]
+        assert len({message["seq"] for message in messages}) == len(messages)
+        return [message["text"] for message in messages]
+
+    async with (
+        stage.client(stage.ana, [url_of(first), url_of(second), *stage.urls]) as ana,
+        stage.speaker() as ben,
+    ):
+        await ana.request("chat.join", {"room": stage.room}, key=stage.room)
+        await ben.says("before")
+        first.pause()  # the load leaves, and is not answered
+        ana.view(stage.stream, "chat.history", {"room": stage.room, "limit": 200})
+        await ana.event("load")
+        async with ben.talking():
+            await first.kill()
+            await ana.event("reset")
+            assert ana.gateways[1] != ana.gateways[0]
+            seen = len(ana.viewed(stage.stream)[1])
+            await eventually(lambda: len(ana.viewed(stage.stream)[1]) > seen + 10)
+            await second.kill()
+            await ana.reopened(times=3)
+        await eventually(lambda: viewed()[-1:] == ben.said[-1:])
+        assert viewed() == ben.said[-len(viewed()) :]
+        assert ana.told("reset") == [ana.viewed(stage.stream)[0]], "one state is enough"
+
+
+async def test_a_view_of_orders_shows_what_other_backends_do(stage: Stage) -> None:
+    orders = f"order:{stage.ana}"
+    async with stage.client(stage.ana, stage.urls) as ana:
+        await ana.opened()
+        await ana.request("order.submit", {"order_id": f"O-{stage.ana}", "amount": 99.9})
+        ana.view(orders, "order.list", {})
+        reset = await ana.event("reset")
+        assert [order["status"] for order in reset["state"]["orders"]] == ["submitted"]
+        assert reset["seq"] == reset["state"]["seq"] == 1
+        for event in ("order.paid", "order.shipped"):
+            await publish_as_another_backend(
+                stage.system.rabbitmq.url, event, order_id=f"O-{stage.ana}", user_id=stage.ana
+            )
+        await eventually(lambda: len(ana.viewed(orders)[1]) == 2)
+        assert [push["data"]["status"] for push in ana.viewed(orders)[1]] == ["paid", "shipped"]
+
+
+async def test_a_view_of_a_stream_that_is_not_the_users_ends_with_forbidden(stage: Stage) -> None:
+    async with stage.client(stage.ana, stage.urls) as ana:
+        await ana.opened()
+        with pytest.raises(RequestFailed, match=f"The service does not send order:{stage.ben}") as ended:
+            await ana.answer(ana.view(f"order:{stage.ben}", "order.list", {}))
+        assert ended.value.code == "forbidden"
+
+
 async def test_a_request_whose_gateway_is_killed_is_answered_once_and_has_one_effect(stage: Stage) -> None:
     victim = await stage.gateway()
     async with stage.client(stage.ana, [url_of(victim), *stage.urls]) as ana:

@@ -39,7 +39,7 @@ export interface Actions {
   "inventory.resume": { data: Resume; answer: ResumeAnswer };
   "order.submit": { data: SubmitOrder; answer: OrderAnswer };
   "order.cancel": { data: CancelOrder; answer: CancelAnswer };
-  "order.get": { data: GetOrder; answer: OrderView };
+  "order.get": { data: GetOrder; answer: OrderFound };
   "order.list": { data: ListOrders; answer: OrderPage };
   "order.resume": { data: Resume; answer: ResumeAnswer };
 }
@@ -229,11 +229,12 @@ export interface Message {
   hidden?: true;
 }
 
-/** Answer to `chat.history`, oldest first; `has_more` says that there is more in the direction asked for. */
+/** Answer to `chat.history`, oldest first. */
 export interface History {
   room: string;
   messages: Message[];
   has_more: boolean;
+  seq: number;
 }
 
 /** One entry of `chat.rooms`. */
@@ -274,6 +275,7 @@ export interface MemberState {
 export interface MemberList {
   room: string;
   members: MemberState[];
+  seq: number;
   count?: number;
 }
 
@@ -479,7 +481,28 @@ export interface ItemView {
   unit_price: string;
 }
 
-/** Answer to `order.get`, and one entry of `order.list`. */
+/** Answer to `order.get`. */
+export interface OrderFound {
+  order_id: string;
+  status: Status;
+  revision: number;
+  amount?: string;
+  currency?: string;
+  refunded?: string;
+  updated_at: number;
+  detail?: unknown;
+  created_at: number;
+  items?: ItemView[];
+  seq: number;
+}
+
+/** `data` of `order.list`. */
+export interface ListOrders {
+  limit?: number;
+  cursor?: string;
+}
+
+/** One entry of `order.list`. */
 export interface OrderView {
   order_id: string;
   status: Status;
@@ -493,15 +516,10 @@ export interface OrderView {
   items?: ItemView[];
 }
 
-/** `data` of `order.list`. */
-export interface ListOrders {
-  limit?: number;
-  cursor?: string;
-}
-
-/** Answer to `order.list`, newest first; `cursor` asks for the next page. */
+/** Answer to `order.list`, newest first. */
 export interface OrderPage {
   orders: OrderView[];
+  seq: number;
   cursor?: string;
 }
 

@@ -32,6 +32,8 @@ import type {
 } from "./surface.js";
 import { within } from "./time-limit.js";
 import { GIVEN_TIME_MS, LONGEST_TIMER_MS, OPEN_TIME_MS, REQUEST_TIME_MS } from "./times.js";
+import { View } from "./view.js";
+import type { Load, ViewOptions } from "./view.js";
 
 /** The characters of a WebSocket subprotocol; a JWT has fewer. */
 const TOKEN = /^[\w.!#$%&'*+^`|~-]+$/;
@@ -71,6 +73,7 @@ export class Client {
   readonly #waiting = new Map<string, Waiting>();
   readonly #listeners = new Listeners();
   readonly #readers = new Set<StreamReader>();
+  readonly #views = new Map<string, View<any>>();
   #actions: Action[] = [];
   #acting = false;
   #reconnectIn = 0;
@@ -178,6 +181,43 @@ export class Client {
   }
 
   /**
+   * The state of a stream, and then every later change of it, in order and once:
+   * `for await (const update of client.openView("chat:lobby", () => client.request("chat.history", { room: "lobby" })))`.
+   * The first update is a `reset` with the state that `load` gave; `change`s follow. Where changes were missed for good
+   * the state is loaded again, and another `reset` comes. Leaving the loop, or `close()`, ends it.
+   *
+   * `load` is called again whenever a state is needed, so calling it twice must do no harm. If it throws a
+   * {@link TowpathError} that is retryable, that goes to the `error` listeners and it is called again, with backoff.
+   * Any other error ends the view. It ends as well with `forbidden` when the service does not send the stream to this
+   * user, `closed` when the client is closed, and `aborted` by the signal.
+   *
+   * @param stream Such as `chat:lobby`. Several views of one stream share it.
+   * @param load Gives the state, with the position in the stream that it includes as its `seq`.
+   */
+  openView<State extends { seq: number }>(
+    stream: string,
+    load: Load<State>,
+    options?: ViewOptions<State>,
+  ): View<State>;
+  openView<State>(
+    stream: string,
+    load: Load<State>,
+    options: ViewOptions<State> & { position: (state: State) => number },
+  ): View<State>;
+  openView<State>(stream: string, load: Load<State>, options: ViewOptions<State> = {}): View<State> {
+    const name = `${(this.#ids += 1)}`;
+    const reload = () => this.#tell({ type: "reload_view", view: name });
+    const closed = () => {
+      this.#views.delete(name);
+      this.#tell({ type: "close_view", view: name });
+    };
+    const view = new View(stream, load, options, reload, closed);
+    this.#views.set(name, view);
+    this.#tell({ type: "open_view", view: name, stream });
+    return view;
+  }
+
+  /**
    * Resolves with what {@link connection} holds once the client is open. Rejected when it is closed instead, and with
    * `timeout` when it takes too long; the client goes on trying.
    *
@@ -248,6 +288,10 @@ export class Client {
     push: (action) => this.#push(action.envelope),
     incomplete: ({ do: name, ...event }) => this.#listeners.emit(name, event),
     retry: ({ do: name, ...event }) => this.#listeners.emit(name, { ...event, delayMs: this.#reconnectIn }),
+    load: (action) => void this.#load(action.view),
+    reset: ({ view, state, seq }) => this.#views.get(view)?.put({ type: "reset", state, seq }),
+    change: (action) => this.#views.get(action.view)?.put({ type: "change", push: action.envelope }),
+    view_failed: (action) => this.#views.get(action.view)?.end(action.error),
     welcome: (action) => (this.#connection = action.data as Connection),
     state: (action) => this.#changed(action),
     report: (action) => this.#listeners.report(action.error),
@@ -307,6 +351,23 @@ export class Client {
       const message = `token() failed: ${messageOf(cause)}`;
       const failed = new TowpathError("no_token", message, { retryable: true, cause });
       this.#tell({ type: "token_failed", purpose, error: cause instanceof TowpathError ? cause : failed });
+    }
+  }
+
+  async #load(name: string): Promise<void> {
+    const view = this.#views.get(name);
+    if (!view) return;
+    const late = () => {
+      const message = `load() gave no state of ${view.stream} within ${view.timeout / 1000} s`;
+      return new TowpathError("timeout", message, { retryable: true });
+    };
+    try {
+      const state = await within(view.timeout, () => view.load(view.life), late, view.life);
+      this.#tell({ type: "loaded", view: name, seq: view.positionOf(state), state });
+    } catch (cause) {
+      const message = `load() of ${view.stream} failed: ${messageOf(cause)}`;
+      const error = cause instanceof TowpathError ? cause : new TowpathError("load_failed", message, { cause });
+      this.#tell({ type: "load_failed", view: name, error });
     }
   }
 

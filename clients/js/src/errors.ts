@@ -35,6 +35,7 @@ export type WireErrorCode =
  * - `bad_frame`: the server sent an invalid envelope.
  * - `overrun`: a stream's reader fell too far behind; `details.position` is where to go on from.
  * - `bad_storage`: positions could not be loaded or saved.
+ * - `load_failed`: the `load` of a view threw something else than a TowpathError, or gave no position.
  */
 export type LocalErrorCode =
   | "timeout"
@@ -47,7 +48,8 @@ export type LocalErrorCode =
   | "refused"
   | "bad_frame"
   | "overrun"
-  | "bad_storage";
+  | "bad_storage"
+  | "load_failed";
 
 export type ErrorCode = WireErrorCode | LocalErrorCode | (string & {});
 

@@ -1,5 +1,5 @@
 /** The events of a session, its actions, and its states. Named as in libs/protocol/vectors. */
-import type { Envelope } from "./envelope.js";
+import type { DurablePush, Envelope } from "./envelope.js";
 import type { TowpathError } from "./errors.js";
 
 /** The state for the application: `recovering` was open and will be again. */
@@ -20,6 +20,12 @@ export type Event =
   | { type: "track"; stream: string; seq: number }
   | { type: "forget"; stream: string }
   | { type: "resume"; domain?: string | undefined }
+  | { type: "open_view"; view: string; stream: string }
+  | { type: "close_view"; view: string }
+  /** The application has not taken what the view put out, and wants its state again. */
+  | { type: "reload_view"; view: string }
+  | { type: "loaded"; view: string; seq: number; state: unknown }
+  | { type: "load_failed"; view: string; error: TowpathError }
   /** The machine hears that it is back online. */
   | { type: "network" }
   | { type: "close" };
@@ -60,6 +66,11 @@ export type Action =
   | { do: "accepted"; msg_id: string }
   | { do: "push"; envelope: Envelope }
   | { do: "incomplete"; stream: string; seq: number | null }
+  | { do: "load"; view: string }
+  /** Replaces all that the view had before. */
+  | { do: "reset"; view: string; seq: number; state: unknown }
+  | { do: "change"; view: string; envelope: DurablePush }
+  | { do: "view_failed"; view: string; error: TowpathError }
   | { do: "welcome"; data: Record<string, any> }
   | { do: "state"; state: State; error?: TowpathError | undefined }
   /** Follows the timer `reconnect`. */

@@ -13,6 +13,7 @@ export type { WebSocketConstructor, WebSocketLike } from "./socket.js";
 export { memoryStorage, webStorage } from "./storage.js";
 export type { PositionStorage, StreamPositions, WebStorage } from "./storage.js";
 export type { StreamOptions, StreamReader } from "./stream-reader.js";
+export type { Change, Load, Reset, Update, View, ViewOptions } from "./view.js";
 export type {
   ClientEvents,
   ConnectOptions,

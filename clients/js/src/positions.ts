@@ -18,6 +18,8 @@ class Ahead<Push> {
   readonly pushes = new Map<number, Push>();
   /** How far the stream is known to go besides: what was dropped for want of room, or what an answer said. */
   reach = 0;
+  /** How many answers may have the position of an opening stream. */
+  openers = 0;
 
   add(seq: number, push: Push): void {
     if (this.pushes.size < HELD_LIMIT || this.pushes.has(seq)) this.pushes.set(seq, push);
@@ -56,7 +58,7 @@ export class Positions<Push> {
 
   /** An answer will have the position of this stream. A stream that has a position continues from it. */
   open(stream: string): void {
-    if (!this.#last.has(stream)) this.#aheadOf(stream);
+    if (!this.#last.has(stream)) this.#aheadOf(stream).openers += 1;
   }
 
   /**
@@ -77,13 +79,17 @@ export class Positions<Push> {
   }
 
   /**
-   * There will be no answer with the position of this stream: the first held push counts as the next one.
+   * One of the answers with the position of this stream will not come. If no other one is expected, the first held
+   * push counts as the next one.
    *
    * @returns what may go to the application now
    */
   unopened(stream: string): Push[] {
     if (!this.#isOpening(stream)) return [];
-    const { pushes } = this.#aheadOf(stream);
+    const ahead = this.#aheadOf(stream);
+    ahead.openers -= 1;
+    if (ahead.openers > 0) return [];
+    const { pushes } = ahead;
     if (pushes.size > 0) return this.#release(stream, Math.min(...pushes.keys()));
     this.#ahead.delete(stream);
     return [];
@@ -116,9 +122,14 @@ export class Positions<Push> {
     this.#ahead.delete(stream);
   }
 
-  /** Whether the stream has a position. */
-  has(stream: string): boolean {
-    return this.#last.has(stream);
+  /** The last `seq`; `undefined` if there is none yet. */
+  position(stream: string): number | undefined {
+    return this.#last.get(stream);
+  }
+
+  /** Whether the stream has a position, or is opening. */
+  isKnown(stream: string): boolean {
+    return this.#last.has(stream) || this.#ahead.has(stream);
   }
 
   /** Whether something of this stream is known to be missing. */

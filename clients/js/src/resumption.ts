@@ -11,6 +11,7 @@ import { advised, backoff } from "./reconnect.js";
 import type { Wait } from "./reconnect.js";
 import type { Action } from "./events.js";
 import { RESUME_TIME_MS } from "./times.js";
+import { Views } from "./views.js";
 
 /** Streams of one request; the server takes 1000, and names may be long. */
 const STREAMS_A_REQUEST = 200;
@@ -22,11 +23,15 @@ interface Asked {
 }
 
 export class Resumption {
+  /** The views of the streams. */
+  readonly views: Views;
   readonly #positions: Positions<DurablePush>;
   /** By `msg_id`. */
   readonly #asked = new Map<string, Asked>();
   /** Failed tries of each domain with a timer set. */
   readonly #tries = new Map<string, number>();
+  /** Streams that this connection has subscribed to, or has asked for. */
+  readonly #followed = new Set<string>();
   #connected = false;
   readonly #act: (action: Action) => void;
   readonly #send: (action: string, data: object) => string;
@@ -34,13 +39,16 @@ export class Resumption {
   /**
    * @param act Puts an action out; `cancel` of a timer that is not set is none.
    * @param send Sends a request of the session itself; gives its `msg_id`.
+   * @param now Unix milliseconds.
    */
   constructor(
     positions: Record<string, number>,
     act: (action: Action) => void,
     send: (action: string, data: object) => string,
+    now: () => number,
   ) {
     this.#positions = new Positions(positions);
+    this.views = new Views(act, this, now);
     this.#act = act;
     this.#send = send;
   }
@@ -61,6 +69,7 @@ export class Resumption {
     for (const domain of this.#tries.keys()) this.#act({ do: "cancel", timer: `resume:${domain}` });
     this.#tries.clear();
     this.#asked.clear();
+    this.#followed.clear();
   }
 
   /** Asks for one domain, or for every one. */
@@ -71,9 +80,18 @@ export class Resumption {
   /** A resume in flight for the domain is obsolete. Without a connection the next one resumes anyway. */
   #askFor(domain: string): void {
     if (!this.#connected) return;
-    for (const [msgId, request] of this.#asked) if (request.domain === domain) this.#asked.delete(msgId);
+    this.#overtake(domain);
     const streams = this.#positions.ofDomain(domain);
-    if (streams.length === 0) return this.#settled(domain);
+    if (streams.length === 0) this.#settled(domain);
+    else this.#askInParts(domain, streams);
+  }
+
+  #overtake(domain: string): void {
+    for (const [msgId, request] of this.#asked) if (request.domain === domain) this.#asked.delete(msgId);
+  }
+
+  #askInParts(domain: string, streams: [stream: string, seq: number][]): void {
+    for (const [stream] of streams) this.#followed.add(stream);
     for (let from = 0; from < streams.length; from += STREAMS_A_REQUEST) {
       const asked = new Map(streams.slice(from, from + STREAMS_A_REQUEST));
       const msgId = this.#send(`${domain}.resume`, { positions: Object.fromEntries(asked) });
@@ -94,9 +112,35 @@ export class Resumption {
     this.#fill(push.stream);
   }
 
-  /** A request was made whose answer has the position of the stream. */
+  position(stream: string): number | undefined {
+    return this.#positions.position(stream);
+  }
+
+  isKnown(stream: string): boolean {
+    return this.#positions.isKnown(stream);
+  }
+
+  /** The position of the stream is asked for: its pushes wait for the answer. */
   open(stream: string): void {
     this.#positions.open(stream);
+  }
+
+  /** One who asked for the position has not got it. */
+  unopened(stream: string): void {
+    this.#pass(this.#positions.unopened(stream));
+    this.#fill(stream);
+  }
+
+  /** Receives what comes after `seq`, also if no request has subscribed this connection to the stream. */
+  follow(stream: string, seq: number): void {
+    this.#pass(this.#positions.track(stream, seq));
+    const domain = domainOf(stream);
+    if (!this.#connected || this.#followed.has(stream)) this.#fill(stream);
+    // Else a request for the whole domain is about to be repeated.
+    else if (!this.#tries.has(domain) || this.#underWay(domain)) {
+      // This stream alone: a page of a hundred views would else resume a hundred streams a hundred times.
+      this.#askInParts(domain, [[stream, this.position(stream) as number]]);
+    }
   }
 
   /**
@@ -107,11 +151,11 @@ export class Resumption {
    *   pushes between the two connections are lost.
    */
   opened(stream: string, seq: unknown, again = false): void {
-    if (isPosition(seq)) {
-      this.#pass(this.#positions.track(stream, seq));
-      this.#positions.reaches(stream, seq);
-      if (again) return this.#askFor(domainOf(stream));
-    } else this.#pass(this.#positions.unopened(stream));
+    if (!isPosition(seq)) return this.unopened(stream);
+    this.#pass(this.#positions.track(stream, seq));
+    this.#positions.reaches(stream, seq);
+    if (again) return this.#askFor(domainOf(stream));
+    this.#followed.add(stream);
     this.#fill(stream);
   }
 
@@ -123,6 +167,7 @@ export class Resumption {
 
   forget(stream: string): void {
     this.#positions.forget(stream);
+    this.#followed.delete(stream);
   }
 
   /** Takes an answer if it is one to a resume; says whether it was. */
@@ -144,9 +189,12 @@ export class Resumption {
         this.#giveUp(stream);
         continue;
       }
-      if (!this.#positions.has(stream)) continue; // forgotten meanwhile
-      if (complete !== true || seq < position) this.#act({ do: "incomplete", stream, seq });
-      this.#pass(this.#positions.resumed(stream, position, seq));
+      if (this.position(stream) === undefined) continue; // forgotten meanwhile
+      const ready = this.#positions.resumed(stream, position, seq);
+      if (complete === true && seq >= position) this.views.complete(stream);
+      // Where nothing is missing, and still it is not complete, the user does not receive the stream.
+      else this.#incomplete(stream, seq, seq === position);
+      this.#pass(ready);
     }
     if (this.#underWay(domain)) return;
     if (this.#positions.hasHole(domain)) this.#later(domain);
@@ -154,7 +202,10 @@ export class Resumption {
   }
 
   #refused({ domain, asked }: Asked, error: TowpathError): void {
-    if (error.retryable) return this.#later(domain, error.retryAfterMs);
+    if (error.retryable) {
+      this.#overtake(domain); // an answer to another part of the domain must not end the wait for this one
+      return this.#later(domain, error.retryAfterMs);
+    }
     this.#act({ do: "report", error });
     for (const stream of asked.keys()) this.#giveUp(stream);
     if (!this.#underWay(domain)) this.#settled(domain);
@@ -173,8 +224,15 @@ export class Resumption {
 
   /** The missed part of this stream is unknown: report it, and hold nothing back. */
   #giveUp(stream: string): void {
-    this.#act({ do: "incomplete", stream, seq: null });
-    this.#pass(this.#positions.skip(stream));
+    const ready = this.#positions.skip(stream);
+    this.#incomplete(stream, null);
+    this.#pass(ready);
+  }
+
+  #incomplete(stream: string, seq: number | null, refused = false): void {
+    if (refused) this.#followed.delete(stream);
+    this.#act({ do: "incomplete", stream, seq });
+    this.views.incomplete(stream, seq, refused);
   }
 
   #later(domain: string, retryAfterMs?: number): void {
@@ -191,6 +249,9 @@ export class Resumption {
   }
 
   #pass(pushes: DurablePush[]): void {
-    for (const envelope of pushes) this.#act({ do: "push", envelope });
+    for (const envelope of pushes) {
+      this.#act({ do: "push", envelope });
+      this.views.arrive(envelope);
+    }
   }
 }

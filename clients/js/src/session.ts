@@ -6,7 +6,9 @@
  * - Every request ends in exactly one `resolve` or `reject`.
  * - Requests leave in the order they were made, again after every reconnect until answered, with the same `msg_id`.
  * - Durable pushes are put out in order, each once (see positions.ts).
- * - After `state closed` nothing is put out any more, except the `reject` of a request that is made then.
+ * - A view gets a state and then every later change, each once (see views.ts).
+ * - After `state closed` nothing is put out any more, except the `reject` of a request, or the `view_failed` of a view,
+ *   that is made then.
  *
  * The same machine exists in other languages; libs/protocol/vectors/session says what all of them do.
  */
@@ -26,6 +28,7 @@ import {
   STEADY_MS,
   WELCOME_TIME_MS,
 } from "./times.js";
+import type { Views } from "./views.js";
 
 export interface SessionOptions {
   urls: readonly string[];
@@ -34,6 +37,8 @@ export interface SessionOptions {
   positions?: Record<string, number> | undefined;
   queueLimit?: number | undefined;
 }
+
+const CLOSED = "The client is closed; connect again.";
 
 /** Never a push: without its request, it is late. */
 const ANSWER = /^(error|accepted|pong)$|\.ok$/;
@@ -61,6 +66,7 @@ export class Session {
   #refreshing: string | null = null;
   readonly #requests: Requests;
   readonly #resumption: Resumption;
+  readonly #views: Views;
   readonly #timers = new Set<string>();
   #now = 0;
   #actions: Action[] = [];
@@ -69,7 +75,9 @@ export class Session {
     this.#urls = urls;
     this.#idPrefix = idPrefix;
     const act = (action: Action) => this.#act(action);
-    this.#resumption = new Resumption(positions, act, (action, data) => this.#ask(action, data));
+    const ask = (action: string, data: object) => this.#ask(action, data);
+    this.#resumption = new Resumption(positions, act, ask, () => this.#now);
+    this.#views = this.#resumption.views;
     this.#requests = new Requests(queueLimit, act, (stream, ...said) => this.#resumption.opened(stream, ...said));
   }
 
@@ -99,9 +107,17 @@ export class Session {
     timer: (event) => this.#timer(event.timer),
     request: (event) => this.#request(event),
     abandon: (event) => this.#requests.reject(event.msg_id, event.error),
-    track: (event) => this.#resumption.track(event.stream, event.seq),
+    track: (event) => {
+      this.#views.wanted(event.stream);
+      this.#resumption.track(event.stream, event.seq);
+    },
     forget: (event) => this.#forget(event.stream),
     resume: (event) => this.#resumption.ask(event.domain),
+    open_view: (event) => this.#openView(event.view, event.stream),
+    close_view: (event) => this.#views.close(event.view),
+    reload_view: (event) => this.#views.reload(event.view),
+    loaded: (event) => this.#views.loaded(event.view, event.seq, event.state),
+    load_failed: (event) => this.#views.loadFailed(event.view, event.error),
     network: () => this.#network(),
     close: () => this.#end(new TowpathError("closed", "The client was closed."), DONE),
   };
@@ -115,6 +131,7 @@ export class Session {
     refresh: () => this.#fetchToken("refresh"),
     resume: (domain) => this.#resumption.timeUp(domain),
     request: (msgId) => this.#requests.timeUp(msgId, this.lastAttempt),
+    view: (view) => this.#views.timeUp(view),
   };
 
   /** Messages of the gateway itself. A map: an action may have the name of an object's property. */
@@ -234,6 +251,7 @@ export class Session {
     this.#cancel("reconnect");
     this.#phase = "closed";
     this.#requests.end(error);
+    this.#views.end(error);
     this.#become("closed", error);
   }
 
@@ -312,12 +330,20 @@ export class Session {
       return this.#requests.refuse(msg_id, error);
     }
     if (this.#phase === "closed") {
-      return this.#requests.refuse(msg_id, new TowpathError("closed", "The client is closed; connect again."));
+      return this.#requests.refuse(msg_id, new TowpathError("closed", CLOSED));
     }
     this.#requests.add({ msg_id, action, text, stream });
     if (!this.#requests.has(msg_id)) return;
-    if (stream !== undefined) this.#resumption.open(stream);
+    if (stream !== undefined) {
+      this.#views.wanted(stream);
+      this.#resumption.open(stream);
+    }
     if (timeout_ms !== undefined) this.#set(`request:${msg_id}`, timeout_ms);
+  }
+
+  #openView(view: string, stream: string): void {
+    if (this.#phase !== "closed") return this.#views.open(view, stream);
+    this.#act({ do: "view_failed", view, error: new TowpathError("closed", CLOSED) });
   }
 
   #forget(stream: string): void {

@@ -9,6 +9,9 @@ export const OPEN_TIME_MS = 30_000;
 /** For what the application gives: a token, kept positions. */
 export const GIVEN_TIME_MS = 30_000;
 
+/** For one load of a view, which may be several requests. */
+export const LOAD_TIME_MS = 60_000;
+
 /** From the attempt to connect to the server's welcome. */
 export const WELCOME_TIME_MS = 10_000;
 
@@ -27,7 +30,7 @@ export const REFRESH_AGAIN_MS = 10_000;
 /** How often the server wants to hear something, where it does not say. */
 export const DEFAULT_HEARTBEAT_MS = 25_000;
 
-/** A connection that held this long has earned a fresh backoff; one that flaps has not. */
+/** A connection, or the state of a view, that held this long has earned a fresh backoff; one that flaps has not. */
 export const STEADY_MS = 10_000;
 
 /** The first ceiling of a backoff, where one client alone has a reason to wait. */

@@ -14,7 +14,7 @@ import { build } from "esbuild";
 const HERE = fileURLToPath(new URL("..", import.meta.url));
 const TSC = join(dirname(createRequire(import.meta.url).resolve("typescript/package.json")), "bin", "tsc");
 const QUIETLY = { encoding: "utf8", timeout: 60_000, stdio: "pipe" } as const;
-const LARGEST = 8 * 1024;
+const LARGEST = 11 * 1024;
 
 /** The bundlers' output: the file that a page loads at once, and the one that it loads on demand. */
 const bundled = await build({
@@ -30,7 +30,7 @@ const bundled = await build({
 });
 const files = bundled.outputFiles.map(({ path, contents }) => ({ name: basename(path), contents }));
 
-test("a page loads less than 8 KiB of it, minified and compressed, and a little more with a storage", (t) => {
+test("a page loads less than 11 KiB of it, minified and compressed, and a little more with a storage", (t) => {
   const size = Object.fromEntries(files.map(({ name, contents }) => [name, gzipSync(contents, { level: 9 }).length]));
   const names = Object.keys(size).map((name) => name.replace(/-\w+/, ""));
   assert.deepEqual(names.sort(), ["index.js", "saving.js"], "nothing else is loaded with either");

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import type { Client, ConnectOptions, Envelope, State, TowpathError } from "../src/index.js";
+import type { Client, ConnectOptions, Envelope, OrderView, State, TowpathError } from "../src/index.js";
 
 declare module "../src/actions.js" {
   interface Actions {
@@ -66,6 +66,13 @@ async function use(client: Client): Promise<void> {
     same<typeof stream, string>(true);
     same<typeof seq, number>(true);
   }
+  for await (const update of client.openView("order:ana", () => client.request("order.list"))) {
+    if (update.type === "reset") same<typeof update.state.orders, OrderView[]>(true);
+    else same<typeof update.push.seq, number>(true);
+  }
+  // @ts-expect-error: the list of rooms is the state of no stream, so it has no position
+  client.openView("chat:lobby", () => client.request("chat.rooms"));
+  client.openView("chat:lobby", () => client.request("chat.rooms"), { position: ({ rooms }) => rooms[0]?.seq ?? 0 });
 }
 
 /** The WebSocket of browsers, and so that of Node, fits as it is. */

@@ -41,7 +41,7 @@ function eventOf({ envelope, error, ...event }: Fields): Event {
   if (envelope !== undefined) {
     event["text"] = JSON.stringify({ msg_id: "srv", timestamp: 0, version: "1.0", ...envelope });
   }
-  if (error !== undefined) event["error"] = new TowpathError(error.code, error.message, error);
+  if (error !== undefined) event["error"] = new TowpathError(error.code, error.message, { ...error, retryAfterMs: error.retry_after_ms });
   return event as Event;
 }
 

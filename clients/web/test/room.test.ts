@@ -48,7 +48,7 @@ describe("messages", () => {
     let room = hear(lobby(), message(9));
     room = noted(room, "joined", { seq: 8, user: "eve" });
     room = hear(room, message(9));
-    room = paged(room, { room: "lobby", messages: [message(3), message(5), message(9)], has_more: true });
+    room = paged(room, { room: "lobby", messages: [message(3), message(5), message(9)], has_more: true, seq: 9 });
     assert.deepEqual(seqs(room), [3, 5, 8, 9]);
     assert.deepEqual([firstMessage(room)?.seq, room.hasEarlier, room.history], [3, true, "loaded"]);
   });
@@ -81,7 +81,7 @@ describe("messages", () => {
 
   test("an edited message has its new text, also when an older page comes after it", () => {
     let room = edited(hear(lobby(), message(1)), { seq: 1, text: "better", edited_at: 50 }, 2);
-    room = paged(room, { room: "lobby", messages: [message(1)], has_more: false });
+    room = paged(room, { room: "lobby", messages: [message(1)], has_more: false, seq: 9 });
     assert.deepEqual(texts(room), ["better"]);
     assert.equal(room.head, 2);
   });
@@ -92,6 +92,7 @@ describe("messages", () => {
       room: "lobby",
       messages: [message(1, { text: "better", edited_at: 50 }), message(2, { text: "", deleted_at: 60 })],
       has_more: false,
+      seq: 9,
     });
     assert.deepEqual(texts(room), ["better", ""]);
     assert.equal(lastOwn(room), null);
@@ -127,7 +128,7 @@ describe("unread", () => {
   });
 
   test("does not come from pages of history", () => {
-    const room = paged(lobby(), { room: "lobby", messages: [message(1), message(2)], has_more: false });
+    const room = paged(lobby(), { room: "lobby", messages: [message(1), message(2)], has_more: false, seq: 9 });
     assert.equal(room.unread, 0);
   });
 
@@ -195,7 +196,7 @@ describe("a hidden message", () => {
     const hidden = message(5, { text: "", deleted: true, hidden: true });
     let room = said(newRoom("dm:ana:bob", "ana"), hidden, away);
     assert.deepEqual([room.entries, room.head, room.unread], [[], 5, 0]);
-    room = paged(room, { room: "dm:ana:bob", messages: [message(4), hidden], has_more: false });
+    room = paged(room, { room: "dm:ana:bob", messages: [message(4), hidden], has_more: false, seq: 9 });
     assert.deepEqual(room.entries.map(({ seq }) => seq), [4]);
   });
 });

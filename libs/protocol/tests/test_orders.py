@@ -247,7 +247,7 @@ def test_an_order_is_shown_with_its_items() -> None:
         created_at=1,
         items=[Item(sku="tea", quantity=2, unit_price=Decimal("4.50"))],
     )
-    shown = OrderPage(orders=[order]).model_dump(mode="json", exclude_none=True)
+    shown = OrderPage(orders=[order], seq=7).model_dump(mode="json", exclude_none=True)
     assert shown == {
         "orders": [
             {
@@ -260,7 +260,8 @@ def test_an_order_is_shown_with_its_items() -> None:
                 "created_at": 1,
                 "items": [{"sku": "tea", "quantity": 2, "unit_price": "4.50"}],
             }
-        ]
+        ],
+        "seq": 7,
     }
 
 

@@ -175,6 +175,7 @@ class TestMembers:
         assert answer.data == {
             "room": ROOM,
             "members": [{"user": user, "online": False} for user in ("alice", "bob", "zoe")],
+            "seq": 3,
         }
 
     async def test_a_room_of_two_has_two(self, chat: ServiceUnderTest) -> None:

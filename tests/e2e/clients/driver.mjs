@@ -33,6 +33,16 @@ const commands = {
   async stream({ stream }) {
     for await (const envelope of client.stream(stream)) say("streamed", { envelope });
   },
+  async view({ stream, action, data }) {
+    const load = () => {
+      say("load", { stream });
+      return client.request(action, data);
+    };
+    for await (const update of client.openView(stream, load)) {
+      if (update.type === "reset") say("reset", { stream, seq: update.seq, state: update.state });
+      else say("change", { stream, seq: update.push.seq, envelope: update.push });
+    }
+  },
   token({ token, error }) {
     const asked = tokensAsked.shift();
     if (error === undefined) asked.resolve(token);

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from typing import Any
 
-from towpath.client import Client, FileStorage, TowpathError, connect
+from towpath.client import Client, FileStorage, Reset, TowpathError, connect
 
 Json = dict[str, Any]
 
@@ -53,6 +53,17 @@ class Driver:
     async def stream(self, _: str, stream: str) -> None:
         async for envelope in self.client.stream(stream):
             say("streamed", envelope=envelope)
+
+    async def view(self, _: str, stream: str, action: str, data: Json) -> None:
+        async def load() -> Json:
+            say("load", stream=stream)
+            return await self.client.request(action, data)
+
+        async for update in self.client.open_view(stream, load):
+            if isinstance(update, Reset):
+                say("reset", stream=stream, seq=update.seq, state=update.state)
+            else:
+                say("change", stream=stream, seq=update.seq, envelope=update.envelope)
 
     async def token(self, _: str, token: str = "", error: str = "") -> None:
         asked = self._tokens_asked.popleft()

@@ -23,18 +23,22 @@ from towpath.client.envelope import Envelope, key_of
 from towpath.client.errors import TowpathError
 from towpath.client.storage import FileStorage, MemoryStorage, Storage
 from towpath.client.streams import StreamReader
+from towpath.client.view_reader import Change, Reset, View
 from towpath.protocol.names import shown
 
 __all__ = [
+    "Change",
     "Client",
     "Envelope",
     "FileStorage",
     "Incomplete",
     "MemoryStorage",
+    "Reset",
     "Retry",
     "Storage",
     "StreamReader",
     "TowpathError",
+    "View",
     "connect",
     "key_of",
     "shown",

@@ -105,6 +105,42 @@ class Incomplete:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """Load the state of a view and report it."""
+
+    view: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The state of a view; it replaces all that the view had before.
+
+    Attributes:
+        seq: The position that ``state`` includes.
+    """
+
+    view: str
+    seq: int
+    state: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The next push of a view's stream."""
+
+    view: str
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class ViewFailed:
+    """A view has ended."""
+
+    view: str
+    error: TowpathError
+
+
+@dataclass(frozen=True, slots=True)
 class Welcome:
     """The gateway's data about the connection that has just opened."""
 
@@ -153,6 +189,10 @@ Action: TypeAlias = (
     | Accepted
     | Push
     | Incomplete
+    | Load
+    | Reset
+    | Change
+    | ViewFailed
     | Welcome
     | State
     | Retry

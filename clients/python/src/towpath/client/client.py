@@ -23,6 +23,7 @@ from towpath.client.session import Session
 from towpath.client.storage import Storage, checked_positions
 from towpath.client.streams import StreamReader
 from towpath.client.transport import checked_url
+from towpath.client.view_reader import Load, State, View
 from towpath.protocol.envelope import field_problems
 
 AnyListener = TypeVar("AnyListener", bound=Listener)
@@ -329,6 +330,41 @@ class Client:
             limit: Number of pushes that are buffered for a slow reader; one more ends it with ``overrun``.
         """
         return self._driver.readers.open(name, limit)
+
+    def open_view(
+        self,
+        stream: str,
+        load: Load[State],
+        *,
+        position: Callable[[State], int] | None = None,
+        limit: int = 1_000,
+        timeout: float = 60.0,
+    ) -> View[State]:
+        """The state of a stream, and then every later change of it, in order and once.
+
+        The first update is a :class:`Reset` with what ``load`` gave; a :class:`Change` for each later push follows.
+        Where changes were missed for good the state is loaded again, and another :class:`Reset` comes.
+
+        Args:
+            stream: Such as ``chat:lobby``. Several views of one stream share it.
+            load: A coroutine function that gives the state, such as the answer to ``chat.history``. It is called
+                again whenever a state is needed, so calling it twice must do no harm. If it raises a
+                :class:`TowpathError` that is retryable, that goes to the listeners of :meth:`on_error` and it is
+                called again, with backoff. Any other error ends the view.
+            position: Gives the position in the stream that a state includes; by default that is its ``seq``. Of
+                several answers it is the smallest.
+            limit: Number of updates that are kept for a slow reader. Past it they are dropped, and the state is
+                loaded again.
+            timeout: Seconds that one load may take.
+
+        Returns:
+            An async iterator that raises a :class:`TowpathError` when the view ends: that of ``load``; ``forbidden``
+            when the service does not send the stream to this user; ``closed`` when the client is closed.
+
+        Raises:
+            RuntimeError: The client was not started.
+        """
+        return self._driver.open_view(stream, load, position=position, limit=limit, timeout=timeout)
 
     def track(self, stream: str, seq: int) -> None:
         """Set a stream's position from another source, so that no later push is missed.

@@ -24,6 +24,7 @@ from towpath.client.storage import Saving, Storage
 from towpath.client.streams import Readers
 from towpath.client.tasks import Tasks
 from towpath.client.transport import Transport
+from towpath.client.view_reader import Change, Feed, Load, Reset, State, View
 from towpath.protocol.envelope import now_ms
 
 #: A JWT, or a function that gives one, now or later.
@@ -97,6 +98,8 @@ class Driver:
         self._closed_by: TowpathError | None = None
         self._reconnect_in = 0.0
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._feeds: dict[str, Feed[Any]] = {}
+        self._views = 0
         self._waiting: dict[str, _Waiting] = {}
         self._opened: set[asyncio.Future[dict[str, Any]]] = set()
         self._actions: deque[actions.Action] = deque()
@@ -114,6 +117,10 @@ class Driver:
             actions.Accepted: self._do_accepted,
             actions.Push: self._do_push,
             actions.Incomplete: self._do_incomplete,
+            actions.Load: self._do_load,
+            actions.Reset: self._do_reset,
+            actions.Change: self._do_change,
+            actions.ViewFailed: self._do_view_failed,
             actions.Welcome: self._do_welcome,
             actions.State: self._do_state,
             actions.Retry: self._do_retry,
@@ -176,6 +183,37 @@ class Driver:
             if self._waiting.pop(msg_id, None) is not None:
                 self.tell(events.Abandon(msg_id, TowpathError("aborted", "The caller gave the request up.")))
             _retrieved(answer)
+
+    def open_view(
+        self,
+        stream: str,
+        load: Load[State],
+        *,
+        position: Callable[[State], int] | None,
+        limit: int,
+        timeout: float,
+    ) -> View[State]:
+        """A view of ``stream``; see :meth:`towpath.client.Client.open_view`."""
+        self._started()
+        self._views += 1
+        name = f"{self._views}"
+
+        def closed() -> None:
+            del self._feeds[name]
+            self.tell(events.CloseView(name))
+
+        feed = Feed(
+            stream,
+            load,
+            position=position,
+            limit=limit,
+            timeout=timeout,
+            reload=lambda: self.tell(events.ReloadView(name)),
+            closed=closed,
+        )
+        self._feeds[name] = feed
+        self.tell(events.OpenView(name, stream))
+        return View(feed)
 
     async def close(self) -> None:
         """End it for good, and what is under way within :data:`_CLOSE_TIME`."""
@@ -264,6 +302,23 @@ class Driver:
     def _do_incomplete(self, action: actions.Incomplete) -> None:
         self.listeners.emit("incomplete", action)
 
+    def _do_load(self, action: actions.Load) -> None:
+        if (feed := self._feeds.get(action.view)) is not None:
+            feed.loading = self._errands.spawn(self._load(action.view, feed), self._report)
+
+    def _do_reset(self, action: actions.Reset) -> None:
+        if (feed := self._feeds.get(action.view)) is not None:
+            feed.put(Reset(action.state, action.seq))
+
+    def _do_change(self, action: actions.Change) -> None:
+        envelope = action.envelope
+        if (feed := self._feeds.get(action.view)) is not None:
+            feed.put(Change(envelope["action"], envelope["data"], envelope["seq"], envelope))
+
+    def _do_view_failed(self, action: actions.ViewFailed) -> None:
+        if (feed := self._feeds.get(action.view)) is not None:
+            feed.end(action.error)
+
     def _do_welcome(self, action: actions.Welcome) -> None:
         self.connection = action.data
 
@@ -331,6 +386,31 @@ class Driver:
         error.__cause__ = cause
         self.tell(events.TokenFailed(purpose, error))
 
+    async def _load(self, name: str, feed: Feed[Any]) -> None:
+        try:
+            async with asyncio.timeout(feed.timeout) as limit:
+                state = await feed.load()
+            seq = feed.position_of(state)
+        except TowpathError as error:
+            failed = error
+        except asyncio.CancelledError:
+            me = asyncio.current_task()
+            # As in _fetch_token.
+            if me is None or me.cancelling():
+                raise
+            failed = _load_failed(feed.stream, "it was cancelled")
+        except Exception as cause:
+            if isinstance(cause, TimeoutError) and limit.expired():
+                message = f"load() gave no state of {feed.stream} within {feed.timeout:g} s"
+                failed = TowpathError("timeout", message, retryable=True)
+            else:
+                failed = _load_failed(feed.stream, str(cause) or type(cause).__name__)
+            failed.__cause__ = cause
+        else:
+            self.tell(events.Loaded(name, seq, state))
+            return
+        self.tell(events.LoadFailed(name, failed))
+
     def _on_received(self, frame: str | bytes) -> None:
         self.tell(events.Frame(frame))
 
@@ -364,6 +444,10 @@ class _Waiting:
 
     answer: "asyncio.Future[dict[str, Any]]"
     on_accepted: Callable[[], object] | None
+
+
+def _load_failed(stream: str, said: str) -> TowpathError:
+    return TowpathError("load_failed", f"load() of {stream} failed: {said}")
 
 
 def _checked_token(token: Any) -> str:

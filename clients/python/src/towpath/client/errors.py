@@ -27,7 +27,8 @@
         ├── refused                 the server refused the connection: details["status"] is the HTTP status
         ├── bad_frame               the server sent no envelope, or an answer that does not fit its model
         ├── overrun                 a stream's reader fell too far behind: continue from details["position"]
-        └── bad_storage (*)         positions could not be loaded or saved
+        ├── bad_storage (*)         positions could not be loaded or saved
+        └── load_failed             the ``load`` of a view raised another error, or gave no position
 
 (*) marks codes of which a repetition can succeed; of the server's, ``retryable`` has what the server answered.
 After a ``timeout`` the outcome is unknown unless ``details["sent"]`` is false: repeat the request with the same

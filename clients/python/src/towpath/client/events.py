@@ -111,6 +111,45 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenView:
+    """The application opens a view of a stream; ``view`` is its name."""
+
+    view: str
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseView:
+    """The application is done with a view."""
+
+    view: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadView:
+    """The application has not taken what the view put out, and wants its state again."""
+
+    view: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The state of a view is there; it includes the stream up to ``seq``."""
+
+    view: str
+    seq: int
+    state: Any
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """There is no state; ``error.retryable`` says whether to load again."""
+
+    view: str
+    error: TowpathError
+
+
+@dataclass(frozen=True, slots=True)
 class Network:
     """The machine hears that it is back online."""
 
@@ -132,6 +171,11 @@ Event: TypeAlias = (
     | Track
     | Forget
     | Resume
+    | OpenView
+    | CloseView
+    | ReloadView
+    | Loaded
+    | LoadFailed
     | Network
     | Close
 )

@@ -49,7 +49,7 @@ class Positions(Generic[Push]):
     def open(self, stream: str) -> None:
         """An answer will have the position of this stream. One that has a position continues from it."""
         if stream not in self._last:
-            self._opening.setdefault(stream, _Ahead())
+            self._opening.setdefault(stream, _Ahead()).openers += 1
 
     def track(self, stream: str, seq: int) -> list[Push]:
         """Take a position learned elsewhere, and give what was held meanwhile and follows it.
@@ -72,9 +72,18 @@ class Positions(Generic[Push]):
             held.reach = max(held.reach, seq)
 
     def unopened(self, stream: str) -> list[Push]:
-        """There will be no answer with the position of this stream: the first held push counts as the next one."""
-        held = self._opening.pop(stream, None)
-        if held is None or not held.pushes:
+        """One of the answers with the position of this stream will not come.
+
+        If no other one is expected, the first held push counts as the next one.
+        """
+        held = self._opening.get(stream)
+        if held is None:
+            return []
+        held.openers -= 1
+        if held.openers > 0:
+            return []
+        del self._opening[stream]
+        if not held.pushes:
             return []
         self._held[stream] = held
         return self._release(stream, min(held.pushes))
@@ -115,6 +124,14 @@ class Positions(Generic[Push]):
             self.changes += 1
         self._held.pop(stream, None)
         self._opening.pop(stream, None)
+
+    def position(self, stream: str) -> int | None:
+        """The last ``seq``; ``None`` if there is none yet."""
+        return self._last.get(stream)
+
+    def is_known(self, stream: str) -> bool:
+        """Whether the stream has a position, or is opening."""
+        return stream in self._last or stream in self._opening
 
     def is_behind(self, stream: str) -> bool:
         """Whether something of this stream is known to be missing."""
@@ -169,13 +186,15 @@ class _Ahead(Generic[Push]):
     Attributes:
         pushes: Pushes that arrived too early, by ``seq``.
         reach: How far the stream is known to go besides: what was dropped for want of room, or what an answer said.
+        openers: The number of answers that may have the position of an opening stream.
     """
 
-    __slots__ = ("pushes", "reach")
+    __slots__ = ("openers", "pushes", "reach")
 
     def __init__(self) -> None:
         self.pushes: dict[int, Push] = {}
         self.reach = 0
+        self.openers = 0
 
     def add(self, seq: int, push: Push) -> None:
         if len(self.pushes) < _HELD_LIMIT or seq in self.pushes:

@@ -19,6 +19,9 @@ FIRST_CEILING_MS: Final = 1_000
 #: The least ceiling once a connection was lost: all clients of a replica lose theirs in the same second.
 SPREAD_MS: Final = 6_000
 
+#: A connection, or the state of a view, that held this long has earned a fresh backoff; one that flaps has not.
+STEADY_MS: Final = 10_000
+
 _LAST_CEILING_MS: Final = 30_000
 _LONGEST_ADVICE_MS: Final = 300_000
 

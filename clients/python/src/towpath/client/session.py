@@ -5,7 +5,9 @@
 * Every request ends in exactly one ``Resolve`` or ``Reject``.
 * Requests leave in the order they were made, again after every reconnect until answered, with the same ``msg_id``.
 * Durable pushes are put out in order, each once (see :mod:`towpath.client.positions`).
-* After the state ``closed`` nothing is put out any more, except the ``Reject`` of a request that is made then.
+* A view gets a state and then every later change, each once (see :mod:`towpath.client.views`).
+* After the state ``closed`` nothing is put out any more, except the ``Reject`` of a request, or the ``ViewFailed`` of
+  a view, that is made then.
 
 The same machine exists in other languages; ``libs/protocol/vectors/session`` says what all of them do.
 """
@@ -17,7 +19,15 @@ from towpath.client import actions, events
 from towpath.client.actions import Action, StateName
 from towpath.client.envelope import Envelope, decode, encode, position_of, whole
 from towpath.client.errors import TowpathError, is_number
-from towpath.client.reconnect import ABNORMAL, FIRST_CEILING_MS, SPREAD_MS, advised, backoff, should_move_on
+from towpath.client.reconnect import (
+    ABNORMAL,
+    FIRST_CEILING_MS,
+    SPREAD_MS,
+    STEADY_MS,
+    advised,
+    backoff,
+    should_move_on,
+)
 from towpath.client.requests import Pending, Requests
 from towpath.client.resumption import Resumption
 from towpath.protocol.close_codes import CloseCode, should_reconnect
@@ -27,8 +37,6 @@ _WELCOME_TIME_MS: Final = 10_000
 _PONG_TIME_MS: Final = 5_000
 _REFRESH_AGAIN_MS: Final = 10_000
 _DEFAULT_HEARTBEAT_MS: Final = 25_000
-#: A connection that held this long has earned a fresh backoff; one that flaps has not.
-_STEADY_MS: Final = 10_000
 _GOODBYE: Final = 1000
 
 
@@ -74,7 +82,8 @@ class Session:
         self._timers: set[str] = set()
         self._now = 0
         self._actions: list[Action] = []
-        self._resumption = Resumption(positions or {}, self._act, self._ask)
+        self._resumption = Resumption(positions or {}, self._act, self._ask, lambda: self._now)
+        self._views = self._resumption.views
         self._requests = Requests(queue_limit, self._act, self._resumption.opened)
 
     @property
@@ -118,12 +127,23 @@ class Session:
             case events.Abandon():
                 self._requests.reject(event.msg_id, event.error)
             case events.Track():
+                self._views.wanted(event.stream)
                 self._resumption.track(event.stream, event.seq)
             case events.Forget():
                 self._requests.forget(event.stream)
                 self._resumption.forget(event.stream)
             case events.Resume():
                 self._resume(event.domain)
+            case events.OpenView():
+                self._open_view(event)
+            case events.CloseView():
+                self._views.close(event.view)
+            case events.ReloadView():
+                self._views.reload(event.view)
+            case events.Loaded():
+                self._views.loaded(event.view, event.seq, event.state)
+            case events.LoadFailed():
+                self._views.load_failed(event.view, event.error)
             case events.Network():
                 self._network()
             case events.Close():
@@ -137,6 +157,13 @@ class Session:
             self._resumption.all()
         else:
             self._resumption.domain(domain)
+
+    def _open_view(self, event: events.OpenView) -> None:
+        if self._phase == "closed":
+            error = TowpathError("closed", "The client is closed; connect again.")
+            self._act(actions.ViewFailed(event.view, error))
+        else:
+            self._views.open(event.view, event.stream)
 
     # Connecting
 
@@ -193,7 +220,7 @@ class Session:
         was_open = self._phase == "open"
         verdict = self._verdict(how.code)
         self._quieten()
-        if was_open and self._now - self._opened_at >= _STEADY_MS:
+        if was_open and self._now - self._opened_at >= STEADY_MS:
             self._attempt = 0
         # A refused token looks like any other failed connect to many clients, so a failed connect asks for a new one.
         if not was_open or verdict == CloseCode.TOKEN_EXPIRED:
@@ -257,6 +284,7 @@ class Session:
         self._cancel("reconnect")
         self._phase = "closed"
         self._requests.end(error)
+        self._views.end(error)
         self._become("closed", error)
 
     def _quieten(self) -> None:
@@ -365,6 +393,7 @@ class Session:
         if msg_id not in self._requests:
             return
         if stream is not None:
+            self._views.wanted(stream)
             self._resumption.open(stream)
         if request.timeout_ms is not None:
             self._set(f"request:{msg_id}", request.timeout_ms)
@@ -397,6 +426,8 @@ class Session:
                 self._requests.time_up(of, self.last_attempt)
             case "resume":
                 self._resumption.time_up(of)
+            case "view":
+                self._views.time_up(of)
             case "quiet":
                 self._quiet()
             case "pong":

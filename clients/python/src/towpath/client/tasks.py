@@ -15,7 +15,9 @@ class Tasks:
         self._tasks: set[asyncio.Task[None]] = set()
         self._finishing: set[asyncio.Task[Any]] = set()
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None], failed: Callable[[BaseException], None]) -> None:
+    def spawn(
+        self, coroutine: Coroutine[Any, Any, None], failed: Callable[[BaseException], None]
+    ) -> "asyncio.Task[None]":
         """Run ``coroutine``; what it raises goes to ``failed``."""
 
         def ended(task: "asyncio.Task[None]") -> None:
@@ -26,6 +28,7 @@ class Tasks:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(ended)
+        return task
 
     def cancel(self) -> None:
         """Cancel all tasks, except the one that asks for it."""

@@ -289,11 +289,17 @@ class Message(Payload):
 
 
 class History(Payload):
-    """Answer to ``chat.history``, oldest first; ``has_more`` says that there is more in the direction asked for."""
+    """Answer to ``chat.history``, oldest first.
+
+    Attributes:
+        has_more: Whether there is more in the direction asked for.
+        seq: The position of the room's stream that the messages include.
+    """
 
     room: str
     messages: list[Message]
     has_more: bool
+    seq: int
 
 
 class RoomSummary(Payload):
@@ -342,11 +348,13 @@ class MemberList(Payload):
     """Answer to ``chat.members``, by name; of a crowd the first 100.
 
     Attributes:
+        seq: The position of the room's stream that the members include.
         count: How many members there are; there when the room is a crowd.
     """
 
     room: str
     members: list[MemberState]
+    seq: int
     count: int | None = None
 
 

@@ -207,16 +207,32 @@ class OrderState(Payload):
 
 
 class OrderView(OrderState):
-    """Answer to ``order.get``, and one entry of ``order.list``."""
+    """One entry of ``order.list``."""
 
     created_at: int
     items: list[Item] | None = None
 
 
+class OrderFound(OrderView):
+    """Answer to ``order.get``.
+
+    Attributes:
+        seq: The position of the user's stream that the order includes.
+    """
+
+    seq: int
+
+
 class OrderPage(Payload):
-    """Answer to ``order.list``, newest first; ``cursor`` asks for the next page."""
+    """Answer to ``order.list``, newest first.
+
+    Attributes:
+        seq: The position of the user's stream that the orders include.
+        cursor: Asks for the next page.
+    """
 
     orders: list[OrderView]
+    seq: int
     cursor: str | None = None
 
 
@@ -235,7 +251,7 @@ class OrderAnnounced(OrderState):
 ACTIONS: Final[Mapping[str, tuple[type[Payload], type[Payload] | None]]] = {
     "order.submit": (SubmitOrder, OrderAnswer),
     "order.cancel": (CancelOrder, CancelAnswer),
-    "order.get": (GetOrder, OrderView),
+    "order.get": (GetOrder, OrderFound),
     "order.list": (ListOrders, OrderPage),
     "order.resume": (Resume, ResumeAnswer),
 }

@@ -88,7 +88,7 @@ if TYPE_CHECKING:
     from towpath.servicekit.storage.kit_tables import KitTables
     from towpath.servicekit.storage.leaves import Leave
     from towpath.servicekit.storage.outbox import OutboxTables
-    from towpath.servicekit.storage.streams import Replay, Streams, StreamTables, batched
+    from towpath.servicekit.storage.streams import Replay, Streams, StreamTables, batched, read_heads
     from towpath.servicekit.storage.withheld import EntryId, Fields, Hidden
 
 __all__ = [
@@ -144,6 +144,7 @@ __all__ = [
     "batched",
     "bulk",
     "connect",
+    "read_heads",
     "resumed",
     "run",
     "serve_domain",
@@ -191,7 +192,7 @@ _MODULES: Final = {
     "storage.kit_tables": ("KitTables",),
     "storage.leaves": ("Leave",),
     "storage.outbox": ("OutboxTables",),
-    "storage.streams": ("Replay", "StreamTables", "Streams", "batched"),
+    "storage.streams": ("Replay", "StreamTables", "Streams", "batched", "read_heads"),
     "storage.withheld": ("EntryId", "Fields", "Hidden"),
 }
 _MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names}

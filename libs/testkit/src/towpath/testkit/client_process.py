@@ -183,6 +183,13 @@ class ClientProcess:
         """Read a stream with the SDK's iterator from now on; see :meth:`streamed`."""
         self._tell("stream", stream=name)
 
+    def view(self, stream: str, action: str, data: Event) -> str:
+        """Open a view of a stream, whose state is the answer to ``action``; see :meth:`viewed`.
+
+        Returns a handle for :meth:`answer`, which the end of the view decides.
+        """
+        return self._tell("view", stream=stream, action=action, data=data)
+
     def close(self) -> None:
         """End the session for good."""
         self._tell("close")
@@ -219,6 +226,26 @@ class ClientProcess:
     def streamed(self, stream: str) -> list[Envelope]:
         """The pushes that the iterator of a stream gave."""
         return [event["envelope"] for event in self.told("streamed") if event["envelope"]["stream"] == stream]
+
+    def viewed(self, stream: str) -> tuple[Event, list[Envelope]]:
+        """The last state that a view gave (``seq``, ``state``), and the changes since.
+
+        Raises:
+            AssertionError: A change does not follow what was before it.
+        """
+        updates = [
+            one for one in self.events if one["event"] in ("reset", "change") and one["stream"] == stream
+        ]
+        assert updates[0]["event"] == "reset", "a state comes first"
+        reset = updates[0]
+        changes: list[Envelope] = []
+        for update in updates[1:]:
+            if update["event"] == "reset":
+                reset, changes = update, []
+                continue
+            assert update["seq"] == reset["seq"] + len(changes) + 1, f"after {update['seq'] - 1}"
+            changes.append(update["envelope"])
+        return reset, changes
 
     async def reopened(self, *, times: int = 2, timeout: float = 30.0) -> Event:
         """Wait until it has been open ``times`` times, and return that event."""

@@ -15,8 +15,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
+from unittest.mock import patch
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.protocol.envelope import Envelope, make, parse
 from towpath.protocol.messages import (
@@ -54,6 +56,7 @@ from towpath.servicekit.runtime.settings import ServiceSettings
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.service import Service, topology, work_queues
 from towpath.servicekit.storage.database import Database
+from towpath.servicekit.storage.leaves import confirmed_leaves
 from towpath.servicekit.storage.relay import Relay
 from towpath.testkit.eventually import eventually
 
@@ -264,6 +267,28 @@ class ServiceUnderTest:
         await performer.flush()
         await eventually(relay.flush)
         self._listen()
+
+    @contextmanager
+    def before_statement(
+        self, number: int, work: Callable[[], Awaitable[object]], *, replica: int = 0
+    ) -> Iterator[list[Any]]:
+        """Do ``work`` before the ``number``-th statement, from 1, that a replica executes inside; gives all of them.
+
+        For what another replica commits between two statements of one unit of work.
+        """
+        leaves = self._databases[replica].confirmed_leaves  # by these a connection knows its database
+        statements: list[Any] = []
+        execute = AsyncConnection.execute
+
+        async def counted(connection: AsyncConnection, statement: Any, *more: Any, **options: Any) -> Any:
+            if confirmed_leaves(connection) is leaves:
+                statements.append(statement)
+                if len(statements) == number:
+                    await work()
+            return await execute(connection, statement, *more, **options)
+
+        with patch.object(AsyncConnection, "execute", counted):
+            yield statements
 
     async def rows(self, table: sa.Table) -> list[sa.Row[Any]]:
         """All rows of a table."""

@@ -165,7 +165,8 @@ def list_rooms(_: ListRooms, session: Session, rooms: Rooms) -> Outcome:
 def list_members(request: ListMembers, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
     members = [MemberState(user=user, online=rooms.is_online(user)) for user in rooms.listed(room)]
-    return Outcome(answer=MemberList(room=room.name, members=members, count=rooms.crowd_count(room)))
+    seq = rooms.lists.position(room.name)
+    return Outcome(answer=MemberList(room=room.name, members=members, seq=seq, count=rooms.crowd_count(room)))
 
 
 def mark_read(request: MarkRead, session: Session, rooms: Rooms) -> Outcome:

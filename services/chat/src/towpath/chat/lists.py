@@ -4,31 +4,36 @@ Guarantees: as in :mod:`towpath.chat.reading`. An answer is read for its own rea
 see different histories of it.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.chat.blocks import read_blocked
 from towpath.chat.reading import (
     HistoryPage,
+    Messages,
     may_receive,
     read_groups,
     read_histories,
     read_invitations,
     read_summaries,
 )
+from towpath.chat.tables import STREAMS
 from towpath.protocol.chat import (
     BlockedUser,
     History,
     Invitation,
     ListBlocked,
+    ListMembers,
     ListRooms,
     ReadHistory,
     RoomSummary,
+    stream_of,
 )
 from towpath.protocol.fields import Payload
 from towpath.protocol.sessions import SessionStarted
 from towpath.protocol.streams import Resume
+from towpath.servicekit import read_heads
 
 
 class Lists:
@@ -36,12 +41,24 @@ class Lists:
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
-        self._histories: dict[HistoryPage, History] = {}
+        self._positions: dict[str, int] = {}
+        self._histories: dict[HistoryPage, Messages] = {}
         self._summaries: dict[str, list[RoomSummary]] = {}
         self._invitations: dict[str, list[Invitation]] = {}
         self._blocked: dict[str, list[BlockedUser]] = {}
         self._groups: dict[str, list[str]] = {}
         self._receivable: set[tuple[str, str]] = set()
+
+    async def load_positions(self, asked: Iterable[Payload]) -> None:
+        """Read the positions of the rooms whose history or members are ``asked`` for.
+
+        Before anything else is read: another transaction may commit between two reads, and a list may be newer than
+        its position, but not older.
+        https://www.postgresql.org/docs/current/transaction-iso.html#XACT-READ-COMMITTED
+        """
+        streams = {stream_of(p.room) for p in asked if isinstance(p, ReadHistory | ListMembers)}
+        if streams:
+            self._positions = await read_heads(self._connection, STREAMS, streams)
 
     async def load(self, asked: Sequence[tuple[Payload, str]], histories: Collection[HistoryPage]) -> None:
         """Read what the requests ``asked``, with their users, list.
@@ -63,9 +80,15 @@ class Lists:
         if wanted := {(user, name) for p, user in asked if isinstance(p, Resume) for name in p.positions}:
             self._receivable = await may_receive(connection, wanted)
 
+    def position(self, room: str) -> int:
+        """The position of a room's stream that its history and its members include."""
+        return self._positions.get(stream_of(room), 0)
+
     def history(self, request: ReadHistory, user_id: str) -> History:
         """The history page of a request of ``user_id``."""
-        return self._histories[HistoryPage.of(request, user_id)]
+        messages, has_more = self._histories[HistoryPage.of(request, user_id)]
+        seq = self.position(request.room)
+        return History(room=request.room, messages=messages, has_more=has_more, seq=seq)
 
     def summaries(self, user_id: str) -> list[RoomSummary]:
         """The rooms of a user, by name, with unread counts."""

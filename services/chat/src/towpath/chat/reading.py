@@ -17,7 +17,6 @@ from towpath.chat.tables import GONE, INVITATIONS, MEMBERS, MESSAGES, ROOMS, STR
 from towpath.protocol.chat import (
     DIRECT_PREFIX,
     STREAM_PREFIX,
-    History,
     Invitation,
     Message,
     ReadHistory,
@@ -87,9 +86,16 @@ class HistoryPage(NamedTuple):
         return cls(request, user_id if is_direct(request.room) else "")
 
 
+class Messages(NamedTuple):
+    """The messages of one page, oldest first, and whether there are more in the direction asked for."""
+
+    messages: list[Message]
+    has_more: bool
+
+
 async def read_histories(
     connection: AsyncConnection, wanted: Iterable[HistoryPage]
-) -> dict[HistoryPage, History]:
+) -> dict[HistoryPage, Messages]:
     """The history pages ``wanted``."""
     asked = list(dict.fromkeys(wanted))
     found: list[list[sa.Row[Any]]] = [[] for _ in asked]
@@ -195,15 +201,14 @@ async def _union(
     return found
 
 
-def _page(page: HistoryPage, rows: list[sa.Row[Any]]) -> History:
+def _page(page: HistoryPage, rows: list[sa.Row[Any]]) -> Messages:
     request = page.request
     newest_first = request.after_seq is None
     rows.sort(key=lambda row: int(row.seq), reverse=newest_first)
     taken = rows[: request.limit]
-    return History(
-        room=request.room,
-        messages=[_message(row, page.reader) for row in (reversed(taken) if newest_first else taken)],
-        has_more=bool(taken) and taken[0].found > len(taken),
+    return Messages(
+        [_message(row, page.reader) for row in (reversed(taken) if newest_first else taken)],
+        bool(taken) and taken[0].found > len(taken),
     )
 
 

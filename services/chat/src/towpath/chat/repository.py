@@ -89,6 +89,7 @@ class Rooms:
         self._crowds: set[str] = set()
 
     async def load(self, requests: Sequence[Request]) -> None:
+        await self.lists.load_positions(request.payload for request in requests)
         named = [(room, request) for request in requests if (room := room_of(request)) is not None]
         await self._load_rooms(requests, named)
         await self._load_quotas(named)

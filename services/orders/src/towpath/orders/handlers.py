@@ -16,6 +16,7 @@ from towpath.protocol.orders import (
     OrderAnnounced,
     OrderAnswer,
     OrderEvent,
+    OrderFound,
     OrderPage,
     OrderView,
     Status,
@@ -48,12 +49,14 @@ def cancel(request: CancelOrder, session: Session, book: OrderBook) -> Outcome:
 
 
 def get(request: GetOrder, session: Session, book: OrderBook) -> Outcome:
-    return Outcome(answer=_view(book.owned_by(session.user_id, request.order_id)))
+    order = book.owned_by(session.user_id, request.order_id)  # raises OrderNotFound
+    return Outcome(answer=OrderFound(**_view(order).model_dump(), seq=book.position(session.user_id)))
 
 
 def list_orders(request: ListOrders, session: Session, book: OrderBook) -> Outcome:
     orders, cursor = book.page(session.user_id, request)
-    return Outcome(answer=OrderPage(orders=[_view(order) for order in orders], cursor=cursor))
+    seq = book.position(session.user_id)
+    return Outcome(answer=OrderPage(orders=[_view(order) for order in orders], seq=seq, cursor=cursor))
 
 
 def resume(request: Resume, session: Session, _: OrderBook) -> Outcome:

@@ -13,8 +13,8 @@ from towpath.orders.domain import Order, OrderIdTaken, OrderNotFound, Source
 from towpath.orders.rows import order_of, refund_row, rest_row, row_of
 from towpath.orders.tables import ORDERS, REFUNDS, REVISIONS, STREAMS
 from towpath.protocol.envelope import Envelope
-from towpath.protocol.orders import ListOrders, OrderEvent, OrderState, stream_of
-from towpath.servicekit import Request, Streams, batched, bulk
+from towpath.protocol.orders import GetOrder, ListOrders, OrderEvent, OrderState, stream_of
+from towpath.servicekit import Request, Streams, batched, bulk, read_heads
 
 #: SQLite allows 500 at most: https://www.sqlite.org/limits.html#max_compound_select
 _PAGES_A_STATEMENT: Final = 200
@@ -36,12 +36,22 @@ class OrderBook:
         self._newest: dict[tuple[str, str, str], int] = {}
         self._pages: dict[tuple[str, ListOrders], tuple[list[Order], str | None]] = {}
         self._streams = Streams(connection, STREAMS)
+        self._positions: dict[str, int] = {}
 
     async def load(self, requests: Sequence[Request]) -> None:
         # Locks, then reads: no other transaction changes these orders before the commit (docs/adr/0018). A batch of
         # reads locks nothing.
         if any(request.handler.changes for request in requests):
             await self._streams.load(stream_of(_owner(request)) for request in requests)
+        # Before the orders: another transaction may commit between two reads, and an order may be newer than the
+        # position, but not older. https://www.postgresql.org/docs/current/transaction-iso.html#XACT-READ-COMMITTED
+        shown = {
+            stream_of(_owner(request))
+            for request in requests
+            if type(request.payload) in (GetOrder, ListOrders)
+        }
+        if shown:
+            self._positions = await read_heads(self._connection, STREAMS, shown)
         keys = {
             (_owner(request), order_id)
             for request in requests
@@ -112,6 +122,10 @@ class OrderBook:
     def page(self, user_id: str, request: ListOrders) -> tuple[list[Order], str | None]:
         """One page of a user's orders, newest first, and the cursor of the next."""
         return self._pages[user_id, request]
+
+    def position(self, user_id: str) -> int:
+        """The position of a user's stream that the loaded orders include; 0 for a user without orders."""
+        return self._positions.get(stream_of(user_id), 0)
 
     def updated(self, order: Order) -> Envelope:
         """The durable push of an order's state."""

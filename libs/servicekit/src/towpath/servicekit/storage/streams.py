@@ -295,7 +295,31 @@ def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 async def read_heads(
     connection: AsyncConnection, tables: StreamTables, names: Iterable[str]
 ) -> dict[str, int]:
-    """The last ``seq`` of each of ``names`` that exists, without locking."""
+    """The last ``seq`` of each of ``names`` that exists, without locking.
+
+    For the position that an answer names: read it before what is answered. Another transaction may commit between two
+    reads (PostgreSQL's READ COMMITTED), and a client applies a change once more without harm, but never learns of one
+    that the position passes over.
+
+    Example:
+        >>> import asyncio
+        >>> from sqlalchemy.ext.asyncio import create_async_engine
+        >>> metadata = sa.MetaData()
+        >>> tables = StreamTables.define(metadata, "orders")
+        >>> async def position() -> dict[str, int]:
+        ...     engine = create_async_engine("sqlite+aiosqlite://")
+        ...     async with engine.begin() as connection:
+        ...         await connection.run_sync(metadata.create_all)
+        ...         streams = Streams(connection, tables)
+        ...         await streams.load(["orders:ana"])
+        ...         push = streams.append("orders:ana", "order.updated", lambda seq: {"status": "submitted"})
+        ...         await streams.save()
+        ...         heads = await read_heads(connection, tables, ["orders:ana", "orders:ben"])
+        ...     await engine.dispose()
+        ...     return heads
+        >>> asyncio.run(position())
+        {'orders:ana': 1}
+    """
     heads = tables.heads
     found: dict[str, int] = {}
     for part in batched(sorted(set(names)), _NAMES_A_STATEMENT):
