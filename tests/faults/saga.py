@@ -5,7 +5,7 @@ The promises of the saga, each a :data:`Check` from evidence to findings, a sent
 * every order is decided, and orders and inventory agree about it;
 * the stock is what was counted, without what has left; what is reserved is reserved for orders;
 * nothing is sold that was not there;
-* each step of an order is stored, and told to its owner, once and in order.
+* each step of an order is stored, and pushed to its owner, once and in order.
 
 A further service of the saga adds its name to :data:`SERVICES`, what it stored to :class:`Found`, and a check.
 """
@@ -133,7 +133,7 @@ def _oversold(found: Found) -> list[str]:
     ]
 
 
-def _told_once(found: Found) -> list[str]:
+def _pushed_once(found: Found) -> list[str]:
     findings = []
     for key in sorted(found.orders):
         stored, shown = tuple(found.stored.get(key, ())), tuple(found.shown.get(key, ()))
@@ -151,7 +151,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "disagree": _agreement,
     "miscounted": _stock,
     "oversold": _oversold,
-    "not told once": _told_once,
+    "not pushed once": _pushed_once,
 }
 
 

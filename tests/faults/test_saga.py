@@ -168,10 +168,10 @@ def test_a_faithful_shop_has_no_findings() -> None:
         ("miscounted", {"counted": {"anvil": 2}}),
         ("oversold", {"counted": {"anvil": 2}}),
         ("oversold", {"orders": {**_FAITHFUL.orders, _C: "confirmed"}}),
-        ("not told once", {"shown": {**_FAITHFUL.shown, _B: ("submitted", "confirmed", "confirmed")}}),
-        ("not told once", {"shown": {**_FAITHFUL.shown, _B: ("submitted",)}}),
+        ("not pushed once", {"shown": {**_FAITHFUL.shown, _B: ("submitted", "confirmed", "confirmed")}}),
+        ("not pushed once", {"shown": {**_FAITHFUL.shown, _B: ("submitted",)}}),
         (
-            "not told once",
+            "not pushed once",
             {"stored": {**_FAITHFUL.stored, _A: ("submitted", "paid", "confirmed", "shipped")}},
         ),
     ],
