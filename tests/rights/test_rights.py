@@ -137,6 +137,13 @@ MAY: Final[dict[str, list[Operation]]] = {
         publish(PUSH, "group.order:vip", "orders"),
         bind("orders.events", EVENTS, "order.paid"),
     ],
+    "inventory": [
+        publish(EVENTS, "order.confirmed", "inventory"),
+        publish(EVENTS, "order.rejected", "inventory"),
+        publish(EVENTS, "inventory.counted", "inventory"),
+        publish(PUSH, "group.inventory:anvil", "inventory"),
+        bind("inventory.events", EVENTS, "order.created"),
+    ],
     "backend": [
         publish(EVENTS, "order.paid", "backend"),
         publish(PUSH, "user.ana", "backend"),
@@ -218,6 +225,14 @@ MAY_NOT: Final[dict[str, list[tuple[Operation, int]]]] = {
         (publish(PUSH, "group.chat:lobby"), FORBIDDEN),
         (get("chat.commands.0"), FORBIDDEN),
         (purge("chat.events"), FORBIDDEN),
+    ],
+    "inventory": [
+        *((publish(EVENTS, key), FORBIDDEN) for key in ("order.paid", "order.confirmed.again", "order")),
+        (publish(EVENTS, "order.confirmed", "orders"), WRONG),
+        (publish(COMMANDS, "order.0"), FORBIDDEN),
+        (publish(PUSH, "group.order:vip"), FORBIDDEN),
+        (bind("inventory.events", EVENTS, "order.paid"), FORBIDDEN),
+        (get("orders.events"), FORBIDDEN),
     ],
     "backend": [
         *((publish(COMMANDS, key), FORBIDDEN) for key in ("order.0", "chat.0", "proof")),

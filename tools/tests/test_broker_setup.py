@@ -13,13 +13,15 @@ import pytest
 from aiormq.exceptions import ChannelAccessRefused
 from yarl import URL
 
+from towpath.servicekit.installed import installed_services
 from towpath.testkit.processes import Processes
 from towpath.tools import broker_setup, definitions
 from towpath.tools.broker_setup import BadSecrets, NoPassword, Wanted, differences, variable
 from towpath.tools.definitions import BadAccount
 from towpath.tools.rabbitmq_node import RabbitNode
 
-NAMES = ["gateway", "chat", "orders", "backend", "ops"]
+SERVICES = [service.name for service in installed_services()]
+NAMES = ["gateway", *SERVICES, "backend", "ops"]
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +55,7 @@ async def test_setup_gives_every_program_an_account(
     assert "run `towpath broker setup`" in output.splitlines()[-1]
 
     status, output = await setup(processes, "--secrets", kept, "--ctl", ctl)
-    assert (status, output) == (0, f"5 accounts: {', '.join(NAMES)}\n")
+    assert (status, output) == (0, f"{len(NAMES)} accounts: {', '.join(NAMES)}\n")
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     passwords = dict(line.split("=") for line in kept.read_text().splitlines())
     assert set(passwords) == {variable(name) for name in NAMES}
@@ -124,10 +126,16 @@ async def test_a_command_that_cannot_be_run_is_named(processes: Processes, tmp_p
 
 
 def test_services_and_backends_elsewhere_have_accounts_too() -> None:
-    wanted = Wanted(["stock:stock:order.paid,stock.moved"], ["shop:order,stock", "audit:"], ["shop"], [])
+    wanted = Wanted(
+        ["stock:stock:order.paid,stock.moved", "packer:pack:order.paid:order.packed"],
+        ["shop:order,stock", "audit:"],
+        ["shop"],
+        [],
+    )
     accounts = {account.name: account for account in wanted.accounts()}
-    assert list(accounts) == ["gateway", "chat", "orders", "stock", "shop", "audit", "ops"]
+    assert list(accounts) == ["gateway", *SERVICES, "stock", "packer", "shop", "audit", "ops"]
     assert accounts["stock"] == definitions.service("stock", "stock", ["order.paid", "stock.moved"])
+    assert accounts["packer"] == definitions.service("packer", "pack", ["order.paid"], ["order.packed"])
     assert accounts["shop"] == definitions.backend("shop", ["order", "stock"], kicks=True)
     assert accounts["audit"].topics["towpath.events"] == ("^$", "^$")
 

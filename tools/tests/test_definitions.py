@@ -71,7 +71,7 @@ def may_bind(account: Account, queue: str, binding: Binding) -> bool:
 
 
 def account_of(service: Service[Any]) -> Account:
-    return definitions.service(service.name, service.domain, service.events)
+    return definitions.service(service.name, service.domain, service.events, service.publishes)
 
 
 def may_own(account: Account, queue: str) -> bool:
@@ -116,6 +116,7 @@ def test_a_service_may_publish_to_users_its_groups_and_everyone(user: str, group
         keys = [user_key(user), group_key(f"{service.domain}:{group}"), control_key(user), EVERYONE]
         assert all(may_publish(account, PUSH, key) for key in [*keys, connection_key(gateway)])
         events = [f"{service.domain}.done", f"{service.domain}.room.opened", SERVICE_ALIVE, SERVICE_REPLICA]
+        events += service.publishes
         assert all(may_publish(account, EVENTS, key) for key in events)
 
 

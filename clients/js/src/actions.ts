@@ -31,6 +31,12 @@ export interface Actions {
   "chat.read": { data: MarkRead; answer: ReadPosition };
   "chat.typing": { data: Typing; answer: Record<string, never> };
   "chat.resume": { data: Resume; answer: ResumeAnswer };
+  "inventory.get": { data: GetStock; answer: StockView };
+  "inventory.list": { data: ListStock; answer: StockPage };
+  "inventory.set": { data: SetStock; answer: StockView };
+  "inventory.watch": { data: WatchStock; answer: StockView };
+  "inventory.unwatch": { data: UnwatchStock; answer: Unwatched };
+  "inventory.resume": { data: Resume; answer: ResumeAnswer };
   "order.submit": { data: SubmitOrder; answer: OrderAnswer };
   "order.cancel": { data: CancelOrder; answer: CancelAnswer };
   "order.get": { data: GetOrder; answer: OrderView };
@@ -52,6 +58,7 @@ export interface Pushes {
   "chat.read": ReadPush;
   "chat.presence": PresencePush;
   "chat.crowd": CrowdCounted;
+  "inventory.updated": StockState;
   "order.updated": OrderState;
 }
 
@@ -368,6 +375,60 @@ export interface CrowdCounted {
   members: number;
   online: number;
   seq: number;
+}
+
+export interface GetStock {
+  sku: string;
+}
+
+/** The stock of an item in an answer. */
+export interface StockView {
+  sku: string;
+  on_hand: number;
+  reserved: number;
+  available: number;
+  revision: number;
+  seq: number;
+}
+
+/** `data` of `inventory.list`. */
+export interface ListStock {
+  limit?: number;
+  cursor?: string;
+}
+
+/** Answer to `inventory.list`, by the names of the items; `cursor` asks for the next page. */
+export interface StockPage {
+  items: StockView[];
+  cursor?: string;
+}
+
+/** `data` of `inventory.set`. */
+export interface SetStock {
+  sku: string;
+  on_hand: number;
+}
+
+export interface WatchStock {
+  sku: string;
+}
+
+export interface UnwatchStock {
+  sku: string;
+}
+
+/** Answer to `inventory.unwatch`. */
+export interface Unwatched {
+  sku: string;
+}
+
+/** Push `inventory.updated`. */
+export interface StockState {
+  sku: string;
+  on_hand: number;
+  reserved: number;
+  available: number;
+  revision: number;
 }
 
 export interface Item {

@@ -46,6 +46,13 @@ class TestSubmit:
         (event,) = orders.events()
         assert (event.action, event.data["user_id"]) == ("order.created", "alice")
 
+    async def test_the_items_of_an_order_are_announced_with_it(self, orders: ServiceUnderTest) -> None:
+        items = [{"sku": "bolt", "quantity": 3, "unit_price": "0.10"}]
+        await orders.dispatch(a_command("order.submit", order_id="O-1", items=items))
+        await orders.dispatch(a_command("order.cancel", order_id="O-1"), a_submit("O-2"))
+        announced = [(event.action, event.data.get("items")) for event in orders.events()]
+        assert announced == [("order.created", items), ("order.cancelled", None), ("order.created", None)]
+
     async def test_an_order_without_an_id_gets_one(self, orders: ServiceUnderTest) -> None:
         await orders.dispatch(a_command("order.submit", amount="1", msg_id="m-1"))
         assert orders.answer("m-1").data["order_id"].startswith("O20")
@@ -268,6 +275,37 @@ class TestEvents:
         )
         assert (shipped.seq, shipped.data["status"], shipped.data["amount"]) == (3, "shipped", "9.00")
         assert orders.events() == []
+
+    async def test_the_inventory_confirms_or_rejects_an_order_and_its_owner_sees_the_reason(
+        self, orders: ServiceUnderTest
+    ) -> None:
+        await orders.dispatch(a_submit("O-1"), a_submit("O-2"))
+        orders.forget()
+        why = {"reason": "out_of_stock", "skus": ["anvil"], "text": "Out of stock: anvil"}
+        await orders.dispatch(
+            an_event("order.confirmed", service="inventory", order_id="O-1", user_id="alice"),
+            an_event(
+                "order.rejected",
+                service="inventory",
+                order_id="O-2",
+                user_id="alice",
+                reason="out_of_stock",
+                detail=why,
+            ),
+        )
+        told = [(push.data["status"], push.data.get("detail")) for push in orders.pushes("user.alice")]
+        assert told == [("confirmed", None), ("rejected", why)]
+        await orders.dispatch(a_command("order.cancel", order_id="O-2", msg_id="m-1"))
+        assert orders.error("m-1") == "conflict"
+
+    async def test_a_decision_of_the_inventory_that_comes_after_a_cancel_changes_nothing(
+        self, orders: ServiceUnderTest
+    ) -> None:
+        await orders.dispatch(a_submit("O-1"), a_command("order.cancel", order_id="O-1", reason="too late"))
+        orders.forget()
+        for event in ("order.confirmed", "order.rejected"):
+            await orders.dispatch(an_event(event, service="inventory", order_id="O-1", user_id="alice"))
+        assert orders.heard == []
 
     async def test_a_late_event_is_accepted_without_a_push(self, orders: ServiceUnderTest) -> None:
         await orders.dispatch(a_submit(), an_event("order.shipped", order_id="O-1", user_id="alice"))

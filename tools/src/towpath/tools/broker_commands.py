@@ -30,7 +30,8 @@ def setup(
     service: Annotated[
         list[str] | None,
         typer.Option(
-            help="A service that is not installed here: [dim]name:domain:event,event[/]; once for each.",
+            help="A service that is not installed here: [dim]name:domain:event,event[/], and "
+            "[dim]:event,event[/] of other domains that it publishes; once for each.",
             show_default=False,
         ),
     ] = None,

@@ -56,7 +56,8 @@ class Wanted:
     """The accounts to have.
 
     Attributes:
-        services: ``name:domain`` or ``name:domain:event,event`` of services that are not installed here.
+        services: ``name:domain`` or ``name:domain:event,event`` of services that are not installed here; behind one
+            more colon the events of other domains that it publishes.
         backends: ``name`` or ``name:domain,domain``.
         kick, revoke: Names of backends that may end connections, or revoke tokens.
     """
@@ -75,7 +76,7 @@ class Wanted:
         known = [one.definition() for one in installed_services()]
         found = [
             definitions.gateway(),
-            *(definitions.service(one.name, one.domain, one.events) for one in known),
+            *(definitions.service(one.name, one.domain, one.events, one.publishes) for one in known),
             *map(_service, self.services),
             *(self._backend(text) for text in self.backends or ("backend",)),
             definitions.operators(),
@@ -95,10 +96,15 @@ class Wanted:
 
 def _service(text: str) -> Account:
     name, _, rest = text.partition(":")
-    domain, _, events = rest.partition(":")
+    domain, _, rest = rest.partition(":")
+    events, _, published = rest.partition(":")
     if not domain:
         raise BadAccount(f"--service {text!a}: write it as name:domain, or name:domain:event,event")
-    return definitions.service(name, domain, [event for event in events.split(",") if event])
+    return definitions.service(name, domain, _listed(events), _listed(published))
+
+
+def _listed(text: str) -> list[str]:
+    return [event for event in text.split(",") if event]
 
 
 def variable(account: str) -> str:

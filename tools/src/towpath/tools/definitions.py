@@ -103,11 +103,12 @@ def gateway() -> Account:
     )
 
 
-def service(name: str, domain: str, events: Iterable[str] = ()) -> Account:
+def service(name: str, domain: str, events: Iterable[str] = (), publishes: Iterable[str] = ()) -> Account:
     """The account of a service: its own queues, commands of its domain, pushes to users and to its own groups.
 
     Args:
         events: The events that it handles.
+        publishes: Events of other domains that it publishes, each by its name.
     """
     _check(name, domain)
     if name in _TAKEN:
@@ -125,7 +126,10 @@ def service(name: str, domain: str, events: Iterable[str] = ()) -> Account:
             COMMANDS: (_any_of(commands, _PROOF), _any_of(commands)),
             EVENTS: (
                 _any_of(
-                    rf"{domain}{_WORDS}", r"service\.(alive|replica)", rf"{_PROOF}(\.{re.escape(name)})?"
+                    rf"{domain}{_WORDS}",
+                    *map(_literally, sorted(publishes)),
+                    r"service\.(alive|replica)",
+                    rf"{_PROOF}(\.{re.escape(name)})?",
                 ),
                 _any_of(*map(_literally, sorted({*events, *kit}))),
             ),

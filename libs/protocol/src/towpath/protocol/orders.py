@@ -221,9 +221,14 @@ class OrderPage(Payload):
 
 
 class OrderAnnounced(OrderState):
-    """``data`` of the events this service publishes: ``order.created``, ``order.cancelled``."""
+    """``data`` of the events this service publishes: ``order.created``, ``order.cancelled``.
+
+    Attributes:
+        items: Of ``order.created``; left out by orders that consist of an amount only.
+    """
 
     user_id: str
+    items: list[Item] | None = None
 
 
 #: Action → what ``data`` must be, and what answers it (``None``: an empty object).

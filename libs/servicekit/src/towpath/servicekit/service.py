@@ -37,6 +37,8 @@ class Service(Generic[U]):
         timers: Periodic work, on every replica; only with a storage.
         effects: Name → call to the outside that outcomes may declare; only with a storage that has ``effects`` and
             ``outbox``.
+        publishes: Events of other domains that it publishes, such as ``order.confirmed``: its account at RabbitMQ may
+            publish these beside the events of its own domain.
 
     Example:
         >>> from pydantic import BaseModel
@@ -62,6 +64,7 @@ class Service(Generic[U]):
     storage: Storage[U] | None = None
     timers: Sequence[Timer] = ()
     effects: EffectHandlers = field(default_factory=dict)
+    publishes: Sequence[str] = ()
 
     @property
     def tables(self) -> HandlerTables:

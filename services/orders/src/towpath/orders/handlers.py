@@ -11,6 +11,7 @@ from towpath.protocol.orders import (
     CancelAnswer,
     CancelOrder,
     GetOrder,
+    Item,
     ListOrders,
     OrderAnnounced,
     OrderAnswer,
@@ -35,7 +36,8 @@ def submit(request: SubmitOrder, session: Session, book: OrderBook) -> Outcome:
         amount=request.total,
         currency=request.currency,
     )
-    return Outcome(answer=answer, pushes=[_push(order, book)], events=[_announced("order.created", order)])
+    created = _announced("order.created", order, items=order.items)
+    return Outcome(answer=answer, pushes=[_push(order, book)], events=[created])
 
 
 def cancel(request: CancelOrder, session: Session, book: OrderBook) -> Outcome:
@@ -73,8 +75,8 @@ def _push(order: Order, book: OrderBook) -> Push:
     return to_user(order.user_id, book.updated(order))
 
 
-def _announced(name: str, order: Order) -> Envelope:
-    data = OrderAnnounced(user_id=order.user_id, **state(order).model_dump())
+def _announced(name: str, order: Order, items: list[Item] | None = None) -> Envelope:
+    data = OrderAnnounced(user_id=order.user_id, items=items, **state(order).model_dump())
     return make(name, data.model_dump(mode="json", exclude_none=True))
 
 

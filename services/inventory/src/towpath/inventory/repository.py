@@ -1,0 +1,219 @@
+"""The repository of the inventory: the unit of work of the handlers.
+
+Guarantees: the number of statements does not depend on the number of requests. Reservations are locked first, by
+owner and order, then items by name, then the heads of their streams: all replicas lock in this order, and no other
+transaction changes an item or a reservation before the commit.
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towpath.inventory.domain import ItemNotFound, Reservation, Rules, State, Stock, may_set
+from towpath.inventory.tables import RESERVATIONS, STOCK, STREAMS
+from towpath.inventory.watches import Watches
+from towpath.protocol.envelope import Envelope, now_ms
+from towpath.protocol.inventory import (
+    GetStock,
+    ListStock,
+    OrderCreated,
+    OrderMoved,
+    SetStock,
+    StockState,
+    WatchStock,
+    stream_of,
+)
+from towpath.servicekit import Request, Streams, batched, bulk
+
+DEFAULT_RULES: Final = Rules()
+#: SQLite allows 500 at most: https://www.sqlite.org/limits.html#max_compound_select
+_PAGES_A_STATEMENT: Final = 200
+_KEY: Final = ("user_id", "order_id")
+#: Owner and order id.
+Key = tuple[str, str]
+
+
+class Inventory:
+    """Unit of work of the inventory service; see :class:`towpath.servicekit.UnitOfWork`.
+
+    Attributes:
+        rules: What operators choose.
+        stocks: The tracked items among those that the requests name.
+        watches: The items that users watch.
+    """
+
+    def __init__(self, connection: AsyncConnection, rules: Rules = DEFAULT_RULES) -> None:
+        self._connection = connection
+        self._streams = Streams(connection, STREAMS)
+        self.rules = rules
+        self.stocks: dict[str, Stock] = {}
+        self.watches = Watches(connection, rules.watches_per_user)
+        self._reservations: dict[Key, Reservation] = {}
+        self._pages: dict[ListStock, tuple[list[Stock], str | None]] = {}
+
+    async def load(self, requests: Sequence[Request]) -> None:
+        payloads = [request.payload for request in requests]
+        await self._load_reservations({key for payload in payloads if (key := _key(payload)) is not None})
+        ordered = {item.sku for p in payloads if isinstance(p, OrderCreated) for item in p.items or ()}
+        reserved = {sku for one in self._reservations.values() for sku in one.quantities}
+        # Without the right it changes nothing, and must not make others wait.
+        set_here = {p.sku for r in requests if isinstance(p := r.payload, SetStock) and _may_set(r)}
+        changing = ordered | reserved | set_here
+        await self._load_stock(changing, lock=True)
+        await self._streams.load(map(stream_of, set_here | self.stocks.keys()))
+        shown = {p.sku for p in payloads if isinstance(p, GetStock | SetStock | WatchStock)}
+        await self._load_stock(shown - changing)
+        await self._load_pages([p for p in payloads if isinstance(p, ListStock)])
+        await self.watches.load(requests)
+
+    def item(self, sku: str) -> Stock:
+        """The stock of a tracked item.
+
+        Raises:
+            ItemNotFound
+        """
+        if (stock := self.stocks.get(sku)) is None:
+            raise ItemNotFound(f"There is no item {sku!r} in the inventory.")
+        return stock
+
+    def item_to_set(self, sku: str) -> Stock:
+        """The stock of an item, which is tracked from now on."""
+        return self.stocks.setdefault(sku, Stock(sku))
+
+    def reservation(self, user_id: str, order_id: str) -> Reservation:
+        """The reservation of an order that has items, or has ended."""
+        return self._reservations[user_id, order_id]
+
+    def page(self, request: ListStock) -> tuple[list[Stock], str | None]:
+        """One page of the tracked items, and the cursor of the next."""
+        return self._pages[request]
+
+    def updated(self, stock: Stock) -> Envelope:
+        """The durable push of an item's changed stock, which gives the stock its revision."""
+
+        def state(seq: int) -> Mapping[str, Any]:
+            stock.revision = seq
+            return state_of(stock).model_dump()
+
+        return self._streams.append(stream_of(stock.sku), "inventory.updated", state)
+
+    async def save(self) -> None:
+        changed = [stock for stock in self.stocks.values() if stock.is_changed]
+        rows = [(stock.is_stored, _stock_row(stock)) for stock in changed]
+        await bulk.insert(self._connection, STOCK, [row for is_stored, row in rows if not is_stored])
+        await bulk.update(self._connection, STOCK, [row for is_stored, row in rows if is_stored], key=["sku"])
+        now = now_ms()
+        reservations = [_reservation_row(one, now) for one in self._reservations.values() if one.is_changed]
+        await bulk.update(self._connection, RESERVATIONS, reservations, key=_KEY)
+        await self.watches.save()
+        await self._streams.save()
+
+    # Inside
+
+    async def _load_reservations(self, keys: Collection[Key]) -> None:
+        if not keys:
+            return
+        # New rows are made before any is locked. Another replica may make the same row at this moment: this one then
+        # waits for its commit. https://www.postgresql.org/docs/current/sql-insert.html#SQL-ON-CONFLICT
+        asked = bulk.pairs(self._connection, sorted(keys)).subquery()
+        new = [sa.literal(State.NEW.value), sa.literal("{}"), sa.literal(now_ms(), sa.BigInteger)]
+        # SQLite needs a WHERE here: https://www.sqlite.org/lang_upsert.html#parsing_ambiguity
+        rows = sa.select(asked.c[0], asked.c[1], *new).where(sa.true())
+        dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
+        names = [column.name for column in RESERVATIONS.columns]
+        await self._connection.execute(
+            dialect.insert(RESERVATIONS).from_select(names, rows).on_conflict_do_nothing()
+        )
+        one = sa.tuple_(RESERVATIONS.c.user_id, RESERVATIONS.c.order_id)
+        # Rows are locked in the order in which they are sorted.
+        # https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE
+        found = (
+            sa.select(RESERVATIONS)
+            .where(one.in_(bulk.pairs(self._connection, sorted(keys))))
+            .order_by(*(RESERVATIONS.c[name] for name in _KEY))
+            .with_for_update()
+        )
+        for row in await self._connection.execute(found):
+            self._reservations[row.user_id, row.order_id] = Reservation(
+                row.user_id, row.order_id, State(row.state), json.loads(row.quantities)
+            )
+
+    async def _load_stock(self, skus: Collection[str], *, lock: bool = False) -> None:
+        if not skus:
+            return
+        asked = bulk.pairs(self._connection, [(sku, "") for sku in sorted(skus)]).subquery()
+        found = sa.select(STOCK).where(STOCK.c.sku.in_(sa.select(asked.c[0]))).order_by(STOCK.c.sku)
+        for row in await self._connection.execute(found.with_for_update() if lock else found):
+            self.stocks[row.sku] = _stock_of(row)
+
+    async def _load_pages(self, wanted: Sequence[ListStock]) -> None:
+        for asked in batched(list(dict.fromkeys(wanted)), _PAGES_A_STATEMENT):
+            selects = [_page_select(number, request) for number, request in enumerate(asked)]
+            page = sa.union_all(*(sa.select(select.subquery()) for select in selects)).subquery()
+            # Sorted by the database, so that the cursor and the pages agree on one collation.
+            rows = await self._connection.execute(sa.select(page).order_by(page.c.page, page.c.sku))
+            found: dict[int, list[Stock]] = {number: [] for number in range(len(asked))}
+            for row in rows:
+                found[row.page].append(_stock_of(row))
+            for number, request in enumerate(asked):
+                stocks = found[number][: request.limit]
+                more = len(found[number]) > request.limit
+                self._pages[request] = stocks, stocks[-1].sku if more else None
+
+
+def state_of(stock: Stock) -> StockState:
+    """The stock of an item in the form of ``inventory.updated``."""
+    return StockState(
+        sku=stock.sku,
+        on_hand=stock.on_hand,
+        reserved=stock.reserved,
+        available=stock.available,
+        revision=stock.revision,
+    )
+
+
+def _may_set(request: Request) -> bool:
+    return request.session is not None and may_set(request.session.scope)
+
+
+def _key(payload: object) -> Key | None:
+    """The order of an event, if it has a reservation. One without items has none, until it ends."""
+    if isinstance(payload, OrderMoved) or (isinstance(payload, OrderCreated) and payload.items):
+        return payload.user_id, payload.order_id
+    return None
+
+
+def _stock_of(row: Any) -> Stock:
+    return Stock(row.sku, row.on_hand, row.reserved, row.revision, is_stored=True)
+
+
+def _stock_row(stock: Stock) -> dict[str, Any]:
+    return {
+        "sku": stock.sku,
+        "on_hand": stock.on_hand,
+        "reserved": stock.reserved,
+        "revision": stock.revision,
+    }
+
+
+def _reservation_row(one: Reservation, now: int) -> dict[str, Any]:
+    return {
+        "user_id": one.user_id,
+        "order_id": one.order_id,
+        "state": one.state.value,
+        "quantities": json.dumps(one.quantities),
+        "changed_at": now,
+    }
+
+
+def _page_select(number: int, request: ListStock) -> sa.Select[Any]:
+    select = sa.select(sa.literal(number).label("page"), STOCK)
+    if request.cursor is not None:
+        # After an item, not after a number of rows: items that are added meanwhile move no page.
+        select = select.where(STOCK.c.sku > request.cursor)
+    # One more than asked for: it shows whether there is a next page.
+    return select.order_by(STOCK.c.sku).limit(request.limit + 1)
