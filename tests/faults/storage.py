@@ -31,8 +31,8 @@ class Databases:
     """The databases of chat and orders, read from the outside."""
 
     def __init__(self, chat: Process, orders: Process) -> None:
-        self._chat = _url_of(chat)
-        self._orders = _url_of(orders)
+        self._chat = url_of(chat)
+        self._orders = url_of(orders)
 
     async def open_connections(self) -> set[str]:
         """The ids of the connections that chat takes for open."""
@@ -45,13 +45,13 @@ class Databases:
             .join_from(CONNECTIONS, GATEWAYS, of_gateway)
             .where(CONNECTIONS.c.ended_at.is_(None), GATEWAYS.c.over_at.is_(None))
         )
-        async with _reading(self._chat) as chat:
+        async with reading(self._chat) as chat:
             return set((await chat.execute(found)).scalars())
 
     async def heads(self) -> dict[str, int]:
         """The last position of each stream."""
         heads: dict[str, int] = {}
-        async with _reading(self._chat) as chat, _reading(self._orders) as orders:
+        async with reading(self._chat) as chat, reading(self._orders) as orders:
             for connection, tables in ((chat, CHAT_STREAMS), (orders, ORDER_STREAMS)):
                 for row in await connection.execute(sa.select(tables.heads)):
                     heads[row.stream] = row.head
@@ -59,7 +59,7 @@ class Databases:
 
     async def read(self) -> Stored:
         """Everything there is."""
-        async with _reading(self._chat) as chat, _reading(self._orders) as orders:
+        async with reading(self._chat) as chat, reading(self._orders) as orders:
             return Stored(
                 entries=await _entries(chat, CHAT_STREAMS) + await _entries(orders, ORDER_STREAMS),
                 messages=[
@@ -73,7 +73,8 @@ class Databases:
 
 
 @asynccontextmanager
-async def _reading(url: str) -> AsyncIterator[AsyncConnection]:
+async def reading(url: str) -> AsyncIterator[AsyncConnection]:
+    """A connection to a service's database."""
     engine = create_async_engine(url)
     try:
         async with engine.connect() as connection:
@@ -90,7 +91,8 @@ async def _entries(connection: AsyncConnection, tables: StreamTables) -> list[En
     return entries
 
 
-def _url_of(service: Process) -> str:
+def url_of(service: Process) -> str:
+    """The SQLAlchemy URL of a service's database."""
     url = service.settings["TOWPATH_DATABASE_URL"]
     return url.replace("sqlite://", "sqlite+aiosqlite://", 1).replace(
         "postgresql://", "postgresql+asyncpg://", 1

@@ -1,4 +1,5 @@
 /** The words of the page, in English. Its shape is what every other dictionary has to have. */
+import type { Reasons } from "../model/detail.ts";
 
 const plural = new Intl.PluralRules("en");
 const number = new Intl.NumberFormat("en");
@@ -215,6 +216,10 @@ export const en = {
       cancelled: "cancelled",
       refunded: "refunded",
     } as Readonly<Record<string, string>>,
+    reasons: {
+      out_of_stock: (skus) => `Out of stock: ${skus}`,
+      unknown_item: (skus) => `Not for sale: ${skus}`,
+    } as Reasons,
   },
 
   backend: {

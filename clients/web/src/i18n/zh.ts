@@ -211,6 +211,10 @@ export const zh: Words = {
       cancelled: "已取消",
       refunded: "已退款",
     },
+    reasons: {
+      out_of_stock: (skus) => `缺货：${skus}`,
+      unknown_item: (skus) => `不出售：${skus}`,
+    },
   },
 
   backend: {

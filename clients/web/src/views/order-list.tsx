@@ -1,6 +1,7 @@
 import { useSignal } from "@preact/signals";
 import type { Status } from "@towpath/client";
 
+import { textOf } from "../model/detail.ts";
 import { type Moment, type Order, STEPS, isCancellable, withoutRepeats } from "../model/order-book.ts";
 import { useApp, useLanguage, useSession, useWords } from "./context.ts";
 
@@ -47,6 +48,7 @@ function OrderEntry({ order, isFirst, onPick }: OrderEntryProps) {
   const isCancelling = useSignal(false);
   const { order_id: id, status, amount, currency, refunded, detail, items } = order;
   const sum = (of: string) => (currency === undefined ? of : money(of, currency));
+  const why = textOf(detail, words.orders.reasons);
   const cancel = async () => {
     isCancelling.value = true;
     try {
@@ -72,9 +74,9 @@ function OrderEntry({ order, isFirst, onPick }: OrderEntryProps) {
           {words.orders.refunded(sum(refunded))}
         </p>
       )}
-      {hasText(detail) && (
+      {why !== "" && (
         <p class="detail" data-testid="order-detail">
-          {textOf(detail)}
+          {why}
         </p>
       )}
       <details open={isFirst}>
@@ -136,25 +138,19 @@ function Timeline({ moments, sum }: { moments: readonly Moment[]; sum: (amount: 
   const { words, moment: when } = useLanguage();
   return (
     <ol class="timeline" data-testid="timeline">
-      {moments.map(({ revision, status, at, detail, refunded }) => (
-        <li key={revision} data-status={status ?? "created"}>
-          <span class="state">
-            {status === null ? words.orders.created : (words.orders.statuses[status] ?? status)}
-          </span>
-          {at !== undefined && <time datetime={new Date(at).toISOString()}>{when(at, Date.now())}</time>}
-          {refunded !== undefined && <span class="why">{words.orders.refunded(sum(refunded))}</span>}
-          {hasText(detail) && <span class="why">{textOf(detail)}</span>}
-        </li>
-      ))}
+      {moments.map(({ revision, status, at, detail, refunded }) => {
+        const why = textOf(detail, words.orders.reasons);
+        return (
+          <li key={revision} data-status={status ?? "created"}>
+            <span class="state">
+              {status === null ? words.orders.created : (words.orders.statuses[status] ?? status)}
+            </span>
+            {at !== undefined && <time datetime={new Date(at).toISOString()}>{when(at, Date.now())}</time>}
+            {refunded !== undefined && <span class="why">{words.orders.refunded(sum(refunded))}</span>}
+            {why !== "" && <span class="why">{why}</span>}
+          </li>
+        );
+      })}
     </ol>
   );
-}
-
-function hasText(detail: unknown): boolean {
-  return detail !== null && detail !== undefined && detail !== "";
-}
-
-/** A detail is any JSON. */
-function textOf(detail: unknown): string {
-  return typeof detail === "string" ? detail : JSON.stringify(detail);
 }

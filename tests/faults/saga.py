@@ -1,0 +1,296 @@
+"""A shop with too few goods: people who order, a depot that ships, and what must agree in the end.
+
+The promises of the saga, each a :data:`Check` from evidence to findings, a sentence each:
+
+* every order is decided, and orders and inventory agree about it;
+* the stock is what was counted, without what has left; what is reserved is reserved for orders;
+* nothing is sold that was not there;
+* each step of an order is stored, and told to its owner, once and in order.
+
+A further service of the saga adds its name to :data:`SERVICES`, what it stored to :class:`Found`, and a check.
+"""
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import aio_pika
+import sqlalchemy as sa
+
+from towpath.client import TowpathError, connect
+from towpath.inventory.tables import RESERVATIONS, STOCK
+from towpath.orders.tables import ORDERS
+from towpath.orders.tables import STREAMS as ORDER_STREAMS
+from towpath.protocol.orders import stream_of
+from towpath.testkit.eventually import eventually
+from towpath.testkit.tokens import a_token
+
+from .storage import reading
+
+#: The services that a trial kills.
+SERVICES: Final = ("orders", "inventory")
+PATIENCE_SECONDS: Final = 60.0
+_ATTEMPT_SECONDS: Final = 5.0
+
+#: Owner and order id.
+Key = tuple[str, str]
+
+#: The states of a reservation that fit the status of an order. Who cancels may do so before the rejection comes.
+_FITTING: Final[Mapping[str, frozenset[str]]] = {
+    "confirmed": frozenset({"reserved"}),
+    "paid": frozenset({"reserved"}),
+    "shipped": frozenset({"shipped"}),
+    "rejected": frozenset({"rejected"}),
+    "cancelled": frozenset({"released", "rejected"}),
+}
+_SOLD: Final = frozenset({"confirmed", "paid", "shipped"})
+#: Every way that an order of this load may go.
+_WAYS: Final = frozenset(
+    {
+        ("submitted", "rejected"),
+        ("submitted", "cancelled"),
+        ("submitted", "confirmed"),
+        ("submitted", "confirmed", "cancelled"),
+        ("submitted", "confirmed", "paid", "shipped"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was asked, and what there is in the end.
+
+    Attributes:
+        counted: How many of each item there were at the beginning.
+        wanted: The quantities of each order that was answered as submitted.
+        orders: The status of each order.
+        stored: The states of each order in the stream of its owner.
+        shown: The states of each order that its owner was shown.
+        stock: How many of each item are on hand, and reserved.
+        reservations: The state and the quantities of the reservation of each order.
+    """
+
+    counted: Mapping[str, int]
+    wanted: Mapping[Key, Mapping[str, int]]
+    orders: Mapping[Key, str]
+    stored: Mapping[Key, Sequence[str]]
+    shown: Mapping[Key, Sequence[str]]
+    stock: Mapping[str, tuple[int, int]]
+    reservations: Mapping[Key, tuple[str, Mapping[str, int]]]
+
+    def summary(self) -> str:
+        """How the orders ended, in words."""
+        ends = Counter(self.orders.values())
+        return ", ".join([f"{len(self.orders)} orders", *(f"{n} {end}" for end, n in sorted(ends.items()))])
+
+
+def _agreement(found: Found) -> list[str]:
+    findings = [f"{_named(key)} is lost" for key in sorted(found.wanted.keys() - found.orders.keys())]
+    for key, status in sorted(found.orders.items()):
+        state, quantities = found.reservations.get(key, ("without a reservation", {}))
+        if status == "submitted":
+            findings.append(f"{_named(key)} was never decided")
+        elif state not in _FITTING[status]:
+            findings.append(f"{_named(key)} is {status}, and the inventory has it {state}")
+        elif state in ("reserved", "shipped") and quantities != found.wanted.get(key, quantities):
+            findings.append(f"{_named(key)} wanted {found.wanted[key]}, and {quantities} are {state}")
+    return findings
+
+
+def _stock(found: Found) -> list[str]:
+    findings = []
+    for sku, counted in sorted(found.counted.items()):
+        held: Counter[str] = Counter()
+        for state, quantities in found.reservations.values():
+            held[state] += quantities.get(sku, 0)
+        right = counted - held["shipped"], held["reserved"]
+        if found.stock.get(sku) != right:
+            findings.append(f"{sku}: on hand and reserved are {found.stock.get(sku)}, and should be {right}")
+        if right[0] < right[1]:
+            findings.append(f"{sku}: {right[1]} are reserved of {right[0]}")
+    return findings
+
+
+def _oversold(found: Found) -> list[str]:
+    """Judged by the orders alone, whatever the inventory says."""
+    sold: Counter[str] = Counter()
+    for key, status in found.orders.items():
+        if status in _SOLD:
+            sold.update(found.wanted.get(key, {}))
+    return [
+        f"{sku}: {count} were sold of {found.counted[sku]}"
+        for sku, count in sorted(sold.items())
+        if count > found.counted[sku]
+    ]
+
+
+def _told_once(found: Found) -> list[str]:
+    findings = []
+    for key in sorted(found.orders):
+        stored, shown = tuple(found.stored.get(key, ())), tuple(found.shown.get(key, ()))
+        if stored not in _WAYS:
+            findings.append(f"{_named(key)} went {' > '.join(stored)}")
+        if shown != stored:
+            findings.append(
+                f"{_named(key)} is stored as {' > '.join(stored)}, and shown as {' > '.join(shown)}"
+            )
+    return findings
+
+
+Check = Callable[[Found], list[str]]
+CHECKS: Final[Mapping[str, Check]] = {
+    "disagree": _agreement,
+    "miscounted": _stock,
+    "oversold": _oversold,
+    "not told once": _told_once,
+}
+
+
+def judge(found: Found) -> dict[str, list[str]]:
+    """The findings of each check; empty lists if all holds."""
+    return {name: check(found) for name, check in CHECKS.items()}
+
+
+def _named(key: Key) -> str:
+    return f"order {key[1]} of {key[0]}"
+
+
+class Depot:
+    """Another backend that says by plain AMQP what was paid and shipped; an event counts once it is confirmed."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def ship(self, user: str, order_id: str) -> None:
+        """Say that an order was paid, and then that it was shipped."""
+        for event in ("order.paid", "order.shipped"):
+            body = {
+                "msg_id": f"{event}-{user}-{order_id}",
+                "timestamp": int(time.time() * 1000),
+                "action": event,
+                "data": {"order_id": order_id, "user_id": user},
+                "version": "1.0",
+            }
+            await eventually(partial(self._publish, body), timeout=PATIENCE_SECONDS, every=0.2)
+
+    async def _publish(self, body: Mapping[str, Any]) -> bool:
+        """Whether RabbitMQ has confirmed it."""
+        with contextlib.suppress(aio_pika.exceptions.AMQPError, OSError):
+            async with await aio_pika.connect(self._url, timeout=_ATTEMPT_SECONDS) as connection:
+                channel = await connection.channel(on_return_raises=True)
+                exchange = await channel.get_exchange("towpath.events", ensure=False)
+                message = aio_pika.Message(json.dumps(body).encode(), delivery_mode=2, app_id="depot")
+                await exchange.publish(message, body["action"], mandatory=True)
+                return True
+        return False
+
+
+class Customer:
+    """One user who orders one thing after the other, and cancels some of it, or has it shipped.
+
+    Attributes:
+        wanted: The quantities of each order that was answered as submitted.
+        shown: The states of each order, as they were shown.
+    """
+
+    def __init__(self, user: str, urls: Sequence[str], seed: str, skus: Sequence[str], depot: Depot) -> None:
+        self.user = user
+        self.wanted: dict[Key, Mapping[str, int]] = {}
+        self.shown: dict[Key, list[str]] = {}
+        self._chance = random.Random(f"{seed} {user}")
+        self._skus = list(skus)
+        self._depot = depot
+        self._news = asyncio.Event()
+        self.client = connect(list(urls), token=lambda: a_token(user))
+        self.client.on("order.updated", self._show)
+        self.client.track(stream_of(user), 0)
+
+    async def live(self, over: asyncio.Event) -> None:
+        """Order until it is ``over``."""
+        number = 0
+        while not over.is_set():
+            number += 1
+            await self._order(f"{self.user}-{number}")
+
+    async def _order(self, order_id: str) -> None:
+        skus = self._chance.sample(self._skus, self._chance.randint(1, 2))
+        quantities = {sku: self._chance.randint(1, 3) for sku in skus}
+        items = [{"sku": sku, "quantity": count, "unit_price": "1.00"} for sku, count in quantities.items()]
+        kind = self._chance.random()
+        await self._ask("order.submit", {"order_id": order_id, "items": items})
+        self.wanted[self.user, order_id] = quantities
+        if kind < 0.2:
+            # At once: it may overtake the news of the order on its way to the inventory.
+            await self._cancel(order_id)
+            return
+        status = await self._decided(order_id)
+        if status == "confirmed" and kind < 0.4:
+            await self._cancel(order_id)
+        elif status == "confirmed" and kind < 0.8:
+            await self._depot.ship(self.user, order_id)
+
+    async def _cancel(self, order_id: str) -> None:
+        await self._ask("order.cancel", {"order_id": order_id}, may_refuse={"conflict"})
+
+    async def _decided(self, order_id: str) -> str:
+        """Wait until the order is confirmed or rejected."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while len(states := self.shown.get((self.user, order_id), [])) < 2:
+                self._news.clear()
+                await self._news.wait()
+        return states[1]
+
+    async def _ask(
+        self, action: str, data: dict[str, Any], may_refuse: frozenset[str] | set[str] = frozenset()
+    ) -> None:
+        """Ask until there is a final answer."""
+        msg_id = f"{action}-{data['order_id']}"
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                await self.client.request(action, data, msg_id=msg_id, timeout=_ATTEMPT_SECONDS)
+                return
+            except TowpathError as error:
+                if error.code in may_refuse:
+                    return
+                if not error.retryable or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(min((error.retry_after_ms or 200) / 1000, 2.0))
+
+    def _show(self, data: dict[str, Any]) -> None:
+        self.shown.setdefault((self.user, data["order_id"]), []).append(data["status"])
+        self._news.set()
+
+
+async def read(
+    orders_url: str, inventory_url: str, counted: Mapping[str, int], customers: Sequence[Customer]
+) -> Found:
+    """Everything there is."""
+    async with reading(orders_url) as orders, reading(inventory_url) as inventory:
+        stored: dict[Key, list[str]] = {}
+        entries = ORDER_STREAMS.entries
+        for row in await orders.execute(sa.select(entries).order_by(entries.c.stream, entries.c.seq)):
+            data = json.loads(row.envelope)["data"]
+            owner = row.stream.partition(":")[2]
+            stored.setdefault((owner, data["order_id"]), []).append(data["status"])
+        return Found(
+            counted=counted,
+            wanted={key: wanted for one in customers for key, wanted in one.wanted.items()},
+            orders={
+                (row.user_id, row.order_id): row.status for row in await orders.execute(sa.select(ORDERS))
+            },
+            stored=stored,
+            shown={key: list(shown) for one in customers for key, shown in one.shown.items()},
+            stock={row.sku: (row.on_hand, row.reserved) for row in await inventory.execute(sa.select(STOCK))},
+            reservations={
+                (row.user_id, row.order_id): (row.state, json.loads(row.quantities))
+                for row in await inventory.execute(sa.select(RESERVATIONS))
+            },
+        )

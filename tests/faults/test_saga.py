@@ -1,0 +1,177 @@
+"""An order crosses two services, which are killed at any moment: in the end they agree, and nothing is sold twice."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from towpath.testkit.client import WireClient
+from towpath.testkit.eventually import eventually
+from towpath.testkit.processes import Process, Processes
+from towpath.testkit.rabbitmq import Rabbit
+from towpath.testkit.system import System
+from towpath.testkit.tokens import a_token
+
+from .saga import SERVICES, Customer, Depot, Found, Key, judge, read
+from .storage import url_of
+from .trial import Trial
+
+#: Fewer than people want.
+_COUNTED: Final[Mapping[str, int]] = {"anvil": 20, "bolt": 60, "crate": 1, "drill": 40}
+_CUSTOMERS: Final = 8
+_SETTLE_SECONDS: Final = 45.0
+_LATE_SECONDS: Final = 1.0
+
+
+class Shop:
+    """Two gateways, and the services of the saga in one or several replicas."""
+
+    def __init__(self, system: System, database_url: str | None, replicas: int) -> None:
+        self._system = system
+        self._settings: dict[str, Any] = {} if database_url is None else {"database_url": database_url}
+        self._names = [name for name in SERVICES for _ in range(replicas)]
+        self.running: list[Process] = []
+
+    async def start(self) -> None:
+        """Start everything, and set the stock."""
+        self._system.gateways = [self._system.launch_gateway() for _ in range(2)]
+        self.running = [self._launch(name) for name in self._names]
+        starting = (*self._system.gateways, *self.running)
+        await asyncio.gather(*(process.ready(timeout=60) for process in starting))
+        token = a_token("clerk", scope="inventory inventory:write")
+        async with WireClient.connect(self._system.urls[0], token=token) as clerk:
+            for sku, on_hand in _COUNTED.items():
+                answer = await clerk.request("inventory.set", {"sku": sku, "on_hand": on_hand})
+                assert answer["action"] == "inventory.set.ok", answer
+
+    async def kill(self, place: int) -> None:
+        """Kill one of the processes, and start it again."""
+        await self.running[place].kill()
+        self.running[place] = self._launch(self._names[place])
+        await self.running[place].ready(timeout=60)
+
+    def url(self, name: str) -> str:
+        """The database of a service."""
+        return url_of(self.running[self._names.index(name)])
+
+    def _launch(self, name: str) -> Process:
+        return self._system.launch_service(name, **self._settings)
+
+
+@pytest.mark.parametrize(
+    ("kills", "replicas"),
+    [
+        pytest.param(4, 2, id="two replicas on PostgreSQL", marks=pytest.mark.faults_short),
+        pytest.param(20, 2, id="two replicas on PostgreSQL, often"),
+        pytest.param(12, 1, id="one on SQLite"),
+    ],
+)
+async def test_stock_reservations_and_orders_agree_after_any_kills(
+    rabbitmq: Rabbit,
+    processes: Processes,
+    tmp_path: Path,
+    rates: Mapping[str, Any],
+    request: pytest.FixtureRequest,
+    trial: Trial,
+    kills: int,
+    replicas: int,
+) -> None:
+    database_url = None
+    if replicas > 1:
+        database_url = request.getfixturevalue("postgres_url").replace("+asyncpg", "")
+    system = System(rabbitmq, processes, tmp_path, **rates)
+    shop = Shop(system, database_url, replicas)
+    each = f"{replicas} replicas each" if replicas > 1 else "one of each"
+    with trial.line(f"orders and inventory killed {kills} times (SIGKILL), {each}"):
+        await shop.start()
+        depot = Depot(rabbitmq.url)
+        customers = [
+            Customer(f"user{number}", system.urls, trial.seed, list(_COUNTED), depot)
+            for number in range(_CUSTOMERS)
+        ]
+        chance, over = trial.chance, asyncio.Event()
+        async with contextlib.AsyncExitStack() as stack:
+            for customer in customers:
+                await stack.enter_async_context(customer.client)
+            async with asyncio.TaskGroup() as tasks:
+                for customer in customers:
+                    tasks.create_task(customer.live(over), name=customer.user)
+                for number in range(kills):
+                    await asyncio.sleep(chance.uniform(0.1, 0.6))
+                    # Each of them, one after the other, at any moment of its work.
+                    await shop.kill(number % len(shop.running))
+                over.set()
+            found = await _settled(shop, customers)
+        trial.note(f"{found.summary()}, oversold {len(judge(found)['oversold'])}")
+        assert judge(found) == {name: [] for name in judge(found)}, f"seed {trial.seed}"
+        # Goods were short, and orders went every way: else little was tried.
+        assert {"rejected", "cancelled", "shipped"} <= set(found.orders.values())
+
+
+async def _settled(shop: Shop, customers: list[Customer]) -> Found:
+    """What there is once nothing changes any more."""
+
+    async def found() -> Found:
+        return await read(shop.url("orders"), shop.url("inventory"), _COUNTED, customers)
+
+    async def is_clean() -> bool:
+        return not any(judge(await found()).values())
+
+    # An event takes effect later: "not yet" is no verdict, and what is still wrong when the time is over is.
+    with contextlib.suppress(AssertionError):
+        await eventually(is_clean, timeout=_SETTLE_SECONDS, every=0.25)
+    await asyncio.sleep(_LATE_SECONDS)
+    return await found()
+
+
+# The judge
+
+_A: Final[Key] = ("ana", "A")
+_B: Final[Key] = ("ben", "B")
+_C: Final[Key] = ("ben", "C")
+_SHIPPED: Final = ("submitted", "confirmed", "paid", "shipped")
+_FAITHFUL: Final = Found(
+    counted={"anvil": 5},
+    wanted={_A: {"anvil": 2}, _B: {"anvil": 1}, _C: {"anvil": 9}},
+    orders={_A: "shipped", _B: "confirmed", _C: "rejected"},
+    stored={_A: _SHIPPED, _B: _SHIPPED[:2], _C: ("submitted", "rejected")},
+    shown={_A: _SHIPPED, _B: _SHIPPED[:2], _C: ("submitted", "rejected")},
+    stock={"anvil": (3, 1)},
+    reservations={_A: ("shipped", {"anvil": 2}), _B: ("reserved", {"anvil": 1}), _C: ("rejected", {})},
+)
+
+
+@pytest.mark.faults_short
+def test_a_faithful_shop_has_no_findings() -> None:
+    assert not any(judge(_FAITHFUL).values())
+
+
+@pytest.mark.faults_short
+@pytest.mark.parametrize(
+    ("kind", "violation"),
+    [
+        ("disagree", {"orders": {_A: "shipped", _B: "confirmed"}}),
+        ("disagree", {"orders": {**_FAITHFUL.orders, _B: "submitted"}}),
+        ("disagree", {"orders": {**_FAITHFUL.orders, _B: "cancelled"}}),
+        ("disagree", {"reservations": {**_FAITHFUL.reservations, _A: ("shipped", {"anvil": 1})}}),
+        ("disagree", {"reservations": {_A: _FAITHFUL.reservations[_A], _C: ("rejected", {})}}),
+        ("miscounted", {"stock": {"anvil": (3, 0)}}),
+        ("miscounted", {"stock": {"anvil": (4, 1)}}),
+        ("miscounted", {"stock": {}}),
+        ("miscounted", {"counted": {"anvil": 2}}),
+        ("oversold", {"counted": {"anvil": 2}}),
+        ("oversold", {"orders": {**_FAITHFUL.orders, _C: "confirmed"}}),
+        ("not told once", {"shown": {**_FAITHFUL.shown, _B: ("submitted", "confirmed", "confirmed")}}),
+        ("not told once", {"shown": {**_FAITHFUL.shown, _B: ("submitted",)}}),
+        (
+            "not told once",
+            {"stored": {**_FAITHFUL.stored, _A: ("submitted", "paid", "confirmed", "shipped")}},
+        ),
+    ],
+)
+def test_the_judge_of_the_shop_finds_each_violation(kind: str, violation: dict[str, Any]) -> None:
+    assert judge(replace(_FAITHFUL, **violation))[kind]
