@@ -177,7 +177,7 @@ async def test_who_unwatches_or_reconnects_hears_what_one_watches_then_beside_th
 async def test_a_token_sets_stock_only_if_it_names_domain_and_right(
     shop: System, scope: str | None, code: str | None
 ) -> None:
-    token = a_token("eve", **({} if scope is None else {"scope": scope}))
+    token = a_token("eve", scope=scope)
     async with WireClient.connect(shop.urls[0], token=token) as eve:
         answer = await eve.request("inventory.set", {"sku": "gate", "on_hand": 1})
         assert answer["data"].get("code") == code

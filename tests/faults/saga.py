@@ -16,7 +16,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -24,7 +24,7 @@ from typing import Any, Final
 import aio_pika
 import sqlalchemy as sa
 
-from towpath.client import TowpathError, connect
+from towpath.client import Client, TowpathError, connect
 from towpath.inventory.tables import RESERVATIONS, STOCK
 from towpath.orders.tables import ORDERS
 from towpath.orders.tables import STREAMS as ORDER_STREAMS
@@ -38,6 +38,8 @@ from .storage import reading
 SERVICES: Final = ("orders", "inventory")
 PATIENCE_SECONDS: Final = 60.0
 _ATTEMPT_SECONDS: Final = 5.0
+#: The newest items of the shop, which people order.
+_OFFERED: Final = 4
 
 #: Owner and order id.
 Key = tuple[str, str]
@@ -162,6 +164,30 @@ def _named(key: Key) -> str:
     return f"order {key[1]} of {key[0]}"
 
 
+async def ask(
+    client: Client, action: str, data: dict[str, Any], msg_id: str, may_refuse: Collection[str] = ()
+) -> None:
+    """Ask until there is a final answer.
+
+    Args:
+        may_refuse: Codes of errors that are as right as an answer.
+
+    Raises:
+        TowpathError: It was refused, or there was none within :data:`PATIENCE_SECONDS`.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            await client.request(action, data, msg_id=msg_id, timeout=_ATTEMPT_SECONDS)
+            return
+        except TowpathError as error:
+            if error.code in may_refuse:
+                return
+            if not error.retryable or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(min((error.retry_after_ms or 200) / 1000, 2.0))
+
+
 class Depot:
     """Another backend that says by plain AMQP what was paid and shipped; an event counts once it is confirmed."""
 
@@ -195,17 +221,22 @@ class Depot:
 class Customer:
     """One user who orders one thing after the other, and cancels some of it, or has it shipped.
 
+    Args:
+        counted: The items of the shop; others may be added while it is open.
+
     Attributes:
         wanted: The quantities of each order that was answered as submitted.
         shown: The states of each order, as they were shown.
     """
 
-    def __init__(self, user: str, urls: Sequence[str], seed: str, skus: Sequence[str], depot: Depot) -> None:
+    def __init__(
+        self, user: str, urls: Sequence[str], seed: str, counted: Mapping[str, int], depot: Depot
+    ) -> None:
         self.user = user
         self.wanted: dict[Key, Mapping[str, int]] = {}
         self.shown: dict[Key, list[str]] = {}
         self._chance = random.Random(f"{seed} {user}")
-        self._skus = list(skus)
+        self._counted = counted
         self._depot = depot
         self._news = asyncio.Event()
         self.client = connect(list(urls), token=lambda: a_token(user))
@@ -220,7 +251,8 @@ class Customer:
             await self._order(f"{self.user}-{number}")
 
     async def _order(self, order_id: str) -> None:
-        skus = self._chance.sample(self._skus, self._chance.randint(1, 2))
+        # Mostly of the newest items: the others are sold out by and by.
+        skus = self._chance.sample([*self._counted][-_OFFERED:], self._chance.randint(1, 2))
         quantities = {sku: self._chance.randint(1, 3) for sku in skus}
         items = [{"sku": sku, "quantity": count, "unit_price": "1.00"} for sku, count in quantities.items()]
         kind = self._chance.random()
@@ -247,22 +279,8 @@ class Customer:
                 await self._news.wait()
         return states[1]
 
-    async def _ask(
-        self, action: str, data: dict[str, Any], may_refuse: frozenset[str] | set[str] = frozenset()
-    ) -> None:
-        """Ask until there is a final answer."""
-        msg_id = f"{action}-{data['order_id']}"
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            try:
-                await self.client.request(action, data, msg_id=msg_id, timeout=_ATTEMPT_SECONDS)
-                return
-            except TowpathError as error:
-                if error.code in may_refuse:
-                    return
-                if not error.retryable or time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(min((error.retry_after_ms or 200) / 1000, 2.0))
+    async def _ask(self, action: str, data: dict[str, Any], may_refuse: Collection[str] = ()) -> None:
+        await ask(self.client, action, data, f"{action}-{data['order_id']}", may_refuse)
 
     def _show(self, data: dict[str, Any]) -> None:
         self.shown.setdefault((self.user, data["order_id"]), []).append(data["status"])

@@ -93,12 +93,12 @@ class Trial:
                 raise
 
     @contextlib.contextmanager
-    def line(self, fault: str) -> Iterator[None]:
-        """A line of the table for what the test itself judges, without load."""
+    def line(self, fault: str) -> Iterator[Line]:
+        """A line of the table for what the test itself judges, without the usual load."""
         line = self._line = Line(promise=self._promise, fault=fault)
         self._table.add(line)
         try:
-            yield
+            yield line
         except BaseException as error:
             line.failure = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise
