@@ -5,7 +5,7 @@ The promises of the saga, each a :data:`Check` from evidence to findings, a sent
 * every order is decided, and orders and inventory agree about it;
 * the stock is what was counted, without what has left; what is reserved is reserved for orders;
 * nothing is sold that was not there;
-* each step of an order is stored, and told to its owner, once and in order.
+* each step of an order is stored, and pushed to its owner, once and in order.
 
 A further service of the saga adds its name to :data:`SERVICES`, what it stored to :class:`Found`, and a check.
 """
@@ -44,7 +44,7 @@ _OFFERED: Final = 4
 #: Owner and order id.
 Key = tuple[str, str]
 
-#: The states of a reservation that fit the status of an order. Who cancels may do so before the rejection comes.
+#: The states of a reservation that fit the status of an order. A cancel may come before the rejection.
 _FITTING: Final[Mapping[str, frozenset[str]]] = {
     "confirmed": frozenset({"reserved"}),
     "paid": frozenset({"reserved"}),
@@ -67,7 +67,7 @@ _WAYS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was asked, and what there is in the end.
+    """Everything that was asked, and the state of the services in the end.
 
     Attributes:
         counted: How many of each item there were at the beginning.
@@ -133,7 +133,7 @@ def _oversold(found: Found) -> list[str]:
     ]
 
 
-def _told_once(found: Found) -> list[str]:
+def _pushed_once(found: Found) -> list[str]:
     findings = []
     for key in sorted(found.orders):
         stored, shown = tuple(found.stored.get(key, ())), tuple(found.shown.get(key, ()))
@@ -151,7 +151,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "disagree": _agreement,
     "miscounted": _stock,
     "oversold": _oversold,
-    "not told once": _told_once,
+    "not pushed once": _pushed_once,
 }
 
 
