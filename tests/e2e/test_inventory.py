@@ -77,7 +77,7 @@ async def stock(client: WireClient, sku: str) -> tuple[int, int, int]:
 
 
 @in_one_loop
-async def test_an_order_is_reserved_confirmed_paid_and_shipped_and_each_step_is_told_once(
+async def test_an_order_is_reserved_confirmed_paid_and_shipped_and_each_step_is_pushed_once(
     shop: System,
 ) -> None:
     await set_stock(shop, anvil=3)
@@ -103,7 +103,7 @@ async def test_an_order_is_reserved_confirmed_paid_and_shipped_and_each_step_is_
 
 
 @in_one_loop
-async def test_an_order_of_more_than_there_is_is_rejected_and_its_owner_is_told_the_reason(
+async def test_an_order_of_more_than_there_is_is_rejected_and_its_owner_sees_the_reason(
     shop: System,
 ) -> None:
     await set_stock(shop, bolt=1)
@@ -143,7 +143,7 @@ async def test_an_order_that_is_not_a_matter_of_the_inventory_stays_as_it_was(sh
 
 
 @in_one_loop
-async def test_who_unwatches_or_reconnects_hears_what_one_watches_then_beside_the_rooms_of_chat(
+async def test_a_user_who_reconnects_gets_pushes_of_the_items_still_watched_and_of_rooms(
     shop: System,
 ) -> None:
     await set_stock(shop, easel=1, fan=1)
@@ -240,7 +240,7 @@ async def test_fifty_orders_for_the_last_item_at_two_replicas_of_each_service_co
         assert await stock(watcher, "anvil") == (1, 1, 0)
         await eventually(lambda: watcher.pushes("inventory.updated"))
         assert [push["data"]["available"] for push in watcher.pushes("inventory.updated")] == [0]
-        # Each was told each step once.
+        # Each got each step once.
         for person in people:
             await person.request("ping")
             assert len(told(person, "O-1")) == 2

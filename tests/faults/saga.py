@@ -44,7 +44,7 @@ _OFFERED: Final = 4
 #: Owner and order id.
 Key = tuple[str, str]
 
-#: The states of a reservation that fit the status of an order. Who cancels may do so before the rejection comes.
+#: The states of a reservation that fit the status of an order. A cancel may come before the rejection.
 _FITTING: Final[Mapping[str, frozenset[str]]] = {
     "confirmed": frozenset({"reserved"}),
     "paid": frozenset({"reserved"}),
@@ -67,7 +67,7 @@ _WAYS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was asked, and what there is in the end.
+    """Everything that was asked, and the state of the services in the end.
 
     Attributes:
         counted: How many of each item there were at the beginning.

@@ -138,7 +138,7 @@ def test_fewer_than_orders_have_reserved_cannot_be_on_hand() -> None:
         stock.set(2)
     assert stock == Stock("anvil", on_hand=5, reserved=3, revision=1)
     assert stock.set(3)
-    assert not stock.set(3), "the same number again is no change"
+    assert not stock.set(3), "the same number again changes nothing"
 
 
 @pytest.mark.parametrize(

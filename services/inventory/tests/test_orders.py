@@ -1,4 +1,4 @@
-"""What the events of orders do to the stock, and what follows from them."""
+"""The effect of order events on the stock, and the events that follow."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ async def reservations(inventory: ServiceUnderTest) -> dict[str, str]:
 
 
 class TestReserving:
-    async def test_an_order_is_confirmed_and_those_who_watch_are_told(
+    async def test_an_order_is_confirmed_and_those_who_watch_get_a_push(
         self, inventory: ServiceUnderTest
     ) -> None:
         await inventory.dispatch(a_set("anvil", 5))
@@ -144,7 +144,7 @@ class TestEnding:
         assert await stock(inventory, "anvil") == (5, 0, 5)
 
     @pytest.mark.parametrize("event", ["shipped", "delivered"])
-    async def test_goods_that_have_left_are_gone_once_and_do_not_come_back(
+    async def test_goods_that_have_left_are_gone_once_and_never_return(
         self, inventory: ServiceUnderTest, event: str
     ) -> None:
         await inventory.dispatch(a_set("anvil", 5), created("O-1", anvil=2))
@@ -208,8 +208,8 @@ class TestTogether:
             assert await stock(inventory, "anvil") == (1, 1, 0)
             assert await stock(inventory, "bolt") == (100, 1, 99)
             assert inventory.retried() == []
-            told = [push.data["available"] for push in inventory.pushes("group.inventory:anvil")]
-            assert told == [0]
+            available = [push.data["available"] for push in inventory.pushes("group.inventory:anvil")]
+            assert available == [0]
 
     async def test_creation_and_end_at_two_replicas_leave_the_stock_as_it_was(
         self, database_url: str

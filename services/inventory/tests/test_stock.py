@@ -67,9 +67,7 @@ class TestSetting:
             {"sku": "anvil"},
         ],
     )
-    async def test_what_cannot_be_set_is_refused(
-        self, inventory: ServiceUnderTest, data: dict[str, Any]
-    ) -> None:
+    async def test_invalid_stock_is_refused(self, inventory: ServiceUnderTest, data: dict[str, Any]) -> None:
         await inventory.dispatch(a_command("inventory.set", scope=WRITER, msg_id="m-1", **data))
         assert inventory.error("m-1") == "invalid_data"
 
@@ -106,7 +104,7 @@ class TestReading:
 
 
 class TestWatching:
-    async def test_who_watches_an_item_is_in_its_group_from_the_answered_position_on(
+    async def test_a_watching_user_is_in_the_group_of_the_item_from_the_answered_position_on(
         self, inventory: ServiceUnderTest
     ) -> None:
         await inventory.dispatch(a_set("anvil", 5))
@@ -138,7 +136,7 @@ class TestWatching:
         assert inventory.groups("c-8") == set()
         assert inventory.directed("c-8")[-1].complete, "also an empty list is complete"
 
-    async def test_who_unwatches_leaves_the_group_on_all_connections(
+    async def test_a_user_who_unwatches_leaves_the_group_on_all_connections(
         self, inventory: ServiceUnderTest
     ) -> None:
         await inventory.dispatch(a_set("anvil", 1))

@@ -44,7 +44,7 @@ class TooManyWatches(Conflict):
 
 @dataclass(frozen=True)
 class Rules:
-    """What operators choose; see :class:`towpath.inventory.settings.InventorySettings`."""
+    """Choices of operators; see :class:`towpath.inventory.settings.InventorySettings`."""
 
     untracked: Untracked = "ignore"
     watches_per_user: int = 200
@@ -121,7 +121,7 @@ class Stock:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """What follows from an event of an order.
+    """The consequences of an event of an order.
 
     Attributes:
         changed: The items whose stock has changed, sorted by name.

@@ -41,7 +41,7 @@ class Inventory:
     """Unit of work of the inventory service; see :class:`towpath.servicekit.UnitOfWork`.
 
     Attributes:
-        rules: What operators choose.
+        rules: Choices of operators.
         stocks: The tracked items among those that the requests name.
         watches: The items that users watch.
     """

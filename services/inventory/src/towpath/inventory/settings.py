@@ -12,8 +12,8 @@ class InventorySettings(ServiceSettings):
     """See :class:`~towpath.servicekit.runtime.settings.ServiceSettings`.
 
     Attributes:
-        inventory_untracked: What becomes of an order with items that `inventory.set` never named. `ignore`: they are
-            not counted. `reject`: the order is rejected as `unknown_item`; orders without items are not.
+        inventory_untracked: Orders with items that `inventory.set` never named. `ignore`: these are not counted.
+            `reject`: the order is rejected as `unknown_item`; orders without items are not.
         watches_per_user: Items that a user may watch.
         reservation_retention: Seconds that a reservation is kept after it has ended. A repeated or late
             `order.created` is recognised for so long.
