@@ -144,6 +144,13 @@ MAY: Final[dict[str, list[Operation]]] = {
         publish(PUSH, "group.inventory:anvil", "inventory"),
         bind("inventory.events", EVENTS, "order.created"),
     ],
+    "notifications": [
+        publish(EVENTS, "notification.mailed", "notifications"),
+        publish(PUSH, "user.ana", "notifications"),
+        bind("notifications.events", EVENTS, "order.paid"),
+        bind("notifications.events", EVENTS, "chat.direct_sent"),
+        bind("notifications.events", EVENTS, "session.ended"),
+    ],
     "backend": [
         publish(EVENTS, "order.paid", "backend"),
         publish(PUSH, "user.ana", "backend"),
@@ -232,6 +239,13 @@ MAY_NOT: Final[dict[str, list[tuple[Operation, int]]]] = {
         (publish(COMMANDS, "order.0"), FORBIDDEN),
         (publish(PUSH, "group.order:vip"), FORBIDDEN),
         (bind("inventory.events", EVENTS, "order.paid"), FORBIDDEN),
+        (get("orders.events"), FORBIDDEN),
+    ],
+    "notifications": [
+        *((publish(EVENTS, key), FORBIDDEN) for key in ("order.paid", "chat.direct_sent", "session.started")),
+        (publish(COMMANDS, "order.0"), FORBIDDEN),
+        (publish(PUSH, "group.chat:lobby"), FORBIDDEN),
+        (bind("notifications.events", EVENTS, "chat.room.opened"), FORBIDDEN),
         (get("orders.events"), FORBIDDEN),
     ],
     "backend": [

@@ -91,7 +91,7 @@ async def test_dev_runs_an_installed_service_and_dead_letters_lists_its_queue(
     port, folder = free_port(), tmp_path / "towpath"
     dev = await start_dev(processes, folder, port=port, amqp_url=rabbitmq.url, toll=4)
     assert set(json.loads((folder / "dev.json").read_text())["parts"]) == {
-        *("gateway", "chat", "inventory", "orders", "tolls")
+        *("gateway", "chat", "inventory", "notifications", "orders", "tolls")
     }
     async with WireClient.connect(f"ws://127.0.0.1:{port}/ws", token=a_token("ana")) as ana:
         for times in (1, 2):

@@ -37,6 +37,10 @@ export interface Actions {
   "inventory.watch": { data: WatchStock; answer: StockView };
   "inventory.unwatch": { data: UnwatchStock; answer: Unwatched };
   "inventory.resume": { data: Resume; answer: ResumeAnswer };
+  "notification.list": { data: ListNotifications; answer: NotificationPage };
+  "notification.read": { data: ReadNotifications; answer: NotificationsRead };
+  "notification.preferences": { data: Preferences; answer: PreferencesAnswer };
+  "notification.resume": { data: Resume; answer: ResumeAnswer };
   "order.submit": { data: SubmitOrder; answer: OrderAnswer };
   "order.cancel": { data: CancelOrder; answer: CancelAnswer };
   "order.get": { data: GetOrder; answer: OrderFound };
@@ -59,6 +63,8 @@ export interface Pushes {
   "chat.presence": PresencePush;
   "chat.crowd": CrowdCounted;
   "inventory.updated": StockState;
+  "notification.new": Notification;
+  "notification.read": NotificationsRead;
   "order.updated": OrderState;
 }
 
@@ -431,6 +437,57 @@ export interface StockState {
   reserved: number;
   available: number;
   revision: number;
+}
+
+/** `data` of `notification.list`: the newest, or those before `before_seq`. */
+export interface ListNotifications {
+  limit?: number;
+  before_seq?: number;
+}
+
+/** Push `notification.new`, and one entry of `notification.list`. */
+export interface Notification {
+  id: string;
+  seq: number;
+  kind: string;
+  title: string;
+  text: string;
+  link?: string;
+  created_at: number;
+}
+
+/** Answer to `notification.list`, newest first. */
+export interface NotificationPage {
+  notifications: Notification[];
+  seq: number;
+  read_seq: number;
+  unread: number;
+  has_more: boolean;
+}
+
+/** `data` of `notification.read`: all up to this `seq` are read. */
+export interface ReadNotifications {
+  up_to: number;
+}
+
+/** Answer to `notification.read`, and the push of that name to the user's connections. */
+export interface NotificationsRead {
+  read_seq: number;
+  unread: number;
+}
+
+/** `data` of `notification.preferences`: changes the fields that it has; `null` is the default. */
+export interface Preferences {
+  email?: string;
+  language?: "en" | "zh";
+  kinds?: ("order.created" | "order.confirmed" | "order.rejected" | "order.paid" | "order.packed" | "order.shipped" | "order.delivered" | "order.cancelled" | "order.refunded" | "chat.direct" | "chat.invited")[];
+}
+
+/** Answer to `notification.preferences`: all of them, as they are now. */
+export interface PreferencesAnswer {
+  email?: string;
+  language: "en" | "zh";
+  kinds: ("order.created" | "order.confirmed" | "order.rejected" | "order.paid" | "order.packed" | "order.shipped" | "order.delivered" | "order.cancelled" | "order.refunded" | "chat.direct" | "chat.invited")[];
 }
 
 export interface Item {

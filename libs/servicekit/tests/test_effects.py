@@ -401,6 +401,31 @@ async def test_a_result_that_cannot_be_handled_is_handled_again_without_another_
     assert await one.published() == {("shop.paid", "o-1"): 1}
 
 
+class Note(BaseModel):
+    text: str | None
+
+
+async def test_empty_fields_of_data_and_of_a_stored_result_stay(replica: Opened, outside: Outside) -> None:
+    notes: list[Note] = []
+
+    async def write(note: Note, _: EffectCall) -> Note:
+        notes.append(note)
+        return note
+
+    def written(note: Note, _: Book) -> Outcome:
+        notes.append(note)
+        if len(notes) == 2:
+            raise RuntimeError("a bug")
+        return Outcome()
+
+    one = await replica({"charge": a_row(outside, model=Note, perform=write, done=Handler(Note, written))})
+    async with one.database.transaction() as connection:
+        await one.queue.put(connection, [(Effect(name="charge", key="n-1", data={"text": None}), "")])
+    async with one.running():
+        await one.ended(1)
+    assert notes == [Note(text=None)] * 3
+
+
 async def test_an_effect_whose_result_is_never_handled_is_parked_with_its_result(
     replica: Opened, outside: Outside
 ) -> None:

@@ -457,6 +457,30 @@ class CrowdCounted(Payload):
     seq: int
 
 
+# Events
+
+
+class DirectSent(Payload):
+    """``data`` of the event ``chat.direct_sent``: ``by`` has written to ``user_id`` in the room of the two.
+
+    It has no text: the message may be edited or deleted, and events cannot.
+    """
+
+    user_id: UserId
+    by: Text
+    room: RoomName
+    seq: Seq
+
+
+class InvitationSent(Payload):
+    """``data`` of the event ``chat.invitation_sent``: ``by`` invites ``user_id`` to a room."""
+
+    user_id: UserId
+    by: Text
+    room: RoomName
+    title: Text
+
+
 # The domain as tables
 
 #: Action → what ``data`` must be, and what answers it (``None``: an empty object).
@@ -482,6 +506,12 @@ ACTIONS: Final[Mapping[str, tuple[type[Payload], type[Payload] | None]]] = {
     "chat.read": (MarkRead, ReadPosition),
     "chat.typing": (Typing, None),
     "chat.resume": (Resume, ResumeAnswer),
+}
+
+#: Event that the service publishes → its ``data``.
+EVENTS_OUT: Final[Mapping[str, type[Payload]]] = {
+    "chat.direct_sent": DirectSent,
+    "chat.invitation_sent": InvitationSent,
 }
 
 #: Push → its ``data``.

@@ -15,6 +15,7 @@ from towpath.protocol.chat import (
     CreateRoom,
     Decline,
     DeleteMessage,
+    DirectSent,
     DropRoom,
     EditMessage,
     Invite,
@@ -43,7 +44,7 @@ from towpath.protocol.chat import (
     Unblock,
     stream_of,
 )
-from towpath.protocol.envelope import make, now_ms
+from towpath.protocol.envelope import Envelope, make, now_ms
 from towpath.protocol.messages import Session
 from towpath.protocol.routes import SESSION_ALIVE, SESSION_ENDED, SESSION_STARTED
 from towpath.protocol.sessions import GatewayAlive, SessionEnded, SessionStarted
@@ -261,7 +262,21 @@ def _sent(room: Room, user_id: str, text: str, client_ref: str | None, rooms: Ro
         for user in room.pair:
             room.member(user).show()
     answer = Sent(room=room.name, seq=message.seq, sent_at=message.sent_at)
-    return Outcome(answer=answer, pushes=to_room(room, push, rooms, hidden_from=hidden_from))
+    return Outcome(
+        answer=answer,
+        pushes=to_room(room, push, rooms, hidden_from=hidden_from),
+        events=[] if hidden_from is not None else _direct_sent(room, user_id, message.seq),
+    )
+
+
+def _direct_sent(room: Room, by: str, seq: int) -> list[Envelope]:
+    """The event for the other user of a room of two."""
+    # Without the text: the inbox and other services would keep it after it is edited or deleted (docs/adr/0017).
+    return [
+        make("chat.direct_sent", DirectSent(user_id=user, by=by, room=room.name, seq=seq).model_dump())
+        for user in (room.pair if room.is_direct else ())
+        if user != by
+    ]
 
 
 COMMANDS: Final[Handlers] = {

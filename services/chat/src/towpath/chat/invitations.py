@@ -3,10 +3,10 @@
 from towpath.chat.domain import Room, ordinary, title
 from towpath.chat.errors import NoInvitation
 from towpath.chat.repository import Rooms
-from towpath.protocol.chat import Decline, Declined, Invitation, Invite, Invited
+from towpath.protocol.chat import Decline, Declined, Invitation, InvitationSent, Invite, Invited
 from towpath.protocol.envelope import make
 from towpath.protocol.messages import Session
-from towpath.servicekit import Outcome, Push, to_user
+from towpath.servicekit import Outcome, to_user
 
 
 def invite(request: Invite, session: Session, rooms: Rooms) -> Outcome:
@@ -21,11 +21,11 @@ def invite(request: Invite, session: Session, rooms: Rooms) -> Outcome:
         if not is_seen or rooms.invitation(room.name, request.user) is not None:
             return Outcome(answer=answer)
         guest.show(by=session.user_id)
-        return Outcome(answer=answer, pushes=_invited(room, request.user, session.user_id))
+        return _invited(answer, room, request.user, session.user_id)
     rooms.quotas.check_inviting(session.user_id, request.user)  # raises TooManyInvitations
     room.invite(request.user, by=session.user_id, seq=rooms.seq(room))
     rooms.quotas.invited(session.user_id, request.user)
-    return Outcome(answer=answer, pushes=_invited(room, request.user, session.user_id) if is_seen else [])
+    return _invited(answer, room, request.user, session.user_id) if is_seen else Outcome(answer=answer)
 
 
 def decline(request: Decline, session: Session, rooms: Rooms) -> Outcome:
@@ -38,6 +38,11 @@ def decline(request: Decline, session: Session, rooms: Rooms) -> Outcome:
     return Outcome(answer=Declined(room=name))
 
 
-def _invited(room: Room, user_id: str, by: str) -> list[Push]:
+def _invited(answer: Invited, room: Room, user_id: str, by: str) -> Outcome:
     invitation = Invitation(room=room.name, title=title(room.name, room.title, user_id), by=by)
-    return [to_user(user_id, make("chat.invited", invitation.model_dump()))]
+    event = InvitationSent(user_id=user_id, **invitation.model_dump())
+    return Outcome(
+        answer=answer,
+        pushes=[to_user(user_id, make("chat.invited", invitation.model_dump()))],
+        events=[make("chat.invitation_sent", event.model_dump())],
+    )

@@ -16,12 +16,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
 import sqlalchemy as sa
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from towpath.servicekit.handling.outcome import Effect, answer_data
+from towpath.servicekit.handling.outcome import Effect
 from towpath.servicekit.handling.requests import Handler
 from towpath.servicekit.storage import effects
 from towpath.servicekit.storage.effects import NAME_MAX, Asked
@@ -213,7 +212,7 @@ class EffectQueue:
         return Asked(
             effect.name,
             effect.key,
-            msgspec.json.encode(answer_data(checked)).decode(),
+            checked.model_dump_json(),
             traceparent,
             int(effect.after * 1000),
         )

@@ -51,7 +51,7 @@ from towpath.servicekit.handling.effects import (
     call_id,
 )
 from towpath.servicekit.handling.invocation import Invocation, Poison
-from towpath.servicekit.handling.outcome import Outcome, answer_data, outgoing
+from towpath.servicekit.handling.outcome import Outcome, outgoing
 from towpath.servicekit.handling.requests import Handler, Request
 from towpath.servicekit.handling.store import Store, U
 from towpath.servicekit.runtime.backoff import attempts
@@ -252,7 +252,7 @@ class Performer(Generic[U]):
                 metrics.failed.add(1)
                 if taken.result is None:  # The first failure, with its traceback: it is a bug of the service.
                     log.exception("effect_result_failed", effect=taken.effect, key=taken.key)
-                stored = msgspec.json.encode({} if result is None else answer_data(result)).decode()
+                stored = "{}" if result is None else result.model_dump_json()
                 await self._try_later(
                     taken, handler, describe_error(error, _ERROR_LETTERS), trace, result=stored
                 )
