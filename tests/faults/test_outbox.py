@@ -1,0 +1,190 @@
+"""Events of a backend's own transactions, from SQL through the relay and RabbitMQ to the orders service."""
+
+import asyncio
+import contextlib
+import json
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import aio_pika
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from towpath.orders.tables import ORDERS
+from towpath.publisher.outbox import outbox_statements
+from towpath.testkit.eventually import eventually
+from towpath.testkit.processes import Process, Processes
+from towpath.tools.rabbitmq_node import RabbitNode
+
+from .postgres_server import PostgresServer
+from .trial import Trial
+
+#: The events of each order, in their order. Refunds add up, so one that is applied twice shows.
+_STEPS: Final = ("created", "confirmed", "paid", "packed", "shipped", "delivered", *4 * ("refunded",))
+_ORDERS: Final = 1_000
+_EVENTS: Final = _ORDERS * len(_STEPS)
+_WRITERS: Final = 4
+#: MiB that the relay may need beyond what it has when it is idle.
+_GROWTH: Final = 64
+_PUBLISH: Final = sa.text("SELECT towpath_publish(:action, CAST(:data AS jsonb), :aggregate)")
+
+
+@dataclass
+class Listener:
+    """All events that arrived, in the order in which they did: each order's steps, and how many came again."""
+
+    steps: dict[str, list[int]] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    repeated: int = 0
+
+    def take(self, envelope: dict[str, Any]) -> None:
+        """Note one event; a repeated ``msg_id`` is one that services do not apply again."""
+        if envelope["msg_id"] in self.seen:
+            self.repeated += 1
+            return
+        self.seen.add(envelope["msg_id"])
+        data = envelope["data"]
+        self.steps.setdefault(data["order_id"], []).append(data["revision"])
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def on(cls, url: str) -> AsyncIterator["Listener"]:
+        """A consumer of a quorum queue that connects again after each loss."""
+        listener, ready = cls(), asyncio.Event()
+
+        async def take(message: aio_pika.abc.AbstractIncomingMessage) -> None:
+            listener.take(json.loads(message.body))
+            await message.ack()
+
+        async def consume() -> None:
+            while True:
+                with contextlib.suppress(aio_pika.exceptions.AMQPError, OSError, RuntimeError):
+                    async with await aio_pika.connect(url) as connection:
+                        channel = await connection.channel()
+                        await channel.set_qos(prefetch_count=100)
+                        exchange = await channel.declare_exchange("towpath.events", "topic", durable=True)
+                        queue = await channel.declare_queue(
+                            "listener", durable=True, arguments={"x-queue-type": "quorum"}
+                        )
+                        await queue.bind(exchange, "order.#")
+                        await queue.consume(take)
+                        ready.set()
+                        await connection.closed()
+                await asyncio.sleep(0.1)
+
+        consuming = asyncio.create_task(consume())
+        try:
+            await asyncio.wait_for(ready.wait(), 60)
+            yield listener
+        finally:
+            consuming.cancel()
+            await asyncio.wait([consuming])
+
+
+@pytest.mark.timeout(420)
+async def test_events_of_transactions_are_applied_once_and_in_order(
+    own_node: RabbitNode, server: PostgresServer, processes: Processes, tmp_path: Path, trial: Trial
+) -> None:
+    url = server.create("shop")
+    shop = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://"))
+    async with shop.begin() as connection:
+        for statement in outbox_statements():
+            await connection.exec_driver_sql(statement)
+    database = tmp_path / "orders.db"
+    await processes.start("towpath-orders", amqp_url=own_node.url(), database_url=f"sqlite:///{database}")
+    relays: list[Process] = []
+
+    async def start_relay() -> None:
+        settings: dict[str, Any] = {"database_url": url, "relay_app_id": "shop", "reconnect_max": 1.0}
+        relays.append(await processes.start("towpath-relay", amqp_url=own_node.url(), **settings))
+
+    async def kill_relay() -> None:
+        await relays[-1].kill()
+        await start_relay()
+
+    async def kill_broker() -> None:
+        own_node.kill()
+        await asyncio.sleep(1)
+        await asyncio.to_thread(own_node.boot)
+
+    peaks: list[float] = []
+    with trial.line(f"{_EVENTS:,} events of SQL; RabbitMQ killed twice, the relay killed twice"):
+        async with Listener.on(own_node.url()) as listener:
+            await start_relay()
+            idle = _peak(relays[0])
+            writing = asyncio.gather(*(_write(shop, writer) for writer in range(_WRITERS)))
+            for share, strike in ((1, kill_relay), (2, kill_broker), (3, kill_relay), (4, kill_broker)):
+                await eventually(lambda share=share: len(listener.seen) >= _EVENTS * share // 6, timeout=120)  # type: ignore[misc]
+                peaks.append(_peak(relays[-1]))
+                await strike()
+            await writing
+            await eventually(lambda: len(listener.seen) == _EVENTS, timeout=120, every=0.2)
+            peaks.append(_peak(relays[-1]))
+
+            async def is_empty() -> bool:
+                async with shop.connect() as connection:
+                    left = await connection.scalar(sa.text("SELECT count(*) FROM towpath_outbox"))
+                    return bool(left == 0)
+
+            await eventually(is_empty, every=0.2)
+            in_order = list(range(1, len(_STEPS) + 1))
+            assert {order: steps for order, steps in listener.steps.items() if steps != in_order} == {}
+            assert len(listener.steps) == _ORDERS
+
+            async def wrong() -> list[Any]:
+                return [row for row in await _orders(database) if tuple(row[1:]) != ("refunded", 4, 4_00)]
+
+            async def are_right() -> bool:
+                return len(await _orders(database)) == _ORDERS and await wrong() == []
+
+            with contextlib.suppress(AssertionError):
+                await eventually(are_right, timeout=60, every=0.5)
+            assert await wrong() == []
+            assert len(await _orders(database)) == _ORDERS
+            grown = max(peaks) - idle
+            trial.note(
+                f"{listener.repeated} repeated; the relay had {max(peaks):.0f} MiB at most, {idle:.0f} idle"
+            )
+            assert grown < _GROWTH
+    await shop.dispose()
+
+
+async def _write(engine: Any, writer: int) -> None:
+    """One transaction for each step of ten orders."""
+    for first in range(writer * 10, _ORDERS, _WRITERS * 10):
+        for revision, step in enumerate(_STEPS, 1):
+            async with engine.begin() as connection:
+                for number in range(first, first + 10):
+                    data = {"order_id": f"o-{number}", "user_id": f"user-{number % 50}", "revision": revision}
+                    if step == "created":
+                        data |= {"amount": "100.00", "currency": "EUR"}
+                    if step == "refunded":
+                        data |= {"amount": "1.00", "currency": "EUR"}
+                    values = {
+                        "action": f"order.{step}",
+                        "data": json.dumps(data),
+                        "aggregate": f"order:o-{number}",
+                    }
+                    await connection.execute(_PUBLISH, values)
+
+
+async def _orders(database: Path) -> list[sa.Row[Any]]:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{database}")
+    try:
+        async with engine.connect() as connection:
+            columns = ORDERS.c.order_id, ORDERS.c.status, ORDERS.c.refund_count, ORDERS.c.refunded
+            return list(await connection.execute(sa.select(*columns)))
+    finally:
+        await engine.dispose()
+
+
+def _peak(process: Process) -> float:
+    """The most memory that a process has had, in MiB."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1]) / 1024
