@@ -12,7 +12,7 @@ from typing import Any, Final
 import aio_pika
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from towpath.orders.tables import ORDERS
 from towpath.publisher.outbox import outbox_statements
@@ -85,22 +85,34 @@ class Listener:
             await asyncio.wait([consuming])
 
 
-@pytest.mark.timeout(420)
+@pytest.fixture
+async def shop(server: PostgresServer) -> AsyncIterator[AsyncEngine]:
+    """The database of a backend, with an outbox."""
+    engine = create_async_engine(server.create("shop").replace("postgresql://", "postgresql+asyncpg://"))
+    try:
+        async with engine.begin() as connection:
+            for statement in outbox_statements():
+                await connection.exec_driver_sql(statement)
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+@pytest.mark.timeout(600)
 async def test_events_of_transactions_are_applied_once_and_in_order(
-    own_node: RabbitNode, server: PostgresServer, processes: Processes, tmp_path: Path, trial: Trial
+    own_node: RabbitNode, shop: AsyncEngine, processes: Processes, tmp_path: Path, trial: Trial
 ) -> None:
-    url = server.create("shop")
-    shop = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://"))
-    async with shop.begin() as connection:
-        for statement in outbox_statements():
-            await connection.exec_driver_sql(statement)
     database = tmp_path / "orders.db"
-    await processes.start("towpath-orders", amqp_url=own_node.url(), database_url=f"sqlite:///{database}")
+    settings: dict[str, Any] = {"amqp_url": own_node.url(), "timeout": 120.0}
+    await processes.start("towpath-orders", database_url=f"sqlite:///{database}", **settings)
     relays: list[Process] = []
 
     async def start_relay() -> None:
-        settings: dict[str, Any] = {"database_url": url, "relay_app_id": "shop", "reconnect_max": 1.0}
-        relays.append(await processes.start("towpath-relay", amqp_url=own_node.url(), **settings))
+        url = shop.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        started = await processes.start(
+            "towpath-relay", database_url=url, relay_app_id="shop", reconnect_max=1.0, **settings
+        )
+        relays.append(started)
 
     async def kill_relay() -> None:
         await relays[-1].kill()
@@ -150,10 +162,9 @@ async def test_events_of_transactions_are_applied_once_and_in_order(
                 f"{listener.repeated} repeated; the relay had {max(peaks):.0f} MiB at most, {idle:.0f} idle"
             )
             assert grown < _GROWTH
-    await shop.dispose()
 
 
-async def _write(engine: Any, writer: int) -> None:
+async def _write(engine: AsyncEngine, writer: int) -> None:
     """One transaction for each step of ten orders."""
     for first in range(writer * 10, _ORDERS, _WRITERS * 10):
         for revision, step in enumerate(_STEPS, 1):
