@@ -30,12 +30,14 @@ _EVENTS: Final = _ORDERS * len(_STEPS)
 _WRITERS: Final = 4
 #: MiB that the relay may need beyond what it has when it is idle.
 _GROWTH: Final = 64
+#: Of the listener: for a connect, and without an event until it connects again.
+_LISTEN_SECONDS: Final = 5.0
 _PUBLISH: Final = sa.text("SELECT towpath_publish(:action, CAST(:data AS jsonb), :aggregate)")
 
 
 @dataclass
 class Listener:
-    """All events that arrived, in the order in which they did: each order's steps, and how many came again."""
+    """All events that arrived, in the order in which they did: each order's steps, and the number of repetitions."""
 
     steps: dict[str, list[int]] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
@@ -60,25 +62,33 @@ class Listener:
             listener.take(json.loads(message.body))
             await message.ack()
 
+        async def subscribe(connection: aio_pika.abc.AbstractConnection) -> None:
+            channel = await connection.channel()
+            await channel.set_qos(prefetch_count=100)
+            exchange = await channel.declare_exchange("towpath.events", "topic", durable=True)
+            queue = await channel.declare_queue(
+                "listener", durable=True, arguments={"x-queue-type": "quorum"}
+            )
+            await queue.bind(exchange, "order.#")
+            await queue.consume(take)
+            ready.set()
+
         async def consume() -> None:
             while True:
-                with contextlib.suppress(aio_pika.exceptions.AMQPError, OSError, RuntimeError):
-                    async with await aio_pika.connect(url) as connection:
-                        channel = await connection.channel()
-                        await channel.set_qos(prefetch_count=100)
-                        exchange = await channel.declare_exchange("towpath.events", "topic", durable=True)
-                        queue = await channel.declare_queue(
-                            "listener", durable=True, arguments={"x-queue-type": "quorum"}
-                        )
-                        await queue.bind(exchange, "order.#")
-                        await queue.consume(take)
-                        ready.set()
-                        await connection.closed()
+                with contextlib.suppress(aio_pika.exceptions.AMQPError, OSError, RuntimeError, TimeoutError):
+                    async with await aio_pika.connect(url, timeout=_LISTEN_SECONDS) as connection:
+                        async with asyncio.timeout(_LISTEN_SECONDS):
+                            await subscribe(connection)
+                        # A queue that is not there yet after a boot ends a consumer without a word.
+                        heard, closed = -1, asyncio.ensure_future(connection.closed())
+                        while not closed.done() and heard < len(listener.seen):
+                            heard = len(listener.seen)
+                            await asyncio.wait([closed], timeout=_LISTEN_SECONDS)
                 await asyncio.sleep(0.1)
 
         consuming = asyncio.create_task(consume())
         try:
-            await asyncio.wait_for(ready.wait(), 60)
+            await asyncio.wait_for(ready.wait(), 120)
             yield listener
         finally:
             consuming.cancel()

@@ -1,4 +1,4 @@
-"""What the driver uses of the packages without a public way: each test says what breaks when it changes."""
+"""The undocumented parts of the packages that the driver uses: each test fails when one of them changes."""
 
 import asyncio
 

@@ -49,7 +49,7 @@ __all__ = [
 Properties = aiormq.spec.Basic.Properties
 PublishingChannel = aiormq.Channel
 
-#: What the packages raise when a channel or connection is lost.
+#: Errors of the packages when a channel or connection is lost.
 LOST: Final = (AMQPError, ConnectionError, OSError, RuntimeError, TimeoutError)
 
 

@@ -17,7 +17,7 @@ from towpath.protocol.envelope import check as check_envelope
 from towpath.protocol.errors import TowpathError
 from towpath.publisher.errors import BadEvent
 
-#: What may be published: an envelope, or its action and its data.
+#: An event to publish: an envelope, or its action and its data.
 Event = Envelope | tuple[str, Mapping[str, Any]]
 
 _QUOTED: Final = 100

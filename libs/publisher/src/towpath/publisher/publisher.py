@@ -273,7 +273,7 @@ class Publisher:
     ) -> str:
         """Push one envelope to all open connections of a user, and return its ``msg_id``.
 
-        A push is not stored: a user without a connection does not get it, and that is no error.
+        A push is not stored: a user without a connection does not get it, which is not an error.
 
         Raises:
             BadEvent, Refused, NotConfirmed: See :mod:`~towpath.publisher.errors`.

@@ -29,7 +29,7 @@ _REASON_LETTERS: Final = 1_000
 
 @dataclass
 class Progress:
-    """What the admin pages show.
+    """The numbers of the admin pages.
 
     Attributes:
         active: Whether this relay has the lock.
