@@ -10,10 +10,13 @@ from typing import Any, Final, get_args
 
 import typer
 from annotated_types import Ge, Gt, Le
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from towpath.gateway.settings import GatewaySettings
+from towpath.publisher.relay.settings import DatabaseSettings as OutboxSettings
+from towpath.publisher.relay.settings import RelaySettings
 from towpath.servicekit.installed import installed_services
 from towpath.servicekit.runtime.settings import PREFIX, BrokerSettings, ServiceSettings, TelemetrySettings
 from towpath.tools.cli import app
@@ -35,7 +38,7 @@ This page is written by `make docs` from the settings models, and a test fails w
 """
 
 #: Title, the line below it, the models whose own fields are listed there.
-Section = tuple[str, str, list[type[BaseSettings]]]
+Section = tuple[str, str, list[type[BaseModel]]]
 
 
 def sections() -> list[Section]:
@@ -50,6 +53,7 @@ def sections() -> list[Section]:
         ("`towpath-gateway`", "", [GatewaySettings]),
         (f"{', '.join(services)}, and every service of yours", "", [ServiceSettings]),
         *_own(services),
+        ("`towpath-relay`", "", [OutboxSettings, RelaySettings]),
     ]
 
 
@@ -103,7 +107,7 @@ def _option_rows() -> Iterator[str]:
         yield f"| `{variable}` | – | {told} |"
 
 
-def _rows(model: type[BaseSettings]) -> Iterator[str]:
+def _rows(model: type[BaseModel]) -> Iterator[str]:
     told: dict[str, str] = {}
     for parent in reversed(model.__mro__):
         told |= dict(_described(parent.__doc__ or ""))
