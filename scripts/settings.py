@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from towpath.gateway.settings import GatewaySettings
+from towpath.ingress.settings import IngressSettings
 from towpath.servicekit.installed import installed_services
 from towpath.servicekit.runtime.settings import PREFIX, BrokerSettings, ServiceSettings, TelemetrySettings
 from towpath.tools.cli import app
@@ -48,6 +49,7 @@ def sections() -> list[Section]:
     return [
         ("Every program", "", [BrokerSettings, TelemetrySettings]),
         ("`towpath-gateway`", "", [GatewaySettings]),
+        ("`towpath-ingress`", "", [IngressSettings]),
         (f"{', '.join(services)}, and every service of yours", "", [ServiceSettings]),
         *_own(services),
     ]
