@@ -61,10 +61,11 @@ up:  ## run it in containers, with RabbitMQ 4 and PostgreSQL
 	@scripts/env
 	@docker compose up --build $(ARGS)
 
-docs: $(READY)  ## write the generated files: docs/reference/settings.md, clients/js/src/actions.ts, deploy/rabbitmq/definitions.json
+docs: $(READY)  ## write the generated files: docs/reference/settings.md and openapi.json, clients/js/src/actions.ts, deploy/rabbitmq/definitions.json
 	@$(BIN)/python scripts/settings.py
 	@$(BIN)/python scripts/actions.py
 	@$(BIN)/python scripts/definitions.py
+	@$(BIN)/python scripts/openapi.py
 
 sbom: $(AUDIT) $(SBOM_PACKAGES)  ## write the bills of materials, test-results/sbom
 	@scripts/sbom

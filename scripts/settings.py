@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from towpath.gateway.settings import GatewaySettings
+from towpath.ingress.settings import IngressSettings
 from towpath.publisher.relay.settings import DatabaseSettings as OutboxSettings
 from towpath.publisher.relay.settings import RelaySettings
 from towpath.servicekit.installed import installed_services
@@ -51,6 +52,7 @@ def sections() -> list[Section]:
     return [
         ("Every program", "", [BrokerSettings, TelemetrySettings]),
         ("`towpath-gateway`", "", [GatewaySettings]),
+        ("`towpath-ingress`", "", [IngressSettings]),
         (f"{', '.join(services)}, and every service of yours", "", [ServiceSettings]),
         *_own(services),
         ("`towpath-relay`", "", [OutboxSettings, RelaySettings]),

@@ -30,6 +30,8 @@ from yarl import URL
 
 from towpath.gateway.admission.credentials import Admission
 from towpath.gateway.settings import GatewaySettings
+from towpath.ingress import keys
+from towpath.ingress.settings import IngressSettings
 from towpath.servicekit.installed import InstalledService, installed_services
 from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings, load
 from towpath.servicekit.runtime.telemetry import Telemetry
@@ -51,6 +53,7 @@ HAPROXY = Program("HAProxy", "haproxy", ("/usr/sbin/haproxy", "haproxy"))
 #: The settings model of each program that takes its settings from the environment alone.
 MODELS: dict[str, type[BrokerSettings]] = {
     "towpath-gateway": GatewaySettings,
+    "towpath-ingress": IngressSettings,
     **{f"towpath-{service.name}": service.settings() for service in installed_services()},
 }
 #: Those with a database of their own, by name.
@@ -122,7 +125,7 @@ def test_every_service_with_a_database_gets_one_in_the_compose_file(
 
 
 @pytest.mark.parametrize(
-    "service", ["gateway-1", "gateway-2", *(service.name for service in installed_services())]
+    "service", ["gateway-1", "gateway-2", "ingress", *(service.name for service in installed_services())]
 )
 def test_a_program_can_start_with_its_settings(
     service: str, services: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
@@ -137,7 +140,7 @@ def test_a_program_can_start_with_its_settings(
     if isinstance(settings, GatewaySettings):
         assert settings.gateway_id == service
         Admission(settings, Telemetry("gateway", settings))
-    else:
+    elif not isinstance(settings, IngressSettings):
         database = settings.model_dump()["database_url"]
         if service in WITH_STORAGE:
             assert database.startswith(f"postgresql+asyncpg://{service}:")
@@ -234,7 +237,8 @@ def test_each_program_has_an_account_of_its_own_at_rabbitmq(
         if "TOWPATH_AMQP_URL" in service.get("environment", {})
     }
     own = {service.name: service.name for service in installed_services()}
-    assert with_broker == {"gateway-1": "gateway", "gateway-2": "gateway", "web": "backend", **own}
+    programs = {"gateway-1": "gateway", "gateway-2": "gateway", "web": "backend", "ingress": "ingress"}
+    assert with_broker == programs | own
     for name in own:
         assert services[name]["environment"]["TOWPATH_GATEWAY_USERS"] == "gateway"
     accounts = {variable(account.name) for account in Wanted().accounts()}
@@ -274,8 +278,13 @@ async def test_rabbitmq_starts_with_these_accounts_and_no_other_and_the_programs
             own["amqp_url"] = own["amqp_url"].replace("rabbitmq:5672", f"127.0.0.1:{node.port}")
             return own | more
 
+        key = keys.make(tmp_path / "keys.json", "shop", ("order.*",), push=True)
+        ingress_port = free_port()
         gateway, *_ = await asyncio.gather(
             processes.start("towpath-gateway", **settings("gateway-1", port=free_port())),
+            processes.start(
+                "towpath-ingress", **settings("ingress", port=ingress_port, api_keys=tmp_path / "keys.json")
+            ),
             *(
                 processes.start(
                     f"towpath-{one.name}",
@@ -290,6 +299,13 @@ async def test_rabbitmq_starts_with_these_accounts_and_no_other_and_the_programs
             answer = await ana.request("order.submit", {"order_id": "O1", "amount": "9.00"})
             assert answer["data"]["status"] == "submitted"
             assert (await ana.request("chat.join", {"room": "lobby"}))["action"] == "chat.join.ok"
+            async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as backend:
+                event = {"action": "order.paid", "data": {"order_id": "O1", "user_id": "ana"}}
+                for path, body in (("events", event), ("push", {"user_id": "ana", "envelope": event})):
+                    url = f"http://127.0.0.1:{ingress_port}/v1/{path}"
+                    async with backend.post(url, json=body) as accepted:
+                        assert accepted.status == 202, await accepted.text()
+            assert (await ana.push("order.updated"))["data"]["status"] == "paid"
 
 
 def test_every_mounted_or_built_path_exists(services: dict[str, dict[str, Any]]) -> None:
@@ -306,6 +322,7 @@ def test_containers_of_the_compose_file_are_the_servers_of_the_proxy() -> None:
         ("gateway-1", "gateway-1", "8080"),
         ("gateway-2", "gateway-2", "8080"),
         ("web", "web", "8000"),
+        ("ingress", "ingress", "8090"),
     ]
     named = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     assert {name for name, _, _ in servers} <= named.keys()
@@ -608,11 +625,13 @@ class Proxy:
     Attributes:
         url: Where the gateways are reached.
         page_url: Where the page is.
+        events_url: Where other backends publish.
     """
 
     process: Process
     url: str
     page_url: str
+    events_url: str
 
 
 @pytest.fixture(scope="module")
@@ -629,12 +648,14 @@ async def start_proxy(
     folder: Path,
     gateways: Mapping[str, tuple[int, int]],
     page: int | None = None,
+    ingress: tuple[int, int] | None = None,
 ) -> Proxy:
-    """Start the proxy; ``gateways`` gives port and admin port of each name in the configuration."""
+    """Start the proxy; ``gateways`` and ``ingress`` give port and admin port."""
     configuration = (ROOT / "deploy/haproxy.cfg").read_text()
     replaced = {f"{name}:8080 port 9090": at(*ports) for name, ports in gateways.items()}
     replaced["web:8000"] = f"127.0.0.1:{page or free_port()}"
-    listening = {inside: free_port() for inside in (8080, 8000, 9090)}
+    replaced["ingress:8090 port 9090"] = at(*(ingress or (free_port(), free_port())))
+    listening = {inside: free_port() for inside in (8080, 8000, 8090, 9090)}
     replaced |= {f"bind :{inside}\n": f"bind 127.0.0.1:{port}\n" for inside, port in listening.items()}
     for old, new in replaced.items():
         assert configuration.count(old) == 1, old
@@ -644,7 +665,12 @@ async def start_proxy(
     process = await processes.start(
         str(haproxy), "-db", "-f", str(path), name="haproxy", admin_port=listening[9090]
     )
-    return Proxy(process, f"ws://127.0.0.1:{listening[8080]}/ws", f"http://127.0.0.1:{listening[8000]}/")
+    return Proxy(
+        process,
+        f"ws://127.0.0.1:{listening[8080]}/ws",
+        f"http://127.0.0.1:{listening[8000]}/",
+        f"http://127.0.0.1:{listening[8090]}/v1/events",
+    )
 
 
 def ports_of(gateway: Process) -> tuple[int, int]:
@@ -722,6 +748,30 @@ async def test_a_refusal_by_a_draining_gateway_is_hidden_by_the_proxy(
             for user in ("ana", "ben", "eva"):
                 assert await gateway_of(await enter(stack, proxy, user)) == "gateway-2"
         assert refusals, "the draining gateway was never asked"
+
+
+async def test_the_proxy_passes_events_to_the_ingress_and_answers_503_while_it_is_away(
+    haproxy: Path, processes: Processes, rabbitmq: Rabbit, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys.json"
+    key = keys.make(file, "shop", ("order.*",), push=False)
+    ingress = await processes.start("towpath-ingress", port=free_port(), amqp_url=rabbitmq.url, api_keys=file)
+    gateways = {name: (free_port(), free_port()) for name in ("gateway-1", "gateway-2")}
+    proxy = await start_proxy(haproxy, processes, tmp_path, gateways, ingress=ports_of(ingress))
+    event = {"action": "order.paid", "data": {"order_id": "O1", "user_id": "ana"}}
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as backend:
+
+        async def kind() -> str:
+            async with backend.post(proxy.events_url, json=event) as answer:
+                assert answer.content_type == "application/problem+json"
+                problem = await answer.json(content_type=None)
+                assert problem["status"] == answer.status
+                return str(problem["type"]).rpartition(":")[2]
+
+        # No service runs here: the ingress itself has answered.
+        assert await eventually(kind) == "unroutable"
+        assert await ingress.terminate() == 0
+        assert await kind() == "unavailable"
 
 
 async def test_the_page_behind_the_proxy_gives_a_token_and_publishes_as_another_backend(

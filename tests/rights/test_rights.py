@@ -271,6 +271,22 @@ MAY_NOT: Final[dict[str, list[tuple[Operation, int]]]] = {
         (delete_exchange(EVENTS), FORBIDDEN),
         (make_queue("backend.shop.more", **QUORUM), FORBIDDEN),
     ],
+    "ingress": [
+        (publish(COMMANDS, "order.0"), FORBIDDEN),
+        *(
+            (publish(EVENTS, key), FORBIDDEN)
+            for key in ("session.started", "service.alive", "proof.orders", "order", "orders.paid")
+        ),
+        *(
+            (publish(PUSH, key), FORBIDDEN)
+            for key in ("connection.gw-1", "control.ana", "everyone", "group.chat:lobby", "revoke.user")
+        ),
+        (publish(EVENTS, "order.paid", "backend"), WRONG),
+        (publish("orders.again", "orders.events"), FORBIDDEN),
+        (get("orders.events"), FORBIDDEN),
+        (make_queue("ingress.more", **QUORUM), FORBIDDEN),
+        (delete_exchange(EVENTS), FORBIDDEN),
+    ],
     "ops": [
         (publish(COMMANDS, "order.0"), FORBIDDEN),
         (publish(EVENTS, "order.paid"), FORBIDDEN),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import stat
 from collections.abc import AsyncIterator
@@ -21,7 +22,7 @@ from towpath.tools.definitions import BadAccount
 from towpath.tools.rabbitmq_node import RabbitNode
 
 SERVICES = [service.name for service in installed_services()]
-NAMES = ["gateway", *SERVICES, "backend", "ops"]
+NAMES = ["gateway", *SERVICES, "ingress", "backend", "ops"]
 
 
 @pytest.fixture(autouse=True)
@@ -133,11 +134,14 @@ def test_services_and_backends_elsewhere_have_accounts_too() -> None:
         [],
     )
     accounts = {account.name: account for account in wanted.accounts()}
-    assert list(accounts) == ["gateway", *SERVICES, "stock", "packer", "shop", "audit", "ops"]
+    assert list(accounts) == ["gateway", *SERVICES, "stock", "packer", "ingress", "shop", "audit", "ops"]
     assert accounts["stock"] == definitions.service("stock", "stock", ["order.paid", "stock.moved"])
     assert accounts["packer"] == definitions.service("packer", "pack", ["order.paid"], ["order.packed"])
     assert accounts["shop"] == definitions.backend("shop", ["order", "stock"], kicks=True)
     assert accounts["audit"].topics["towpath.events"] == ("^$", "^$")
+    assert {"chat", "order", "stock", "pack"} <= set(
+        re.findall(r"\w+", accounts["ingress"].topics["towpath.events"][0])
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,6 +151,7 @@ def test_services_and_backends_elsewhere_have_accounts_too() -> None:
         (Wanted(services=["chat:talk"]), "two programs would have the account 'chat'"),
         (Wanted(backends=["shop:session"]), "cannot publish session"),
         (Wanted(backends=["ops"]), "cannot be the name of an account"),
+        (Wanted(backends=["ingress"]), "cannot be the name of an account"),
         (Wanted(kick=["shop"]), "'shop' is none of the backends"),
     ],
 )

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from towpath.servicekit.installed import installed_services
 from towpath.tools import definitions
@@ -51,6 +51,15 @@ class NotSetUp(Trouble):
     """RabbitMQ did not take the definitions, or has others."""
 
 
+class _Known(NamedTuple):
+    """A service, as :func:`definitions.service` takes it."""
+
+    name: str
+    domain: str
+    events: Sequence[str]
+    publishes: Sequence[str]
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """The accounts to have.
@@ -68,16 +77,19 @@ class Wanted:
     revoke: Sequence[str] = ()
 
     def accounts(self) -> list[Account]:
-        """One account for gateways, each service, each backend, and operators.
+        """One account for gateways, each service, the ingress, each backend, and operators.
 
         Raises:
             BadAccount
         """
-        known = [one.definition() for one in installed_services()]
+        installed = [one.definition() for one in installed_services()]
+        known = [_Known(one.name, one.domain, list(one.events), list(one.publishes)) for one in installed]
+        known += map(_service, self.services)
+        heard = {event.partition(".")[0] for one in known for event in one.events}
         found = [
             definitions.gateway(),
-            *(definitions.service(one.name, one.domain, one.events, one.publishes) for one in known),
-            *map(_service, self.services),
+            *(definitions.service(*one) for one in known),
+            definitions.ingress({one.domain for one in known} | heard),
             *(self._backend(text) for text in self.backends or ("backend",)),
             definitions.operators(),
         ]
@@ -94,13 +106,14 @@ class Wanted:
         return definitions.backend(name, chosen, kicks=name in self.kick, revokes=name in self.revoke)
 
 
-def _service(text: str) -> Account:
+def _service(text: str) -> _Known:
+    """A service that is not installed here."""
     name, _, rest = text.partition(":")
     domain, _, rest = rest.partition(":")
     events, _, published = rest.partition(":")
     if not domain:
         raise BadAccount(f"--service {text!a}: write it as name:domain, or name:domain:event,event")
-    return definitions.service(name, domain, _listed(events), _listed(published))
+    return _Known(name, domain, _listed(events), _listed(published))
 
 
 def _listed(text: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Definitions: the accounts that Towpath's programs have on RabbitMQ, and what each of them may do. No I/O.
 
-One account for gateways, one for each service, one for each other backend, one for operators; docs/adr/0026 gives the
-reasons, docs/reference/protocol.md the table. Guarantees:
+One account for gateways, one for each service, one for the ingress, one for each other backend, one for operators;
+docs/adr/0026 gives the reasons, docs/reference/protocol.md the table. Guarantees:
 
 * An account may do what its program does, and nothing more (``tools/tests/test_definitions.py`` compares the patterns
   with what the programs declare, bind and publish).
@@ -33,6 +33,7 @@ from towpath.tools.trouble import Trouble
 
 GATEWAY: Final = "gateway"
 OPS: Final = "ops"
+INGRESS: Final = "ingress"
 
 #: An encoded word of a routing key (:func:`towpath.protocol.routes.encode_word`).
 _WORD: Final = "[A-Za-z0-9_:%-]+"
@@ -176,6 +177,26 @@ def backend(
     )
 
 
+def ingress(domains: Iterable[str]) -> Account:
+    """The account of the HTTP ingress: events of all domains that a service owns or hears, and pushes to users.
+
+    It has no queue and reads nothing. Each API key has fewer rights, which the ingress keeps (towpath.ingress.keys).
+    """
+    chosen = sorted(set(domains) - set(_OURS))
+    names = "|".join(chosen)
+    return Account(
+        name=INGRESS,
+        configure=_NOTHING,
+        write=_any_of(_names(EVENTS, PUSH)),
+        read=_NOTHING,
+        topics={
+            COMMANDS: (_NOTHING, _NOTHING),
+            EVENTS: (_any_of(rf"({names}){_WORDS}", _PROOF) if chosen else f"^{_PROOF}$", _NOTHING),
+            PUSH: (_any_of(rf"user\.{_WORD}", _PROOF), _NOTHING),
+        },
+    )
+
+
 def operators() -> Account:
     """The account of operators' tools: dead letters of all services, kicks and revocations."""
     return Account(
@@ -263,7 +284,7 @@ def password_hash(name: str, password: str | None) -> str:
 
 
 def _check(name: str, *domains: str) -> None:
-    if not _NAME.fullmatch(name) or name in (GATEWAY, OPS):
+    if not _NAME.fullmatch(name) or name in (GATEWAY, INGRESS, OPS):
         raise BadAccount(f"{name!r} cannot be the name of an account: use other letters, digits, - and _")
     for domain in domains:
         if not _DOMAIN.fullmatch(domain):

@@ -64,7 +64,7 @@ class Rights:
             return changed
         if f"://{RabbitControl.user}:" in given:
             changed[_URL] = self.url(given, account)
-            if account not in (definitions.GATEWAY, definitions.OPS, "backend"):
+            if account not in (definitions.GATEWAY, definitions.INGRESS, definitions.OPS, "backend"):
                 changed.setdefault(_GATEWAY_USERS, definitions.GATEWAY)
         return changed
 
