@@ -28,6 +28,17 @@ export const en = {
     nameMissing: "Give a name first.",
   },
 
+  /** What to do where there is nothing yet. */
+  start: {
+    title: (name: string) => `Welcome, ${name}`,
+    hint: "Three things to try:",
+    join: (room: string) => `Join “${room}”`,
+    make: (room: string) => `Make the room “${room}”`,
+    room: "Talk in a room.",
+    person: "Sign in under another name in a second window, and write to each other.",
+    order: "Submit an order, and follow its steps.",
+  },
+
   connection: {
     connecting: "connecting",
     open: "open",
@@ -73,6 +84,9 @@ export const en = {
     directPlaceholder: "Name",
     direct: "Open",
     find: "Find a room",
+    open: "Rooms that you can join",
+    members: (n: number) => count(n, "member", "members"),
+    more: "More rooms",
     invitations: "Invitations",
     invitedBy: (name: string) => `from ${name}`,
     accept: "Accept",
@@ -201,6 +215,7 @@ export const en = {
     items: "Items",
     created: "created",
     refunded: (sum: string) => `${sum} refunded`,
+    tooMuch: (most: string) => `An amount may be ${most} at most.`,
     amountMissing: (example: string) => `Give an amount such as ${example}, or add items.`,
     itemWrong: (n: number, example: string) =>
       `Item ${n} needs an article, a count of 1 or more, and a price such as ${example}.`,
@@ -246,6 +261,8 @@ export const en = {
     join: (name: string) => `Join the room “${name}”`,
     write: (name: string) => `Write to “${name}”`,
     results: (n: number) => count(n, "result", "results"),
+    yours: "Yours",
+    nothing: (typed: string) => `No public room begins with “${typed}”.`,
   },
 
   shortcuts: {
@@ -265,11 +282,14 @@ export const en = {
     keys: { enter: "Enter", shift: "Shift", escape: "Esc", delete: "Del", home: "Home", end: "End", or: "or" },
   },
 
-  /** For errors of the services by code; where there is none, the service's own words are shown. */
+  /** Whether the services speak this language, so that their own words are shown where {@link errors} has none. */
+  speaksAsServices: true,
+  /** For errors of the services and of the client by code. */
   errors: {
     unknown_action: "No service answers this at the moment. Try again in a while.",
   } as Readonly<Record<string, string>>,
-  errorWith: (general: string, _particular: string) => general,
+  /** What the services say, and what it means in this language; the groups of the expression are given to it. */
+  serverTexts: [] as readonly (readonly [text: RegExp, meaning: (...groups: string[]) => string])[],
   somethingWrong: "Something went wrong.",
 
   problems: {
@@ -280,6 +300,8 @@ export const en = {
     foreignGateway: (host: string) => `The gateway ${host} is not one of this page's; it gets no token.`,
     serverSilent: "The server of this page does not answer. Is it still running?",
     ownName: "That is your own name. Enter another user's.",
+    tooLong: (excess: number, limit: number) =>
+      `${count(excess, "letter", "letters")} too many: at most ${number.format(limit)} fit.`,
   },
 };
 

@@ -2,7 +2,7 @@
 import type { Signal } from "@preact/signals";
 import { type Client, connect } from "@towpath/client";
 
-import { fetchToken } from "../demo.ts";
+import type { Token } from "../demo.ts";
 import type { Outbox } from "../model/outbox.ts";
 import { Chat } from "./chat.ts";
 import { ConnectionState } from "./connection.ts";
@@ -11,8 +11,10 @@ import { Orders } from "./orders.ts";
 
 export interface SignedIn {
   readonly me: string;
-  /** The first token; later ones are fetched. */
+  /** The first token. */
   readonly token: string;
+  /** Gives a later one. */
+  readonly fetchToken: () => Promise<Token>;
   readonly urls: readonly string[];
 }
 
@@ -31,11 +33,11 @@ export class Session {
   readonly orders: Orders;
   #client: Client;
 
-  constructor({ me, token, urls }: SignedIn, kept: Kept, notices: Notices) {
+  constructor({ me, token, fetchToken, urls }: SignedIn, kept: Kept, notices: Notices) {
     const tokens = [token];
     this.me = me;
     this.kept = kept;
-    this.#client = connect({ urls, token: () => tokens.pop() ?? fetchToken(me) });
+    this.#client = connect({ urls, token: async () => tokens.pop() ?? (await fetchToken()).token });
     this.#client.onError((error) => console.warn(error));
     this.connection = new ConnectionState(this.#client);
     this.chat = new Chat(this.#client, me, kept.outbox, notices);

@@ -3,7 +3,8 @@ import { useId, useRef } from "preact/hooks";
 
 import type { Words } from "../i18n/en.ts";
 import { describe } from "../i18n/errors.ts";
-import { type Line, decimalsOf, formatMoney, isWhole, parseMoney, totalOf } from "../model/money.ts";
+import { LIMITS, excess } from "../model/letters.ts";
+import { type Line, decimalsOf, formatMoney, isTooMuch, isWhole, mostOf, parseMoney, totalOf } from "../model/money.ts";
 import { useSession, useWords } from "./context.ts";
 import { Icon } from "./icons.tsx";
 
@@ -33,13 +34,26 @@ export function OrderForm({ onSubmitted }: { onSubmitted: (orderId: string) => v
     problem.value = null;
   };
   const add = () => setLines([...lines.value, { ...NEW_LINE, id: (ids.current += 1) }]);
+  /** It opens with a line to fill in; lines that nothing was written to go when it closes. */
+  const toggle = (isOpen: boolean) => {
+    const isUntouched = lines.value.every(({ sku, unitPrice }) => sku === "" && unitPrice === "");
+    if (isOpen && !hasLines) add();
+    if (!isOpen && isUntouched) setLines([]);
+  };
   const change = (id: number, changes: Partial<Line>) =>
     setLines(lines.value.map((line) => (line.id === id ? { ...line, ...changes } : line)));
 
   const wrong = (): ((words: Words) => string) | null => {
     const bad = lines.value.findIndex((line) => !isWhole(line, decimals));
     const example = formatMoney(9990n, decimals);
+    const most = formatMoney(mostOf(decimals), decimals);
+    const isMuch = (text: string) => isTooMuch(text, decimals);
+    if (isMuch(shownAmount) || lines.value.some(({ unitPrice }) => isMuch(unitPrice))) {
+      return (now) => now.orders.tooMuch(most);
+    }
     if (bad >= 0) return (now) => now.orders.itemWrong(bad + 1, example);
+    const long = lines.value.find(({ sku }) => excess(sku, LIMITS.sku) > 0)?.sku;
+    if (long !== undefined) return (now) => now.problems.tooLong(excess(long, LIMITS.sku), LIMITS.sku);
     return total === null ? (now) => now.orders.amountMissing(example) : null;
   };
   const submit = async () => {
@@ -111,8 +125,8 @@ export function OrderForm({ onSubmitted }: { onSubmitted: (orderId: string) => v
       <p class="problem" id={`${amountId}-problem`} role="alert" data-testid="order-problem">
         {problem.value?.(words)}
       </p>
-      <details>
-        <summary>{words.orders.byItems}</summary>
+      <details onToggle={(event) => toggle(event.currentTarget.open)}>
+        <summary data-testid="by-items">{words.orders.byItems}</summary>
         <ul class="items">
           {lines.value.map((line, index) => (
             <ItemLine
@@ -155,7 +169,6 @@ function ItemLine({ line, number, decimals, onChange, onRemove }: ItemLineProps)
           ref={first.current}
           data-testid="item-sku"
           autocomplete="off"
-          maxLength={64}
           value={line.sku}
           onInput={(event) => onChange({ sku: event.currentTarget.value })}
         />

@@ -49,7 +49,7 @@ function Trade() {
         <OrderForm onSubmitted={(orderId) => (suggestion.value = { orderId, picked: false })} />
         <OrderList onPick={hasBackend ? (orderId) => (suggestion.value = { orderId, picked: true }) : null} />
       </section>
-      {hasBackend && <Backend suggestion={suggestion} />}
+      <div class="panels">{hasBackend && <Backend suggestion={suggestion} />}</div>
     </div>
   );
 }

@@ -1,7 +1,9 @@
 """The page: files built from ``clients/web``, what the page must know, and the demo's two endpoints.
 
 Guarantees: nothing is served from outside the page's folder; every answer has the page's policy
-(:mod:`towpath.tools.page_policy`); other sites get nothing from the demo's endpoints
+(:mod:`towpath.tools.page_policy`); a file that the build has compressed goes out compressed, to browsers that take
+it; a file whose name has its hash is kept by browsers for good, and everything else is asked for again, by ``ETag``;
+other sites get nothing from the demo's endpoints
 (:mod:`towpath.tools.demo_door`). The sign-in by name alone is for demonstrations: it is off unless ``TOWPATH_DEMO``
 is set, or ``--demo``.
 """
@@ -28,6 +30,9 @@ from towpath.tools.trouble import Trouble
 
 _LARGEST_POST: Final = 64 * 1024
 _PAGE: Final = "clients/web/dist"
+#: The build gives each file in there a name with its hash, so it never changes: RFC 8246.
+_HASHED: Final = "/assets/"
+_FOR_GOOD: Final = "public, max-age=31536000, immutable"
 
 
 class PageMissing(Trouble):
@@ -102,6 +107,8 @@ async def serve_site(site: Site, host: str, port: int, *, option: str) -> AsyncI
 
     async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(headers(policy, site.gateways, host_of(request)))
+        if request.path.startswith(_HASHED) and response.status in (200, 206, 304):
+            response.headers["Cache-Control"] = _FOR_GOOD
 
     app.on_response_prepare.append(add_headers)
 
@@ -124,6 +131,7 @@ async def serve_site(site: Site, host: str, port: int, *, option: str) -> AsyncI
     if site.demo is not None:
         app.router.add_post("/demo/token", _token(site.demo))
         app.router.add_post("/demo/events", _events(site.demo))
+    # A `.br` or `.gz` beside a file is sent instead of it: `FileResponse` of aiohttp.
     app.router.add_static("/", site.web_root)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
