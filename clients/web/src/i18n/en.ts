@@ -262,6 +262,7 @@ export const en = {
     write: (name: string) => `Write to “${name}”`,
     results: (n: number) => count(n, "result", "results"),
     yours: "Yours",
+    other: "By this name",
     nothing: (typed: string) => `No public room begins with “${typed}”.`,
   },
 

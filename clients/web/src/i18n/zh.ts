@@ -257,6 +257,7 @@ export const zh: Words = {
     write: (name) => `给“${name}”写信`,
     results: (n) => `${n} 个结果`,
     yours: "你的",
+    other: "用这个名称",
     nothing: (typed) => `没有以“${typed}”开头的公开房间。`,
   },
 

@@ -1,3 +1,4 @@
+import type { FoundRoom } from "@towpath/client";
 import { useEffect, useMemo } from "preact/hooks";
 
 import { inText } from "../model/names.ts";
@@ -20,12 +21,16 @@ function useOffers(): Finder {
   return finder;
 }
 
+function busiestFirst(rooms: readonly FoundRoom[]): readonly FoundRoom[] {
+  return rooms.toSorted((one, other) => other.members - one.members);
+}
+
 /** Rooms to join, for a person who is in none. */
 export function Offers() {
   const app = useApp();
   const { chat } = useSession();
   const { words } = useLanguage();
-  const rooms = useOffers().rooms.value.slice(0, OFFERED);
+  const rooms = busiestFirst(useOffers().rooms.value).slice(0, OFFERED);
   if (rooms.length === 0) return null;
   const join = (room: string) => app.notices.attempt("joining", async () => app.place.room(await chat.join(room)));
   return (
@@ -56,8 +61,7 @@ export function Start() {
   const { chat, me } = useSession();
   const words = useWords();
   const finder = useOffers();
-  const rooms = finder.rooms.value;
-  const offered = rooms.find(({ members }) => members > 0) ?? rooms[0];
+  const offered = busiestFirst(finder.rooms.value)[0];
   const name = offered?.room ?? FIRST_ROOM;
   const title = inText(offered?.title ?? FIRST_ROOM);
   const join = () => app.notices.attempt("joining", async () => app.place.room(await chat.join(name)));

@@ -67,7 +67,7 @@ export function Switcher() {
   const groups: [string, Choice[]][] = [
     [words.switcher.yours, own],
     [words.rooms.open, open],
-    [words.switcher.label, made],
+    [words.switcher.other, made],
   ];
   const choices = [...own, ...open, ...made];
   const current = Math.min(at.value, choices.length - 1);
