@@ -187,7 +187,7 @@ class Stage:
             web_folder(),
             [f"ws://127.0.0.1:{gateway_port}/ws"],
             {"broker": "RabbitMQ 4.0.5", "database": "PostgreSQL 17"},
-            Demo(lambda user: sign(user, SECRET), published),
+            Demo(lambda user, scope: sign(user, SECRET, scope=scope), published),
         )
         try:
             async with serve_site(site, "127.0.0.1", page_port, option="--port"):

@@ -58,8 +58,8 @@ async def a_page(
         yield Page(f"http://{reached}:{port}", http)
 
 
-def sign_here(user: str) -> str:
-    return sign(user, SECRET)
+def sign_here(user: str, scope: str | None) -> str:
+    return sign(user, SECRET, scope=scope)
 
 
 @pytest.fixture
@@ -199,6 +199,15 @@ async def test_a_name_gets_a_token_for_an_hour(page: Page) -> None:
     assert (status, answer["expires_in"]) == (200, 3600)
     claims = jwt.decode(answer["token"], SECRET, algorithms=["HS256"], audience="towpath")
     assert (claims["sub"], claims["exp"] - claims["iat"]) == ("Zoë", 3600)
+
+
+async def test_a_token_has_the_rights_that_the_page_asks_for(page: Page) -> None:
+    _, answer = await page.post("/demo/token", {"user": "ana", "scope": "chat inventory:write"})
+    claims = jwt.decode(answer["token"], SECRET, algorithms=["HS256"], audience="towpath")
+    assert claims["scope"] == "chat inventory:write"
+    for scope in (7, "x" * 501):
+        status, answer = await page.post("/demo/token", {"user": "ana", "scope": scope})
+        assert (status, list(answer)) == (400, ["error"])
 
 
 @pytest.mark.parametrize("user", ["", "x" * 129, "a\nb", 7, None, "\ud800"])

@@ -57,6 +57,17 @@ test("pages follow each other, and none comes twice", async () => {
   assert.deepEqual([slow.names, slow.finder.hasMore.value], [["a", "b", "c"], false]);
 });
 
+test("there is no more of what is not typed any more", async () => {
+  const slow = new Slow();
+  slow.finder.look("");
+  await slow.answer(0, ["a", "b"], "b");
+  slow.finder.look("h");
+  assert.equal(slow.finder.hasMore.value, false);
+  await slow.finder.more();
+  await eventually(() => slow.asked.length === 2);
+  assert.deepEqual(slow.asked[1], { limit: 20, prefix: "h" });
+});
+
 test("without the action nothing is found, and nothing fails", async () => {
   const slow = new Slow();
   slow.finder.look("");

@@ -10,7 +10,7 @@ import { Preferences } from "./preferences.ts";
 import { type Kept, Session } from "./session.ts";
 import { endVisit, keepVisit, readVisit, tabStorage } from "./visit.ts";
 
-export type DialogName = "menu" | "shortcuts" | "switcher" | "new-room" | "members" | "leave" | "drop";
+export type DialogName = "menu" | "shortcuts" | "switcher" | "new-room" | "members" | "notifications" | "leave" | "drop";
 
 export class App {
   readonly preferences: Preferences;

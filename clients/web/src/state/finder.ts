@@ -25,7 +25,11 @@ export class Finder {
     if (prefix === this.#prefix) return;
     const isFirst = this.#prefix === null;
     this.#prefix = prefix;
-    this.answered.value = false;
+    this.#cursor = null; // it goes on with what was asked for before
+    batch(() => {
+      this.answered.value = false;
+      this.hasMore.value = false;
+    });
     clearTimeout(this.#due);
     if (isFirst) void this.#load(prefix, null);
     else this.#due = setTimeout(() => void this.#load(prefix, null), AFTER_MS);

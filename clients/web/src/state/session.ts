@@ -4,10 +4,16 @@ import { type Client, connect } from "@towpath/client";
 
 import type { Token } from "../demo.ts";
 import type { Outbox } from "../model/outbox.ts";
+import { mayDo } from "../model/rights.ts";
 import { Chat } from "./chat.ts";
 import { ConnectionState } from "./connection.ts";
 import type { Notices } from "./notices.ts";
+import { Notifications } from "./notifications.ts";
 import { Orders } from "./orders.ts";
+import { Stockroom } from "./stock.ts";
+
+/** The right that `inventory.set` needs. */
+const SET_STOCK = "inventory:write";
 
 export interface SignedIn {
   readonly me: string;
@@ -31,6 +37,8 @@ export class Session {
   readonly connection: ConnectionState;
   readonly chat: Chat;
   readonly orders: Orders;
+  readonly notifications: Notifications;
+  readonly stock: Stockroom;
   #client: Client;
 
   constructor({ me, token, fetchToken, urls }: SignedIn, kept: Kept, notices: Notices) {
@@ -42,6 +50,8 @@ export class Session {
     this.connection = new ConnectionState(this.#client);
     this.chat = new Chat(this.#client, me, kept.outbox, notices);
     this.orders = new Orders(this.#client, me, notices);
+    this.notifications = new Notifications(this.#client, me, notices);
+    this.stock = new Stockroom(this.#client, mayDo(token, SET_STOCK), notices);
   }
 
   close(): void {

@@ -1,5 +1,5 @@
 import { useSignal } from "@preact/signals";
-import { useId, useRef } from "preact/hooks";
+import { useEffect, useId, useRef } from "preact/hooks";
 
 import type { Words } from "../i18n/en.ts";
 import { describe } from "../i18n/errors.ts";
@@ -7,6 +7,7 @@ import { LIMITS, excess } from "../model/letters.ts";
 import { type Line, decimalsOf, formatMoney, isTooMuch, isWhole, mostOf, parseMoney, totalOf } from "../model/money.ts";
 import { useSession, useWords } from "./context.ts";
 import { Icon } from "./icons.tsx";
+import { ITEM_NAMES } from "./stock.tsx";
 
 const CURRENCIES = ["USD", "EUR", "GBP", "CNY", "JPY"];
 const NEW_LINE: Line = { sku: "", quantity: "1", unitPrice: "" };
@@ -156,7 +157,14 @@ interface ItemLineProps {
 }
 
 function ItemLine({ line, number, decimals, onChange, onRemove }: ItemLineProps) {
-  const words = useWords().orders;
+  const { stock } = useSession();
+  const { orders: words, stock: stockWords } = useWords();
+  const sku = line.sku.trim();
+  const item = stock.items.value.get(sku);
+  // The number that is shown follows what others order.
+  useEffect(() => {
+    if (item !== undefined && !stock.watched.peek().has(sku)) stock.watch(sku).catch(() => {});
+  }, [item === undefined ? null : sku]);
   const moveIn = (input: HTMLInputElement | null) => {
     if (input !== null && line.sku === "") input.focus(); // a new line is there to be filled in
   };
@@ -168,6 +176,7 @@ function ItemLine({ line, number, decimals, onChange, onRemove }: ItemLineProps)
         <input
           ref={first.current}
           data-testid="item-sku"
+          list={ITEM_NAMES}
           autocomplete="off"
           value={line.sku}
           onInput={(event) => onChange({ sku: event.currentTarget.value })}
@@ -197,6 +206,11 @@ function ItemLine({ line, number, decimals, onChange, onRemove }: ItemLineProps)
       <button type="button" class="quiet icon-only" aria-label={words.removeItem(number)} onClick={onRemove}>
         <Icon name="close" />
       </button>
+      {item !== undefined && (
+        <small class="in-stock" data-testid="item-available" data-enough={Number(line.quantity) <= item.available}>
+          {stockWords.available(item.available)}
+        </small>
+      )}
     </li>
   );
 }

@@ -29,6 +29,7 @@ from towpath.tools.token import LIFETIME_SECONDS, BadUser
 from towpath.tools.trouble import Trouble
 
 _LARGEST_POST: Final = 64 * 1024
+_LONGEST_SCOPE: Final = 500
 _PAGE: Final = "clients/web/dist"
 #: The build gives each file in there a name with its hash, so it never changes: RFC 8246.
 _HASHED: Final = "/assets/"
@@ -46,13 +47,14 @@ class Demo:
     """The demo's endpoints.
 
     Attributes:
-        sign: A token for a user; raises :class:`~towpath.tools.token.BadUser`.
+        sign: A token for a user, with the scope that the page asks for: anyone may have any right, as anyone may be
+            anyone. ``None`` for all domains. Raises :class:`~towpath.tools.token.BadUser`.
         publish: Publishes an order event as another backend; raises
             :class:`~towpath.tools.order_events.NotPublished`.
         hosts: Names by which browsers may reach it; see :mod:`towpath.tools.demo_door`.
     """
 
-    sign: Callable[[str], str]
+    sign: Callable[[str, str | None], str]
     publish: Callable[[Envelope], Awaitable[None]]
     hosts: Collection[str] = ()
 
@@ -156,7 +158,7 @@ def _token(demo: Demo) -> Handler:
             return refused
         try:
             body = read_object(await request.read())
-            signed = demo.sign(_text(body, "user"))
+            signed = demo.sign(_text(body, "user"), _scope(body))
         except (BadEnvelope, BadUser) as error:
             return problem(400, str(error))
         return web.json_response({"token": signed, "expires_in": LIFETIME_SECONDS})
@@ -183,6 +185,15 @@ def _events(demo: Demo) -> Handler:
         return web.json_response({"msg_id": event.msg_id})
 
     return events
+
+
+def _scope(body: Mapping[str, Any]) -> str | None:
+    if "scope" not in body:
+        return None
+    scope = _text(body, "scope")
+    if len(scope) > _LONGEST_SCOPE:
+        raise BadEnvelope(f"scope: has {len(scope)} letters, and may have {_LONGEST_SCOPE}")
+    return scope
 
 
 def _text(body: Mapping[str, Any], name: str) -> str:
