@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { endVisit, keepVisit, readVisit } from "../src/state/visit.ts";
+import { endVisit, keepVisit, keptNames, readVisit } from "../src/state/visit.ts";
 
 const NOW = 1_800_000_000_000;
 
@@ -12,6 +12,7 @@ function aStorage(): Storage {
     getItem: (key: string) => kept.get(key) ?? null,
     setItem: (key: string, value: string) => void kept.set(key, value),
     removeItem: (key: string) => void kept.delete(key),
+    clear: () => kept.clear(),
   };
   return storage as unknown as Storage;
 }
@@ -29,6 +30,17 @@ test("signing out ends it", () => {
   keepVisit(storage, { user: "ana", token: "t", until: NOW + 3_600_000 });
   endVisit(storage);
   assert.equal(readVisit(storage, NOW), null);
+});
+
+test("chosen names are kept for their user, until the visit ends", () => {
+  const storage = aStorage();
+  keptNames(storage, "watched", "ana").keep(["rope", "lamp"]);
+  assert.deepEqual(keptNames(storage, "watched", "ana").names, ["rope", "lamp"]);
+  assert.deepEqual(keptNames(storage, "watched", "ben").names, []);
+  endVisit(storage);
+  assert.deepEqual(keptNames(storage, "watched", "ana").names, []);
+  storage.setItem("towpath.watched.ana", '["rope", 7');
+  assert.deepEqual(keptNames(storage, "watched", "ana").names, []);
 });
 
 test("a browser that keeps nothing, or something else, is no visit", () => {

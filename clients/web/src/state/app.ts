@@ -8,7 +8,7 @@ import { Notices } from "./notices.ts";
 import { Whereabouts } from "./place.ts";
 import { Preferences } from "./preferences.ts";
 import { type Kept, Session } from "./session.ts";
-import { endVisit, keepVisit, readVisit, tabStorage } from "./visit.ts";
+import { endVisit, keepVisit, keptNames, readVisit, tabStorage } from "./visit.ts";
 
 export type DialogName = "menu" | "shortcuts" | "switcher" | "new-room" | "members" | "notifications" | "leave" | "drop";
 
@@ -96,7 +96,11 @@ export class App {
     };
     const token = known ?? (await fetchAndKeep()).token;
     this.session.value?.close();
-    this.session.value = new Session({ me, token, fetchToken: fetchAndKeep, urls }, kept, this.notices);
+    this.session.value = new Session(
+      { me, token, fetchToken: fetchAndKeep, urls, watched: keptNames(this.#tab, "watched", me) },
+      kept,
+      this.notices,
+    );
   }
 }
 

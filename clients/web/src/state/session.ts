@@ -10,7 +10,7 @@ import { ConnectionState } from "./connection.ts";
 import type { Notices } from "./notices.ts";
 import { Notifications } from "./notifications.ts";
 import { Orders } from "./orders.ts";
-import { Stockroom } from "./stock.ts";
+import { type KeptNames, Stockroom } from "./stock.ts";
 
 /** The right that `inventory.set` needs. */
 const SET_STOCK = "inventory:write";
@@ -22,6 +22,8 @@ export interface SignedIn {
   /** Gives a later one. */
   readonly fetchToken: () => Promise<Token>;
   readonly urls: readonly string[];
+  /** The items that the person watches. */
+  readonly watched: KeptNames;
 }
 
 /** State that outlives a connection that was closed for good, while the user stays. */
@@ -41,7 +43,7 @@ export class Session {
   readonly stock: Stockroom;
   #client: Client;
 
-  constructor({ me, token, fetchToken, urls }: SignedIn, kept: Kept, notices: Notices) {
+  constructor({ me, token, fetchToken, urls, watched }: SignedIn, kept: Kept, notices: Notices) {
     const tokens = [token];
     this.me = me;
     this.kept = kept;
@@ -51,7 +53,7 @@ export class Session {
     this.chat = new Chat(this.#client, me, kept.outbox, notices);
     this.orders = new Orders(this.#client, me, notices);
     this.notifications = new Notifications(this.#client, me, notices);
-    this.stock = new Stockroom(this.#client, mayDo(token, SET_STOCK), notices);
+    this.stock = new Stockroom(this.#client, mayDo(token, SET_STOCK), notices, watched);
   }
 
   close(): void {

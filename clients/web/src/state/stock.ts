@@ -17,6 +17,11 @@ export interface Stock {
   readonly revision: number;
 }
 
+export interface KeptNames {
+  readonly names: readonly string[];
+  keep(names: readonly string[]): void;
+}
+
 export class Stockroom {
   /** By name, as far as they are known. */
   readonly items = signal<ReadonlyMap<string, Stock>>(new Map());
@@ -30,11 +35,19 @@ export class Stockroom {
   #notices: Notices;
   #again = new Again(() => this.#client.state === "open" && void this.#load());
 
-  constructor(client: Client, maySet: boolean, notices: Notices) {
+  /** @param kept the names of the items that this user watched before a reload, and where to keep them */
+  constructor(client: Client, maySet: boolean, notices: Notices, kept: KeptNames = { names: [], keep: () => {} }) {
     this.#client = client;
     this.#notices = notices;
+    this.watched.value = new Set(kept.names);
+    this.watched.subscribe((names) => kept.keep([...names]));
     this.maySet = maySet;
-    client.on("inventory.updated", (data) => this.#take(data as Stock));
+    client.on("inventory.updated", (data) => {
+      const stock = data as Stock;
+      this.#take(stock);
+      // Only of watched items is it pushed; this one was watched in another window.
+      if (!this.watched.peek().has(stock.sku)) this.watched.value = new Set(this.watched.peek()).add(stock.sku);
+    });
     client.on("incomplete", ({ stream }) => {
       const sku = [...this.watched.peek()].find((name) => streamOf(name) === stream);
       if (sku !== undefined) void this.#watch(sku).catch(() => {});
@@ -77,6 +90,9 @@ export class Stockroom {
       for (const stock of page.items) this.#take(stock);
       this.isThere.value = true;
       this.#again.done();
+      const positions = this.#client.positions;
+      const unheard = [...this.watched.peek()].filter((sku) => !(streamOf(sku) in positions));
+      await Promise.allSettled(unheard.map((sku) => this.#watch(sku)));
     } catch (error) {
       const isAbsent = error instanceof TowpathError && ["unknown_action", "forbidden"].includes(error.code);
       if (isAbsent) this.isThere.value = false;

@@ -36,12 +36,33 @@ export function keepVisit(storage: Storage | null, visit: Visit): void {
   }
 }
 
+/** Ends the visit; nothing of it is kept. */
 export function endVisit(storage: Storage | null): void {
   try {
-    storage?.removeItem(KEY);
+    storage?.clear();
   } catch {
     // As above.
   }
+}
+
+/** Names that a user has chosen in this tab, for a purpose. */
+export function keptNames(storage: Storage | null, purpose: string, user: string) {
+  const key = `towpath.${purpose}.${user}`;
+  let names: unknown = null;
+  try {
+    names = JSON.parse(storage?.getItem(key) ?? "null");
+  } catch {
+    // Changed by hand.
+  }
+  const keep = (chosen: readonly string[]): void => {
+    try {
+      if (chosen.length > 0) storage?.setItem(key, JSON.stringify(chosen));
+      else storage?.removeItem(key);
+    } catch {
+      // As above.
+    }
+  };
+  return { names: Array.isArray(names) ? names.filter((name) => typeof name === "string") : [], keep };
 }
 
 /** The tab's own storage; null where the browser has none. */

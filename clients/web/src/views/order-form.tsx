@@ -21,6 +21,7 @@ export function OrderForm({ onSubmitted }: { onSubmitted: (orderId: string) => v
   const amount = useSignal("");
   const currency = useSignal(CURRENCIES[0]!);
   const lines = useSignal<readonly (Line & { id: number })[]>([]);
+  const isByItems = useSignal(false);
   const ids = useRef(0);
   const problem = useSignal<((words: Words) => string) | null>(null);
   const progress = useSignal<"idle" | "sent" | "accepted">("idle");
@@ -36,10 +37,11 @@ export function OrderForm({ onSubmitted }: { onSubmitted: (orderId: string) => v
   };
   const add = () => setLines([...lines.value, { ...NEW_LINE, id: (ids.current += 1) }]);
   /** It opens with a line to fill in; lines that nothing was written to go when it closes. */
-  const toggle = (isOpen: boolean) => {
+  const toggle = () => {
     const isUntouched = lines.value.every(({ sku, unitPrice }) => sku === "" && unitPrice === "");
-    if (isOpen && !hasLines) add();
-    if (!isOpen && isUntouched) setLines([]);
+    isByItems.value = !isByItems.value;
+    if (isByItems.value && !hasLines) add();
+    if (!isByItems.value && isUntouched) setLines([]);
   };
   const change = (id: number, changes: Partial<Line>) =>
     setLines(lines.value.map((line) => (line.id === id ? { ...line, ...changes } : line)));
@@ -71,6 +73,7 @@ export function OrderForm({ onSubmitted }: { onSubmitted: (orderId: string) => v
     try {
       onSubmitted(await orders.submit(order, () => (progress.value = "accepted")));
       setLines([]);
+      isByItems.value = false;
       amount.value = "";
     } catch (error) {
       problem.value = (now) => describe(error, now);
@@ -126,8 +129,16 @@ export function OrderForm({ onSubmitted }: { onSubmitted: (orderId: string) => v
       <p class="problem" id={`${amountId}-problem`} role="alert" data-testid="order-problem">
         {problem.value?.(words)}
       </p>
-      <details onToggle={(event) => toggle(event.currentTarget.open)}>
-        <summary data-testid="by-items">{words.orders.byItems}</summary>
+      <details open={isByItems.value}>
+        <summary
+          data-testid="by-items"
+          onClick={(event) => {
+            event.preventDefault(); // the signal opens it
+            toggle();
+          }}
+        >
+          {words.orders.byItems}
+        </summary>
         <ul class="items">
           {lines.value.map((line, index) => (
             <ItemLine
