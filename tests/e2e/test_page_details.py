@@ -3,6 +3,8 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +22,10 @@ from .page_states import DESKTOP, PHONE, State, at, crowded, empty, in_first_roo
 async def at_home(browser: Browser, world: Any = lively, **more: Any) -> AsyncIterator[tuple[Visitor, Stage]]:
     async with shown(browser, State(world, nothing, **more)) as (ana, stage):
         yield ana, stage
+
+
+def has_joined(stage: Stage, room: str) -> bool:
+    return ("chat.join", {"room": room}) in stage.asked
 
 
 def takes_messages(world: World) -> None:
@@ -83,7 +89,7 @@ async def test_rooms_of_others_are_found_page_by_page(browser: Browser) -> None:
         await expect(found).to_have_count(25)
         stage.world.answers["chat.join"] = lambda data: chat.Joined(room=data["room"], seq=1, members=["ana"])
         await ana.get("choice-+q24").click()
-        await eventually(lambda: ("chat.join", {"room": "q24"}) in stage.asked)
+        await eventually(partial(has_joined, stage, "q24"))
 
 
 async def test_who_is_in_no_room_is_offered_the_liveliest_one(browser: Browser) -> None:
@@ -93,7 +99,7 @@ async def test_who_is_in_no_room_is_offered_the_liveliest_one(browser: Browser) 
                 room=data["room"], seq=1, members=["ana"]
             )
             await ana.get("start-room" if size == DESKTOP else "offer-harbour").click()
-            await eventually(lambda stage=stage: ("chat.join", {"room": "harbour"}) in stage.asked)
+            await eventually(partial(has_joined, stage, "harbour"))
 
 
 async def test_without_the_action_nothing_is_found_and_the_page_goes_on(browser: Browser) -> None:
@@ -198,7 +204,7 @@ async def test_the_backend_can_be_folded_and_stays_so(browser: Browser) -> None:
 async def test_an_order_by_items_begins_with_a_line(browser: Browser) -> None:
     async with at_home(browser, empty) as (ana, stage):
         stage.world.answers["order.submit"] = lambda _: orders.OrderAnswer(
-            order_id="O-7", status=orders.Status.SUBMITTED, revision=1, amount="7.50", currency="USD"
+            order_id="O-7", status=orders.Status.SUBMITTED, revision=1, amount=Decimal("7.50"), currency="USD"
         )
         await ana.get("by-items").click()
         await expect(ana.get("item-sku")).to_be_focused()

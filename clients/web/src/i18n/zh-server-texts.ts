@@ -39,6 +39,16 @@ export const SERVER_TEXTS: readonly (readonly [text: RegExp, meaning: (...groups
   [said(`There is no order ${NAME}\\.`), (order) => `没有订单 ${order}。`],
   [said(`There is an order ${NAME} already; .*`), (order) => `订单 ${order} 已存在：请换一个编号，或不填。`],
   [said(`Order ${NAME} is (\\w+) and cannot be cancelled\\.`), (order) => `订单 ${order} 的状态不允许取消。`],
+  // inventory and notifications
+  [said(`There is no item ${NAME} in the inventory\\.`), (sku) => `库存里没有商品 ${sku}。`],
+  [said("Setting stock needs a token .*"), () => "你没有设置库存的权限。"],
+  [
+    said(`${NAME}: ([\\d,]+) are reserved for orders, .*`),
+    (sku, n) => `${sku}：已为订单预留 ${n} 件，库存不能更少；请先取消订单。`,
+  ],
+  [said("You watch ([\\d,]+) items, and the limit is .*"), (n) => `你已关注 ${n} 个商品，达到上限：请先取消一个。`],
+  [said("The address is set by the operators .*"), () => "邮箱地址由此系统的管理员设置。"],
+  [said("The address was changed (\\d+) times today, .*"), (n) => `今天已更改 ${n} 次邮箱地址，达到上限：请明天再试。`],
   // the page's server
   [said(`user ${NAME} cannot be used: .*`), () => "这个名字不能用：太长，或含有不允许的字符。"],
 ];
