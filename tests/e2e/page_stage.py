@@ -39,14 +39,14 @@ class Refused:
 
 @dataclass
 class World:
-    """What the services know.
+    """The data of the services.
 
     Attributes:
         me: The user of the page.
         rooms: As ``chat.rooms`` lists them.
         texts: The messages of each room: who wrote, and what.
         members: Of each room.
-        open_rooms: What ``chat.find`` finds.
+        open_rooms: The rooms that ``chat.find`` finds.
         moments: The states that each order went through, oldest first.
         answers: Instead of the usual ones, by action; ``None`` leaves the request unanswered.
     """
@@ -157,7 +157,7 @@ class Stage:
 
     Attributes:
         url: Of the page.
-        world: What the services say.
+        world: The data of the services.
         asked: The actions that the page asked for, with their data.
     """
 

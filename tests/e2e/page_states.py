@@ -24,8 +24,8 @@ class State:
     """One state of the page.
 
     Attributes:
-        world: What there is.
-        steps: What the user does after the sign-in, or, at the door, instead of it.
+        world: The data of the services.
+        steps: The deeds of the user after the sign-in, or, at the door, instead of it.
         at_the_door: Whether no user is signed in.
     """
 

@@ -1,10 +1,10 @@
 """Pictures of states of the page: small ones that are kept, and whether a state still looks like its own.
 
-What is compared are the mean colours of cells of 20 by 20 pixels, and what counts is the place where most of them
-differ, of 160 by 160 pixels: a panel or a control that is gone, covered or elsewhere changes most of a place, and the
-letters of another font change some of every place. A comparison by pixels would fail wherever the fonts are others,
-and one of the boxes of elements would not see a colour or what covers what. How different is too different was
-measured (``test_page_states.py``): with other fonts, and with planted faults.
+The mean colours of cells of 20 by 20 pixels are compared, and the place counts where most of them differ, of 160 by
+160 pixels: a panel or a control that is gone, covered or elsewhere changes most of a place, and the letters of another
+font change some of every place. A comparison by pixels would fail wherever the fonts are others, and one of the boxes
+of elements would not see a colour or a cover. The limit was measured (``test_page_states.py``): with other fonts, and
+with planted faults.
 """
 
 import base64

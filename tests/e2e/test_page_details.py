@@ -92,7 +92,7 @@ async def test_rooms_of_others_are_found_page_by_page(browser: Browser) -> None:
         await eventually(partial(has_joined, stage, "q24"))
 
 
-async def test_who_is_in_no_room_is_offered_the_liveliest_one(browser: Browser) -> None:
+async def test_a_user_in_no_room_is_offered_the_liveliest_one(browser: Browser) -> None:
     for size in (DESKTOP, PHONE):
         async with at_home(browser, empty, size=size) as (ana, stage):
             stage.world.answers["chat.join"] = lambda data: chat.Joined(
@@ -157,7 +157,7 @@ async def test_no_field_cuts_what_is_pasted(browser: Browser, opened_by: str, fi
         await expect(ana.page.get_by_text("too many")).to_have_count(0)
 
 
-async def test_addresses_in_texts_are_links_that_tell_nothing(browser: Browser) -> None:
+async def test_addresses_in_texts_are_links_without_a_referrer(browser: Browser) -> None:
     async with at_home(browser) as (ana, stage):
         await in_first_room(ana, stage)
         link = ana.page.locator(".message a")

@@ -114,7 +114,7 @@ async def test_a_control_that_is_out_of_reach_is_named(browser: Browser) -> None
     assert missed == []
 
 
-#: What changes a picture, and whether it is another state then.
+#: Changes of a picture, and whether it is another state then.
 CHANGES = {
     "another font": ("body { font-family: serif !important }", False),
     "a wider font": ("body { letter-spacing: 0.02em !important }", False),

@@ -214,7 +214,7 @@ describe("a room", () => {
     service.push("chat.invited", invitation);
     assert.deepEqual([chat.invitations.value, told().length], [[invitation], 1]);
     await chat.join("crew");
-    // What the notice is about is dealt with.
+    // The invitation is dealt with, so its notice is gone.
     assert.deepEqual([chat.invitations.value, told()], [[], []]);
     assert.ok(ever.size > 0);
   });

@@ -43,7 +43,7 @@ test("chosen names are kept for their user, until the visit ends", () => {
   assert.deepEqual(keptNames(storage, "watched", "ana").names, []);
 });
 
-test("a browser that keeps nothing, or something else, is no visit", () => {
+test("a browser that keeps nothing, or something else, has not been here", () => {
   assert.equal(readVisit(null, NOW), null);
   for (const text of ["", "{", "[]", "7", "null", '{"user":""}', '{"user":7,"token":"t","until":1}']) {
     const storage = aStorage();

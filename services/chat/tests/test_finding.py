@@ -72,7 +72,7 @@ async def test_pages_have_every_room_once_in_the_order_of_code_points(chat: Serv
         cursor, pages = page.get("cursor"), pages + 1
     assert listed == sorted(rooms)
     assert pages == -(-len(rooms) // 4)
-    # One from before the prefix is no reason to list more than the prefix has.
+    # A cursor from before the prefix lists nothing from before it.
     assert names(await found(chat, prefix="rr", cursor="a")) == ["rr", "r" * 100]
 
 

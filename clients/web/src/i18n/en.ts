@@ -28,7 +28,7 @@ export const en = {
     nameMissing: "Give a name first.",
   },
 
-  /** What to do where there is nothing yet. */
+  /** Hints for a new user. */
   start: {
     title: (name: string) => `Welcome, ${name}`,
     hint: "Three things to try:",
@@ -331,7 +331,7 @@ export const en = {
   errors: {
     unknown_action: "No service answers this at the moment. Try again in a while.",
   } as Readonly<Record<string, string>>,
-  /** What the services say, and what it means in this language; the groups of the expression are given to it. */
+  /** Texts of the services, each with its meaning in this language; the groups of the expression are given to it. */
   serverTexts: [] as readonly (readonly [text: RegExp, meaning: (...groups: string[]) => string])[],
   somethingWrong: "Something went wrong.",
 

@@ -1,5 +1,5 @@
 /**
- * What the services and the page's server say, in Chinese: they speak English. A text that is missing here is shown by
+ * The texts of the services and of the page's server, in Chinese: they speak English. A text that is missing here is shown by
  * the meaning of its code. Names stand in quotes, as Python writes them.
  */
 

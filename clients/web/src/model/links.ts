@@ -9,7 +9,7 @@
 export type Part = string | { readonly href: string };
 
 const ADDRESS = /\bhttps?:\/\/[!-~]+/gi;
-/** Ends of a sentence, and what an address often stands in. */
+/** Ends of a sentence, and brackets or quotes around an address. */
 const AROUND = /[.,:;!?'"*_~\\<>\])}]+$/;
 
 export function partsOf(text: string): readonly Part[] {

@@ -495,7 +495,7 @@ export class Chat {
   }
 }
 
-/** What notices are about. */
+/** The subjects of notices. */
 const LISTING = "the list of rooms";
 const LOADING = "the messages of a room";
 const invitationTo = (room: string) => `an invitation to ${room}`;

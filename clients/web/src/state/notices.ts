@@ -13,7 +13,7 @@ const SHOWN = 3;
 export interface Notice {
   readonly id: number;
   readonly kind: "problem" | "news";
-  /** What it is about, to end it by; empty where nothing ends it. */
+  /** Its subject, to end it by; empty where nothing ends it. */
   readonly about: string;
   readonly text: (words: Words) => string;
 }

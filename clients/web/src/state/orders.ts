@@ -9,7 +9,7 @@ import type { Notices } from "./notices.ts";
 const PAGE = 20;
 const SUBMIT_TIMEOUT_MS = 120_000;
 
-/** What a notice is about. */
+/** The subject of a notice. */
 const LISTING = "the list of orders";
 
 export class Orders {

@@ -1,8 +1,8 @@
 /**
- * Who is signed in in this tab, kept by the browser until the tab is closed or the person signs out, so that a reload
+ * The user who is signed in in this tab, kept by the browser until the tab is closed or the person signs out, so that a reload
  * does not sign out. It is the demo's token, for an hour; the page's policy keeps other scripts away from it.
  *
- * Positions in streams are not kept: after a reload the page loads each state anew, and follows it from there.
+ * Positions in streams are not kept: after a reload the page loads each state again, and follows it from there.
  */
 
 const KEY = "towpath.visit";

@@ -55,7 +55,7 @@ export function Offers() {
   );
 }
 
-/** What one can do here, for a person who is in no room. */
+/** Three things to try, for a person who is in no room. */
 export function Start() {
   const app = useApp();
   const { chat, me } = useSession();

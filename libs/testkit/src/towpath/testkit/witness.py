@@ -102,8 +102,8 @@ async def layout_faults_of_each(page: Page, selector: str, *, changes: str) -> l
 async def unusable_controls(page: Page) -> list[str]:
     """Controls that a person cannot get at, and texts that lie over each other; in the open dialog, if there is one.
 
-    A control may have to be scrolled to, up and down. It must be within the window then, and not be covered. A part
-    of the page that only a program can scroll is no place for one.
+    A control may have to be scrolled to, up and down. It must be within the window then, and not be covered. It
+    must not be in a part of the page that only a program can scroll.
     """
     found: Any = await page.evaluate(_UNUSABLE)
     return [str(fault) for fault in found]
