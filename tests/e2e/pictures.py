@@ -1,7 +1,7 @@
 """Pictures of states of the page: small ones that are kept, and whether a state still looks like its own.
 
 The mean colours of cells of 20 by 20 pixels are compared, and the place counts where most of them differ, of 160 by
-160 pixels: a panel or a control that is gone, covered or elsewhere changes most of a place, and the letters of another
+160 pixels: a panel or a control that is gone, covered or elsewhere changes most of a place, and letters of another
 font change some of every place. A comparison by pixels would fail wherever the fonts are others, and one of the boxes
 of elements would not see a colour or a cover. The limit was measured (``test_page_states.py``): with other fonts, and
 with planted faults.
