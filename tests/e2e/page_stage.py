@@ -25,7 +25,8 @@ from towpath.tools.web import Demo, Site, serve_site, web_folder
 NOON = 1_772_712_000_000
 MINUTE = 60_000
 
-Answer: TypeAlias = "Payload | Refused | None"
+#: A mapping is the data of an answer of a service that has no models here.
+Answer: TypeAlias = "Payload | Mapping[str, Any] | Refused | None"
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,17 @@ def _messages(world: World, room: str) -> list[chat.Message]:
     ]
 
 
+def _head(world: World, room: str) -> int:
+    """The position of a room's stream."""
+    return len(world.texts.get(room, [])) + 1
+
+
 def _members(world: World, data: dict[str, Any]) -> Answer:
     members = world.members.get(data["room"], [(world.me, True)])
     return chat.MemberList(
         room=data["room"],
         members=[chat.MemberState(user=user, online=online) for user, online in members],
+        seq=_head(world, data["room"]),
         count=world.crowds.get(data["room"]),
     )
 
@@ -131,13 +138,18 @@ def _order_page(world: World, _: dict[str, Any]) -> Answer:
         orders.OrderView(**moment.model_dump(), created_at=first[order], items=world.items.get(order))
         for order, moment in reversed(last.items())
     ]
-    return orders.OrderPage(orders=views)
+    return orders.OrderPage(orders=views, seq=len(world.moments))
 
 
 def _history(world: World, data: dict[str, Any]) -> Answer:
     if not any(summary.room == data["room"] for summary in world.rooms):
         return Refused("forbidden", f"You are not in room {data['room']!r}: join it first.")
-    return chat.History(room=data["room"], messages=_messages(world, data["room"]), has_more=False)
+    return chat.History(
+        room=data["room"],
+        messages=_messages(world, data["room"]),
+        has_more=False,
+        seq=_head(world, data["room"]),
+    )
 
 
 _USUAL: Mapping[str, Callable[[World, dict[str, Any]], Answer]] = {
@@ -196,10 +208,15 @@ class Stage:
             await runner.cleanup()
 
     async def push(
-        self, action: str, data: Payload, *, stream: str | None = None, seq: int | None = None
+        self,
+        action: str,
+        data: Payload | Mapping[str, Any],
+        *,
+        stream: str | None = None,
+        seq: int | None = None,
     ) -> None:
         """Push to every connection."""
-        envelope = make(action, data.model_dump(mode="json", exclude_none=True))
+        envelope = make(action, _data(data))
         await self._send({**_plain(envelope), **({"stream": stream, "seq": seq} if stream else {})})
 
     async def fall(self, code: int = 1012, *, comes_back: bool = False) -> None:
@@ -237,7 +254,7 @@ class Stage:
             said = {"code": answer.code, "message": answer.message, "retryable": answer.retryable}
             envelope = make("error", said)
         elif answer is not None:
-            envelope = make(f"{action}.ok", answer.model_dump(mode="json", exclude_none=True))
+            envelope = make(f"{action}.ok", _data(answer))
         else:
             return
         await socket.send_json({**_plain(envelope), "correlation_id": request["msg_id"]})
@@ -256,6 +273,10 @@ class Stage:
 
     async def _send(self, envelope: dict[str, Any]) -> None:
         await asyncio.gather(*[socket.send_json(envelope) for socket in self._sockets])
+
+
+def _data(answer: Payload | Mapping[str, Any]) -> dict[str, Any]:
+    return answer.model_dump(mode="json", exclude_none=True) if isinstance(answer, Payload) else dict(answer)
 
 
 def _plain(envelope: Envelope) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from playwright.async_api import Browser
 
 from towpath.testkit.witness import unusable_controls
 
+from .page_panels import HOSTILE_PANELS, PANELS
 from .page_states import HOSTILE, LONGER, STATES, WIDTHS, State, restyled, settled, shown
 from .pictures import Pictures, path_of
 
@@ -56,7 +57,7 @@ async def test_every_state_of_the_page_looks_like_its_picture(browser: Browser) 
         if difference > MOST_DIFFERENT:
             different.append(f"{name}: {difference:.0%} of it is another than in {kept.name}")
 
-    await each(STATES, look)
+    await each(STATES | PANELS, look)
     assert different == []
 
 
@@ -75,7 +76,7 @@ async def test_every_control_is_in_reach_at_every_width_whatever_the_lengths(bro
                     await visitor.page.screenshot(path=RESULTS / f"reach-{path_of(name).stem}-{width}.png")
                 faults.extend(f"{name}, {width}: {fault}" for fault in found)
 
-    await each(HOSTILE, look)
+    await each(HOSTILE | HOSTILE_PANELS, look)
     assert faults == []
 
 
