@@ -1,4 +1,6 @@
-import { readFileSync } from "node:fs";
+import { readFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { brotliCompressSync, constants, gzipSync } from "node:zlib";
 
 import { type Plugin, defaultClientConditions, defineConfig } from "vite";
 
@@ -28,12 +30,38 @@ function contentSecurityPolicy(): Plugin {
   };
 }
 
+/** Below it, headers and packets cost more than the file. */
+const SMALLEST_COMPRESSED = 500;
+
+/**
+ * Puts a `.br` and a `.gz` beside each built text, as small as they get: a build has the time for it, and a request
+ * has not. towpath.tools.web serves them; so do nginx (`gzip_static`, `brotli_static`) and Caddy.
+ */
+function precompressed(): Plugin {
+  let folder = "";
+  return {
+    name: "precompressed",
+    apply: "build",
+    configResolved: ({ build }) => void (folder = build.outDir),
+    closeBundle: () => {
+      for (const name of readdirSync(folder, { recursive: true }) as string[]) {
+        const path = join(folder, name);
+        if (!/\.(js|css|html|svg)$/.test(name) || statSync(path).size < SMALLEST_COMPRESSED) continue;
+        const text = readFileSync(path);
+        const brotli = { params: { [constants.BROTLI_PARAM_QUALITY]: constants.BROTLI_MAX_QUALITY } };
+        writeFileSync(`${path}.br`, brotliCompressSync(text, brotli));
+        writeFileSync(`${path}.gz`, gzipSync(text, { level: 9 }));
+      }
+    },
+  };
+}
+
 /** The demo's endpoints refuse what another origin sends, and here the origin is Vite's. */
 const proxied = { target: SERVER, changeOrigin: true, headers: { origin: SERVER } };
 
 export default defineConfig({
   base: "./",
-  plugins: [contentSecurityPolicy()],
+  plugins: [contentSecurityPolicy(), precompressed()],
   resolve: { conditions: ["source", ...defaultClientConditions] },
   build: {
     target: "es2023",

@@ -64,7 +64,9 @@ async def test_no_foreign_page_gets_a_token_of_the_demo(tmp_path: Path, trial: T
     async def publish(event: Envelope) -> None:
         published.append(event)
 
-    demo = Demo(lambda user: sign(user, SECRET), publish, hosts=demo_hosts(["demo.example"]))
+    demo = Demo(
+        lambda user, scope: sign(user, SECRET, scope=scope), publish, hosts=demo_hosts(["demo.example"])
+    )
     async with (
         trial.door("a foreign page gets a token of the demo, or publishes its events") as door,
         _a_page(tmp_path, demo) as url,

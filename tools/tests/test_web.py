@@ -58,8 +58,8 @@ async def a_page(
         yield Page(f"http://{reached}:{port}", http)
 
 
-def sign_here(user: str) -> str:
-    return sign(user, SECRET)
+def sign_here(user: str, scope: str | None) -> str:
+    return sign(user, SECRET, scope=scope)
 
 
 @pytest.fixture
@@ -89,6 +89,7 @@ POLICY = {
     "trusted-types": "'none'",
     "frame-ancestors": "'none'",
 }
+FOR_GOOD = "public, max-age=31536000, immutable"
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -146,7 +147,8 @@ async def test_it_serves_the_page_and_its_configuration(page: Page) -> None:
     for path in ("/", *files):
         status, _, headers = await page.get(path)
         assert status == 200
-        assert headers.items() >= HEADERS.items()
+        kept = {"Cache-Control": FOR_GOOD} if path.startswith("/assets/") else {}
+        assert headers.items() >= {**HEADERS, **kept}.items()
         assert policy_of(headers) == POLICY
     _, config, _ = await page.get("/config.json")
     assert messages.read_object(config.encode()) == {
@@ -155,6 +157,32 @@ async def test_it_serves_the_page_and_its_configuration(page: Page) -> None:
         "database": "",
         "demo": True,
     }
+
+
+async def test_texts_go_out_compressed_and_a_second_visit_loads_nothing_again(page: Page) -> None:
+    _, index, _ = await page.get("/")
+    (script,) = re.findall(r'src="\./(assets/[^"]+\.js)"', index)
+    sizes = {}
+    async with aiohttp.ClientSession(auto_decompress=False) as http:
+        for encoding in ("br", "gzip", "identity"):
+            asked = {"Accept-Encoding": encoding}
+            async with http.get(f"{page.url}/{script}", headers=asked) as response:
+                assert response.headers.get("Content-Encoding", "identity") == encoding
+                assert response.headers.get("Vary") == (None if encoding == "identity" else "Accept-Encoding")
+                assert response.content_type.endswith("/javascript")
+                sizes[encoding] = len(await response.read())
+        for path in ("/", f"/{script}"):
+            async with http.get(page.url + path, headers={"Accept-Encoding": "br"}) as response:
+                known = {"Accept-Encoding": "br", "If-None-Match": response.headers["ETag"]}
+            async with http.get(page.url + path, headers=known) as response:
+                assert (response.status, await response.read()) == (304, b"")
+    assert sizes["br"] < sizes["gzip"] < 0.4 * sizes["identity"]
+
+
+async def test_a_file_that_is_not_there_is_asked_for_again(page: Page) -> None:
+    """After an update an open window may ask for a file that is gone, and for it again when it is back."""
+    status, _, headers = await page.get("/assets/index-00000000.js")
+    assert (status, headers["Cache-Control"]) == (404, "no-cache")
 
 
 @pytest.mark.parametrize(
@@ -171,6 +199,15 @@ async def test_a_name_gets_a_token_for_an_hour(page: Page) -> None:
     assert (status, answer["expires_in"]) == (200, 3600)
     claims = jwt.decode(answer["token"], SECRET, algorithms=["HS256"], audience="towpath")
     assert (claims["sub"], claims["exp"] - claims["iat"]) == ("Zoë", 3600)
+
+
+async def test_a_token_has_the_rights_that_the_page_asks_for(page: Page) -> None:
+    _, answer = await page.post("/demo/token", {"user": "ana", "scope": "chat inventory:write"})
+    claims = jwt.decode(answer["token"], SECRET, algorithms=["HS256"], audience="towpath")
+    assert claims["scope"] == "chat inventory:write"
+    for scope in (7, "x" * 501):
+        status, answer = await page.post("/demo/token", {"user": "ana", "scope": scope})
+        assert (status, list(answer)) == (400, ["error"])
 
 
 @pytest.mark.parametrize("user", ["", "x" * 129, "a\nb", 7, None, "\ud800"])

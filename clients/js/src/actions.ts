@@ -27,6 +27,7 @@ export interface Actions {
   "chat.delete": { data: DeleteMessage; answer: MessageChanged };
   "chat.history": { data: ReadHistory; answer: History };
   "chat.rooms": { data: Record<string, never>; answer: RoomList };
+  "chat.find": { data: FindRooms; answer: FoundRooms };
   "chat.members": { data: ListMembers; answer: MemberList };
   "chat.read": { data: MarkRead; answer: ReadPosition };
   "chat.typing": { data: Typing; answer: Record<string, never> };
@@ -265,6 +266,26 @@ export interface Invitation {
 export interface RoomList {
   rooms: RoomSummary[];
   invitations?: Invitation[];
+}
+
+/** `data` of `chat.find`: public rooms, whether the user is in them or not. */
+export interface FindRooms {
+  prefix?: string;
+  limit?: number;
+  cursor?: string;
+}
+
+/** One entry of `chat.find`; `members` is how many are in it. */
+export interface FoundRoom {
+  room: string;
+  title: string;
+  members: number;
+}
+
+/** Answer to `chat.find`, by name in the order of code points; `cursor` asks for the next page. */
+export interface FoundRooms {
+  rooms: FoundRoom[];
+  cursor?: string;
 }
 
 export interface ListMembers {

@@ -15,8 +15,21 @@ export async function fetchConfig(): Promise<Config> {
   return call("config.json");
 }
 
-export async function fetchToken(user: string): Promise<string> {
-  return (await call<{ token: string }>("demo/token", { user })).token;
+export interface Token {
+  readonly token: string;
+  /** When it ends, in Unix milliseconds. */
+  readonly until: number;
+}
+
+/** All that this page asks for: the domains, and the right to set stock. Anyone may have it, as it is a demo. */
+const SCOPE = "chat order inventory notification inventory:write";
+
+export async function fetchToken(user: string): Promise<Token> {
+  const { token, expires_in } = await call<{ token: string; expires_in: number }>("demo/token", {
+    user,
+    scope: SCOPE,
+  });
+  return { token, until: Date.now() + expires_in * 1_000 };
 }
 
 /**

@@ -8,7 +8,7 @@ import { zh } from "../src/i18n/zh.ts";
 import type { Outbox } from "../src/model/outbox.ts";
 import { SPREAD_MS, WAIT_MS } from "../src/state/catching-up.ts";
 import { Chat } from "../src/state/chat.ts";
-import { Notices } from "../src/state/notices.ts";
+import { type Notice, Notices } from "../src/state/notices.ts";
 import { Refusal, Service, eventually } from "./service.ts";
 
 type Answers = ConstructorParameters<typeof Service>[0];
@@ -43,7 +43,11 @@ async function inLobby(answers: Answers = {}) {
     ...answers,
   });
   const notices = new Notices();
+  /** Every notice that was ever shown. */
+  const ever = new Map<number, Notice>();
+  const watching = notices.shown.subscribe((shown) => shown.forEach((notice) => ever.set(notice.id, notice)));
   ends.push(() => {
+    watching();
     service.client.close();
     for (const { id } of notices.shown.value) notices.dismiss(id);
   });
@@ -54,7 +58,7 @@ async function inLobby(answers: Answers = {}) {
   const lobby = () => chat.rooms.value.get("lobby")!;
   const seqs = () => lobby().entries.map(({ seq }) => seq);
   const told = () => notices.shown.value.map(({ text }) => text(en));
-  return { service, chat, outbox, lobby, seqs, told };
+  return { service, chat, outbox, lobby, seqs, told, ever };
 }
 
 describe("saying something", () => {
@@ -204,31 +208,33 @@ describe("a room", () => {
   });
 
   test("one is invited to is listed until one joins it", async () => {
-    const { service, chat, told } = await inLobby({ "chat.join": () => ({ room: "crew", seq: 2, members: ["ana"] }) });
+    const { service, chat, told, ever } = await inLobby({ "chat.join": () => ({ room: "crew", seq: 2, members: ["ana"] }) });
     const invitation = { room: "crew", title: "The crew", by: "bob" };
     service.push("chat.invited", invitation);
     service.push("chat.invited", invitation);
     assert.deepEqual([chat.invitations.value, told().length], [[invitation], 1]);
     await chat.join("crew");
-    assert.deepEqual(chat.invitations.value, []);
+    // The invitation is dealt with, so its notice is gone.
+    assert.deepEqual([chat.invitations.value, told()], [[], []]);
+    assert.ok(ever.size > 0);
   });
 });
 
 describe("a service that is not there yet", () => {
-  test("is asked again until it is, and a person hears of it once", async () => {
+  test("is asked again until it is, and a person hears of it once and while it lasts", async () => {
     let calls = 0;
-    const { lobby, told } = await inLobby({
+    const { lobby, told, ever } = await inLobby({
       "chat.rooms": () => (++calls < 2 ? new Refusal("unknown_action") : { rooms: [LOBBY] }),
     });
-    assert.deepEqual([lobby().title, calls, told().length], ["The lobby", 2, 1]);
+    assert.deepEqual([lobby().title, calls, ever.size, told()], ["The lobby", 2, 1, []]);
   });
 });
 
 describe("messages that cannot be loaded now", () => {
   test("are asked for again, while the room is open", async () => {
     const answers = [new Refusal("unavailable", true), { room: "lobby", messages: [message(4)], has_more: false }];
-    const { seqs, told } = await inLobby({ "chat.history": () => answers.shift()! });
-    assert.deepEqual([seqs(), told().length], [[4], 1]);
+    const { seqs, told, ever } = await inLobby({ "chat.history": () => answers.shift()! });
+    assert.deepEqual([seqs(), ever.size, told()], [[4], 1, []]);
   });
 });
 

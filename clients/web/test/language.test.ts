@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { describe, test } from "node:test";
 
 import { TowpathError } from "@towpath/client";
@@ -6,6 +7,9 @@ import { TowpathError } from "@towpath/client";
 import { describe as describeError } from "../src/i18n/errors.ts";
 import { DICTIONARIES, bestLanguage, languageOf } from "../src/i18n/language.ts";
 import { Problem } from "../src/model/problem.ts";
+
+const read = (path: string) => readFileSync(new URL(`../../../${path}`, import.meta.url), "utf8");
+const codesIn = (path: string, pattern: RegExp) => [...read(path).matchAll(pattern)].map(([, code]) => code!);
 
 const DAY = 24 * 60 * 60_000;
 const NOON = new Date(2026, 2, 5, 12).getTime();
@@ -46,7 +50,7 @@ describe("a language", () => {
         typeof value === "object" ? keys(value as object, `${path}${key}.`) : [`${path}${key}`],
       );
     // Of the services' errors English needs no words: they come in English.
-    const but = (all: string[]) => all.filter((key) => !key.startsWith("errors."));
+    const but = (all: string[]) => all.filter((key) => !/^(errors|serverTexts)\./.test(key));
     assert.deepEqual(but(keys(DICTIONARIES.zh)), but(keys(DICTIONARIES.en)));
   });
 });
@@ -57,7 +61,41 @@ describe("an error", () => {
   test("is shown in the service's own words, and in Chinese with a translation", () => {
     const error = new TowpathError("forbidden", "You are not in 'lobby'.");
     assert.equal(describeError(error, en), "You are not in 'lobby'.");
-    assert.equal(describeError(error, zh), "不允许此操作（You are not in 'lobby'.）");
+    assert.equal(describeError(error, zh), "不允许此操作。");
+    const known = new TowpathError("forbidden", "You are not in room 'lobby': join it first.");
+    assert.equal(describeError(known, zh), "你不在房间“lobby”里，请先加入。");
+  });
+
+  test("has a meaning in Chinese for every code of the contract and of the client", () => {
+    const codes = [
+      ...codesIn("libs/protocol/src/towpath/protocol/errors.py", /^ {4}[A-Z_]+ = "(\w+)"$/gm),
+      ...codesIn("clients/js/src/errors.ts", /^ {2}\| "(\w+)"/gm),
+    ];
+    assert.ok(codes.length > 20, String(codes));
+    for (const code of codes) {
+      const said = describeError(new TowpathError(code, "Some words in English."), zh);
+      assert.match(said, /[\u4e00-\u9fff]/, code);
+      assert.doesNotMatch(said.replace("WebSocket", ""), /[A-Za-z]/, code);
+    }
+    assert.equal(describeError(new TowpathError("new_code", "Some words."), zh), zh.somethingWrong);
+  });
+
+  test("of chat has its own words in Chinese", () => {
+    for (const file of ["errors.py", "limits.py", "blocks.py", "fanout.py"]) {
+      const source = read(`services/chat/src/towpath/chat/${file}`);
+      // Each text that is given to an exception, its parts put together, with something in place of what is filled in.
+      const texts = [...source.matchAll(/(?:__init__|raise \w+)\(\s*((?:f?"[^"]*"\s*)+)/g)].map(([, parts]) =>
+        [...parts!.matchAll(/"([^"]*)"/g)].map(([, part]) => part).join(""),
+      );
+      assert.ok(texts.length > 0, file);
+      for (const text of texts.filter((some) => !/^\{(field|subject)\}|^user: \{/.test(some))) {
+        const filled = text.replace(/\{[^}]*!r\}/g, "'it\"s'").replace(/\{[^}]*\}/g, "1,000");
+        assert.ok(
+          zh.serverTexts.some(([pattern]) => pattern.test(filled)),
+          `${file}: ${filled}`,
+        );
+      }
+    }
   });
 
   test("names the fields that are wrong", () => {

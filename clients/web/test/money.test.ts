@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
-import { decimalsIn, decimalsOf, formatMoney, isWhole, parseMoney, totalOf } from "../src/model/money.ts";
+import { decimalsIn, decimalsOf, formatMoney, isTooMuch, isWhole, mostOf, parseMoney, totalOf } from "../src/model/money.ts";
 
 describe("money", () => {
   test("is read as people type it and written with the decimals of its currency", () => {
@@ -20,6 +20,19 @@ describe("money", () => {
     for (const text of ["", "abc", "-1", "1.234", "1e3", ".5", "1.", "1 000"]) assert.equal(parseMoney(text, 2), null);
     assert.equal(parseMoney("99.90", 0), null);
     assert.equal(parseMoney("1.2345", 3), null);
+  });
+
+  test("is at most what the contract takes", () => {
+    assert.deepEqual([0, 2, 3].map((decimals) => formatMoney(mostOf(decimals), decimals)), [
+      "9999999999999",
+      "9999999999999.99",
+      "9999999999999.990",
+    ]);
+    const texts = ["9999999999999.99", "0009999999999999.99", "12", "x", "99999999999999x", "99999999999999.999"];
+    for (const text of texts) assert.equal(isTooMuch(text, 2), false, text);
+    for (const text of ["10000000000000", "99999999999999,99", "1".repeat(90)]) assert.equal(isTooMuch(text, 2), true);
+    assert.deepEqual([isTooMuch("9999999999999.99", 3), isTooMuch("9999999999999.991", 3)], [false, true]);
+    assert.deepEqual([isTooMuch("9999999999999", 0), isTooMuch("10000000000000", 0)], [false, true]);
   });
 
   test("has the decimals of ISO 4217", () => {

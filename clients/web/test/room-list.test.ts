@@ -15,6 +15,12 @@ describe("a list of rooms", () => {
     assert.deepEqual([names(rooms), names(directs)], [["lock", "tow"], ["dm:ana:al", "dm:ana:bob"]]);
   });
 
+  test("has what is new first, and does not move a room while it is read", () => {
+    const news = [room("weir", { unread: 2 }), room("dm:ana:zoe", { unread: 1 })];
+    const { rooms, directs } = listed([room("lock"), room("quay", { newSince: 4 }), ...news, room("dm:ana:al")], compare);
+    assert.deepEqual([names(rooms), names(directs)], [["quay", "weir", "lock"], ["dm:ana:zoe", "dm:ana:al"]]);
+  });
+
   test("adds up what is unread", () => {
     assert.equal(totalUnread([room("a", { unread: 2 }), room("b"), room("c", { unread: 3 })]), 5);
   });

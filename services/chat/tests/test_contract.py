@@ -25,6 +25,8 @@ STORY: list[tuple[str, str, dict[str, Any]]] = [
     ("bob", "chat.read", {"room": ROOM, "seq": 5}),
     ("bob", "chat.history", {"room": ROOM}),
     ("bob", "chat.members", {"room": ROOM}),
+    ("bob", "chat.join", {"room": "market"}),
+    ("bob", "chat.find", {"prefix": "m", "limit": 5}),
     ("bob", "chat.rooms", {}),
     ("bob", "chat.resume", {"positions": {"chat:den": 2}}),
     ("alice", "chat.transfer", {"room": ROOM, "user": "bob"}),

@@ -28,6 +28,17 @@ export const en = {
     nameMissing: "Give a name first.",
   },
 
+  /** Hints for a new user. */
+  start: {
+    title: (name: string) => `Welcome, ${name}`,
+    hint: "Three things to try:",
+    join: (room: string) => `Join “${room}”`,
+    make: (room: string) => `Make the room “${room}”`,
+    room: "Talk in a room.",
+    person: "Sign in under another name in a second window, and write to each other.",
+    order: "Submit an order, and follow its steps.",
+  },
+
   connection: {
     connecting: "connecting",
     open: "open",
@@ -73,6 +84,9 @@ export const en = {
     directPlaceholder: "Name",
     direct: "Open",
     find: "Find a room",
+    open: "Rooms that you can join",
+    members: (n: number) => count(n, "member", "members"),
+    more: "More rooms",
     invitations: "Invitations",
     invitedBy: (name: string) => `from ${name}`,
     accept: "Accept",
@@ -201,6 +215,7 @@ export const en = {
     items: "Items",
     created: "created",
     refunded: (sum: string) => `${sum} refunded`,
+    tooMuch: (most: string) => `An amount may be ${most} at most.`,
     amountMissing: (example: string) => `Give an amount such as ${example}, or add items.`,
     itemWrong: (n: number, example: string) =>
       `Item ${n} needs an article, a count of 1 or more, and a price such as ${example}.`,
@@ -220,6 +235,48 @@ export const en = {
       out_of_stock: (skus) => `Out of stock: ${skus}`,
       unknown_item: (skus) => `Not for sale: ${skus}`,
     } as Reasons,
+  },
+
+  stock: {
+    title: "Stock",
+    none: "Watch an article to see how many there are.",
+    available: (n: number) => `${number.format(n)} available`,
+    details: (onHand: string, reserved: string) => `${onHand} in stock, ${reserved} reserved`,
+    onHand: "In stock",
+    watch: "Watch",
+    set: "Set",
+    unwatch: (sku: string) => `Watch ${sku} no more`,
+    nameMissing: "Which article?",
+    countWrong: "Give a whole number from 0 to 1,000,000,000.",
+  },
+
+  notifications: {
+    title: "Notifications",
+    unread: (n: number) => `${number.format(n)} unread`,
+    isUnread: "Unread: ",
+    none: "There are none yet. You get one when an order moves, or when a user writes to you.",
+    markRead: "Mark all as read",
+    older: "Earlier ones",
+    toOrder: "To the orders",
+    toRoom: "To the conversation",
+    mails: "By e-mail as well",
+    email: "E-mail address",
+    emailHint: "Mails go out while you are offline. Without an address there are none.",
+    about: "Send mails when",
+    saved: "Saved.",
+    kinds: {
+      "order.created": "an order is created",
+      "order.confirmed": "an order is confirmed",
+      "order.rejected": "an order is rejected",
+      "order.paid": "an order is paid",
+      "order.packed": "an order is packed",
+      "order.shipped": "an order is shipped",
+      "order.delivered": "an order is delivered",
+      "order.cancelled": "an order is cancelled",
+      "order.refunded": "an order is refunded",
+      "chat.direct": "a user writes to you",
+      "chat.invited": "you are invited to a room",
+    },
   },
 
   backend: {
@@ -246,6 +303,9 @@ export const en = {
     join: (name: string) => `Join the room “${name}”`,
     write: (name: string) => `Write to “${name}”`,
     results: (n: number) => count(n, "result", "results"),
+    yours: "Yours",
+    other: "By this name",
+    nothing: (typed: string) => `No public room begins with “${typed}”.`,
   },
 
   shortcuts: {
@@ -265,11 +325,14 @@ export const en = {
     keys: { enter: "Enter", shift: "Shift", escape: "Esc", delete: "Del", home: "Home", end: "End", or: "or" },
   },
 
-  /** For errors of the services by code; where there is none, the service's own words are shown. */
+  /** Whether the services speak this language, so that their own words are shown where {@link errors} has none. */
+  speaksAsServices: true,
+  /** For errors of the services and of the client by code. */
   errors: {
     unknown_action: "No service answers this at the moment. Try again in a while.",
   } as Readonly<Record<string, string>>,
-  errorWith: (general: string, _particular: string) => general,
+  /** Texts of the services, each with its meaning in this language; the groups of the expression are given to it. */
+  serverTexts: [] as readonly (readonly [text: RegExp, meaning: (...groups: string[]) => string])[],
   somethingWrong: "Something went wrong.",
 
   problems: {
@@ -280,6 +343,8 @@ export const en = {
     foreignGateway: (host: string) => `The gateway ${host} is not one of this page's; it gets no token.`,
     serverSilent: "The server of this page does not answer. Is it still running?",
     ownName: "That is your own name. Enter another user's.",
+    tooLong: (excess: number, limit: number) =>
+      `${count(excess, "letter", "letters")} too many: at most ${number.format(limit)} fit.`,
   },
 };
 

@@ -7,9 +7,13 @@ import type { Words } from "./en.ts";
 export function describe(error: unknown, words: Words): string {
   if (error instanceof Problem) return problem(error.reason, words);
   if (!(error instanceof TowpathError)) return error instanceof Error ? error.message : words.somethingWrong;
-  const particular = fields(error.details?.fields) || error.message;
-  const general = words.errors[error.code];
-  return general === undefined ? particular || words.somethingWrong : words.errorWith(general, particular);
+  const said = words.serverTexts.flatMap(([text, meaning]) => {
+    const match = text.exec(error.message);
+    return match === null ? [] : [meaning(...match.slice(1))];
+  });
+  if (said.length > 0) return said[0]!;
+  const particular = words.speaksAsServices ? fields(error.details?.fields) || error.message : "";
+  return words.errors[error.code] ?? (particular || words.somethingWrong);
 }
 
 function problem(reason: Reason, { problems }: Words): string {
@@ -24,6 +28,8 @@ function problem(reason: Reason, { problems }: Words): string {
       return problems.serverSilent;
     case "own_name":
       return problems.ownName;
+    case "too_long":
+      return problems.tooLong(reason.excess, reason.limit);
   }
 }
 

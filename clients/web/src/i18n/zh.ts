@@ -1,5 +1,6 @@
 /** The words of the page, in Chinese. */
 import type { Words } from "./en.ts";
+import { SERVER_TEXTS } from "./zh-server-texts.ts";
 
 const number = new Intl.NumberFormat("zh-CN");
 
@@ -23,6 +24,16 @@ export const zh: Words = {
     hint: "任何名字都可以，此演示不需要密码。在另一个窗口用别的名字登录，就有人作伴了。",
     gateway: (url) => `网关：${url}`,
     nameMissing: "请先填写名字。",
+  },
+
+  start: {
+    title: (name) => `欢迎，${name}`,
+    hint: "可以试试这三件事：",
+    join: (room) => `加入“${room}”`,
+    make: (room) => `新建房间“${room}”`,
+    room: "在房间里聊天。",
+    person: "在另一个窗口用别的名字登录，互相写信。",
+    order: "提交一个订单，看它一步步前进。",
   },
 
   connection: {
@@ -70,6 +81,9 @@ export const zh: Words = {
     directPlaceholder: "名字",
     direct: "打开",
     find: "查找房间",
+    open: "可以加入的房间",
+    members: (n) => `${number.format(n)} 位成员`,
+    more: "更多房间",
     invitations: "邀请",
     invitedBy: (name) => `来自 ${name}`,
     accept: "接受",
@@ -197,6 +211,7 @@ export const zh: Words = {
     items: "商品",
     created: "已创建",
     refunded: (sum) => `已退 ${sum}`,
+    tooMuch: (most) => `金额最多为 ${most}。`,
     amountMissing: (example) => `请填写金额，例如 ${example}，或添加商品。`,
     itemWrong: (n, example) => `第 ${n} 项需要商品、不小于 1 的数量和单价，例如 ${example}。`,
     changed: (id, status) => `订单 ${id}${status}。`,
@@ -214,6 +229,48 @@ export const zh: Words = {
     reasons: {
       out_of_stock: (skus) => `缺货：${skus}`,
       unknown_item: (skus) => `不出售：${skus}`,
+    },
+  },
+
+  stock: {
+    title: "库存",
+    none: "关注一个商品，即可看到库存。",
+    available: (n) => `可订 ${number.format(n)}`,
+    details: (onHand, reserved) => `库存 ${onHand}，已预留 ${reserved}`,
+    onHand: "库存数量",
+    watch: "关注",
+    set: "设置",
+    unwatch: (sku) => `不再关注 ${sku}`,
+    nameMissing: "哪个商品？",
+    countWrong: "请填写 0 到 1,000,000,000 的整数。",
+  },
+
+  notifications: {
+    title: "通知",
+    unread: (n) => `${number.format(n)} 条未读`,
+    isUnread: "未读：",
+    none: "还没有通知。订单有进展，或有人给你写信时，你会收到通知。",
+    markRead: "全部标为已读",
+    older: "更早的通知",
+    toOrder: "查看订单",
+    toRoom: "查看对话",
+    mails: "同时发送邮件",
+    email: "邮箱地址",
+    emailHint: "你离线时会发送邮件。不填地址则不发送。",
+    about: "以下情况发送邮件",
+    saved: "已保存。",
+    kinds: {
+      "order.created": "订单已创建",
+      "order.confirmed": "订单已确认",
+      "order.rejected": "订单被拒绝",
+      "order.paid": "订单已付款",
+      "order.packed": "订单已打包",
+      "order.shipped": "订单已发货",
+      "order.delivered": "订单已送达",
+      "order.cancelled": "订单已取消",
+      "order.refunded": "订单已退款",
+      "chat.direct": "有人给你写信",
+      "chat.invited": "有人邀请你进入房间",
     },
   },
 
@@ -241,6 +298,9 @@ export const zh: Words = {
     join: (name) => `加入房间“${name}”`,
     write: (name) => `给“${name}”写信`,
     results: (n) => `${n} 个结果`,
+    yours: "你的",
+    other: "用这个名称",
+    nothing: (typed) => `没有以“${typed}”开头的公开房间。`,
   },
 
   shortcuts: {
@@ -260,24 +320,34 @@ export const zh: Words = {
     keys: { enter: "Enter", shift: "Shift", escape: "Esc", delete: "Del", home: "Home", end: "End", or: "或" },
   },
 
+  speaksAsServices: false,
+  serverTexts: SERVER_TEXTS,
   errors: {
     unknown_action: "目前没有服务响应此操作，请稍后再试。",
-    invalid_data: "内容不符合要求",
-    unauthorized: "没有权限",
-    forbidden: "不允许此操作",
-    not_found: "没有找到",
-    conflict: "当前状态不允许此操作",
-    payload_too_large: "内容太大",
-    rate_limited: "操作太频繁，请稍等",
-    busy: "系统繁忙，请稍后再试",
-    unavailable: "暂时不可用，请稍后再试",
-    timeout: "没有及时得到答复，结果未知",
-    internal: "服务出错了",
-    queue_full: "等待发送的内容太多",
-    closed: "连接已关闭",
-    refused: "服务器拒绝了连接",
+    bad_envelope: "服务器无法读懂此页面发送的内容，请重新加载页面。",
+    unsupported_version: "此页面的版本与服务器不符，请重新加载页面。",
+    invalid_data: "内容不符合要求，请检查后再试。",
+    unauthorized: "登录已失效，请重新登录。",
+    forbidden: "不允许此操作。",
+    not_found: "没有找到。",
+    conflict: "当前状态不允许此操作。",
+    payload_too_large: "内容太大。",
+    rate_limited: "操作太频繁，请稍等再试。",
+    busy: "系统繁忙，请稍后再试。",
+    unavailable: "暂时不可用，请稍后再试。",
+    timeout: "没有及时得到答复，结果未知；可以再试一次。",
+    internal: "服务出错了，请稍后再试。",
+    queue_full: "等待发送的内容太多，请等连接恢复。",
+    closed: "连接已关闭。",
+    aborted: "已放弃。",
+    bad_url: "网关地址不正确。",
+    no_websocket: "此浏览器不支持 WebSocket。",
+    no_token: "没有得到登录令牌，请稍后再试。",
+    refused: "服务器拒绝了连接。",
+    bad_frame: "收到无法读懂的内容。",
+    overrun: "内容来得太快，错过了一部分，请重新加载页面。",
+    bad_storage: "浏览器无法保存进度。",
   },
-  errorWith: (general, particular) => (particular ? `${general}（${particular}）` : general),
   somethingWrong: "出了点问题。",
 
   problems: {
@@ -286,5 +356,6 @@ export const zh: Words = {
     foreignGateway: (host) => `网关 ${host} 不属于此页面，不会得到令牌。`,
     serverSilent: "此页面的服务器没有响应。它还在运行吗？",
     ownName: "这是你自己的名字，请填写别人的。",
+    tooLong: (excess, limit) => `多了 ${number.format(excess)} 个字：最多 ${number.format(limit)} 个。`,
   },
 };

@@ -15,6 +15,19 @@ export function decimalsIn(amount: string): number {
   return point < 0 ? 0 : amount.length - point - 1;
 }
 
+/** The most that an amount may be, in minor units: 9999999999999.99, or as much of it as there are decimals. */
+export function mostOf(decimals: number): bigint {
+  return BigInt("9".repeat(13) + "99".slice(0, decimals).padEnd(decimals, "0"));
+}
+
+/** Whether a text is an amount that is more than {@link mostOf}. */
+export function isTooMuch(text: string, decimals: number): boolean {
+  const match = /^0*(\d+)(?:[.,](\d+))?$/.exec(text.trim());
+  const fraction = match?.[2] ?? "";
+  if (match === null || fraction.length > decimals || match[1]!.length < 13) return false;
+  return match[1]!.length > 13 || BigInt(match[1]! + fraction.padEnd(decimals, "0")) > mostOf(decimals);
+}
+
 /**
  * Minor units, or `null` if the text is not an amount of so many decimals; with two it takes `99.9`, `99,90`, `1200`.
  */

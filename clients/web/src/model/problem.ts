@@ -5,7 +5,8 @@ export type Reason =
   | { code: "bad_gateway"; wanted: string }
   | { code: "foreign_gateway"; host: string }
   | { code: "server_silent" }
-  | { code: "own_name" };
+  | { code: "own_name" }
+  | { code: "too_long"; excess: number; limit: number };
 
 export class Problem extends Error {
   constructor(readonly reason: Reason) {

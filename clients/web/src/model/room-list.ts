@@ -6,15 +6,22 @@ export interface RoomLists {
   readonly directs: readonly Room[];
 }
 
-/** Rooms and people apart, each by title as `compare` has it. */
+/**
+ * Rooms and people apart: first those with something new, then by title as `compare` has it. An open room stays where
+ * it was until the person turns to another one, so that it does not move while it is read.
+ */
 export function listed(rooms: Iterable<Room>, compare: (one: string, other: string) => number): RoomLists {
   const sorted = [...rooms]
     .filter((room) => room.history !== "stranger")
-    .sort((one, other) => compare(one.title, other.title));
+    .sort((one, other) => Number(hasNews(other)) - Number(hasNews(one)) || compare(one.title, other.title));
   return {
     rooms: sorted.filter((room) => room.partner === null),
     directs: sorted.filter((room) => room.partner !== null),
   };
+}
+
+function hasNews(room: Room): boolean {
+  return room.unread > 0 || room.newSince !== null;
 }
 
 export function totalUnread(rooms: Iterable<Room>): number {

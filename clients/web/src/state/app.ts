@@ -1,15 +1,16 @@
 /** The page as a whole: what is configured, who is signed in, which dialog is open. */
 import { signal } from "@preact/signals";
 
-import { type Config, fetchConfig, fetchToken } from "../demo.ts";
+import { type Config, type Token, fetchConfig, fetchToken } from "../demo.ts";
 import { chooseGateways } from "../model/gateways.ts";
 import type { Outbox } from "../model/outbox.ts";
 import { Notices } from "./notices.ts";
 import { Whereabouts } from "./place.ts";
 import { Preferences } from "./preferences.ts";
 import { type Kept, Session } from "./session.ts";
+import { endVisit, keepVisit, keptNames, readVisit, tabStorage } from "./visit.ts";
 
-export type DialogName = "menu" | "shortcuts" | "switcher" | "new-room" | "members" | "leave" | "drop";
+export type DialogName = "menu" | "shortcuts" | "switcher" | "new-room" | "members" | "notifications" | "leave" | "drop";
 
 export class App {
   readonly preferences: Preferences;
@@ -22,18 +23,23 @@ export class App {
   readonly attentive = signal(true);
   /** The name and gateway that the address asks for. */
   readonly wanted: { user: string | null; gateway: string | null };
+  /** Whether the visit before a reload goes on, which takes a moment. */
+  readonly returning = signal(false);
   #host: string;
+  #tab: Storage | null;
 
   constructor(window: Window) {
     const query = new URLSearchParams(window.location.search);
     this.wanted = { user: query.get("user"), gateway: query.get("gateway") };
     this.#host = window.location.hostname;
+    this.#tab = tabStorage(window);
     this.preferences = new Preferences(window.navigator.languages, window.document.documentElement);
     this.place = new Whereabouts(window);
     const look = () => (this.attentive.value = !window.document.hidden && window.document.hasFocus());
     for (const event of ["focus", "blur"]) window.addEventListener(event, look);
     window.document.addEventListener("visibilitychange", look);
     look();
+    void this.#comeBack();
   }
 
   /** The gateways in the order they are tried. Fetches the configuration when it is not there yet. */
@@ -43,7 +49,7 @@ export class App {
   }
 
   async signIn(name: string): Promise<void> {
-    await this.#begin(name, { outbox: signal<Outbox>([]), unsent: new Map() });
+    await this.#begin(name, newKept(), null);
     this.preferences.lastName = name;
   }
 
@@ -52,22 +58,52 @@ export class App {
     const before = this.session.value;
     if (before === null) return;
     try {
-      await this.#begin(before.me, before.kept);
+      await this.#begin(before.me, before.kept, null);
     } catch (error) {
       this.notices.problem(error);
     }
   }
 
   signOut(): void {
+    endVisit(this.#tab);
     this.session.value?.close();
     this.session.value = null;
     this.dialog.value = null;
+    this.notices.clear();
   }
 
-  async #begin(me: string, kept: Kept): Promise<void> {
-    const urls = await this.gateways();
-    const token = await fetchToken(me);
-    this.session.value?.close();
-    this.session.value = new Session({ me, token, urls }, kept, this.notices);
+  /** Goes on with the visit before a reload, unless the address asks for another name. */
+  async #comeBack(): Promise<void> {
+    const visit = readVisit(this.#tab);
+    if (visit === null || (this.wanted.user !== null && this.wanted.user !== visit.user)) return;
+    this.returning.value = true;
+    try {
+      await this.#begin(visit.user, newKept(), visit.token);
+    } catch (error) {
+      this.notices.problem(error);
+    } finally {
+      this.returning.value = false;
+    }
   }
+
+  /** @param known a token that is still good; null fetches one */
+  async #begin(me: string, kept: Kept, known: string | null): Promise<void> {
+    const urls = await this.gateways();
+    const fetchAndKeep = async (): Promise<Token> => {
+      const fetched = await fetchToken(me);
+      keepVisit(this.#tab, { user: me, ...fetched });
+      return fetched;
+    };
+    const token = known ?? (await fetchAndKeep()).token;
+    this.session.value?.close();
+    this.session.value = new Session(
+      { me, token, fetchToken: fetchAndKeep, urls, watched: keptNames(this.#tab, "watched", me) },
+      kept,
+      this.notices,
+    );
+  }
+}
+
+function newKept(): Kept {
+  return { outbox: signal<Outbox>([]), unsent: new Map() };
 }

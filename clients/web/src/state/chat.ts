@@ -43,6 +43,7 @@ import type { Typing } from "../model/typing.ts";
 import { Again } from "./again.ts";
 import { Blocks } from "./blocks.ts";
 import { CatchingUp } from "./catching-up.ts";
+import { Finder } from "./finder.ts";
 import { Histories } from "./histories.ts";
 import type { Notices } from "./notices.ts";
 import { Presence } from "./presence.ts";
@@ -142,6 +143,11 @@ export class Chat {
       if (isDirect(name)) this.#store.know(name);
       this.#look(name);
     });
+  }
+
+  /** Finds public rooms. */
+  finder(): Finder {
+    return new Finder((data) => this.#ask("chat.find", data));
   }
 
   /** Joins a room, which makes it when there is none. Gives its name. */
@@ -348,8 +354,9 @@ export class Chat {
         this.listed.value = true;
       });
       this.#listAgain.done();
+      this.#notices.settle(LISTING);
     } catch (error) {
-      if (this.#listAgain.failed(error)) this.#notices.problem(error);
+      if (this.#listAgain.failed(error)) this.#notices.problem(error, LISTING);
     }
   }
 
@@ -367,8 +374,9 @@ export class Chat {
     try {
       await this.#histories.load(name);
       this.#loadAgain.done();
+      this.#notices.settle(LOADING);
     } catch (error) {
-      if (this.#loadAgain.failed(error)) this.#notices.problem(error);
+      if (this.#loadAgain.failed(error)) this.#notices.problem(error, LOADING);
     }
   }
 
@@ -415,7 +423,9 @@ export class Chat {
   #left(data: MemberChange): void {
     const title = this.#store.get(data.room)?.title;
     if (data.user === this.me) {
-      if (data.by && title !== undefined) this.#notices.news((words) => words.rooms.removed(inText(title)));
+      if (data.by && title !== undefined) {
+        this.#notices.news((words) => words.rooms.removed(inText(title)), goneFrom(data.room));
+      }
       return this.#drop(data.room); // removed, or left in another window
     }
     this.#typing.stopped(data.room, data.user);
@@ -425,7 +435,7 @@ export class Chat {
   #dropped({ room, by }: RoomDropped): void {
     const title = this.#store.get(room)?.title;
     if (title !== undefined && by !== this.me) {
-      this.#notices.news((words) => words.rooms.dropped(inText(by), inText(title)));
+      this.#notices.news((words) => words.rooms.dropped(inText(by), inText(title)), goneFrom(room));
     }
     this.#drop(room);
   }
@@ -443,10 +453,13 @@ export class Chat {
   #invited(invitation: Invitation): void {
     this.#uninvited(invitation.room);
     this.invitations.value = [...this.invitations.peek(), invitation];
-    this.#notices.news((words) => words.rooms.invited(inText(invitation.by), inText(invitation.title || invitation.room)));
+    const [by, title] = [inText(invitation.by), inText(invitation.title || invitation.room)];
+    this.#notices.news((words) => words.rooms.invited(by, title), invitationTo(invitation.room));
   }
 
   #uninvited(room: string): void {
+    this.#notices.settle(invitationTo(room));
+    this.#notices.settle(goneFrom(room));
     this.invitations.value = this.invitations.peek().filter((invitation) => invitation.room !== room);
   }
 
@@ -481,6 +494,12 @@ export class Chat {
     return answer;
   }
 }
+
+/** The subjects of notices. */
+const LISTING = "the list of rooms";
+const LOADING = "the messages of a room";
+const invitationTo = (room: string) => `an invitation to ${room}`;
+const goneFrom = (room: string) => `no member of ${room} any more`;
 
 /** Whether the service has said that one is in it. */
 function isMember(room: Room): boolean {

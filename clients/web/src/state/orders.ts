@@ -9,6 +9,9 @@ import type { Notices } from "./notices.ts";
 const PAGE = 20;
 const SUBMIT_TIMEOUT_MS = 120_000;
 
+/** The subject of a notice. */
+const LISTING = "the list of orders";
+
 export class Orders {
   readonly book = signal(new OrderBook());
   readonly hasOlder = signal(false);
@@ -71,8 +74,9 @@ export class Orders {
       if (goesOn) this.#cursor = page.cursor ?? null;
       this.hasOlder.value = typeof this.#cursor === "string";
       this.#again.done();
+      this.#notices.settle(LISTING);
     } catch (error) {
-      if (older || this.#again.failed(error)) this.#notices.problem(error);
+      if (older || this.#again.failed(error)) this.#notices.problem(error, LISTING);
     }
   }
 }

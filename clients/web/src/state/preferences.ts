@@ -1,14 +1,19 @@
-/** The user's preferences, kept in the browser where possible: appearance, language, the last name. */
-import { type ReadonlySignal, computed, effect, signal } from "@preact/signals";
+/** The user's preferences, kept in the browser where possible: appearance, language, folded panels, the last name. */
+import { type ReadonlySignal, type Signal, computed, effect, signal } from "@preact/signals";
 
 import { type Language, type LanguageName, bestLanguage, languageOf } from "../i18n/language.ts";
 
 export type Theme = "auto" | "light" | "dark";
 
+/** The panels that can be folded. */
+export type FoldName = "backend" | "stock";
+
 export class Preferences {
   readonly theme = signal<Theme>(oneOf(["light", "dark"], read("theme")) ?? "auto");
   readonly languageName = signal<LanguageName | "auto">(oneOf(["en", "zh"], read("language")) ?? "auto");
   readonly language: ReadonlySignal<Language>;
+  /** Which panels are open. */
+  readonly folds: Readonly<Record<FoldName, Signal<boolean>>> = { backend: kept("backend"), stock: kept("stock") };
 
   constructor(browserLanguages: readonly string[], page: HTMLElement) {
     this.language = computed(() => {
@@ -34,6 +39,13 @@ export class Preferences {
   set lastName(name: string) {
     write("name", name);
   }
+}
+
+/** Whether a panel is open, as it was left. */
+function kept(panel: FoldName): Signal<boolean> {
+  const isOpen = signal(read(panel) !== "folded");
+  effect(() => write(panel, isOpen.value ? "open" : "folded"));
+  return isOpen;
 }
 
 function oneOf<Choice extends string>(choices: readonly Choice[], text: string | null): Choice | undefined {

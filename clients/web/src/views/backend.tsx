@@ -4,8 +4,10 @@ import { useId, useRef } from "preact/hooks";
 import { publishEvent } from "../demo.ts";
 import type { Words } from "../i18n/en.ts";
 import { describe } from "../i18n/errors.ts";
-import { decimalsIn, decimalsOf, formatMoney, parseMoney } from "../model/money.ts";
-import { useSession, useWords } from "./context.ts";
+import { LIMITS, excess } from "../model/letters.ts";
+import { decimalsIn, decimalsOf, formatMoney, isTooMuch, mostOf, parseMoney } from "../model/money.ts";
+import { useApp, useSession, useWords } from "./context.ts";
+import { Fold } from "./fold.tsx";
 
 const EVENTS = ["confirmed", "paid", "packed", "shipped", "delivered", "rejected", "refunded", "cancelled"];
 const CREATED = "order.created";
@@ -21,6 +23,7 @@ interface BackendProps {
 
 /** Acts as another backend: publishes order events, of which the orders service and then the user hear. */
 export function Backend({ suggestion }: BackendProps) {
+  const { preferences } = useApp();
   const { me, orders } = useSession();
   const words = useWords();
   const id = useId();
@@ -38,6 +41,7 @@ export function Backend({ suggestion }: BackendProps) {
     order.value = suggested.current = data.orderId;
     if (!data.picked) return;
     user.value = me;
+    preferences.folds.backend.value = true;
     eventField.current?.focus();
   });
 
@@ -53,6 +57,16 @@ export function Backend({ suggestion }: BackendProps) {
   const wrong = (): ((words: Words) => string) | null => {
     if (order.value.trim() === "") return (now) => now.backend.orderMissing;
     if (user.value.trim() === "") return (now) => now.backend.userMissing;
+    const fields = [
+      [order.value, LIMITS.orderId],
+      [user.value, LIMITS.user],
+      [detail.value, LIMITS.detail],
+    ] as const;
+    const long = fields.find(([text, limit]) => excess(text, limit) > 0);
+    if (long !== undefined) return (now) => now.problems.tooLong(excess(...long), long[1]);
+    if (hasAmount && isTooMuch(amount.value, decimals)) {
+      return (now) => now.orders.tooMuch(formatMoney(mostOf(decimals), decimals));
+    }
     const isWrong = hasAmount && amount.value.trim() !== "" && parseMoney(amount.value, decimals) === null;
     return isWrong ? (now) => now.backend.amountWrong(formatMoney(9990n, decimals)) : null;
   };
@@ -88,8 +102,7 @@ export function Backend({ suggestion }: BackendProps) {
     },
   });
   return (
-    <section class="backend" aria-labelledby="backend-title" data-testid="backend">
-      <h2 id="backend-title">{words.backend.title}</h2>
+    <Fold name="backend" title={words.backend.title}>
       <p>{words.backend.about}</p>
       <form
         noValidate
@@ -105,7 +118,6 @@ export function Backend({ suggestion }: BackendProps) {
             id={`${id}-order`}
             data-testid="backend-order"
             list={`${id}-orders`}
-            maxLength={64}
             placeholder={words.backend.orderPlaceholder}
             aria-invalid={problem.value !== null}
             aria-describedby={`${id}-problem`}
@@ -124,7 +136,6 @@ export function Backend({ suggestion }: BackendProps) {
             data-testid="backend-user"
             autocapitalize="none"
             spellcheck={false}
-            maxLength={128}
             {...text(user)}
           />
         </div>
@@ -150,7 +161,6 @@ export function Backend({ suggestion }: BackendProps) {
           <input
             id={`${id}-detail`}
             data-testid="backend-detail"
-            maxLength={200}
             placeholder={words.optional}
             {...text(detail)}
           />
@@ -181,6 +191,6 @@ export function Backend({ suggestion }: BackendProps) {
           </li>
         ))}
       </ol>
-    </section>
+    </Fold>
   );
 }

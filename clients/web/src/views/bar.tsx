@@ -3,6 +3,7 @@ import { ConnectionPill } from "./connection.tsx";
 import { useApp, useWords } from "./context.ts";
 import { Icon } from "./icons.tsx";
 import { Name } from "./name.tsx";
+import { Bell } from "./notifications.tsx";
 
 /** The bar on top: the name of the thing, the connection, and the person's menu. */
 export function Bar() {
@@ -18,6 +19,7 @@ export function Bar() {
       </h1>
       <p class="backing">{[config?.broker, config?.database].filter(Boolean).join(" · ")}</p>
       {session && <ConnectionPill />}
+      {session && <Bell />}
       <button
         type="button"
         class="quiet account"

@@ -1,5 +1,7 @@
+import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 
+import { LIMITS, excess } from "../model/letters.ts";
 import { useSession, useWords } from "./context.ts";
 import { fit, isPlainEnter } from "./text-area.ts";
 
@@ -15,7 +17,9 @@ interface ComposerProps {
 export function Composer({ room, title, onSent, onEditLast }: ComposerProps) {
   const { chat, connection, kept } = useSession();
   const words = useWords().conversation;
+  const { problems } = useWords();
   const area = useRef<HTMLTextAreaElement>(null);
+  const tooMany = useSignal(excess(kept.unsent.get(room) ?? "", LIMITS.message));
   const state = connection.state.value;
 
   useEffect(() => {
@@ -26,7 +30,7 @@ export function Composer({ room, title, onSent, onEditLast }: ComposerProps) {
   const send = () => {
     const text = area.current!.value.trim();
     area.current!.focus();
-    if (text === "" || state === "closed") return;
+    if (text === "" || state === "closed" || tooMany.value > 0) return;
     area.current!.value = "";
     kept.unsent.delete(room);
     fit(area.current!);
@@ -48,13 +52,17 @@ export function Composer({ room, title, onSent, onEditLast }: ComposerProps) {
         send();
       }}
     >
+      <p class="problem" id="composer-problem" role="alert" data-testid="message-problem">
+        {tooMany.value > 0 && problems.tooLong(tooMany.value, LIMITS.message)}
+      </p>
       <textarea
         ref={area}
         id="composer"
         rows={1}
-        maxLength={4000}
         defaultValue={kept.unsent.get(room) ?? ""}
         aria-label={words.messageLabel}
+        aria-invalid={tooMany.value > 0}
+        aria-describedby="composer-problem"
         data-testid="message-input"
         placeholder={placeholder}
         disabled={state === "closed"}
@@ -62,6 +70,7 @@ export function Composer({ room, title, onSent, onEditLast }: ComposerProps) {
           const { value } = event.currentTarget;
           fit(event.currentTarget);
           kept.unsent.set(room, value);
+          tooMany.value = excess(value, LIMITS.message);
           if (value.trim() !== "") chat.tellTyping(room);
         }}
         onKeyDown={(event) => {

@@ -12,6 +12,7 @@ import { Log } from "./log.tsx";
 import type { MessageDeeds } from "./message.tsx";
 import { Name } from "./name.tsx";
 import type { Scrolling } from "./scrolling.ts";
+import { Start } from "./start.tsx";
 
 /** The open room, or that there is none. */
 export function Conversation() {
@@ -19,9 +20,12 @@ export function Conversation() {
   const words = useWords();
   const name = chat.open.value;
   const room = name === null ? undefined : chat.rooms.value.get(name);
+  const isNew = chat.listed.value && ![...chat.rooms.value.values()].some(({ history }) => history !== "stranger");
   return (
     <section class="conversation" aria-label={room?.title ?? words.tabs.chat}>
-      {name === null ? (
+      {name === null && isNew ? (
+        <Start />
+      ) : name === null ? (
         <div class="nothing">
           <h2>{words.conversation.nothing}</h2>
           <p>{words.conversation.nothingHint}</p>
@@ -63,13 +67,7 @@ function OpenRoom({ room }: { room: Room }) {
       leave: toComposer,
     };
   }, []);
-  const remove = async (seq: number) => {
-    try {
-      await chat.remove(name, seq);
-    } catch (error) {
-      app.notices.problem(error);
-    }
-  };
+  const remove = (seq: number) => app.notices.attempt("deleting a message", () => chat.remove(name, seq));
   return (
     <div class="room">
       <RoomHeader room={room} />
@@ -172,13 +170,7 @@ function BlockButton({ user }: { user: string }) {
   const words = useWords();
   const isBlocked = chat.blocks.has(user);
   const isAsking = useSignal(false);
-  const attempt = async (deed: Promise<void>) => {
-    try {
-      await deed;
-    } catch (error) {
-      app.notices.problem(error);
-    }
-  };
+  const attempt = (deed: () => Promise<void>) => app.notices.attempt(`the member ${user}`, deed);
   return (
     <>
       <button
@@ -186,7 +178,7 @@ function BlockButton({ user }: { user: string }) {
         class="quiet"
         data-testid="block-partner"
         aria-haspopup={isBlocked ? undefined : "dialog"}
-        onClick={() => (isBlocked ? void attempt(chat.unblock(user)) : (isAsking.value = true))}
+        onClick={() => (isBlocked ? void attempt(() => chat.unblock(user)) : (isAsking.value = true))}
       >
         {isBlocked ? words.members.unblock : words.members.block}
       </button>
@@ -195,7 +187,7 @@ function BlockButton({ user }: { user: string }) {
           title={words.members.ask.block(inText(user))}
           hint={words.members.blockHint}
           go={words.members.block}
-          onGo={() => void attempt(chat.block(user))}
+          onGo={() => void attempt(() => chat.block(user))}
           onClose={() => (isAsking.value = false)}
         />
       )}
@@ -210,13 +202,7 @@ export function DropRoom() {
   const words = useWords().members;
   const room = chat.rooms.value.get(chat.open.value ?? "");
   if (room === undefined) return null;
-  const drop = async () => {
-    try {
-      await chat.dropRoom(room.name);
-    } catch (error) {
-      app.notices.problem(error);
-    }
-  };
+  const drop = () => app.notices.attempt("leaving", () => chat.dropRoom(room.name));
   return (
     <Confirm
       title={words.dropTitle(inText(room.title))}
@@ -235,13 +221,7 @@ export function LeaveRoom() {
   const words = useWords().conversation;
   const room = chat.rooms.value.get(chat.open.value ?? "");
   if (room === undefined) return null;
-  const leave = async () => {
-    try {
-      await chat.leave(room.name);
-    } catch (error) {
-      app.notices.problem(error);
-    }
-  };
+  const leave = () => app.notices.attempt("leaving", () => chat.leave(room.name));
   return (
     <Confirm
       title={words.leaveTitle(inText(room.title))}
@@ -258,13 +238,7 @@ function Stranger({ room }: { room: Room }) {
   const app = useApp();
   const { chat } = useSession();
   const words = useWords();
-  const join = async () => {
-    try {
-      await chat.join(room.name);
-    } catch (error) {
-      app.notices.problem(error);
-    }
-  };
+  const join = () => app.notices.attempt("joining", () => chat.join(room.name));
   return (
     <div class="nothing" data-testid="stranger">
       <h2>{words.conversation.stranger(inText(room.title))}</h2>

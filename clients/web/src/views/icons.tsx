@@ -3,6 +3,7 @@ import type { JSX } from "preact";
 
 const PATHS = {
   back: "M15 5l-7 7 7 7",
+  bell: "M6 17h12l-1.5-2.5V10a4.5 4.5 0 0 0-9 0v4.5zM10 19.5a2 2 0 0 0 4 0",
   bridge: "M3 7h18M12 7v5M2.5 17c1.9-2.3 4.4-2.3 6.3 0s4.4 2.3 6.3 0 4.4-2.3 6.4 0",
   chat: "M4 5h16v11H9l-5 4z",
   close: "M6 6l12 12M18 6L6 18",

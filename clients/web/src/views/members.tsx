@@ -3,6 +3,7 @@ import { TowpathError } from "@towpath/client";
 
 import type { Words } from "../i18n/en.ts";
 import { describe } from "../i18n/errors.ts";
+import { LIMITS, excess } from "../model/letters.ts";
 import { inText } from "../model/names.ts";
 import type { Room } from "../model/room.ts";
 import { moveFocus } from "./arrow-keys.ts";
@@ -97,11 +98,7 @@ function MemberEntry({ room, user, online }: MemberEntryProps) {
   };
   const attempt = async (deed: () => Promise<void>) => {
     asked.value = null;
-    try {
-      await deed();
-    } catch (error) {
-      app.notices.problem(error);
-    }
+    await app.notices.attempt(`the member ${user}`, deed);
   };
   const deeds: Record<Deed, () => Promise<void>> = {
     remove: () => chat.removeMember(room.name, user),
@@ -184,7 +181,7 @@ function InviteForm({ room }: { room: Room }) {
   const invite = async () => {
     const name = user.value.trim();
     [problem.value, done.value] = [null, null];
-    if (name === "") return;
+    if (name === "" || excess(name, LIMITS.user) > 0) return;
     try {
       await chat.invite(room.name, name);
       [done.value, user.value] = [name, ""];
@@ -209,7 +206,7 @@ function InviteForm({ room }: { room: Room }) {
         data-testid="invite-user"
         autocapitalize="none"
         spellcheck={false}
-        maxLength={128}
+        limit={LIMITS.user}
       />
       <button type="submit" data-testid="invite">
         {words.members.invite}

@@ -90,13 +90,7 @@ function Blocked({ session: { chat } }: { session: Session }) {
   const app = useApp();
   const words = useWords();
   const users = [...chat.blocks.users.value].sort();
-  const unblock = async (user: string) => {
-    try {
-      await chat.unblock(user);
-    } catch (error) {
-      app.notices.problem(error);
-    }
-  };
+  const unblock = (user: string) => app.notices.attempt(`the member ${user}`, () => chat.unblock(user));
   if (users.length === 0) return null;
   return (
     <section class="blocked">

@@ -2,11 +2,13 @@ import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 
 import { describe } from "../i18n/errors.ts";
+import { LIMITS, excess } from "../model/letters.ts";
 import type { Draft } from "../model/outbox.ts";
 import type { Message } from "../model/room.ts";
 import { Avatar } from "./avatar.tsx";
 import { useLanguage, useSession, useWords } from "./context.ts";
 import { Icon } from "./icons.tsx";
+import { Linked } from "./linked.tsx";
 import { Name } from "./name.tsx";
 import { fit, isPlainEnter } from "./text-area.ts";
 
@@ -74,7 +76,7 @@ export function MessageRow({ message, together, isEditing, isSeen, deeds }: Mess
           </p>
         ) : (
           <p class="text" data-testid="text" dir="auto">
-            {text}
+            <Linked text={text} />
           </p>
         )}
         {editedAt !== null && !message.deleted && (
@@ -127,6 +129,7 @@ function EditForm({ text, onSave, onCancel }: EditFormProps) {
   const area = useRef<HTMLTextAreaElement>(null);
   const problem = useSignal<unknown>(null);
   const isBusy = useSignal(false);
+  const tooMany = useSignal(0);
   useEffect(() => {
     const element = area.current!;
     element.focus();
@@ -136,6 +139,7 @@ function EditForm({ text, onSave, onCancel }: EditFormProps) {
   const save = async () => {
     const changed = area.current!.value.trim();
     if (changed === "" || changed === text) return onCancel();
+    if (tooMany.value > 0) return area.current!.focus();
     isBusy.value = true;
     problem.value = null;
     try {
@@ -157,12 +161,15 @@ function EditForm({ text, onSave, onCancel }: EditFormProps) {
       <textarea
         ref={area}
         rows={1}
-        maxLength={4000}
         defaultValue={text}
+        aria-invalid={tooMany.value > 0}
         aria-label={words.conversation.editLabel}
         data-testid="edit-input"
         readOnly={isBusy.value}
-        onInput={(event) => fit(event.currentTarget)}
+        onInput={(event) => {
+          fit(event.currentTarget);
+          tooMany.value = excess(event.currentTarget.value, LIMITS.message);
+        }}
         onKeyDown={(event) => {
           if (event.key === "Escape") onCancel();
           else if (isPlainEnter(event)) void save();
@@ -170,11 +177,11 @@ function EditForm({ text, onSave, onCancel }: EditFormProps) {
           event.preventDefault();
         }}
       />
-      {problem.value !== null && (
-        <p class="problem" role="alert">
-          {describe(problem.value, words)}
-        </p>
-      )}
+      <p class="problem" role="alert">
+        {tooMany.value > 0
+          ? words.problems.tooLong(tooMany.value, LIMITS.message)
+          : problem.value !== null && describe(problem.value, words)}
+      </p>
       <div class="choices">
         <button type="button" class="quiet" onClick={onCancel}>
           {words.cancel}

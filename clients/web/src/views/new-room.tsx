@@ -1,6 +1,7 @@
 import { useSignal } from "@preact/signals";
 
 import { describe } from "../i18n/errors.ts";
+import { LIMITS, excess } from "../model/letters.ts";
 import { useApp, useSession, useWords } from "./context.ts";
 import { Dialog } from "./dialog.tsx";
 import { Field } from "./field.tsx";
@@ -21,7 +22,7 @@ export function NewRoom() {
     const [itsName, itsTitle] = [name.value.trim(), title.value.trim()];
     problem.value = null;
     isNameMissing.value = itsName === "";
-    if (itsName === "") return;
+    if (itsName === "" || excess(itsName, LIMITS.roomName) > 0 || excess(itsTitle, LIMITS.roomTitle) > 0) return;
     isBusy.value = true;
     try {
       const room = await chat.create(itsName, { title: itsTitle, isPrivate: isPrivate.value });
@@ -59,7 +60,7 @@ export function NewRoom() {
           data-testid="new-room-name"
           autocapitalize="none"
           spellcheck={false}
-          maxLength={128}
+          limit={LIMITS.roomName}
         />
         <Field
           label={words.newRoom.roomTitle}
@@ -67,7 +68,7 @@ export function NewRoom() {
           value={title.value}
           onText={(text) => (title.value = text)}
           data-testid="new-room-title"
-          maxLength={200}
+          limit={LIMITS.roomTitle}
         />
         <label class="check">
           <input

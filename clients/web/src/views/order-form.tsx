@@ -1,11 +1,13 @@
 import { useSignal } from "@preact/signals";
-import { useId, useRef } from "preact/hooks";
+import { useEffect, useId, useRef } from "preact/hooks";
 
 import type { Words } from "../i18n/en.ts";
 import { describe } from "../i18n/errors.ts";
-import { type Line, decimalsOf, formatMoney, isWhole, parseMoney, totalOf } from "../model/money.ts";
+import { LIMITS, excess } from "../model/letters.ts";
+import { type Line, decimalsOf, formatMoney, isTooMuch, isWhole, mostOf, parseMoney, totalOf } from "../model/money.ts";
 import { useSession, useWords } from "./context.ts";
 import { Icon } from "./icons.tsx";
+import { ITEM_NAMES } from "./stock.tsx";
 
 const CURRENCIES = ["USD", "EUR", "GBP", "CNY", "JPY"];
 const NEW_LINE: Line = { sku: "", quantity: "1", unitPrice: "" };
@@ -19,6 +21,7 @@ export function OrderForm({ onSubmitted }: { onSubmitted: (orderId: string) => v
   const amount = useSignal("");
   const currency = useSignal(CURRENCIES[0]!);
   const lines = useSignal<readonly (Line & { id: number })[]>([]);
+  const isByItems = useSignal(false);
   const ids = useRef(0);
   const problem = useSignal<((words: Words) => string) | null>(null);
   const progress = useSignal<"idle" | "sent" | "accepted">("idle");
@@ -33,13 +36,27 @@ export function OrderForm({ onSubmitted }: { onSubmitted: (orderId: string) => v
     problem.value = null;
   };
   const add = () => setLines([...lines.value, { ...NEW_LINE, id: (ids.current += 1) }]);
+  /** It opens with a line to fill in; lines that nothing was written to go when it closes. */
+  const toggle = () => {
+    const isUntouched = lines.value.every(({ sku, unitPrice }) => sku === "" && unitPrice === "");
+    isByItems.value = !isByItems.value;
+    if (isByItems.value && !hasLines) add();
+    if (!isByItems.value && isUntouched) setLines([]);
+  };
   const change = (id: number, changes: Partial<Line>) =>
     setLines(lines.value.map((line) => (line.id === id ? { ...line, ...changes } : line)));
 
   const wrong = (): ((words: Words) => string) | null => {
     const bad = lines.value.findIndex((line) => !isWhole(line, decimals));
     const example = formatMoney(9990n, decimals);
+    const most = formatMoney(mostOf(decimals), decimals);
+    const isMuch = (text: string) => isTooMuch(text, decimals);
+    if (isMuch(shownAmount) || lines.value.some(({ unitPrice }) => isMuch(unitPrice))) {
+      return (now) => now.orders.tooMuch(most);
+    }
     if (bad >= 0) return (now) => now.orders.itemWrong(bad + 1, example);
+    const long = lines.value.find(({ sku }) => excess(sku, LIMITS.sku) > 0)?.sku;
+    if (long !== undefined) return (now) => now.problems.tooLong(excess(long, LIMITS.sku), LIMITS.sku);
     return total === null ? (now) => now.orders.amountMissing(example) : null;
   };
   const submit = async () => {
@@ -56,6 +73,7 @@ export function OrderForm({ onSubmitted }: { onSubmitted: (orderId: string) => v
     try {
       onSubmitted(await orders.submit(order, () => (progress.value = "accepted")));
       setLines([]);
+      isByItems.value = false;
       amount.value = "";
     } catch (error) {
       problem.value = (now) => describe(error, now);
@@ -111,8 +129,16 @@ export function OrderForm({ onSubmitted }: { onSubmitted: (orderId: string) => v
       <p class="problem" id={`${amountId}-problem`} role="alert" data-testid="order-problem">
         {problem.value?.(words)}
       </p>
-      <details>
-        <summary>{words.orders.byItems}</summary>
+      <details open={isByItems.value}>
+        <summary
+          data-testid="by-items"
+          onClick={(event) => {
+            event.preventDefault(); // the signal opens it
+            toggle();
+          }}
+        >
+          {words.orders.byItems}
+        </summary>
         <ul class="items">
           {lines.value.map((line, index) => (
             <ItemLine
@@ -142,7 +168,14 @@ interface ItemLineProps {
 }
 
 function ItemLine({ line, number, decimals, onChange, onRemove }: ItemLineProps) {
-  const words = useWords().orders;
+  const { stock } = useSession();
+  const { orders: words, stock: stockWords } = useWords();
+  const sku = line.sku.trim();
+  const item = stock.items.value.get(sku);
+  // The number that is shown follows what others order.
+  useEffect(() => {
+    if (item !== undefined && !stock.watched.peek().has(sku)) stock.watch(sku).catch(() => {});
+  }, [item === undefined ? null : sku]);
   const moveIn = (input: HTMLInputElement | null) => {
     if (input !== null && line.sku === "") input.focus(); // a new line is there to be filled in
   };
@@ -154,8 +187,8 @@ function ItemLine({ line, number, decimals, onChange, onRemove }: ItemLineProps)
         <input
           ref={first.current}
           data-testid="item-sku"
+          list={ITEM_NAMES}
           autocomplete="off"
-          maxLength={64}
           value={line.sku}
           onInput={(event) => onChange({ sku: event.currentTarget.value })}
         />
@@ -184,6 +217,11 @@ function ItemLine({ line, number, decimals, onChange, onRemove }: ItemLineProps)
       <button type="button" class="quiet icon-only" aria-label={words.removeItem(number)} onClick={onRemove}>
         <Icon name="close" />
       </button>
+      {item !== undefined && (
+        <small class="in-stock" data-testid="item-available" data-enough={Number(line.quantity) <= item.available}>
+          {stockWords.available(item.available)}
+        </small>
+      )}
     </li>
   );
 }

@@ -4,6 +4,7 @@ import type { Status } from "@towpath/client";
 import { textOf } from "../model/detail.ts";
 import { type Moment, type Order, STEPS, isCancellable, withoutRepeats } from "../model/order-book.ts";
 import { useApp, useLanguage, useSession, useWords } from "./context.ts";
+import { Linked } from "./linked.tsx";
 
 interface OrderListProps {
   /** Takes an order to the other backend, where there is one. */
@@ -51,13 +52,8 @@ function OrderEntry({ order, isFirst, onPick }: OrderEntryProps) {
   const why = textOf(detail, words.orders.reasons);
   const cancel = async () => {
     isCancelling.value = true;
-    try {
-      await orders.cancel(order);
-    } catch (error) {
-      app.notices.problem(error);
-    } finally {
-      isCancelling.value = false;
-    }
+    await app.notices.attempt(`cancelling ${id}`, () => orders.cancel(order));
+    isCancelling.value = false;
   };
   return (
     <li class="order" data-testid={`order-${id}`} data-status={status}>
@@ -76,7 +72,7 @@ function OrderEntry({ order, isFirst, onPick }: OrderEntryProps) {
       )}
       {why !== "" && (
         <p class="detail" data-testid="order-detail">
-          {why}
+          <Linked text={why} />
         </p>
       )}
       <details open={isFirst}>
@@ -147,7 +143,11 @@ function Timeline({ moments, sum }: { moments: readonly Moment[]; sum: (amount: 
             </span>
             {at !== undefined && <time datetime={new Date(at).toISOString()}>{when(at, Date.now())}</time>}
             {refunded !== undefined && <span class="why">{words.orders.refunded(sum(refunded))}</span>}
-            {why !== "" && <span class="why">{why}</span>}
+            {why !== "" && (
+              <span class="why">
+                <Linked text={why} />
+              </span>
+            )}
           </li>
         );
       })}

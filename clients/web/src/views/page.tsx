@@ -16,10 +16,10 @@ export function Page({ app }: { app: App }) {
         <SkipLink />
         <Bar />
         <DemoBar />
+        <NoticeList />
         {session && <ClosedBanner />}
         {session ? <Workspace key={session} /> : <SignIn />}
         {app.dialog.value === "menu" && <Menu />}
-        <NoticeList />
       </SessionContext.Provider>
     </AppContext.Provider>
   );

@@ -1,5 +1,6 @@
 import { useSignal } from "@preact/signals";
 
+import { LIMITS, checkLength } from "../model/letters.ts";
 import { inText } from "../model/names.ts";
 import { listed } from "../model/room-list.ts";
 import type { Room } from "../model/room.ts";
@@ -8,6 +9,7 @@ import { Avatar } from "./avatar.tsx";
 import { useApp, useLanguage, useSession, useWords } from "./context.ts";
 import { Icon } from "./icons.tsx";
 import { Name } from "./name.tsx";
+import { Offers } from "./start.tsx";
 
 /** The rooms and the people one writes to, what one is invited to, and where to find more. */
 export function Sidebar() {
@@ -44,7 +46,12 @@ export function Sidebar() {
           </button>
         </header>
         <RoomList rooms={rooms} testId="rooms" />
-        {rooms.length === 0 && <p class="empty">{words.rooms.none}</p>}
+        {rooms.length === 0 && chat.listed.value && (
+          <div class="none">
+            <p class="empty">{words.rooms.none}</p>
+            <Offers />
+          </div>
+        )}
         <GoForm
           label={words.rooms.joinLabel}
           placeholder={words.rooms.joinPlaceholder}
@@ -53,7 +60,7 @@ export function Sidebar() {
           onGo={(name) => chat.join(name)}
         />
       </section>
-      <section aria-labelledby="directs-title">
+      <section class="people" aria-labelledby="directs-title">
         <header>
           <h2 id="directs-title">{words.rooms.people}</h2>
         </header>
@@ -135,16 +142,10 @@ function Invitations() {
   const { rooms: words } = useWords();
   const invitations = chat.invitations.value;
   if (invitations.length === 0) return null;
-  const attempt = async (deed: Promise<void>) => {
-    try {
-      await deed;
-    } catch (error) {
-      app.notices.problem(error);
-    }
-  };
+  const attempt = (deed: () => Promise<void>) => app.notices.attempt("an invitation", deed);
   const accept = async (name: string) => app.place.room(await chat.join(name));
   return (
-    <section aria-labelledby="invitations-title">
+    <section class="invited" aria-labelledby="invitations-title">
       <header>
         <h2 id="invitations-title">{words.invitations}</h2>
       </header>
@@ -157,14 +158,14 @@ function Invitations() {
               </strong>{" "}
               <span>{words.invitedBy(inText(by))}</span>
             </p>
-            <button type="button" class="primary" data-testid={`accept-${room}`} onClick={() => void attempt(accept(room))}>
+            <button type="button" class="primary" data-testid={`accept-${room}`} onClick={() => void attempt(() => accept(room))}>
               {words.accept}
             </button>
             <button
               type="button"
               class="quiet"
               data-testid={`decline-${room}`}
-              onClick={() => void attempt(chat.decline(room))}
+              onClick={() => void attempt(() => chat.decline(room))}
             >
               {words.decline}
             </button>
@@ -193,12 +194,11 @@ function GoForm({ label, placeholder, go, testIds, onGo }: GoFormProps) {
   const submit = async () => {
     const name = text.value.trim();
     if (name === "") return;
-    try {
+    const isOpen = await app.notices.attempt("joining", async () => {
+      checkLength(name, LIMITS.roomName);
       app.place.room(await onGo(name));
-      text.value = "";
-    } catch (error) {
-      app.notices.problem(error);
-    }
+    });
+    if (isOpen) text.value = "";
   };
   return (
     <form
@@ -217,7 +217,6 @@ function GoForm({ label, placeholder, go, testIds, onGo }: GoFormProps) {
         autocomplete="off"
         autocapitalize="none"
         spellcheck={false}
-        maxLength={128}
       />
       <button type="submit" data-testid={testIds[1]}>
         {go}

@@ -3,6 +3,7 @@ import { useEffect, useRef } from "preact/hooks";
 
 import type { Words } from "../i18n/en.ts";
 import { describe } from "../i18n/errors.ts";
+import { LIMITS, excess } from "../model/letters.ts";
 import { useApp, useWords } from "./context.ts";
 import { Field } from "./field.tsx";
 
@@ -18,6 +19,7 @@ export function SignIn() {
   const input = () => form.current?.querySelector("input");
 
   useEffect(() => {
+    if (app.returning.peek()) return;
     input()?.focus();
     app.gateways().then(
       ([first = ""]) => {
@@ -32,7 +34,7 @@ export function SignIn() {
   const signIn = async () => {
     const given = name.value.trim();
     problem.value = given === "" ? (now) => now.signIn.nameMissing : null;
-    if (given === "") return input()?.focus();
+    if (given === "" || excess(given, LIMITS.user) > 0) return input()?.focus();
     isBusy.value = true;
     try {
       await app.signIn(given);
@@ -69,9 +71,9 @@ export function SignIn() {
           autocomplete="username"
           autocapitalize="none"
           spellcheck={false}
-          maxLength={128}
+          limit={LIMITS.user}
         />
-        <button type="submit" class="primary" data-testid="sign-in" disabled={isBusy.value}>
+        <button type="submit" class="primary" data-testid="sign-in" disabled={isBusy.value || app.returning.value}>
           {words.signIn.go}
         </button>
         {gateway.value !== "" && <p class="hint">{words.signIn.gateway(gateway.value)}</p>}

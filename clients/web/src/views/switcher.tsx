@@ -1,24 +1,33 @@
 import { useSignal } from "@preact/signals";
-import { useId } from "preact/hooks";
+import { useEffect, useId, useMemo } from "preact/hooks";
 
+import { LIMITS, checkLength } from "../model/letters.ts";
 import { listed, matching } from "../model/room-list.ts";
 import type { Room } from "../model/room.ts";
 import { Avatar } from "./avatar.tsx";
 import { useApp, useLanguage, useSession } from "./context.ts";
 import { Dialog } from "./dialog.tsx";
-import { Icon } from "./icons.tsx";
+import { Icon, type IconName } from "./icons.tsx";
 import { Name } from "./name.tsx";
 
 const SHOWN = 50;
 
 interface Choice {
   readonly key: string;
-  readonly room: Room | null;
   readonly text: string;
-  readonly go: () => Promise<string> | string;
+  /** One's own room, where it is one. */
+  readonly room?: Room;
+  readonly icon?: IconName;
+  /** How many are in it, where it is another one. */
+  readonly members?: number;
+  /** Gives the room to open; null leaves the dialog open. */
+  readonly go: () => Promise<string | null> | string;
 }
 
-/** Finds a room or person by a few letters: https://www.w3.org/WAI/ARIA/apg/patterns/combobox/ */
+/**
+ * Finds a room or person by a few letters: one's own, then the public ones that begin so.
+ * https://www.w3.org/WAI/ARIA/apg/patterns/combobox/
+ */
 export function Switcher() {
   const app = useApp();
   const { chat, me } = useSession();
@@ -26,28 +35,52 @@ export function Switcher() {
   const id = useId();
   const typed = useSignal("");
   const at = useSignal(0);
+  const finder = useMemo(() => chat.finder(), []);
+  const name = typed.value.trim();
+
+  useEffect(() => finder.look(name), [name]);
+  useEffect(() => () => finder.stop(), []);
 
   const { rooms, directs } = listed(chat.rooms.value.values(), compare);
-  const found = matching([...rooms, ...directs], typed.value).slice(0, SHOWN);
-  const name = typed.value.trim();
-  const isNew = name !== "" && !found.some((room) => room.name === name || room.partner === name);
-  const choices: Choice[] = found.map((room) => ({ key: room.name, room, text: room.title, go: () => room.name }));
-  if (isNew) {
-    choices.push({ key: "+join", room: null, text: words.switcher.join(name), go: () => chat.join(name) });
-    if (name !== me) {
-      choices.push({ key: "+write", room: null, text: words.switcher.write(name), go: () => chat.direct(name) });
-    }
+  const own: Choice[] = matching([...rooms, ...directs], typed.value)
+    .slice(0, SHOWN)
+    .map((room) => ({ key: room.name, room, text: room.title, go: () => room.name }));
+  const mine = new Set(rooms.map((room) => room.name));
+  const open: Choice[] = finder.rooms.value
+    .filter(({ room }) => !mine.has(room) && room.startsWith(name))
+    .map(({ room, title, members }) => ({ key: `+${room}`, text: title, members, go: () => chat.join(room) }));
+  if (finder.hasMore.value) {
+    const more = async () => {
+      await finder.more();
+      return null;
+    };
+    open.push({ key: "+more", text: words.rooms.more, icon: "down", go: more });
   }
+  const isNew = name !== "" && ![...own, ...open].some(({ key, room }) => [key, room?.partner].includes(name));
+  const made: Choice[] = [];
+  if (isNew && !open.some(({ key }) => key === `+${name}`)) {
+    made.push({ key: "+join", text: words.switcher.join(name), icon: "plus", go: () => chat.join(name) });
+  }
+  if (isNew && name !== me) {
+    made.push({ key: "+write", text: words.switcher.write(name), icon: "plus", go: async () => chat.direct(name) });
+  }
+  const groups: [string, Choice[]][] = [
+    [words.switcher.yours, own],
+    [words.rooms.open, open],
+    [words.switcher.other, made],
+  ];
+  const choices = [...own, ...open, ...made];
   const current = Math.min(at.value, choices.length - 1);
   const close = () => (app.dialog.value = null);
   const choose = async (choice: Choice | undefined) => {
     if (choice === undefined) return;
+    if (choice.key === "+more") return void choice.go();
     close();
-    try {
-      app.place.room(await choice.go());
-    } catch (error) {
-      app.notices.problem(error);
-    }
+    await app.notices.attempt("joining", async () => {
+      checkLength(name, LIMITS.roomName);
+      const room = await choice.go();
+      if (room !== null) app.place.room(room);
+    });
   };
   const onKeyDown = (event: KeyboardEvent) => {
     if (event.isComposing) return;
@@ -79,30 +112,50 @@ export function Switcher() {
         }}
         onKeyDown={onKeyDown}
       />
-      <ul class="choices-list" role="listbox" id={`${id}-list`} aria-label={words.switcher.label}>
-        {choices.map((choice, index) => (
-          <li
-            key={choice.key}
-            id={`${id}-${index}`}
-            role="option"
-            aria-selected={index === current}
-            ref={(element) => {
-              if (index === current) element?.scrollIntoView({ block: "nearest" });
-            }}
-            onClick={() => void choose(choice)}
-          >
-            <ChoiceSign room={choice.room} />
-            <span class="name">
-              <Name of={choice.text} />
-            </span>
-            {choice.room !== null && choice.room.unread > 0 && (
-              <span class="count" aria-label={words.rooms.unread(choice.room.unread)}>
-                {number(choice.room.unread)}
-              </span>
-            )}
-          </li>
-        ))}
-      </ul>
+      <div class="choices-list" role="listbox" id={`${id}-list`} aria-label={words.switcher.label}>
+        {groups
+          .filter(([, group]) => group.length > 0)
+          .map(([label, group]) => (
+            <div key={label} role="group" aria-label={label}>
+              <p class="choices-title" aria-hidden="true">
+                {label}
+              </p>
+              {group.map((choice) => {
+                const index = choices.indexOf(choice);
+                return (
+                  <div
+                    key={choice.key}
+                    id={`${id}-${index}`}
+                    class="choice"
+                    role="option"
+                    aria-selected={index === current}
+                    data-testid={`choice-${choice.key}`}
+                    ref={(element) => {
+                      if (index === current) element?.scrollIntoView({ block: "nearest" });
+                    }}
+                    onClick={() => void choose(choice)}
+                  >
+                    <ChoiceSign choice={choice} />
+                    <span class="name">
+                      <Name of={choice.text} />
+                    </span>
+                    {choice.members !== undefined && <small>{words.rooms.members(choice.members)}</small>}
+                    {choice.room !== undefined && choice.room.unread > 0 && (
+                      <span class="count" aria-label={words.rooms.unread(choice.room.unread)}>
+                        {number(choice.room.unread)}
+                      </span>
+                    )}
+                  </div>
+                );
+              })}
+            </div>
+          ))}
+      </div>
+      {name !== "" && open.length === 0 && finder.answered.value && (
+        <p class="hint" data-testid="nothing-found">
+          {words.switcher.nothing(name)}
+        </p>
+      )}
       <p class="unseen" role="status">
         {words.switcher.results(choices.length)}
       </p>
@@ -110,11 +163,11 @@ export function Switcher() {
   );
 }
 
-function ChoiceSign({ room }: { room: Room | null }) {
+function ChoiceSign({ choice: { room, icon } }: { choice: Choice }) {
   if (room?.partner) return <Avatar name={room.partner} />;
   return (
     <span class="sign" aria-hidden="true">
-      {room === null ? <Icon name="plus" /> : room.isPrivate ? <Icon name="lock" /> : "#"}
+      {icon !== undefined ? <Icon name={icon} /> : room?.isPrivate ? <Icon name="lock" /> : "#"}
     </span>
   );
 }

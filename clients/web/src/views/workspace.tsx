@@ -10,10 +10,12 @@ import { Conversation, DropRoom, LeaveRoom } from "./conversation.tsx";
 import { Icon, type IconName } from "./icons.tsx";
 import { Members } from "./members.tsx";
 import { NewRoom } from "./new-room.tsx";
+import { NotificationList } from "./notifications.tsx";
 import { OrderForm } from "./order-form.tsx";
 import { OrderList } from "./order-list.tsx";
 import { Sidebar } from "./room-list.tsx";
 import { ShortcutList, useShortcuts } from "./shortcuts.tsx";
+import { StockPanel } from "./stock.tsx";
 import { Switcher } from "./switcher.tsx";
 
 /** The whole view of a signed-in user: rooms, a conversation, orders. */
@@ -49,7 +51,10 @@ function Trade() {
         <OrderForm onSubmitted={(orderId) => (suggestion.value = { orderId, picked: false })} />
         <OrderList onPick={hasBackend ? (orderId) => (suggestion.value = { orderId, picked: true }) : null} />
       </section>
-      {hasBackend && <Backend suggestion={suggestion} />}
+      <div class="panels">
+        <StockPanel />
+        {hasBackend && <Backend suggestion={suggestion} />}
+      </div>
     </div>
   );
 }
@@ -97,6 +102,8 @@ function OpenDialog() {
       return <NewRoom />;
     case "members":
       return <Members />;
+    case "notifications":
+      return <NotificationList />;
     case "leave":
       return <LeaveRoom />;
     case "drop":

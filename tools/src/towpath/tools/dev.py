@@ -85,7 +85,7 @@ async def _start(
         plan.web_root,
         gateways=[plan.gateway],
         about={"broker": source.label, "database": plan.database},
-        demo=Demo(sign=lambda user: sign(user, plan.secret), publish=backend.publish),
+        demo=Demo(sign=lambda user, scope: sign(user, plan.secret, scope=scope), publish=backend.publish),
     )
     await stack.enter_async_context(serve_site(site, HOST, plan.web_port, option="--web-port"))
 

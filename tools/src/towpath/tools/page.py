@@ -55,7 +55,11 @@ def run(host: str, port: int, gateways: list[str], *, demo: bool, demo_host: lis
                 web_folder(),
                 gateways,
                 about={"database": database_label(given)} if (given := os.environ.get(DATABASE_URL)) else {},
-                demo=Demo(lambda user: sign(user, secret), partial(publish, broker), hosts_of_demo)
+                demo=Demo(
+                    lambda user, scope: sign(user, secret, scope=scope),
+                    partial(publish, broker),
+                    hosts_of_demo,
+                )
                 if broker
                 else None,
             )

@@ -1,7 +1,9 @@
 """The page: files built from ``clients/web``, what the page must know, and the demo's two endpoints.
 
 Guarantees: nothing is served from outside the page's folder; every answer has the page's policy
-(:mod:`towpath.tools.page_policy`); other sites get nothing from the demo's endpoints
+(:mod:`towpath.tools.page_policy`); a file that the build has compressed goes out compressed, to browsers that take
+it; a file whose name has its hash is kept by browsers for good, and everything else is asked for again, by ``ETag``;
+other sites get nothing from the demo's endpoints
 (:mod:`towpath.tools.demo_door`). The sign-in by name alone is for demonstrations: it is off unless ``TOWPATH_DEMO``
 is set, or ``--demo``.
 """
@@ -27,7 +29,11 @@ from towpath.tools.token import LIFETIME_SECONDS, BadUser
 from towpath.tools.trouble import Trouble
 
 _LARGEST_POST: Final = 64 * 1024
+_LONGEST_SCOPE: Final = 500
 _PAGE: Final = "clients/web/dist"
+#: The build gives each file in there a name with its hash, so it never changes: RFC 8246.
+_HASHED: Final = "/assets/"
+_FOR_GOOD: Final = "public, max-age=31536000, immutable"
 
 
 class PageMissing(Trouble):
@@ -41,13 +47,14 @@ class Demo:
     """The demo's endpoints.
 
     Attributes:
-        sign: A token for a user; raises :class:`~towpath.tools.token.BadUser`.
+        sign: A token for a user, with the scope that the page asks for: anyone may have any right, as anyone may be
+            anyone. ``None`` for all domains. Raises :class:`~towpath.tools.token.BadUser`.
         publish: Publishes an order event as another backend; raises
             :class:`~towpath.tools.order_events.NotPublished`.
         hosts: Names by which browsers may reach it; see :mod:`towpath.tools.demo_door`.
     """
 
-    sign: Callable[[str], str]
+    sign: Callable[[str, str | None], str]
     publish: Callable[[Envelope], Awaitable[None]]
     hosts: Collection[str] = ()
 
@@ -102,6 +109,8 @@ async def serve_site(site: Site, host: str, port: int, *, option: str) -> AsyncI
 
     async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(headers(policy, site.gateways, host_of(request)))
+        if request.path.startswith(_HASHED) and response.status in (200, 206, 304):
+            response.headers["Cache-Control"] = _FOR_GOOD
 
     app.on_response_prepare.append(add_headers)
 
@@ -124,6 +133,7 @@ async def serve_site(site: Site, host: str, port: int, *, option: str) -> AsyncI
     if site.demo is not None:
         app.router.add_post("/demo/token", _token(site.demo))
         app.router.add_post("/demo/events", _events(site.demo))
+    # A `.br` or `.gz` beside a file is sent instead of it: `FileResponse` of aiohttp.
     app.router.add_static("/", site.web_root)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
@@ -148,7 +158,7 @@ def _token(demo: Demo) -> Handler:
             return refused
         try:
             body = read_object(await request.read())
-            signed = demo.sign(_text(body, "user"))
+            signed = demo.sign(_text(body, "user"), _scope(body))
         except (BadEnvelope, BadUser) as error:
             return problem(400, str(error))
         return web.json_response({"token": signed, "expires_in": LIFETIME_SECONDS})
@@ -175,6 +185,15 @@ def _events(demo: Demo) -> Handler:
         return web.json_response({"msg_id": event.msg_id})
 
     return events
+
+
+def _scope(body: Mapping[str, Any]) -> str | None:
+    if "scope" not in body:
+        return None
+    scope = _text(body, "scope")
+    if len(scope) > _LONGEST_SCOPE:
+        raise BadEnvelope(f"scope: has {len(scope)} letters, and may have {_LONGEST_SCOPE}")
+    return scope
 
 
 def _text(body: Mapping[str, Any], name: str) -> str:

@@ -154,6 +154,19 @@ class ListRooms(Payload):
     pass
 
 
+class FindRooms(Payload):
+    """``data`` of ``chat.find``: public rooms, whether the user is in them or not.
+
+    Attributes:
+        prefix: How their names begin.
+        cursor: As an earlier answer gave it: the name of its last room.
+    """
+
+    prefix: Annotated[Text, StringConstraints(max_length=128)] = ""
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    cursor: RoomName | None = None
+
+
 class ListMembers(Payload):
     room: RoomName
 
@@ -337,6 +350,21 @@ class RoomList(Payload):
     invitations: list[Invitation] | None = None
 
 
+class FoundRoom(Payload):
+    """One entry of ``chat.find``; ``members`` is how many are in it."""
+
+    room: str
+    title: str
+    members: int
+
+
+class FoundRooms(Payload):
+    """Answer to ``chat.find``, by name in the order of code points; ``cursor`` asks for the next page."""
+
+    rooms: list[FoundRoom]
+    cursor: str | None = None
+
+
 class MemberState(Payload):
     """One entry of ``chat.members``; ``online`` says whether the user has a connection open."""
 
@@ -502,6 +530,7 @@ ACTIONS: Final[Mapping[str, tuple[type[Payload], type[Payload] | None]]] = {
     "chat.delete": (DeleteMessage, MessageChanged),
     "chat.history": (ReadHistory, History),
     "chat.rooms": (ListRooms, RoomList),
+    "chat.find": (FindRooms, FoundRooms),
     "chat.members": (ListMembers, MemberList),
     "chat.read": (MarkRead, ReadPosition),
     "chat.typing": (Typing, None),

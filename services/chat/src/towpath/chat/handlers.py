@@ -18,6 +18,7 @@ from towpath.protocol.chat import (
     DirectSent,
     DropRoom,
     EditMessage,
+    FindRooms,
     Invite,
     Joined,
     JoinRoom,
@@ -163,6 +164,10 @@ def list_rooms(_: ListRooms, session: Session, rooms: Rooms) -> Outcome:
     )
 
 
+def find_rooms(request: FindRooms, _: Session, rooms: Rooms) -> Outcome:
+    return Outcome(answer=rooms.lists.found(request))
+
+
 def list_members(request: ListMembers, session: Session, rooms: Rooms) -> Outcome:
     room = rooms.of_member(session.user_id, request.room)  # raises NotInRoom
     members = [MemberState(user=user, online=rooms.is_online(user)) for user in rooms.listed(room)]
@@ -298,6 +303,7 @@ COMMANDS: Final[Handlers] = {
     "chat.delete": Handler(DeleteMessage, delete),
     "chat.history": Handler(ReadHistory, history, changes=False, cost=20),
     "chat.rooms": Handler(ListRooms, list_rooms, changes=False, cost=10),
+    "chat.find": Handler(FindRooms, find_rooms, changes=False, cost=10),
     "chat.members": Handler(ListMembers, list_members, changes=False, cost=10),
     "chat.read": Handler(MarkRead, mark_read),
     # No user types faster than this allows. Below the cost of a heavy read.

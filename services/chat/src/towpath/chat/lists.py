@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towpath.chat.blocks import read_blocked
+from towpath.chat.finding import read_found
 from towpath.chat.reading import (
     HistoryPage,
     Messages,
@@ -21,6 +22,8 @@ from towpath.chat.reading import (
 from towpath.chat.tables import STREAMS
 from towpath.protocol.chat import (
     BlockedUser,
+    FindRooms,
+    FoundRooms,
     History,
     Invitation,
     ListBlocked,
@@ -45,6 +48,7 @@ class Lists:
         self._histories: dict[HistoryPage, Messages] = {}
         self._summaries: dict[str, list[RoomSummary]] = {}
         self._invitations: dict[str, list[Invitation]] = {}
+        self._found: dict[FindRooms, FoundRooms] = {}
         self._blocked: dict[str, list[BlockedUser]] = {}
         self._groups: dict[str, list[str]] = {}
         self._receivable: set[tuple[str, str]] = set()
@@ -71,6 +75,7 @@ class Lists:
         listing = {user for p, user in asked if isinstance(p, ListRooms)}
         self._summaries = await read_summaries(connection, listing)
         self._invitations = await read_invitations(connection, listing)
+        self._found = await read_found(connection, [p for p, _ in asked if isinstance(p, FindRooms)])
         self._blocked = await read_blocked(
             connection, {user for p, user in asked if isinstance(p, ListBlocked)}
         )
@@ -97,6 +102,10 @@ class Lists:
     def invitations(self, user_id: str) -> list[Invitation]:
         """The invitations of a user, by the name of the room."""
         return self._invitations[user_id]
+
+    def found(self, request: FindRooms) -> FoundRooms:
+        """The public rooms that a request finds, by name."""
+        return self._found[request]
 
     def blocked(self, user_id: str) -> list[BlockedUser]:
         """The users whom a user blocks, by name."""

@@ -4,13 +4,15 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from towpath.protocol.chat import MAX_ROOM, MAX_TITLE
+from towpath.protocol.chat import DIRECT_PREFIX, MAX_ROOM, MAX_TITLE
 from towpath.servicekit import KitTables
 
 METADATA: Final = sa.MetaData()
 KIT: Final = KitTables.define(METADATA, "chat")
 INBOX: Final = KIT.inbox
 STREAMS: Final = KIT.streams
+#: Rooms that :mod:`towpath.chat.finding` lists. Both databases use the index only where a query has the same words.
+PUBLIC: Final = sa.text(f"NOT private AND SUBSTR(room, 1, {len(DIRECT_PREFIX)}) <> '{DIRECT_PREFIX}'")
 #: ``title`` is empty if the room has no title but its name, ``created_by`` if the creator is unknown, ``owner`` in a
 #: public room. ``members`` is the number of rows of the room in :data:`MEMBERS`, changed under the lock on the
 #: stream's head.
@@ -25,6 +27,13 @@ ROOMS: Final = sa.Table(
     sa.Column("members", sa.Integer, nullable=False, server_default="0"),
     sa.Column("owner", sa.String(256)),
     sa.Index("ix_chat_rooms_created_by", "created_by", "created_at"),
+    sa.Index(
+        "ix_chat_rooms_public",
+        "room",
+        sqlite_where=PUBLIC,
+        postgresql_where=PUBLIC,
+        postgresql_ops={"room": "varchar_pattern_ops"},
+    ),
 )
 #: ``joined_at`` is 0 for members from before it was stored. ``hidden`` is set while the user has seen nothing of a
 #: room of two that a blocked user opened.
