@@ -19,6 +19,7 @@ from towpath.ingress.settings import IngressSettings
 from towpath.publisher.relay.settings import DatabaseSettings as OutboxSettings
 from towpath.publisher.relay.settings import RelaySettings
 from towpath.servicekit.installed import installed_services
+from towpath.servicekit.runtime.setting_texts import setting_texts
 from towpath.servicekit.runtime.settings import PREFIX, BrokerSettings, ServiceSettings, TelemetrySettings
 from towpath.tools.cli import app
 
@@ -61,6 +62,8 @@ def sections() -> list[Section]:
 
 def _own(services: Mapping[str, type[BaseSettings]]) -> Iterator[Section]:
     for title, model in services.items():
+        if model is ServiceSettings:  # it has none of its own
+            continue
         yield title, "Differences from the above:", [model]
 
 
@@ -110,9 +113,7 @@ def _option_rows() -> Iterator[str]:
 
 
 def _rows(model: type[BaseModel]) -> Iterator[str]:
-    told: dict[str, str] = {}
-    for parent in reversed(model.__mro__):
-        told |= dict(_described(parent.__doc__ or ""))
+    told = setting_texts(model)
     for name in model.__annotations__:
         if name == "model_config":
             continue
@@ -121,16 +122,6 @@ def _rows(model: type[BaseModel]) -> Iterator[str]:
             raise Undocumented(f"{model.__name__}.{name}: describe it in the docstring, below Attributes")
         variable = f"`{(PREFIX + name).upper()}`"
         yield f"| {variable} | {_default(field)} | {_value(field)} | {told[name]} |"
-
-
-def _described(docstring: str) -> Iterator[tuple[str, str]]:
-    """Name and text of each entry below ``Attributes:``; several names may share a text."""
-    _, _, section = docstring.partition("Attributes:\n")
-    for entry in re.split(r"\n {8}(?=\w)", "\n" + section.rstrip()):
-        names, colon, text = entry.partition(": ")
-        if colon:
-            for name in names.split(", "):
-                yield name.strip(), " ".join(text.replace("``", "`").split())
 
 
 def _default(field: FieldInfo) -> str:

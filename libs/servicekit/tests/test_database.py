@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from structlog.testing import capture_logs
 
-from towpath.servicekit.runtime.settings import BadSetting
+from towpath.servicekit.runtime.settings import BadSetting, ServiceSettings
 from towpath.servicekit.storage.database import Database, lacks_something
 from towpath.servicekit.storage.writability import MEMORY, Writability
 from towpath.testkit.eventually import eventually
@@ -181,6 +181,16 @@ async def test_the_folder_of_the_file_is_created(tmp_path: Path, migrations: Pat
     url = f"sqlite+aiosqlite:///{tmp_path}/some/where/towpath.db"
     async with Database.open(url, service="test", migrations=migrations):
         assert (tmp_path / "some" / "where" / "towpath.db").exists()
+
+
+async def test_each_service_has_a_file_of_its_own_by_default(
+    tmp_path: Path, migrations: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for service in ("mill", "lock"):
+        async with Database.open(ServiceSettings().database_url, service=service):
+            pass
+    assert all((tmp_path / f"towpath-{service}.db").exists() for service in ("mill", "lock"))
 
 
 async def test_a_server_that_cannot_be_used_is_a_bad_setting(postgres: Postgres, migrations: Path) -> None:

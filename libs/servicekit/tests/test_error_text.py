@@ -1,5 +1,6 @@
 """Errors in words: the problem is logged, and no text of a user."""
 
+import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
@@ -64,13 +65,33 @@ async def test_a_database_error_is_formatted_without_the_values_of_the_row(
     assert describe_error(error).startswith(f"{type(error).__name__}: ")
 
 
-async def test_the_constraint_that_a_row_breaks_is_named(engine: AsyncEngine) -> None:
-    said = describe_error(await failure(engine, *STATEMENTS["unique"]))
+async def test_the_constraint_that_a_row_breaks_is_named_with_the_remedy(engine: AsyncEngine) -> None:
+    said, _, remedy = describe_error(await failure(engine, *STATEMENTS["unique"])).partition("; ")
     assert said in (
         "IntegrityError: UNIQUE constraint failed: rows.name",
         "IntegrityError: UniqueViolationError (23505): duplicate key value violates unique constraint "
         '"rows_pkey" [constraint rows_pkey, table rows]',
     )
+    assert remedy.startswith("the row exists: `load` of the unit of work must read it")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["SELECT * FROM nowhere", "SELECT missing FROM rows", "INSERT INTO rows (missing) VALUES (1)"],
+)
+async def test_a_missing_table_or_column_is_named_with_the_remedy(
+    engine: AsyncEngine, statement: str
+) -> None:
+    said, _, remedy = describe_error(await failure(engine, sa.text(statement), {})).partition("; ")
+    assert re.search("nowhere|missing", said)
+    assert remedy == "a migration that makes it is missing in the service's folder of migrations"
+
+
+@pytest.mark.parametrize("what", [what for what in STATEMENTS if what not in ("unique", "no such table")])
+async def test_no_remedy_is_named_for_another_error(engine: AsyncEngine, what: str) -> None:
+    said = describe_error(await failure(engine, *STATEMENTS[what]))
+    assert "unit of work" not in said
+    assert "migration" not in said
 
 
 @pytest.mark.parametrize("text", [f"'{MARKER}'::integer", "(:x)::integer", "(:x)::date", "(:x)::json"])

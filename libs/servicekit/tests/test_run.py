@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -233,3 +235,35 @@ async def test_work_that_fails_fails() -> None:
 
     with pytest.raises(ZeroDivisionError):
         await or_stopped(work(), asyncio.Event())
+
+
+@pytest.mark.parametrize("program", ["towpath-gateway", "towpath-orders", "towpath-chat"])
+def test_every_program_prints_its_settings_and_its_version(program: str) -> None:
+    path = Path(sys.executable).parent / program
+    broken = {"TOWPATH_AMQP_URL": "carrier pigeon"}  # neither reads a setting
+
+    def printed(argument: str) -> str:
+        ran = subprocess.run([path, argument], env=broken, capture_output=True, text=True, check=True)
+        assert ran.stderr == ""
+        return ran.stdout
+
+    assert re.fullmatch(
+        rf"{program} \d+\.\d+\.\d+ \(towpath-servicekit \d+\.\d+\.\d+\)\n", printed("--version")
+    )
+    shown = printed("--help")
+    assert shown.startswith(f"Usage: {program} [--help | --version]\n")
+    assert shown == printed("-h")
+    names = re.findall(r"^  (TOWPATH_\w+)=", shown, re.M)
+    assert len(names) == len(set(names))
+    assert {"TOWPATH_AMQP_URL", "TOWPATH_ADMIN_PORT", "TOWPATH_LOG_LEVEL"} <= set(names)
+    assert shown.count("\n      ") == len(names)  # each with its meaning
+    assert "docs/reference/settings.md" in shown
+
+
+def test_a_program_in_one_file_has_them_as_well(tmp_path: Path) -> None:
+    program = tmp_path / "mill.py"
+    program.write_text(
+        "from towpath.servicekit import ServiceSettings, run\nrun('mill', None, ServiceSettings)\n"
+    )
+    ran = subprocess.run([sys.executable, program, "--version"], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"mill\.py \(towpath-servicekit \d+\.\d+\.\d+\)\n", ran.stdout)

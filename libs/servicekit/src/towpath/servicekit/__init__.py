@@ -13,6 +13,7 @@ Errors::
     ├── BadSetting              a setting cannot be used; the text names it and the remedy
     ├── BadService              the definition of a service is invalid
     ├── BadEntryPoint           an entry point of towpath.services does not lead to a service
+    ├── MissingMigration        the code declares a table or column that the database does not have
     ├── BrokerRefused           user, password, virtual host or a permission (also a BrokerError)
     └── TopologyMismatch        a queue or exchange exists with other arguments (also a BrokerError)
     BrokerError                 a publish or a declaration failed
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from towpath.servicekit.serving import serve_domain
     from towpath.servicekit.storage import bulk
     from towpath.servicekit.storage.database import Database
+    from towpath.servicekit.storage.declared_tables import MissingMigration
     from towpath.servicekit.storage.group_numbers import Groups
     from towpath.servicekit.storage.kit_tables import KitTables
     from towpath.servicekit.storage.leaves import Leave
@@ -117,6 +119,7 @@ __all__ = [
     "Hidden",
     "KitTables",
     "Leave",
+    "MissingMigration",
     "NoEffects",
     "NoOutbox",
     "OutboxTables",
@@ -188,6 +191,7 @@ _MODULES: Final = {
     "serving": ("serve_domain",),
     "storage": ("bulk",),
     "storage.database": ("Database",),
+    "storage.declared_tables": ("MissingMigration",),
     "storage.group_numbers": ("Groups",),
     "storage.kit_tables": ("KitTables",),
     "storage.leaves": ("Leave",),

@@ -189,6 +189,7 @@ async def _open_store(
         settings.database_url,
         service=name,
         migrations=storage.migrations,
+        metadata=storage.inbox.metadata,
         tls=TlsFiles.of_database(settings),
     )
     async with opening as database:
@@ -268,7 +269,10 @@ def _start_loop(
 
 def _retention(store: Store[Any], settings: ServiceSettings) -> Retention:
     storage = store.storage
-    return {storage.inbox: settings.inbox_retention, storage.streams.entries: settings.stream_retention}
+    retention = {storage.inbox: settings.inbox_retention}
+    if storage.streams is not None:
+        retention[storage.streams.entries] = settings.stream_retention
+    return retention
 
 
 def _performer(opened: _Opened[U], watchdog: AbstractContextManager[None]) -> Performer[U] | None:

@@ -18,7 +18,12 @@ from xdist.scheduler import LoadFileScheduling
 
 #: ``npm pack`` removes ``clients/js/dist`` and builds it again.
 _BUILD_THE_CLIENT: Final = frozenset(
-    {"tests/test_client_docs.py", "tests/test_javascript.py", "tests/test_tutorial.py"}
+    {
+        "tests/test_client_docs.py",
+        "tests/test_javascript.py",
+        "tests/test_own_service_tutorial.py",
+        "tests/test_tutorial.py",
+    }
 )
 #: Files that take a minute: whole systems of processes. They begin first, else one would be left when all
 #: other processes have nothing to do.

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from towpath.chat.blocks import MOST_BLOCKED
 from towpath.chat.limits import MOST_LISTED, MOST_ROOMS, Limits
-from towpath.servicekit import DatabaseUrl, Port, Seconds, ServiceSettings
+from towpath.servicekit import Port, Seconds, ServiceSettings
 
 
 class ChatSettings(ServiceSettings):
@@ -31,7 +31,6 @@ class ChatSettings(ServiceSettings):
         three times the gateways' `alive_interval`.
     """
 
-    database_url: DatabaseUrl = "sqlite+aiosqlite:///towpath-chat.db"
     admin_port: Port = 8082
     rooms_per_user: Annotated[int, Field(ge=1, le=MOST_ROOMS)] = Limits.rooms_per_user
     direct_rooms_per_user: Annotated[int, Field(ge=1, le=MOST_ROOMS)] = Limits.direct_rooms_per_user

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from towpath.inventory.domain import MOST_WATCHED, Rules, Untracked
-from towpath.servicekit import DatabaseUrl, Port, ServiceSettings
+from towpath.servicekit import Port, ServiceSettings
 
 
 class InventorySettings(ServiceSettings):
@@ -19,7 +19,6 @@ class InventorySettings(ServiceSettings):
             `order.created` is recognised for so long.
     """
 
-    database_url: DatabaseUrl = "sqlite+aiosqlite:///towpath-inventory.db"
     admin_port: Port = 8084
     inventory_untracked: Untracked = Rules.untracked
     watches_per_user: Annotated[int, Field(ge=1, le=MOST_WATCHED)] = Rules.watches_per_user

@@ -67,7 +67,7 @@ class Publishing:
     """Publishes results.
 
     Args:
-        store: Its streams are replayed; ``None`` for a service without storage.
+        store: Its streams, if it has any, are replayed; ``None`` for a service without storage.
         is_connected: False for a session whose connection is known to have ended: no large answer is prepared for it.
     """
 
@@ -84,13 +84,14 @@ class Publishing:
         self._confirmed_leaves: ConfirmedLeaves | None = None
         if store is not None:
             groups = store.storage.groups
-            self._replays = Replays(
-                store.database,
-                store.storage.streams,
-                limit=settings.replay_limit,
-                max_bytes=settings.replay_max_bytes,
-                may_receive=None if groups is None else groups.may_receive,
-            )
+            if store.storage.streams is not None:
+                self._replays = Replays(
+                    store.database,
+                    store.storage.streams,
+                    limit=settings.replay_limit,
+                    max_bytes=settings.replay_max_bytes,
+                    may_receive=None if groups is None else groups.may_receive,
+                )
             self._confirmed_leaves = store.database.confirmed_leaves
 
     async def publish(

@@ -58,7 +58,8 @@ class Storage(Generic[U]):
     """The tables of a service, its unit of work and its migrations.
 
     Attributes:
-        inbox, streams: Of the service's :class:`~towpath.servicekit.storage.kit_tables.KitTables`.
+        inbox: Of the service's :class:`~towpath.servicekit.storage.kit_tables.KitTables`.
+        streams: Likewise; ``None`` for a service that appends to no stream.
         unit: Creates a unit of work on a connection.
         migrations: The folder with the migrations of the service's own tables; ``None`` if it has only the kit's.
         groups: For a service that subscribes connections to groups.
@@ -78,7 +79,7 @@ class Storage(Generic[U]):
     """
 
     inbox: sa.Table
-    streams: StreamTables
+    streams: StreamTables | None
     unit: Callable[[AsyncConnection], U]
     migrations: Path | None = None
     groups: Groups | None = None

@@ -4,9 +4,9 @@ Database drivers, pydantic and Python itself quote the values that cause an erro
 the text that is not a number. Such values are user content and must not be logged.
 
 Guarantees: for a database error the text has its class, its code and the names of constraint, table and column,
-never a value, a parameter or the DETAIL line; for a model's error the names of the fields; for Python's own value
-errors everything except quoted text. Errors of other classes keep the text of their authors. Formatting never
-raises, whatever the error contains.
+never a value, a parameter or the DETAIL line; and the remedy, if the code of the service is the reason. For a model's
+error it has the names of the fields; for Python's own value errors everything except quoted text. Errors of other
+classes keep the text of their authors. Formatting never raises, whatever the error contains.
 """
 
 import re
@@ -25,6 +25,14 @@ _LETTERS: Final = 500
 _QUOTING: Final = (ValueError, LookupError, ArithmeticError)
 #: SQLSTATE classes whose first line quotes values too: data exceptions.
 _VALUES: Final = ("22",)
+#: A row with this key exists: https://www.sqlite.org/rescode.html#constraint_unique and
+#: https://www.postgresql.org/docs/current/errcodes-appendix.html
+_UNIQUE: Final = ("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "23505")
+#: A table or a column does not exist. SQLite has no code for these.
+_MISSING: Final = ("42P01", "42703")
+_SQLITE_MISSING: Final = re.compile(r"no such (table|column)|has no column named")
+_LOAD_FIRST: Final = "; the row exists: `load` of the unit of work must read it, so that `save` can update it"
+_MIGRATE: Final = "; a migration that makes it is missing in the service's folder of migrations"
 #: Maximum number of causes in a chain.
 _CAUSES: Final = 10
 
@@ -106,6 +114,20 @@ def _of_driver(error: BaseException) -> str:
     if type(error).__module__ == _WRAPPER and error.__cause__ is not None:
         cause = error.__cause__
     first = (str(cause).splitlines() or [""])[0]
+    return f"{_driver_text(state, cause, first)}{_remedy(error, first)}"
+
+
+def _remedy(error: BaseException, first: str) -> str:
+    codes = {str(getattr(error, name, "")) for name in ("sqlstate", "sqlite_errorname")}
+    if codes & set(_UNIQUE):
+        return _LOAD_FIRST
+    is_sqlite = type(error).__module__.partition(".")[0] == "sqlite3"
+    if codes & set(_MISSING) or (is_sqlite and _SQLITE_MISSING.search(first)):
+        return _MIGRATE
+    return ""
+
+
+def _driver_text(state: object, cause: BaseException, first: str) -> str:
     if "query argument" in first:  # asyncpg could not encode a parameter, and quotes it.
         first = first.partition(": ")[0]
     if not isinstance(state, str):

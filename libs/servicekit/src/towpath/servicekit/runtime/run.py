@@ -18,6 +18,7 @@ import structlog
 import uvloop
 
 from towpath.servicekit.runtime import descriptors, logs, spelling
+from towpath.servicekit.runtime.arguments import answer_of
 from towpath.servicekit.runtime.loops import keep_running
 from towpath.servicekit.runtime.memory import PAUSE, give_back
 from towpath.servicekit.runtime.settings import BrokerSettings, CannotStart, load
@@ -49,7 +50,14 @@ def run(service: str, serve: Serve[S], settings_model: type[S]) -> NoReturn:
 
     Exit status: 0 after a clean stop, 1 after a failure, 2 if a restart cannot help: an invalid setting, a refusal by
     the broker, a topology mismatch, an invalid service definition.
+
+    Arguments are the program's own, but for a first one of ``--help``, ``-h`` and ``--version``: with these it prints
+    its settings or its version, and ends.
     """
+    if (answer := answer_of(service, settings_model, sys.argv)) is not None:
+        with contextlib.suppress(BrokenPipeError):  # `towpath-chat --help | head`
+            os.write(sys.stdout.fileno(), f"{answer}\n".encode())
+        sys.exit(0)
     try:
         settings = load(settings_model)
         logs.configure(service, settings)

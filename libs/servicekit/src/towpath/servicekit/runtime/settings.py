@@ -160,7 +160,7 @@ class ServiceSettings(BrokerSettings):
         gateway_users: RabbitMQ accounts of gateways, separated by commas. If set, commands of other accounts are
             refused and counted, and each service must log in under its own name; if empty, every account that may
             publish a command is believed.
-        database_url: SQLAlchemy URL of the service's own database.
+        database_url: SQLAlchemy URL of the service's own database; the service's name takes the place of `{service}`.
         database_ca: File (PEM) of the certificate authorities that PostgreSQL's certificate must come from, for
             ``ssl=verify-full`` in ``database_url``; by default the system's.
         database_certificate, database_key: Files (PEM) of this program's own certificate and its key, if PostgreSQL
@@ -197,7 +197,7 @@ class ServiceSettings(BrokerSettings):
     """
 
     gateway_users: Word = ""
-    database_url: DatabaseUrl = "sqlite+aiosqlite:///towpath.db"
+    database_url: DatabaseUrl = "sqlite+aiosqlite:///towpath-{service}.db"
     database_ca: Word | None = None
     database_certificate: Word | None = None
     database_key: Word | None = None

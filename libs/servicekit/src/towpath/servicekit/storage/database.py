@@ -26,6 +26,7 @@ from towpath.servicekit.runtime.settings import BadSetting
 from towpath.servicekit.runtime.tls import TlsFiles
 from towpath.servicekit.storage import migrations as kit
 from towpath.servicekit.storage import postgresql, sqlite
+from towpath.servicekit.storage.declared_tables import check_tables
 from towpath.servicekit.storage.leaves import ConfirmedLeaves, with_confirmed_leaves
 from towpath.servicekit.storage.writability import Writability
 
@@ -59,20 +60,30 @@ class Database:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, url: str, *, service: str, migrations: Path | None = None, tls: TlsFiles = _NO_FILES
+        cls,
+        url: str,
+        *,
+        service: str,
+        migrations: Path | None = None,
+        metadata: sa.MetaData | None = None,
+        tls: TlsFiles = _NO_FILES,
     ) -> AsyncIterator["Database"]:
         """Open ``url`` and bring its schema up to date.
 
         Args:
+            url: A URL of SQLAlchemy; ``{service}`` in it stands for ``service``.
             service: The name of the service, which its version tables and the kit's tables have in front: services
                 may share a database.
             migrations: The folder with the revisions of the service's own tables, if it has any.
+            metadata: The tables that the service declares: the database must have all of them, with their columns.
             tls: Certificate files, for PostgreSQL with ``ssl=verify-full``.
 
         Raises:
+            MissingMigration: A table or column of ``metadata`` is missing after all migrations; nothing is changed.
             BadSetting: The database cannot be opened and waiting would not help, or its schema is newer than this
                 program supports; or PostgreSQL's certificate is not trusted.
         """
+        url = url.replace("{service}", service)
         try:
             engine = _engine(url, tls)
         except (ArgumentError, ValueError):
@@ -85,7 +96,7 @@ class Database:
                 _make_folder(engine.url)
                 migrating = _engine(url, tls, statement_seconds=_MIGRATION_SECONDS)
                 try:
-                    await database._migrate(migrating, service, migrations)
+                    await database._migrate(migrating, service, migrations, metadata)
                 finally:
                     await migrating.dispose()
             except (DBAPIError, OSError) as error:
@@ -159,13 +170,15 @@ class Database:
             return error
         return None
 
-    async def _migrate(self, engine: AsyncEngine, service: str, migrations: Path | None) -> None:
+    async def _migrate(
+        self, engine: AsyncEngine, service: str, migrations: Path | None, metadata: sa.MetaData | None
+    ) -> None:
         """Bring the schema up to date; waits while the server cannot be reached."""
         # No time limit, as for the broker: programs of one machine start in any order.
         async for _ in attempts():
             try:
                 async with engine.connect() as connection, sqlite.in_thread(connection):
-                    await connection.run_sync(_migrate, service, migrations)
+                    await connection.run_sync(_migrate, service, migrations, metadata)
                 self._no_change = _rewrite(kit.kit_version_table(service))
                 return
             except (DBAPIError, OSError) as error:
@@ -221,7 +234,9 @@ def _make_folder(url: sa.URL) -> None:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
 
 
-def _migrate(connection: Connection, service: str, migrations: Path | None) -> None:
+def _migrate(
+    connection: Connection, service: str, migrations: Path | None, metadata: sa.MetaData | None
+) -> None:
     # The lock of this transaction serialises replicas: SQLite's one writer (BEGIN IMMEDIATE), or an advisory lock,
     # because PostgreSQL has no row or table to lock before the first migration.
     with connection.begin():
@@ -230,6 +245,8 @@ def _migrate(connection: Connection, service: str, migrations: Path | None) -> N
             # https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
         kit.migrate(connection, service, migrations)
+        if metadata is not None:
+            check_tables(connection, service, migrations, metadata)
 
 
 def _shown(url: sa.URL) -> str:
