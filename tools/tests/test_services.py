@@ -22,6 +22,7 @@ from towpath.testkit.processes import Process, Processes, free_port
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.schema import schema_differences
 from towpath.testkit.tokens import SECRET, a_token
+from towpath.tools import page_policy
 
 ROOT: Final = Path(__file__).parents[2]
 TOLLS: Final = Path(__file__).parent / "tolls"
@@ -61,6 +62,7 @@ async def start_dev(
     web_root = folder.parent / "web"
     web_root.mkdir()
     (web_root / "index.html").write_text("the page has tests of its own")
+    (web_root / page_policy.FILE).write_text("default-src 'none'")
     dev = processes.launch(
         "towpath",
         *("dev", "--data", str(folder), *arguments),
