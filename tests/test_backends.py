@@ -92,7 +92,7 @@ def toolchain(*programs: str) -> None:
 
 
 def run(command: list[str], folder: Path, *, check: bool = True, **settings: str) -> str:
-    """What a program prints."""
+    """The output of a program."""
     ran = subprocess.run(
         command,
         cwd=folder,

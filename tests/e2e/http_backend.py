@@ -78,7 +78,7 @@ def story_of(order: str, events: int) -> list[dict[str, Any]]:
 
 
 def told(database: Path) -> dict[str, list[int]]:
-    """What the orders service made of it: of each order, the numbers of the events that changed it, in its order."""
+    """The state of the orders service: of each order, the numbers of the events that changed it, in its order."""
     found: dict[str, list[int]] = defaultdict(list)
     with closing(sqlite3.connect(database)) as connection:
         rows = connection.execute(
@@ -97,7 +97,7 @@ class RestartedIngress:
         process: The present one.
     """
 
-    def __init__(self, processes: Processes, **settings: object) -> None:
+    def __init__(self, processes: Processes, **settings: Any) -> None:
         self.port = free_port()
         self._processes = processes
         self._settings = settings

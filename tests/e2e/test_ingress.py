@@ -3,6 +3,7 @@
 import asyncio
 import random
 from pathlib import Path
+from typing import Any
 
 from tests.e2e.http_backend import HttpBackend, RestartedIngress, told
 from towpath.ingress.keys import make
@@ -19,7 +20,7 @@ async def test_events_by_http_take_effect_once_and_in_order_though_broker_and_in
 ) -> None:
     keys, database = tmp_path / "keys.json", tmp_path / "orders.db"
     key = make(keys, "shop", ("order.*",), push=False)
-    own = {"amqp_url": rabbitmq.url, "reconnect_max": 1.0}
+    own: dict[str, Any] = {"amqp_url": rabbitmq.url, "reconnect_max": 1.0}
     ingress = RestartedIngress(processes, api_keys=keys, **own)
     await asyncio.gather(
         ingress.start(),

@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import pytest
 
@@ -20,13 +21,18 @@ EVENTS = 100
 SENDERS = 20
 
 
+async def reached(backend: HttpBackend, accepted: float, telling: "asyncio.Future[Any]") -> None:
+    """Wait until so many events are accepted, or all of them."""
+    await eventually(lambda: backend.accepted >= accepted or telling.done(), timeout=300)
+
+
 @pytest.mark.timeout(600)
 async def test_ten_thousand_events_by_http_take_effect_once_and_in_order_though_broker_and_ingress_are_killed(
     own_node: RabbitNode, processes: Processes, tmp_path: Path, trial: Trial
 ) -> None:
     keys, database = tmp_path / "keys.json", tmp_path / "orders.db"
     key = make(keys, "shop", ("order.*",), push=False)
-    own = {"amqp_url": own_node.url(), "reconnect_max": 2.0}
+    own: dict[str, Any] = {"amqp_url": own_node.url(), "reconnect_max": 2.0}
     ingress = RestartedIngress(processes, api_keys=keys, rate_per_key=0, **own)
     await asyncio.gather(
         ingress.start(),
@@ -48,8 +54,8 @@ async def test_ten_thousand_events_by_http_take_effect_once_and_in_order_though_
             )
             for number, fault in enumerate(faults):
                 at = (number + trial.chance.random()) * ORDERS * EVENTS / len(faults)
-                await eventually(lambda at=at: backend.accepted >= at or telling.done(), timeout=300)  # type: ignore[misc]
-                assert not telling.done(), "all was told before it was broken"
+                await reached(backend, at, telling)
+                assert not telling.done(), "all events were accepted before the fault"
                 await fault()
             await telling
             assert backend.accepted == ORDERS * EVENTS

@@ -65,7 +65,7 @@ async def test_a_port_that_is_taken_ends_the_program_with_its_setting(ingress: I
         await serve(settings, asyncio.Event(), connect)
 
 
-async def test_a_client_that_leaves_within_its_body_is_no_error(
+async def test_a_client_that_leaves_within_its_body_causes_no_error(
     ingress: IngressUnderTest, consumer: Consumer, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", ingress.settings.port)
