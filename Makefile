@@ -19,7 +19,7 @@ export PYTHON
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test faults abuse judges bench check page up docs sbom audit lock
+.PHONY: help install run test faults abuse judges bench check page packages up docs sbom audit lock
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*##/\1/p' Makefile | while read -r name what; do printf '  make %-9s %s\n' "$$name" "$$what"; done
@@ -55,6 +55,9 @@ check: $(READY)  ## formatting, lint, types, architecture, words
 
 page: $(PAGE)  ## build the page, clients/web/dist
 	@:
+
+packages: $(READY)  ## build a wheel of each package, dist/*.whl
+	@$(BIN)/python scripts/packages.py
 
 up:  ## run it in containers, with RabbitMQ 4 and PostgreSQL
 	@docker compose version >/dev/null 2>&1 || { echo "make up needs Docker with the compose plugin: https://docs.docker.com/compose/install/"; exit 1; }

@@ -119,9 +119,9 @@ class Terminal:
             if failure is not None:
                 failure.add_note(f"The terminal of {script!r} showed:\n" + "\n".join(terminal.printed))
 
-    async def sees(self, shown: str) -> None:
+    async def sees(self, shown: str, *, seconds: float = _SECONDS) -> None:
         """Wait for the next line, which must be what is shown."""
-        async with asyncio.timeout(_SECONDS):
+        async with asyncio.timeout(seconds):
             line = await self._lines.get()
         assert line is not None, f"It ended, and did not print {shown!r}."
         assert looks_like(line, shown), f"It printed {line!r}, not {shown!r}."
@@ -131,6 +131,11 @@ class Terminal:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{line}\n".encode())
         await self._process.stdin.drain()
+
+    async def interrupts(self, *, timeout: float = _SECONDS) -> int:
+        """Press Ctrl-C, wait until all is printed, and return the exit status."""
+        os.killpg(self._process.pid, signal.SIGINT)
+        return await self.ends(timeout=timeout)
 
     async def ends(self, *, timeout: float = _SECONDS) -> int:
         """Type Ctrl-D, wait until all is printed, and return the exit status."""

@@ -295,8 +295,11 @@ async def test_the_javascript_page_passes_the_type_checker(package: Path) -> Non
 
 
 async def test_the_wheels_of_the_python_page_hold_the_client(tmp_path: Path) -> None:
-    settings = {"UV_NO_BUILD_ISOLATION": "1", "UV_OFFLINE": "1", "VIRTUAL_ENV": str(ROOT / ".venv")}
-    await run(shell(PYTHON).replace("wheels", str(tmp_path)), folder=ROOT, settings=settings)
+    commands = shell(PYTHON)
+    assert "make packages\n" in commands
+    assert "\n\t@$(BIN)/python scripts/packages.py\n" in (ROOT / "Makefile").read_text()
+    packages = f"{sys.executable} scripts/packages.py {tmp_path}"
+    await run(commands.replace("make packages", packages), folder=ROOT)
     held = await run("for wheel in *.whl; do python3 -m zipfile --list $wheel; done", folder=tmp_path)
     names = {line.split()[0] for line in held}
     assert {"towpath/client/__init__.py", "towpath/client/py.typed", "towpath/protocol/envelope.py"} <= names

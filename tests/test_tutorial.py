@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, async_playwright, expect
 
+from towpath.testkit.bare_page import bare_page
 from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import free_port
 from towpath.testkit.rabbitmq import Rabbit
@@ -41,14 +42,11 @@ class Walk:
             (self.folder / shared).parent.mkdir(exist_ok=True)
             (self.folder / shared).symlink_to(ROOT / shared)
         self.hello.mkdir()
-        web_root = folder / "web"
-        web_root.mkdir()
-        (web_root / "index.html").write_text("the page of make run has tests of its own")
         self._ports = {port: str(free_port()) for port in ("8000", "8001", "8080", "8090", "8091", "8092")}
         self.settings = {
             "TOWPATH_AMQP_URL": amqp_url,
             "TOWPATH_ADMIN_PORT": str(free_port()),  # last: the next ports are taken as well
-            "TOWPATH_WEB_ROOT": str(web_root),
+            "TOWPATH_WEB_ROOT": str(bare_page(folder / "web")),
         }
         for block in blocks_of(TUTORIAL):
             if block.name is not None and not (self.hello / block.name).exists():

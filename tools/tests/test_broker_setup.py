@@ -111,7 +111,7 @@ async def test_a_password_that_is_missing_is_named(processes: Processes, tmp_pat
     status, output = await setup(processes, "--output", tmp_path / "definitions.json", gateway="x" * 20)
     assert status == 2
     assert output == (
-        "towpath: TOWPATH_BROKER_PASSWORD_CHAT: is not set; set it, or give --secrets a file to keep new "
+        f"towpath: {variable(SERVICES[0])}: is not set; set it, or give --secrets a file to keep new "
         "passwords in\n"
     )
 

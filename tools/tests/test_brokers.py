@@ -1,6 +1,7 @@
 """Where the broker comes from. Docker is stood in for by a command that behaves like it."""
 
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -57,6 +58,20 @@ def test_the_best_available_broker_is_chosen(
 def test_the_memory_broker_is_refused_where_rabbitmq_is_required(tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="contradicts --broker rabbitmq"):
         choose(Choice.RABBITMQ, DataFolder(tmp_path), given="memory://")
+
+
+def test_a_broker_for_other_processes_is_never_the_memory_broker(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="cannot reach the memory broker; use --broker rabbitmq"):
+        choose(Choice.MEMORY, DataFolder(tmp_path), given=None, for_processes=True)
+    source = choose(
+        Choice.AUTO,
+        DataFolder(tmp_path),
+        given=None,
+        for_processes=True,
+        find_program=lambda: None,
+        find_docker=lambda: None,
+    )
+    assert isinstance(source, PrivateNode)
 
 
 async def test_the_memory_broker_prints_the_steps_to_a_real_one() -> None:
@@ -132,7 +147,8 @@ def a_docker(folder: Path, *, broken: bool = False) -> tuple[str, Path]:
 
 async def test_a_container_lives_as_long_as_it_is_needed(tmp_path: Path) -> None:
     docker, log = a_docker(tmp_path)
-    async with Container(docker).open() as broker:
+    folder = DataFolder(tmp_path)
+    async with Container(folder, docker).open() as broker:
         assert broker.label == "AMQP broker 4.1.0"
         assert broker.runs()
         with pytest.raises(AssertionError):
@@ -143,12 +159,28 @@ async def test_a_container_lives_as_long_as_it_is_needed(tmp_path: Path) -> None
     assert ran.startswith("run --rm --interactive")
     assert "127.0.0.1:" in ran
     assert removed == f"rm --force {name}"
+    async with Container(folder, docker).open() as again:
+        assert (again.url, again.hint) == (broker.url, "")
+
+
+async def test_a_container_whose_port_is_taken_gets_another_one_and_the_hint_says_so(tmp_path: Path) -> None:
+    docker, _ = a_docker(tmp_path)
+    folder = DataFolder(tmp_path)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        folder.keep("container.port", str(taken))
+        async with Container(folder, docker).open() as broker:
+            assert broker.hint.startswith(f"Another program has port {taken}, which RabbitMQ had before; ")
+            assert broker.url is not None
+            assert str(taken) not in broker.url
 
 
 async def test_a_container_that_does_not_start_is_one_line(tmp_path: Path) -> None:
     docker, _ = a_docker(tmp_path, broken=True)
     with pytest.raises(BrokerEnded, match="did not start: try `docker run --rm rabbitmq:4` to see why"):
-        async with Container(docker).open():
+        async with Container(DataFolder(tmp_path), docker).open():
             pass
 
 

@@ -105,13 +105,26 @@ async def test_a_temporary_node_leaves_no_process_and_no_file() -> None:
     assert not listens(node.port)
 
 
-async def test_a_kept_folder_keeps_queues_messages_and_password(tmp_path: Path) -> None:
+async def test_a_kept_folder_keeps_queues_messages_password_and_port(tmp_path: Path) -> None:
     async with RabbitNode(tmp_path) as first:
         await publish(first.url())
     await_no_process_of(tmp_path)
     async with RabbitNode(tmp_path) as second:
         assert await queue_length(second.url()) == 1
-    assert first.url().split("@")[0] == second.url().split("@")[0]
+        assert second.lost_port is None
+    assert first.url() == second.url()
+
+
+async def test_a_kept_folder_whose_port_is_taken_gets_another_one_and_keeps_that(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken: int = other.getsockname()[1]
+        (tmp_path / "port").write_text(str(taken))
+        async with RabbitNode(tmp_path) as node:
+            assert node.lost_port == taken
+            assert node.port != taken
+            assert int((tmp_path / "port").read_text()) == node.port
 
 
 async def test_a_killed_node_boots_again_on_its_port_with_what_it_had_stored() -> None:

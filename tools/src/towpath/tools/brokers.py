@@ -24,7 +24,7 @@ from towpath.tools.greeting import Greeting, NoBroker, greet
 from towpath.tools.options import Choice
 from towpath.tools.order_events import exchanges
 from towpath.tools.packages import RABBITMQ, find, find_or_install
-from towpath.tools.ports import free_ports
+from towpath.tools.ports import same_or_free
 from towpath.tools.rabbitmq_node import NodeFailed, RabbitNode
 from towpath.tools.trouble import Trouble
 
@@ -45,6 +45,8 @@ _NOT_THE_REAL_THING: Final = (
     "This is not the real thing: messages end with this process. "
     "For RabbitMQ: towpath dev --broker rabbitmq, or apt-get install rabbitmq-server."
 )
+_PORT_FILE: Final = "container.port"
+_PASSWORD_FILE: Final = "container.password"  # noqa: S105  # a file's name
 #: The container ends with us as a private node does: by the end of the pipe that is its standard input.
 _CONTAINER_PROGRAM: Final = (
     "docker-entrypoint.sh rabbitmq-server & rabbitmq=$!; cat >/dev/null; kill $rabbitmq; wait $rabbitmq"
@@ -133,6 +135,7 @@ def choose(
     folder: DataFolder,
     *,
     given: str | None,
+    for_processes: bool = False,
     find_program: Callable[[], Path | None] = lambda: find(RABBITMQ),
     find_docker: Callable[[], str | None] = lambda: running_docker(),
 ) -> Source:
@@ -140,10 +143,19 @@ def choose(
 
     Args:
         given: ``TOWPATH_AMQP_URL``.
+        for_processes: Whether other processes must reach it, as a service of one's own does.
 
     Raises:
         BadSetting: A RabbitMQ is wanted, and the URL given names the memory broker.
     """
+    if for_processes and choice is Choice.MEMORY:
+        raise BadSetting(
+            "--with",
+            None,
+            "a service of your own is a process, which cannot reach the memory broker; use --broker rabbitmq",
+        )
+    if for_processes:
+        choice = Choice.RABBITMQ
     if choice is Choice.MEMORY or (choice is Choice.AUTO and given and given.startswith("memory:")):
         return MemoryBroker()
     if given and given.startswith("memory:"):
@@ -153,7 +165,7 @@ def choose(
     if (program := find_program()) is not None:
         return PrivateNode(folder, program)
     if (docker := find_docker()) is not None:
-        return Container(docker)
+        return Container(folder, docker)
     return MemoryBroker() if choice is Choice.AUTO else PrivateNode(folder, None)
 
 
@@ -205,8 +217,14 @@ class PrivateNode(Source):
         try:
             await _in_thread(node.boot)
             version = (await asyncio.to_thread(node.evaluate, "rabbit_misc:version()")).strip('"')
-            place = f"a private node in {self._folder}/rabbitmq"
-            yield OpenBroker(f"RabbitMQ {version}", place, node.url(), await _amqp(), lambda: node.running)
+            yield OpenBroker(
+                f"RabbitMQ {version}",
+                f"a private node in {self._folder}/rabbitmq, port {node.port}",
+                node.url(),
+                await _amqp(),
+                lambda: node.running,
+                _moved(node.lost_port, node.port),
+            )
         except NodeFailed as failure:
             said = str(failure).splitlines()[0]
             log = f"{self._folder}/rabbitmq/rabbitmq.log"
@@ -220,7 +238,7 @@ class PrivateNode(Source):
 
 
 class Container(Source):
-    """RabbitMQ in a container that is removed on exit, on a free port of 127.0.0.1.
+    """RabbitMQ in a container that is removed on exit; port of 127.0.0.1 and password are kept for the next one.
 
     Args:
         docker: The ``docker`` command.
@@ -229,14 +247,19 @@ class Container(Source):
     label = "RabbitMQ"
     doing = f"Starting {IMAGE} in Docker; the first time it is downloaded"
 
-    def __init__(self, docker: str) -> None:
+    def __init__(self, folder: DataFolder, docker: str) -> None:
+        self._folder = folder
         self._docker = docker
         self._process: asyncio.subprocess.Process | None = None
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[OpenBroker]:
-        (port,) = free_ports(1, first=20_000 + secrets.randbelow(10_000), but=())
-        name, password = f"towpath-{secrets.token_hex(4)}", secrets.token_urlsafe(18)
+        before = int(text) if (text := self._folder.kept(_PORT_FILE) or "").isdecimal() else None
+        port = same_or_free(before, first=20_000 + secrets.randbelow(10_000))
+        password = self._folder.kept(_PASSWORD_FILE) or secrets.token_urlsafe(18)
+        self._folder.keep(_PORT_FILE, str(port))
+        self._folder.keep(_PASSWORD_FILE, password)
+        name = f"towpath-{secrets.token_hex(4)}"
         arguments = ["run", "--rm", "--interactive", "--name", name, "--publish", f"127.0.0.1:{port}:5672"]
         arguments += ["--env", "RABBITMQ_DEFAULT_USER=towpath", "--env", "RABBITMQ_DEFAULT_PASS"]
         process = self._process = await asyncio.create_subprocess_exec(
@@ -253,9 +276,10 @@ class Container(Source):
             return process.returncode is None
 
         try:
-            label, place = await _greeted(port, runs), f"in Docker, as {name}"
+            label, place = await _greeted(port, runs), f"in Docker, as {name}, port {port}"
             url = f"amqp://towpath:{password}@127.0.0.1:{port}/"
-            yield OpenBroker(label, place, url, await _amqp(), runs)
+            hint = _moved(before if before != port else None, port)
+            yield OpenBroker(label, place, url, await _amqp(), runs, hint)
         finally:
             assert process.stdin is not None
             process.stdin.close()
@@ -306,6 +330,13 @@ def running_docker() -> str | None:
     except (subprocess.TimeoutExpired, OSError):
         return None
     return docker if asked.returncode == 0 else None
+
+
+def _moved(before: int | None, port: int) -> str:
+    """A remark for people who wrote the port of the last run somewhere."""
+    if before is None:
+        return ""
+    return f"Another program has port {before}, which RabbitMQ had before; from now on it has port {port}."
 
 
 async def _greeted(port: int, runs: Callable[[], bool]) -> str:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
+from towpath.tools import service_commands
 from towpath.tools.broker_commands import app as broker_commands
 from towpath.tools.options import Choice, Options
 from towpath.tools.trouble import Trouble
+from towpath.tools.user_commands import listen, request
 
 if TYPE_CHECKING:
     from towpath.tools.parked import Wanted
@@ -46,7 +48,15 @@ Data = Annotated[Path, typer.Option(help="Folder for databases, logs, secret and
 
 
 @app.callback(invoke_without_command=True)
-def _towpath(context: typer.Context) -> None:
+def _towpath(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as version_of
+
+        typer.echo(f"towpath {version_of('towpath-tools')}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -66,6 +76,15 @@ def dev(
     web_port: Annotated[
         int, typer.Option(help="Port of the page.", envvar="TOWPATH_WEB_PORT", min=1, max=65535)
     ] = 8000,
+    own: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            help="A service of your own, started again when its files change: mill.app, mill.app:MILL or "
+            "path/to/mill.py; once for each. It needs a broker other than memory.",
+            show_default=False,
+        ),
+    ] = None,
     data: Data = Path(".towpath"),
 ) -> None:
     """Run all of Towpath here: gateway, services, a broker, and a page that shows it.
@@ -74,7 +93,7 @@ def dev(
     """
     from towpath.tools.dev import run
 
-    run(Options(broker, port, web_port, data))
+    run(Options(broker, port, web_port, data, own or ()))
 
 
 @app.command()
@@ -176,6 +195,10 @@ def publish(
     typer.echo(publish_event(event, payload, msg_id=msg_id, folder=DataFolder(data)))
 
 
+app.command()(request)
+app.command()(listen)
+
+
 @app.command()
 def kick(
     user: Annotated[str, typer.Option(help="Whose connections are closed.", show_default=False)],
@@ -239,6 +262,8 @@ dead_letters = typer.Typer(
 app.add_typer(dead_letters, name="dead-letters")
 
 app.add_typer(broker_commands, name="broker")
+app.add_typer(service_commands.new, name="new")
+app.add_typer(service_commands.delete, name="delete")
 
 ServiceName = Annotated[str, typer.Argument(help="The service, for example orders.", show_default=False)]
 MsgIds = Annotated[

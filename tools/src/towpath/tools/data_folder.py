@@ -1,4 +1,4 @@
-"""The folder that ``towpath dev`` keeps from one run to the next: secret, databases, logs, the broker's data.
+"""The folder that ``towpath dev`` keeps from one run to the next: secret, databases, logs, what the broker keeps.
 
 Guarantees:
 
@@ -125,6 +125,16 @@ class DataFolder:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return self._secret.read_text().strip() or None
         return None
+
+    def kept(self, name: str) -> str | None:
+        """The text that :meth:`keep` has written under this name, in this run or an earlier one."""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            return (self.path / name).read_text().strip() or None
+        return None
+
+    def keep(self, name: str, text: str) -> None:
+        """Write ``text`` for the next run; only the owner may read it."""
+        self._write(self.path / name, text)
 
     def tell(self, running: RunningDev) -> None:
         """Announce to other commands that ``towpath dev`` runs; removed when the folder is released."""

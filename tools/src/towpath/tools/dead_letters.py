@@ -47,9 +47,9 @@ from towpath.servicekit.broker.interface import (
     Unroutable,
 )
 from towpath.servicekit.installed import installed_services
-from towpath.tools.operating import Interrupted, run, who
+from towpath.tools.operating import run, who
 from towpath.tools.parked import Parked, Wanted, read
-from towpath.tools.trouble import Trouble
+from towpath.tools.trouble import Interrupted, Trouble
 
 log = structlog.get_logger(__name__)
 

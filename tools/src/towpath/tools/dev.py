@@ -4,6 +4,7 @@ Guarantees:
 
 * Nothing is started before settings, ports and data folder are known to be good.
 * The page is there first; "ready" is said once every part says so itself.
+* A service of one's own that fails stops nothing else (:mod:`~towpath.tools.own_services`).
 * Nothing is left running, however it ends: Ctrl-C once (drained) or twice (at once), a failure, or SIGKILL.
 """
 
@@ -27,6 +28,7 @@ from towpath.tools.brokers import AMQP_URL, OpenBroker, Source, choose
 from towpath.tools.data_folder import DataFolder, RunningDev
 from towpath.tools.options import Options
 from towpath.tools.order_events import NotPublished
+from towpath.tools.own_services import OwnService, OwnServices
 from towpath.tools.parts import GATEWAY, Parts, ProcessPart, TaskPart
 from towpath.tools.plan import HOST, Plan, make_plan
 from towpath.tools.screen import Screen
@@ -43,7 +45,7 @@ def run(options: Options) -> None:
     """Run all of Towpath until a signal stops it.
 
     Raises:
-        BadSetting, PortTaken, FolderUnusable, AlreadyRunning, PageMissing: Nothing was started.
+        BadSetting, BadTarget, PortTaken, FolderUnusable, AlreadyRunning, PageMissing: Nothing was started.
         ProgramMissing, NodeFailed, FolderInUse, BrokerEnded, BrokerRefused: There is no broker.
         PartEnded, NotReady: A part failed; the others were stopped.
     """
@@ -54,27 +56,40 @@ def run(options: Options) -> None:
 async def _run(options: Options) -> None:
     folder, screen = DataFolder(options.data), Screen()
     with folder.held():
-        plan = make_plan(folder, port=options.port, web_port=options.web_port)
-        source = choose(options.broker, folder, given=os.environ.get(AMQP_URL))
+        plan = make_plan(folder, port=options.port, web_port=options.web_port, own=options.own)
+        source = choose(
+            options.broker, folder, given=os.environ.get(AMQP_URL), for_processes=bool(options.own)
+        )
         _log_to(folder.log_of("dev"), plan.settings[GATEWAY])
         with plan.held, screen.working(source.doing), _stop_on_signals(screen) as stop:
             async with AsyncExitStack() as stack:
-                starting = asyncio.create_task(_start(plan, source, folder, stop, stack))
+                own = OwnServices(
+                    [
+                        OwnService(target, settings, folder.log_of(target.name), screen.say)
+                        for target, settings in plan.own.items()
+                    ]
+                )
+                starting = asyncio.create_task(_start(plan, source, own, folder, stop, stack))
                 await _first(starting, stop.asked.wait())
                 if not stop.asked.is_set():
                     parts, broker = starting.result()
-                    folder.tell(
-                        RunningDev(
-                            os.getpid(), plan.page, plan.gateway, broker.url, parts.pids, parts.admin_urls
-                        )
-                    )
                     screen.ready(plan, broker, folder)
-                    await _first(parts.until_one_ends(), broker.until_ended(), stop.asked.wait())
+                    await _first(
+                        parts.until_one_ends(),
+                        own.until_one_fails(),
+                        broker.until_ended(),
+                        stop.asked.wait(),
+                    )
         screen.stopped()
 
 
 async def _start(
-    plan: Plan, source: Source, folder: DataFolder, stop: "_Stop", stack: AsyncExitStack
+    plan: Plan,
+    source: Source,
+    own: OwnServices,
+    folder: DataFolder,
+    stop: "_Stop",
+    stack: AsyncExitStack,
 ) -> tuple[Parts, OpenBroker]:
     """Start everything, each thing as soon as it can be; returns when all is ready.
 
@@ -97,8 +112,10 @@ async def _start(
             for program, settings in plan.settings.items()
         ]
     )
-    stop.at_once.append(parts.kill)
+    stop.at_once += [parts.kill, own.kill]
+    stack.push_async_callback(own.stop)
     stack.push_async_callback(parts.stop)
+    await own.launch()
 
     stop.at_once.append(source.kill)
     broker = await stack.enter_async_context(source.open())
@@ -108,12 +125,25 @@ async def _start(
     )
 
     # Again, above the broker: exit callbacks run last in, first out, so the parts drain before it stops. The first
-    # one is for a broker that does not start.
+    # one is for a broker that does not start. The gateway, one of the parts, drains before the services do.
+    stack.push_async_callback(own.stop)
     stack.push_async_callback(parts.stop)
     # At the last moment: until here no other program could take the ports.
     plan.held.close()
     await parts.begin(broker)
-    await _first(parts.until_ready(), parts.until_one_ends(), broker.until_ended())
+
+    def announce() -> None:
+        pids, admin = {**parts.pids, **own.pids}, {**parts.admin_urls, **own.admin_urls}
+        folder.tell(RunningDev(os.getpid(), plan.page, plan.gateway, broker.url, pids, admin))
+
+    own.begin(broker, announce)
+    await _first(
+        asyncio.gather(parts.until_ready(), own.until_settled()),
+        parts.until_one_ends(),
+        own.until_one_fails(),
+        broker.until_ended(),
+    )
+    announce()
     return parts, broker
 
 

@@ -21,12 +21,23 @@ PATIENCE_SECONDS: Final = 5.0
 
 def main(module: str) -> None:
     importlib.import_module(f"{module}.app")
+    if begin():
+        sys.argv[1:] = []
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def begin() -> bool:
+    """Wait for the settings, put them into the environment, and end with the starter from now on.
+
+    Returns:
+        False if the starter has ended instead.
+    """
     settings = _read_line()
     if not settings:
-        return
+        return False
     os.environ.update(json.loads(settings))
     threading.Thread(target=_end_with_starter, name="lifeline", daemon=True).start()
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    return True
 
 
 def _read_line() -> bytes:

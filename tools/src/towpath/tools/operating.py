@@ -18,22 +18,15 @@ from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings, load
 from towpath.tools.brokers import AMQP_URL, port_of
 from towpath.tools.data_folder import DataFolder
 from towpath.tools.greeting import NoBroker, greet
-from towpath.tools.trouble import Trouble
+from towpath.tools.trouble import Interrupted, Trouble
 
 T = TypeVar("T")
 
 _CONNECT_SECONDS: Final = 15.0
-_INTERRUPTED: Final = 130
 
 
 class NoConnection(Trouble):
     """The broker cannot be reached."""
-
-
-class Interrupted(Trouble):
-    """Ctrl-C was pressed."""
-
-    status = _INTERRUPTED
 
 
 def run(work: Callable[[Broker], Coroutine[Any, Any, T]], data: Path, command: str) -> T:

@@ -1,6 +1,7 @@
 """The command line options of ``towpath dev``."""
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +21,11 @@ class Options:
     Attributes:
         port, web_port: Where gateway and page are served.
         data: The folder to keep things in.
+        own: Services of one's own, see :mod:`towpath.tools.own_target`.
     """
 
     broker: Choice
     port: int
     web_port: int
     data: Path
+    own: Sequence[str] = ()

@@ -31,6 +31,7 @@ _READY_SECONDS: Final = 60.0
 _READY_POLL_SECONDS: Final = 0.05
 _GRACE_SECONDS: Final = 3.0
 _TAIL_BYTES: Final = 64 * 1024
+_LINE_LETTERS: Final = 800  # with a path and a remedy
 _BAD_SETTING: Final = (
     2  # towpath.servicekit.runtime.run.EXIT_BAD_SETTING, which would load the broker's client
 )
@@ -158,12 +159,18 @@ class ProcessPart(Part):
         self._process = process
 
     @classmethod
-    async def launch(cls, program: Program, settings: BrokerSettings, log: Path) -> "ProcessPart":
-        """Start the process; it loads its modules and then waits to begin."""
+    async def launch(
+        cls, program: Program, settings: BrokerSettings, log: Path, command: Sequence[str] = ()
+    ) -> "ProcessPart":
+        """Start the process; it loads its modules and then waits to begin.
+
+        Args:
+            command: The module to run and its arguments; by default the program's, by :mod:`towpath.tools.lifeline`.
+        """
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "towpath.tools.lifeline", program.module),
+                *("-m", *(command or ("towpath.tools.lifeline", program.module))),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
@@ -186,7 +193,8 @@ class ProcessPart(Part):
     async def until_ended(self) -> PartEnded:
         status = await self._process.wait()
         how = f"ended with status {status}" if status >= 0 else f"was ended by signal {-status}"
-        said = _last_line(self._log) or "it said nothing"
+        # A program that cannot start puts its own name in front.
+        said = _last_line(self._log).removeprefix(f"towpath-{self.program.name}: ") or "it said nothing"
         return PartEnded(f"{self.program.name} {how}: {said}", bad_setting=status == _BAD_SETTING)
 
     async def stop(self) -> None:
@@ -318,7 +326,7 @@ def _last_line(log: Path) -> str:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
         lines = file.read().decode("utf-8", "replace").strip().splitlines()
         if lines:
-            return _plainly(lines[-1])[:300]
+            return _plainly(lines[-1])[:_LINE_LETTERS]
     return ""
 
 

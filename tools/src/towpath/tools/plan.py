@@ -1,11 +1,11 @@
 """The plan of ``towpath dev``, checked before anything is started: settings, ports, folders."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 from yarl import URL
@@ -16,10 +16,12 @@ from towpath.servicekit.runtime.settings import (
     PREFIX,
     BadSetting,
     BrokerSettings,
+    ServiceSettings,
     bad_setting,
     refuse_misspelt,
 )
 from towpath.tools.data_folder import DataFolder
+from towpath.tools.own_target import BadTarget, Target, find, locate
 from towpath.tools.parts import GATEWAY, Program, programs
 from towpath.tools.ports import PortTaken, check_free, free_ports, hold
 from towpath.tools.token import AUTH_SECRET
@@ -33,6 +35,8 @@ _ADMIN_PORT: Final = "8081"
 #: Shorter than in production: the user waits for it after Ctrl-C.
 _DRAIN_SECONDS: Final = 10.0
 _LAST_PORT: Final = 65535
+S = TypeVar("S", bound=BrokerSettings)
+
 _ORIGINS: Final = f"{PREFIX}ALLOWED_ORIGINS"
 
 
@@ -47,6 +51,7 @@ class Plan:
         database: The displayed name of the database.
         web_root: The folder of the page.
         settings: Of each program, the gateway first; the broker is added once it runs.
+        own: Likewise of each service of one's own.
         held: Keeps others off the ports of the programs; to be closed when these begin.
     """
 
@@ -57,16 +62,20 @@ class Plan:
     database: str
     web_root: Path
     settings: Mapping[Program, BrokerSettings]
+    own: Mapping[Target, ServiceSettings]
     held: ExitStack
 
 
-def make_plan(folder: DataFolder, *, port: int, web_port: int) -> Plan:
+def make_plan(folder: DataFolder, *, port: int, web_port: int, own: Sequence[str] = ()) -> Plan:
     """The plan for the environment as it is.
 
+    Args:
+        own: Services of one's own. If one is the source of an installed service, that is not started twice.
+
     Raises:
-        BadSetting, BadEntryPoint, PortTaken, PageMissing
+        BadSetting, BadEntryPoint, BadTarget, PortTaken, PageMissing
     """
-    all_programs = programs()
+    all_programs, targets = _with_targets(programs(), own)
     refuse_misspelt({name for program in all_programs for name in program.settings.model_fields})
     if os.environ.get(f"{PREFIX}AUTH_PUBLIC_KEY"):
         raise BadSetting(
@@ -84,18 +93,22 @@ def make_plan(folder: DataFolder, *, port: int, web_port: int) -> Plan:
         "allowed_origins": ",".join(filter(None, origins)),
     }
     settings: dict[Program, BrokerSettings] = {}
-    admin_ports = _admin_ports(len(all_programs), but={port, web_port})
-    for program, admin_port in zip(all_programs, admin_ports, strict=True):
-        own = of_gateway if program == GATEWAY else _database_of(program.name, folder)
-        settings[program] = _checked(
-            program.settings, {**own, **_shared(), "admin_host": HOST, "admin_port": admin_port}
-        )
+    admin_ports = iter(_admin_ports(len(all_programs) + len(targets), but={port, web_port}))
+    for program in all_programs:
+        its = of_gateway if program == GATEWAY else _database_of(program.name, folder)
+        settings[program] = _checked(program.settings, {**its, **_shared(next(admin_ports))})
+    settings_of_own: dict[Target, ServiceSettings] = {}
+    for target in targets:
+        # The name of the service is known to its process alone; settings of its own are checked there.
+        its = _database_of("{service}", folder)
+        settings_of_own[target] = _checked(ServiceSettings, {**its, **_shared(next(admin_ports))})
     gateway = settings[GATEWAY]
     assert isinstance(gateway, GatewaySettings)
     check_free(HOST, web_port, option="--web-port", program="the page")
     check_free(gateway.host, port, option="--port", program="the gateway")
     shown_host = HOST if gateway.host in ("0.0.0.0", "::", "") else gateway.host  # noqa: S104  # a comparison
-    of_all = [(part.admin_host, part.admin_port) for part in settings.values()]
+    parts: list[BrokerSettings] = [*settings.values(), *settings_of_own.values()]
+    of_all = [(part.admin_host, part.admin_port) for part in parts]
     return Plan(
         page=f"http://{HOST}:{web_port}",
         gateway=str(URL.build(scheme="ws", host=shown_host, port=port, path="/ws")),
@@ -104,6 +117,7 @@ def make_plan(folder: DataFolder, *, port: int, web_port: int) -> Plan:
         database=database_label(given) if (given := os.environ.get(DATABASE_URL)) else f"SQLite in {folder}",
         web_root=web_folder(),
         settings=settings,
+        own=settings_of_own,
         held=hold([*of_all, (gateway.host, port)]),
     )
 
@@ -119,8 +133,29 @@ def _admin_ports(count: int, *, but: set[int]) -> list[int]:
         raise PortTaken(name, int(given), f"one of {count} programs", error) from None
 
 
-def _shared() -> dict[str, Any]:
-    return {} if f"{PREFIX}DRAIN_TIMEOUT" in os.environ else {"drain_timeout": _DRAIN_SECONDS}
+def _with_targets(
+    installed: Sequence[Program], own: Sequence[str]
+) -> tuple[Sequence[Program], Sequence[Target]]:
+    """The installed programs to start, and the services of one's own, each under a name of its own."""
+    files = {locate(f"{program.module}.app"): program for program in installed if own}
+    targets: dict[str, Target] = {}
+    replaced: list[Program] = []
+    for given in own:
+        target = find(given)
+        if (program := files.get(target.file)) is not None and program != GATEWAY:
+            replaced.append(program)
+            target = Target(program.name, f"{program.module}.app", target.attribute, target.file, None)
+        elif target.name in {program.name for program in installed}:
+            raise BadTarget(given, f"Towpath has a program named {target.name}; rename the file or package")
+        if target.name in targets:
+            raise BadTarget(given, f"another service is named {target.name} as well; rename one of the two")
+        targets[target.name] = target
+    return [program for program in installed if program not in replaced], list(targets.values())
+
+
+def _shared(admin_port: int) -> dict[str, Any]:
+    limit = {} if f"{PREFIX}DRAIN_TIMEOUT" in os.environ else {"drain_timeout": _DRAIN_SECONDS}
+    return {**limit, "admin_host": HOST, "admin_port": admin_port}
 
 
 def _database_of(service: str, folder: DataFolder) -> dict[str, Any]:
@@ -135,7 +170,7 @@ def database_label(url: str) -> str:
     return f"PostgreSQL at {address.host}:{address.port or 5432}{address.path}"
 
 
-def _checked(model: type[BrokerSettings], given: Mapping[str, Any]) -> BrokerSettings:
+def _checked(model: type[S], given: Mapping[str, Any]) -> S:
     # The broker is chosen later; what TOWPATH_AMQP_URL holds is checked all the same, if it holds anything.
     blank = {"amqp_url": "memory://"} if not os.environ.get(f"{PREFIX}AMQP_URL") else {}
     try:

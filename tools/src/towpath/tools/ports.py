@@ -68,6 +68,19 @@ def free_ports(count: int, *, first: int, but: Collection[int]) -> list[int]:
     return found
 
 
+def same_or_free(port: int | None, *, first: int) -> int:
+    """``port`` of 127.0.0.1 if it is free, else the next free one from ``first`` on.
+
+    Raises:
+        OSError: There is none.
+    """
+    if port is not None:
+        with contextlib.suppress(OSError, OverflowError):
+            _try("127.0.0.1", port)
+            return port
+    return free_ports(1, first=first, but=())[0]
+
+
 def hold(ports: Iterable[tuple[str, int]]) -> contextlib.ExitStack:
     """Keep others off these free ports of hosts, until the holder is closed; who connects meanwhile is refused."""
     with contextlib.ExitStack() as held:

@@ -4,6 +4,7 @@ Guarantees:
 
 * It listens on 127.0.0.1 only, on ports that were free, with a random password, in a folder of its own.
 * No epmd, no system service, no file outside the folder.
+* A node whose folder is kept listens on the port of its last run again, unless another program has that now.
 * It ends with us: on :meth:`RabbitNode.halt`, and also when this process is killed. The node reads its
   commands from our pipe, and the end of that pipe is the end of the node.
 * A command takes milliseconds: it is evaluated inside the node, where ``rabbitmqctl`` starts its own Erlang.
@@ -32,6 +33,7 @@ from typing import IO, Final, Self
 from urllib.parse import quote
 
 from towpath.tools.packages import RABBITMQ, find_or_install
+from towpath.tools.ports import same_or_free
 from towpath.tools.trouble import Trouble
 
 _NODE_NAME: Final = "towpath@localhost"
@@ -213,6 +215,8 @@ class RabbitNode(RabbitControl):
         self._program = program
         self._boot_timeout = boot_timeout
         self._port = self._dist_port = 0
+        #: The port of the run before, if another program has it now.
+        self.lost_port: int | None = None
         self._password = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._folder_lock: IO[bytes] | None = None
@@ -408,6 +412,8 @@ class RabbitNode(RabbitControl):
             cookie.chmod(0o400)
         if not self._port:
             self._port, self._dist_port = _free_ports(2)
+            if self._keep and self._member is None:
+                self._port = self._kept_port()
         lines = [
             f"listeners.tcp.1 = {self._address}:{self._port}",
             f"default_user = {self.user}",
@@ -429,6 +435,16 @@ class RabbitNode(RabbitControl):
         configuration.write_text("\n".join([*lines, ""]))
         (self._folder / "enabled_plugins").write_text("[].\n")
         (self._folder / "rabbitmq-env.conf").touch()  # else /etc/rabbitmq/rabbitmq-env.conf is read
+
+    def _kept_port(self) -> int:
+        """The port of the run before; if there was none, or another program has it, a new one for all later runs."""
+        file = self._folder / "port"
+        before = int(text) if file.exists() and (text := file.read_text().strip()).isdecimal() else None
+        # Below the ports of outgoing connections, one of which would soon have it.
+        port = same_or_free(before, first=20_000 + secrets.randbelow(10_000))
+        self.lost_port = before if before != port else None
+        file.write_text(str(port))
+        return port
 
     def _no_epmd(self) -> str:
         # The node is found by its port; no epmd is asked (nothing listens on port 1) and none is started:

@@ -1,7 +1,9 @@
 """The terminal output of ``towpath dev``: little, and nothing twice."""
 
 import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -38,6 +40,7 @@ class Screen:
             ("Gateway", plan.gateway),
             ("Broker", escape(f"{broker.label}, {broker.place}")),
             ("Database", escape(plan.database)),
+            *(("Service", escape(f"{one.name}, from {_from_here(one.file)}")) for one in plan.own),
             ("Logs", escape(f"{folder}/logs")),
         ):
             print_(f"  [bold]{name:<10}[/]{value}")
@@ -46,6 +49,11 @@ class Screen:
             print_(f"  [yellow]{escape(broker.hint)}[/]")
         print_("  [green]Ready.[/] Ctrl-C stops all of it.")
         print_()
+
+    def say(self, line: str) -> None:
+        """Say something that happened meanwhile."""
+        with _whoever_looks():
+            self._console.print(escape(line))
 
     def stopping(self) -> None:
         """Say that it stops."""
@@ -68,6 +76,10 @@ class Screen:
             self._status.start()
             if not self._console.is_terminal:
                 self._console.print(escape(what))
+
+
+def _from_here(path: Path) -> str:
+    return os.path.relpath(path)
 
 
 def _whoever_looks() -> contextlib.suppress:

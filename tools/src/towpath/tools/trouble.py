@@ -9,3 +9,9 @@ class Trouble(Exception):
     """
 
     status = 1
+
+
+class Interrupted(Trouble):
+    """Ctrl-C was pressed."""
+
+    status = 130  # 128 + SIGINT, as shells count
