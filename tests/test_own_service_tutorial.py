@@ -77,8 +77,8 @@ class Walk:
         play = Play.read(console.text)
         async with self.terminal(play.script) as terminal:
             for line in play.lines:
-                await terminal.sees(line, seconds=60)
-            assert await terminal.ends(timeout=60) == 0
+                await terminal.sees(line, seconds=120)
+            assert await terminal.ends(timeout=120) == 0
 
 
 class Shown:
@@ -100,7 +100,7 @@ class Shown:
                         return True
                 return False
 
-            await eventually(found, timeout=60)
+            await eventually(found, timeout=180)
 
 
 async def test_from_an_empty_folder_to_an_answer_in_the_browser_and_to_a_database(
@@ -119,7 +119,7 @@ async def test_from_an_empty_folder_to_an_answer_in_the_browser_and_to_a_databas
         listening, asking = walk.blocks(ASK)
         play = Play.read(listening.text)
         async with walk.terminal(play.script) as listener:
-            await listener.sees(play.lines[0], seconds=60)
+            await listener.sees(play.lines[0], seconds=120)
             await walk.follows(asking)
             await listener.sees(play.lines[1])
 
@@ -138,7 +138,7 @@ async def test_from_an_empty_folder_to_an_answer_in_the_browser_and_to_a_databas
             await walk.follows(console)
         await shown.until(broken.text)
         await walk.follows(repair)
-        assert await dev.interrupts(timeout=60) == 0
+        assert await dev.interrupts(timeout=120) == 0
 
     more, start, asking, column, missing, migration, restarted, kept = walk.blocks(STORE)
     await walk.follows(more)
@@ -152,7 +152,7 @@ async def test_from_an_empty_folder_to_an_answer_in_the_browser_and_to_a_databas
         (walk.own / "ledger/src/ledger/migrations" / migration.name).write_text(migration.text)
         await shown.until(restarted.text)
         await walk.follows(kept)
-        assert await dev.interrupts(timeout=60) == 0
+        assert await dev.interrupts(timeout=120) == 0
 
 
 async def _asks_in_the_browser(url: str, chromium_path: Path) -> None:

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, mode
 from yarl import URL
 
 from towpath.protocol.notifications import Email, Language
-from towpath.servicekit import DatabaseUrl, Port, Seconds, ServiceSettings
+from towpath.servicekit import Port, Seconds, ServiceSettings
 
 
 def _address(value: str) -> str:
@@ -50,7 +50,6 @@ class NotificationsSettings(ServiceSettings):
             times the gateways' `alive_interval`.
     """
 
-    database_url: DatabaseUrl = "sqlite+aiosqlite:///towpath-notifications.db"
     admin_port: Port = 8085
     default_language: Language = "en"
     link_base: Annotated[_Text, AfterValidator(_http_url)] | None = None
