@@ -345,6 +345,7 @@ export interface MessageEdited {
   user: string;
   text: string;
   edited_at: number;
+  client_ref?: string;
   deleted?: true;
   hidden?: true;
 }
