@@ -398,11 +398,13 @@ class ServiceUnderTest:
         for delivery in self._ears.take_waiting(_PLENTY):
             if delivery.exchange != EVENTS or delivery.app_id == self._service.name:
                 reason = str(delivery.headers.get("x-error", ""))
+                # A backend may be named like the service, and its events are not the service's.
+                is_own = delivery.exchange != EVENTS or delivery.headers.get(SERVICE) == self._service.name
                 for item in _items(delivery):
-                    self._hear(Heard(delivery.exchange, delivery.routing_key, item, reason))
+                    self._hear(Heard(delivery.exchange, delivery.routing_key, item, reason), is_own=is_own)
             delivery.ack()
 
-    def _hear(self, heard: Heard) -> None:
+    def _hear(self, heard: Heard, *, is_own: bool) -> None:
         self.heard.append(heard)
         problem = ""
         if heard.is_directed and (item := read_directed(heard.item)[0]).envelope:
@@ -412,7 +414,7 @@ class ServiceUnderTest:
                 problem = self._declared.answer(envelope.action, envelope.data)
             else:
                 problem = self._declared.push(envelope.action, envelope.data)
-        elif heard.exchange == EVENTS:
+        elif heard.exchange == EVENTS and is_own:
             problem = self._declared.event(heard.envelope.action, heard.envelope.data)
         elif heard.exchange == PUSH and not heard.is_directed:
             problem = self._declared.push(heard.envelope.action, heard.envelope.data)
