@@ -66,7 +66,6 @@ up:  ## run it in containers, with RabbitMQ 4 and PostgreSQL
 	@scripts/env
 	@docker compose up --build $(ARGS)
 
-docs: $(READY)  ## write the generated files: docs/reference/settings.md and openapi.json, clients/js/src/actions.ts, deploy/rabbitmq/definitions.json
 docs: $(READY)  ## write the generated files of docs/reference, clients/js/src/actions.ts, deploy/rabbitmq/definitions.json
 	@$(BIN)/python scripts/settings.py
 	@$(BIN)/python scripts/contract.py

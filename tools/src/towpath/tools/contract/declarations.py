@@ -9,7 +9,7 @@ Two looks, without running the service:
 """
 
 import ast
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,19 @@ from towpath.servicekit.installed import InstalledService
 _PAST = frozenset({"migrations"})
 
 
-def undeclared(installed: InstalledService, domains: Collection[str]) -> list[str]:
+def undeclared(installed: InstalledService, services: Sequence[Service[Any]]) -> list[str]:
     """A line for each thing that a service leaves undeclared, with the remedy.
 
     Args:
-        domains: The domains of all services.
+        services: All services; a name that another one declares is not this one's message.
     """
     service = installed.definition()
+    elsewhere = {name for one in services for name in (*one.commands, *one.pushes)}
+    domains = {one.domain for one in services}
     found = without_answer(service)
     spec = find_spec(installed.package)
     for folder in spec.submodule_search_locations or () if spec is not None else ():
-        found += undeclared_names(service, Path(folder), domains)
+        found += undeclared_names(service, Path(folder), domains, elsewhere)
     return found
 
 
@@ -47,11 +49,13 @@ def without_answer(service: Service[Any]) -> list[str]:
     ]
 
 
-def undeclared_names(service: Service[Any], folder: Path, domains: Collection[str]) -> list[str]:
+def undeclared_names(
+    service: Service[Any], folder: Path, domains: Collection[str], elsewhere: Collection[str] = ()
+) -> list[str]:
     """The names of actions in the source of a service that it does not declare."""
     declared = {
         *service.commands, *service.events, *service.pushes, *service.events_out,
-        *gateway.EVENTS_OUT, *gateway.PUSHES, *gateway.REQUESTS, SERVICE_ALIVE, SERVICE_REPLICA,
+        *elsewhere, *gateway.EVENTS_OUT, *gateway.PUSHES, *gateway.REQUESTS, SERVICE_ALIVE, SERVICE_REPLICA,
     }  # fmt: skip
     return [
         f"{service.name}: {path.name}:{line}: {name!r} is not declared: add it to pushes= or events_out= of its "

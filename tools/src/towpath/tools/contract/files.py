@@ -73,8 +73,8 @@ def write(files: Mapping[str, str], folder: Path) -> None:
 
 def not_declared(services: Sequence[InstalledService]) -> list[str]:
     """A line for each thing that one of ``services`` publishes without declaring it."""
-    domains = {one.definition().domain for one in services}
-    return [line for one in services for line in undeclared(one, domains)]
+    definitions = [one.definition() for one in services]
+    return [line for one in services for line in undeclared(one, definitions)]
 
 
 def incompatible(
