@@ -10,6 +10,7 @@ RUNTIME := --package towpath-tools $(patsubst services/%/pyproject.toml,--packag
 PACKAGES := clients/node_modules/.package-lock.json
 PAGE := clients/web/dist/index.html
 AUDIT := .venv-audit/ready
+PARSER := judges/asyncapi/node_modules/.package-lock.json
 SBOM_PACKAGES := scripts/npm/node_modules/.package-lock.json
 PAGE_SOURCES := $(shell find clients/js/src clients/web -type f -not -path '*/dist/*' -not -path '*/test/*')
 
@@ -39,19 +40,20 @@ faults: $(READY)  ## run all fault trials, and write docs/reliability.md; ARGS="
 abuse: $(READY)  ## run all abuse trials, and write docs/abuse.md; ARGS="-k resume" for some
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/abuse --abuse all --abuse-page docs/abuse.md $(ARGS)
 
-judges: $(READY) $(PACKAGES)  ## run suites that others wrote, and write docs/judges.md; ARGS="--registry" for those of registries
+judges: $(READY) $(PACKAGES) $(PARSER)  ## run suites that others wrote, and write docs/judges.md; ARGS="--registry" for those of registries
 	@$(BIN)/python -m judges.run $(ARGS)
 
 bench: $(READY)  ## measure it and its peers, and write docs/performance.md; ARGS="--quick" for three minutes
 	@$(BIN)/python -m bench $(ARGS)
 
-check: $(READY)  ## formatting, lint, types, architecture, words
+check: $(READY)  ## formatting, lint, types, architecture, words, contract
 	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted: run $(BIN)/ruff format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@MYPYPATH=$(subst $() ,:,$(PROJECTS:pyproject.toml=src)) $(BIN)/mypy --no-error-summary .
 	@contracts=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$contracts"; exit 1; }
 	@$(BIN)/python scripts/words.py
-	@echo "Clean: formatting, lint, types, architecture, words"
+	@$(BIN)/python scripts/contract.py --check
+	@echo "Clean: formatting, lint, types, architecture, words, contract"
 
 page: $(PAGE)  ## build the page, clients/web/dist
 	@:
@@ -64,8 +66,9 @@ up:  ## run it in containers, with RabbitMQ 4 and PostgreSQL
 	@scripts/env
 	@docker compose up --build $(ARGS)
 
-docs: $(READY)  ## write the generated files: docs/reference/settings.md and openapi.json, clients/js/src/actions.ts, deploy/rabbitmq/definitions.json
+docs: $(READY)  ## write the generated files of docs/reference, clients/js/src/actions.ts, deploy/rabbitmq/definitions.json
 	@$(BIN)/python scripts/settings.py
+	@$(BIN)/python scripts/contract.py
 	@$(BIN)/python scripts/actions.py
 	@$(BIN)/python scripts/definitions.py
 	@$(BIN)/python scripts/openapi.py
@@ -85,6 +88,7 @@ lock: $(READY)  ## pin the newest versions, with hashes
 	@printf '%s\n' cyclonedx-bom pip-audit | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade - -o scripts/audit.txt
 	@scripts/with-node npm --prefix clients update --save --silent
 	@scripts/with-node npm --prefix scripts/npm update --save --silent
+	@scripts/with-node npm --prefix judges/asyncapi update --save --silent
 	@! grep -n '://' requirements.lock requirements-runtime.lock scripts/uv.txt scripts/node.txt scripts/audit.txt
 
 $(PACKAGES): clients/package.json clients/package-lock.json clients/js/package.json clients/web/package.json | $(READY)
@@ -92,6 +96,9 @@ $(PACKAGES): clients/package.json clients/package-lock.json clients/js/package.j
 
 $(SBOM_PACKAGES): scripts/npm/package.json scripts/npm/package-lock.json | $(READY)
 	@scripts/with-node npm --prefix scripts/npm ci --silent --omit optional --ignore-scripts
+
+$(PARSER): judges/asyncapi/package.json judges/asyncapi/package-lock.json | $(READY)
+	@scripts/with-node npm --prefix judges/asyncapi ci --silent --ignore-scripts
 
 $(AUDIT): scripts/audit.txt | $(READY)
 	@$(BIN)/uv venv --quiet --clear .venv-audit

@@ -62,7 +62,7 @@ def terminal(rows: Sequence[Row]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def markdown(rows: Sequence[Row], not_due: Sequence[tuple[str, str]], day: str, facts: str) -> str:
+def markdown(rows: Sequence[Row], day: str, facts: str) -> str:
     """All of docs/judges.md."""
     parts = [
         _INTRODUCTION.format(
@@ -74,7 +74,6 @@ def markdown(rows: Sequence[Row], not_due: Sequence[tuple[str, str]], day: str, 
         "| " + " | ".join(_COLUMNS) + " |\n" + "| --- " * len(_COLUMNS) + "|",
         *("| " + " | ".join(row.cells) + " |" for row in rows),
         "",
-        *(f"Not due: {name}: {reason}.\n" for name, reason in not_due),
         "## Expected deviations\n",
     ]
     for row in rows:

@@ -42,6 +42,7 @@ _LAST_OUTPUT: Final = 2_000
 
 _KOSOKU: Final = distribution("kosoku")
 _NODE_PACKAGES: Final = file("clients/node_modules/tsx", "run `make page`")
+_PARSER: Final = file("judges/asyncapi/node_modules/@asyncapi/parser", "run `make judges`")
 
 #: The longest first, so that the others run beside it.
 JUDGES: Final = (
@@ -94,9 +95,15 @@ JUDGES: Final = (
         90.0,
         toolchain="go",
     ),
+    Judge(
+        "asyncapi",
+        "AsyncAPI parser: the generated document",
+        "registry",
+        (_PARSER,),
+        (sys.executable, "-m", "judges.asyncapi_parser"),
+        120.0,
+    ),
 )
-#: Judges that have nothing to judge yet, with the reason.
-NOT_DUE: Final = (("AsyncAPI parser", "there is no AsyncAPI document yet"),)
 
 
 def main() -> int:
@@ -126,12 +133,10 @@ def main() -> int:
     for judge in JUDGES:
         if asked.registry and judge.lacks_toolchain:
             sys.stdout.write(f"– {judge.judged}: not run, {judge.toolchain} is not on PATH\n")
-    for name, reason in NOT_DUE:
-        sys.stdout.write(f"– {name}: not due, {reason}\n")
     if len(chosen) == len(JUDGES) and all(outcome.cases is not None for outcome in outcomes):
         day = datetime.datetime.now(datetime.UTC).date().isoformat()
         facts = f"{seconds:.0f} s on {_facts()}"
-        _PAGE.write_text(page.markdown(rows, NOT_DUE, day, facts))
+        _PAGE.write_text(page.markdown(rows, day, facts))
     return 1 if any(row.outcome.problems for row in rows) else 0
 
 

@@ -1,19 +1,17 @@
-"""Writes clients/js/src/actions.ts from the payload models: ``make docs``. A test fails when the two differ."""
+"""Writes clients/js/src/actions.ts from the services' tables: ``make docs``. A test fails when the two differ."""
 
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping
-from importlib import import_module
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pkgutil import iter_modules
-from types import ModuleType
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-import towpath.protocol
+from towpath.servicekit.installed import installed_services
+from towpath.tools.contract.catalogue import Party, parties
 
 FILE: Final = Path(__file__).parent.parent / "clients/js/src/actions.ts"
 
@@ -21,7 +19,7 @@ HEAD: Final = """\
 /**
  * The actions and pushes of the services that come with Towpath, for the types of `request` and `on`.
  *
- * Written by `make docs` from the payload models in libs/protocol. Add your own by declaration merging:
+ * Written by `make docs` from the services' handlers and their models. Add your own by declaration merging:
  *
  *     declare module "@towpath/client" {
  *       interface Actions {
@@ -45,12 +43,11 @@ _EMPTY: Final = "Record<string, never>"
 Mode = Literal["validation", "serialization"]
 
 
-def domains() -> Iterator[ModuleType]:
-    """The modules of the protocol that are about one domain each: they have the tables ``ACTIONS`` and ``PUSHES``."""
-    for module in sorted(iter_modules(towpath.protocol.__path__), key=lambda module: module.name):
-        domain = import_module(f"towpath.protocol.{module.name}")
-        if hasattr(domain, "ACTIONS"):
-            yield domain
+def services() -> Sequence[Party]:
+    """The services of this repository, by name; others may be installed as well."""
+    folder = Path(__file__).parent.parent / "services"
+    own = [one.definition() for one in installed_services() if (folder / one.name).is_dir()]
+    return [party for party in parties(own) if party.domain in {service.domain for service in own}]
 
 
 class NameTaken(Exception):
@@ -61,13 +58,13 @@ def render() -> str:
     """The file."""
     types = _Types()
     actions, pushes = [], []
-    for domain in domains():
-        for action, (data, answer) in domain.ACTIONS.items():
-            asked = types.name(data, "validation")
-            shown = _EMPTY if answer is None else types.name(answer, "serialization")
-            actions.append(f'  "{action}": {{ data: {asked}; answer: {shown} }};')
-        for action, model in domain.PUSHES.items():
-            pushes.append(f'  "{action}": {types.name(model, "serialization")};')
+    for service in services():
+        for command in service.commands:
+            asked = types.name(command.request.model, "validation")
+            shown = types.name(command.answer.model, "serialization")
+            actions.append(f'  "{command.request.action}": {{ data: {asked}; answer: {shown} }};')
+        for push in service.pushes:
+            pushes.append(f'  "{push.action}": {types.name(push.model, "serialization")};')
     return "\n".join(
         [
             HEAD + "export interface Actions {",

@@ -1,7 +1,7 @@
 /**
  * The actions and pushes of the services that come with Towpath, for the types of `request` and `on`.
  *
- * Written by `make docs` from the payload models in libs/protocol. Add your own by declaration merging:
+ * Written by `make docs` from the services' handlers and their models. Add your own by declaration merging:
  *
  *     declare module "@towpath/client" {
  *       interface Actions {
@@ -345,6 +345,7 @@ export interface MessageEdited {
   user: string;
   text: string;
   edited_at: number;
+  client_ref?: string;
   deleted?: true;
   hidden?: true;
 }

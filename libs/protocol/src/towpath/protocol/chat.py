@@ -6,7 +6,6 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from towpath.protocol.fields import Name, Payload, Text, UserId
-from towpath.protocol.streams import Resume, ResumeAnswer
 
 DOMAIN: Final = "chat"
 STREAM_PREFIX: Final = "chat:"
@@ -424,6 +423,7 @@ class MessageEdited(Payload):
     """Push ``chat.edited``; ``seq`` is the message's. ``edited_at`` is Unix milliseconds.
 
     Attributes:
+        client_ref: There, and empty, in a hidden one whose message has one.
         text: The newest one when it is replayed; empty once the message is deleted.
         deleted: There in a push that is replayed after the message was deleted.
         hidden: As in :class:`Message`.
@@ -434,6 +434,7 @@ class MessageEdited(Payload):
     user: str
     text: str
     edited_at: int
+    client_ref: str | None = None
     deleted: Literal[True] | None = None
     hidden: Literal[True] | None = None
 
@@ -508,34 +509,6 @@ class InvitationSent(Payload):
     room: RoomName
     title: Text
 
-
-# The domain as tables
-
-#: Action → what ``data`` must be, and what answers it (``None``: an empty object).
-ACTIONS: Final[Mapping[str, tuple[type[Payload], type[Payload] | None]]] = {
-    "chat.create": (CreateRoom, Created),
-    "chat.join": (JoinRoom, Joined),
-    "chat.leave": (LeaveRoom, Left),
-    "chat.invite": (Invite, Invited),
-    "chat.decline": (Decline, Declined),
-    "chat.remove": (RemoveMember, Removed),
-    "chat.transfer": (TransferRoom, Transferred),
-    "chat.drop": (DropRoom, Dropped),
-    "chat.block": (Block, Blocking),
-    "chat.unblock": (Unblock, Blocking),
-    "chat.blocked": (ListBlocked, BlockedList),
-    "chat.send": (SendMessage, Sent),
-    "chat.direct": (SendDirect, Sent),
-    "chat.edit": (EditMessage, MessageChanged),
-    "chat.delete": (DeleteMessage, MessageChanged),
-    "chat.history": (ReadHistory, History),
-    "chat.rooms": (ListRooms, RoomList),
-    "chat.find": (FindRooms, FoundRooms),
-    "chat.members": (ListMembers, MemberList),
-    "chat.read": (MarkRead, ReadPosition),
-    "chat.typing": (Typing, None),
-    "chat.resume": (Resume, ResumeAnswer),
-}
 
 #: Event that the service publishes → its ``data``.
 EVENTS_OUT: Final[Mapping[str, type[Payload]]] = {

@@ -58,7 +58,7 @@ class Envelope(BaseModel):
     Attributes:
         msg_id: Unique per sender; the idempotency key.
         timestamp: When it was made, Unix milliseconds. Informative; never trusted for order.
-        action: ``domain.verb`` (two to four words), or one of :data:`BARE_ACTIONS`.
+        action: ``domain.verb`` (two to four words), or ``ping``, ``pong``, ``accepted``, ``error``.
         data: The payload, ``{}`` when empty.
         version: ``major.minor`` of the protocol.
         key: Ordering key; envelopes of one domain and key are handled in the order they were sent.

@@ -8,11 +8,12 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     JsonValue,
     StringConstraints,
 )
 
-from towpath.protocol.routes import check_user_id, encode_word
+from towpath.protocol.routes import USER_ID_CHARACTERS, check_user_id, encode_word
 
 #: Below what JSON readers on the way allow (pydantic's 200, the envelope around it included).
 _MAX_DEPTH: Final = 100
@@ -22,6 +23,10 @@ class Payload(BaseModel):
     """``data`` of one action: strict about types, deaf to fields it does not know."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+
+class Empty(Payload):
+    """``data`` without fields: ``{}``."""
 
 
 def _no_control_characters(text: str) -> str:
@@ -59,7 +64,11 @@ def _plain_json(value: Any, room: int = _MAX_DEPTH) -> Any:
 Json = Annotated[JsonValue, BeforeValidator(_plain_json)]
 
 #: A user id as the contract has it; see :func:`~towpath.protocol.routes.check_user_id`.
-UserId = Annotated[str, AfterValidator(check_user_id)]
+UserId = Annotated[
+    str,
+    AfterValidator(check_user_id),
+    Field(json_schema_extra={"minLength": 1, "maxLength": USER_ID_CHARACTERS}),
+]
 
 #: The name of a room, as people write it: any letters, no control characters, short enough to route.
 Name = Annotated[

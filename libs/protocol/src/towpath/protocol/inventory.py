@@ -8,7 +8,6 @@ from pydantic import AfterValidator, Field, StringConstraints
 from towpath.protocol.envelope import Id
 from towpath.protocol.fields import Payload, Text, UserId
 from towpath.protocol.routes import encode_word
-from towpath.protocol.streams import Resume, ResumeAnswer
 
 DOMAIN: Final = "inventory"
 STREAM_PREFIX: Final = "inventory:"
@@ -166,21 +165,11 @@ class OrderRejected(Payload):
     detail: Rejection
 
 
-#: Action → what ``data`` must be, and what answers it.
-ACTIONS: Final[Mapping[str, tuple[type[Payload], type[Payload] | None]]] = {
-    "inventory.get": (GetStock, StockView),
-    "inventory.list": (ListStock, StockPage),
-    "inventory.set": (SetStock, StockView),
-    "inventory.watch": (WatchStock, StockView),
-    "inventory.unwatch": (UnwatchStock, Unwatched),
-    "inventory.resume": (Resume, ResumeAnswer),
-}
-
 #: Push → its ``data``.
 PUSHES: Final[Mapping[str, type[Payload]]] = {"inventory.updated": StockState}
 
 #: Event that the inventory publishes → its ``data``.
-PUBLISHED: Final[Mapping[str, type[Payload]]] = {
+EVENTS_OUT: Final[Mapping[str, type[Payload]]] = {
     "order.confirmed": OrderConfirmed,
     "order.rejected": OrderRejected,
 }

@@ -6,7 +6,6 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, StringConstraints
 
 from towpath.protocol.fields import Payload
-from towpath.protocol.streams import Resume, ResumeAnswer
 
 DOMAIN: Final = "notification"
 STREAM_PREFIX: Final = "notification:"
@@ -143,14 +142,6 @@ class NotificationsNotMailed(Payload):
     seq: int
     error: str
 
-
-#: Action → what ``data`` must be, and what answers it (``None``: an empty object).
-ACTIONS: Final[Mapping[str, tuple[type[Payload], type[Payload] | None]]] = {
-    "notification.list": (ListNotifications, NotificationPage),
-    "notification.read": (ReadNotifications, NotificationsRead),
-    "notification.preferences": (Preferences, PreferencesAnswer),
-    "notification.resume": (Resume, ResumeAnswer),
-}
 
 #: Push → its ``data``.
 PUSHES: Final[Mapping[str, type[Payload]]] = {

@@ -22,7 +22,6 @@ from towpath.protocol.money import (
     format_money,
     written_with,
 )
-from towpath.protocol.streams import Resume, ResumeAnswer
 
 DOMAIN: Final = "order"
 STREAM_PREFIX: Final = "order:"
@@ -247,14 +246,11 @@ class OrderAnnounced(OrderState):
     items: list[Item] | None = None
 
 
-#: Action → what ``data`` must be, and what answers it (``None``: an empty object).
-ACTIONS: Final[Mapping[str, tuple[type[Payload], type[Payload] | None]]] = {
-    "order.submit": (SubmitOrder, OrderAnswer),
-    "order.cancel": (CancelOrder, CancelAnswer),
-    "order.get": (GetOrder, OrderFound),
-    "order.list": (ListOrders, OrderPage),
-    "order.resume": (Resume, ResumeAnswer),
-}
-
 #: Push → its ``data``.
 PUSHES: Final[Mapping[str, type[Payload]]] = {"order.updated": OrderState}
+
+#: Event that the service publishes → its ``data``.
+EVENTS_OUT: Final[Mapping[str, type[Payload]]] = {
+    "order.created": OrderAnnounced,
+    "order.cancelled": OrderAnnounced,
+}

@@ -9,6 +9,8 @@ from towpath.protocol.fields import Payload, Text
 #: The least and the most that an action may cost, in tokens of the gateways' rate limits.
 MIN_COST: Final = 1.0
 MAX_COST: Final = 100.0
+#: The cost of ``session.refresh``: a signature is checked; no client needs this more often than once a minute.
+REFRESH_COST: Final = 20.0
 
 _Name = Annotated[Text, StringConstraints(min_length=1, max_length=64)]
 

@@ -1,8 +1,10 @@
 """A service: the owner of one domain. Its ``app.py`` defines it, :mod:`towpath.servicekit.serving` runs it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic
+
+from pydantic import BaseModel
 
 from towpath.protocol.routes import (
     COMMANDS,
@@ -37,8 +39,12 @@ class Service(Generic[U]):
         timers: Periodic work, on every replica; only with a storage.
         effects: Name → call to the outside that outcomes may declare; only with a storage that has ``effects`` and
             ``outbox``.
-        publishes: Events of other domains that it publishes, such as ``order.confirmed``: its account at RabbitMQ may
-            publish these beside the events of its own domain.
+        pushes: Push that it publishes → the model of its ``data``.
+        events_out: Event that it publishes → the model of its ``data``. Its account at RabbitMQ may publish these
+            beside the events of its own domain.
+
+    The ``answer`` of each handler, ``pushes`` and ``events_out`` declare what others receive. The contract is
+    generated from them, and tests check what the service publishes against them; a running service does not.
 
     Example:
         >>> from pydantic import BaseModel
@@ -64,7 +70,19 @@ class Service(Generic[U]):
     storage: Storage[U] | None = None
     timers: Sequence[Timer] = ()
     effects: EffectHandlers = field(default_factory=dict)
-    publishes: Sequence[str] = ()
+    pushes: Mapping[str, type[BaseModel]] = field(default_factory=dict)
+    events_out: Mapping[str, type[BaseModel]] = field(default_factory=dict)
+
+    @property
+    def publishes(self) -> Sequence[str]:
+        """The events of other domains that it publishes, such as ``order.confirmed``."""
+        return [event for event in self.events_out if event.partition(".")[0] != self.domain]
+
+    @property
+    def declares(self) -> bool:
+        """Whether it declares anything that it publishes; then all of it should be declared."""
+        answers = any(handler.answer is not None for handler in self.commands.values())
+        return answers or bool(self.pushes) or bool(self.events_out)
 
     @property
     def tables(self) -> HandlerTables:

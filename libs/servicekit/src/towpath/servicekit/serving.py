@@ -23,7 +23,7 @@ import structlog
 from towpath.servicekit.broker import Connect, connect
 from towpath.servicekit.broker.interface import Broker, BrokerState
 from towpath.servicekit.broker.losses import watch_losses
-from towpath.servicekit.handling.checks import check_service_tables
+from towpath.servicekit.handling.checks import check_published, check_service_tables
 from towpath.servicekit.handling.dispatcher import Dispatcher
 from towpath.servicekit.handling.effects import EffectQueue
 from towpath.servicekit.handling.invocation import Invocation
@@ -99,6 +99,7 @@ async def serve_domain(
     check_service_tables(
         service.name, service.domain, service.commands, service.events, service.storage, service.effects
     )
+    check_published(service.name, {**service.pushes, **service.events_out})
     tables = replace(service.tables, sources=Sources.of(settings, service.name))
     async with AsyncExitStack() as stack:
         if (opened := await _open(stack, service, settings, stop, connect)) is None:

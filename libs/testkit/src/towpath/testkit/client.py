@@ -38,10 +38,13 @@ class WireClient:
 
     Attributes:
         frames: All frames so far, in the order they came.
+        misfits: The problems that ``check`` found in them.
     """
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: ClientConnection, check: Callable[[Frame], str] = lambda _: "") -> None:
         self.frames: list[Frame] = []
+        self.misfits: list[str] = []
+        self._check = check
         self._socket = socket
         self._next: dict[str, int] = {}  # by action: where `next` goes on
         self._news = asyncio.Condition()
@@ -57,6 +60,7 @@ class WireClient:
         via: Literal["header", "subprotocol"] = "header",
         origin: str | None = None,
         timeout: float = 30.0,
+        check: Callable[[Frame], str] = lambda _: "",
         **options: Any,
     ) -> AsyncIterator["WireClient"]:
         """Open a connection; it is closed at the end.
@@ -67,6 +71,7 @@ class WireClient:
             via: Where the token goes: as apps do, or as browsers must.
             origin: The ``Origin`` header, as browsers send it.
             timeout: Seconds for the opening handshake.
+            check: Returns the problem of a frame; one with a problem fails the test at the end.
             options: Of :func:`websockets.asyncio.client.connect`.
 
         Raises:
@@ -86,13 +91,14 @@ class WireClient:
             open_timeout=timeout,
             **settings,
         ) as socket:
-            client = cls(socket)
+            client = cls(socket, check)
             listening = asyncio.create_task(client._listen())
             try:
                 yield client
             finally:
                 await socket.close()
                 await listening
+            assert not client.misfits, client.misfits[0]
 
     @property
     def subprotocol(self) -> str | None:
@@ -210,6 +216,8 @@ class WireClient:
         with contextlib.suppress(ConnectionClosed):
             while True:
                 frame = json.loads(await self._socket.recv())
+                if problem := self._check(frame):
+                    self.misfits.append(problem)
                 async with self._news:
                     self.frames.append(frame)
                     self._news.notify_all()

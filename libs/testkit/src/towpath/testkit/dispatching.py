@@ -58,6 +58,7 @@ from towpath.servicekit.service import Service, topology, work_queues
 from towpath.servicekit.storage.database import Database
 from towpath.servicekit.storage.leaves import confirmed_leaves
 from towpath.servicekit.storage.relay import Relay
+from towpath.testkit.declared import Declared, Misfit
 from towpath.testkit.eventually import eventually
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -149,6 +150,8 @@ class Heard:
 class ServiceUnderTest:
     """A service whose deliveries are handed over by a test; made with :meth:`running`.
 
+    A message that does not fit the service's declarations raises :class:`~towpath.testkit.declared.Misfit`.
+
     Attributes:
         heard: All it published, in the order it came.
     """
@@ -166,6 +169,7 @@ class ServiceUnderTest:
         self._performers: list[Performer[Any] | None] = []
         self._effects: list[EffectQueue | None] = []
         self._answers: dict[str, list[Envelope]] = {}
+        self._declared = Declared.of([service])
         self.heard: list[Heard] = []
 
     @classmethod
@@ -394,16 +398,28 @@ class ServiceUnderTest:
         for delivery in self._ears.take_waiting(_PLENTY):
             if delivery.exchange != EVENTS or delivery.app_id == self._service.name:
                 reason = str(delivery.headers.get("x-error", ""))
+                # A backend may be named like the service, and its events are not the service's.
+                is_own = delivery.exchange != EVENTS or delivery.headers.get(SERVICE) == self._service.name
                 for item in _items(delivery):
-                    self._hear(Heard(delivery.exchange, delivery.routing_key, item, reason))
+                    self._hear(Heard(delivery.exchange, delivery.routing_key, item, reason), is_own=is_own)
             delivery.ack()
 
-    def _hear(self, heard: Heard) -> None:
+    def _hear(self, heard: Heard, *, is_own: bool) -> None:
         self.heard.append(heard)
+        problem = ""
         if heard.is_directed and (item := read_directed(heard.item)[0]).envelope:
             envelope = parse(bytes(item.envelope))
             if envelope.correlation_id is not None:
                 self._answers.setdefault(envelope.correlation_id, []).append(envelope)
+                problem = self._declared.answer(envelope.action, envelope.data)
+            else:
+                problem = self._declared.push(envelope.action, envelope.data)
+        elif heard.exchange == EVENTS and is_own:
+            problem = self._declared.event(heard.envelope.action, heard.envelope.data)
+        elif heard.exchange == PUSH and not heard.is_directed:
+            problem = self._declared.push(heard.envelope.action, heard.envelope.data)
+        if problem:
+            raise Misfit(problem)
 
     def _directed(self) -> Iterator[tuple[Heard, Directed]]:
         for heard in self.heard:

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final
 
+from towpath.testkit import declared
 from towpath.testkit.client import WireClient
 from towpath.testkit.follower import Follower
 from towpath.testkit.processes import Process, Processes, free_port
@@ -67,7 +68,8 @@ class System:
         return [url_of(gateway) for gateway in self.gateways]
 
     def connect(self, user: str, gateway: int = 0, **options: Any) -> AbstractAsyncContextManager[WireClient]:
-        """Connect to one gateway."""
+        """Connect to one gateway. A frame that does not fit the services' declarations fails the test at the end."""
+        options.setdefault("check", declared.installed().frame)
         return WireClient.connect(self.urls[gateway], token=a_token(user), **options)
 
     def follow(self, user: str, gateway: int = 0) -> AbstractAsyncContextManager[Follower]:

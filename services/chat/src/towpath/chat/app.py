@@ -17,7 +17,7 @@ from towpath.chat.repository import Rooms
 from towpath.chat.settings import ChatSettings
 from towpath.chat.tables import KIT, STREAMS
 from towpath.chat.texts import texts_by_now
-from towpath.protocol.chat import DOMAIN
+from towpath.protocol.chat import DOMAIN, EVENTS_OUT, PUSHES
 from towpath.servicekit import Connect, Groups, Service, Storage, Timer, connect, serve_domain
 
 #: Seconds between two presence rounds: the maximum delay of a presence change.
@@ -40,6 +40,8 @@ CHAT: Final = Service(
     commands=COMMANDS,
     events=EVENTS,
     storage=STORAGE,
+    pushes=PUSHES,
+    events_out=EVENTS_OUT,
 )
 
 

@@ -11,15 +11,22 @@ from towpath.chat.pushes import to_room
 from towpath.chat.repository import Rooms
 from towpath.protocol.chat import (
     Block,
+    BlockedList,
+    Blocking,
     Created,
     CreateRoom,
     Decline,
+    Declined,
     DeleteMessage,
     DirectSent,
+    Dropped,
     DropRoom,
     EditMessage,
     FindRooms,
+    FoundRooms,
+    History,
     Invite,
+    Invited,
     Joined,
     JoinRoom,
     LeaveRoom,
@@ -34,11 +41,13 @@ from towpath.protocol.chat import (
     ReadHistory,
     ReadPosition,
     ReadPush,
+    Removed,
     RemoveMember,
     RoomList,
     SendDirect,
     SendMessage,
     Sent,
+    Transferred,
     TransferRoom,
     Typing,
     TypingPush,
@@ -46,10 +55,11 @@ from towpath.protocol.chat import (
     stream_of,
 )
 from towpath.protocol.envelope import Envelope, make, now_ms
+from towpath.protocol.fields import Empty
 from towpath.protocol.messages import Session
 from towpath.protocol.routes import SESSION_ALIVE, SESSION_ENDED, SESSION_STARTED
 from towpath.protocol.sessions import GatewayAlive, SessionEnded, SessionStarted
-from towpath.protocol.streams import Resume
+from towpath.protocol.streams import Resume, ResumeAnswer
 from towpath.servicekit import Handler, Handlers, Outcome, Push, resumed, to_user
 
 
@@ -285,30 +295,30 @@ def _direct_sent(room: Room, by: str, seq: int) -> list[Envelope]:
 
 
 COMMANDS: Final[Handlers] = {
-    "chat.create": Handler(CreateRoom, create, cost=4),
-    "chat.join": Handler(JoinRoom, join, cost=4),
-    "chat.leave": Handler(LeaveRoom, leave),
-    "chat.invite": Handler(Invite, invite, cost=4),
-    "chat.decline": Handler(Decline, decline, cost=4),
-    "chat.remove": Handler(RemoveMember, remove, cost=4),
-    "chat.transfer": Handler(TransferRoom, transfer, cost=4),
+    "chat.create": Handler(CreateRoom, create, answer=Created, cost=4),
+    "chat.join": Handler(JoinRoom, join, answer=Joined, cost=4),
+    "chat.leave": Handler(LeaveRoom, leave, answer=Left),
+    "chat.invite": Handler(Invite, invite, answer=Invited, cost=4),
+    "chat.decline": Handler(Decline, decline, answer=Declined, cost=4),
+    "chat.remove": Handler(RemoveMember, remove, answer=Removed, cost=4),
+    "chat.transfer": Handler(TransferRoom, transfer, answer=Transferred, cost=4),
     # It writes a row and a push for each member.
-    "chat.drop": Handler(DropRoom, drop, cost=20),
-    "chat.block": Handler(Block, block, cost=4),
-    "chat.unblock": Handler(Unblock, unblock, cost=4),
-    "chat.blocked": Handler(ListBlocked, list_blocked, changes=False, cost=10),
-    "chat.send": Handler(SendMessage, send),
-    "chat.direct": Handler(SendDirect, direct),
-    "chat.edit": Handler(EditMessage, edit),
-    "chat.delete": Handler(DeleteMessage, delete),
-    "chat.history": Handler(ReadHistory, history, changes=False, cost=20),
-    "chat.rooms": Handler(ListRooms, list_rooms, changes=False, cost=10),
-    "chat.find": Handler(FindRooms, find_rooms, changes=False, cost=10),
-    "chat.members": Handler(ListMembers, list_members, changes=False, cost=10),
-    "chat.read": Handler(MarkRead, mark_read),
+    "chat.drop": Handler(DropRoom, drop, answer=Dropped, cost=20),
+    "chat.block": Handler(Block, block, answer=Blocking, cost=4),
+    "chat.unblock": Handler(Unblock, unblock, answer=Blocking, cost=4),
+    "chat.blocked": Handler(ListBlocked, list_blocked, answer=BlockedList, changes=False, cost=10),
+    "chat.send": Handler(SendMessage, send, answer=Sent),
+    "chat.direct": Handler(SendDirect, direct, answer=Sent),
+    "chat.edit": Handler(EditMessage, edit, answer=MessageChanged),
+    "chat.delete": Handler(DeleteMessage, delete, answer=MessageChanged),
+    "chat.history": Handler(ReadHistory, history, answer=History, changes=False, cost=20),
+    "chat.rooms": Handler(ListRooms, list_rooms, answer=RoomList, changes=False, cost=10),
+    "chat.find": Handler(FindRooms, find_rooms, answer=FoundRooms, changes=False, cost=10),
+    "chat.members": Handler(ListMembers, list_members, answer=MemberList, changes=False, cost=10),
+    "chat.read": Handler(MarkRead, mark_read, answer=ReadPosition),
     # No user types faster than this allows. Below the cost of a heavy read.
-    "chat.typing": Handler(Typing, typing, changes=False, cost=9),
-    "chat.resume": Handler(Resume, resume, changes=False, cost=20, groups=True),
+    "chat.typing": Handler(Typing, typing, answer=Empty, changes=False, cost=9),
+    "chat.resume": Handler(Resume, resume, answer=ResumeAnswer, changes=False, cost=20, groups=True),
 }
 
 EVENTS: Final[Handlers] = {

@@ -13,7 +13,7 @@ from towpath.inventory.retention import EndedReservations
 from towpath.inventory.settings import InventorySettings
 from towpath.inventory.tables import KIT
 from towpath.inventory.watches import may_receive
-from towpath.protocol.inventory import DOMAIN, PUBLISHED
+from towpath.protocol.inventory import DOMAIN, EVENTS_OUT, PUSHES
 from towpath.servicekit import Connect, Groups, Service, Storage, Timer, connect, serve_domain
 
 _FORGET_SECONDS: Final = 60.0
@@ -31,7 +31,8 @@ INVENTORY: Final = Service(
     commands=COMMANDS,
     events=EVENTS,
     storage=STORAGE,
-    publishes=tuple(PUBLISHED),
+    pushes=PUSHES,
+    events_out=EVENTS_OUT,
 )
 
 

@@ -24,7 +24,7 @@ from towpath.protocol.inventory import (
 from towpath.protocol.messages import Session
 from towpath.protocol.routes import SESSION_STARTED
 from towpath.protocol.sessions import SessionStarted
-from towpath.protocol.streams import Resume
+from towpath.protocol.streams import Resume, ResumeAnswer
 from towpath.servicekit import Handler, Handlers, Outcome, Push, resumed, to_group
 
 # Requests
@@ -119,12 +119,12 @@ def _view(stock: Stock) -> StockView:
 
 
 COMMANDS: Final[Handlers] = {
-    "inventory.get": Handler(GetStock, get, changes=False),
-    "inventory.list": Handler(ListStock, list_stock, changes=False, cost=20),
-    "inventory.set": Handler(SetStock, set_stock),
-    "inventory.watch": Handler(WatchStock, watch, cost=4),
-    "inventory.unwatch": Handler(UnwatchStock, unwatch, cost=4),
-    "inventory.resume": Handler(Resume, resume, changes=False, cost=20, groups=True),
+    "inventory.get": Handler(GetStock, get, answer=StockView, changes=False),
+    "inventory.list": Handler(ListStock, list_stock, answer=StockPage, changes=False, cost=20),
+    "inventory.set": Handler(SetStock, set_stock, answer=StockView),
+    "inventory.watch": Handler(WatchStock, watch, answer=StockView, cost=4),
+    "inventory.unwatch": Handler(UnwatchStock, unwatch, answer=Unwatched, cost=4),
+    "inventory.resume": Handler(Resume, resume, answer=ResumeAnswer, changes=False, cost=20, groups=True),
 }
 
 

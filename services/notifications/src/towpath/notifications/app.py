@@ -13,7 +13,7 @@ from towpath.notifications.mail import SEND_MAIL, Mailer
 from towpath.notifications.repository import Desk, Limits
 from towpath.notifications.settings import NotificationsSettings
 from towpath.notifications.tables import KIT
-from towpath.protocol.notifications import DOMAIN
+from towpath.protocol.notifications import DOMAIN, EVENTS_OUT, PUSHES
 from towpath.servicekit import Connect, Service, Storage, Timer, connect, serve_domain
 
 _FORGET_SECONDS: Final = 60.0
@@ -33,6 +33,8 @@ NOTIFICATIONS: Final = Service(
     commands=COMMANDS,
     events=EVENTS,
     storage=STORAGE,
+    pushes=PUSHES,
+    events_out=EVENTS_OUT,
 )
 
 

@@ -13,6 +13,7 @@ from towpath.protocol.fields import Payload
 from towpath.protocol.messages import Session
 from towpath.protocol.notifications import (
     ListNotifications,
+    NotificationPage,
     NotificationsRead,
     Preferences,
     PreferencesAnswer,
@@ -22,7 +23,7 @@ from towpath.protocol.notifications import (
 from towpath.protocol.orders import OrderEvent
 from towpath.protocol.routes import SESSION_ALIVE, SESSION_ENDED, SESSION_STARTED
 from towpath.protocol.sessions import GatewayAlive, SessionEnded, SessionStarted
-from towpath.protocol.streams import Resume
+from towpath.protocol.streams import Resume, ResumeAnswer
 from towpath.servicekit import Handler, Handlers, Outcome, resumed, to_user
 
 
@@ -74,10 +75,12 @@ def on_gateway_alive(event: GatewayAlive, desk: Desk) -> Outcome:
 
 
 COMMANDS: Final[Handlers] = {
-    "notification.list": Handler(ListNotifications, list_notifications, changes=False, cost=20),
-    "notification.read": Handler(ReadNotifications, read),
-    "notification.preferences": Handler(Preferences, preferences),
-    "notification.resume": Handler(Resume, resume, changes=False, cost=20),
+    "notification.list": Handler(
+        ListNotifications, list_notifications, answer=NotificationPage, changes=False, cost=20
+    ),
+    "notification.read": Handler(ReadNotifications, read, answer=NotificationsRead),
+    "notification.preferences": Handler(Preferences, preferences, answer=PreferencesAnswer),
+    "notification.resume": Handler(Resume, resume, answer=ResumeAnswer, changes=False, cost=20),
 }
 
 

@@ -8,7 +8,7 @@ from towpath.orders.handlers import COMMANDS, EVENTS
 from towpath.orders.repository import OrderBook
 from towpath.orders.settings import OrdersSettings
 from towpath.orders.tables import KIT
-from towpath.protocol.orders import DOMAIN
+from towpath.protocol.orders import DOMAIN, EVENTS_OUT, PUSHES
 from towpath.servicekit import Connect, Service, Storage, connect, serve_domain
 
 ORDERS: Final = Service(
@@ -17,6 +17,8 @@ ORDERS: Final = Service(
     commands=COMMANDS,
     events=EVENTS,
     storage=Storage(KIT.inbox, KIT.streams, OrderBook, Path(__file__).parent / "migrations"),
+    pushes=PUSHES,
+    events_out=EVENTS_OUT,
 )
 
 

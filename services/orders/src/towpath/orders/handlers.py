@@ -23,7 +23,7 @@ from towpath.protocol.orders import (
     SubmitOrder,
     stream_of,
 )
-from towpath.protocol.streams import Resume
+from towpath.protocol.streams import Resume, ResumeAnswer
 from towpath.servicekit import Handler, Handlers, Outcome, Push, resumed, to_user
 
 
@@ -88,11 +88,11 @@ def _view(order: Order) -> OrderView:
 
 
 COMMANDS: Final[Handlers] = {
-    "order.submit": Handler(SubmitOrder, submit),
-    "order.cancel": Handler(CancelOrder, cancel),
-    "order.get": Handler(GetOrder, get, changes=False),
-    "order.list": Handler(ListOrders, list_orders, changes=False, cost=20),
-    "order.resume": Handler(Resume, resume, changes=False, cost=20),
+    "order.submit": Handler(SubmitOrder, submit, answer=OrderAnswer),
+    "order.cancel": Handler(CancelOrder, cancel, answer=CancelAnswer),
+    "order.get": Handler(GetOrder, get, answer=OrderFound, changes=False),
+    "order.list": Handler(ListOrders, list_orders, answer=OrderPage, changes=False, cost=20),
+    "order.resume": Handler(Resume, resume, answer=ResumeAnswer, changes=False, cost=20),
 }
 
 

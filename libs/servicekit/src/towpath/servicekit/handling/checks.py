@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
@@ -83,9 +83,12 @@ def check_handlers(service: str, handlers: Handlers, *, arguments: Sequence[str]
     for action, handler in handlers.items():
         run: Any = handler.run  # Any object: the table may never have been type-checked.
         model: Any = handler.model
+        answer: Any = handler.answer
         wrong = ""
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             wrong = f"has {model!r} as its model, which is not a pydantic model"
+        elif answer is not None and not (isinstance(answer, type) and issubclass(answer, BaseModel)):
+            wrong = f"has {answer!r} as its answer, which is not a pydantic model"
         elif not callable(run):
             wrong = f"is {run!r}, which cannot be called"
         elif inspect.iscoroutinefunction(run) or inspect.iscoroutinefunction(type(run).__call__):
@@ -106,6 +109,23 @@ def check_handlers(service: str, handlers: Handlers, *, arguments: Sequence[str]
             wrong = "returns the groups of a connection (groups=True) and changes state: split it"
         if wrong:
             raise BadService(f"the handler of {action!r} in the service {service!r} {wrong}")
+
+
+def check_published(service: str, messages: Mapping[str, Any]) -> None:
+    """Check that each declared push or event has a valid name and a model.
+
+    Raises:
+        BadService
+    """
+    for action, model in messages.items():
+        if not _ACTION.fullmatch(action):
+            raise BadService(
+                f"the service {service!r} declares {action!r}: not a valid name of a push or event, use domain.verb"
+            )
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            raise BadService(
+                f"the service {service!r} declares {action!r} with {model!r}, which is not a pydantic model"
+            )
 
 
 def check_session_started_handler(service: str, events: Handlers) -> None:

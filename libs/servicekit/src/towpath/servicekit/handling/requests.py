@@ -56,6 +56,9 @@ class Handler:
         groups: Its outcome lists the groups of the connection (``Outcome.groups``); not allowed with ``changes``.
         subject: The subject of an event, taken from its payload, such as an order id: see
             :mod:`towpath.servicekit.messaging.senders`.
+        answer: The pydantic model of the answer's ``data``: documentation, from which the contract is generated, and
+            which tests check answers against. ``None`` leaves it undeclared;
+            :class:`~towpath.protocol.fields.Empty` is the model of ``{}``. Events have no answer.
 
     Raises:
         ValueError: ``cost`` is out of range.
@@ -63,12 +66,14 @@ class Handler:
     Example:
         >>> class GetOrder(BaseModel):
         ...     order_id: str
+        >>> class State(BaseModel):
+        ...     status: str
         >>> def get(request: GetOrder, session: Session, book: dict[str, str]) -> Outcome:
-        ...     return Outcome(answer={"status": book[request.order_id]})
-        >>> handler = Handler(GetOrder, get, changes=False)
+        ...     return Outcome(answer=State(status=book[request.order_id]))
+        >>> handler = Handler(GetOrder, get, answer=State, changes=False)
         >>> ana = Session(user_id="ana", connection_id="c-1", gateway_id="gw-1")
         >>> handler.run(GetOrder(order_id="o-1"), ana, {"o-1": "paid"}).answer
-        {'status': 'paid'}
+        State(status='paid')
         >>> Handler(GetOrder, get, changes=False, cost=20).is_heavy_read
         True
     """
@@ -80,6 +85,7 @@ class Handler:
     cost: float = MIN_COST
     subject: Callable[[Any], str] = _no_subject
     groups: bool = False
+    answer: type[BaseModel] | None = None
 
     def __post_init__(self) -> None:
         if not MIN_COST <= self.cost <= MAX_COST:

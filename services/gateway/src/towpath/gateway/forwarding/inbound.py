@@ -28,6 +28,7 @@ from towpath.protocol.errors import (
 )
 from towpath.protocol.messages import wrap_command
 from towpath.protocol.routes import command_key
+from towpath.protocol.services import REFRESH_COST
 from towpath.servicekit.broker.interface import (
     BrokerBlocked,
     BrokerError,
@@ -40,8 +41,6 @@ from towpath.servicekit.messaging.lanes import LaneFull, Lanes
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.runtime.trace_context import read_tracestate, trace_id
 
-#: A signature is checked; no client needs this more often than once a minute.
-_REFRESH_COST: Final = 20.0
 #: Advice for errors that pass: a broker's alarm, a full lane, a reconnect.
 _RETRY_AFTER_MS: Final = 1000
 
@@ -84,7 +83,7 @@ class Inbound:
             action = envelope.action
             domain = action.partition(".")[0]
             # Charged before anything else is done for it, so that work is never free, also not for what is refused.
-            cost = _REFRESH_COST if action == REFRESH else self._costs.of(domain, action)
+            cost = REFRESH_COST if action == REFRESH else self._costs.of(domain, action)
             weight = _charge(session, cost, text)
             if action in BARE_ACTIONS:
                 self._bare(session, envelope)
