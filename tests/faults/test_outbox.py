@@ -32,6 +32,8 @@ _WRITERS: Final = 4
 _GROWTH: Final = 64
 #: Of the listener: for a connect, and without an event until it connects again.
 _LISTEN_SECONDS: Final = 5.0
+#: A queue that keeps its order over a kill: the deliveries of a dead consumer are delivered first, and then the rest.
+_IN_ORDER: Final[dict[str, Any]] = {"x-queue-type": "quorum", "x-single-active-consumer": True}
 _PUBLISH: Final = sa.text("SELECT towpath_publish(:action, CAST(:data AS jsonb), :aggregate)")
 
 
@@ -66,9 +68,7 @@ class Listener:
             channel = await connection.channel()
             await channel.set_qos(prefetch_count=100)
             exchange = await channel.declare_exchange("towpath.events", "topic", durable=True)
-            queue = await channel.declare_queue(
-                "listener", durable=True, arguments={"x-queue-type": "quorum"}
-            )
+            queue = await channel.declare_queue("listener", durable=True, arguments=_IN_ORDER)
             await queue.bind(exchange, "order.#")
             await queue.consume(take)
             ready.set()
