@@ -56,7 +56,7 @@ def msg_id_of(key: str, position: int | None) -> str:
         >>> msg_id_of("8e03978e-40d5-43dd-bc93-6894a57f9324", None)
         '8e03978e-40d5-43dd-bc93-6894a57f9324'
         >>> msg_id_of("8e03978e-40d5-43dd-bc93-6894a57f9324", 7)
-        'idem-0b4a0be7a6a0ee13e5bb9e5d8a6b0e62-7'
+        'idem-1bf38b4b6a0111f45be46be0ed18a5de-7'
     """
     if position is None:
         if _is_id(key):
