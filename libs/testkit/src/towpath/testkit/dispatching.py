@@ -65,6 +65,8 @@ S = TypeVar("S", bound=ServiceSettings)
 
 GATEWAY: Final = "gw-1"
 _PLENTY: Final = 1_000_000
+#: First words of the keys of pushes to clients; others are for gateways, such as revocations.
+_FOR_CLIENTS: Final = ("user", "group", "everyone")
 _LONG_SECONDS: Final = 3600.0
 _BESIDE_SECONDS: Final = 30.0
 
@@ -416,7 +418,7 @@ class ServiceUnderTest:
                 problem = self._declared.push(envelope.action, envelope.data)
         elif heard.exchange == EVENTS and is_own:
             problem = self._declared.event(heard.envelope.action, heard.envelope.data)
-        elif heard.exchange == PUSH and not heard.is_directed:
+        elif heard.exchange == PUSH and heard.routing_key.partition(".")[0] in _FOR_CLIENTS:
             problem = self._declared.push(heard.envelope.action, heard.envelope.data)
         if problem:
             raise Misfit(problem)
