@@ -3,9 +3,7 @@
 import json
 import unicodedata
 from pathlib import Path
-from typing import Any
-
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from hypothesis import given
