@@ -95,9 +95,9 @@ def check_types(service: Path) -> None:
     assert (ran.returncode, ran.stdout) == (0, ""), ran.stderr
 
 
-def lines_of_code(folder: Path) -> int:
+def lines_of_code(path: Path) -> int:
     """Lines with code, without comments and docstrings."""
-    return sum(len(set(_code(path.read_text()))) for path in folder.rglob("*.py"))
+    return len(set(_code(path.read_text())))
 
 
 def _code(text: str) -> Iterator[int]:
@@ -207,7 +207,10 @@ def test_elsewhere_it_is_a_project_of_its_own(storage: bool, tmp_path: Path) -> 
     )
     project = tmp_path / "mill"
     assert f"{3 if storage else 2} passed" in run(BIN / "pytest", "-q", folder=project)
-    assert lines_of_code(project / "src") < 80
+    # The rest, of one form in every service: the definition, the program, the migration.
+    own = [project / "src/mill" / name for name in ("handlers.py", "storage.py")]
+    assert sum(lines_of_code(path) for path in own if path.exists()) < 80
+    assert sum(map(lines_of_code, (project / "src").rglob("*.py"))) < 120
     status, _, errors = towpath("new", "service", "mill", folder=tmp_path)
     assert (status, errors) == (2, "towpath: mill exists already; take another name, or delete it first\n")
     status, _, errors = towpath("delete", "service", "mill", folder=tmp_path)
