@@ -34,7 +34,7 @@ NAMING_A_ROOM: Final[dict[str, dict[str, Any]]] = {
 TELLING: Final = frozenset({"chat.create", "chat.join"})
 #: Those that name no room.
 NAMING_NONE: Final = frozenset(
-    {"chat.rooms", "chat.direct", "chat.resume", "chat.block", "chat.unblock", "chat.blocked"}
+    {"chat.rooms", "chat.direct", "chat.resume", "chat.block", "chat.unblock", "chat.blocked", "chat.find"}
 )
 
 
