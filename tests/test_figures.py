@@ -211,7 +211,9 @@ def test_modules_and_files_named_on_a_page_exist(page: Path) -> None:
     files = set(
         re.findall(r"`((?:libs|services|tools|tests|scripts|docs|bench|deploy|clients)/[\w./-]+)`", text)
     )
-    assert [name for name in files if not (ROOT / name).exists()] == []
+    # A tutorial names files that its reader makes.
+    if page.parent.name != "tutorial":
+        assert [name for name in files if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
