@@ -132,7 +132,11 @@ def before_texts_were_gone() -> list[tuple[str, dict[str, Any]]]:
     ]
     for seq, envelope in entries.items():
         kept.append((entry, {"stream": "chat:weavers", "seq": seq, "envelope": envelope}))
-        answer = make("chat.send.ok", {"seq": seq}, correlation_id=f"m-{seq}").to_json().decode()
+        answer = (
+            make("chat.send.ok", {"room": "weavers", "seq": seq, "sent_at": 1}, correlation_id=f"m-{seq}")
+            .to_json()
+            .decode()
+        )
         pushed = f'["towpath.push","group.chat:weavers",{envelope}]'
         settled = f'{{"answer":{answer},"outgoing":[{pushed}]}}'
         kept.append((outcome, {"msg_id": f"m-{seq}", "outcome": settled, "now": now_ms()}))
@@ -175,7 +179,7 @@ async def test_existing_outcomes_are_published_again(database_url: str) -> None:
         for seq in (2, 3):
             again = a_command("chat.send", by="bob", room="weavers", text="?", msg_id=f"m-{seq}")
             await chat.dispatch(again, redelivered=True)
-            assert chat.answer(f"m-{seq}").data == {"seq": seq}
+            assert chat.answer(f"m-{seq}").data == {"room": "weavers", "seq": seq, "sent_at": 1}
         assert [push.data["text"] for push in chat.pushes("group.chat:weavers")] == ["hello", ""]
 
 
@@ -204,7 +208,7 @@ async def test_deleted_rooms_can_be_downgraded_and_migrated_again(database_url: 
     async with ServiceUnderTest.running(CHAT, database_url) as chat:
         again = a_command("chat.send", by="bob", room="weavers", text="?", msg_id="m-2")
         await chat.dispatch(again, redelivered=True)
-        assert chat.answer("m-2").data == {"seq": 2}
+        assert chat.answer("m-2").data == {"room": "weavers", "seq": 2, "sent_at": 1}
         assert chat.pushes() == []
 
 
@@ -235,7 +239,12 @@ async def test_a_database_with_100000_messages_is_migrated_in_one_start(database
     push = a_push("weavers", 77, "chat.message", seq=77, user="bob", text="old text", sent_at=1)
     head = {"msg_id": "m", "timestamp": 1, "version": "1.0"}
     push = json.dumps(json.loads(push) | head, separators=(",", ":"))
-    answer = {**head, "action": "chat.send.ok", "data": {"seq": 77}, "correlation_id": "n-10"}
+    answer = {
+        **head,
+        "action": "chat.send.ok",
+        "data": {"room": "weavers", "seq": 77, "sent_at": 1},
+        "correlation_id": "n-10",
+    }
     outcome = f'{{"answer":{json.dumps(answer)},"outgoing":[["towpath.push","group.chat:weavers",{push}]]}}'
     values = {"stream": "chat:weavers", "push": push, "outcome": outcome, "now": now_ms()}
     engine = create_async_engine(database_url)
@@ -255,7 +264,7 @@ async def test_a_database_with_100000_messages_is_migrated_in_one_start(database
             outcomes = [row.outcome for row in await chat.rows(INBOX)]
             again = a_command("chat.send", by="bob", room="weavers", text="?", msg_id="n-10")
             await chat.dispatch(again, redelivered=True)
-            assert chat.answer("n-10").data == {"seq": 20}
+            assert chat.answer("n-10").data == {"room": "weavers", "seq": 20, "sent_at": 1}
             (pushed,) = chat.pushes("group.chat:weavers")
     assert progress == [20_000, 40_000, 60_000, 80_000, 100_000]
     assert len(texts) == MANY + 1
