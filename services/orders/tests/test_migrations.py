@@ -87,6 +87,7 @@ async def test_an_existing_order_keeps_its_price(
         await orders.dispatch(a_command("order.get", by="ana", order_id="O-1", msg_id="m-1"))
         assert orders.answer("m-1").data == {
             "order_id": "O-1",
+            "seq": 0,
             "status": "paid",
             "revision": 3,
             "amount": amount,
