@@ -517,7 +517,9 @@ def test_the_image_contains_the_locked_packages_only(image: Path) -> None:
     installed = {package["name"]: package for package in json.loads(listed.stdout)}
     own = {name for name in installed if name.startswith("towpath-")}
     services = [project.parent.name for project in ROOT.glob("services/*/pyproject.toml")]
-    assert own == {f"towpath-{part}" for part in ("protocol", "servicekit", "tools", *services)}
+    assert own == {
+        f"towpath-{part}" for part in ("protocol", "publisher", "servicekit", "client", "tools", *services)
+    }
     assert {service.name for service in installed_services()} <= set(services)
     assert not any("editable_project_location" in installed[name] for name in own)
     assert installed.keys() - own <= pins("requirements-runtime.lock").keys()
