@@ -106,22 +106,22 @@ def _option_rows() -> Iterator[str]:
     for command in ("dev", "web"):
         for option in typer.main.get_group(app).commands[command].params:
             if option.envvar:
-                told = re.sub(r"\[/?[a-z]*\]", "", getattr(option, "help", None) or "")
-                yield f"| `{option.envvar}` | `towpath {command} {option.opts[0]}` | {told} |"
-    for variable, told in PATHS.items():
-        yield f"| `{variable}` | – | {told} |"
+                meaning = re.sub(r"\[/?[a-z]*\]", "", getattr(option, "help", None) or "")
+                yield f"| `{option.envvar}` | `towpath {command} {option.opts[0]}` | {meaning} |"
+    for variable, meaning in PATHS.items():
+        yield f"| `{variable}` | – | {meaning} |"
 
 
 def _rows(model: type[BaseModel]) -> Iterator[str]:
-    told = setting_texts(model)
+    texts = setting_texts(model)
     for name in model.__annotations__:
         if name == "model_config":
             continue
         field = model.model_fields[name]
-        if name not in told:
+        if name not in texts:
             raise Undocumented(f"{model.__name__}.{name}: describe it in the docstring, below Attributes")
         variable = f"`{(PREFIX + name).upper()}`"
-        yield f"| {variable} | {_default(field)} | {_value(field)} | {told[name]} |"
+        yield f"| {variable} | {_default(field)} | {_value(field)} | {texts[name]} |"
 
 
 def _default(field: FieldInfo) -> str:

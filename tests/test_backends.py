@@ -86,7 +86,10 @@ def check_hashes(folder: Path, sums: Path) -> None:
 
 
 def toolchain(*programs: str) -> None:
-    """Leave the test out, and say why, if one of these is not on this machine."""
+    """Leave the test out, by name, if one of these is not on this machine.
+
+    Go and Java are not required by the project, so their absence is not a failure (CONTRIBUTING.md).
+    """
     if missing := [program for program in programs if shutil.which(program) is None]:
         pytest.skip(f"not run: {', '.join(missing)} is not on PATH")
 
@@ -207,6 +210,6 @@ def test_the_index_links_each_page_and_no_other() -> None:
 
 def test_each_refusal_of_the_ingress_is_in_the_table() -> None:
     table = snippets.rows(snippets.section((PAGES / "http.md").read_text(), "When something fails"))
-    told = {kind.strip("` ") for row in table for kind in row[1].partition(":")[0].split(",")}
+    listed = {kind.strip("` ") for row in table for kind in row[1].partition(":")[0].split(",")}
     # Of a transfer coding that HTTP does not know.
-    assert told == {kind.value for kind in KINDS} - {Kind.NOT_IMPLEMENTED.value}
+    assert listed == {kind.value for kind in KINDS} - {Kind.NOT_IMPLEMENTED.value}

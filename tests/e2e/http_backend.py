@@ -77,7 +77,7 @@ def story_of(order: str, events: int) -> list[dict[str, Any]]:
     ]
 
 
-def told(database: Path) -> dict[str, list[int]]:
+def applied(database: Path) -> dict[str, list[int]]:
     """The state of the orders service: of each order, the numbers of the events that changed it, in its order."""
     found: dict[str, list[int]] = defaultdict(list)
     with closing(sqlite3.connect(database)) as connection:

@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.http_backend import HttpBackend, RestartedIngress, told
+from tests.e2e.http_backend import HttpBackend, RestartedIngress, applied
 from towpath.ingress.keys import make
 from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import Processes
@@ -30,19 +30,19 @@ async def test_events_by_http_take_effect_once_and_in_order_though_broker_and_in
     async with HttpBackend.of(ingress.port, key, random.Random(14)) as backend:
         telling = asyncio.gather(*(backend.tell([name], EVENTS, at_once=5) for name in names))
         for accepted, go_away in ((80, rabbitmq.stop), (160, ingress.kill_and_start)):
-            await eventually(lambda bound=accepted: backend.accepted >= bound, timeout=120)  # type: ignore[misc]
+            await eventually(lambda bound=accepted: backend.accepted >= bound, timeout=120)  # type: ignore[misc]  # a default of a lambda
             await go_away()
             if go_away == rabbitmq.stop:
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(0.5)  # an outage that requests meet
                 await rabbitmq.start()
         await telling
         assert backend.accepted == ORDERS * EVENTS
         assert backend.repeated > 0
 
     def all_is_told() -> bool:
-        return told(database) == {name: list(range(EVENTS)) for name in names}
+        return applied(database) == {name: list(range(EVENTS)) for name in names}
 
     try:
         await eventually(all_is_told, timeout=120)
     except AssertionError:
-        assert told(database) == {name: list(range(EVENTS)) for name in names}
+        assert applied(database) == {name: list(range(EVENTS)) for name in names}

@@ -64,7 +64,7 @@ async def moved_to(client: WireClient, order_id: str, *statuses: str) -> Frame:
     )
 
 
-def told(client: WireClient, order_id: str) -> list[str]:
+def statuses_seen(client: WireClient, order_id: str) -> list[str]:
     """The states of an order in the pushes so far."""
     updates = (frame["data"] for frame in client.pushes("order.updated"))
     return [data["status"] for data in updates if data["order_id"] == order_id]
@@ -92,7 +92,7 @@ async def test_an_order_is_reserved_confirmed_paid_and_shipped_and_each_step_is_
         for client in (phone, laptop):
             await moved_to(client, "A-1", "shipped")
             await client.find(lambda frame: frame["data"].get("on_hand") == 1)
-            assert told(client, "A-1") == steps
+            assert statuses_seen(client, "A-1") == steps
             # The watch holds for all connections of the user.
             pushes = [
                 (frame["seq"], frame["data"]["on_hand"], frame["data"]["reserved"])
@@ -127,7 +127,7 @@ async def test_goods_of_a_cancelled_order_go_to_the_next_one(shop: System) -> No
         await ben.find(lambda frame: frame["action"] == "inventory.updated" and frame["seq"] == 3)
         await submit(ben, "C-2", crate=1)
         await moved_to(ben, "C-2", "confirmed")
-        assert told(ana, "C-1") == ["submitted", "confirmed", "cancelled"]
+        assert statuses_seen(ana, "C-1") == ["submitted", "confirmed", "cancelled"]
 
 
 @in_one_loop
@@ -139,7 +139,7 @@ async def test_an_order_that_is_not_a_matter_of_the_inventory_stays_as_it_was(sh
         # Events come in the order in which they were published: the decision on a later order is the last.
         await submit(cyd, "D-3", drill=1)
         await moved_to(cyd, "D-3", "confirmed")
-        assert told(cyd, "D-1") == told(cyd, "D-2") == ["submitted"]
+        assert statuses_seen(cyd, "D-1") == statuses_seen(cyd, "D-2") == ["submitted"]
 
 
 @in_one_loop
@@ -243,4 +243,4 @@ async def test_fifty_orders_for_the_last_item_at_two_replicas_of_each_service_co
         # Each got each step once.
         for person in people:
             await person.request("ping")
-            assert len(told(person, "O-1")) == 2
+            assert len(statuses_seen(person, "O-1")) == 2

@@ -84,7 +84,7 @@ class Listener:
                         while not closed.done() and heard < len(listener.seen):
                             heard = len(listener.seen)
                             await asyncio.wait([closed], timeout=_LISTEN_SECONDS)
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # before the next attempt to connect
 
         consuming = asyncio.create_task(consume())
         try:
@@ -130,7 +130,7 @@ async def test_events_of_transactions_are_applied_once_and_in_order(
 
     async def kill_broker() -> None:
         own_node.kill()
-        await asyncio.sleep(1)
+        await asyncio.sleep(1)  # an outage that the relay meets
         await asyncio.to_thread(own_node.boot)
 
     peaks: list[float] = []
@@ -140,7 +140,7 @@ async def test_events_of_transactions_are_applied_once_and_in_order(
             idle = _peak(relays[0])
             writing = asyncio.gather(*(_write(shop, writer) for writer in range(_WRITERS)))
             for share, strike in ((1, kill_relay), (2, kill_broker), (3, kill_relay), (4, kill_broker)):
-                await eventually(lambda share=share: len(listener.seen) >= _EVENTS * share // 6, timeout=240)  # type: ignore[misc]
+                await eventually(lambda share=share: len(listener.seen) >= _EVENTS * share // 6, timeout=240)  # type: ignore[misc]  # a default of a lambda
                 peaks.append(_peak(relays[-1]))
                 await strike()
             await writing

@@ -57,8 +57,8 @@ async function inLobby(answers: Answers = {}) {
   await eventually(() => chat.listed.value && chat.rooms.value.get("lobby")?.history !== "none");
   const lobby = () => chat.rooms.value.get("lobby")!;
   const seqs = () => lobby().entries.map(({ seq }) => seq);
-  const told = () => notices.shown.value.map(({ text }) => text(en));
-  return { service, chat, outbox, lobby, seqs, told, ever };
+  const noticeTexts = () => notices.shown.value.map(({ text }) => text(en));
+  return { service, chat, outbox, lobby, seqs, noticeTexts, ever };
 }
 
 describe("saying something", () => {
@@ -166,7 +166,7 @@ describe("a room", () => {
 
   test("loads its messages again when too much was missed, and reports it", async () => {
     let isComplete = true;
-    const { service, lobby, told } = await inLobby({
+    const { service, lobby, noticeTexts } = await inLobby({
       "chat.resume": ({ positions }) => ({
         streams: Object.fromEntries(
           Object.keys(positions).map((stream) => [stream, { seq: 90, complete: isComplete }]),
@@ -182,7 +182,7 @@ describe("a room", () => {
     service.tell("chat.message", message(95)); // far ahead: a hole that is not kept any more
     await eventually(() => lobby().hasEarlier);
     assert.deepEqual(lobby().entries.map(({ seq }) => seq).slice(0, 2), [89, 90]);
-    assert.equal(told().length, 1);
+    assert.equal(noticeTexts().length, 1);
   });
 
   test("that one is not in says so, and can be joined", async () => {
@@ -208,14 +208,14 @@ describe("a room", () => {
   });
 
   test("one is invited to is listed until one joins it", async () => {
-    const { service, chat, told, ever } = await inLobby({ "chat.join": () => ({ room: "crew", seq: 2, members: ["ana"] }) });
+    const { service, chat, noticeTexts, ever } = await inLobby({ "chat.join": () => ({ room: "crew", seq: 2, members: ["ana"] }) });
     const invitation = { room: "crew", title: "The crew", by: "bob" };
     service.push("chat.invited", invitation);
     service.push("chat.invited", invitation);
-    assert.deepEqual([chat.invitations.value, told().length], [[invitation], 1]);
+    assert.deepEqual([chat.invitations.value, noticeTexts().length], [[invitation], 1]);
     await chat.join("crew");
     // The invitation is dealt with, so its notice is gone.
-    assert.deepEqual([chat.invitations.value, told()], [[], []]);
+    assert.deepEqual([chat.invitations.value, noticeTexts()], [[], []]);
     assert.ok(ever.size > 0);
   });
 });
@@ -223,18 +223,18 @@ describe("a room", () => {
 describe("a service that is not there yet", () => {
   test("is asked again until it is, and a person hears of it once and while it lasts", async () => {
     let calls = 0;
-    const { lobby, told, ever } = await inLobby({
+    const { lobby, noticeTexts, ever } = await inLobby({
       "chat.rooms": () => (++calls < 2 ? new Refusal("unknown_action") : { rooms: [LOBBY] }),
     });
-    assert.deepEqual([lobby().title, calls, ever.size, told()], ["The lobby", 2, 1, []]);
+    assert.deepEqual([lobby().title, calls, ever.size, noticeTexts()], ["The lobby", 2, 1, []]);
   });
 });
 
 describe("messages that cannot be loaded now", () => {
   test("are asked for again, while the room is open", async () => {
     const answers = [new Refusal("unavailable", true), { room: "lobby", messages: [message(4)], has_more: false }];
-    const { seqs, told, ever } = await inLobby({ "chat.history": () => answers.shift()! });
-    assert.deepEqual([seqs(), ever.size, told()], [[4], 1, []]);
+    const { seqs, noticeTexts, ever } = await inLobby({ "chat.history": () => answers.shift()! });
+    assert.deepEqual([seqs(), ever.size, noticeTexts()], [[4], 1, []]);
   });
 });
 
@@ -304,21 +304,21 @@ describe("people", () => {
   });
 
   test("a user who is removed, or whose room is deleted, sees that and hears no more of the room", async () => {
-    const { service, chat, told } = await inDen();
+    const { service, chat, noticeTexts } = await inDen();
     service.tell("chat.left", { room: "den", seq: 3, user: "ana", by: "bob" });
     await eventually(() => !chat.rooms.value.has("den"));
     assert.equal("chat:den" in service.client.positions, false);
     service.push("chat.dropped", { room: "lobby", by: "bob" });
     await eventually(() => !chat.rooms.value.has("lobby"));
-    assert.deepEqual(told(), [en.rooms.removed("The den"), en.rooms.dropped("bob", "The lobby")]);
+    assert.deepEqual(noticeTexts(), [en.rooms.removed("The den"), en.rooms.dropped("bob", "The lobby")]);
     assert.deepEqual([chat.open.value, "chat:lobby" in service.client.positions], [null, false]);
   });
 
   test("one's own deletion of a room is not announced", async () => {
-    const { service, chat, told } = await inDen({ "chat.drop": ({ room }) => ({ room }) });
+    const { service, chat, noticeTexts } = await inDen({ "chat.drop": ({ room }) => ({ room }) });
     await chat.dropRoom("den");
     service.push("chat.dropped", { room: "den", by: "ana" });
-    assert.deepEqual([told(), chat.rooms.value.has("den")], [[], false]);
+    assert.deepEqual([noticeTexts(), chat.rooms.value.has("den")], [[], false]);
   });
 
   test("blocked users are listed, do not type, and are not read out", async () => {
@@ -357,7 +357,7 @@ describe("people", () => {
 
 describe("a service that lacks an action", () => {
   test("costs nothing but that: no presence and no read positions, and no complaint", async () => {
-    const { service, chat, lobby, told } = await inLobby({
+    const { service, chat, lobby, noticeTexts } = await inLobby({
       "chat.members": () => new Refusal("unknown_action"),
       "chat.read": () => new Refusal("unknown_action"),
     });
@@ -365,7 +365,7 @@ describe("a service that lacks an action", () => {
     service.tell("chat.message", message(5));
     await eventually(() => service.of("chat.read").length > 0 && service.of("chat.members").length > 0);
     await chat.loadMembers("lobby");
-    assert.deepEqual([told(), lobby().members, lobby().unread], [[], null, 0]);
+    assert.deepEqual([noticeTexts(), lobby().members, lobby().unread], [[], null, 0]);
   });
 
   test("is shown to a user who asked for it", async () => {

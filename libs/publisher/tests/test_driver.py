@@ -16,7 +16,7 @@ async def connected(url: str) -> Connection:
 
 async def test_the_time_of_the_last_bytes_is_known(rabbitmq: Rabbit) -> None:
     connection = await connected(rabbitmq.url)
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.3)  # the silence that is measured
     silent = connection.silent_for
     assert silent >= 0.3
     await connection.channel(timeout=10)

@@ -207,7 +207,7 @@ async def test_an_alarm_is_reported_and_waited_for(rabbitmq: Rabbit, publisher: 
         await publisher.publish("order.paid", PAID, msg_id="m-1", timeout=1.0)
     assert publisher.problem == "RabbitMQ accepts no messages (memory or disk alarm)"
     waiting = asyncio.create_task(publisher.publish("order.paid", PAID, msg_id="m-2"))
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # long enough to see that it does not end
     assert not waiting.done()
     await rabbitmq.unblock()
     assert await waiting == "m-2"

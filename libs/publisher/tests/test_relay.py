@@ -145,7 +145,7 @@ async def test_events_keep_their_order_though_the_broker_stops_and_the_relay_is_
     second = await start_relay(relay_batch=50)
     shop.run(publish(20, "order:0"))
     await rabbitmq.stop()
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.2)  # the relay sees the loss, and tries in vain
     await rabbitmq.start()
     await emptied(shop)
     for of in aggregates:

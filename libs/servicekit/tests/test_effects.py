@@ -251,7 +251,7 @@ async def test_a_call_is_made_after_the_commit_and_its_result_is_published_once(
     async with one.running():
         async with one.database.transaction() as connection:
             await one.put(connection, "o-1")
-            await asyncio.sleep(5 * SOON)
+            await asyncio.sleep(5 * SOON)  # some looks for due rows
             assert outside.calls == [], "before the commit"
         await one.ended(1)
     assert outside.counted() == {"o-1": 1}
@@ -518,7 +518,7 @@ async def test_on_stop_a_call_may_finish_and_no_other_begins(replica: Opened, ou
         await eventually(lambda: outside.at_once)
         await one.declare("o-2")
         stop.set()
-        await asyncio.sleep(5 * SOON)
+        await asyncio.sleep(5 * SOON)  # a look would have found the second one
         holding.set()
     assert outside.counted() == {"o-1": 1}
     assert [row.state for row in await one.rows()] == ["done", "waiting"]

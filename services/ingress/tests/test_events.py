@@ -105,6 +105,6 @@ async def test_a_stopping_ingress_answers_what_it_has(ingress: IngressUnderTest,
     asking = asyncio.create_task(ingress.events(PAID))
     await consumer.next()
     ingress.drain()
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.2)  # a drain that does not wait would be over
     ingress.hub.release_confirms()
     assert (await asking).status_code == 202

@@ -71,7 +71,7 @@ async def test_a_client_that_leaves_within_its_body_causes_no_error(
     _, writer = await asyncio.open_connection("127.0.0.1", ingress.settings.port)
     writer.write(HEAD.format(ingress.key).encode() + b"Content-Length: 100\r\n\r\n{")
     await writer.drain()
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # the server has begun to read the body
     writer.transport.abort()
     assert (await ingress.events(PAID)).status_code == 202
     assert len(await consumer.take(1)) == 1

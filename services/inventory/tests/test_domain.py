@@ -70,7 +70,7 @@ def test_any_events_in_any_order_reserve_all_or_nothing_once_and_never_below_zer
         one = shop.reservations[order]
         before = {sku: (stock.on_hand, stock.reserved) for sku, stock in shop.stocks.items()}
         if event == "created":
-            outcome = one.reserve(wanted[order], shop.stocks, untracked)  # type: ignore[arg-type]
+            outcome = one.reserve(wanted[order], shop.stocks, untracked)  # type: ignore[arg-type]  # sampled from the two words
         else:
             outcome = (one.release if event == "released" else one.ship)(shop.stocks)
         decided[order] += outcome.is_confirmed or outcome.rejection is not None
@@ -159,9 +159,9 @@ def test_lines_of_the_same_item_count_together() -> None:
 
 def test_a_rejection_names_all_items_for_programs_and_the_first_for_people() -> None:
     skus = [f"item-{number}" for number in range(7)]
-    told = rejection("out_of_stock", skus)
-    assert told.skus == skus
-    assert told.text == "Out of stock: item-0, item-1, item-2, item-3, item-4 and 2 more"
+    detail = rejection("out_of_stock", skus)
+    assert detail.skus == skus
+    assert detail.text == "Out of stock: item-0, item-1, item-2, item-3, item-4 and 2 more"
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ class Office:
 
     async def decide(self, *, later: float = WINDOW + 1, replica: int = 0) -> None:
         """A round of the digest, as if so many seconds had passed."""
-        clock = lambda: now_ms() + int(later * 1000)  # noqa: E731
+        clock = lambda: now_ms() + int(later * 1000)  # noqa: E731  # it reads `later` of the test
         # The gateways are as they are now: only the window has passed.
         digest = Digest(self.chosen.model_copy(update={"gateway_silence": 30.0 + later}), clock)
         await self.service.turn(digest.round, replica=replica)

@@ -293,8 +293,8 @@ class TestEvents:
                 detail=why,
             ),
         )
-        told = [(push.data["status"], push.data.get("detail")) for push in orders.pushes("user.alice")]
-        assert told == [("confirmed", None), ("rejected", why)]
+        pushed = [(push.data["status"], push.data.get("detail")) for push in orders.pushes("user.alice")]
+        assert pushed == [("confirmed", None), ("rejected", why)]
         await orders.dispatch(a_command("order.cancel", order_id="O-2", msg_id="m-1"))
         assert orders.error("m-1") == "conflict"
 

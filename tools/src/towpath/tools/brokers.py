@@ -347,7 +347,7 @@ async def _greeted(port: int, runs: Callable[[], bool]) -> str:
         except NoBroker as missing:
             if asyncio.get_running_loop().time() > deadline:
                 raise BrokerEnded(f"RabbitMQ in Docker did not start: {missing}") from None
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)  # until the next look, within the deadline
     raise BrokerEnded(f"RabbitMQ in Docker did not start: try `docker run --rm {IMAGE}` to see why")
 
 

@@ -178,7 +178,7 @@ class Repository:
         """Whether HEAD has files of the service; false for a folder that git does not know."""
         git = ["git", "-C", str(self.root), "ls-tree", "HEAD", f"services/{name}/"]
         try:
-            return bool(subprocess.run(git, capture_output=True, check=True).stdout.strip())  # noqa: S603
+            return bool(subprocess.run(git, capture_output=True, check=True).stdout.strip())  # noqa: S603  # git, with our arguments
         except (OSError, subprocess.CalledProcessError):
             return False
 
@@ -299,7 +299,7 @@ def _uninstall(distribution: str) -> None:
     )
     arguments = [sys.executable, distribution] if uv.exists() else [distribution]
     try:
-        subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)  # noqa: S603
+        subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)  # noqa: S603  # our own programs
     except (OSError, subprocess.CalledProcessError) as error:
         raise NotDeleted(f"{distribution} cannot be uninstalled: {_last_line(error)}") from None
 

@@ -147,7 +147,7 @@ class Driver:
         if self.connection is not None:
             return self.connection
         if self._closed_by is not None:
-            raise self._closed_by.anew()
+            raise self._closed_by.copied()
         opened: asyncio.Future[dict[str, Any]] = loop.create_future()
         self._opened.add(opened)
         try:
@@ -342,7 +342,7 @@ class Driver:
         self._closed_by = error
         for opened in self._opened:
             if not opened.done():
-                opened.set_exception(error.anew())
+                opened.set_exception(error.copied())
         self._errands.cancel()
         self.readers.end(error)
         if self._saving is not None:

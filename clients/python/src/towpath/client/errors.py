@@ -88,7 +88,7 @@ class TowpathError(Exception):
     def __str__(self) -> str:
         return f"{self.message} ({self.code})"
 
-    def anew(self) -> "TowpathError":
+    def copied(self) -> "TowpathError":
         """A copy of the error for another caller, without the earlier traceback."""
         return TowpathError(
             self.code,

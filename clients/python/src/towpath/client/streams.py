@@ -153,7 +153,7 @@ class _Box:
             if self._over:
                 # Raised once; after that the iteration is over.
                 error, self._error = self._error, None
-                raise StopAsyncIteration if error is None else error.anew()
+                raise StopAsyncIteration if error is None else error.copied()
             if self._news is not None:
                 raise RuntimeError(f"Two tasks read {self._stream} with one reader; make one for each.")
             self._news = asyncio.get_running_loop().create_future()

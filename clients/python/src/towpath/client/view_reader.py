@@ -207,7 +207,7 @@ class Feed(Generic[State]):
             if self._over:
                 # Raised once; after that the iteration is over.
                 error, self._error = self._error, None
-                raise StopAsyncIteration if error is None else error.anew()
+                raise StopAsyncIteration if error is None else error.copied()
             if self._news is not None:
                 raise RuntimeError(f"Two tasks read one view of {self.stream}; open one for each.")
             if self._is_behind:

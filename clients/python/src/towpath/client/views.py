@@ -209,7 +209,7 @@ class Views:
         """The session is closed. Positions stay: the next session may continue from them."""
         for name in self._views:
             self._act(Cancel(f"view:{name}"))
-            self._act(ViewFailed(name, error.anew()))
+            self._act(ViewFailed(name, error.copied()))
         self._views.clear()
         self._by_stream.clear()
 

@@ -59,11 +59,11 @@ def document(parties: Sequence[Party], version: str) -> Schema:
     Args:
         version: Of the software that has this contract.
     """
-    told = [_ACCEPTED, _ERROR, *(message for party in parties for message in party.messages)]
-    data, definitions = schemas.of_messages(told, _REF)
+    messages_sent = [_ACCEPTED, _ERROR, *(message for party in parties for message in party.messages)]
+    data, definitions = schemas.of_messages(messages_sent, _REF)
     envelope = schemas.of_model(Envelope, "serialization", _REF)
     bodies = schemas.of_structs(_REF, {"$ref": "#/components/schemas/Envelope"})
-    messages = {message.key: _message(message, data[message.key]) for message in told}
+    messages = {message.key: _message(message, data[message.key]) for message in messages_sent}
     messages |= _bodies()
     return {
         "asyncapi": ASYNCAPI,

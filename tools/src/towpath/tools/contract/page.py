@@ -27,9 +27,9 @@ _TITLES: Final = {
 
 def render(parties: Sequence[Party], head: str = HEAD) -> str:
     """The page, which begins with ``head``."""
-    told = [message for party in parties for message in party.messages]
+    sent = [message for party in parties for message in party.messages]
     error = Message(Kind.ANSWER, "error", "gateway", ErrorData)
-    refs, definitions = schemas.of_messages([*told, error], _REF)
+    refs, definitions = schemas.of_messages([*sent, error], _REF)
     models = _Models({key: ref["$ref"] for key, ref in refs.items()}, definitions)
     parts = [head, *(f"- [{_title(party)}](#{_anchor(_title(party))})" for party in parties)]
     parts += ["- [Errors](#errors)", "- [Close codes](#close-codes)", "- [Types](#types)", ""]
@@ -127,10 +127,10 @@ class _Models:
         required = schema.get("required", ())
         for name, part in schema["properties"].items():
             default = part.get("default")
-            told = [part.get("description", "")]
-            told += [f"Default: `{json.dumps(default)}`."] if default not in (None, "", {}) else []
+            meaning = [part.get("description", "")]
+            meaning += [f"Default: `{json.dumps(default)}`."] if default not in (None, "", {}) else []
             shown = name if name in required else f"{name}?"
-            yield f"`{shown}`", self._type(part), " ".join(text for text in told if text)
+            yield f"`{shown}`", self._type(part), " ".join(text for text in meaning if text)
 
     def _type(self, schema: Mapping[str, Any]) -> str:
         if "$ref" in schema:

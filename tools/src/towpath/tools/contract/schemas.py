@@ -105,12 +105,12 @@ def _describe(schema: Schema, cls: type) -> None:
     schema.pop("description", None)
     if text and "description" not in schema:
         schema["description"] = text
-    told: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for parent in reversed(cls.__mro__):
-        told |= dict(_fields(parent.__doc__ or ""))
+        meanings |= dict(_fields(parent.__doc__ or ""))
     for name, part in schema.get("properties", {}).items():
-        if name in told and "description" not in part:
-            part["description"] = told[name]
+        if name in meanings and "description" not in part:
+            part["description"] = meanings[name]
 
 
 def _fields(docstring: str) -> Iterator[tuple[str, str]]:

@@ -214,12 +214,12 @@ class Outbox:
 
     async def delete(self, ids: Collection[int]) -> None:
         """Delete rows whose events are confirmed, or were dropped."""
-        await self._connection.execute(f"DELETE FROM {self._table} WHERE id = ANY ($1::bigint[])", list(ids))  # noqa: S608
+        await self._connection.execute(f"DELETE FROM {self._table} WHERE id = ANY ($1::bigint[])", list(ids))  # noqa: S608  # a quoted name
 
     async def park(self, reasons: Mapping[int, str]) -> None:
         """Park rows, each with its reason."""
         await self._connection.execute(
-            f"UPDATE {self._table} AS outbox SET parked_at = clock_timestamp(), reason = given.reason "  # noqa: S608
+            f"UPDATE {self._table} AS outbox SET parked_at = clock_timestamp(), reason = given.reason "  # noqa: S608  # a quoted name
             "FROM unnest($1::bigint[], $2::text[]) AS given (id, reason) WHERE outbox.id = given.id",
             list(reasons),
             [reason.replace("\0", "") for reason in reasons.values()],
@@ -228,7 +228,7 @@ class Outbox:
     async def parked(self, most: int) -> Sequence[ParkedRow]:
         """The oldest parked rows."""
         rows = await self._connection.fetch(
-            f"SELECT id, aggregate, msg_id, action, reason FROM {self._table} "  # noqa: S608
+            f"SELECT id, aggregate, msg_id, action, reason FROM {self._table} "  # noqa: S608  # a quoted name
             "WHERE parked_at IS NOT NULL ORDER BY id LIMIT $1",
             most,
         )
@@ -237,7 +237,7 @@ class Outbox:
     async def retry(self, ids: Collection[int] | None) -> Sequence[int]:
         """Let parked rows be published again, all of them for ``None``; returns which."""
         rows = await self._connection.fetch(
-            f"UPDATE {self._table} SET parked_at = NULL, reason = NULL "  # noqa: S608
+            f"UPDATE {self._table} SET parked_at = NULL, reason = NULL "  # noqa: S608  # a quoted name
             "WHERE parked_at IS NOT NULL AND ($1::bigint[] IS NULL OR id = ANY ($1)) RETURNING id",
             None if ids is None else list(ids),
         )
@@ -247,7 +247,7 @@ class Outbox:
     async def drop(self, ids: Collection[int]) -> Sequence[int]:
         """Delete parked rows without publishing them; returns which."""
         rows = await self._connection.fetch(
-            f"DELETE FROM {self._table} WHERE parked_at IS NOT NULL AND id = ANY ($1::bigint[]) RETURNING id",  # noqa: S608
+            f"DELETE FROM {self._table} WHERE parked_at IS NOT NULL AND id = ANY ($1::bigint[]) RETURNING id",  # noqa: S608  # a quoted name
             list(ids),
         )
         await self._wake()
