@@ -1,6 +1,7 @@
 """``towpath dev`` as a person runs it: real processes, a real page, a real end."""
 
 import asyncio
+import functools
 import json
 import os
 import signal
@@ -64,8 +65,9 @@ class Dev:
         status = await self.process.ended(timeout=40)
         # A node that is kept may take 20 s to stop in order.
         await eventually(lambda: not [pid for pid in self.below if _runs(pid)], timeout=40)
+        # A killed process is seen as ended when its first thread is; the last one closes its sockets.
         for address in (self.page, self.announced["gateway"]):
-            assert not await _listens(int(address.rpartition(":")[2].partition("/")[0]))
+            await eventually(functools.partial(_refuses, address))
         return status
 
 
@@ -258,10 +260,11 @@ def _runs(pid: int) -> bool:
         return False
 
 
-async def _listens(port: int) -> bool:
+async def _refuses(address: str) -> bool:
+    port = int(address.rpartition(":")[2].partition("/")[0])
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
-        return False
+        return True
     writer.close()
-    return True
+    return False

@@ -29,15 +29,22 @@ async def test_an_alarm_shows_after_a_publish(rabbitmq: Rabbit) -> None:
     channel = await connection.channel(timeout=10)
     assert not await connection.is_blocked()
     await rabbitmq.block()
-    publishing = asyncio.create_task(channel.basic_publish(b"{}", exchange="", routing_key="none"))
-    await eventually(connection.is_blocked)
+    publishing: list[asyncio.Task[object]] = []
+
+    async def is_blocked() -> bool:
+        # The alarm reaches a connection a moment after it is set, and only a later publish is answered by it.
+        publish = channel.basic_publish(b"{}", exchange="", routing_key="none")
+        publishing.append(asyncio.create_task(publish))
+        return await connection.is_blocked()
+
+    await eventually(is_blocked)
     await rabbitmq.unblock()
 
     async def is_free() -> bool:
         return not await connection.is_blocked()
 
     await eventually(is_free)
-    await publishing
+    await asyncio.gather(*publishing)
     await connection.close()
 
 
