@@ -184,7 +184,7 @@ class GatewaySettings(BrokerSettings):
     connects_per_address: Rate = 200.0
     connects_per_address_burst: Burst = 10_000.0
     groups_per_connection: Annotated[int, Field(ge=1)] = 10_000
-    read_turn: Annotated[float, Field(gt=0, le=1)] = 0.03
+    read_turn: Annotated[float, Field(gt=0, le=1)] = 0.004
     read_share: Annotated[float, Field(gt=0, le=1)] = 0.002
     rate_per_connection: Rate = 200.0
     burst_per_connection: Burst = 2_000.0
