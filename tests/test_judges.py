@@ -33,6 +33,12 @@ def test_a_new_a_vanished_and_another_deviation_are_problems(change: dict[str, s
     assert problems(AS_LISTED | change, LISTED) == [problem]
 
 
+def test_a_deviation_that_depends_on_time_may_be_absent_and_may_not_be_another() -> None:
+    listed = Expected(1, [Deviation("1.1", "non-strict", "one read may hold both frames", sometimes=True)])
+    assert problems({"1.1": "non-strict"}, listed) == problems({"1.1": "ok"}, listed) == []
+    assert problems({"1.1": "failed"}, listed) == ["1.1 is 'failed', expected is 'non-strict'"]
+
+
 def test_a_judge_that_ran_fewer_cases_is_a_problem() -> None:
     found = problems({"1.1": "failed"}, LISTED)
     assert found == ["ran 1 cases, not 3", "2.1: no such case was run"]
@@ -46,6 +52,7 @@ def test_a_judge_that_ran_fewer_cases_is_a_problem() -> None:
         'at_least = 1\nother = "x"',
         'at_least = 1\n[[deviation]]\ncase = "1"\noutcome = "failed"',
         'at_least = 1\n[[deviation]]\ncase = "1"\noutcome = "failed"\nreason = " "',
+        'at_least = 1\n[[deviation]]\ncase = "1"\noutcome = "failed"\nreason = "so"\nsometimes = "yes"',
     ],
 )
 def test_a_list_without_reasons_or_with_unknown_entries_is_refused(tmp_path: Path, text: str) -> None:
