@@ -88,6 +88,6 @@ def _deviation(path: Path, entry: Mapping[str, Any]) -> Deviation:
         or not isinstance(entry.get("sometimes", False), bool)
     ):
         raise ValueError(
-            f"{path}: {dict(entry)}: a deviation has the texts case, outcome and reason, and may have sometimes = true"
+            f"{path}: {dict(entry)}: a deviation has the texts case, outcome and reason; it may have sometimes = true"
         )
     return Deviation(**entry)
