@@ -20,10 +20,10 @@ export PYTHON
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test faults abuse judges bench check page packages up docs sbom audit lock
+.PHONY: help install run test faults abuse containers judges bench check page packages up docs sbom audit lock
 
 help:  ## show this
-	@sed -n 's/^\([a-z]*\):.*##/\1/p' Makefile | while read -r name what; do printf '  make %-9s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z]*\):.*##/\1/p' Makefile | while read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
 
 install: $(READY)  ## set up .venv, once
 	@:
@@ -39,6 +39,9 @@ faults: $(READY)  ## run all fault trials, and write docs/reliability.md; ARGS="
 
 abuse: $(READY)  ## run all abuse trials, and write docs/abuse.md; ARGS="-k resume" for some
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/abuse --abuse all --abuse-page docs/abuse.md $(ARGS)
+
+containers: $(READY)  ## build the image and bring docker-compose.yml up on an engine, and test both
+	@$(BIN)/pytest tests/containers --containers $(ARGS)
 
 judges: $(READY) $(PACKAGES) $(PARSER)  ## run suites that others wrote, and write docs/judges.md; ARGS="--registry" for those of registries
 	@$(BIN)/python -m judges.run $(ARGS)

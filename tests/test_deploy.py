@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +353,7 @@ class Stage:
 class Dockerfile:
     page: Stage
     build: Stage
+    slim: Stage
     final: Stage
 
     @property
@@ -386,6 +388,11 @@ def test_the_image_runs_as_an_unprivileged_user_with_a_health_check() -> None:
     last_root_step = max(n for n, (name, _) in enumerate(final.instructions) if name in ("RUN", "COPY"))
     assert final.instructions.index(("USER", "10001:10001")) > last_root_step
     assert "/health/ready" in final.all("HEALTHCHECK")[0]
+
+
+def test_the_image_is_labelled_with_the_version_of_its_programs() -> None:
+    labels = " ".join(the_dockerfile().final.all("LABEL"))
+    assert f'org.opencontainers.image.version="{version("towpath-gateway")}"' in labels
 
 
 @pytest.fixture(scope="module")

@@ -25,22 +25,29 @@ class Follower:
         incomplete: Streams that a resume could not complete.
     """
 
-    def __init__(self, user: str, gateways: Sequence[str]) -> None:
+    def __init__(self, user: str, gateways: Sequence[str], token: str | None = None) -> None:
         self.user = user
         self.seen: list[Frame] = []
         self.duplicates = 0
         self.resumed = 0
         self.incomplete: list[str] = []
         self._gateways = list(gateways)
+        self._token = token or a_token(user)
         self._positions = Positions()
         self._client: WireClient | None = None
         self._read = 0
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def follow(cls, user: str, gateways: Sequence[str]) -> AsyncIterator["Follower"]:
-        """Connected from entry to exit, to the first of ``gateways`` that takes them."""
-        follower = cls(user, gateways)
+    async def follow(
+        cls, user: str, gateways: Sequence[str], *, token: str | None = None
+    ) -> AsyncIterator["Follower"]:
+        """Connected from entry to exit, to the first of ``gateways`` that takes them.
+
+        Args:
+            token: The user's; by default one that gateways of tests take, for an hour.
+        """
+        follower = cls(user, gateways, token)
         running = asyncio.create_task(follower._run())
         try:
             await eventually(lambda: follower._client is not None)
@@ -91,7 +98,7 @@ class Follower:
     async def _run(self) -> None:
         while True:
             with contextlib.suppress(*_AWAY):
-                async with WireClient.connect(self._gateways[0], token=a_token(self.user)) as client:
+                async with WireClient.connect(self._gateways[0], token=self._token) as client:
                     await client.next("session.welcome")
                     self._read = 0
                     if self.positions:
