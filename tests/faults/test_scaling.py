@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import quantiles
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from websockets.exceptions import InvalidStatus
@@ -93,7 +93,7 @@ async def test_gateways_come_and_go_behind_a_proxy_and_every_closed_connection_w
 
     await launch(0)
     url = await PROXIES[proxy](processes, tmp_path, ports)
-    many = {"users": [f"user{number}" for number in range(12)], "pause": 0.1}
+    many: dict[str, Any] = {"users": [f"user{number}" for number in range(12)], "pause": 0.1}
     async with (
         Onlookers.watch(url, _ONLOOKERS) as onlookers,
         trial.of(f"1 → {_REPLICAS} → 1 gateways behind {proxy}", system, urls=[url], **many) as load,
@@ -125,7 +125,7 @@ async def test_replicas_of_a_service_come_and_go_under_load(
     replicas = [system.launch_service(service, database_url=url)]
     await replicas[0].ready()
     setattr(system, service, replicas[0])
-    many = {"users": [f"user{number}" for number in range(12)], "pause": 0.1}
+    many: dict[str, Any] = {"users": [f"user{number}" for number in range(12)], "pause": 0.1}
     async with trial.of(f"1 → 4 → 1 replicas of {service}", system, **many) as load:
         for _ in range(3):
             replicas.append(system.launch_service(service, database_url=url))
