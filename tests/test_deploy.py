@@ -354,6 +354,7 @@ class Dockerfile:
     page: Stage
     build: Stage
     slim: Stage
+    system: Stage
     final: Stage
 
     @property

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import secrets
 import shutil
 import subprocess
@@ -183,7 +184,16 @@ def _write_secrets(folder: Path) -> dict[str, str]:
 
 def _overriding(image: str, ports: Mapping[int, int]) -> str:
     declared = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    ours = {name: {"image": image} for name, service in declared.items() if service.get("image") == "towpath"}
+    changed: dict[str, dict[str, Any]] = {}
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # no container may have more than its engine
+    for name, service in declared.items():
+        changed[name] = {"image": image} if service.get("image") == "towpath" else {}
+        if service.get("ulimits", {}).get("nofile", 0) > most > 0:
+            changed[name]["ulimits"] = {"nofile": most}
     published = [f"127.0.0.1:{outside}:{inside}" for inside, outside in ports.items()]
+    proxy = yaml.safe_dump({"services": {"proxy": changed.pop("proxy")}})
     # docker compose adds lists of ports to each other, unless told to replace them.
-    return yaml.safe_dump({"services": ours}) + f"  proxy:\n    ports: !override {json.dumps(published)}\n"
+    proxy = (
+        proxy.rstrip().replace("proxy: {}", "proxy:") + f"\n    ports: !override {json.dumps(published)}\n"
+    )
+    return proxy + "".join(f"  {name}: {json.dumps(change)}\n" for name, change in changed.items() if change)

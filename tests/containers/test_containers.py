@@ -44,9 +44,17 @@ async def join(follower: Follower, room: str) -> None:
 
 @pytest.fixture(scope="module")
 def key(compose: Compose) -> str:
-    """A key of the ingress for order events."""
-    made = compose.execute("ingress", "towpath-ingress", "key", "shop", "--events", "order.*")
-    return made.split()[-1]
+    """A key of the ingress for order events, which the ingress has read."""
+    made = compose.execute("ingress", "towpath-ingress", "key", "shop", "--events", "order.*").split()[-1]
+
+    async def is_known() -> bool:
+        url = f"http://{compose.address(INGRESS)}/v1/events"
+        headers = {"Authorization": f"Bearer {made}"}
+        async with aiohttp.ClientSession(headers=headers) as backend, backend.post(url, json={}) as answer:
+            return answer.status != 401
+
+    asyncio.run(eventually(is_known))
+    return made
 
 
 def test_every_service_of_the_file_is_up_and_healthy(compose: Compose) -> None:

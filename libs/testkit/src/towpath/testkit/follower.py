@@ -5,14 +5,14 @@ import contextlib
 import random
 from collections.abc import AsyncIterator, Sequence
 
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import InvalidHandshake
 
 from towpath.protocol.streams import Arrival, Positions
 from towpath.testkit.client import ConnectionEnded, Frame, WireClient
 from towpath.testkit.eventually import eventually
 from towpath.testkit.tokens import a_token
 
-_AWAY = (OSError, ConnectionEnded, InvalidStatus, TimeoutError, EOFError)
+_AWAY = (OSError, ConnectionEnded, InvalidHandshake, TimeoutError, EOFError)
 
 
 class Follower:

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
@@ -38,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="towpath-ingress",
         description="Serve POST /v1/events and /v1/push. Settings are variables: docs/reference/settings.md.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('towpath-ingress')}")
     commands = parser.add_subparsers(dest="command", title="commands")
     key = commands.add_parser("key", help="make an API key, and print it once; the file gets its hash")
     key.add_argument("name", help="the sender of all that is sent with it")

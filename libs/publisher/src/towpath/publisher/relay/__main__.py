@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Final
 
 _EPILOG: Final = """\
@@ -38,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    program.add_argument("--version", action="version", version=f"%(prog)s {version('towpath-publisher')}")
     program.set_defaults(command="run")
     commands = program.add_subparsers(title="commands", metavar="COMMAND")
     for name, text in (
