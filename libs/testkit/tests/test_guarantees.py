@@ -1,9 +1,11 @@
 """The guarantees as checks: our own handlers keep them, and each check finds a handler that does not."""
 
 import json
+from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
+from structlog.testing import capture_logs
 
 from towpath.servicekit import Handler, Service
 from towpath.testkit import (
@@ -34,6 +36,13 @@ INVALID: Final = "invalid data gets an error and loses nothing"
 READ: Final = "a read changes nothing"
 OTHER_ORDER: Final = "messages of other keys, in another order or in one batch, do not change the outcome"
 COMPLETE: Final = "every handler that changes something has an example"
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """No tracebacks of the planted faults: to print them takes most of the time."""
+    with capture_logs():
+        yield
 
 
 async def broken(
