@@ -1,5 +1,6 @@
 """Towpath in one process: a client's request, an event, a push, and what goes wrong between them."""
 
+import asyncio
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,13 @@ async def test_a_stack_needs_less_than_a_second_of_processor_time_to_start() -> 
     started = time.process_time()
     async with Stack.running(SERVICE):
         assert time.process_time() - started < 1
+
+
+async def test_a_stack_that_has_ended_leaves_no_task_of_a_service() -> None:
+    for _ in range(3):
+        async with Stack.running(SERVICE):
+            pass  # it ends while its database is probed for the first time
+        assert [task for task in asyncio.all_tasks() if task.get_name().startswith("count:")] == []
 
 
 async def test_events_and_pushes_of_a_backend_arrive() -> None:
