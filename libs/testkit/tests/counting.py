@@ -156,6 +156,12 @@ def rank(event: Add, counts: Counts) -> Outcome:
     return Outcome()
 
 
+def touch(request: Add, _: Session, counts: Counts) -> Outcome:
+    """Notes when it was called last, as idempotent writes may."""
+    counts.numbers[request.word] = counts.numbers.get(request.word, 0) + now_ms()
+    return Outcome(answer=Number(word=request.word, number=0))
+
+
 def with_command(handler: Handler, action: str = "count.add") -> Service[Counts]:
     """The service with another handler."""
     return replace(SERVICE, commands={**SERVICE.commands, action: handler})

@@ -181,6 +181,14 @@ async def test_data_that_must_be_refused_are_named_when_they_are_accepted() -> N
     assert found[INVALID].seen == "data {'word': 'oak', 'amount': 99} was accepted"
 
 
+async def test_a_column_that_may_differ_is_ignored() -> None:
+    service = with_command(Handler(Add, counting.touch, answer=Number, changes=False, idempotent=True))
+    example = Example(message=ADD, after=[ADD])
+    found = await broken(service, example)
+    assert "number=" in found[REDELIVERED].seen
+    assert await broken(service, example, ignored=["number", "changed_at"]) == {}
+
+
 async def test_a_handler_without_an_example_is_named() -> None:
     found = await broken(SERVICE, ADD, complete=True)
     assert set(found) == {COMPLETE}

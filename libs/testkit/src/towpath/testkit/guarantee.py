@@ -86,15 +86,15 @@ def guarantees(
         stories: Sequences of messages that have nothing to do with each other, each in its order. Interleaved in any
             way they have the same outcome.
         state: Returns what handlers may change beside the service's tables, such as a variable or a file.
-        ignored: Columns that may differ between two interleavings, beside times, random ids and numbers of rows.
+        ignored: Columns that may differ, such as the time of the last repetition. Between two interleavings times,
+            random ids and numbers of rows may differ as well.
         complete: Whether each handler that changes something must have an example, which is then one of the checks.
 
     Raises:
         ValueError: The service has no handler for an example.
     """
-    cases = [
-        Case(service, one if isinstance(one, Example) else Example(message=one), state) for one in examples
-    ]
+    given = [one if isinstance(one, Example) else Example(message=one) for one in examples]
+    cases = [Case(service, example, state, ignored) for example in given]
     for case in cases:
         handlers = service.commands if case.example.is_command else service.events
         if case.example.action not in handlers:

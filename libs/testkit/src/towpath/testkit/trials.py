@@ -79,11 +79,13 @@ class Case:
 
     Attributes:
         outside: See :data:`Outside`.
+        ignored: Columns that may differ, such as the time of the last repetition.
     """
 
     service: Service[Any]
     example: Example
     outside: Outside | None = None
+    ignored: Collection[str] = ()
 
     @property
     def handler(self) -> Handler:
@@ -92,7 +94,7 @@ class Case:
 
     def trial(self) -> AbstractAsyncContextManager["Trial"]:
         """A new trial: what is before the example has been handled."""
-        return Trial.of(self.service, self.example, self.outside)
+        return Trial.of(self)
 
 
 class Trial:
@@ -102,28 +104,25 @@ class Trial:
         service: The service that handles the example.
     """
 
-    def __init__(
-        self, service: ServiceUnderTest, example: Example, tables: "Tables", outside: Outside | None
-    ) -> None:
+    def __init__(self, service: ServiceUnderTest, case: Case) -> None:
         self.service = service
-        self.example = example
-        self._tables = tables
-        self._outside = outside
+        self.example = case.example
+        self._outside = case.outside
+        self._ignored = case.ignored
+        self._tables = Tables.of(case.service)
 
     @classmethod
     @asynccontextmanager
-    async def of(
-        cls, service: Service[Any], example: Example, outside: Outside | None = None
-    ) -> AsyncIterator["Trial"]:
-        """A trial of ``example``.
+    async def of(cls, case: Case) -> AsyncIterator["Trial"]:
+        """A trial of the example of ``case``.
 
         Raises:
             Seen: The service refuses a message that is to be handled before.
         """
         # A failing command is answered at once: in a test nothing gets better while it is tried again.
-        async with ServiceUnderTest.running(service, try_seconds=0.0) as under_test:
-            trial = cls(under_test, example, Tables.of(service), outside)
-            for message in example.after:
+        async with ServiceUnderTest.running(case.service, try_seconds=0.0) as under_test:
+            trial = cls(under_test, case)
+            for message in case.example.after:
                 await under_test.dispatch(message)
                 must_be_accepted(under_test, Example(message=message), "which is to be handled before,")
             under_test.forget()
@@ -144,7 +143,7 @@ class Trial:
 
     async def state(self) -> State:
         """The committed rows, and the state outside."""
-        found = await self._tables.rows(self.service)
+        found = await self._tables.rows(self.service, self._ignored)
         if self._outside is not None:
             value = self._outside()
             value = await value if inspect.isawaitable(value) else value
@@ -290,18 +289,21 @@ class Tables:
         effects = [] if storage.effects is None else [storage.effects]
         return cls([table for table in tables if table.name not in kit.tables], streams + effects)
 
-    async def rows(self, service: ServiceUnderTest) -> dict[str, Sequence[str]]:
+    async def rows(
+        self, service: ServiceUnderTest, ignored: Collection[str] = ()
+    ) -> dict[str, Sequence[str]]:
         """The rows of all tables as text, sorted."""
         found: dict[str, Sequence[str]] = {}
         for table in (*self.own, *self.kit):
             rows = await service.rows(table)
-            found[table.name] = sorted(", ".join(_fields(row)) for row in rows)
+            found[table.name] = sorted(", ".join(_fields(row, ignored)) for row in rows)
         return found
 
 
-def _fields(row: sa.Row[Any]) -> Iterator[str]:
+def _fields(row: sa.Row[Any], ignored: Collection[str]) -> Iterator[str]:
     for name, value in row._mapping.items():
-        yield f"{name}={value!r}"
+        if name not in ignored:
+            yield f"{name}={value!r}"
 
 
 def _short(value: object) -> str:
