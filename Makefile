@@ -16,7 +16,7 @@ PAGE_SOURCES := $(shell find clients/js/src clients/web -type f -not -path '*/di
 
 MAKEFLAGS += --no-print-directory
 export PYTHON
-# Without bytecode each start of a program compiles a thousand modules; see pytest_configure in towpath.testkit.plugin.
+# Without bytecode each start of a program compiles a thousand modules; see pytest_configure in towpath.testkit.repository.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

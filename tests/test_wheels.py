@@ -1,7 +1,7 @@
-"""Another repository uses Towpath: a service of its own, on the wheels of `make packages` alone.
+"""Another repository uses Towpath: a service of its own and its tests, on the wheels of `make packages` alone.
 
-The commands are those of the tutorial's last step. The environment has no other package of ours, and nothing of this
-repository is on its path. Packages of others are those of requirements.lock.
+The commands are those of the last steps of two tutorials. The environment has no other package of ours, and nothing
+of this repository is on its path. Packages of others are those of requirements.lock.
 """
 
 import asyncio
@@ -18,8 +18,9 @@ from towpath.testkit.processes import Processes, free_port
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.tokens import AUTH_SETTINGS, a_token
 
-from .snippets import ROOT, blocks_of, section
+from .snippets import ROOT, Play, blocks_of, looks_like, section
 
+TESTING = (ROOT / "docs/tutorial/test-your-handlers.md").read_text()
 OUTSIDE = section((ROOT / "docs/tutorial/your-own-service.md").read_text(), "7. Outside of this repository")
 BIN = Path(sys.executable).parent
 
@@ -82,19 +83,33 @@ def project(clone: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(clone: Path, wheels: Path, project: Path) -> Path:
-    """The programs of a fresh environment with the project, as the tutorial makes it, and the other wheels."""
+    """The programs of a fresh environment with the project, as the tutorial makes it, and the client."""
     build, install = (block.text for block in blocks_of(OUTSIDE, "sh"))
     assert build == "make packages\n"
     run("sh", "-euc", install, folder=clone)
     venv = project.parent / "env"
-    # The test kit brings more of ours, as far as it needs them.
     run(
         *(BIN / "uv", "pip", "install", "--quiet", "--python", venv),
         *("--constraint", ROOT / "requirements.lock"),
-        *(*map(str, wheels.glob("*.whl")), "pytest", "pytest-asyncio"),
+        *wheels.glob("towpath_client-*.whl"),
         folder=clone,
     )
     return venv / "bin"
+
+
+@pytest.fixture(scope="module")
+def tested(clone: Path, environment: Path, project: Path) -> Path:
+    """The same environment with the testkit, and the project with the files of the other tutorial."""
+    step = section(TESTING, "5. In another repository")
+    build, install = (block.text for block in blocks_of(step, "sh"))
+    assert build == "make packages\n"
+    make, _, packages = install.partition("\n")
+    assert make == ".venv/bin/uv venv --quiet ../own/env"  # it is there
+    run("sh", "-euc", packages, folder=clone)
+    for block in blocks_of(TESTING):
+        if block.name is not None:
+            (project / "tests" / block.name).write_text(block.text)
+    return environment
 
 
 def test_every_distribution_has_a_wheel_with_its_modules_and_its_types(wheels: Path) -> None:
@@ -144,5 +159,30 @@ async def test_a_service_of_another_repository_answers_on_a_real_broker(
     assert json.loads(answer) == {"times": {"Ben": 2, "Kim": 1}}
 
 
-def test_its_own_tests_pass_there(environment: Path, project: Path) -> None:
-    assert "3 passed" in run(environment / "pytest", "-q", folder=project)
+def test_its_own_tests_pass_there_and_those_of_the_tutorial(clone: Path, tested: Path) -> None:
+    (console,) = blocks_of(section(TESTING, "5. In another repository"), "console")
+    play = Play.read(console.text)
+    printed = run("sh", "-euc", play.script, folder=clone).splitlines()
+    assert len(printed) == len(play.lines), printed
+    assert all(map(looks_like, printed, play.lines)), printed
+
+
+#: Looks at its environment, and needs an extra that is not there.
+ALONE = """
+from importlib.metadata import distributions
+
+def test_no_more_of_ours():
+    ours = {one.name for one in distributions() if one.name.startswith("towpath")}
+    assert ours == {"towpath-client", "towpath-gateway", "towpath-protocol", "towpath-servicekit", "towpath-testkit"}
+
+def test_with_a_real_broker(towpath_rabbitmq): ...
+"""
+
+
+def test_the_testkit_brings_no_service_and_a_fixture_names_the_extra_that_it_needs(
+    tested: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "test_alone.py").write_text(ALONE)
+    ran = run("sh", "-euc", f"{tested}/pytest -q -o asyncio_mode=auto . || true", folder=tmp_path)
+    assert "1 passed, 1 error in" in ran
+    assert "which is not installed: pip install 'towpath-testkit[rabbitmq]'" in ran

@@ -125,7 +125,7 @@ def test_the_output_of_a_failed_tests_programs_is_shown(program: str, tmp_path: 
         f"    await processes.start({program!r}, name='example', greeting='ahoy')\n"
         "    assert False\n"
     )
-    plugin = ["-p", "towpath.testkit.plugin", "-o", "asyncio_mode=auto", "--rootdir", str(tmp_path)]
+    plugin = ["-p", "towpath.testkit.repository", "-o", "asyncio_mode=auto", "--rootdir", str(tmp_path)]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *plugin, str(test)], capture_output=True, text=True, cwd=tmp_path
     )

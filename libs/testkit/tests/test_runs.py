@@ -35,7 +35,7 @@ class Project:
         (folder / "names.py").write_text('NAMES = ["heron", "otter"]\n')
         (folder / "pytest.ini").write_text(
             "[pytest]\ntestpaths = libs tests\npythonpath = .\n"
-            "addopts = --import-mode=importlib -p towpath.testkit.plugin\n"
+            "addopts = --import-mode=importlib -p towpath.testkit.repository\n"
         )
 
     def add(self, path: str, what: str) -> None:

@@ -274,7 +274,7 @@ async def test_the_address_may_be_changed_a_few_times_a_day(notifications: Servi
 
 async def test_an_operator_may_enter_addresses_with_sql(notifications: ServiceUnderTest) -> None:
     """The statement of docs/operations/notifications.md."""
-    async with notifications._databases[0].transaction() as connection:
+    async with notifications.databases[0].transaction() as connection:
         await connection.execute(
             sa.text(
                 "INSERT INTO notifications_people (user_id, email, language) "
@@ -291,7 +291,7 @@ async def test_an_operator_may_enter_addresses_with_sql(notifications: ServiceUn
 
 async def test_old_notifications_are_deleted_and_count_as_read(notifications: ServiceUnderTest) -> None:
     await notifications.dispatch(*(step("paid", order=f"O-{number}") for number in range(3)))
-    async with notifications._databases[0].transaction() as connection:
+    async with notifications.databases[0].transaction() as connection:
         old = ITEMS.update().where(ITEMS.c.seq <= 2).values(created_at=now_ms() - 100 * DAY_MS)
         await connection.execute(old)
     assert await notifications.turn(partial(forget, seconds=90 * 86_400)) is False

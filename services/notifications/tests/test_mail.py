@@ -78,7 +78,7 @@ class Office:
 
     async def retry(self) -> None:
         """As if the waits of all failed mails had passed."""
-        async with self.service._databases[0].transaction() as connection:
+        async with self.service.databases[0].transaction() as connection:
             here = KIT.effects.c.state == "waiting"
             await connection.execute(KIT.effects.update().where(here).values(due_at=0))
         await self.service.perform()
@@ -329,7 +329,7 @@ async def test_a_crash_between_the_acceptance_and_the_commit_doubles_a_mail_once
     async with an_office(database_url, replicas=2) as office:
         await office.happen("paid")
         await office.decide()
-        async with office.service._databases[0].transaction() as connection:
+        async with office.service.databases[0].transaction() as connection:
             (taken,) = await effects.take(
                 connection, KIT.effects, SEND_MAIL, holder="dead", seconds=0, limit=1
             )

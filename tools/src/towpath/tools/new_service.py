@@ -210,16 +210,15 @@ class Repository:
 def _in_repository(name: str, *, with_storage: bool) -> Iterator[tuple[str, str]]:
     yield "pyproject.toml", _filled("pyproject.toml", name)
     yield from _sources(f"src/towpath/{name}", name, f"towpath-{name}", with_storage=with_storage)
-    yield f"tests/test_{name}.py", _test(name, f"towpath.{name}", with_storage=with_storage)
+    # Its own database_url: SQLite, and again PostgreSQL.
+    yield f"tests/test_{name}.py", _test(name, f"towpath.{name}", "database_url", with_storage=with_storage)
 
 
 def _alone(name: str, *, with_storage: bool) -> Iterator[tuple[str, str]]:
     yield "pyproject.toml", _filled("pyproject_alone.toml", name)
     yield "README.md", _filled("readme.md", name)
     yield from _sources(f"src/{name}", name, name, with_storage=with_storage)
-    yield f"tests/test_{name}.py", _test(name, name, with_storage=with_storage)
-    if with_storage:
-        yield "tests/conftest.py", _filled("conftest.py", name)
+    yield f"tests/test_{name}.py", _test(name, name, "towpath_database_url", with_storage=with_storage)
 
 
 def _sources(folder: str, name: str, program: str, *, with_storage: bool) -> Iterator[tuple[str, str]]:
@@ -233,15 +232,16 @@ def _sources(folder: str, name: str, program: str, *, with_storage: bool) -> Ite
         yield f"{folder}/migrations/0001_greetings.py", _filled("migration.py", name)
 
 
-def _test(name: str, package: str, *, with_storage: bool) -> str:
-    own, testkit = [f"from {package}.app import SERVICE"], []
+def _test(name: str, package: str, database: str, *, with_storage: bool) -> str:
+    own = [f"from {package}.app import SERVICE"]
+    testkit = "from towpath.testkit import ServiceUnderTest, a_command"
     if with_storage:
         own.append(f"from {package}.storage import NAMES_MAX")
-        testkit.append("from towpath.testkit.schema import schema_differences")
-    testkit.insert(0, "from towpath.testkit.dispatching import ServiceUnderTest, a_command")
+        testkit += ", schema_differences"
     # One section where all are of the namespace `towpath`; else the package's own imports are the last section.
-    imports = sorted(own + testkit) if package != name else [*testkit, "", *own]
-    return _filled("test_with_storage.py" if with_storage else "test.py", name, imports="\n".join(imports))
+    imports = "\n".join(sorted([*own, testkit]) if package != name else [testkit, "", *own])
+    template = "test_with_storage.py" if with_storage else "test.py"
+    return _filled(template, name, imports=imports, database=database)
 
 
 def _insertions(name: str, *, with_storage: bool) -> list[Insertion]:

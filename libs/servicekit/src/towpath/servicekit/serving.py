@@ -52,6 +52,8 @@ log = structlog.get_logger(__name__)
 
 #: Seconds between two sweeps of effects.
 _EFFECTS_SWEEP: Final = 15.0
+#: Seconds that a loop may take to end once it is cancelled.
+_LOOP_END_SECONDS: Final = 5.0
 #: Title, work, seconds between two runs.
 _Loop = tuple[str, Callable[[], Awaitable[object]], float]
 
@@ -262,10 +264,17 @@ def _start_loop(
     work: Callable[[], Awaitable[object]],
     pause: float = 0.0,
 ) -> None:
-    """Start a loop that survives unexpected errors, until ``stack`` closes."""
+    """Start a loop that survives unexpected errors, until ``stack`` closes; it has ended then."""
     running = keep_running(title, work, pause=pause, failed=failures_of(title, opened.telemetry))
     task = asyncio.create_task(running, name=f"{opened.service.name}: {title}")
-    stack.callback(task.cancel)
+
+    async def end() -> None:
+        # A statement that is cancelled closes its connection. If that is cancelled again, at the end of the event
+        # loop, aiosqlite waits for ever for its thread, and the program does not end.
+        task.cancel()
+        await asyncio.wait([task], timeout=_LOOP_END_SECONDS)
+
+    stack.push_async_callback(end)
 
 
 def _retention(store: Store[Any], settings: ServiceSettings) -> Retention:

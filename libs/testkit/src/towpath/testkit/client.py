@@ -19,6 +19,8 @@ from websockets.typing import Origin, Subprotocol
 Frame = dict[str, Any]
 
 _SUBPROTOCOL = Subprotocol("towpath.v1")
+#: Iterations of the event loop without a new frame, after which none is on its way through this process.
+_TURNS = 10
 
 
 class ConnectionEnded(Exception):
@@ -178,6 +180,17 @@ class WireClient:
             ConnectionEnded: None came, and none will.
         """
         return self.frames[await self._find(wanted, 0, timeout, what)]
+
+    async def caught_up(self) -> None:
+        """Wait until the gateway has read all that was sent, and what it had sent by then is in :attr:`frames`."""
+        # Frames and pongs keep their order on both ways.
+        with contextlib.suppress(ConnectionClosed):
+            await (await self._socket.ping())
+        seen, turns = -1, 0
+        while turns < _TURNS:
+            turns = turns + 1 if seen == len(self.frames) else 0
+            seen = len(self.frames)
+            await asyncio.sleep(0)
 
     async def closed(self, *, timeout: float = 30.0) -> int:
         """Wait for the end of the connection and return the close code; 1006 when there was none."""

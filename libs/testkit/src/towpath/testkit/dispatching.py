@@ -11,31 +11,22 @@ The test chooses what is one batch, and whether the broker brings it for the fir
 import asyncio
 import contextlib
 import itertools
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 from unittest.mock import patch
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from towpath.protocol.envelope import Envelope, make, parse
-from towpath.protocol.messages import (
-    Directed,
-    Session,
-    encode,
-    join_batch,
-    read_directed,
-    split_batch,
-    wrap_command,
-)
+from towpath.protocol.envelope import Envelope, parse
+from towpath.protocol.messages import Directed, join_batch, read_directed, split_batch
 from towpath.protocol.routes import (
-    COMMANDS,
     EVENTS,
     PUSH,
     RETRY_DELAYS,
-    command_key,
     connection_key,
     control_key,
     dead_queue,
@@ -58,76 +49,23 @@ from towpath.servicekit.service import Service, topology, work_queues
 from towpath.servicekit.storage.database import Database
 from towpath.servicekit.storage.leaves import confirmed_leaves
 from towpath.servicekit.storage.relay import Relay
+
+# Tests of services import all of these together.
+from towpath.testkit.builders import GATEWAY as GATEWAY
+from towpath.testkit.builders import Incoming as Incoming
+from towpath.testkit.builders import a_command as a_command
+from towpath.testkit.builders import an_event as an_event
+from towpath.testkit.crashes import Crash, DiesAfterCommit, DiesBeforeCommit, without_ack
 from towpath.testkit.declared import Declared, Misfit
 from towpath.testkit.eventually import eventually
 
 S = TypeVar("S", bound=ServiceSettings)
 
-GATEWAY: Final = "gw-1"
 _PLENTY: Final = 1_000_000
 #: First words of the keys of pushes to clients; others are for gateways, such as revocations.
 _FOR_CLIENTS: Final = ("user", "group", "everyone")
 _LONG_SECONDS: Final = 3600.0
 _BESIDE_SECONDS: Final = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Incoming:
-    """One message for the service, as another program publishes it.
-
-    Attributes:
-        service: The service that publishes it, if one does.
-    """
-
-    exchange: str
-    routing_key: str
-    item: bytes
-    app_id: str | None
-    service: str | None = None
-
-
-def a_command(
-    action: str,
-    *,
-    by: str = "alice",
-    on: str = "c-1",
-    msg_id: str | None = None,
-    key: str | None = None,
-    scope: str | None = None,
-    **data: Any,
-) -> Incoming:
-    """A client's envelope as a gateway passes it on.
-
-    Args:
-        by: The user.
-        on: The connection, of gateway :data:`GATEWAY`.
-    """
-    envelope = make(action, data, msg_id=msg_id, key=key)
-    session = Session(user_id=by, connection_id=on, gateway_id=GATEWAY, scope=scope)
-    return Incoming(
-        exchange=COMMANDS,
-        routing_key=command_key(envelope.domain, key or by),
-        item=wrap_command(encode(session), envelope.to_json()),
-        app_id="gateway",
-    )
-
-
-def an_event(
-    action: str,
-    *,
-    msg_id: str | None = None,
-    sender: str | None = "backend",
-    service: str | None = None,
-    **data: Any,
-) -> Incoming:
-    """An event on ``towpath.events``.
-
-    Args:
-        sender: The ``app_id`` of the backend that publishes it.
-        service: The service that publishes it, if one does.
-    """
-    item = make(action, data, msg_id=msg_id).to_json()
-    return Incoming(exchange=EVENTS, routing_key=action, item=item, app_id=sender, service=service)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +87,22 @@ class Heard:
         return self.exchange == PUSH and self.routing_key.startswith(("connection.", "control."))
 
 
+@dataclass(frozen=True, slots=True)
+class _Replica:
+    """One program of the service, without its consumer.
+
+    Attributes:
+        at_work: One unit of work runs at a time, as in a consumer.
+    """
+
+    dispatcher: Dispatcher[Any]
+    database: Database | None
+    relay: Relay | None
+    effects: EffectQueue | None
+    performer: Performer[Any] | None
+    at_work: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 class ServiceUnderTest:
     """A service whose deliveries are handed over by a test; made with :meth:`running`.
 
@@ -158,18 +112,23 @@ class ServiceUnderTest:
         heard: All it published, in the order it came.
     """
 
-    def __init__(self, service: Service[Any], broker: Broker, work: Subscription, ears: Subscription) -> None:
+    def __init__(
+        self,
+        service: Service[Any],
+        hub: MemoryHub,
+        settings: ServiceSettings,
+        broker: Broker,
+        work: Subscription,
+        ears: Subscription,
+    ) -> None:
         self._service = service
+        self._hub = hub
+        self._settings = settings
         self._broker = broker
         self._work = work
         self._ears = ears
         self._handing_over = asyncio.Lock()
-        self._replicas: list[Dispatcher[Any]] = []
-        self._at_work: list[asyncio.Lock] = []  # One unit of work runs at a time, as in a consumer.
-        self._databases: list[Database] = []
-        self._relays: list[Relay | None] = []
-        self._performers: list[Performer[Any] | None] = []
-        self._effects: list[EffectQueue | None] = []
+        self._replicas: list[_Replica] = []
         self._answers: dict[str, list[Envelope]] = {}
         self._declared = Declared.of([service])
         self.heard: list[Heard] = []
@@ -177,60 +136,68 @@ class ServiceUnderTest:
     @classmethod
     @asynccontextmanager
     async def running(
-        cls, service: Service[Any], database_url: str, *, replicas: int = 1, hub: MemoryHub | None = None
+        cls,
+        service: Service[Any],
+        database_url: str | None = None,
+        *,
+        replicas: int = 1,
+        hub: MemoryHub | None = None,
+        **settings: Any,
     ) -> AsyncIterator["ServiceUnderTest"]:
         """``service`` on a database of its own, with as many dispatchers as ``replicas``.
 
         Args:
+            database_url: By default a new file of SQLite, deleted at the end.
             hub: The broker; one of its own if there is none. A replica connects as ``<service>-<number>``.
+            settings: Of :class:`~towpath.servicekit.ServiceSettings`.
         """
-        name = service.name
-        settings = ServiceSettings(amqp_url="memory://", database_url=database_url)
         async with AsyncExitStack() as stack:
+            if database_url is None:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="towpath-"))
+                database_url = f"sqlite:///{folder}/{service.name}.db"
+            chosen = ServiceSettings(amqp_url="memory://", database_url=database_url, **settings)
             hub = hub or MemoryHub()
             broker = await stack.enter_async_context(hub.connect(name="test"))
-            await broker.declare(topology(service, settings.queue_max_length))
-            sources = work_queues(service, settings.queue_max_length)
+            await broker.declare(topology(service, chosen.queue_max_length))
+            sources = work_queues(service, chosen.queue_max_length)
             work = await stack.enter_async_context(broker.subscribe(*sources, prefetch=_PLENTY))
-            ears = await stack.enter_async_context(broker.subscribe(_ears(name), prefetch=_PLENTY))
-            under_test = cls(service, broker, work, ears)
+            ears = await stack.enter_async_context(broker.subscribe(_ears(service.name), prefetch=_PLENTY))
+            under_test = cls(service, hub, chosen, broker, work, ears)
             for number in range(replicas):
-                connection = await stack.enter_async_context(hub.connect(name=f"{name}-{number}"))
-                await under_test._add_replica(stack, connection, settings)
+                under_test._replicas.append(await under_test._start(stack, str(number)))
             yield under_test
 
-    async def _add_replica(self, stack: AsyncExitStack, broker: Broker, settings: ServiceSettings) -> None:
-        service, storage = self._service, self._service.storage
-        telemetry = await stack.enter_async_context(Telemetry.open(service.name, settings))
-        publisher = await stack.enter_async_context(Publisher.open(broker, service.name, settings, telemetry))
-        store, effects, performer = None, None, None
+    async def _start(
+        self, stack: AsyncExitStack, name: str, database_type: type[Database] = Database
+    ) -> "_Replica":
+        service, storage, settings = self._service, self._service.storage, self._settings
+        open_ = stack.enter_async_context
+        broker = await open_(self._hub.connect(name=f"{service.name}-{name}"))
+        telemetry = await open_(Telemetry.open(service.name, settings))
+        publisher = await open_(Publisher.open(broker, service.name, settings, telemetry))
+        database, store, relay, effects, performer = None, None, None, None, None
         if storage is not None:
-            database = await stack.enter_async_context(
-                Database.open(settings.database_url, service=service.name, migrations=storage.migrations)
+            database = await open_(
+                database_type.open(settings.database_url, service=service.name, migrations=storage.migrations)
             )
-            self._databases.append(database)
             store = Store(storage, database)
             tables = storage.outbox
             relay = None if tables is None else Relay(database, tables, publisher, settings, telemetry)
-            self._relays.append(relay)
             if service.effects and storage.effects is not None and relay is not None:
                 effects = EffectQueue(storage.effects, service.effects)
                 invocation = Invocation(contextlib.nullcontext(), settings.handler_time_limit, telemetry)
                 performer = Performer(service.name, effects, store, relay, invocation, settings, telemetry)
-        self._performers.append(performer)
-        self._effects.append(effects)
         dispatcher: Dispatcher[Any] = Dispatcher(
-            service.tables,
-            store,
-            publisher,
-            settings,
-            telemetry,
-            effects=effects,
+            service.tables, store, publisher, settings, telemetry, effects=effects
         )
-        self._replicas.append(dispatcher)
-        self._at_work.append(asyncio.Lock())
         beside = asyncio.create_task(dispatcher.run(), name=f"{service.name}: beside")
         stack.push_async_callback(_cancel, beside)
+        return _Replica(dispatcher, database, relay, effects, performer)
+
+    @property
+    def databases(self) -> list[Database]:
+        """The database of each replica, for rows that a test writes itself; none for a service without storage."""
+        return [one.database for one in self._replicas if one.database is not None]
 
     # Doing
 
@@ -245,10 +212,33 @@ class ServiceUnderTest:
         """
         async with self._handing_over:
             deliveries = await self._deliver(messages, redelivered)
-        async with self._at_work[replica]:
-            completion = await dispatch(self._replicas[replica], deliveries)
-        await completion
-        self._listen()
+        await self._handle(deliveries, self._replicas[replica])
+
+    async def crash_before_commit(self, *messages: Incoming) -> None:
+        """A replica handles ``messages`` as one batch, and dies before it commits: its transaction is rolled back.
+
+        The broker has the messages again; :meth:`redeliver` hands them to a replica that lives. So it is with the
+        other crashes.
+
+        Raises:
+            ValueError: Nothing would have been committed: the service has no storage, the messages only read, or
+                their handler failed.
+        """
+        await self._crash(messages, DiesBeforeCommit)
+
+    async def crash_before_publish(self, *messages: Incoming) -> None:
+        """Like :meth:`crash_before_commit`, but it dies after the commit, before it publishes anything."""
+        await self._crash(messages, DiesAfterCommit)
+
+    async def crash_before_ack(self, *messages: Incoming) -> None:
+        """Like :meth:`crash_before_commit`, but it dies when all is committed and published, before it acks."""
+        await self._crash(messages, Database)
+
+    async def redeliver(self, *, replica: int = 0) -> None:
+        """Hand over what the broker delivers again after a crash, and wait until all that follows is published."""
+        async with self._handing_over:
+            deliveries = self._work.take_waiting(_PLENTY)
+        await self._handle(deliveries, self._replicas[replica])
 
     async def turn(
         self,
@@ -258,8 +248,10 @@ class ServiceUnderTest:
         connected_for: float = _LONG_SECONDS,
     ) -> bool:
         """Run a timer once, and wait until all its messages are published; returns the result of the run."""
-        relay = self._relays[replica]
-        more = await run(TimerRun(self._databases[replica], relay, connected_for, self._effects[replica]))
+        one = self._replicas[replica]
+        relay, database = one.relay, one.database
+        assert database is not None, "timers need a storage"
+        more = await run(TimerRun(database, relay, connected_for, one.effects))
         if relay is not None:
             await eventually(relay.flush)  # another replica may be at it
         self._listen()
@@ -267,7 +259,7 @@ class ServiceUnderTest:
 
     async def perform(self, *, replica: int = 0) -> None:
         """Make the calls of all effects that are due now, and wait until what follows from them is published."""
-        performer, relay = self._performers[replica], self._relays[replica]
+        performer, relay = self._replicas[replica].performer, self._replicas[replica].relay
         assert performer is not None, "the service has no effects"
         assert relay is not None, "effects need an outbox"
         await performer.flush()
@@ -282,7 +274,9 @@ class ServiceUnderTest:
 
         For what another replica commits between two statements of one unit of work.
         """
-        leaves = self._databases[replica].confirmed_leaves  # by these a connection knows its database
+        database = self._replicas[replica].database
+        assert database is not None, "the service has no storage"
+        leaves = database.confirmed_leaves  # by these a connection knows its database
         statements: list[Any] = []
         execute = AsyncConnection.execute
 
@@ -298,7 +292,9 @@ class ServiceUnderTest:
 
     async def rows(self, table: sa.Table) -> list[sa.Row[Any]]:
         """All rows of a table."""
-        async with self._databases[0].reading() as connection:
+        database = self._replicas[0].database
+        assert database is not None, "the service has no storage"
+        async with database.reading() as connection:
             return list(await connection.execute(sa.select(table)))
 
     def forget(self) -> None:
@@ -380,6 +376,34 @@ class ServiceUnderTest:
 
     # Inside
 
+    async def _handle(self, deliveries: Sequence[Delivery], replica: "_Replica") -> None:
+        async with replica.at_work:
+            completion = await dispatch(replica.dispatcher, deliveries)
+        await completion
+        self._listen()
+
+    async def _crash(self, messages: Sequence[Incoming], database_type: type[Database]) -> None:
+        has_died = False
+        async with self._handing_over:
+            deliveries = await self._deliver(messages, redelivered=False)
+            try:
+                async with AsyncExitStack() as stack:
+                    replica = await self._start(stack, "dying", database_type)
+                    try:
+                        await (await dispatch(replica.dispatcher, [*map(without_ack, deliveries)]))
+                    except Crash:
+                        has_died = True
+            finally:
+                for delivery in deliveries:
+                    delivery.requeue()
+        self._listen()
+        # Without an ack it has died after everything else.
+        if not has_died and database_type is not Database:
+            raise ValueError(
+                f"{self._service.name} committed nothing for these messages, so it cannot die at its commit: "
+                f"use messages that change something, or crash_before_ack"
+            )
+
     async def _deliver(self, messages: Sequence[Incoming], redelivered: bool) -> list[Delivery]:
         for (exchange, key, app_id, service), part in itertools.groupby(
             messages,
@@ -435,14 +459,19 @@ async def dispatch(dispatcher: Dispatcher[Any], deliveries: Sequence[Delivery]) 
     On return all effects are committed and every message is queued, in order. Awaiting the returned coroutine waits
     for the broker's confirms, and then acks.
     """
-    await dispatcher.take(deliveries)
     settling: list[Completion] = []
-    is_finished = False
-    while not is_finished:
-        while dispatcher.waiting_bytes:
-            settling.append(await dispatcher.work())
-        assert await dispatcher.finished(_BESIDE_SECONDS), "heavy reads or retries did not finish"
-        is_finished = not dispatcher.waiting_bytes
+    try:
+        await dispatcher.take(deliveries)
+        is_finished = False
+        while not is_finished:
+            while dispatcher.waiting_bytes:
+                settling.append(await dispatcher.work())
+            assert await dispatcher.finished(_BESIDE_SECONDS), "heavy reads or retries did not finish"
+            is_finished = not dispatcher.waiting_bytes
+    except BaseException:
+        for completion in settling:
+            completion.close()
+        raise
 
     async def all_settled() -> None:
         for completion in settling:

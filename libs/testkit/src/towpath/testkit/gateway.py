@@ -35,7 +35,7 @@ from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.runtime.settings import BrokerSettings
 from towpath.testkit.client import WireClient
 from towpath.testkit.eventually import eventually
-from towpath.testkit.processes import free_port
+from towpath.testkit.ports import free_port, status_of
 from towpath.testkit.tokens import AUTH_SETTINGS, a_token
 
 COMMAND_QUEUE = Queue(name="echo.commands", bindings=[Binding(COMMANDS, "echo.*")], max_length=1000)
@@ -105,10 +105,17 @@ class GatewayUnderTest:
         hub: The broker, with its fault levers.
     """
 
-    def __init__(self, hub: MemoryHub, settings: GatewaySettings, stop: asyncio.Event) -> None:
+    def __init__(
+        self,
+        hub: MemoryHub,
+        settings: GatewaySettings,
+        stop: asyncio.Event,
+        serving: "asyncio.Task[None]",
+    ) -> None:
         self.hub = hub
         self.settings = settings
         self._stop = stop
+        self._serving = serving
 
     @property
     def url(self) -> str:
@@ -134,6 +141,15 @@ class GatewayUnderTest:
 
     async def is_ready(self) -> bool:
         return (await self.admin("/health/ready"))[0] == 200
+
+    async def ready(self) -> None:
+        """Wait until it is ready; raises the error with which it has ended."""
+        await eventually(self._answers, every=0.005)
+
+    async def _answers(self) -> bool:
+        if self._serving.done():
+            await self._serving
+        return await status_of(self.settings.admin_port, "/health/ready") == 200
 
 
 class RunGateway(Protocol):
@@ -164,10 +180,10 @@ async def a_gateway(
         return hub.connect(name=name, publish_timeout=given.publish_timeout)
 
     serving = asyncio.create_task(serve(chosen, stop, connect))
-    gateway = GatewayUnderTest(hub, chosen, stop)
+    gateway = GatewayUnderTest(hub, chosen, stop, serving)
     try:
         if wait:
-            await eventually(lambda: _answers(gateway, serving))
+            await gateway.ready()
         yield gateway
     finally:
         stop.set()
@@ -187,12 +203,3 @@ async def a_backend(hub: MemoryHub) -> AsyncIterator[Backend]:
             broker.subscribe(ALIVE_QUEUE, prefetch=1000) as signs,
         ):
             yield Backend(broker, commands, events, signs)
-
-
-async def _answers(gateway: GatewayUnderTest, serving: "asyncio.Task[None]") -> bool:
-    if serving.done():
-        await serving
-    try:
-        return await gateway.is_ready()
-    except aiohttp.ClientError:
-        return False

@@ -11,7 +11,7 @@ import jwt
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from towpath.testkit.processes import free_port
+from towpath.testkit.ports import free_port
 
 _MAKE: dict[str, Any] = {
     "RS256": lambda: rsa.generate_private_key(65537, 2048),

@@ -1,155 +1,126 @@
-"""The pytest plugin: real RabbitMQ, PostgreSQL, Chromium and Towpath programs as fixtures.
+"""The plug-in of pytest, for all who test a service; installed with ``towpath-testkit``.
+
+Fixtures:
+
+* ``towpath_stack``: starts Towpath in memory with the test's own services (:class:`~towpath.testkit.stack.Stack`).
+* ``towpath_database_url``: a fresh SQLite database.
+* ``towpath_rabbitmq``: an empty virtual host of a real RabbitMQ; needs ``towpath-testkit[rabbitmq]``.
+* ``towpath_postgresql_url``: a fresh database of a real PostgreSQL; needs ``towpath-testkit[postgresql]``.
+* ``towpath_chromium``: the path of Chromium, for Playwright; needs ``towpath-testkit[browser]``.
 
 A program for a test is found in this order: the program of a variable (``TOWPATH_RABBITMQ_SERVER``), a container
-where a Docker engine answers, the installed program, Debian's package, installed when root. When none can be had the
-test fails and says why; it is never skipped.
+where a Docker engine answers and ``towpath-testkit[containers]`` is installed, the installed program, Debian's
+package, installed when root. When none can be had the test fails and says why; it is never skipped.
+
+Guarantee: the plug-in changes nothing in a run that uses none of its fixtures, and imports nothing but pytest.
 """
 
 import contextlib
-import os
-import signal
-import sys
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import AsyncExitStack
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 import pytest_asyncio
 
 if TYPE_CHECKING:
+    from towpath.servicekit import Service
     from towpath.testkit.postgres import Postgres
-    from towpath.testkit.processes import Processes
     from towpath.testkit.rabbitmq import Rabbit
-    from towpath.testkit.rights import Rights
+    from towpath.testkit.stack import Stack
     from towpath.tools.rabbitmq_node import RabbitControl
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Make tests independent of how fast the machine is, and of what started them.
+class StartStack(Protocol):
+    """Starts a :class:`~towpath.testkit.stack.Stack` that runs until the end of the test."""
 
-    Property-based tests may take as long as a busy machine needs: Hypothesis' own limit is 0.2 s an example. And a
-    shell starts what runs in the background with SIGINT ignored, which every program of a test would inherit: one
-    that a test interrupts would go on to its end. And containers often set ``PYTHONDONTWRITEBYTECODE``: a run starts
-    hundreds of programs, and each would compile a thousand modules, for 2 s instead of 0.7 s.
-    """
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    sys.dont_write_bytecode = False
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    from hypothesis import HealthCheck, settings
-
-    settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    settings.load_profile("unhurried")
-    if config.getoption("numprocesses", default=None) or hasattr(config, "workerinput"):
-        from towpath.testkit.parallel import Parallel
-
-        config.pluginmanager.register(Parallel())
-    worker = getattr(config, "workerinput", {"workerid": "gw0"})[
-        "workerid"
-    ]  # all collect the same; one keeps names
-    whole = config.args_source is config.ArgsSource.TESTPATHS
-    if whole and worker == "gw0" and config.pluginmanager.has_plugin("cacheprovider"):
-        from towpath.testkit.narrowing import Narrowing
-
-        config.pluginmanager.register(Narrowing(config))
+    def __call__(self, *services: "Service[Any]", **options: Any) -> Awaitable["Stack"]: ...
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of all test runs."""
-    parser.getgroup("towpath").addoption(
-        "--rights",
-        action="store_true",
-        help="let each program log in to RabbitMQ under its own account, with the least permissions",
-    )
+@pytest_asyncio.fixture
+async def towpath_stack() -> AsyncIterator[StartStack]:
+    """Starts Towpath in memory: ``stack = await towpath_stack(SERVICE)``; options as of ``Stack.running``."""
+    from towpath.testkit.stack import Stack
+
+    async with AsyncExitStack() as running:
+
+        async def start(*services: "Service[Any]", **options: Any) -> Stack:
+            return await running.enter_async_context(Stack.running(*services, **options))
+
+        yield start
+
+
+@pytest.fixture
+def towpath_database_url(tmp_path: Path) -> str:
+    """The SQLAlchemy URL of a fresh SQLite database."""
+    return f"sqlite+aiosqlite:///{tmp_path / 'towpath.db'}"
 
 
 @pytest.fixture(scope="session")
-def rights(request: pytest.FixtureRequest) -> "Rights | None":
-    """The accounts of programs on RabbitMQ, with ``--rights``."""
-    if not request.config.getoption("rights"):
-        return None
-    from towpath.testkit.rights import Rights
-
-    return Rights()
-
-
-@pytest.fixture(scope="session")
-def rabbitmq_node() -> Iterator["RabbitControl"]:
+def towpath_rabbitmq_node() -> Iterator["RabbitControl"]:
     """The RabbitMQ that all tests of this run share."""
-    from towpath.testkit import rabbitmq
-
     with contextlib.ExitStack() as stack:
-        with _failing_clearly():
+        with needs_extra("rabbitmq"), failing_clearly():
+            from towpath.testkit import rabbitmq
+
             node = stack.enter_context(rabbitmq.running())
         yield node
 
 
 @pytest_asyncio.fixture
-async def rabbitmq(rabbitmq_node: "RabbitControl", rights: "Rights | None") -> AsyncIterator["Rabbit"]:
+async def towpath_rabbitmq(towpath_rabbitmq_node: "RabbitControl") -> AsyncIterator["Rabbit"]:
     """An empty virtual host (``url``), and ``stop``, ``start``, ``block`` and ``unblock`` of the broker."""
     from towpath.testkit.rabbitmq import Rabbit
 
-    async with Rabbit.on(rabbitmq_node, rights) as rabbit:
+    async with Rabbit.on(towpath_rabbitmq_node) as rabbit:
         yield rabbit
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator["Postgres"]:
+def towpath_postgresql() -> Iterator["Postgres"]:
     """The PostgreSQL that all tests of this run share."""
-    from towpath.testkit import postgres
-
     with contextlib.ExitStack() as stack:
-        with _failing_clearly():
+        with needs_extra("postgresql"), failing_clearly():
+            from towpath.testkit import postgres
+
             server = stack.enter_context(postgres.running())
         yield server
 
 
 @pytest_asyncio.fixture
-async def postgres_url(postgres: "Postgres") -> AsyncIterator[str]:
+async def towpath_postgresql_url(towpath_postgresql: "Postgres") -> AsyncIterator[str]:
     """The SQLAlchemy URL (asyncpg) of a fresh database."""
-    async with postgres.database() as url:
+    async with towpath_postgresql.database() as url:
         yield url
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The SQLAlchemy URL of a fresh database: the test runs on SQLite, and again on PostgreSQL."""
-    if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path / 'towpath.db'}"
-    url: str = request.getfixturevalue("postgres_url")
-    return url
-
-
 @pytest.fixture(scope="session")
-def chromium_path() -> Path:
+def towpath_chromium() -> Path:
     """The path of Chromium."""
-    from towpath.testkit.chromium import chromium
+    with needs_extra("browser"), failing_clearly():
+        import_module("playwright")  # a path without what drives it is of no use
+        from towpath.testkit.chromium import chromium
 
-    with _failing_clearly():
         return chromium()
 
 
-@pytest.fixture
-def processes(rights: "Rights | None") -> Iterator["Processes"]:
-    """Starts Towpath programs; whatever still runs after the test is killed."""
-    from towpath.testkit.processes import Processes
-
-    with Processes(rights) as processes:
-        yield processes
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show what the programs of a failed test printed."""
-    report = yield
-    processes: Processes | None = getattr(item, "funcargs", {}).get("processes")
-    if report.failed and report.when != "teardown" and processes is not None:
-        report.sections.extend((f"Output of {one.name}", one.output) for one in processes)
-    return report
+@contextlib.contextmanager
+def needs_extra(name: str) -> Iterator[None]:
+    """Fail with one line that names the extra, where a package of it is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        pytest.fail(
+            f"This fixture needs {missing.name}, which is not installed: pip install 'towpath-testkit[{name}]'",
+            pytrace=False,
+        )
 
 
 @contextlib.contextmanager
-def _failing_clearly() -> Iterator[None]:
+def failing_clearly() -> Iterator[None]:
+    """Fail with one line, where a program is missing on this machine."""
     from towpath.tools.packages import ProgramMissing
 
     try:

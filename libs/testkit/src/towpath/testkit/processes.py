@@ -6,14 +6,9 @@ Guarantees:
 * Every process ends with the test, and also when the test run itself is killed.
 """
 
-import asyncio
-import contextlib
-import fcntl
-import itertools
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +17,8 @@ from pathlib import Path
 from typing import Self
 
 from towpath.testkit.eventually import eventually
+from towpath.testkit.ports import free_port as free_port  # tests of processes need both
+from towpath.testkit.ports import status_of
 from towpath.testkit.rights import Rights
 from towpath.tools.packages import RABBITMQ
 
@@ -125,7 +122,7 @@ class Process:
     async def _is_ready(self) -> bool:
         if self.status is not None:
             return True
-        return await _status_of(int(self.settings["TOWPATH_ADMIN_PORT"]), "/health/ready") == 200
+        return await status_of(int(self.settings["TOWPATH_ADMIN_PORT"]), "/health/ready") == 200
 
 
 class Processes:
@@ -182,30 +179,6 @@ class Processes:
         return process
 
 
-# Below the ports that the kernel gives to outgoing connections, and never the same twice.
-_PORTS: Iterator[int] = (20_000 + (os.getpid() * 100 + n) % 12_000 for n in itertools.count())
-
-
-def free_port() -> int:
-    """An unused TCP port of 127.0.0.1 that no other test run has been given.
-
-    A program that is restarted takes its port again, so a port stays claimed until the test run ends.
-    """
-    folder = Path(tempfile.gettempdir(), f"towpath-ports-{os.getuid()}")
-    folder.mkdir(exist_ok=True)
-    for port in _PORTS:
-        claim = os.open(folder / str(port), os.O_CREAT | os.O_RDWR)  # stays open, and so locked
-        try:
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with socket.socket() as trial:
-                trial.bind(("127.0.0.1", port))
-        except OSError:
-            os.close(claim)
-            continue
-        return port
-    raise AssertionError("the ports do not end")
-
-
 def _is_inherited(variable: str) -> bool:
     # A test's settings are its own. Which RabbitMQ is started is none: one choice holds for the whole run.
     return not variable.startswith("TOWPATH_") or variable == RABBITMQ.variable
@@ -220,17 +193,3 @@ def _ending_with_us() -> list[str]:
     # A killed test run cannot end its processes; on Linux the kernel does it.
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
-
-
-async def _status_of(port: int, path: str) -> int | None:
-    with contextlib.suppress(OSError, TimeoutError, ValueError, IndexError):
-        async with asyncio.timeout(2):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            try:
-                writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
-                return int((await reader.readline()).split()[1])
-            finally:
-                writer.close()
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
-    return None

@@ -55,6 +55,11 @@ class MemoryQueue:
         return len(self._fresh) + len(self._returned)
 
     @property
+    def unsettled(self) -> int:
+        """Number of deliveries that its consumers have not settled."""
+        return sum(len(consumer.unsettled) for consumer in self._consumers)
+
+    @property
     def consumers(self) -> int:
         """Number of active consumers; as in RabbitMQ, those that wait behind a single active one do not count."""
         is_shared = isinstance(self.source, Inbox) or not self.source.single_active

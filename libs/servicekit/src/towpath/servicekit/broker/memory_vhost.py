@@ -7,7 +7,7 @@ they are dropped, with a warning.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -67,6 +67,11 @@ class VirtualHost:
             return self._queues[name]
         except KeyError:
             raise BrokerError(f"there is no queue {name!r}: declare it before subscribing to it") from None
+
+    @property
+    def queues(self) -> Mapping[str, MemoryQueue]:
+        """All queues and inboxes by their names on the broker."""
+        return self._queues
 
     def make_log(self, source: Log) -> MemoryLog:
         """The log of that name, made if it does not exist."""
