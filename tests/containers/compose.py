@@ -133,7 +133,7 @@ class Compose:
         return f"127.0.0.1:{self._ports[port]}"
 
     def containers(self, *services: str) -> list[dict[str, Any]]:
-        """What the engine tells of each running container of these services, or of all."""
+        """The engine's description of each running container of these services, or of all."""
         ids = self.command("ps", "--quiet", *services).split()
         told: list[dict[str, Any]] = json.loads(docker("inspect", *ids)) if ids else []
         return told
@@ -162,7 +162,7 @@ class Compose:
             return str(failed)
 
     def leftovers(self) -> dict[str, list[str]]:
-        """What the engine still has of the project."""
+        """The containers, volumes and networks of the project that the engine has."""
         label = f"--filter=label=com.docker.compose.project={self.project}"
         found = {
             "containers": docker("ps", "--all", "--quiet", label).split(),
@@ -192,7 +192,7 @@ def _overriding(image: str, ports: Mapping[int, int]) -> str:
             changed[name]["ulimits"] = {"nofile": most}
     published = [f"127.0.0.1:{outside}:{inside}" for inside, outside in ports.items()]
     proxy = yaml.safe_dump({"services": {"proxy": changed.pop("proxy")}})
-    # docker compose adds lists of ports to each other, unless told to replace them.
+    # docker compose adds lists of ports to each other, unless the tag asks to replace them.
     proxy = (
         proxy.rstrip().replace("proxy: {}", "proxy:") + f"\n    ports: !override {json.dumps(published)}\n"
     )

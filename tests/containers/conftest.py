@@ -5,7 +5,7 @@ Plain ``pytest`` leaves these tests out: they need an engine, and the image take
 """
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -52,7 +52,7 @@ def compose(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Co
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show what the containers of a failed test printed."""
     report = yield
     compose: Compose | None = getattr(item, "funcargs", {}).get("compose")

@@ -136,7 +136,7 @@ async def test_a_restart_of_any_container_heals_and_loses_no_message(
         await join(ana, room)
         await join(ben, room)
         restarting = asyncio.create_task(asyncio.to_thread(compose.restart, part))
-        texts = []
+        texts: list[str] = []
         while not restarting.done() or len(texts) < 5:
             texts.append(f"{part} {len(texts)}")
             sent = {"room": room, "text": texts[-1]}

@@ -1,4 +1,4 @@
-"""The image: small, told apart, and the same when it is built again."""
+"""The image: small, labelled, and the same when it is built again."""
 
 import json
 import secrets
@@ -19,7 +19,7 @@ cd / && find . -xdev ! -type d ! -path './proc/*' ! -path './sys/*' ! -path './d
 
 @pytest.fixture(scope="module")
 def facts(image: str) -> dict[str, object]:
-    """What the engine knows about the image."""
+    """The engine's description of the image."""
     known: dict[str, object] = json.loads(docker("image", "inspect", image))[0]
     return known
 

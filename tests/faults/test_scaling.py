@@ -29,10 +29,10 @@ _OPERATIONS: Final = 300  # between two changes
 
 @dataclass
 class Onlookers:
-    """People who only stay connected, and come back when they are sent away.
+    """People who only stay connected, and reconnect when they are closed.
 
     Attributes:
-        endings: Of each connection that ended: its close code, and whether it was told when to come back.
+        endings: Of each connection that ended: its close code, and whether it had advice when to reconnect.
         at: The gateway of each who is connected.
     """
 
@@ -61,7 +61,7 @@ class Onlookers:
             await asyncio.sleep(pause)
 
     async def _connect(self, user: str) -> float:
-        """Stay until the connection ends; returns the seconds after which to come back."""
+        """Stay until the connection ends; returns the seconds after which to reconnect."""
         async with WireClient.connect(self.url, token=a_token(user)) as client:
             welcome = await client.next("session.welcome")
             self.at[user] = welcome["data"]["gateway_id"]

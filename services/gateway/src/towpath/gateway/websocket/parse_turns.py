@@ -19,8 +19,8 @@ from time import perf_counter
 from typing import Final, Protocol
 
 #: Seconds. A request takes many loop iterations from its socket over the broker to its answer, so each of them has to
-#: be short: with 30 ms here a flood made honest users wait for 1.5 s. A smaller value costs no throughput: bytes that wait
-#: are parsed in the next iteration, which follows at once.
+#: be short: with 30 ms here a flood made honest users wait for 1.5 s. A smaller value costs no throughput: bytes that
+#: wait are parsed in the next iteration, which follows at once.
 TURN: Final = 0.004
 SHARE: Final = 0.002
 
