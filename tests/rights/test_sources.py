@@ -117,13 +117,14 @@ async def test_checks_of_bindings_are_not_refused(chat: Chat) -> None:
 
 
 async def test_a_service_that_checks_accounts_and_has_none_of_its_own_does_not_start(
-    rabbitmq: Rabbit, processes: Processes, tmp_path: Path
+    rabbitmq: Rabbit, tmp_path: Path
 ) -> None:
-    chat = processes.launch(
-        "towpath-chat",
-        amqp_url=rabbitmq.url,
-        database_url=f"sqlite:///{tmp_path}/chat.db",
-        gateway_users="gateway",
-    )
-    assert await chat.ended() == 2
-    assert "TOWPATH_GATEWAY_USERS='gateway'" in chat.output
+    with Processes() as processes:  # not the fixture's, which give it an account with `--rights`
+        chat = processes.launch(
+            "towpath-chat",
+            amqp_url=rabbitmq.url,
+            database_url=f"sqlite:///{tmp_path}/chat.db",
+            gateway_users="gateway",
+        )
+        assert await chat.ended() == 2
+        assert "TOWPATH_GATEWAY_USERS='gateway'" in chat.output
