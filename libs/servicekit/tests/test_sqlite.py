@@ -3,6 +3,7 @@
 A test that fails after an upgrade says what else fails. ``test_driver`` checks the bounds of the version.
 """
 
+import asyncio
 import inspect
 import sqlite3
 import threading
@@ -63,3 +64,33 @@ async def test_a_closed_connection_is_known_by_its_missing_sqlite_connection(tmp
     async with driver:
         assert isinstance(driver._connection, sqlite3.Connection)
     assert driver._connection is None
+
+
+async def test_an_opening_that_is_cancelled_ends_when_its_thread_has_opened_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Else the thread reports it to an event loop that may be closed by then.
+    opens, may_open = threading.Event(), threading.Event()
+    connect = sqlite3.connect
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        opens.set()
+        may_open.wait(30)
+        return connect(*arguments, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", slow)
+    made = engine(f"sqlite+aiosqlite:///{tmp_path}/towpath.db")
+
+    async def use() -> None:
+        async with made.connect():
+            pass
+
+    using = asyncio.create_task(use())
+    assert await asyncio.to_thread(opens.wait, 30)
+    using.cancel()
+    await asyncio.wait([using], timeout=0.05)
+    assert not using.done()
+    may_open.set()
+    with pytest.raises(asyncio.CancelledError):
+        await using
+    await made.dispose()

@@ -7,6 +7,7 @@ Only calls that may block use the thread: waiting for another writer (``BEGIN IM
 (``COMMIT``).
 """
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -42,7 +43,9 @@ def engine(url: str) -> AsyncEngine:
     path = sa.make_url(url).database or ":memory:"
 
     async def connect() -> aiosqlite.Connection:
-        return await _Inline(partial(sqlite3.connect, path, timeout=_WAIT_SECONDS, check_same_thread=False))
+        return await _opened(
+            _Inline(partial(sqlite3.connect, path, timeout=_WAIT_SECONDS, check_same_thread=False))
+        )
 
     made = create_async_engine(
         url, async_creator=connect, pool_size=_POOL_SIZE, max_overflow=0, hide_parameters=True
@@ -50,6 +53,18 @@ def engine(url: str) -> AsyncEngine:
     event.listen(made.sync_engine, "connect", _configure)
     event.listen(made.sync_engine, "begin", _begin)
     return made
+
+
+async def _opened(connection: aiosqlite.Connection) -> aiosqlite.Connection:
+    opening = asyncio.ensure_future(connection)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        # Its thread opens the file all the same, and would report that to an event loop that may be closed by then.
+        await asyncio.wait([opening])
+        if not opening.cancelled() and opening.exception() is None:
+            await connection.close()
+        raise
 
 
 class _Inline(aiosqlite.Connection):
