@@ -37,7 +37,7 @@ class Walk:
         self.folder.mkdir()
         for shared in (".venv", "scripts", "clients"):
             (self.folder / shared).symlink_to(ROOT / shared)
-        self._ports = {port: str(free_port()) for port in ("8000", "8001", "8080")}
+        self._ports = {port: str(free_port()) for port in ("8000", "8001", "8080", "8090")}
         self.settings = {
             "TOWPATH_AMQP_URL": amqp_url,
             "TOWPATH_ADMIN_PORT": str(free_port()),  # last: the next ports are taken as well
@@ -64,7 +64,7 @@ class Walk:
 
     def dev(self, start: str) -> contextlib.AbstractAsyncContextManager[Terminal]:
         """The first terminal."""
-        ports = self.elsewhere("--port 8080 --web-port 8000")
+        ports = self.elsewhere("--port 8080 --web-port 8000 --ingress-port 8090")
         script = re.sub(
             r'^make run ARGS="(.*)"$', rf"exec .venv/bin/towpath dev \1 {ports}", start, flags=re.M
         )

@@ -42,7 +42,9 @@ class Walk:
             (self.folder / shared).parent.mkdir(exist_ok=True)
             (self.folder / shared).symlink_to(ROOT / shared)
         self.hello.mkdir()
-        self._ports = {port: str(free_port()) for port in ("8000", "8001", "8080", "8090", "8091", "8092")}
+        self._ports = {
+            port: str(free_port()) for port in ("8000", "8001", "8080", "8090", "8180", "8181", "8182")
+        }
         self.settings = {
             "TOWPATH_AMQP_URL": amqp_url,
             "TOWPATH_ADMIN_PORT": str(free_port()),  # last: the next ports are taken as well
@@ -95,7 +97,7 @@ async def walk(rabbitmq_node: RabbitControl, tmp_path_factory: pytest.TempPathFa
         assert "\n\t@$(BIN)/towpath dev $(ARGS)\n" in (ROOT / "Makefile").read_text()
         script = re.sub(
             r'^make run ARGS="(.*)"$',
-            walk.elsewhere(r"exec .venv/bin/towpath dev \1 --port 8080 --web-port 8000"),
+            walk.elsewhere(r"exec .venv/bin/towpath dev \1 --port 8080 --web-port 8000 --ingress-port 8090"),
             start,
             flags=re.M,
         )
@@ -184,7 +186,7 @@ async def test_a_killed_gateway_loses_no_message(walk: Walk, chatted: object) ->
     async with walk.terminal("exec bash -eus") as fourth, walk.terminal(in_room.script) as ben:
         await ben.sees(joined)
         await fourth.types(start)
-        await walk.answers(walk.url("8091") + "/health/ready")
+        await walk.answers(walk.url("8181") + "/health/ready")
         async with walk.as_user("ana", play) as ana:
             await ana.sees(joined)
             await ben.types(one.removeprefix("ben: "))
@@ -205,7 +207,7 @@ async def test_a_service_of_your_own_serves_a_program_and_the_page(walk: Walk, p
     export, _, _ = walk.shown(KILL, "sh")[0].partition("\n")
     async with walk.terminal("exec bash -eus") as fourth:
         await fourth.types(f"{export}\n{start}")
-        await walk.answers(walk.url("8092") + "/health/ready")
+        await walk.answers(walk.url("8182") + "/health/ready")
         async with walk.as_user("ana", play) as ana:
             for line in play.lines:
                 await ana.sees(line)

@@ -274,7 +274,8 @@ async def sends_in_vain(visitor: Visitor, stage: Stage) -> None:
 
 async def edits_a_message(visitor: Visitor, stage: Stage) -> None:
     await in_first_room(visitor, stage)
-    await stage.push("chat.deleted", chat.MessageDeleted(room="harbour", seq=2, user="ben", deleted_at=NOON))
+    deletion = chat.MessageDeleted(room="harbour", seq=2, user="ben", deleted_at=NOON)
+    await stage.push("chat.deleted", deletion, stream="chat:harbour", seq=len(CONVERSATION) + 2)
     await visitor.get("message").last.hover()
     await visitor.get("edit-message").last.click()
     await expect(visitor.get("edit-input")).to_be_visible()

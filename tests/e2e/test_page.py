@@ -1,6 +1,5 @@
 """The page in a real browser: two people on two gateways, and another backend."""
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -120,26 +119,6 @@ async def test_the_page_has_no_accessibility_violations(browser: Browser, page_u
             await gus.get(f"tab-{view}").click()
             faults += await barriers(gus, f"{view} on a phone")
     assert faults == []
-
-
-async def test_pictures_of_the_page(browser: Browser, page_url: str) -> None:
-    """They are for people to look at; what can fail here is only that nothing is to be seen."""
-    folder = ROOT / "test-results"
-    folder.mkdir(exist_ok=True)
-    async with a_lively_page(browser, page_url, ("ana", "ben"), ("lobby", "harbour"), "O-1042") as ana:
-        await ana.page.screenshot(path=folder / "page-desktop.png")
-        if os.environ.get("TOWPATH_WRITE_SCREENSHOTS") == "1":
-            picture = ROOT / "docs/images/page.png"
-            picture.parent.mkdir(exist_ok=True)
-            await ana.page.screenshot(path=picture)
-        await ana.page.emulate_media(color_scheme="dark")
-        await ana.page.screenshot(path=folder / "page-dark.png")
-    async with Visitor.sign_in(browser, page_url, "ana", **PHONE) as ana:
-        await ana.get("room-lobby").click()
-        await expect(ana.get("message")).to_have_count(len(CONVERSATION))
-        await ana.page.screenshot(path=folder / "page-phone.png")
-    for name in ("desktop", "dark", "phone"):
-        assert (folder / f"page-{name}.png").stat().st_size > 20_000
 
 
 # -- contents of the page

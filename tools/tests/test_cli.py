@@ -101,7 +101,7 @@ async def test_an_event_without_a_consumer_is_not_published(rabbitmq: Rabbit, pr
 
 def test_a_killed_dev_is_ignored(tmp_path: Path) -> None:
     folder = DataFolder(tmp_path)
-    told = RunningDev(1, "http://127.0.0.1:1", "ws://127.0.0.1:1/ws", None, {}, {})
+    told = RunningDev(1, "http://127.0.0.1:1", "ws://127.0.0.1:1/ws", "http://127.0.0.1:1/v1", None, {}, {})
     with folder.held():
         folder.tell(told)
         assert DataFolder(tmp_path).running() == told

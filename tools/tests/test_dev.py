@@ -4,6 +4,7 @@ import asyncio
 import functools
 import json
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ class Dev:
 
     Attributes:
         announced: Its ``dev.json``.
+        api_key: Of its ingress, as it says.
         below: All processes it has started.
     """
 
@@ -32,6 +34,7 @@ class Dev:
         self.folder = folder
         self.announced: dict[str, Any] = json.loads((folder / "dev.json").read_text())
         self.page: str = self.announced["page"]
+        (self.api_key,) = re.findall(r"^  API key +(demo\.\S+)$", process.output, re.M)
         self.below = _below(process.pid)
 
     @classmethod
@@ -54,6 +57,16 @@ class Dev:
             assert response.status == 200, await response.text()
             return await response.json()
 
+    async def publish(self, action: str, data: object) -> None:
+        """Publish as another backend does by HTTP."""
+        async with (
+            aiohttp.ClientSession(headers={"Authorization": f"Bearer {self.api_key}"}) as http,
+            http.post(
+                f"{self.announced['ingress']}/events", json={"action": action, "data": data}
+            ) as response,
+        ):
+            assert response.status == 202, await response.text()
+
     async def token(self, user: str) -> str:
         signed: str = (await self.post("/demo/token", {"user": user}))["token"]
         return signed
@@ -66,7 +79,7 @@ class Dev:
         # A node that is kept may take 20 s to stop in order.
         await eventually(lambda: not [pid for pid in self.below if _runs(pid)], timeout=40)
         # A killed process is seen as ended when its first thread is; the last one closes its sockets.
-        for address in (self.page, self.announced["gateway"]):
+        for address in (self.page, self.announced["gateway"], self.announced["ingress"]):
             await eventually(functools.partial(_refuses, address))
         return status
 
@@ -112,6 +125,8 @@ async def test_dev_runs_all_programs_and_stops_them_cleanly(
         )
         assert await publishing.ended() == 0, publishing.output
         await ana.find(lambda frame: frame["data"].get("status") == "delivered")
+        await dev.publish("order.refunded", data)
+        await ana.find(lambda frame: frame["data"].get("status") == "refunded")
 
         assert await dev.ended(signal.SIGINT) == 0
         assert await ana.closed() == 1012
@@ -119,14 +134,15 @@ async def test_dev_runs_all_programs_and_stops_them_cleanly(
     assert not (folder / "dev.json").exists()
 
 
+@pytest.mark.parametrize("part", ["chat", "ingress"])
 async def test_when_a_part_dies_the_others_stop_and_one_line_reports_it(
-    processes: Processes, folder: Path, rabbitmq: Rabbit
+    part: str, processes: Processes, folder: Path, rabbitmq: Rabbit
 ) -> None:
     dev = await Dev.start(processes, folder, amqp_url=rabbitmq.url)
-    os.kill(dev.announced["parts"]["chat"], signal.SIGKILL)
+    os.kill(dev.announced["parts"][part], signal.SIGKILL)
     assert await dev.ended() == 1
     last = dev.process.output.splitlines()[-1]
-    assert last.startswith("towpath: chat was ended by signal 9: ")
+    assert last.startswith(f"towpath: {part} was ended by signal 9: ")
 
 
 async def test_killed_dev_leaves_nothing_behind(processes: Processes, folder: Path) -> None:
@@ -169,7 +185,9 @@ async def test_a_folder_serves_one_dev_at_a_time_and_keeps_its_data(
     )
 
     assert await dev.ended(signal.SIGTERM) == 0
+    api_key = dev.api_key
     dev = await Dev.start(processes, folder, "--broker", "memory")
+    assert dev.api_key == api_key
     async with WireClient.connect(dev.announced["gateway"], token=await dev.token("ana")) as ana:
         orders = (await ana.request("order.list"))["data"]["orders"]
     assert [order["order_id"] for order in orders] == ["O1"]
@@ -191,6 +209,32 @@ async def test_a_taken_port_is_one_line(processes: Processes, folder: Path, take
             f"towpath: {option} {taken_port}: {program} cannot listen there (address already in use); "
             "stop the program that does, or choose another port\n"
         )
+
+
+async def test_the_ingress_takes_the_next_port_when_its_own_is_taken(
+    processes: Processes, folder: Path, taken_port: int
+) -> None:
+    dev = await Dev.start(processes, folder, "--broker", "memory", "--ingress-port", str(taken_port))
+    assert dev.announced["ingress"].startswith("http://127.0.0.1:")
+    assert f":{taken_port}/" not in dev.announced["ingress"]
+    assert dev.announced["ingress"] in dev.process.output
+
+
+@pytest.fixture
+def unusable_keys(folder: Path) -> None:
+    """The folder of an earlier run has a file of API keys that is none."""
+    folder.mkdir()
+    for name in ("api-key", "api-keys.json"):
+        (folder / name).write_text("demo.")
+
+
+@pytest.mark.usefixtures("unusable_keys")
+async def test_kept_api_keys_that_cannot_be_used_are_one_line(processes: Processes, folder: Path) -> None:
+    process = launch_dev(processes, folder)
+    assert await process.ended() == 2
+    (line,) = process.output.splitlines()
+    assert line.startswith("towpath: TOWPATH_API_KEYS='")
+    assert line.endswith("; remove it, or name another file")
 
 
 BAD = [

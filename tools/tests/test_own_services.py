@@ -104,7 +104,8 @@ async def test_a_service_starts_again_when_its_files_change_and_its_failure_stop
     await has_said(dev, r"Ready\.")
     assert "mill, from mill/app.py\n" in dev.output
     parts = json.loads((data / "dev.json").read_text())["parts"]
-    assert parts.keys() == {"gateway", "mill", "wave", *(service.name for service in installed_services())}
+    services = [service.name for service in installed_services()]
+    assert parts.keys() == {"gateway", "ingress", "mill", "wave", *services}
 
     async with WireClient.connect(f"ws://127.0.0.1:{port}/ws", token=a_token("ana")) as ana:
 
@@ -299,5 +300,5 @@ async def test_an_installed_service_that_is_named_runs_once(
     )
     await has_said(dev, r"Ready\.")
     parts = json.loads((data / "dev.json").read_text())["parts"]
-    assert parts.keys() == {"gateway", *(service.name for service in installed_services())}
+    assert parts.keys() == {"gateway", "ingress", *(service.name for service in installed_services())}
     assert (data / "orders.db").exists()

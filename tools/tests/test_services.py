@@ -89,7 +89,12 @@ async def test_dev_runs_an_installed_service_and_dead_letters_lists_its_queue(
     port, folder = free_port(), tmp_path / "towpath"
     dev = await start_dev(processes, folder, port=port, amqp_url=rabbitmq.url, toll=4)
     parts = json.loads((folder / "dev.json").read_text())["parts"]
-    assert parts.keys() == {"gateway", "tolls", *(service.name for service in installed_services())}
+    assert parts.keys() == {
+        "gateway",
+        "ingress",
+        "tolls",
+        *(service.name for service in installed_services()),
+    }
     async with WireClient.connect(f"ws://127.0.0.1:{port}/ws", token=a_token("ana")) as ana:
         for times in (1, 2):
             answer = await ana.request("toll.pay", {"boat": "Heron"})

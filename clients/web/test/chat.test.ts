@@ -9,7 +9,7 @@ import type { Outbox } from "../src/model/outbox.ts";
 import { SPREAD_MS, WAIT_MS } from "../src/state/catching-up.ts";
 import { Chat } from "../src/state/chat.ts";
 import { type Notice, Notices } from "../src/state/notices.ts";
-import { Refusal, Service, eventually } from "./service.ts";
+import { Refusal, Service, eventually, handedOut } from "./service.ts";
 
 type Answers = ConstructorParameters<typeof Service>[0];
 
@@ -28,6 +28,13 @@ const message = (seq: number, more: object = {}) => ({
   ...more,
 });
 
+const page = (seqs: number[], has_more = false) => ({
+  room: "lobby",
+  messages: seqs.map((seq) => message(seq)),
+  has_more,
+  seq: seqs.at(-1) ?? 0,
+});
+
 /** Chat as ana, in the lobby, of which she has seen four messages. */
 async function inLobby(answers: Answers = {}) {
   const service = new Service({
@@ -37,7 +44,7 @@ async function inLobby(answers: Answers = {}) {
         Object.entries(positions).map(([stream, seq]) => [stream, { seq, complete: true }]),
       ),
     }),
-    "chat.history": () => ({ room: "lobby", messages: [1, 2, 3, 4].map((seq) => message(seq)), has_more: false }),
+    "chat.history": () => page([1, 2, 3, 4]),
     "chat.members": () => ({ room: "lobby", members: [{ user: "ana", online: true }, { user: "bob", online: false }] }),
     "chat.read": ({ room, seq }) => ({ room, seq }),
     ...answers,
@@ -68,8 +75,10 @@ describe("saying something", () => {
     assert.deepEqual(outbox.value.map(({ text }) => text), ["hello"]);
     const [request] = service.of("chat.send");
     service.tell("chat.message", message(5, { user: "ana", text: "hello", client_ref: request!.data["client_ref"] }));
+    await handedOut();
     assert.deepEqual([outbox.value, seqs()], [[], [1, 2, 3, 4, 5]]);
     service.answer(request!, { room: "lobby", seq: 5, sent_at: 5 });
+    await handedOut();
     assert.deepEqual([outbox.value, seqs()], [[], [1, 2, 3, 4, 5]]);
   });
 
@@ -80,24 +89,39 @@ describe("saying something", () => {
     await eventually(() => outbox.value.length === 0);
     const [request] = service.of("chat.send");
     service.tell("chat.message", message(5, { user: "ana", text: "hello", client_ref: request!.data["client_ref"] }));
+    await handedOut();
     assert.deepEqual(seqs(), [1, 2, 3, 4, 5]);
   });
 
   test("to one user shows once, although nothing there refers to it", async () => {
+    const first = { ...message(1, { user: "ana", text: "psst" }), room: "dm:ana:bob" };
+    let isThere = false;
     const { service, chat, outbox } = await inLobby({
-      "chat.history": () => new Refusal("not_found"),
+      "chat.history": ({ room }) =>
+        room === "lobby"
+          ? page([1, 2, 3, 4])
+          : isThere
+            ? { room, messages: [first], has_more: false, seq: 1 }
+            : new Refusal("not_found"),
       "chat.direct": () => null,
     });
     const name = chat.direct("bob");
     chat.show(name);
-    await eventually(() => chat.rooms.value.get(name)?.history === "loaded");
+    const direct = () => chat.rooms.value.get(name);
+    await eventually(() => direct()?.history === "loaded");
     chat.say(name, "psst");
     const [request] = service.of("chat.direct");
     assert.deepEqual(request!.data, { to: "bob", text: "psst" });
-    service.tell("chat.message", { ...message(1, { user: "ana", text: "psst" }), room: name });
+    isThere = true;
+    service.tell("chat.message", first);
+    assert.equal(outbox.value.length + direct()!.entries.length, 1, "the draft stays until the message shows");
     service.answer(request!, { room: name, seq: 1, sent_at: 1 });
     await eventually(() => outbox.value.length === 0);
-    assert.deepEqual(chat.rooms.value.get(name)!.entries.map(({ seq }) => seq), [1]);
+    const seqs = () => direct()!.entries.map(({ seq }) => seq);
+    assert.deepEqual(seqs(), [1]);
+    service.tell("chat.message", { ...message(2, { text: "yes?" }), room: name });
+    await eventually(() => seqs().length === 2);
+    assert.deepEqual(seqs(), [1, 2]);
   });
 
   test("that failed is tried again as the same message", async () => {
@@ -159,6 +183,7 @@ describe("a room", () => {
     const { service, lobby } = await inLobby();
     service.tell("chat.edited", { room: "lobby", seq: 3, user: "bob", text: "better", edited_at: 9 }, 5);
     service.tell("chat.deleted", { room: "lobby", seq: 4, user: "bob", deleted_at: 9 }, 6);
+    await handedOut();
     const [, , third, fourth] = lobby().entries;
     assert.deepEqual([third, fourth].map((entry) => entry?.kind === "message" && entry.text), ["better", ""]);
     assert.equal(lobby().head, 6);
@@ -169,14 +194,13 @@ describe("a room", () => {
     const { service, lobby, noticeTexts } = await inLobby({
       "chat.resume": ({ positions }) => ({
         streams: Object.fromEntries(
-          Object.keys(positions).map((stream) => [stream, { seq: 90, complete: isComplete }]),
+          Object.entries(positions).map(([stream, seq]) => [
+            stream,
+            { seq: isComplete ? seq : 90, complete: isComplete },
+          ]),
         ),
       }),
-      "chat.history": () => ({
-        room: "lobby",
-        messages: (isComplete ? [1, 2] : [89, 90]).map((seq) => message(seq)),
-        has_more: !isComplete,
-      }),
+      "chat.history": () => (isComplete ? page([1, 2, 3, 4]) : page([89, 90], true)),
     });
     isComplete = false;
     service.tell("chat.message", message(95)); // far ahead: a hole that is not kept any more
@@ -189,7 +213,7 @@ describe("a room", () => {
     let isIn = false;
     const { chat, lobby } = await inLobby({
       "chat.rooms": () => ({ rooms: isIn ? [LOBBY] : [] }),
-      "chat.history": () => (isIn ? { room: "lobby", messages: [], has_more: false } : new Refusal("forbidden")),
+      "chat.history": () => (isIn ? page([4]) : new Refusal("forbidden")),
       "chat.join": () => ((isIn = true), { room: "lobby", seq: 4, members: ["bob", "ana"] }),
     });
     assert.equal(lobby().history, "stranger");
@@ -198,12 +222,19 @@ describe("a room", () => {
     assert.deepEqual(lobby().members, ["ana", "bob"]);
   });
 
-  test("that was left in another window meanwhile is gone with the next connection", async () => {
+  test("that was left or joined in another window meanwhile is gone or there with the next connection", async () => {
     const rooms = [LOBBY, { ...LOBBY, room: "lock", title: "lock" }];
-    const { service, chat } = await inLobby({ "chat.rooms": () => ({ rooms }) });
-    rooms.pop();
+    const { service, chat } = await inLobby({
+      "chat.rooms": () => ({ rooms }),
+      "chat.history": ({ room }) =>
+        rooms.some((one) => one.room === room) ? { ...page([1, 2, 3, 4]), room } : new Refusal("forbidden"),
+    });
+    const weir = () => chat.rooms.value.get("weir")?.history;
+    chat.show("weir");
+    await eventually(() => weir() === "stranger");
+    rooms[1] = { ...LOBBY, room: "weir", title: "weir" };
     service.drop();
-    await eventually(() => !chat.rooms.value.has("lock"), 10_000);
+    await eventually(() => !chat.rooms.value.has("lock") && weir() === "loaded", 10_000);
     assert.equal(chat.rooms.value.has("lobby"), true);
   });
 
@@ -220,6 +251,36 @@ describe("a room", () => {
   });
 });
 
+describe("rooms that are opened one after the other", () => {
+  const names = Array.from({ length: 22 }, (_, number) => `room-${number}`);
+
+  test("keep their messages, of those opened last, and are counted all the same", async () => {
+    const rooms = names.map((room) => ({ ...LOBBY, room, title: room }));
+    let last = 4;
+    const { service, chat } = await inLobby({
+      "chat.rooms": () => ({ rooms: [LOBBY, ...rooms] }),
+      "chat.history": ({ room }) => ({ ...page([last - 1, last]), room }),
+    });
+    const room = (name: string) => chat.rooms.value.get(name)!;
+    for (const name of names) {
+      chat.show(name);
+      await eventually(() => room(name).history === "loaded");
+    }
+    assert.deepEqual([room("lobby").entries, room("lobby").history], [[], "none"]);
+    assert.equal(room(names[5]!).entries.length, 2);
+    for (const name of ["lobby", names[5]!]) service.tell("chat.message", { ...message(5), room: name });
+    await handedOut();
+    assert.deepEqual([room("lobby").unread, room(names[5]!).unread], [1, 1]);
+    assert.equal(room(names[5]!).entries.length, 3);
+    const asked = service.of("chat.history").length;
+    last = 5;
+    chat.show(names[5]!);
+    chat.show("lobby");
+    await eventually(() => room("lobby").history === "loaded");
+    assert.equal(service.of("chat.history").length, asked + 1);
+  });
+});
+
 describe("a service that is not there yet", () => {
   test("is asked again until it is, and a person hears of it once and while it lasts", async () => {
     let calls = 0;
@@ -232,7 +293,7 @@ describe("a service that is not there yet", () => {
 
 describe("messages that cannot be loaded now", () => {
   test("are asked for again, while the room is open", async () => {
-    const answers = [new Refusal("unavailable", true), { room: "lobby", messages: [message(4)], has_more: false }];
+    const answers = [new Refusal("unavailable", true), page([4])];
     const { seqs, noticeTexts, ever } = await inLobby({ "chat.history": () => answers.shift()! });
     assert.deepEqual([seqs(), ever.size, noticeTexts()], [[4], 1, []]);
   });
@@ -333,7 +394,8 @@ describe("people", () => {
     service.push("chat.typing", { room: "lobby", user: "bob" });
     service.push("chat.typing", { room: "lobby", user: "cid" });
     service.tell("chat.message", message(5));
-    await eventually(() => chat.rooms.value.get("lobby")!.head === 5);
+    await handedOut();
+    assert.equal(chat.rooms.value.get("lobby")!.entries.at(-1)?.seq, 5);
     assert.deepEqual([...(chat.typing.value.get("lobby")?.keys() ?? [])], ["cid"]);
     assert.equal(chat.heard.value, null);
     await chat.unblock("bob");

@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
 import { afterEach, describe, test } from "node:test";
 
-import { NONE, type Notification, notified, paged, read, target } from "../src/model/notifications.ts";
+import type { Notification } from "@towpath/client";
+
+import { NONE, extended, listed, notified, read, target } from "../src/model/notifications.ts";
 import { Notices } from "../src/state/notices.ts";
 import { Notifications } from "../src/state/notifications.ts";
-import { Service, eventually } from "./service.ts";
+import { Service, eventually, handedOut } from "./service.ts";
 
 const one = (seq: number, more: Partial<Notification> = {}): Notification => ({
   id: `n-${seq}`,
@@ -26,21 +28,27 @@ const page = (seqs: number[], more = {}) => ({
 const seqs = ({ list }: { list: readonly Notification[] }) => list.map(({ seq }) => seq);
 
 describe("notifications", () => {
-  test("are listed newest first, each once, whatever comes first", () => {
-    let all = notified(NONE, one(4));
-    all = paged(all, page([3, 2], { has_more: true }), { older: false });
+  test("are listed newest first, each once, later ones above and earlier ones below", () => {
+    let all = listed(NONE, page([3, 2], { has_more: true }));
+    all = notified(notified(all, one(3)), one(4));
     assert.deepEqual([seqs(all), all.unread, all.hasOlder], [[4, 3, 2], 3, true]);
-    all = notified(notified(all, one(4)), one(5));
-    all = paged(all, page([1]), { older: true });
-    assert.deepEqual([seqs(all), all.unread, all.hasOlder], [[5, 4, 3, 2, 1], 4, false]);
+    all = extended(all, page([1]));
+    assert.deepEqual([seqs(all), all.unread, all.hasOlder], [[4, 3, 2, 1], 3, false]);
+  });
+
+  test("are listed once by a state that is a little ahead of its position", () => {
+    const all = notified(listed(NONE, page([3, 2], { seq: 2 })), one(3));
+    assert.deepEqual([seqs(all), all.unread], [[3, 2], 2]);
   });
 
   test("are unread until they are read, here or elsewhere", () => {
-    let all = read(paged(NONE, page([3, 2, 1]), { older: false }), { read_seq: 2, unread: 1 });
+    let all = read(listed(NONE, page([3, 2, 1])), { read_seq: 2, unread: 1 });
     assert.equal(all.unread, 1);
     all = read(all, { read_seq: 1, unread: 2 }); // late
     assert.equal(all.unread, 1);
     assert.equal(notified(all, one(4)).unread, 2);
+    all = listed(all, page([4, 3, 2, 1])); // it was asked for before the reading
+    assert.deepEqual([all.readSeq, all.unread], [2, 2]);
   });
 
   test("lead to an order or a room, and nowhere else", () => {
@@ -72,6 +80,7 @@ describe("a service of notifications", () => {
     await eventually(() => notifications.isThere.value && service.of("notification.resume").length === 1);
     assert.deepEqual(service.of("notification.resume")[0]!.data, { positions: { "notification:ana": 2 } });
     service.push("notification.new", one(3), { stream: "notification:ana", seq: 3 });
+    await handedOut();
     assert.deepEqual([seqs(notifications.all.value), notifications.all.value.unread], [[3, 2, 1], 2]);
     await notifications.markRead();
     assert.deepEqual([service.of("notification.read")[0]!.data, notifications.all.value.unread], [{ up_to: 3 }, 0]);

@@ -22,27 +22,26 @@ describe("a list of orders", () => {
 
   test("a new order goes to the top, a known one stays where it is", () => {
     const book = new OrderBook()
-      .takePage([order("O2"), order("O1")], { older: false })
+      .list([order("O2"), order("O1")])
       .take(order("O3"))
       .take(order("O1", 2));
     assert.deepEqual(ids(book), ["O3", "O2", "O1"]);
   });
 
-  test("older pages go below, a reloaded first page keeps what stood above and below it", () => {
-    const book = new OrderBook()
-      .takePage([order("O4"), order("O3")], { older: false })
-      .takePage([order("O2"), order("O1")], { older: true })
-      .take(order("O6"))
-      .takePage([order("O5"), order("O4"), order("O3")], { older: false });
-    assert.deepEqual(ids(book), ["O6", "O5", "O4", "O3", "O2", "O1"]);
+  test("older pages go below, and a list that is loaded again replaces all of it", () => {
+    const book = new OrderBook().list([order("O4"), order("O3")]).extend([order("O2"), order("O1")]).take(order("O5"));
+    assert.deepEqual(ids(book), ["O5", "O4", "O3", "O2", "O1"]);
+    assert.deepEqual(ids(book.list([order("O6"), order("O5")])), ["O6", "O5"]);
   });
 
-  test("an order pushed before the first list is above it, once", () => {
-    const book = new OrderBook()
-      .take(order("O3"))
-      .takePage([order("O2"), order("O1")], { older: false })
-      .takePage([order("O3"), order("O2"), order("O1")], { older: false });
-    assert.deepEqual(ids(book), ["O3", "O2", "O1"]);
+  test("an order that is on two pages is listed once", () => {
+    const book = new OrderBook().list([order("O2"), order("O1")]).extend([order("O1", 2), order("O0")]);
+    assert.deepEqual([ids(book), book.orders[1]!.revision], [["O2", "O1", "O0"], 2]);
+  });
+
+  test("a list that is behind an answer does not take it back", () => {
+    const book = new OrderBook().take(order("O1", 2, { status: "cancelled" })).list([order("O1", 1)]);
+    assert.equal(book.orders[0]!.status, "cancelled");
   });
 
   test("an answer that says less keeps what was known", () => {
@@ -83,9 +82,19 @@ describe("the way of an order", () => {
 
   test("begins, in a list, when the order was created, until its first state is known", () => {
     const listed = order("O1", 3, { status: "paid", created_at: 5, updated_at: 30 });
-    const book = new OrderBook().takePage([listed], { older: false });
+    const book = new OrderBook().list([listed]);
     assert.deepEqual(way(book), [[null, 5], ["paid", 30]]);
     assert.deepEqual(way(book.take(order("O1", 1, { updated_at: 5 }))), [["submitted", 5], ["paid", 30]]);
+  });
+
+  test("has what was recalled, before and after it is listed, and the list stays as it is", () => {
+    const before = new OrderBook().recall(order("O1", 1, { updated_at: 10 }));
+    assert.deepEqual(ids(before), []);
+    const book = before
+      .list([order("O1", 3, { status: "packed", updated_at: 30 })])
+      .recall(order("O1", 2, { status: "paid", updated_at: 20 }));
+    assert.deepEqual(way(book), [["submitted", 10], ["paid", 20], ["packed", 30]]);
+    assert.equal(book.orders[0]!.status, "packed");
   });
 
   test("shows each refund, and not the moment at which the amount became known", () => {
@@ -101,6 +110,6 @@ describe("the way of an order", () => {
 
   test("of an order that was born elsewhere begins in the state it came with", () => {
     const born = order("O1", 4, { status: "shipped", created_at: 5, updated_at: 5 });
-    assert.deepEqual(way(new OrderBook().takePage([born], { older: false })), [["shipped", 5]]);
+    assert.deepEqual(way(new OrderBook().list([born])), [["shipped", 5]]);
   });
 });

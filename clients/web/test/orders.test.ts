@@ -3,7 +3,7 @@ import { afterEach, describe, test } from "node:test";
 
 import { Notices } from "../src/state/notices.ts";
 import { Orders } from "../src/state/orders.ts";
-import { Refusal, Service, eventually } from "./service.ts";
+import { Refusal, Service, eventually, handedOut } from "./service.ts";
 
 type Answers = ConstructorParameters<typeof Service>[0];
 
@@ -40,8 +40,8 @@ async function ordersOf(answers: Answers) {
 
 describe("orders", () => {
   test("are resumed from the beginning of their stream, which has all of their states", async () => {
-    const { service, way } = await ordersOf({
-      "order.list": () => ({ orders: [order(3, "packed", { created_at: 10 })] }),
+    const { service, orders, way } = await ordersOf({
+      "order.list": () => ({ orders: [order(3, "packed", { created_at: 10 })], seq: 3 }),
     });
     assert.deepEqual(service.of("order.resume")[0]!.data, { positions: { "order:ana": 0 } });
     for (const [at, status] of ["submitted", "paid", "packed"].entries()) {
@@ -49,11 +49,27 @@ describe("orders", () => {
     }
     await eventually(() => way()?.length === 3);
     assert.deepEqual(way(), ["submitted", "paid", "packed"]);
+    const announced = () => orders.moved.value?.status;
+    assert.equal(announced(), undefined, "earlier states are not news");
+    service.push("order.updated", order(4, "shipped"), { stream: "order:ana", seq: 4 });
+    await handedOut();
+    assert.deepEqual([announced(), way()?.at(-1)], ["shipped", "shipped"]);
+  });
+
+  test("are listed again when changes of them were missed", async () => {
+    let [seq, complete] = [0, true];
+    const { service, orders } = await ordersOf({
+      "order.list": () => ({ orders: seq === 0 ? [] : [order(7, "shipped")], seq }),
+      "order.resume": () => ({ streams: { "order:ana": { seq, complete } } }),
+    });
+    [seq, complete] = [70, false];
+    service.push("order.updated", order(5, "paid"), { stream: "order:ana", seq: 60 }); // a hole
+    await eventually(() => orders.book.value.orders[0]?.status === "shipped");
   });
 
   test("are accepted before they are submitted, where the service takes its time", async () => {
     const { service, orders, way } = await ordersOf({
-      "order.list": () => ({ orders: [] }),
+      "order.list": () => ({ orders: [], seq: 0 }),
       "order.submit": () => null,
     });
     let accepted = 0;
@@ -71,8 +87,8 @@ describe("orders", () => {
     const { service, orders } = await ordersOf({
       "order.list": ({ cursor }) =>
         cursor === undefined
-          ? { orders: [order(1, "paid")], cursor: "1~O1" }
-          : { orders: [{ ...order(1, "paid"), order_id: "O0" }] },
+          ? { orders: [order(1, "paid")], seq: 2, cursor: "1~O1" }
+          : { orders: [{ ...order(1, "paid"), order_id: "O0" }], seq: 2 },
     });
     await eventually(() => orders.hasOlder.value);
     await orders.loadOlder();

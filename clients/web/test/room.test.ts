@@ -5,21 +5,23 @@ import type { Message as MessageData } from "@towpath/client";
 
 import {
   type Room,
+  advanced,
   answered,
-  deleted,
-  edited,
+  continued,
   emptied,
+  extended,
   firstMessage,
   lastOwn,
   lastSeenByPartner,
+  loaded,
+  moved,
   newRoom,
-  noted,
-  paged,
   readUpTo,
   said,
   seen,
   summarised,
   turnedAway,
+  withdrawn,
 } from "../src/model/room.ts";
 
 const message = (seq: number, more: Partial<MessageData> = {}): MessageData => ({
@@ -39,18 +41,34 @@ const summary = (seq: number, read_seq: number, unread: number) => ({
 });
 const away = { watching: false };
 const lobby = () => newRoom("lobby", "ana");
-const hear = (room: Room, ...messages: MessageData[]) => messages.reduce((so, data) => said(so, data, away), room);
+/** Pushes concern both the count and the conversation. */
+const hear = (room: Room, ...messages: MessageData[]) =>
+  messages.reduce((so, data) => continued(said(so, data, away), { action: "chat.message", data }), room);
+const joined = (room: Room, data: { seq: number; user: string }) =>
+  continued(moved(room, data, true), { action: "chat.joined", data });
+const edited = (room: Room, data: { seq: number; text: string; edited_at: number; deleted?: true }, seq: number) =>
+  continued(advanced(room, seq), { action: "chat.edited", data });
+const deleted = (room: Room, data: { seq: number }, seq: number) =>
+  continued(withdrawn(room, data, seq), { action: "chat.deleted", data });
+const page = (seq: number, messages: MessageData[], has_more = false) => ({ room: "lobby", messages, has_more, seq });
 const seqs = (room: Room) => room.entries.map(({ seq }) => seq);
 const texts = (room: Room) => room.entries.map((entry) => (entry.kind === "message" ? entry.text : entry.kind));
 
 describe("messages", () => {
-  test("are in order and once, from any source", () => {
-    let room = hear(lobby(), message(9));
-    room = noted(room, "joined", { seq: 8, user: "eve" });
-    room = hear(room, message(9));
-    room = paged(room, { room: "lobby", messages: [message(3), message(5), message(9)], has_more: true, seq: 9 });
-    assert.deepEqual(seqs(room), [3, 5, 8, 9]);
-    assert.deepEqual([firstMessage(room)?.seq, room.hasEarlier, room.history], [3, true, "loaded"]);
+  test("are in order and once, and earlier ones stand above them", () => {
+    let room = loaded(lobby(), page(9, [message(8), message(9)], true));
+    room = joined(hear(room, message(9)), { seq: 10, user: "eve" });
+    room = hear(room, message(11));
+    room = extended(room, page(11, [message(3), message(5)]));
+    assert.deepEqual(seqs(room), [3, 5, 8, 9, 10, 11]);
+    assert.deepEqual([firstMessage(room)?.seq, room.hasEarlier, room.history], [3, false, "loaded"]);
+  });
+
+  test("that are loaded again replace what was there, but for answers that are ahead", () => {
+    let room = hear(lobby(), message(1), message(2));
+    room = answered(room, message(9, { user: "ana" }));
+    room = loaded(room, page(8, [message(7), message(8)], true));
+    assert.deepEqual([seqs(room), room.hasEarlier], [[7, 8, 9], true]);
   });
 
   test("a message that was deleted before it was replayed shows no text and is not unread", () => {
@@ -81,21 +99,17 @@ describe("messages", () => {
 
   test("an edited message has its new text, also when an older page comes after it", () => {
     let room = edited(hear(lobby(), message(1)), { seq: 1, text: "better", edited_at: 50 }, 2);
-    room = paged(room, { room: "lobby", messages: [message(1)], has_more: false, seq: 9 });
+    room = extended(room, page(9, [message(1)]));
     assert.deepEqual(texts(room), ["better"]);
     assert.equal(room.head, 2);
   });
 
-  test("a page contains missed edits and deletions", () => {
-    const known = hear(lobby(), message(1), message(2));
-    const room = paged(known, {
-      room: "lobby",
-      messages: [message(1, { text: "better", edited_at: 50 }), message(2, { text: "", deleted_at: 60 })],
-      has_more: false,
-      seq: 9,
-    });
+  test("a state that is a little ahead of its position is not undone by the pushes that follow", () => {
+    const state = [message(1, { text: "better", edited_at: 50 }), message(2, { text: "", deleted_at: 60 })];
+    let room = hear(loaded(lobby(), page(0, state)), message(1), message(2));
     assert.deepEqual(texts(room), ["better", ""]);
-    assert.equal(lastOwn(room), null);
+    room = edited(room, { seq: 1, text: "better", edited_at: 50 }, 3);
+    assert.deepEqual([texts(room), lastOwn(room)], [["better", ""], null]);
   });
 
   test("a deleted message keeps its place and nothing else, whatever comes late", () => {
@@ -127,9 +141,25 @@ describe("unread", () => {
     assert.equal(hear(lobby(), message(1), message(1)).unread, 1);
   });
 
-  test("does not come from pages of history", () => {
-    const room = paged(lobby(), { room: "lobby", messages: [message(1), message(2)], has_more: false, seq: 9 });
-    assert.equal(room.unread, 0);
+  test("does not come from a history", () => {
+    assert.equal(loaded(lobby(), page(9, [message(1), message(2)])).unread, 0);
+  });
+
+  test("is less by a message of a history that is deleted before it was read", () => {
+    const room = loaded(summarised(lobby(), summary(3, 1, 2)), page(3, [message(1), message(2), message(3)]));
+    assert.equal(deleted(room, { seq: 3 }, 4).unread, 1);
+    assert.equal(deleted(room, { seq: 1 }, 4).unread, 2);
+  });
+
+  test("is counted for a room that was not opened, whose messages are not kept", () => {
+    const room = said(said(lobby(), message(1), away), message(2), away);
+    assert.deepEqual([room.unread, room.entries], [2, []]);
+  });
+
+  test("counts a message once that is in the history before its push comes", () => {
+    const room = hear(loaded(summarised(lobby(), summary(1, 1, 0)), page(1, [message(1), message(2)])), message(2));
+    assert.deepEqual([room.unread, readUpTo(room, "ana", 2).unread], [1, 0]);
+    assert.equal(deleted(room, { seq: 2 }, 3).unread, 0);
   });
 
   test("is what the service says, and what was pushed after that", () => {
@@ -161,7 +191,7 @@ describe("unread", () => {
   });
 
   test("does not count joins and leaves", () => {
-    const room = noted(lobby(), "joined", { seq: 1, user: "bob" });
+    const room = joined(lobby(), { seq: 1, user: "bob" });
     assert.deepEqual([room.unread, room.readSeq], [0, 1]);
   });
 
@@ -176,15 +206,15 @@ describe("unread", () => {
 
 describe("people in a room", () => {
   test("are unknown without an answer", () => {
-    let room = noted(lobby(), "joined", { seq: 1, user: "bob" });
+    let room = joined(lobby(), { seq: 1, user: "bob" });
     assert.equal(room.members, null);
-    room = noted({ ...room, members: ["ana"] }, "joined", { seq: 2, user: "eve" });
-    room = noted(room, "left", { seq: 3, user: "ana" });
+    room = joined({ ...room, members: ["ana"] }, { seq: 2, user: "eve" });
+    room = moved(room, { seq: 3, user: "ana" }, false);
     assert.deepEqual(room.members, ["eve"]);
   });
 
   test("one sees that the other has read one's last message, and only then", () => {
-    const direct = said(newRoom("dm:ana:bob", "ana"), message(4, { user: "ana" }), away);
+    const direct = hear(newRoom("dm:ana:bob", "ana"), message(4, { user: "ana" }));
     assert.equal(lastSeenByPartner(readUpTo(direct, "bob", 3)), null);
     assert.equal(lastSeenByPartner(readUpTo(direct, "bob", 4)), 4);
     assert.equal(lastSeenByPartner(readUpTo({ ...direct, partner: null }, "bob", 4)), null);
@@ -194,9 +224,9 @@ describe("people in a room", () => {
 describe("a hidden message", () => {
   test("has its place in the stream and none in the view", () => {
     const hidden = message(5, { text: "", deleted: true, hidden: true });
-    let room = said(newRoom("dm:ana:bob", "ana"), hidden, away);
+    let room = hear(newRoom("dm:ana:bob", "ana"), hidden);
     assert.deepEqual([room.entries, room.head, room.unread], [[], 5, 0]);
-    room = paged(room, { room: "dm:ana:bob", messages: [message(4), hidden], has_more: false, seq: 9 });
+    room = loaded(room, page(9, [message(4), hidden]));
     assert.deepEqual(room.entries.map(({ seq }) => seq), [4]);
   });
 });

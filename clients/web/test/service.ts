@@ -53,7 +53,7 @@ export class Service {
       } satisfies WebSocketConstructor,
     });
     this.client.onError((error) => {
-      throw error;
+      if (!(error instanceof TowpathError && error.retryable)) throw error;
     });
   }
 
@@ -121,6 +121,11 @@ class Socket implements WebSocketLike {
     this.readyState = 3;
     this.onclose?.({ code: 1012, reason: "a restart" });
   }
+}
+
+/** Waits until views have handed out what came. */
+export function handedOut(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
 }
 
 /** Waits until `holds`, and says what it waited for when it never does. */

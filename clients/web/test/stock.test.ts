@@ -4,7 +4,7 @@ import { afterEach, describe, test } from "node:test";
 import { mayDo } from "../src/model/rights.ts";
 import { Notices } from "../src/state/notices.ts";
 import { Stockroom } from "../src/state/stock.ts";
-import { Service, eventually } from "./service.ts";
+import { Refusal, Service, eventually, handedOut } from "./service.ts";
 
 const stock = (sku: string, available: number, revision = 1) => ({
   sku,
@@ -35,10 +35,52 @@ describe("stock", () => {
     const available = () => room.items.value.get("rope")!.available;
     assert.equal(available(), 4);
     service.push("inventory.updated", stock("rope", 2, 4), { stream: "inventory:rope", seq: 8 });
-    service.push("inventory.updated", stock("rope", 9, 3), {});
+    await handedOut();
     assert.equal(available(), 2);
     await room.unwatch("rope");
     assert.deepEqual([[...room.watched.value], "inventory:rope" in service.client.positions], [[], false]);
+  });
+
+  test("that is watched in another window is watched here, until one leaves it", async () => {
+    const { service, room } = connected({
+      "inventory.list": () => ({ items: [] }),
+      "inventory.watch": ({ sku }) => ({ ...stock(sku, 4, 7), seq: 7 }),
+      "inventory.resume": () => ({ streams: { "inventory:rope": { seq: 7, complete: true } } }),
+      "inventory.unwatch": ({ sku }) => ({ sku }),
+    });
+    await eventually(() => room.isThere.value);
+    service.push("inventory.updated", stock("rope", 5, 6), { stream: "inventory:rope", seq: 6 });
+    await eventually(() => room.watched.value.has("rope") && room.items.value.get("rope")?.available === 4);
+    await room.unwatch("rope");
+    service.push("inventory.updated", stock("rope", 3, 8), { stream: "inventory:rope", seq: 8 }); // was on its way
+    await handedOut();
+    assert.deepEqual([[...room.watched.value], service.of("inventory.watch").length], [[], 1]);
+  });
+
+  test("is loaded again when changes of it were missed", async () => {
+    let [revision, complete] = [2, true];
+    const { service, room } = connected({
+      "inventory.list": () => ({ items: [] }),
+      "inventory.watch": ({ sku }) => ({ ...stock(sku, 4, revision), seq: revision }),
+      "inventory.resume": () => ({ streams: { "inventory:rope": { seq: revision, complete } } }),
+    });
+    await eventually(() => room.isThere.value);
+    await room.watch("rope");
+    [revision, complete] = [50, false];
+    service.push("inventory.updated", stock("rope", 3, 40), { stream: "inventory:rope", seq: 40 }); // a hole
+    await eventually(() => room.items.value.get("rope")?.revision === 50);
+  });
+
+  test("of an item that is not there is not watched, and the person who asked hears why", async () => {
+    const { service, room } = connected({
+      "inventory.list": () => ({ items: [] }),
+      "inventory.watch": () => new Refusal("not_found"),
+    });
+    await eventually(() => room.isThere.value);
+    await assert.rejects(room.watch("oar"), { code: "not_found" });
+    assert.deepEqual([...room.watched.value], []);
+    await assert.rejects(room.watch("oar"), { code: "not_found" });
+    assert.equal(service.of("inventory.watch").length, 2);
   });
 
   test("is set, and known at once", async () => {

@@ -1,23 +1,5 @@
 /** The person's notifications, newest first, as far as they are loaded; and which of them are read. No I/O. */
-
-export interface Notification {
-  readonly id: string;
-  readonly seq: number;
-  readonly kind: string;
-  readonly title: string;
-  readonly text: string;
-  readonly link?: string;
-  /** In Unix milliseconds. */
-  readonly created_at: number;
-}
-
-export interface Page {
-  readonly notifications: readonly Notification[];
-  readonly seq: number;
-  readonly read_seq: number;
-  readonly unread: number;
-  readonly has_more: boolean;
-}
+import type { Notification, NotificationPage, NotificationsRead } from "@towpath/client";
 
 export interface Notified {
   /** Newest first, each once. */
@@ -31,35 +13,39 @@ export interface Notified {
 
 export const NONE: Notified = { list: [], head: 0, readSeq: 0, unread: 0, hasOlder: false };
 
-/** Takes the newest page, which begins a list, or an older one, which goes on with it. */
-export function paged(notified: Notified, page: Page, { older }: { older: boolean }): Notified {
-  const list = older ? merged(notified.list, page.notifications) : page.notifications;
-  if (older) return { ...notified, list, hasOlder: page.has_more };
-  // Pushes may have come before the answer.
-  const later = notified.list.filter(({ seq }) => seq > page.seq);
+/** Takes the newest page, in place of what is listed. */
+export function listed(before: Notified, page: NotificationPage): Notified {
+  // That more is read has its own push, which may come before the page.
+  const isAhead = before.readSeq > page.read_seq;
+  const later = page.notifications.filter(({ seq }) => seq > before.readSeq);
   return {
-    list: merged(later, list),
-    head: Math.max(notified.head, page.seq),
-    readSeq: Math.max(notified.readSeq, page.read_seq),
-    unread: notified.readSeq > page.read_seq ? notified.unread : page.unread + later.length,
+    list: page.notifications,
+    head: Math.max(page.seq, page.notifications[0]?.seq ?? 0), // it may have a little more than its position
+    readSeq: Math.max(before.readSeq, page.read_seq),
+    unread: isAhead ? later.length : page.unread,
     hasOlder: page.has_more,
   };
 }
 
-/** Takes one that was pushed. */
+/** Takes the page that follows the last one. */
+export function extended(before: Notified, page: NotificationPage): Notified {
+  return { ...before, list: [...before.list, ...page.notifications], hasOlder: page.has_more };
+}
+
+/** Takes the next one. */
 export function notified(before: Notified, one: Notification): Notified {
-  if (one.seq <= before.head) return before;
+  if (one.seq <= before.head) return before; // the page may have had it already
   const isUnread = one.seq > before.readSeq;
   return {
     ...before,
-    list: merged([one], before.list),
+    list: [one, ...before.list],
     head: one.seq,
     unread: before.unread + (isUnread ? 1 : 0),
   };
 }
 
 /** The person has read all up to `readSeq`, here or in another window. */
-export function read(before: Notified, { read_seq, unread }: { read_seq: number; unread: number }): Notified {
+export function read(before: Notified, { read_seq, unread }: NotificationsRead): Notified {
   return read_seq < before.readSeq ? before : { ...before, readSeq: read_seq, unread };
 }
 
@@ -73,9 +59,4 @@ export function target({ link }: Notification): { order: string } | { room: stri
   } catch {
     return null;
   }
-}
-
-function merged(one: readonly Notification[], other: readonly Notification[]): readonly Notification[] {
-  const all = new Map([...one, ...other].map((notification) => [notification.seq, notification]));
-  return [...all.values()].sort((left, right) => right.seq - left.seq);
 }

@@ -1,9 +1,10 @@
 /**
  * The user's orders as this page knows them, newest first, each with the moments of its way. No I/O; never changed in
- * place: `take` and `takePage` give a new book.
+ * place: each function gives a new book.
  *
- * An order comes from answers, pushes and lists in any order; the highest `revision` wins, and every received state
- * heard of is a moment of its timeline.
+ * The list begins with a state and goes on with later changes; the answer to a request may be ahead of it, so the
+ * highest `revision` wins. The list has the last state of each order: the earlier ones come from the stream, in any
+ * order, and are kept of orders that are not listed yet, too.
  */
 import type { CancelAnswer, OrderView, Status } from "@towpath/client";
 
@@ -23,6 +24,8 @@ export interface Order extends Readonly<OrderData> {
   readonly timeline: readonly Moment[];
 }
 
+type Timelines = ReadonlyMap<string, readonly Moment[]>;
+
 /** The way of an order that goes well. */
 export const STEPS: readonly Status[] = ["submitted", "confirmed", "paid", "packed", "shipped", "delivered"];
 
@@ -35,33 +38,58 @@ export function isCancellable({ status }: { status: Status }): boolean {
 export class OrderBook {
   /** Newest first. */
   readonly orders: readonly Order[];
+  readonly #timelines: Timelines;
 
-  constructor(orders: readonly Order[] = []) {
+  constructor(orders: readonly Order[] = [], timelines: Timelines = new Map()) {
     this.orders = orders;
+    this.#timelines = timelines;
+  }
+
+  /** Takes the newest page, in place of what is listed. */
+  list(page: readonly OrderData[]): OrderBook {
+    const timelines = this.#timelinesWith(page);
+    return new OrderBook(this.#merged(page, timelines), timelines);
+  }
+
+  /** Takes the page that follows the last order. */
+  extend(page: readonly OrderData[]): OrderBook {
+    const timelines = this.#timelinesWith(page);
+    const ids = new Set(page.map(({ order_id }) => order_id));
+    const others = this.orders.filter(({ order_id }) => !ids.has(order_id));
+    return new OrderBook([...others, ...this.#merged(page, timelines)], timelines);
   }
 
   /** Takes one order's state. An order that is new here goes to the top. */
   take(data: OrderData): OrderBook {
-    const at = this.orders.findIndex((order) => order.order_id === data.order_id);
-    if (at < 0) return new OrderBook([merged(undefined, data), ...this.orders]);
-    return new OrderBook(this.orders.with(at, merged(this.orders[at], data)));
+    const timelines = this.#timelinesWith([data]);
+    const at = this.orders.findIndex(({ order_id }) => order_id === data.order_id);
+    const order = merged(this.orders[at], data, timelines);
+    return new OrderBook(at < 0 ? [order, ...this.orders] : this.orders.with(at, order), timelines);
   }
 
-  /** Takes a page of the list, newest first, which begins at the top or goes on at the bottom. */
-  takePage(page: readonly OrderData[], { older }: { older: boolean }): OrderBook {
+  /** Notes a state that an order went through. The list stays as it is. */
+  recall(data: OrderData): OrderBook {
+    const timelines = this.#timelinesWith([data]);
+    const orders = this.orders.map((order) =>
+      order.order_id === data.order_id ? { ...order, timeline: timelines.get(order.order_id)! } : order,
+    );
+    return new OrderBook(orders, timelines);
+  }
+
+  #merged(page: readonly OrderData[], timelines: Timelines): Order[] {
     const known = new Map(this.orders.map((order) => [order.order_id, order]));
-    const listed = page.map((data) => merged(known.get(data.order_id), data));
-    const ids = new Set(page.map((data) => data.order_id));
-    const others = this.orders.filter((order) => !ids.has(order.order_id));
-    const firstListed = this.orders.findIndex((order) => ids.has(order.order_id));
-    // Orders above the list's first one were pushed while the list was in flight, or are newer than all of it.
-    const above = older || firstListed < 0 ? others.length : firstListed;
-    return new OrderBook([...others.slice(0, above), ...listed, ...others.slice(above)]);
+    return page.map((data) => merged(known.get(data.order_id), data, timelines));
+  }
+
+  #timelinesWith(page: readonly OrderData[]): Timelines {
+    const timelines = new Map(this.#timelines);
+    for (const data of page) timelines.set(data.order_id, withMoments(timelines.get(data.order_id) ?? [], data));
+    return timelines;
   }
 }
 
-function merged(known: Order | undefined, data: OrderData): Order {
-  const timeline = withMoments(known?.timeline ?? [], data);
+function merged(known: Order | undefined, data: OrderData, timelines: Timelines): Order {
+  const timeline = timelines.get(data.order_id)!;
   if (known === undefined) return { ...data, timeline };
   // An answer has fewer fields than a push; an older state still has the constant ones, such as the items.
   const [older, newer] = data.revision >= known.revision ? [known, data] : [data, known];

@@ -1,8 +1,9 @@
 /**
  * One room as this page knows it: what was said, how far it was read. No I/O; every function gives a new room.
  *
- * Entries come from pushes, answers and pages of history, in any order and more than once; they stand by `seq`, each
- * once. Messages of others after `readSeq` count as unread; pages of history never change the count.
+ * Two things follow the room's stream, and each push concerns both. The count (`head`, `readSeq`, `unread`) is kept for
+ * every room: the service's numbers, and every push after them. The conversation (`entries`) is there for rooms that
+ * were opened: a state of the history, and every entry after it.
  */
 import type {
   CrowdCounted,
@@ -57,6 +58,8 @@ export interface Room {
   readonly head: number;
   readonly readSeq: number;
   readonly unread: number;
+  /** Those of the unread messages whose `seq` is known here; of earlier ones the service gave only the number. */
+  readonly fresh: readonly number[];
   /** Later messages were new to the reader; null without any. It outlives the reading, to be shown. */
   readonly newSince: number | null;
   /** How far others have read, by name. */
@@ -84,6 +87,7 @@ export function newRoom(name: string, me: string, title?: string): Room {
     head: 0,
     readSeq: 0,
     unread: 0,
+    fresh: [],
     newSince: null,
     readBy: new Map(),
     entries: [],
@@ -94,13 +98,14 @@ export function newRoom(name: string, me: string, title?: string): Room {
   };
 }
 
+// The count
+
 /** Takes the service's word on a room. Pushes that are newer than it count on top. */
 export function summarised(room: Room, data: RoomSummary): Room {
   const readSeq = Math.max(room.readSeq, data.read_seq);
-  const unread =
-    room.readSeq > data.read_seq
-      ? unreadAfter(room, readSeq)
-      : data.unread + unreadAfter(room, Math.max(data.seq, readSeq));
+  const fresh = room.fresh.filter((seq) => seq > readSeq);
+  const later = fresh.filter((seq) => seq > data.seq);
+  const unread = room.readSeq > data.read_seq ? fresh.length : data.unread + later.length;
   return withDivider(room, {
     ...room,
     title: room.partner ?? (data.title || room.name),
@@ -109,77 +114,49 @@ export function summarised(room: Room, data: RoomSummary): Room {
     head: Math.max(room.head, data.seq),
     readSeq,
     unread,
+    fresh,
     history: room.history === "stranger" ? "none" : room.history,
   });
 }
 
 /**
- * Takes a message that was pushed.
+ * Counts a message that was pushed.
  *
  * @param watching Whether the person sees the end of the room, so that it is read at once.
  */
 export function said(room: Room, data: MessageData, { watching }: { watching: boolean }): Room {
-  const known = withMessage(room, data);
-  if (data.seq <= room.head) return known;
+  if (data.seq <= room.head) return room;
   const isOwn = data.user === room.me;
+  const known = { ...room, head: data.seq };
   // A user who writes has seen the messages before.
-  const isRead = watching || (isOwn && room.unread === 0);
-  return withDivider(room, {
-    ...known,
-    head: data.seq,
-    readSeq: isRead ? Math.max(room.readSeq, data.seq) : room.readSeq,
-    unread: isRead || isOwn || data.deleted || data.hidden || data.seq <= room.readSeq ? room.unread : room.unread + 1,
-  });
+  if (watching || (isOwn && room.unread === 0)) return readTo(known, data.seq, room.unread);
+  if (isOwn || data.deleted || data.hidden || data.seq <= room.readSeq) return known;
+  return withDivider(room, { ...known, unread: room.unread + 1, fresh: [...room.fresh, data.seq] });
 }
 
-/** Takes a message that this page sent itself, as the answer has it; its push comes besides. */
-export function answered(room: Room, data: MessageData): Room {
-  return withMessage(room, data);
+/** A message that was pushed is deleted; it need not be read any more. */
+export function withdrawn(room: Room, { seq }: Pick<MessageDeleted, "seq">, head: number): Room {
+  const fresh = room.fresh.filter((other) => other !== seq);
+  const unread = Math.max(0, room.unread - (room.fresh.length - fresh.length));
+  return { ...room, head: Math.max(room.head, head), unread, fresh };
 }
 
-export function edited(room: Room, data: Omit<MessageEdited, "room" | "user">, head: number): Room {
-  const change = (message: Message): Message =>
-    message.deleted || data.deleted ? message : { ...message, text: data.text, editedAt: data.edited_at };
-  // A push that is replayed after the deletion of its message has no text; the deletion follows it.
-  return { ...changed(room, data.seq, change), head: Math.max(room.head, head) };
-}
-
-export function deleted(room: Room, data: Pick<MessageDeleted, "seq">, head: number): Room {
-  const before = find(room, data.seq);
-  const counted =
-    before?.kind === "message" && !before.deleted && before.user !== room.me && data.seq > room.readSeq;
-  return {
-    ...changed(room, data.seq, (message) => ({ ...message, text: "", deleted: true })),
-    head: Math.max(room.head, head),
-    unread: counted ? Math.max(0, room.unread - 1) : room.unread,
-  };
+/** The stream goes on with something else than a message. */
+export function advanced(room: Room, seq: number): Room {
+  return seq <= room.head ? room : { ...room, head: seq };
 }
 
 /** Applies the change of the owner. */
 export function owned(room: Room, { seq, user }: Pick<OwnerChange, "seq" | "user">): Room {
-  const entries = find(room, seq) ? room.entries : inserted(room.entries, { kind: "owner", seq, user });
-  const readSeq = room.unread === 0 ? Math.max(room.readSeq, seq) : room.readSeq;
-  return { ...room, entries, owner: user, head: Math.max(room.head, seq), readSeq };
+  return { ...noted(room, seq), owner: user };
 }
 
 /** Applies a join or a leave. */
-export function noted(
-  room: Room,
-  kind: "joined" | "left" | "removed",
-  { seq, user }: Pick<MemberChange, "seq" | "user">,
-): Room {
+export function moved(room: Room, { seq, user }: Pick<MemberChange, "seq" | "user">, isIn: boolean): Room {
   const others = room.members?.filter((member) => member !== user);
-  const members = others && kind === "joined" ? [...others, user].sort() : others;
-  const entries = find(room, seq) ? room.entries : inserted(room.entries, { kind, seq, user });
-  const isRead = room.unread === 0; // a join need not be read
-  return {
-    ...room,
-    entries,
-    members: members ?? null,
-    crowd: null, // in a crowd there are no pushes about single members
-    head: Math.max(room.head, seq),
-    readSeq: isRead ? Math.max(room.readSeq, seq) : room.readSeq,
-  };
+  const members = others && isIn ? [...others, user].sort() : others;
+  // In a crowd there are no pushes about single members.
+  return { ...noted(room, seq), members: members ?? null, crowd: null };
 }
 
 /** Takes the names of members, and how many there are if the room is a crowd. */
@@ -193,21 +170,10 @@ export function counted(room: Room, { members, online }: Pick<CrowdCounted, "mem
   return { ...room, crowd: { members, online } };
 }
 
-/** Takes a page of history. */
-export function paged(room: Room, { messages, has_more }: History): Room {
-  const loaded = messages.reduce(withMessage, room);
-  return { ...loaded, history: "loaded", hasEarlier: has_more };
-}
-
-/** Forgets the messages, to load them again. */
-export function emptied(room: Room): Room {
-  return { ...room, entries: [], history: "none", hasEarlier: false };
-}
-
 /** The person has seen all of it. */
 export function seen(room: Room): Room {
   if (room.unread === 0 && room.readSeq >= room.head) return room;
-  return { ...room, readSeq: Math.max(room.readSeq, room.head), unread: 0 };
+  return readTo(room, room.head, 0);
 }
 
 /** The person goes elsewhere, or answers: what is read is not new any more. */
@@ -222,8 +188,80 @@ export function readUpTo(room: Room, user: string, seq: number): Room {
     return { ...room, readBy: new Map(room.readBy).set(user, seq) };
   }
   if (seq <= room.readSeq) return room;
-  return { ...room, readSeq: seq, unread: seq >= room.head ? 0 : Math.min(room.unread, unreadAfter(room, seq)) };
+  const after = room.fresh.filter((other) => other > seq).length;
+  return readTo(room, seq, seq >= room.head ? 0 : Math.min(room.unread, after));
 }
+
+function readTo(room: Room, seq: number, unread: number): Room {
+  const readSeq = Math.max(room.readSeq, seq);
+  return { ...room, readSeq, unread, fresh: room.fresh.filter((other) => other > readSeq) };
+}
+
+/** An entry about members need not be read. */
+function noted(room: Room, seq: number): Room {
+  const head = Math.max(room.head, seq);
+  return room.unread === 0 ? { ...room, head, readSeq: Math.max(room.readSeq, seq) } : { ...room, head };
+}
+
+/** Keeps where the unread begins, from the first of them on. */
+function withDivider(before: Room, after: Room): Room {
+  return before.unread === 0 && after.unread > 0 ? { ...after, newSince: after.readSeq } : after;
+}
+
+// The conversation
+
+/** Takes the end of the history, in place of what is there. */
+export function loaded(room: Room, { messages, has_more, seq }: History): Room {
+  // Answers to messages of one's own may be ahead of the state.
+  const ahead = room.entries.filter((entry) => entry.seq > seq);
+  const isFresh = (one: MessageData) =>
+    one.seq > room.readSeq && one.seq <= room.head && one.user !== room.me && !isGone(one) && !one.hidden;
+  const unread = messages.filter(isFresh).map((one) => one.seq);
+  const fresh = [...new Set([...room.fresh, ...unread])].sort((one, other) => one - other);
+  const emptied: Room = { ...room, entries: ahead, fresh, history: "loaded", hasEarlier: has_more };
+  return messages.reduce(withMessage, emptied);
+}
+
+/** Takes a page of earlier messages. */
+export function extended(room: Room, { messages, has_more }: History): Room {
+  return { ...messages.reduce(withMessage, room), hasEarlier: has_more };
+}
+
+/** Takes the next entry of the stream. */
+export function continued(room: Room, { action, data }: { action: string; data: object }): Room {
+  return ENTRIES[action]?.(room, data) ?? room;
+}
+
+/** Takes a message that this page sent itself, as the answer has it; its push comes besides. */
+export function answered(room: Room, data: MessageData): Room {
+  return withMessage(room, data);
+}
+
+export function edited(room: Room, data: Omit<MessageEdited, "room" | "user">): Room {
+  // A push that is replayed after the deletion of its message has no text; the deletion follows it.
+  return changed(room, data.seq, (message) =>
+    message.deleted || data.deleted ? message : { ...message, text: data.text, editedAt: data.edited_at },
+  );
+}
+
+export function deleted(room: Room, data: Pick<MessageDeleted, "seq">): Room {
+  return changed(room, data.seq, (message) => ({ ...message, text: "", deleted: true }));
+}
+
+/** Forgets the messages, to load them again. */
+export function emptied(room: Room): Room {
+  return { ...room, entries: [], history: "none", hasEarlier: false };
+}
+
+/** How each push of a room's stream goes on with the conversation. */
+const ENTRIES: Readonly<Record<string, (room: Room, data: any) => Room>> = {
+  "chat.message": withMessage,
+  "chat.edited": edited,
+  "chat.deleted": deleted,
+  "chat.joined": (room, data: MemberChange) => withNote(room, "joined", data),
+  "chat.left": (room, data: MemberChange) => withNote(room, data.by ? "removed" : "left", data),
+  "chat.owner": (room, data: OwnerChange) => withNote(room, "owner", data),
+};
 
 /** The first message that is loaded, to load earlier ones from; null when there is none. */
 export function firstMessage(room: Room): Message | null {
@@ -244,17 +282,6 @@ export function lastSeenByPartner(room: Room): number | null {
   return last !== null && (room.readBy.get(room.partner) ?? 0) >= last.seq ? last.seq : null;
 }
 
-function unreadAfter(room: Room, seq: number): number {
-  return room.entries.filter(
-    (entry) => entry.seq > seq && entry.kind === "message" && entry.user !== room.me && !entry.deleted,
-  ).length;
-}
-
-/** Keeps where the unread begins, from the first of them on. */
-function withDivider(before: Room, after: Room): Room {
-  return before.unread === 0 && after.unread > 0 ? { ...after, newSince: after.readSeq } : after;
-}
-
 /** A hidden message, of a user whom this one blocked, has its place in the stream and none in the view. */
 function withMessage(room: Room, data: MessageData): Room {
   if (data.hidden) return room;
@@ -266,12 +293,21 @@ function withMessage(room: Room, data: MessageData): Room {
     text: data.text,
     sentAt: data.sent_at,
     editedAt: data.edited_at ?? null,
-    deleted: data.deleted === true || (data.deleted_at !== undefined && data.deleted_at !== null),
+    deleted: isGone(data),
     ref: data.client_ref ?? null,
   };
   if (known === undefined) return { ...room, entries: inserted(room.entries, message) };
   if (known.kind !== "message" || !isNewer(message, known)) return room;
   return changed(room, data.seq, () => ({ ...message, ref: message.ref ?? known.ref }));
+}
+
+function withNote(room: Room, kind: Note["kind"], { seq, user }: Pick<MemberChange, "seq" | "user">): Room {
+  return find(room, seq) ? room : { ...room, entries: inserted(room.entries, { kind, seq, user }) };
+}
+
+/** Whether a message was deleted, as a replay or as a history says it. */
+function isGone({ deleted, deleted_at }: MessageData): boolean {
+  return deleted === true || (deleted_at !== undefined && deleted_at !== null);
 }
 
 function isNewer(message: Message, known: Message): boolean {

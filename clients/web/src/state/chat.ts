@@ -8,6 +8,8 @@ import {
   type Actions,
   type Client,
   type CrowdCounted,
+  type DurablePush,
+  type History,
   type Invitation,
   type Message as MessageData,
   type MemberChange,
@@ -25,26 +27,27 @@ import { Problem } from "../model/problem.ts";
 import {
   type Message,
   type Room,
+  advanced,
   answered,
   counted,
   deleted,
   edited,
-  emptied,
   listed,
-  noted,
+  moved,
   owned,
   readUpTo,
   said,
   seen,
   summarised,
   turnedAway,
+  withdrawn,
 } from "../model/room.ts";
 import type { Typing } from "../model/typing.ts";
 import { Again } from "./again.ts";
 import { Blocks } from "./blocks.ts";
 import { CatchingUp } from "./catching-up.ts";
+import { Conversations } from "./conversations.ts";
 import { Finder } from "./finder.ts";
-import { Histories } from "./histories.ts";
 import type { Notices } from "./notices.ts";
 import { Presence } from "./presence.ts";
 import { Reading } from "./reading.ts";
@@ -82,14 +85,13 @@ export class Chat {
   /** The room whose end the person is looking at. */
   #watched: string | null = null;
   #listAgain = new Again(() => this.#client.state === "open" && void this.#refresh());
-  #loadAgain = new Again(() => this.open.peek() !== null && this.#look(this.open.peek()!));
   #store: RoomStore;
   #typing = new TypingNow();
   #reading: Reading;
   #sending: Sending;
   #presence: Presence;
   #catchingUp: CatchingUp;
-  #histories: Histories;
+  #conversations: Conversations;
   #toldTyping = 0;
 
   /** @param outbox see {@link Sending} */
@@ -115,8 +117,15 @@ export class Chat {
       (stream) => this.#client.positions[stream],
       () => this.#client.resume("chat"),
     );
-    this.#histories = new Histories(this.#store, (room, range) =>
-      this.#ask("chat.history", { room, limit: PAGE, ...range }),
+    this.#conversations = new Conversations(
+      client,
+      this.#store,
+      (room, range, signal) => this.#ask("chat.history", { room, limit: PAGE, ...range }, { signal }),
+      {
+        loaded: (room, page, again) => this.#loaded(room, page, again),
+        followed: (room, push) => this.#followed(room, push),
+        failed: (error) => notices.problem(error, LOADING),
+      },
     );
     this.blocks = new Blocks({
       list: () => this.#ask("chat.blocked", {}),
@@ -256,18 +265,18 @@ export class Chat {
 
   async edit(name: string, seq: number, text: string): Promise<void> {
     await this.#ask("chat.edit", { room: name, seq, text });
-    this.#store.update(name, (room) => edited(room, { seq, text, edited_at: Date.now() }, room.head));
+    this.#store.update(name, (room) => edited(room, { seq, text, edited_at: Date.now() }));
   }
 
   async remove(name: string, seq: number): Promise<void> {
     await this.#ask("chat.delete", { room: name, seq });
-    this.#store.update(name, (room) => deleted(room, { seq }, room.head));
+    this.#store.update(name, (room) => deleted(room, { seq }));
   }
 
   /** Loads what is earlier than what is there. Says whether something came. */
   async loadEarlier(name: string): Promise<boolean> {
     try {
-      return await this.#histories.earlier(name);
+      return await this.#conversations.earlier(name);
     } catch (error) {
       if (!isClosed(error)) this.#notices.problem(error);
       return false;
@@ -299,8 +308,8 @@ export class Chat {
   #listen(): void {
     const client = this.#client;
     client.on("chat.message", (data) => this.#message(data));
-    client.on("chat.edited", (data, { seq = 0 }) => this.#store.update(data.room, (room) => edited(room, data, seq)));
-    client.on("chat.deleted", (data, { seq = 0 }) => this.#store.update(data.room, (room) => deleted(room, data, seq)));
+    client.on("chat.edited", (data, { seq = 0 }) => this.#store.update(data.room, (room) => advanced(room, seq)));
+    client.on("chat.deleted", (data, { seq = 0 }) => this.#store.update(data.room, (room) => withdrawn(room, data, seq)));
     client.on("chat.joined", (data, { stream }) => this.#joined(data, stream !== undefined));
     client.on("chat.left", (data) => this.#left(data));
     client.on("chat.owner", (data: OwnerChange) => this.#store.update(data.room, (room) => owned(room, data)));
@@ -313,13 +322,14 @@ export class Chat {
       // In a room of several the service pushes it to all members.
       if (user !== this.me && !this.blocks.has(user)) this.#typing.started(room, user);
     });
-    client.on("incomplete", ({ stream }) => this.#incomplete(stream));
+    client.on("incomplete", ({ stream }) => {
+      if (stream.startsWith(streamOf(""))) void this.#list(); // how much of it is unread
+    });
     client.onState((state) => {
       this.#catchingUp.stop(); // with a new connection all streams are resumed
       if (state === "open") void this.#refresh();
       if (state !== "closed") return;
       this.#listAgain.done();
-      this.#loadAgain.done();
     });
   }
 
@@ -340,9 +350,10 @@ export class Chat {
       const names = new Set(rooms.map(({ room }) => room));
       const left = rooms.length < MOST_LISTED ? before.filter(({ name }) => !names.has(name)) : [];
       const positions = this.#client.positions;
-      const unheard = rooms.filter(({ room }) => !(streamOf(room) in positions));
-      for (const { room, seq } of unheard) this.#client.track(streamOf(room), seq);
-      if (unheard.length > 0) this.#client.resume("chat");
+      const isUnheard = rooms.some(({ room }) => !(streamOf(room) in positions));
+      // Also those that a conversation has opened: they are followed when that is closed.
+      for (const { room, seq } of rooms) this.#client.track(streamOf(room), seq);
+      if (isUnheard) this.#client.resume("chat");
       batch(() => {
         for (const { name } of left) this.#drop(name); // in another window, while this one was not connected
         for (const data of rooms) {
@@ -360,23 +371,13 @@ export class Chat {
     }
   }
 
-  /** Loads the data of an open room. */
+  /** Sees to the data of an open room. */
   #look(name: string): void {
-    if (this.#client.state !== "open") return; // when it is, all of this is asked for
+    this.#conversations.open(name);
     const room = this.#store.get(name);
-    if (room?.history !== "loaded") void this.#load(name);
+    if (this.#client.state !== "open") return; // when it is, members are asked for
     if (room !== undefined && room.history !== "stranger" && (room.partner === null || room.head > 0)) {
       void this.loadMembers(name);
-    }
-  }
-
-  async #load(name: string): Promise<void> {
-    try {
-      await this.#histories.load(name);
-      this.#loadAgain.done();
-      this.#notices.settle(LOADING);
-    } catch (error) {
-      if (this.#loadAgain.failed(error)) this.#notices.problem(error, LOADING);
     }
   }
 
@@ -387,19 +388,37 @@ export class Chat {
     return this.#ask("chat.direct", { to: partner, text }, { ...options, key: keyOf(room) });
   }
 
+  /** Counts a message; in a room that was opened it is an entry besides, see {@link #followed}. */
   #message(data: MessageData): void {
-    const before = this.#store.know(data.room);
+    this.#store.know(data.room);
     batch(() => {
       this.#typing.stopped(data.room, data.user);
       const watching = this.#watched === data.room;
       this.#store.update(data.room, (room) => said(room, data, { watching }));
-      if (data.user === this.me) {
-        this.#sending.heard(data.room, data);
-      } else if (data.room === this.open.peek() && data.seq > before.head && !data.deleted && !this.blocks.has(data.user)) {
-        this.heard.value = this.#messageOf(data);
-      }
+      if (this.open.peek() === data.room) this.#conversations.open(data.room); // the first message of two people
+      if (data.user === this.me && !this.#conversations.has(data.room)) this.#sending.heard(data.room, data);
     });
     if (this.#watched === data.room) this.#reading.soon(data.room);
+  }
+
+  #loaded(name: string, { messages }: History, again: boolean): void {
+    for (const message of messages) {
+      // Without a reference it may be an older one that says the same.
+      if (message.user === this.me && message.client_ref) this.#sending.heard(name, message);
+    }
+    const room = this.#store.get(name);
+    if (again && room !== undefined && name === this.open.peek()) {
+      this.#notices.news((words) => words.conversation.reloaded(inText(room.title)));
+    }
+    this.#notices.settle(LOADING);
+  }
+
+  #followed(name: string, { action, data }: DurablePush): void {
+    if (action !== "chat.message") return;
+    const message = data as MessageData;
+    if (message.user === this.me) return this.#sending.heard(name, message);
+    const isNews = name === this.open.peek() && !message.deleted && !this.blocks.has(message.user);
+    if (isNews) this.heard.value = this.#messageOf(message);
   }
 
   #messageOf({ room, seq }: MessageData): Message | null {
@@ -412,7 +431,7 @@ export class Chat {
     const isNew = this.#store.get(data.room) === undefined;
     batch(() => {
       this.#store.know(data.room);
-      if (inStream) this.#store.update(data.room, (room) => noted(room, "joined", data));
+      if (inStream) this.#store.update(data.room, (room) => moved(room, data, true));
       if (data.user === this.me) this.#uninvited(data.room);
     });
     if (data.user !== this.me) return this.#presence.soon(data.room, () => this.open.peek() === data.room);
@@ -429,7 +448,7 @@ export class Chat {
       return this.#drop(data.room); // removed, or left in another window
     }
     this.#typing.stopped(data.room, data.user);
-    this.#store.update(data.room, (room) => noted(room, data.by ? "removed" : "left", data));
+    this.#store.update(data.room, (room) => moved(room, data, false));
   }
 
   #dropped({ room, by }: RoomDropped): void {
@@ -463,18 +482,8 @@ export class Chat {
     this.invitations.value = this.invitations.peek().filter((invitation) => invitation.room !== room);
   }
 
-  /** Some entries of a room were missed and cannot be replayed: the view may have a gap, so load it again. */
-  #incomplete(stream: string): void {
-    const room = [...this.rooms.peek().values()].find(({ name }) => streamOf(name) === stream);
-    if (room === undefined) return;
-    this.#store.update(room.name, emptied);
-    void this.#list(); // how much of it is unread
-    if (room.name !== this.open.peek()) return;
-    this.#notices.news((words) => words.conversation.reloaded(inText(room.title)));
-    void this.#load(room.name);
-  }
-
   #drop(name: string): void {
+    this.#conversations.close(name);
     this.#client.forget(streamOf(name));
     this.#reading.forget(name);
     batch(() => {

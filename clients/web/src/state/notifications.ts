@@ -1,12 +1,15 @@
 /** Notifications on a client. Where no service has them, `isThere` stays false, and nothing is shown or said. */
 import { signal } from "@preact/signals";
-import { type Client, TowpathError } from "@towpath/client";
+import type { Client, Notification, NotificationPage } from "@towpath/client";
 
-import { NONE, type Notification, type Page, notified, paged, read } from "../model/notifications.ts";
-import { Again } from "./again.ts";
+import { NONE, extended, listed, notified, read } from "../model/notifications.ts";
+import { Following, isAbsent } from "./following.ts";
 import type { Notices } from "./notices.ts";
 
 const PAGE = 30;
+
+/** The subject of a notice. */
+const LISTING = "the list of notifications";
 
 export interface MailPreferences {
   /** Where mails go; null for no mails. */
@@ -23,42 +26,42 @@ export class Notifications {
   /** The last one that was pushed, to be read out. */
   readonly heard = signal<Notification | null>(null);
   #client: Client;
-  #notices: Notices;
-  #stream: string;
-  #again = new Again(() => this.#client.state === "open" && void this.#load());
 
   constructor(client: Client, me: string, notices: Notices) {
     this.#client = client;
-    this.#notices = notices;
-    this.#stream = `notification:${me}`;
-    client.on("notification.new", (data) => {
-      const one = data as Notification;
-      if (one.seq > this.all.peek().head) this.heard.value = one;
-      this.all.value = notified(this.all.peek(), one);
+    const list = (signal: AbortSignal) => client.request("notification.list", { limit: PAGE }, { signal });
+    const failed = (error: unknown) => {
+      if (isAbsent(error)) this.isThere.value = false;
+      else notices.problem(error, LISTING);
+    };
+    const following = new Following<NotificationPage>(client, `notification:${me}`, list, {
+      reset: (page) => {
+        this.all.value = listed(this.all.peek(), page);
+        this.isThere.value = true;
+        notices.settle(LISTING);
+      },
+      change: ({ action, data }) => {
+        if (action === "notification.new") this.#notified(data as Notification);
+      },
+      failed,
+      refused: failed,
     });
-    client.on("notification.read", (data) => {
-      this.all.value = read(this.all.peek(), data as { read_seq: number; unread: number });
-    });
-    client.on("incomplete", ({ stream }) => {
-      if (stream === this.#stream) void this.#load();
-    });
-    client.onState((state) => {
-      if (state === "open") void this.#load();
-      if (state === "closed") this.#again.done();
-    });
+    void following.open();
+    client.on("notification.read", (data) => void (this.all.value = read(this.all.peek(), data)));
   }
 
   /** All that are there are read. */
   async markRead(): Promise<void> {
-    const { head } = this.all.peek();
-    const answer = await this.#client.request("notification.read", { up_to: head });
-    this.all.value = read(this.all.peek(), answer as { read_seq: number; unread: number });
+    const answer = await this.#client.request("notification.read", { up_to: this.all.peek().head });
+    this.all.value = read(this.all.peek(), answer);
   }
 
   async loadOlder(): Promise<void> {
     const last = this.all.peek().list.at(-1);
-    const page = await this.#client.request("notification.list", { limit: PAGE, before_seq: last?.seq });
-    this.all.value = paged(this.all.peek(), page as Page, { older: true });
+    if (last === undefined) return;
+    const page = await this.#client.request("notification.list", { limit: PAGE, before_seq: last.seq });
+    if (this.all.peek().list.at(-1) !== last) return; // listed again meanwhile, or asked for twice
+    this.all.value = extended(this.all.peek(), page);
   }
 
   /** Gives the preferences, after the changes, if there are any. */
@@ -66,20 +69,8 @@ export class Notifications {
     return (await this.#client.request("notification.preferences", changes)) as MailPreferences;
   }
 
-  async #load(): Promise<void> {
-    try {
-      const page = (await this.#client.request("notification.list", { limit: PAGE })) as Page;
-      if (!(this.#stream in this.#client.positions)) {
-        this.#client.track(this.#stream, page.seq);
-        this.#client.resume("notification");
-      }
-      this.all.value = paged(this.all.peek(), page, { older: false });
-      this.isThere.value = true;
-      this.#again.done();
-    } catch (error) {
-      const isAbsent = error instanceof TowpathError && ["unknown_action", "forbidden"].includes(error.code);
-      if (isAbsent) this.isThere.value = false;
-      if (this.#again.failed(error) && !isAbsent) this.#notices.problem(error);
-    }
+  #notified(one: Notification): void {
+    if (one.seq > this.all.peek().head) this.heard.value = one;
+    this.all.value = notified(this.all.peek(), one);
   }
 }

@@ -1,9 +1,9 @@
 /** Orders on a client: keeps the list, submits and cancels. */
 import { signal } from "@preact/signals";
-import type { Client, OrderState, SubmitOrder } from "@towpath/client";
+import type { Client, OrderPage, OrderState, SubmitOrder } from "@towpath/client";
 
 import { type Order, OrderBook } from "../model/order-book.ts";
-import { Again } from "./again.ts";
+import { Following } from "./following.ts";
 import type { Notices } from "./notices.ts";
 
 const PAGE = 20;
@@ -19,27 +19,32 @@ export class Orders {
   readonly moved = signal<OrderState | null>(null);
   #client: Client;
   #notices: Notices;
-  #again = new Again(() => this.#client.state === "open" && void this.#list());
-  #cursor: string | null | undefined;
+  #cursor: string | null = null;
 
   constructor(client: Client, me: string, notices: Notices) {
     this.#client = client;
     this.#notices = notices;
-    client.on("order.updated", (order) => {
-      const known = this.book.peek().orders.find(({ order_id }) => order_id === order.order_id);
-      if (known && known.revision < order.revision) this.moved.value = order;
-      this.book.value = this.book.peek().take(order);
-    });
-    client.on("incomplete", ({ stream }) => {
-      if (stream.startsWith("order:")) void this.#list();
-    });
-    client.onState((state) => {
-      if (state === "open") void this.#list();
-      if (state === "closed") this.#again.done();
-    });
-    // From the stream's beginning, as far as it is kept: its entries are what the timelines are made of.
-    client.track(`order:${me}`, 0);
+    const stream = `order:${me}`;
+    // The list has each order as it is now. Timelines are made of the stream's entries from its beginning on, as far as
+    // they are kept: those before the list come to listeners alone.
+    client.on("order.updated", (order) => void (this.book.value = this.book.peek().recall(order)));
+    client.track(stream, 0);
     client.resume("order");
+    const list = (signal: AbortSignal) => client.request("order.list", { limit: PAGE }, { signal });
+    const failed = (error: unknown) => notices.problem(error, LISTING);
+    const following = new Following<OrderPage>(client, stream, list, {
+      reset: (page) => {
+        this.book.value = this.book.peek().list(page.orders);
+        this.#endsAt(page);
+        notices.settle(LISTING);
+      },
+      change: ({ action, data }) => {
+        if (action === "order.updated") this.#changed(data as OrderState);
+      },
+      failed,
+      refused: failed,
+    });
+    void following.open();
   }
 
   /**
@@ -61,22 +66,26 @@ export class Orders {
   }
 
   async loadOlder(): Promise<void> {
-    await this.#list({ older: true });
+    const cursor = this.#cursor;
+    if (cursor === null) return;
+    try {
+      const page = await this.#client.request("order.list", { limit: PAGE, cursor });
+      if (this.#cursor !== cursor) return; // listed again meanwhile, or asked for twice
+      this.book.value = this.book.peek().extend(page.orders);
+      this.#endsAt(page);
+    } catch (error) {
+      this.#notices.problem(error, LISTING);
+    }
   }
 
-  async #list({ older = false } = {}): Promise<void> {
-    try {
-      const cursor = older ? this.#cursor : null;
-      const page = await this.#client.request("order.list", { limit: PAGE, ...(cursor && { cursor }) });
-      // A repeated first page must not take the list back to its beginning.
-      const goesOn = older || this.book.peek().orders.length <= PAGE || this.#cursor === undefined;
-      this.book.value = this.book.peek().takePage(page.orders, { older });
-      if (goesOn) this.#cursor = page.cursor ?? null;
-      this.hasOlder.value = typeof this.#cursor === "string";
-      this.#again.done();
-      this.#notices.settle(LISTING);
-    } catch (error) {
-      if (older || this.#again.failed(error)) this.#notices.problem(error, LISTING);
-    }
+  #changed(order: OrderState): void {
+    const known = this.book.peek().orders.find(({ order_id }) => order_id === order.order_id);
+    if (known && known.revision < order.revision) this.moved.value = order;
+    this.book.value = this.book.peek().take(order);
+  }
+
+  #endsAt({ cursor }: OrderPage): void {
+    this.#cursor = cursor ?? null;
+    this.hasOlder.value = this.#cursor !== null;
   }
 }

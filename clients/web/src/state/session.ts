@@ -7,6 +7,7 @@ import type { Outbox } from "../model/outbox.ts";
 import { mayDo } from "../model/rights.ts";
 import { Chat } from "./chat.ts";
 import { ConnectionState } from "./connection.ts";
+import { isAbsent } from "./following.ts";
 import type { Notices } from "./notices.ts";
 import { Notifications } from "./notifications.ts";
 import { Orders } from "./orders.ts";
@@ -48,7 +49,9 @@ export class Session {
     this.me = me;
     this.kept = kept;
     this.#client = connect({ urls, token: async () => tokens.pop() ?? (await fetchToken()).token });
-    this.#client.onError((error) => console.warn(error));
+    this.#client.onError((error) => {
+      if (!isAbsent(error)) console.warn(error);
+    });
     this.connection = new ConnectionState(this.#client);
     this.chat = new Chat(this.#client, me, kept.outbox, notices);
     this.orders = new Orders(this.#client, me, notices);

@@ -1,10 +1,11 @@
 import { useSignal } from "@preact/signals";
+import type { Notification } from "@towpath/client";
 import { useEffect, useId } from "preact/hooks";
 
 import type { Words } from "../i18n/en.ts";
 import { DICTIONARIES, type LanguageName } from "../i18n/language.ts";
 import { describe } from "../i18n/errors.ts";
-import { type Notification, target } from "../model/notifications.ts";
+import { target } from "../model/notifications.ts";
 import type { MailPreferences } from "../state/notifications.ts";
 import { useApp, useLanguage, useSession, useWords } from "./context.ts";
 import { Dialog } from "./dialog.tsx";

@@ -1,10 +1,10 @@
 import { useSignal } from "@preact/signals";
+import type { StockState } from "@towpath/client";
 import { useId } from "preact/hooks";
 
 import type { Words } from "../i18n/en.ts";
 import { describe } from "../i18n/errors.ts";
 import { LIMITS, checkLength } from "../model/letters.ts";
-import type { Stock } from "../state/stock.ts";
 import { useApp, useLanguage, useSession } from "./context.ts";
 import { Fold } from "./fold.tsx";
 import { Icon } from "./icons.tsx";
@@ -37,7 +37,7 @@ export function StockPanel() {
   );
 }
 
-function Entry({ item: { sku, on_hand, reserved, available } }: { item: Stock }) {
+function Entry({ item: { sku, on_hand, reserved, available } }: { item: StockState }) {
   const app = useApp();
   const { stock } = useSession();
   const { words, number } = useLanguage();

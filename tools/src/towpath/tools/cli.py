@@ -77,6 +77,15 @@ def dev(
     web_port: Annotated[
         int, typer.Option(help="Port of the page.", envvar="TOWPATH_WEB_PORT", min=1, max=65535)
     ] = 8000,
+    ingress_port: Annotated[
+        int,
+        typer.Option(
+            help="Port of the ingress, for other backends by HTTP; the next free one if it is taken.",
+            envvar="TOWPATH_INGRESS_PORT",
+            min=1,
+            max=65535,
+        ),
+    ] = 8090,
     own: Annotated[
         list[str] | None,
         typer.Option(
@@ -88,13 +97,13 @@ def dev(
     ] = None,
     data: Data = Path(".towpath"),
 ) -> None:
-    """Run all of Towpath here: gateway, services, a broker, and a page that shows it.
+    """Run all of Towpath here: gateway, services, ingress, a broker, and a page that shows it.
 
     Ctrl-C stops all of it. Settings in the environment (TOWPATH_…) hold for every part.
     """
     from towpath.tools.dev import run
 
-    run(Options(broker, port, web_port, data, own or ()))
+    run(Options(broker, port, web_port, ingress_port, data, own or ()))
 
 
 @app.command()

@@ -1,9 +1,9 @@
-"""The folder that ``towpath dev`` keeps from one run to the next: secret, databases, logs, what the broker keeps.
+"""The folder that ``towpath dev`` keeps from one run to the next: secrets, databases, logs, what the broker keeps.
 
 Guarantees:
 
 * One ``towpath dev`` a folder: the folder is held by a lock that ends with its process.
-* Only the owner may read it, for it holds a secret and a broker's password.
+* Only the owner may read it, for it holds a secret, an API key and a broker's password.
 * ``dev.json`` in it announces a running ``towpath dev`` to other commands; a file left by a killed run is ignored.
 """
 
@@ -38,6 +38,7 @@ class RunningDev:
         pid: Its process.
         page: Address of the page.
         gateway: Address of the gateway's WebSocket.
+        ingress: Address of the ingress, for other backends by HTTP.
         amqp_url: The broker, with its password; ``None`` when it lives inside that process.
         parts: Process ids of the parts that are processes of their own.
         admin: Where each part's health and metrics are.
@@ -46,6 +47,7 @@ class RunningDev:
     pid: int
     page: str
     gateway: str
+    ingress: str
     amqp_url: str | None
     parts: Mapping[str, int]
     admin: Mapping[str, str]

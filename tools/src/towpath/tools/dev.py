@@ -1,4 +1,4 @@
-"""``towpath dev``: gateway, services and the page on one machine, on the best broker that can be had.
+"""``towpath dev``: gateway, ingress, services and the page on one machine, on the best broker that can be had.
 
 Guarantees:
 
@@ -56,7 +56,13 @@ def run(options: Options) -> None:
 async def _run(options: Options) -> None:
     folder, screen = DataFolder(options.data), Screen()
     with folder.held():
-        plan = make_plan(folder, port=options.port, web_port=options.web_port, own=options.own)
+        plan = make_plan(
+            folder,
+            port=options.port,
+            web_port=options.web_port,
+            ingress_port=options.ingress_port,
+            own=options.own,
+        )
         source = choose(
             options.broker, folder, given=os.environ.get(AMQP_URL), for_processes=bool(options.own)
         )
@@ -134,7 +140,8 @@ async def _start(
 
     def announce() -> None:
         pids, admin = {**parts.pids, **own.pids}, {**parts.admin_urls, **own.admin_urls}
-        folder.tell(RunningDev(os.getpid(), plan.page, plan.gateway, broker.url, pids, admin))
+        addresses = (plan.page, plan.gateway, plan.ingress)
+        folder.tell(RunningDev(os.getpid(), *addresses, broker.url, pids, admin))
 
     own.begin(broker, announce)
     await _first(

@@ -20,6 +20,7 @@ class Options:
 
     Attributes:
         port, web_port: Where gateway and page are served.
+        ingress_port: The ingress is served there, or on the next free port.
         data: The folder to keep things in.
         own: Services of one's own, see :mod:`towpath.tools.own_target`.
     """
@@ -27,5 +28,6 @@ class Options:
     broker: Choice
     port: int
     web_port: int
+    ingress_port: int
     data: Path
     own: Sequence[str] = ()

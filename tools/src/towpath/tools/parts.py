@@ -1,7 +1,7 @@
-"""The programs that ``towpath dev`` runs: the gateway and every installed service, as processes or as tasks here.
+"""The programs that ``towpath dev`` runs, as processes or as tasks here: gateway, ingress, every installed service.
 
-Guarantees: a part that ends by itself is noticed at once and says why; stopping follows the drain order (the
-gateway first, so that nothing new comes in) and is bounded in time; no process outlives this one, even when it is
+Guarantees: a part that ends by itself is noticed at once and says why; stopping follows the drain order (gateway
+and ingress first, so that nothing new comes in) and is bounded in time; no process outlives this one, even when it is
 killed (see :mod:`~towpath.tools.lifeline`).
 """
 
@@ -22,6 +22,7 @@ import aiohttp
 import structlog
 
 from towpath.gateway.settings import GatewaySettings
+from towpath.ingress.settings import IngressSettings
 from towpath.servicekit.installed import installed_services
 from towpath.servicekit.runtime.settings import PREFIX, BadSetting, BrokerSettings
 from towpath.tools.brokers import OpenBroker
@@ -53,16 +54,19 @@ class Program:
 
 
 GATEWAY: Final = Program("gateway", "towpath.gateway", GatewaySettings)
+INGRESS: Final = Program("ingress", "towpath.ingress", IngressSettings)
+#: The programs that let requests in.
+ENTRANCES: Final = (GATEWAY, INGRESS)
 
 
 def programs() -> list[Program]:
-    """The gateway, and the services by name; loads the modules of their settings.
+    """The gateway, the ingress, and the services by name; loads the modules of their settings.
 
     Raises:
         BadEntryPoint: A service is not installed as it should be.
     """
     services = [Program(one.name, one.package, one.settings()) for one in installed_services()]
-    return [GATEWAY, *services]
+    return [GATEWAY, INGRESS, *services]
 
 
 #: ``serve`` of a program's ``app``; each takes the settings that its model makes.
@@ -308,10 +312,14 @@ class Parts:
         await asyncio.gather(*(part.until_ready() for part in self._parts.values()))
 
     async def stop(self) -> None:
-        """Stop all in drain order: the gateway first, so that no request comes in while the services drain."""
-        for of_gateway in (True, False):
+        """Stop all in drain order: the entrances first, so that no request comes in while the services drain."""
+        for is_entrance in (True, False):
             await asyncio.gather(
-                *(part.stop() for program, part in self._parts.items() if (program == GATEWAY) is of_gateway)
+                *(
+                    part.stop()
+                    for program, part in self._parts.items()
+                    if (program in ENTRANCES) is is_entrance
+                )
             )
 
     def kill(self) -> None:

@@ -12,6 +12,7 @@ from yarl import URL
 
 from towpath.gateway.addresses import is_loopback
 from towpath.gateway.settings import GatewaySettings
+from towpath.ingress import keys
 from towpath.servicekit.runtime.settings import (
     PREFIX,
     BadSetting,
@@ -22,7 +23,7 @@ from towpath.servicekit.runtime.settings import (
 )
 from towpath.tools.data_folder import DataFolder
 from towpath.tools.own_target import BadTarget, Target, find, locate
-from towpath.tools.parts import GATEWAY, Program, programs
+from towpath.tools.parts import ENTRANCES, GATEWAY, INGRESS, Program, programs
 from towpath.tools.ports import PortTaken, check_free, free_ports, hold
 from towpath.tools.token import AUTH_SECRET
 from towpath.tools.web import web_folder
@@ -30,6 +31,9 @@ from towpath.tools.web import web_folder
 HOST: Final = "127.0.0.1"
 DATABASE_URL: Final = f"{PREFIX}DATABASE_URL"
 
+_API_KEYS_FILE: Final = "api-keys.json"
+_DEMO_KEY_FILE: Final = "api-key"
+_DEMO_KEY_NAME: Final = "demo"
 #: Health and metrics of the programs: on the next free ports from this one on.
 _ADMIN_PORT: Final = "8081"
 #: Shorter than in production: the user waits for it after Ctrl-C.
@@ -45,7 +49,8 @@ class Plan:
     """See the module.
 
     Attributes:
-        page, gateway: Addresses.
+        page, gateway, ingress: Addresses.
+        api_key: Of the ingress, for all events and pushes; ``None`` with a file of keys of one's own.
         web_port: Where the page is served, on 127.0.0.1.
         secret: PresenceEvents and checks tokens.
         database: The displayed name of the database.
@@ -57,6 +62,8 @@ class Plan:
 
     page: str
     gateway: str
+    ingress: str
+    api_key: str | None
     web_port: int
     secret: str
     database: str
@@ -66,10 +73,13 @@ class Plan:
     held: ExitStack
 
 
-def make_plan(folder: DataFolder, *, port: int, web_port: int, own: Sequence[str] = ()) -> Plan:
+def make_plan(
+    folder: DataFolder, *, port: int, web_port: int, ingress_port: int, own: Sequence[str] = ()
+) -> Plan:
     """The plan for the environment as it is.
 
     Args:
+        ingress_port: The ingress takes the next free port from this one on.
         own: Services of one's own. If one is the source of an installed service, that is not started twice.
 
     Raises:
@@ -92,10 +102,17 @@ def make_plan(folder: DataFolder, *, port: int, web_port: int, own: Sequence[str
         "development": is_loopback(os.environ.get(f"{PREFIX}HOST", HOST)),
         "allowed_origins": ",".join(filter(None, origins)),
     }
+    (ingress_port,) = _free_ports(
+        1, "the ingress", first=ingress_port, but={port, web_port}, option="--ingress-port"
+    )
+    api_keys, api_key = _keys_in(folder)
+    # Whatever TOWPATH_HOST says of the gateway: the key on the screen allows every event and push.
+    of_ingress = {"host": HOST, "port": ingress_port, "api_keys": api_keys}
+    of_program = {GATEWAY: of_gateway, INGRESS: of_ingress}
     settings: dict[Program, BrokerSettings] = {}
-    admin_ports = iter(_admin_ports(len(all_programs) + len(targets), but={port, web_port}))
+    admin_ports = iter(_admin_ports(len(all_programs) + len(targets), but={port, web_port, ingress_port}))
     for program in all_programs:
-        its = of_gateway if program == GATEWAY else _database_of(program.name, folder)
+        its = of_program.get(program) or _database_of(program.name, folder)
         settings[program] = _checked(program.settings, {**its, **_shared(next(admin_ports))})
     settings_of_own: dict[Target, ServiceSettings] = {}
     for target in targets:
@@ -112,13 +129,15 @@ def make_plan(folder: DataFolder, *, port: int, web_port: int, own: Sequence[str
     return Plan(
         page=f"http://{HOST}:{web_port}",
         gateway=str(URL.build(scheme="ws", host=shown_host, port=port, path="/ws")),
+        ingress=f"http://{HOST}:{ingress_port}/v1",
+        api_key=api_key,
         web_port=web_port,
         secret=secret,
         database=database_label(given) if (given := os.environ.get(DATABASE_URL)) else f"SQLite in {folder}",
         web_root=web_folder(),
         settings=settings,
         own=settings_of_own,
-        held=hold([*of_all, (gateway.host, port)]),
+        held=hold([*of_all, (gateway.host, port), (HOST, ingress_port)]),
     )
 
 
@@ -127,10 +146,32 @@ def _admin_ports(count: int, *, but: set[int]) -> list[int]:
     given = os.environ.get(name, _ADMIN_PORT)
     if not (given.isdecimal() and 0 < int(given) <= _LAST_PORT):
         raise BadSetting(name, given, f"must be a port, from 1 to {_LAST_PORT}")
+    return _free_ports(count, f"one of {count} programs", first=int(given), but=but, option=name)
+
+
+def _free_ports(count: int, program: str, *, first: int, but: set[int], option: str) -> list[int]:
     try:
-        return free_ports(count, first=int(given), but=but)
+        return free_ports(count, first=first, but=but)
     except OSError as error:
-        raise PortTaken(name, int(given), f"one of {count} programs", error) from None
+        raise PortTaken(option, first, program, error) from None
+
+
+def _keys_in(folder: DataFolder) -> tuple[str, str | None]:
+    """The file of API keys, and the key in it that is shown: made once, for all events and pushes.
+
+    Raises:
+        BadSetting: The file that is kept cannot be used.
+    """
+    if given := os.environ.get(keys.SETTING):
+        return given, None
+    file, key = folder.path / _API_KEYS_FILE, folder.kept(_DEMO_KEY_FILE)
+    try:
+        if key is None or keys.Keys.read(file).find(key) is None:
+            key = keys.make(file, _DEMO_KEY_NAME, ("*",), push=True)
+            folder.keep(_DEMO_KEY_FILE, key)
+    except keys.BadKeys as error:
+        raise BadSetting(keys.SETTING, file, f"{error}; remove it, or name another file") from None
+    return str(file), key
 
 
 def _with_targets(
@@ -142,7 +183,7 @@ def _with_targets(
     replaced: list[Program] = []
     for given in own:
         target = find(given)
-        if (program := files.get(target.file)) is not None and program != GATEWAY:
+        if (program := files.get(target.file)) is not None and program not in ENTRANCES:
             replaced.append(program)
             target = Target(program.name, f"{program.module}.app", target.attribute, target.file, None)
         elif target.name in {program.name for program in installed}:

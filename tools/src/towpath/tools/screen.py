@@ -38,6 +38,8 @@ class Screen:
         for name, value in (
             ("Page", f"[bold cyan]{plan.page}[/]"),
             ("Gateway", plan.gateway),
+            ("Ingress", plan.ingress),
+            *((("API key", escape(plan.api_key)),) if plan.api_key is not None else ()),
             ("Broker", escape(f"{broker.label}, {broker.place}")),
             ("Database", escape(plan.database)),
             *(("Service", escape(f"{one.name}, from {_from_here(one.file)}")) for one in plan.own),
