@@ -20,7 +20,7 @@ from towpath.testkit.rabbitmq import Rabbit
 from .snippets import ROOT, Block, Play, Terminal, blocks_of, looks_like, run, section
 
 TUTORIAL = (ROOT / "docs/tutorial/your-own-service.md").read_text()
-MAKE, RUN, ASK, PAGE, CHANGE, STORE, OUTSIDE = re.findall(r"^## (\d\. .*)$", TUTORIAL, re.M)
+MAKE, RUN, ASK, PAGE, CHANGE, STORE, CALL, OUTSIDE = re.findall(r"^## (\d\. .*)$", TUTORIAL, re.M)
 
 
 class Walk:
@@ -37,7 +37,7 @@ class Walk:
         self.folder.mkdir()
         for shared in (".venv", "scripts", "clients"):
             (self.folder / shared).symlink_to(ROOT / shared)
-        self._ports = {port: str(free_port()) for port in ("8000", "8001", "8080", "8090")}
+        self._ports = {port: str(free_port()) for port in ("8000", "8001", "8002", "8080", "8090")}
         self.settings = {
             "TOWPATH_AMQP_URL": amqp_url,
             "TOWPATH_ADMIN_PORT": str(free_port()),  # last: the next ports are taken as well
@@ -152,17 +152,61 @@ async def test_from_an_empty_folder_to_an_answer_in_the_browser_and_to_a_databas
         (walk.own / "ledger/src/ledger/migrations" / migration.name).write_text(migration.text)
         await shown.until(restarted.text)
         await walk.follows(kept)
+        await _calls_the_outside(walk, shown, listening)
         assert await dev.interrupts(timeout=120) == 0
 
 
-async def _asks_in_the_browser(url: str, chromium_path: Path) -> None:
+async def _calls_the_outside(walk: Walk, shown: Shown, listening: Block) -> None:
+    calls, declare, table, asking, failed, outside, start, retry, pushed, tested = walk.blocks(CALL)
+    package = walk.own / "ledger/src/ledger"
+
+    async def restarted(file: str) -> None:
+        await shown.until(f"ledger: {file} changed; starting it again\nledger: ready")
+
+    assert calls.name == "calls.py"
+    (package / calls.name).write_text(calls.text)
+    await restarted(calls.name)
+    await walk.follows(declare)
+    await restarted("handlers.py")
+    await walk.follows(table)
+    await restarted("app.py")
+    await walk.follows(asking)
+
+    async def is_parked() -> bool:
+        listed = await run(".venv/bin/towpath effects list ledger --state parked --json", folder=walk.folder)
+        return bool(listed)
+
+    await eventually(is_parked, timeout=120, every=0.5)
+    await walk.follows(failed)
+
+    assert outside.name == "outside.py"
+    (walk.own / outside.name).write_text(outside.text)
+    listener = Play.read(listening.text)
+    async with walk.terminal(start.text) as other, walk.terminal(listener.script) as listens:
+        await listens.sees(listener.lines[0], seconds=120)
+        address = re.search(r"http://127\.0\.0\.1:\d+/", calls.text)
+        assert address is not None
+        await _is_served(address[0])
+        await walk.follows(retry)
+        await other.sees("ana greets Kim: r-1", seconds=60)
+        await listens.sees(pushed.text.rstrip(), seconds=60)
+    await walk.follows(tested)
+
+
+async def _is_served(url: str) -> None:
+    """Wait until a server answers there, whatever it says."""
+
     async def served() -> bool:
         with contextlib.suppress(aiohttp.ClientError):
-            async with aiohttp.ClientSession() as http, http.get(url) as response:
-                return response.status == 200
+            async with aiohttp.ClientSession() as http, http.get(url):
+                return True
         return False
 
     await eventually(served, timeout=30)
+
+
+async def _asks_in_the_browser(url: str, chromium_path: Path) -> None:
+    await _is_served(url)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=str(chromium_path),
@@ -180,7 +224,7 @@ async def _asks_in_the_browser(url: str, chromium_path: Path) -> None:
     assert problems == []
 
 
-@pytest.mark.parametrize("step", [MAKE, RUN, ASK, PAGE, CHANGE, STORE, OUTSIDE])
+@pytest.mark.parametrize("step", [MAKE, RUN, ASK, PAGE, CHANGE, STORE, CALL, OUTSIDE])
 def test_the_contents_list_every_step(step: str) -> None:
     number, _, title = step.partition(". ")
     anchor = f"{number}-{title.lower().replace(' ', '-').replace(',', '')}"

@@ -21,7 +21,7 @@ from towpath.testkit.tokens import AUTH_SETTINGS, a_token
 from .snippets import ROOT, Play, blocks_of, looks_like, section
 
 TESTING = (ROOT / "docs/tutorial/test-your-handlers.md").read_text()
-OUTSIDE = section((ROOT / "docs/tutorial/your-own-service.md").read_text(), "7. Outside of this repository")
+OUTSIDE = section((ROOT / "docs/tutorial/your-own-service.md").read_text(), "8. Outside of this repository")
 BIN = Path(sys.executable).parent
 
 #: A program of a team that uses the client.

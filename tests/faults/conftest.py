@@ -88,7 +88,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     day = datetime.datetime.now(datetime.UTC).date().isoformat()
     versions = ", ".join(f"{name} {version}" for name, version in config.stash[_VERSIONS])
-    command = "make faults" if path == _PAGE else f'make faults ARGS="--page {path}"'
+    selection = config.getoption("keyword")
+    if selection and path == _PAGE:
+        terminalreporter.line(
+            f"{path} is of all trials, and these were some: not written; name another --page"
+        )
+        return
+    arguments = f"--page {path}" + (f" -k '{selection}'" if selection else "")
+    command = "make faults" if path == _PAGE else f'make faults ARGS="{arguments}"'
     run = Run(command, seed, versions, day)
     if table.soaked is not None:
         path.with_stem(f"{path.stem}-soak").write_text(table.soak_page(run))
@@ -165,7 +172,7 @@ def server() -> Iterator[PostgresServer]:
 @pytest.fixture
 def own_node(tmp_path: Path) -> Iterator[RabbitNode]:
     """A RabbitMQ that only this test has, to be killed and booted again with what it had stored."""
-    node = RabbitNode(tmp_path / "rabbitmq")
+    node = RabbitNode(tmp_path / "rabbitmq", boot_timeout=180.0)  # a busy machine takes its time
     node.boot()
     try:
         yield node

@@ -56,6 +56,11 @@ def resident_mib(process: Process) -> float:
     return int(_status(process)["VmRSS"]) / 1024
 
 
+def peak_mib(process: Process) -> float:
+    """The most memory that a process has held."""
+    return int(_status(process)["VmHWM"]) / 1024
+
+
 def open_sockets(process: Process) -> int:
     """How many sockets it has."""
     count = 0
@@ -76,4 +81,4 @@ def _held_by(process: Process) -> tuple[float, int, int, int]:
 
 def _status(process: Process) -> Mapping[str, str]:
     status = Path(f"/proc/{process.pid}/status").read_text()
-    return dict(re.findall(r"^(VmRSS|Threads):\s+(\d+)", status, re.MULTILINE))
+    return dict(re.findall(r"^(VmRSS|VmHWM|Threads):\s+(\d+)", status, re.MULTILINE))

@@ -5,7 +5,8 @@ The promises of the saga, each a :data:`Check` from evidence to findings, a sent
 * every order is decided, and orders and inventory agree about it;
 * the stock is what was counted, without what has left; what is reserved is reserved for orders;
 * nothing is sold that was not there;
-* each step of an order is stored, and pushed to its owner, once and in order.
+* each step of an order is stored, and pushed to its owner, once and in order;
+* of each step its owner is notified once, in the app, and at most once by mail.
 
 A further service of the saga adds its name to :data:`SERVICES`, what it stored to :class:`Found`, and a check.
 """
@@ -26,16 +27,19 @@ import sqlalchemy as sa
 
 from towpath.client import Client, TowpathError, connect
 from towpath.inventory.tables import RESERVATIONS, STOCK
+from towpath.notifications.tables import ITEMS
 from towpath.orders.tables import ORDERS
 from towpath.orders.tables import STREAMS as ORDER_STREAMS
+from towpath.protocol.notifications import stream_of as notifications_of
 from towpath.protocol.orders import stream_of
 from towpath.testkit.eventually import eventually
 from towpath.testkit.tokens import a_token
 
+from .mails import Mails, PostOffice
 from .storage import reading
 
 #: The services that a trial kills.
-SERVICES: Final = ("orders", "inventory")
+SERVICES: Final = ("orders", "inventory", "notifications")
 PATIENCE_SECONDS: Final = 60.0
 _ATTEMPT_SECONDS: Final = 5.0
 #: The newest items of the shop, which people order.
@@ -52,6 +56,9 @@ _FITTING: Final[Mapping[str, frozenset[str]]] = {
     "rejected": frozenset({"rejected"}),
     "cancelled": frozenset({"released", "rejected"}),
 }
+#: The event of a state, where it has another name.
+_EVENTS: Final[Mapping[str, str]] = {"submitted": "created"}
+_DECISIONS: Final = ("order.confirmed", "order.rejected")
 _SOLD: Final = frozenset({"confirmed", "paid", "shipped"})
 #: Every way that an order of this load may go.
 _WAYS: Final = frozenset(
@@ -77,6 +84,8 @@ class Found:
         shown: The states of each order that its owner was shown.
         stock: How many of each item are on hand, and reserved.
         reservations: The state and the quantities of the reservation of each order.
+        notified: The notifications about each order, as they are stored: the events that caused them.
+        heard: The same, as the owner was shown them.
     """
 
     counted: Mapping[str, int]
@@ -86,6 +95,9 @@ class Found:
     shown: Mapping[Key, Sequence[str]]
     stock: Mapping[str, tuple[int, int]]
     reservations: Mapping[Key, tuple[str, Mapping[str, int]]]
+    notified: Mapping[Key, Sequence[str]]
+    heard: Mapping[Key, Sequence[str]]
+    mails: Mails
 
     def summary(self) -> str:
         """How the orders ended, in words."""
@@ -146,12 +158,51 @@ def _pushed_once(found: Found) -> list[str]:
     return findings
 
 
+def _notified_once(found: Found) -> list[str]:
+    findings = []
+    for key, states in sorted(found.stored.items()):
+        steps = Counter(f"order.{_EVENTS.get(state, state)}" for state in states)
+        notified = Counter(found.notified.get(key, ()))
+        if missing := steps - notified:
+            findings.append(f"{_named(key)} is {list(states)}, without a notification of {sorted(missing)}")
+        further = notified - steps
+        if found.orders.get(key) == "cancelled" and _is_decided_before_the_cancel(
+            found.notified.get(key, ())
+        ):
+            # The inventory decided at the moment of the cancel: the owner has heard it, and the order has not.
+            further -= Counter(_DECISIONS)
+        if further:
+            findings.append(
+                f"{_named(key)} is {list(states)}, and has notifications of {sorted(further)} too"
+            )
+        if list(found.heard.get(key, ())) != list(found.notified.get(key, ())):
+            findings.append(
+                f"{_named(key)} has notifications of {list(found.notified.get(key, ()))}, "
+                f"and shown were {list(found.heard.get(key, ()))}"
+            )
+    strangers = sorted(found.notified.keys() - found.stored.keys())
+    return findings + [f"{_named(key)} is unknown, and has notifications" for key in strangers]
+
+
+def _is_decided_before_the_cancel(kinds: Sequence[str]) -> bool:
+    decided = [kind in _DECISIONS for kind in kinds]
+    if sum(decided) != 1 or "order.cancelled" not in kinds:
+        return False
+    return decided.index(True) < kinds.index("order.cancelled")
+
+
+def _mailed(found: Found) -> list[str]:
+    return list(found.mails.judge())
+
+
 Check = Callable[[Found], list[str]]
 CHECKS: Final[Mapping[str, Check]] = {
     "disagree": _agreement,
     "miscounted": _stock,
     "oversold": _oversold,
     "not pushed once": _pushed_once,
+    "not notified once": _notified_once,
+    "mails": _mailed,
 }
 
 
@@ -227,6 +278,7 @@ class Customer:
     Attributes:
         wanted: The quantities of each order that was answered as submitted.
         shown: The states of each order, as they were shown.
+        heard: The notifications of each order, as they were shown.
     """
 
     def __init__(
@@ -235,16 +287,21 @@ class Customer:
         self.user = user
         self.wanted: dict[Key, Mapping[str, int]] = {}
         self.shown: dict[Key, list[str]] = {}
+        self.heard: dict[Key, list[str]] = {}
         self._chance = random.Random(f"{seed} {user}")
         self._counted = counted
         self._depot = depot
         self._news = asyncio.Event()
         self.client = connect(list(urls), token=lambda: a_token(user))
         self.client.on("order.updated", self._show)
-        self.client.track(stream_of(user), 0)
+        self.client.on("notification.new", self._hear)
+        for stream in (stream_of(user), notifications_of(user)):
+            self.client.track(stream, 0)
 
     async def live(self, over: asyncio.Event) -> None:
-        """Order until it is ``over``."""
+        """Ask for mails, and then order until it is ``over``."""
+        address = {"email": f"{self.user}@example.com"}
+        await ask(self.client, "notification.preferences", address, f"address-{self.user}")
         number = 0
         while not over.is_set():
             number += 1
@@ -286,12 +343,26 @@ class Customer:
         self.shown.setdefault((self.user, data["order_id"]), []).append(data["status"])
         self._news.set()
 
+    def _hear(self, data: dict[str, Any]) -> None:
+        self.heard.setdefault((self.user, _order_of(data["link"])), []).append(data["kind"])
+
 
 async def read(
-    orders_url: str, inventory_url: str, counted: Mapping[str, int], customers: Sequence[Customer]
+    urls: Mapping[str, str], counted: Mapping[str, int], customers: Sequence[Customer], post: PostOffice
 ) -> Found:
-    """Everything there is."""
-    async with reading(orders_url) as orders, reading(inventory_url) as inventory:
+    """Everything there is.
+
+    Args:
+        urls: The database of each of :data:`SERVICES`.
+    """
+    async with (
+        reading(urls["orders"]) as orders,
+        reading(urls["inventory"]) as inventory,
+        reading(urls["notifications"]) as notifications,
+    ):
+        notified: dict[Key, list[str]] = {}
+        for row in await notifications.execute(sa.select(ITEMS).order_by(ITEMS.c.user_id, ITEMS.c.seq)):
+            notified.setdefault((row.user_id, _order_of(row.link)), []).append(row.kind)
         stored: dict[Key, list[str]] = {}
         entries = ORDER_STREAMS.entries
         for row in await orders.execute(sa.select(entries).order_by(entries.c.stream, entries.c.seq)):
@@ -311,4 +382,11 @@ async def read(
                 (row.user_id, row.order_id): (row.state, json.loads(row.quantities))
                 for row in await inventory.execute(sa.select(RESERVATIONS))
             },
+            notified=notified,
+            heard={key: list(heard) for one in customers for key, heard in one.heard.items()},
+            mails=await post.read(urls["notifications"]),
         )
+
+
+def _order_of(link: str) -> str:
+    return link.removeprefix("order/")

@@ -19,6 +19,12 @@ def created(order_id: str, user: str = "ana", /, **quantities: int) -> Incoming:
     return moved("created", order_id, user, items=items)
 
 
+def undecided(order_id: str, user: str = "ana", /, **quantities: int) -> Incoming:
+    """``order.undecided`` of the orders service."""
+    items = [{"sku": sku, "quantity": quantity, "unit_price": "1.00"} for sku, quantity in quantities.items()]
+    return moved("undecided", order_id, user, items=items or None)
+
+
 def moved(event: str, order_id: str, user: str = "ana", **more: Any) -> Incoming:
     """Another event of an order, from the orders service."""
     return an_event(f"order.{event}", service="orders", order_id=order_id, user_id=user, **more)

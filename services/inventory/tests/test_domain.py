@@ -13,6 +13,7 @@ from towpath.inventory.domain import (
     Reservation,
     State,
     Stock,
+    Untracked,
     may_set,
     quantities_of,
     rejection,
@@ -114,6 +115,37 @@ def test_a_short_item_keeps_the_others_from_being_reserved_and_is_named() -> Non
     assert (outcome.is_confirmed, outcome.changed) == (False, ())
     assert outcome.rejection == rejection("out_of_stock", ["bolt", "crate"])
     assert [stock.reserved for stock in shop.stocks.values()] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "untracked"),
+    [({"anvil": 2}, "ignore"), ({"bolt": 9, "anvil": 9}, "ignore"), ({"anvil": 1, "feather": 1}, "reject")],
+    ids=["confirmed", "out of stock", "unknown item"],
+)
+def test_a_decision_is_repeated_as_it_was_and_changes_nothing(
+    wanted: dict[str, int], untracked: Untracked
+) -> None:
+    shop = Shop.of([5, 5, 5])
+    one = shop.reservations["O-1"]
+    decided = one.reserve(wanted, shop.stocks, untracked)
+    before = {sku: (stock.on_hand, stock.reserved) for sku, stock in shop.stocks.items()}
+    shop.stocks["bolt"].set(100)  # Another decision would be possible by now.
+    again = one.decide_again(wanted, shop.stocks, untracked)
+    assert (again.is_confirmed, again.rejection, again.changed) == (
+        decided.is_confirmed,
+        decided.rejection,
+        (),
+    )
+    assert before["anvil"] == (shop.stocks["anvil"].on_hand, shop.stocks["anvil"].reserved)
+
+
+def test_an_undecided_order_that_was_not_heard_of_is_decided_and_one_that_ended_is_not() -> None:
+    shop = Shop.of([5, 5, 5])
+    one, other = shop.reservations.values()
+    assert one.decide_again({"anvil": 2}, shop.stocks, "ignore").is_confirmed
+    other.release(shop.stocks)
+    assert other.decide_again({"anvil": 2}, shop.stocks, "ignore") == NOTHING
+    assert shop.stocks["anvil"].reserved == 2
 
 
 def test_an_order_without_a_tracked_item_is_not_decided_and_stays_so() -> None:

@@ -11,7 +11,7 @@ from towpath.inventory.tables import RESERVATIONS, STOCK
 from towpath.protocol.envelope import now_ms
 from towpath.testkit.dispatching import ServiceUnderTest, counted_statements
 
-from .stockroom import a_set, created, moved, stock
+from .stockroom import a_set, created, moved, stock, undecided
 
 
 async def reservations(inventory: ServiceUnderTest) -> dict[str, str]:
@@ -106,6 +106,18 @@ class TestOnce:
         await inventory.dispatch(order, redelivered=True)
         assert sorted(map(str, inventory.heard)) == sorted(map(str, first))
         assert await stock(inventory, "anvil") == (5, 2, 3)
+
+    async def test_an_undecided_order_is_decided_again_and_reserved_once(
+        self, inventory: ServiceUnderTest
+    ) -> None:
+        await inventory.dispatch(a_set("anvil", 5), created("O-1", anvil=2), created("O-2", anvil=9))
+        first = [(event.action, event.data) for event in inventory.events()]
+        inventory.forget()
+        await inventory.dispatch(undecided("O-1", anvil=2), undecided("O-2", anvil=9))
+        assert [(event.action, event.data) for event in inventory.events()] == first
+        await inventory.dispatch(undecided("O-3", anvil=1), undecided("O-4"))
+        assert [event.data["order_id"] for event in inventory.events()] == ["O-1", "O-2", "O-3"]
+        assert await stock(inventory, "anvil") == (5, 3, 2)
 
     @pytest.mark.parametrize("together", [True, False])
     async def test_a_repeated_creation_of_another_sender_does_nothing(

@@ -70,6 +70,22 @@ async def test_an_event_that_is_redelivered_or_sent_twice_notifies_once(
     assert (await page(notifications, "m-1"))["seq"] == 1
 
 
+@pytest.mark.parametrize("decision", ["confirmed", "rejected"])
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_decision_that_arrives_after_the_cancel_is_left_out(
+    notifications: ServiceUnderTest, decision: str, together: bool
+) -> None:
+    late = [step("cancelled"), step(decision), step(decision, order="O-2"), step("cancelled", order="O-2")]
+    for batch in [late] if together else [[one] for one in late]:
+        await notifications.dispatch(*batch)
+    found = [(one.data["link"], one.data["kind"]) for one in notifications.pushes("user.ana")]
+    assert found == [
+        ("order/O-1", "order.cancelled"),
+        ("order/O-2", f"order.{decision}"),
+        ("order/O-2", "order.cancelled"),
+    ]
+
+
 async def test_two_replicas_notify_once_about_one_step(database_url: str) -> None:
     async with ServiceUnderTest.running(NOTIFICATIONS, database_url, replicas=2) as service:
         await service.dispatch(step("paid"), replica=0)

@@ -26,9 +26,8 @@ from towpath.servicekit.runtime.settings import load
 from towpath.servicekit.storage import effects
 from towpath.testkit.certificates import Authority
 from towpath.testkit.dispatching import Incoming, ServiceUnderTest, a_command, an_event
+from towpath.testkit.postbox import Postbox
 from towpath.testkit.processes import free_port
-
-from .postbox import Postbox
 
 WINDOW: Final = 300.0
 ANA: Final = "ana@example.com"

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from towpath.testkit.eventually import eventually
+from towpath.testkit.postbox import Postbox
 from towpath.testkit.processes import Process, Processes
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.system import System
-
-from .postbox import Postbox
 
 
 def rows(database: Path, statement: str) -> list[Any]:

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from towpath.tools import service_commands
 from towpath.tools.broker_commands import app as broker_commands
 from towpath.tools.contract_commands import app as contract_commands
+from towpath.tools.effect_commands import app as effect_commands
 from towpath.tools.options import Choice, Options
 from towpath.tools.trouble import Trouble
 from towpath.tools.user_commands import listen, request
@@ -271,6 +272,7 @@ dead_letters = typer.Typer(
 )
 app.add_typer(dead_letters, name="dead-letters")
 
+app.add_typer(effect_commands, name="effects")
 app.add_typer(broker_commands, name="broker")
 app.add_typer(service_commands.new, name="new")
 app.add_typer(service_commands.delete, name="delete")

@@ -16,11 +16,9 @@ Guarantees:
 import asyncio
 import contextlib
 import dataclasses
-import io
 import json
 import os
 import re
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -47,6 +45,7 @@ from towpath.servicekit.broker.interface import (
     Unroutable,
 )
 from towpath.servicekit.installed import installed_services
+from towpath.tools.listing import console, plain, when
 from towpath.tools.operating import run, who
 from towpath.tools.parked import Parked, Wanted, read
 from towpath.tools.trouble import Interrupted, Trouble
@@ -57,7 +56,6 @@ REPLAYED: Final = "replayed"
 DROPPED: Final = "dropped"
 
 _NAME: Final = re.compile(r"[\w.:-]{1,100}")
-_WIDE: Final = 200
 
 
 class NoDeadQueue(Trouble):
@@ -376,15 +374,15 @@ async def _list_one(broker: Broker, service: str, wanted: Wanted, *, limit: int,
                 shown.append(dataclasses.replace(parked, body=b""))
     if as_json:
         return
-    console = _console()
+    screen = console()
     if shown:
         table = Table("parked (UTC)", "reason", "action", "user", "msg_id", "error", box=None, pad_edge=False)
         for one in shown:
             told = (one.reason, one.actions, one.users, one.id, one.error[:80])
-            table.add_row(_when(one.parked_at), *map(_plain, told))
-        console.print(table)
+            table.add_row(when(one.parked_at), *map(plain, told))
+        screen.print(table)
     counted = f"{found} of {looking.waiting}" + (f", the first {limit} shown" if found > limit else "")
-    console.print(f"{dead_queue(service)}: {counted}")
+    screen.print(f"{dead_queue(service)}: {counted}")
 
 
 def _print_whole(parked: Parked, *, as_json: bool) -> None:
@@ -392,7 +390,7 @@ def _print_whole(parked: Parked, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({**parked.as_dict(), "body": body}))  # noqa: T201
         return
-    console = _console()
+    screen = console()
     shown = parked.as_dict()
     for name in (
         "msg_id",
@@ -405,47 +403,25 @@ def _print_whole(parked: Parked, *, as_json: bool) -> None:
         "replayed",
         "trace_id",
     ):
-        console.print(
-            Text(f"{name:<12}", style="bold") + _plain(str(shown[name] if shown[name] is not None else "–"))
+        screen.print(
+            Text(f"{name:<12}", style="bold") + plain(str(shown[name] if shown[name] is not None else "–"))
         )
-    console.print(Text(f"{'parked':<12}", style="bold") + Text(f"{_when(parked.parked_at)} UTC"))
+    screen.print(Text(f"{'parked':<12}", style="bold") + Text(f"{when(parked.parked_at)} UTC"))
     for attempt in parked.history:
-        console.print(Text(f"{'tried':<12}", style="bold") + _plain(f"{_when(attempt.at)}  {attempt.error}"))
+        screen.print(Text(f"{'tried':<12}", style="bold") + plain(f"{when(attempt.at)}  {attempt.error}"))
         if attempt.where:
-            console.print(_plain(f"{'':<12}{'':<21}in {attempt.where}"))
+            screen.print(plain(f"{'':<12}{'':<21}in {attempt.where}"))
     with contextlib.suppress(ValueError, RecursionError):
         body = json.dumps(json.loads(parked.body), indent=2, ensure_ascii=False)
     for line in body.splitlines():
-        console.print(_plain(line))
-    console.print()
+        screen.print(plain(line))
+    screen.print()
 
 
 @contextmanager
 def _progress(verb: str, total: int) -> Iterator[Callable[[], None]]:
     columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+    errors = Console(stderr=True)
+    with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as progress:
         task = progress.add_task(verb, total=total)
         yield lambda: progress.advance(task)
-
-
-def _console() -> Console:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal without UTF-8 lacks letters: that must not hide the messages they stand in.
-        sys.stdout.reconfigure(errors="backslashreplace")
-    console = Console(highlight=False, soft_wrap=True)
-    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=_WIDE)
-
-
-def _when(at: int | None) -> str:
-    if at is None:
-        return "–"
-    try:
-        return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    except (ValueError, OverflowError, OSError):
-        return "–"
-
-
-def _plain(text: str) -> Text:
-    """Text of strangers: nothing in it moves the cursor or colours the screen."""
-    return Text("".join(letter if letter.isprintable() else "·" for letter in text))

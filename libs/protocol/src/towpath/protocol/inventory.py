@@ -115,7 +115,7 @@ class OrderedItem(Payload):
 
 
 class OrderCreated(Payload):
-    """``data`` of ``order.created``, as far as it concerns the inventory.
+    """``data`` of ``order.created`` and ``order.undecided``, as far as it concerns the inventory.
 
     Attributes:
         items: Left out by orders that consist of an amount only.

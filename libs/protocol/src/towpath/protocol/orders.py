@@ -236,10 +236,10 @@ class OrderPage(Payload):
 
 
 class OrderAnnounced(OrderState):
-    """``data`` of the events this service publishes: ``order.created``, ``order.cancelled``.
+    """``data`` of the events this service publishes: ``order.created``, ``order.undecided``, ``order.cancelled``.
 
     Attributes:
-        items: Of ``order.created``; left out by orders that consist of an amount only.
+        items: Of the first two; left out by orders that consist of an amount only.
     """
 
     user_id: str
@@ -252,5 +252,6 @@ PUSHES: Final[Mapping[str, type[Payload]]] = {"order.updated": OrderState}
 #: Event that the service publishes → its ``data``.
 EVENTS_OUT: Final[Mapping[str, type[Payload]]] = {
     "order.created": OrderAnnounced,
+    "order.undecided": OrderAnnounced,
     "order.cancelled": OrderAnnounced,
 }

@@ -9,7 +9,7 @@ Guarantees:
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from towpath.testkit.containers import docker_answers
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _IMAGE = "rabbitmq:4"
 _PORT = 5672
+
+#: A limit of hangs: a busy machine takes its time.
+_BOOT_SECONDS: Final = 180.0
 
 
 class RabbitContainer(RabbitControl):
@@ -121,7 +124,7 @@ def running() -> Iterator[RabbitControl]:
         with _in_container() as control:
             yield control
         return
-    node = RabbitNode()
+    node = RabbitNode(boot_timeout=_BOOT_SECONDS)
     node.boot()
     try:
         yield node

@@ -142,7 +142,7 @@ class Reservation:
     """The reservation of one order, which is identified by its owner and its id.
 
     Attributes:
-        quantities: The reserved quantity of each item.
+        quantities: The reserved quantity of each item; of a rejected order the wanted one of each item to blame.
     """
 
     user_id: str
@@ -167,14 +167,32 @@ class Reservation:
             return self._ship_late(tracked, stocks)
         unknown = sorted(wanted.keys() - tracked.keys())
         if unknown and untracked == "reject":
-            return self._reject("unknown_item", unknown)
+            return self._reject("unknown_item", unknown, wanted)
         if not tracked:
             self._enter(State.UNTRACKED)
             return NOTHING
         if short := _short(tracked, stocks):
-            return self._reject("out_of_stock", short)
+            return self._reject("out_of_stock", short, wanted)
         self._enter(State.RESERVED, tracked)
         return Decided(self._with_each(stocks, Stock.reserve), is_confirmed=True)
+
+    def decide_again(
+        self, wanted: Mapping[str, int], stocks: Mapping[str, Stock], untracked: Untracked
+    ) -> Decided:
+        """The orders service has heard no decision: repeat it, or make it if the creation was not heard here.
+
+        Args:
+            wanted, stocks: As for :meth:`reserve`.
+        """
+        if self.state is State.RESERVED:
+            return Decided(is_confirmed=True)
+        if self.state is State.REJECTED:
+            # Without quantities: it was rejected by an earlier version.
+            skus = sorted(self.quantities or wanted)
+            return Decided(
+                rejection=rejection("out_of_stock" if stocks.keys() >= set(skus) else "unknown_item", skus)
+            )
+        return self.reserve(wanted, stocks, untracked)
 
     def release(self, stocks: Mapping[str, Stock]) -> Decided:
         """The order was cancelled, or rejected by another backend."""
@@ -205,8 +223,8 @@ class Reservation:
         self._with_each(stocks, Stock.reserve)
         return Decided(self._with_each(stocks, Stock.ship))
 
-    def _reject(self, reason: Reason, skus: Sequence[str]) -> Decided:
-        self._enter(State.REJECTED)
+    def _reject(self, reason: Reason, skus: Sequence[str], wanted: Mapping[str, int]) -> Decided:
+        self._enter(State.REJECTED, {sku: wanted[sku] for sku in skus})
         return Decided(rejection=rejection(reason, skus))
 
     def _with_each(

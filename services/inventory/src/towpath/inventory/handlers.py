@@ -87,6 +87,17 @@ def on_order_created(event: OrderCreated, inventory: Inventory) -> Outcome:
     return _outcome(decided, event, inventory)
 
 
+def on_order_undecided(event: OrderCreated, inventory: Inventory) -> Outcome:
+    """Repeat the decision about an order, or make it: a queue was missing when it was created or decided."""
+    if not event.items:
+        return Outcome()
+    reservation = inventory.reservation(event.user_id, event.order_id)
+    decided = reservation.decide_again(
+        quantities_of(event.items), inventory.stocks, untracked=inventory.rules.untracked
+    )
+    return _outcome(decided, event, inventory)
+
+
 def on_order_ended(event: OrderMoved, inventory: Inventory) -> Outcome:
     """Release what is reserved for an order that was cancelled or rejected."""
     reservation = inventory.reservation(event.user_id, event.order_id)
@@ -136,6 +147,7 @@ def _subject(event: OrderCreated | OrderMoved) -> str:
 EVENTS: Final[Handlers] = {
     SESSION_STARTED: Handler(SessionStarted, on_session_started, changes=False, groups=True),
     "order.created": Handler(OrderCreated, on_order_created, subject=_subject),
+    "order.undecided": Handler(OrderCreated, on_order_undecided, subject=_subject),
     "order.cancelled": Handler(OrderMoved, on_order_ended, subject=_subject),
     "order.rejected": Handler(OrderMoved, on_order_ended, subject=_subject),
     "order.shipped": Handler(OrderMoved, on_order_shipped, subject=_subject),

@@ -116,10 +116,10 @@ class Desk:
         )
 
     def notify(self, subject: Subject) -> Envelope | None:
-        """The durable push of a new notification; ``None`` if there is one about the topic already."""
+        """The durable push of a new notification; ``None`` if there is one about the topic, or it came too late."""
         user_id, person = subject.user_id, self._people[subject.user_id]
         number = id_of(user_id, _topic(subject, person))
-        if number in self._known:
+        if not self._known.isdisjoint(_ids(subject, person)):
             return None
         self._known.add(number)
         title, text = title_and_text(self.language(person), subject.kind, subject.values)
@@ -152,7 +152,7 @@ class Desk:
 
     async def _load_known(self, subjects: Sequence[Subject]) -> None:
         # A topic of after a later read is new by itself: read positions only grow.
-        ids = sorted({id_of(one.user_id, _topic(one, self._people[one.user_id])) for one in subjects})
+        ids = sorted(set().union(*(_ids(one, self._people[one.user_id]) for one in subjects)))
         for part in batched(ids, _NAMES_A_STATEMENT):
             found = await self._connection.execute(sa.select(ITEMS.c.id).where(ITEMS.c.id.in_(part)))
             self._known.update(found.scalars())
@@ -204,6 +204,11 @@ async def save_people(connection: AsyncConnection, people: Iterable[Person]) -> 
 
 def _topic(subject: Subject, person: Person) -> str:
     return f"{subject.topic}@{person.read_seq}" if subject.until_read else subject.topic
+
+
+def _ids(subject: Subject, person: Person) -> set[str]:
+    """The notifications of which any one makes that of ``subject`` superfluous, the same one included."""
+    return {id_of(subject.user_id, topic) for topic in (_topic(subject, person), *subject.unless)}
 
 
 def _kinds(stored: str | None) -> Any:

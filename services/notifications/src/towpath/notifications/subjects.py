@@ -21,6 +21,7 @@ class Subject:
         until_read: One for each time that the user has read the notifications, instead.
         link: See :class:`towpath.protocol.notifications.Notification`.
         values: For the templates.
+        unless: Topics: once the user has a notification about one of them, this one comes too late.
     """
 
     user_id: str
@@ -29,10 +30,14 @@ class Subject:
     link: str
     values: Mapping[str, str] = field(default_factory=dict)
     until_read: bool = False
+    unless: tuple[str, ...] = ()
 
 
 def of_order(kind: Kind, event: OrderEvent) -> Subject:
-    """Each step of an order once, from whichever sender; each refund, by its revision or its amount."""
+    """Each step of an order once, from whichever sender; each refund, by its revision or its amount.
+
+    A decision that arrives after the cancel is left out: the two have different senders, and may overtake each other.
+    """
     amount = "" if event.amount is None else format_money(event.amount)
     topic = f"{kind}/{event.order_id}"
     if kind == "order.refunded":
@@ -47,6 +52,7 @@ def of_order(kind: Kind, event: OrderEvent) -> Subject:
             "amount": " ".join(filter(None, (amount, event.currency if amount else None))),
             "reason": _reason(event.detail),
         },
+        unless=(f"order.cancelled/{event.order_id}",) if kind in _DECISIONS else (),
     )
 
 
@@ -80,6 +86,7 @@ def _reason(detail: Any) -> str:
     return found if isinstance(found, str) else ""
 
 
+_DECISIONS: Final = frozenset({"order.confirmed", "order.rejected"})
 _ORDER_STEPS: Final[tuple[Kind, ...]] = (
     "order.created",
     "order.confirmed",

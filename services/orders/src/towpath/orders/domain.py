@@ -97,6 +97,7 @@ class Order:
         booked: Sender and revision of each refund that has one, as far as they are loaded.
         new_refunds: The refunds of this unit of work.
         resolved_rest: The amount of the last refund, which refunded the rest of an amount that became known only now.
+        repeat_at: When something about it is published again (:mod:`towpath.orders.repeats`), Unix milliseconds.
     """
 
     order_id: str
@@ -115,6 +116,7 @@ class Order:
     booked: set[tuple[str, int]] = field(default_factory=set)
     new_refunds: list[Refund] = field(default_factory=list)
     resolved_rest: Decimal | None = None
+    repeat_at: int | None = None
     is_new: bool = field(default=False, compare=False)
     is_changed: bool = field(default=False, compare=False)
 
@@ -210,6 +212,9 @@ class Order:
             self.is_creation_known = True
         if moves:
             self.status, self.detail = status, event.detail
+        if self.status is not Status.SUBMITTED:
+            # Also of an order that stays cancelled: a repeated event must be the same one, and it has changed.
+            self.repeat_at = None
         self._change(now_ms)
         # Clients that know a sender's count see it go on.
         self.revision = max(self.revision, event.revision or 0)

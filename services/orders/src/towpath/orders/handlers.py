@@ -3,17 +3,16 @@
 from functools import partial
 from typing import Final
 
+from towpath.orders.announcements import announced, cancelled
 from towpath.orders.domain import Order
 from towpath.orders.repository import OrderBook, state
-from towpath.protocol.envelope import Envelope, make, now_ms
+from towpath.protocol.envelope import now_ms
 from towpath.protocol.messages import Session
 from towpath.protocol.orders import (
     CancelAnswer,
     CancelOrder,
     GetOrder,
-    Item,
     ListOrders,
-    OrderAnnounced,
     OrderAnswer,
     OrderEvent,
     OrderFound,
@@ -37,15 +36,19 @@ def submit(request: SubmitOrder, session: Session, book: OrderBook) -> Outcome:
         amount=request.total,
         currency=request.currency,
     )
-    created = _announced("order.created", order, items=order.items)
+    if order.items:
+        # An order without items is not a matter of the inventory, and mostly stays as it is.
+        order.repeat_at = order.created_at + book.repeat_ms
+    created = announced("order.created", order, items=order.items)
     return Outcome(answer=answer, pushes=[_push(order, book)], events=[created])
 
 
 def cancel(request: CancelOrder, session: Session, book: OrderBook) -> Outcome:
     order = book.owned_by(session.user_id, request.order_id)  # raises OrderNotFound
     order.cancel(request.reason, now_ms())  # raises NotCancellable, before any change
+    order.repeat_at = order.updated_at + book.repeat_ms
     answer = CancelAnswer(order_id=order.order_id, status=order.status, revision=order.revision)
-    return Outcome(answer=answer, pushes=[_push(order, book)], events=[_announced("order.cancelled", order)])
+    return Outcome(answer=answer, pushes=[_push(order, book)], events=[cancelled(order)])
 
 
 def get(request: GetOrder, session: Session, book: OrderBook) -> Outcome:
@@ -76,11 +79,6 @@ def follow(status: Status, event: OrderEvent, book: OrderBook) -> Outcome:
 
 def _push(order: Order, book: OrderBook) -> Push:
     return to_user(order.user_id, book.updated(order))
-
-
-def _announced(name: str, order: Order, items: list[Item] | None = None) -> Envelope:
-    data = OrderAnnounced(user_id=order.user_id, items=items, **state(order).model_dump())
-    return make(name, data.model_dump(mode="json", exclude_none=True))
 
 
 def _view(order: Order) -> OrderView:

@@ -27,9 +27,13 @@ class OrderBook:
     """Unit of work of the orders service; see :class:`towpath.servicekit.handling.store.UnitOfWork`.
 
     A change of a user's orders holds the lock on the head of the user's stream, which is the only lock.
+
+    Attributes:
+        repeat_ms: Milliseconds until something about an order is published again.
     """
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection, repeat_ms: int = 60_000) -> None:
+        self.repeat_ms = repeat_ms
         self._connection = connection
         self._orders: dict[Key, Order] = {}
         self._sources: dict[int, Source] = {}
@@ -186,7 +190,7 @@ class OrderBook:
 
 _CHANGING: Final = (
     *("status", "revision", "amount", "currency", "decimals", "refunded", "rest_is_refunded", "refund_count"),
-    *("detail", "is_creation_known", "created_at", "updated_at"),
+    *("detail", "is_creation_known", "created_at", "updated_at", "repeat_at"),
 )
 _REVISION_KEY: Final = (*_KEY, "sender")
 

@@ -34,6 +34,7 @@ def order_of(row: Any) -> Order:
         created_at=row.created_at,
         listed_at=row.listed_at,
         updated_at=row.updated_at,
+        repeat_at=row.repeat_at,
     )
 
 
@@ -56,6 +57,7 @@ def row_of(order: Order) -> dict[str, Any]:
         "created_at": order.created_at,
         "listed_at": order.listed_at,
         "updated_at": order.updated_at,
+        "repeat_at": order.repeat_at,
     }
 
 

@@ -30,6 +30,8 @@ ORDERS: Final = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("listed_at", sa.BigInteger, nullable=False),
     sa.Column("updated_at", sa.BigInteger, nullable=False),
+    # Unix milliseconds: when something about it is published again; empty if nothing is.
+    sa.Column("repeat_at", sa.BigInteger, index=True),
     sa.Index("ix_orders_listed", "user_id", "listed_at", "order_id"),
 )
 REFUNDS: Final = sa.Table(

@@ -337,7 +337,7 @@ class Performer(Generic[U]):
             key=taken.key,
             attempts=taken.attempts,
             error=error,
-            remedy=f"see the rows of {self._queue.table.name} with the state 'parked'",
+            remedy=f"towpath effects list {self._service}",
         )
 
     # Its end

@@ -84,12 +84,7 @@ class Database:
                 program supports; or PostgreSQL's certificate is not trusted.
         """
         url = url.replace("{service}", service)
-        try:
-            engine = _engine(url, tls)
-        except (ArgumentError, ValueError):
-            raise BadSetting(
-                "TOWPATH_DATABASE_URL", None, "is not like postgresql://user:password@host:port/database"
-            ) from None
+        engine = _checked_engine(url, tls)
         try:
             database = cls(engine)
             try:
@@ -108,6 +103,29 @@ class Database:
                     "TOWPATH_DATABASE_URL", None, f"holds a schema this version does not know: {error}"
                 ) from error
             yield database
+        finally:
+            await engine.dispose()
+
+    @classmethod
+    @asynccontextmanager
+    async def existing(
+        cls, url: str, *, service: str, tls: TlsFiles = _NO_FILES
+    ) -> AsyncIterator["Database"]:
+        """Open ``url`` as it is, for an operator's look at the tables of a service: nothing is migrated.
+
+        Args:
+            url, service, tls: As for :meth:`open`.
+
+        Raises:
+            BadSetting: The URL cannot be read, or names a file that does not exist.
+        """
+        engine = _checked_engine(url.replace("{service}", service), tls)
+        try:
+            if _is_missing(engine.url):
+                raise BadSetting(
+                    "TOWPATH_DATABASE_URL", _shown(engine.url), "does not exist; start the service once"
+                )
+            yield cls(engine)
         finally:
             await engine.dispose()
 
@@ -223,6 +241,15 @@ def lacks_something(error: BaseException) -> bool:
     return bool(codes & sqlite.LACKS) or any(state.startswith(_POSTGRESQL_LACKS) for state in states)
 
 
+def _checked_engine(url: str, tls: TlsFiles) -> AsyncEngine:
+    try:
+        return _engine(url, tls)
+    except (ArgumentError, ValueError):
+        raise BadSetting(
+            "TOWPATH_DATABASE_URL", None, "is not like postgresql://user:password@host:port/database"
+        ) from None
+
+
 def _engine(url: str, tls: TlsFiles, *, statement_seconds: float = _STATEMENT_SECONDS) -> AsyncEngine:
     if url.startswith("sqlite"):
         return sqlite.engine(url)
@@ -247,6 +274,11 @@ def _migrate(
         kit.migrate(connection, service, migrations)
         if metadata is not None:
             check_tables(connection, service, migrations, metadata)
+
+
+def _is_missing(url: sa.URL) -> bool:
+    """Whether it is a file that does not exist: SQLite would make an empty one."""
+    return url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file()
 
 
 def _shown(url: sa.URL) -> str:
