@@ -53,6 +53,11 @@ def test_the_settings_page_is_up_to_date() -> None:
     assert (ROOT / "docs/reference/settings.md").read_text() == render(), "run `make docs`"
 
 
+def test_the_metrics_page_is_up_to_date() -> None:
+    render = runpy.run_path(str(ROOT / "scripts/metrics.py"))["render"]
+    assert (ROOT / "docs/reference/metrics.md").read_text() == render(), "run `make docs`"
+
+
 def test_the_list_of_known_settings_is_up_to_date() -> None:
     script = runpy.run_path(str(ROOT / "scripts/settings.py"))
     assert script["NAMES"].read_text() == script["render_names"](), "run `make docs`"

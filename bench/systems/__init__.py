@@ -10,7 +10,7 @@ from bench.systems.interface import System
 NAMES: Final = ("towpath", "bare", "socketio", "socketio_tuned", "webstomp", "node", "limit")
 
 #: Measured only when they are named.
-ON_REQUEST: Final = ("rights",)
+ON_REQUEST: Final = ("rights", "traces_1", "traces_100", "before")
 
 
 def system(name: str) -> System:

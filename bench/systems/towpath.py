@@ -1,5 +1,6 @@
 """Towpath: real gateways, and the real service of the work."""
 
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,19 +25,25 @@ _RATES: Final[dict[str, Any]] = {
 
 
 @asynccontextmanager
-async def start(setup: Setup) -> AsyncIterator[Running]:
-    """Gateways, and the one service that the work is about."""
+async def start(setup: Setup, *, programs: str = "", **settings: Any) -> AsyncIterator[Running]:
+    """Gateways, and the one service that the work is about.
+
+    Args:
+        programs: The folder of the programs, if they are not those of this environment.
+        settings: Of all programs.
+    """
     gateways = [
         setup.processes.launch(
-            "towpath-gateway",
+            os.path.join(programs, "towpath-gateway"),  # noqa: PTH118  # without a folder the name alone
             amqp_url=setup.amqp_url,
             port=free_port(),
             **AUTH_SETTINGS,
             **_RATES,
+            **settings,
         )
         for _ in range(setup.gateways)
     ]
-    service = _launch_service(setup, _SERVICES.get(setup.workload, "chat"))
+    service = _launch_service(setup, _SERVICES.get(setup.workload, "chat"), programs, settings)
     for process in [*gateways, *service]:
         await process.ready(timeout=60)
     yield Running(
@@ -48,18 +55,21 @@ async def start(setup: Setup) -> AsyncIterator[Running]:
     )
 
 
-def _launch_service(setup: Setup, name: str | None) -> list[Process]:
+def _launch_service(setup: Setup, name: str | None, programs: str, more: dict[str, Any]) -> list[Process]:
     settings: dict[str, Any] = {
         "amqp_url": setup.amqp_url,
         "database_url": setup.database or f"sqlite:///{setup.folder}/{name}.db",
+        **more,
     }
     if name is None:
         return []
     if name == "echo":
-        return [setup.processes.launch(sys.executable, "-m", "bench.echo", name="echo", **settings)]
+        python = os.path.join(programs, "python") if programs else sys.executable  # noqa: PTH118
+        return [setup.processes.launch(python, "-m", "bench.echo", name="echo", **settings)]
     if name == "chat":
         settings["deliveries_per_user"] = 0  # as with the rates: a few users fill the rooms of thousands
-    return [setup.processes.launch(f"towpath-{name}", **settings)]
+    program = os.path.join(programs, f"towpath-{name}")  # noqa: PTH118
+    return [setup.processes.launch(program, **settings)]
 
 
 SYSTEM: Final = System(
@@ -83,8 +93,8 @@ SYSTEM: Final = System(
     ),
     start=start,
     differences=[
-        "tokens are checked; limits, metrics and traces (1 in 100 requests) are on, as they come; only the rates at "
-        "which a connection, a user and an address may send are raised to 1,000,000/s: the generator is one address, "
-        "and its connections send more than people do",
+        "tokens are checked; limits and metrics are on, as they come, and no collector of traces is set; only the "
+        "rates at which a connection, a user and an address may send are raised to 1,000,000/s: the generator is one "
+        "address, and its connections send more than people do",
     ],
 )

@@ -17,6 +17,7 @@ from towpath.chat.tables import MEMBERS, STREAMS
 from towpath.gateway.admission.credentials import Identity
 from towpath.gateway.forwarding.costs import Costs
 from towpath.gateway.forwarding.outbound import Outbound
+from towpath.gateway.forwarding.request_spans import RequestSpans
 from towpath.gateway.inbox.queue import inbox
 from towpath.gateway.inbox.resync import Resync
 from towpath.gateway.sessions.announcer import Announcer
@@ -109,7 +110,9 @@ class Gateway:
         self._limits = Limits(settings, telemetry)
         self._announcer = Announcer(lanes, settings, telemetry)
         self.resync = Resync(self.members, self._announcer, settings, telemetry)
-        self._outbound = Outbound(self.members, ArrivalsStub(), Costs(telemetry), telemetry)
+        self._outbound = Outbound(
+            self.members, ArrivalsStub(), Costs(telemetry), telemetry, RequestSpans(settings, telemetry)
+        )
         self._broker = broker
         self._subscription = subscription
         broker.on_rebuilt(self.resync.begin)

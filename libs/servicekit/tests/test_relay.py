@@ -521,3 +521,24 @@ async def test_flush_raises_if_the_broker_accepts_nothing(house: House, replica:
     with pytest.raises(BrokerError):
         await replica.relay.flush()
     house.hub.start()
+
+
+async def test_the_age_of_the_oldest_message_is_shown_until_it_is_published(
+    house: House, replica: Replica
+) -> None:
+    assert lag_of(replica) == 0
+    house.hub.block()
+    await replica.put(a_push(1))
+    with pytest.raises(BrokerError):
+        await replica.relay.flush()
+    first = lag_of(replica)
+    await eventually(lambda: lag_of(replica) > max(first, 0))
+    house.hub.unblock()
+    await replica.relay.flush()
+    assert lag_of(replica) == 0
+
+
+def lag_of(replica: Replica) -> float:
+    """The metric ``outbox_lag_seconds``; two relays of one program share it, so the last one made counts."""
+    lines = replica.telemetry.exposition().decode().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("outbox_lag_seconds "))

@@ -201,3 +201,20 @@ async def test_a_replica_that_takes_no_queue_gets_no_share(
         await eventually(lambda: fleet.shares() == [8], timeout=SOON)
         announcing.cancel()
         await asyncio.gather(announcing, return_exceptions=True)
+
+
+async def test_partitions_that_no_replica_holds_are_counted(
+    connect: Connect, fleet: Fleet, telemetry: Telemetry
+) -> None:
+    async with connect("holds") as broker:
+        await broker.declare(TOPOLOGY)
+        # Consumed by a program that announces nothing: no replica may take it, and none knows of a holder.
+        async with broker.subscribe(QUEUES[0], prefetch=20):
+            await fleet.start("r0")
+            await eventually(lambda: unheld(telemetry) == 1, timeout=SOON)
+        await eventually(lambda: unheld(telemetry) == 0, timeout=SOON)
+
+
+def unheld(telemetry: Telemetry) -> float:
+    lines = telemetry.exposition().decode().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("partitions_unheld "))

@@ -13,6 +13,7 @@ from towpath.gateway.admission.credentials import Admission, Identity, TokenRefu
 from towpath.gateway.forwarding.costs import Costs
 from towpath.gateway.forwarding.inbound import Inbound
 from towpath.gateway.forwarding.refresh import Refresh
+from towpath.gateway.forwarding.request_spans import RequestSpans
 from towpath.gateway.sessions.limits import Limits
 from towpath.gateway.sessions.session import Session
 from towpath.gateway.settings import GatewaySettings
@@ -224,7 +225,9 @@ async def test_a_frame_that_is_handled_after_the_expiry_has_no_effect(action: st
     ):
         closed: list[int] = []
         socket = SocketStub(closed=closed.append)
-        inbound = Inbound(lanes, admission, Costs(telemetry), settings, telemetry)
+        inbound = Inbound(
+            lanes, admission, Costs(telemetry), settings, telemetry, RequestSpans(settings, telemetry)
+        )
         # Its timer has not run when the frame is handled, as nothing here waits before.
         identity = Identity("ana", expires_at=time.time() - 0.001)
         session = Session(socket, identity, settings, Limits(settings, telemetry))

@@ -8,6 +8,7 @@ from typing import Any, Final
 from towpath.gateway.admission.credentials import Identity
 from towpath.gateway.forwarding.costs import Costs
 from towpath.gateway.forwarding.outbound import Outbound
+from towpath.gateway.forwarding.request_spans import RequestSpans
 from towpath.gateway.sessions.limits import Limits
 from towpath.gateway.sessions.members import Members
 from towpath.gateway.sessions.session import Session
@@ -64,7 +65,9 @@ async def gateway_with(people: int) -> tuple[Outbound, list[SocketStub], list[Se
     for session in sessions:
         members.add(session)
         members.subscribe(session, [group_key("room")])
-    outbound = Outbound(members, ArrivalsStub(), Costs(telemetry), telemetry)
+    outbound = Outbound(
+        members, ArrivalsStub(), Costs(telemetry), telemetry, RequestSpans(settings, telemetry)
+    )
     return outbound, sockets, sessions
 
 

@@ -258,6 +258,13 @@ class TestReading:
             }
         }
 
+    async def test_resumes_are_counted_by_whether_they_were_whole(self, orders: ServiceUnderTest) -> None:
+        await orders.dispatch(a_submit("O-1"))
+        for positions in ({"order:alice": 0}, {}, {"order:alice": 9}):
+            await orders.dispatch(a_command("order.resume", positions=positions))
+        assert 'resumes_total{outcome="complete"} 2.0' in orders.metrics()
+        assert 'resumes_total{outcome="incomplete"} 1.0' in orders.metrics()
+
 
 class TestEvents:
     async def test_another_backend_moves_an_order(self, orders: ServiceUnderTest) -> None:

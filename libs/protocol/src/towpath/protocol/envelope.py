@@ -187,8 +187,13 @@ def check(text: bytes) -> str | None:
     Raises:
         UnsupportedVersion, BadEnvelope: As :func:`parse` does.
     """
+    return checked(text).correlation_id
+
+
+def checked(text: bytes) -> Head | Envelope:
+    """Like :func:`check`, but returns what it has read of the envelope."""
     found = _head(text)
-    return parse(text).correlation_id if found is None else found.correlation_id
+    return parse(text) if found is None else found
 
 
 def _head(text: bytes) -> Head | None:

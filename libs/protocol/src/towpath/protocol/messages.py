@@ -120,7 +120,12 @@ class _Correlation(msgspec.Struct):
     correlation_id: str = ""
 
 
+class _Traced(msgspec.Struct):
+    traceparent: str | None = None
+
+
 _CORRELATION = msgspec.json.Decoder(_Correlation)
+_TRACED = msgspec.json.Decoder(_Traced)
 _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _RAW = msgspec.json.Decoder(msgspec.Raw)
 _DIRECTED_LIST = msgspec.json.Decoder(list[Directed])
@@ -288,6 +293,30 @@ def read_correlation(envelope: bytes) -> str:
         return _CORRELATION.decode(envelope).correlation_id
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
+
+
+def read_trace(envelope: bytes) -> str | None:
+    """The ``traceparent`` of an envelope; ``None`` if it has none or is not an envelope."""
+    try:
+        return _TRACED.decode(envelope).traceparent
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def with_trace(envelope: bytes, traceparent: str) -> bytes:
+    """The JSON of an envelope with ``traceparent``, unless it has one; unchanged if it is not a JSON object.
+
+    Example:
+        >>> with_trace(b'{"action":"chat.message"}', "00-ab-cd-01")
+        b'{"action":"chat.message","traceparent":"00-ab-cd-01"}'
+    """
+    # Written into the text: reading and building it again would cost more than all else that is done for it here.
+    if b'"traceparent"' in envelope and read_trace(envelope) is not None:
+        return envelope
+    text = envelope.rstrip()
+    if not text.endswith(b"}") or len(text) <= len("{}"):
+        return envelope
+    return text[:-1] + b',"traceparent":' + _ENCODER.encode(traceparent) + b"}"
 
 
 def encode(value: Session | Directed) -> bytes:

@@ -22,7 +22,7 @@ import structlog
 
 from towpath.servicekit.broker import Connect, connect
 from towpath.servicekit.broker.interface import Broker, BrokerState
-from towpath.servicekit.broker.losses import watch_losses
+from towpath.servicekit.broker.losses import watch_broker, watch_losses
 from towpath.servicekit.handling.checks import check_published, check_service_tables
 from towpath.servicekit.handling.dispatcher import Dispatcher
 from towpath.servicekit.handling.effects import EffectQueue
@@ -160,12 +160,15 @@ async def _open(
     health, consuming = Health(), asyncio.Event()
     health.add("consuming", consuming.is_set)
     await stack.enter_async_context(serve_admin(settings.admin_host, settings.admin_port, health, telemetry))
-    opening = asyncio.ensure_future(stack.enter_async_context(_open_store(service.storage, settings, name)))
+    opening = asyncio.ensure_future(
+        stack.enter_async_context(_open_store(service.storage, settings, name, telemetry))
+    )
     if not await or_stopped(opening, stop):  # Opening waits while the server cannot be reached.
         return None
     store = opening.result()
     broker = await stack.enter_async_context(connect(settings, name))
     health.add("broker", lambda: broker.state in (BrokerState.READY, BrokerState.BLOCKED))
+    watch_broker(broker, telemetry)
     watch_losses(broker, telemetry)
     if not await or_stopped(broker.declare(topology(service, settings.queue_max_length)), stop):
         return None
@@ -183,7 +186,7 @@ async def _open(
 
 @asynccontextmanager
 async def _open_store(
-    storage: Storage[U] | None, settings: ServiceSettings, name: str
+    storage: Storage[U] | None, settings: ServiceSettings, name: str, telemetry: Telemetry
 ) -> AsyncIterator[Store[U] | None]:
     if storage is None:
         yield None
@@ -194,6 +197,7 @@ async def _open_store(
         migrations=storage.migrations,
         metadata=storage.inbox.metadata,
         tls=TlsFiles.of_database(settings),
+        telemetry=telemetry,
     )
     async with opening as database:
         yield Store(storage, database)

@@ -15,21 +15,30 @@ class Collector:
         url: The value of ``TOWPATH_OTLP_ENDPOINT``.
         spans: All spans, in the order they came.
         services: The names of their programs.
+        instances: The process of each span, by its id.
     """
 
     def __init__(self) -> None:
         self.url = ""
         self.spans: list[Span] = []
         self.services: set[str] = set()
+        self.instances: dict[bytes, str] = {}
 
     async def take(self, request: web.Request) -> web.Response:
         """Keep one export."""
         sent = ExportTraceServiceRequest.FromString(await request.read())
         for resource in sent.resource_spans:
-            names = [item for item in resource.resource.attributes if item.key == "service.name"]
-            self.services.update(item.value.string_value for item in names)
-            self.spans += [span for scope in resource.scope_spans for span in scope.spans]
+            about = {item.key: item.value.string_value for item in resource.resource.attributes}
+            self.services.add(about["service.name"])
+            spans = [span for scope in resource.scope_spans for span in scope.spans]
+            self.instances.update({span.span_id: about["service.instance.id"] for span in spans})
+            self.spans += spans
         return web.Response(content_type="application/x-protobuf")
+
+    def trace(self, trace_id: str) -> list[Span]:
+        """The spans of one trace, by their beginning."""
+        found = [span for span in self.spans if span.trace_id.hex() == trace_id]
+        return sorted(found, key=lambda span: span.start_time_unix_nano)
 
 
 @asynccontextmanager

@@ -100,6 +100,7 @@ class _Replica:
     relay: Relay | None
     effects: EffectQueue | None
     performer: Performer[Any] | None
+    telemetry: Telemetry
     at_work: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -192,7 +193,7 @@ class ServiceUnderTest:
         )
         beside = asyncio.create_task(dispatcher.run(), name=f"{service.name}: beside")
         stack.push_async_callback(_cancel, beside)
-        return _Replica(dispatcher, database, relay, effects, performer)
+        return _Replica(dispatcher, database, relay, effects, performer, telemetry)
 
     @property
     def databases(self) -> list[Database]:
@@ -296,6 +297,10 @@ class ServiceUnderTest:
         assert database is not None, "the service has no storage"
         async with database.reading() as connection:
             return list(await connection.execute(sa.select(table)))
+
+    def metrics(self, *, replica: int = 0) -> str:
+        """The text of the metrics of one dispatcher's program."""
+        return self._replicas[replica].telemetry.exposition().decode()
 
     def forget(self) -> None:
         """Forget what was heard."""

@@ -67,6 +67,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
             await stop.wait()
             health.draining = True
             await drain(replica.members, settings)
+            replica.request_spans.close()
             for task in loops:
                 task.cancel()
 

@@ -9,13 +9,16 @@ import time
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from towpath.gateway.admission.connect_rates import ConnectRates
 from towpath.gateway.admission.credentials import Admission
 from towpath.gateway.admission.descriptor_share import DescriptorShare
+from towpath.gateway.admission.reasons import Reason
 from towpath.gateway.forwarding.costs import Costs
 from towpath.gateway.forwarding.inbound import Inbound
 from towpath.gateway.forwarding.outbound import Outbound
+from towpath.gateway.forwarding.request_spans import RequestSpans
 from towpath.gateway.forwarding.revoking import REASON, Revoking
 from towpath.gateway.inbox.probe import Probe
 from towpath.gateway.inbox.queue import inbox
@@ -31,11 +34,15 @@ from towpath.gateway.websocket.listener import Listener
 from towpath.gateway.websocket.socket import Shared, Socket
 from towpath.protocol.close_codes import CloseCode
 from towpath.servicekit.broker.interface import Broker, BrokerState
-from towpath.servicekit.broker.losses import watch_losses
+from towpath.servicekit.broker.losses import watch_broker, watch_losses
 from towpath.servicekit.messaging.consumer import Consumer
 from towpath.servicekit.messaging.lanes import Lanes
 from towpath.servicekit.runtime.health import Health
+from towpath.servicekit.runtime.metrics import OTHER
 from towpath.servicekit.runtime.telemetry import Telemetry
+
+#: Beside ours those of clients that end properly, that say nothing, and that are lost. RFC 6455, section 7.4.1
+_CLOSE_CODES: Final = (*(str(int(code)) for code in CloseCode), "1000", "1001", "1005", "1006")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,7 @@ class Replica:
     Attributes:
         consumer: Reads the inbox, and delivers to sessions.
         receive: Handles one text message of a session.
+        request_spans: The open spans of sampled requests.
         revoking: Reads revocations, and closes the sessions that they name; ``None`` if they are off.
     """
 
@@ -81,23 +89,27 @@ class Replica:
         self.members = Members(settings.groups_per_connection)
         self._limits = Limits(settings, telemetry)
         costs = Costs(telemetry)
+        self.request_spans = RequestSpans(settings, telemetry)
 
         # From clients to the broker.
         rates = ConnectRates(settings, telemetry)
         self.listener = Listener(
             self,
-            Handshake(admission, rates, self.refusing, settings),
+            Handshake(admission, rates, self.refusing, settings, telemetry),
             Shared.of(share, rates, settings, telemetry),
             settings,
         )
-        self.receive = Inbound(access.commands, admission, costs, settings, telemetry).receive
+        self.receive = Inbound(
+            access.commands, admission, costs, settings, telemetry, self.request_spans
+        ).receive
 
         # From the broker to clients.
         source = inbox(settings.gateway_id)
         self.routing = Routing(broker, source, settings, telemetry)
+        watch_broker(broker, telemetry)
         found = watch_losses(broker, telemetry)
         self.probe = Probe(broker, self.routing.routes, settings, telemetry, found)
-        outbound = Outbound(self.members, self.probe, costs, telemetry)
+        outbound = Outbound(self.members, self.probe, costs, telemetry, self.request_spans)
         self.consumer = Consumer(
             partial(broker.subscribe, source, prefetch=settings.prefetch),
             outbound.dispatch,
@@ -116,6 +128,12 @@ class Replica:
         health.add("broker", lambda: broker.state is BrokerState.READY)
         telemetry.gauge("connection_active", "Open connections", lambda: len(self.members))
         self._opened = telemetry.counter("connections_opened", "Connections that were admitted")
+        self._closed = {
+            code: telemetry.counter(
+                "connections_closed", "Connections that ended, by close code", {"code": code}
+            )
+            for code in (*_CLOSE_CODES, OTHER)
+        }
 
     def _revoking_of(self, access: BrokerAccess, telemetry: Telemetry) -> Revoking | None:
         if access.revocations is None:
@@ -124,13 +142,13 @@ class Replica:
         self._health.add("revocations", lambda: revoking.is_current)
         return revoking
 
-    def refusing(self) -> str | None:
-        """Why new connections are refused for now; ``None`` while they are accepted."""
+    def refusing(self) -> tuple[Reason, str] | None:
+        """Why new connections are refused for now, in a word and as a text; ``None`` while they are accepted."""
         if failing := self._health.failing():
-            return f"not ready ({', '.join(failing)}); try again"
+            return Reason.NOT_READY, f"not ready ({', '.join(failing)}); try again"
         # Connections that wait for their routing have a descriptor, and will be members soon.
         count = len(self.members) + self.routing.waiting
-        return "full; try again" if count >= self._share.connections else None
+        return (Reason.FULL, "full; try again") if count >= self._share.connections else None
 
     def routed_to(self, user_id: str) -> AbstractAsyncContextManager[None]:
         """See :meth:`towpath.gateway.inbox.routing.Routing.routed_to`."""
@@ -155,4 +173,5 @@ class Replica:
     def close(self, session: Session, code: int | None) -> None:
         """The connection of a session has ended."""
         self.members.remove(session)
+        self._closed.get(str(code or 1006), self._closed[OTHER]).add(1)
         self.announcer.ended(session, code)

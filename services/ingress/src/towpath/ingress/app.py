@@ -18,6 +18,7 @@ from towpath.ingress.settings import IngressSettings
 from towpath.protocol.routes import EVENTS, PUSH
 from towpath.servicekit.broker import Connect, connect
 from towpath.servicekit.broker.interface import BrokerState, Exchange, Topology
+from towpath.servicekit.broker.losses import watch_broker
 from towpath.servicekit.runtime.health import Health, serve_admin
 from towpath.servicekit.runtime.loops import failures_of, keep_running
 from towpath.servicekit.runtime.run import or_stopped
@@ -43,6 +44,7 @@ async def serve(settings: IngressSettings, stop: asyncio.Event, connect: Connect
         connect(settings, _NAME) as broker,
     ):
         health.add("broker", lambda: broker.state is BrokerState.READY)
+        watch_broker(broker, telemetry)
         declaring = broker.declare(
             Topology([Exchange(name) for name in (EVENTS, PUSH)], writes=(EVENTS, PUSH))
         )

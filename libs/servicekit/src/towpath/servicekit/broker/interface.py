@@ -247,6 +247,11 @@ class Broker(Protocol):
     @property
     def state(self) -> BrokerState: ...
 
+    @property
+    def reconnects(self) -> int:
+        """How often a connection was opened after the first one."""
+        ...
+
     async def until_ready(self) -> None:
         """Wait for a connection, however long that takes.
 

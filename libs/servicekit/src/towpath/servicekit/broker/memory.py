@@ -148,6 +148,7 @@ class MemoryBroker:
         self._closed = False
         self._was_ready = hub.running
         self._drops = 0
+        self.reconnects = 0
         self.subscriptions: list[MemorySubscription] = []
         self._browsings: list[MemoryQueueBrowser] = []
         self._unconfirmed: set[asyncio.Future[None]] = set()
@@ -290,6 +291,7 @@ class MemoryBroker:
             subscription.start()
         # Not for the first connection: nothing was rebuilt then.
         if self._was_ready:
+            self.reconnects += 1
             for callback in self._rebuilt_callbacks:
                 callback()
         self._was_ready = True

@@ -113,10 +113,10 @@ class Dispatcher(Generic[U]):
         self._reads = ReadTurns(self._backlog, settings, telemetry)
         invocation = Invocation(watchdog, settings.handler_time_limit, telemetry)
         self._transactions = Transactions(
-            store, invocation, dead_letters, settings.unit_time_limit, telemetry, effects
+            tables.service, store, invocation, dead_letters, settings.unit_time_limit, telemetry, effects
         )
         self._retries = Retries(self._transactions, invocation, dead_letters, settings.try_seconds)
-        self._publishing = Publishing(publisher, store, settings, is_connected)
+        self._publishing = Publishing(publisher, store, settings, is_connected, telemetry)
         self._not_run = telemetry.counter(
             "heavy_reads_gone", "Heavy reads not run: their connection had gone"
         )

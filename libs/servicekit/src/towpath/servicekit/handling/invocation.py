@@ -11,13 +11,12 @@ Guarantees:
 
 import inspect
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Any, Final
 
 import msgspec
-from opentelemetry.trace import SpanKind
 
 from towpath.protocol.envelope import make_error, write
 from towpath.protocol.errors import ErrorCode, TowpathError
@@ -27,14 +26,16 @@ from towpath.servicekit.handling.outcome import Outcome, answer_data, outgoing
 from towpath.servicekit.handling.requests import Request
 from towpath.servicekit.handling.result import Result
 from towpath.servicekit.handling.watchdog import Overdue
+from towpath.servicekit.runtime import conventions
 from towpath.servicekit.runtime.error_text import without_frames
-from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.servicekit.runtime.telemetry import Labelled, Telemetry
 from towpath.servicekit.runtime.trace_context import trace_id
 from towpath.servicekit.storage.stored_outcome import StoredOutcome
 from towpath.servicekit.storage.streams import Replay
 
 #: Seconds that an action runs in a crash probe first after one of its requests crashed or hung.
 SUSPICION: Final = 600.0
+_NO_SPAN: Final[AbstractContextManager[str | None]] = nullcontext()
 
 
 class Poison(Exception):
@@ -66,6 +67,10 @@ class Invocation:
         self._time_limit = time_limit
         self._telemetry = telemetry
         self._suspected_until: dict[str, float] = {}
+        # By declared action: only those have handlers.
+        self._seconds = Labelled(
+            lambda action: telemetry.histogram("handler", "Time of one handler", {"action": action})
+        )
         self._refused = {
             code: telemetry.counter(
                 "requests_refused", "Requests answered with an error, by its code", {"code": code.value}
@@ -80,18 +85,15 @@ class Invocation:
             Poison: It hung.
         """
         envelope, trace = request.envelope, request.traceparent
-        with self._telemetry.span(
-            f"handle {envelope.action}",
-            trace,
-            SpanKind.CONSUMER,
-            # The client's, if it sent one.
-            link=envelope.traceparent,
-            msg_id=envelope.msg_id,
-        ) as span:
+        with self._span(request) as span:
             trace = span or trace
+            started = perf_counter()
             try:
-                with self._watchdog:
-                    outcome, stored = _handle(request, unit, trace)
+                try:
+                    with self._watchdog:
+                        outcome, stored = _handle(request, unit, trace)
+                finally:
+                    self._seconds[envelope.action].record(perf_counter() - started)
             except TowpathError as error:
                 # The domain refuses before any change, so the unit of work goes on with the other requests.
                 return self.refuse(request, error, trace)
@@ -100,6 +102,16 @@ class Invocation:
                 # transaction is rolled back, and the request is parked.
                 raise Poison(End.HUNG, str(overdue), request) from overdue
         return Result(request, stored, trace, outcome)
+
+    def _span(self, request: Request) -> AbstractContextManager[str | None]:
+        if not self._telemetry.is_recorded(request.traceparent):
+            return _NO_SPAN
+        return self._telemetry.span(
+            conventions.handle(request.envelope.action),
+            request.traceparent,
+            conventions.INTERNAL,
+            attributes={conventions.MESSAGE_ID: request.envelope.msg_id},
+        )
 
     def refuse(self, request: Request, error: TowpathError, trace: str = "") -> Result:
         """The result of a request that is not run, or whose handler refused it: a command is answered."""

@@ -37,7 +37,6 @@ from typing import Any, Final, Generic
 import msgspec
 import sqlalchemy as sa
 import structlog
-from opentelemetry.trace import SpanKind
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -54,6 +53,7 @@ from towpath.servicekit.handling.invocation import Invocation, Poison
 from towpath.servicekit.handling.outcome import Outcome, outgoing
 from towpath.servicekit.handling.requests import Handler, Request
 from towpath.servicekit.handling.store import Store, U
+from towpath.servicekit.runtime import conventions
 from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.settings import ServiceSettings
@@ -269,7 +269,12 @@ class Performer(Generic[U]):
         data = handler.model.model_validate_json(taken.data)
         loop = asyncio.get_running_loop()
         started = loop.time()
-        with self._telemetry.span(f"effect {taken.effect}", trace, SpanKind.CLIENT, key=taken.key) as span:
+        with self._telemetry.span(
+            conventions.effect(taken.effect),
+            trace,
+            conventions.CLIENT,
+            attributes={conventions.EFFECT_KEY: taken.key},
+        ) as span:
             call = EffectCall(call_id(self._service, taken.effect, taken.key), taken.attempts, span or trace)
             try:
                 async with asyncio.timeout(handler.time_limit):
@@ -392,7 +397,9 @@ class Performer(Generic[U]):
             )
         await unit.save()
         await self._queue.put(connection, [(effect, result.traceparent) for effect in outcome.effects])
-        await outbox.put(connection, self._relay.tables, outgoing(outcome))
+        # Written into them now: the relay that publishes them knows no request.
+        sent = [item.with_trace(result.traceparent) for item in outgoing(outcome)]
+        await outbox.put(connection, self._relay.tables, sent)
 
     async def _committed(self, step: Callable[[AsyncConnection], Awaitable[None]]) -> None:
         """Run ``step`` in a transaction; wait for the database while it cannot be reached."""

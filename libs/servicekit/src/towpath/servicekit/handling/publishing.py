@@ -48,6 +48,7 @@ from towpath.servicekit.messaging.publisher import Publisher
 from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.settings import ServiceSettings
+from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.storage.leaves import ConfirmedLeaves
 from towpath.servicekit.storage.replays import PAGE_BYTES, PAGE_ENTRIES, Asked, Replays
 from towpath.servicekit.storage.streams import Replay
@@ -77,9 +78,18 @@ class Publishing:
         store: Store[Any] | None,
         settings: ServiceSettings,
         is_connected: Callable[[Session], bool],
+        telemetry: Telemetry,
     ) -> None:
         self._publisher = publisher
         self._is_connected = is_connected
+        self._resumes = {
+            outcome: telemetry.counter(
+                "resumes",
+                "Answers to <domain>.resume, by whether all streams were replayed whole",
+                {"outcome": outcome},
+            )
+            for outcome in ("complete", "incomplete")
+        }
         self._replays: Replays | None = None
         self._confirmed_leaves: ConfirmedLeaves | None = None
         if store is not None:
@@ -112,6 +122,8 @@ class Publishing:
             async for part in self._parts(results, in_pages=in_pages):
                 for index, replays in part.items():
                     await self._publish_one(results[index], replays, texts, confirms, page)
+                    if not again:
+                        self._count_resume(results[index], replays)
         except _MAY_PASS as error:
             # Messages that were queued before stay queued; `until_confirmed` publishes all again, in order.
             confirms.fail(error)
@@ -213,7 +225,8 @@ class Publishing:
     ) -> None:
         # The answer is queued last, after everything else that the request causes, also when it is published again.
         for publication in with_texts(result.stored.outgoing, texts):
-            await _queue(confirms, partial(self._publisher.post, publication, confirms.resolve))
+            post = partial(self._publisher.post, publication, confirms.resolve, result.traceparent)
+            await _queue(confirms, post)
         session = result.session
         # An event has no answer. A large answer for a connection that has ended would fill the lanes for no reader.
         if session is None or (replays and page is not None and not self._is_connected(session)):
@@ -224,6 +237,14 @@ class Publishing:
             await _queue(confirms, post)
             if page is not None:
                 await page.add(len(item.envelope))
+
+    def _count_resume(self, result: Result, replays: Mapping[str, Replay]) -> None:
+        if result.outcome is None or not result.request.envelope.action.endswith(".resume"):
+            return
+        is_complete = len(replays) == len(result.stored.replay) and all(
+            stream.complete for stream in replays.values()
+        )
+        self._resumes["complete" if is_complete else "incomplete"].add(1)
 
 
 class _Page:

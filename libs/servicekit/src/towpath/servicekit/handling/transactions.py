@@ -25,8 +25,9 @@ Guarantees:
 
 import asyncio
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
-from typing import Generic
+from typing import Final, Generic
 
 import sqlalchemy as sa
 import structlog
@@ -42,6 +43,7 @@ from towpath.servicekit.handling.requests import Request, internal_error
 from towpath.servicekit.handling.result import Failed, Ran, Result
 from towpath.servicekit.handling.store import Store, U
 from towpath.servicekit.messaging.dead_letters import DeadLetters
+from towpath.servicekit.runtime import conventions
 from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error, without_frames
 from towpath.servicekit.runtime.telemetry import Telemetry
@@ -51,18 +53,22 @@ from towpath.servicekit.storage.stored_outcome import StoredOutcome
 
 log = structlog.get_logger(__name__)
 
+_NO_SPAN: Final[AbstractContextManager[object]] = nullcontext()
+
 
 class Transactions(Generic[U]):
     """Runs units of work.
 
     Args:
         store: The service's open storage; without one its handlers get ``None`` as their unit of work.
+        service: The name of the service.
         unit_time_limit: Seconds that a transaction may take; then it is rolled back.
         effects: Stores the effects that outcomes declare; ``None`` for a service without any.
     """
 
     def __init__(
         self,
+        service: str,
         store: Store[U] | None,
         invocation: Invocation,
         dead_letters: DeadLetters,
@@ -70,6 +76,7 @@ class Transactions(Generic[U]):
         telemetry: Telemetry,
         effects: EffectQueue | None = None,
     ) -> None:
+        self._service = service
         self._store = store
         self._effects = effects
         self._invocation = invocation
@@ -82,10 +89,13 @@ class Transactions(Generic[U]):
         )
         self._repeated = telemetry.counter("messages_repeated", "Requests answered from the inbox")
         self._unit_seconds = telemetry.histogram("unit_of_work", "Time of one transaction with its handlers")
+        self._unit_sizes = telemetry.sizes("unit_of_work_requests", "Requests and events in one transaction")
+        self._telemetry = telemetry
 
     async def run(self, requests: Sequence[Request]) -> Ran:
         """Run one unit of work. On return each request has taken effect, is refused or parked, or has failed."""
-        results, errors = await self._run_in_parts([one for one in requests if one.refusal is None])
+        with self._span(requests):
+            results, errors = await self._run_in_parts([one for one in requests if one.refusal is None])
         failed: dict[tuple[str, str], Failed] = {}
         ordered: list[Result] = []
         for request in requests:
@@ -115,7 +125,8 @@ class Transactions(Generic[U]):
             Exception: It failed again.
         """
         try:
-            results = await self._when_database_answers([request])
+            with self._span([request]):
+                results = await self._when_database_answers([request])
         except Poison as poison:
             return await self._park_poison(poison)
         return results[request]
@@ -123,6 +134,17 @@ class Transactions(Generic[U]):
     def forget(self, request: Request) -> None:
         """Nothing will attempt ``request`` again."""
         self._unsure.discard(request.key)
+
+    def _span(self, requests: Sequence[Request]) -> AbstractContextManager[object]:
+        """The span of a unit of work: below the first recorded trace of its requests, linked to the others."""
+        if not self._telemetry.records:
+            return _NO_SPAN
+        return self._telemetry.batch(
+            conventions.process(self._service),
+            (request.traceparent for request in requests),
+            conventions.CONSUMER,
+            conventions.processing(self._service, len(requests)),
+        )
 
     # Dividing
 
@@ -244,13 +266,15 @@ class Transactions(Generic[U]):
         database = store.database
         # Reads alone take no write lock: with SQLite they never wait for another program's writer.
         # https://www.sqlite.org/wal.html#concurrency
-        async with database.transaction() if changes or writes else database.reading() as connection:
-            if changes:
-                results |= await self._run_changes(store, connection, changes)
-            if reads:
-                # After the changes are saved, so that a read sees the earlier changes of its own sender.
-                results |= await self._run_reads(store, connection, reads, writes=writes)
+        with self._telemetry.step(conventions.TRANSACTION, {conventions.DATABASE: database.name}):
+            async with database.transaction() if changes or writes else database.reading() as connection:
+                if changes:
+                    results |= await self._run_changes(store, connection, changes)
+                if reads:
+                    # After the changes are saved, so that a read sees the earlier changes of its own sender.
+                    results |= await self._run_reads(store, connection, reads, writes=writes)
         self._unit_seconds.record(perf_counter() - started)
+        self._unit_sizes.record(len(requests))
         if self._effects is not None and any(_effects_of(result) for result in results.values()):
             self._effects.wake()
         return results

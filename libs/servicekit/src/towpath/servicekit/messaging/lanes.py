@@ -12,7 +12,7 @@ nothing. An unpublishable item fails alone, whatever else is in its batch.
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
@@ -32,6 +32,7 @@ from towpath.servicekit.broker.interface import (
     Unpublishable,
 )
 from towpath.servicekit.broker.limits import too_large
+from towpath.servicekit.runtime import conventions
 from towpath.servicekit.runtime.loops import keep_running
 from towpath.servicekit.runtime.settings import BrokerSettings
 from towpath.servicekit.runtime.telemetry import Telemetry
@@ -40,6 +41,7 @@ log = structlog.get_logger(__name__)
 
 #: Seconds between two looks at the broker's state, for items that wait while it is lost or blocked.
 _STATE_CHECK: Final = 0.25
+_NO_SPAN: Final[AbstractContextManager[object]] = nullcontext()
 
 
 class LaneFull(BrokerError):
@@ -90,11 +92,20 @@ class Lanes:
         self._bytes = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._telemetry = telemetry
         labels = {"exchange": exchange}
         self._sent = telemetry.counter("messages_published", "Messages the broker confirmed", labels)
         self._batches = telemetry.counter("batches_published", "AMQP messages the broker confirmed", labels)
         self._failed = telemetry.counter("messages_unpublished", "Messages the broker did not take", labels)
         self._confirm = telemetry.histogram("publish_confirm", "Time from publish to confirm", labels)
+        self._sizes = telemetry.sizes("batch_messages", "Envelopes in one confirmed AMQP message", labels)
+        telemetry.gauge(
+            "lane_waiting",
+            "Envelopes that wait to be published, behind those in flight",
+            lambda: sum(len(lane.items) for lane in self._lanes.values()),
+            labels,
+            adds=True,
+        )
 
     @classmethod
     @asynccontextmanager
@@ -197,8 +208,9 @@ class Lanes:
         kind = self._kind
         # AMQP has one set of headers per message: a batch is traced as its first traced item.
         traceparent = next((trace for _, _, trace in batch if trace), None)
+        body = join_batch([item for item, _, _ in batch])
         message = Message(
-            body=join_batch([item for item, _, _ in batch]),
+            body=body,
             persistent=kind.persistent,
             type="batch" if len(batch) > 1 else "envelope",
             app_id=kind.app_id,
@@ -206,7 +218,8 @@ class Lanes:
         )
         started = perf_counter()
         try:
-            await self._broker.publish(self._exchange, routing_key, message, mandatory=kind.mandatory)
+            with self._span(batch, len(body)) if traceparent else _NO_SPAN:
+                await self._broker.publish(self._exchange, routing_key, message, mandatory=kind.mandatory)
         except BaseException as error:
             if isinstance(error, Unpublishable) and error.of_content and len(batch) > 1:
                 # The broker refuses the whole body and does not say which item is the reason. Halves, in order, until
@@ -229,7 +242,19 @@ class Lanes:
             self._confirm.record(perf_counter() - started)
             self._sent.add(len(batch))
             self._batches.add(1)
+            self._sizes.record(len(batch))
             _resolve(batch, None)
+
+    def _span(self, batch: list[_Waiting], size: int) -> AbstractContextManager[object]:
+        telemetry = self._telemetry
+        if not telemetry.records:
+            return _NO_SPAN
+        return telemetry.batch(
+            conventions.publish(self._exchange),
+            (trace for _, _, trace in batch),
+            conventions.PRODUCER,
+            conventions.sending(self._exchange, len(batch), size),
+        )
 
     async def _watch(self) -> None:
         await keep_running(f"lanes {self._exchange}", self._look_at_broker, pause=_STATE_CHECK)

@@ -15,7 +15,7 @@ import structlog
 
 from towpath.protocol.envelope import make_error
 from towpath.protocol.errors import TowpathError
-from towpath.protocol.messages import Directed, Session, encode, read_correlation
+from towpath.protocol.messages import Directed, Session, encode, read_correlation, with_trace
 from towpath.protocol.routes import EVENTS, PUSH, connection_key, control_key
 from towpath.servicekit.broker.interface import Broker, BrokerError, Unpublishable, Unroutable
 from towpath.servicekit.messaging import senders
@@ -25,6 +25,7 @@ from towpath.servicekit.messaging.late_answers import LateAnswers
 from towpath.servicekit.messaging.publication import Publication
 from towpath.servicekit.runtime.settings import ServiceSettings
 from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.servicekit.runtime.trace_context import trace_id
 
 log = structlog.get_logger(__name__)
 
@@ -37,8 +38,15 @@ class Publisher:
     """
 
     def __init__(
-        self, answers: Lanes, pushes: Lanes, events: Lanes, late: LateAnswers, dead_letters: DeadLetters
+        self,
+        answers: Lanes,
+        pushes: Lanes,
+        events: Lanes,
+        late: LateAnswers,
+        dead_letters: DeadLetters,
+        telemetry: Telemetry,
     ) -> None:
+        self._telemetry = telemetry
         self._answers = answers
         self._lanes = {PUSH: pushes, EVENTS: events}
         self._late = late
@@ -66,15 +74,26 @@ class Publisher:
             Lanes.open(broker, EVENTS, event, settings, telemetry) as events,
             LateAnswers.open(answers, settings, telemetry, title=f"{service}: late answers") as late,
         ):
-            yield cls(answers, pushes, events, late, dead_letters)
+            yield cls(answers, pushes, events, late, dead_letters, telemetry)
 
-    def post(self, outgoing: Publication, on_confirm: OnConfirm) -> None:
+    def post(self, outgoing: Publication, on_confirm: OnConfirm, traceparent: str | None = None) -> None:
         """Queue a push or an event; ``on_confirm`` is called later, never within this call.
+
+        Args:
+            traceparent: Of the request that causes it. An event has it always, so that what another service does is
+                of the same trace, or not recorded either; a push only while the trace is recorded, as each receiver
+                gets a copy.
 
         Raises:
             BrokerError: Nothing was queued.
         """
-        self._post(outgoing.exchange, outgoing.routing_key, bytes(outgoing.item), on_confirm)
+        item = bytes(outgoing.item)
+        if traceparent is not None:
+            if outgoing.exchange == EVENTS or self._telemetry.is_recorded(traceparent):
+                item = with_trace(item, traceparent)
+            else:
+                traceparent = None
+        self._post(outgoing.exchange, outgoing.routing_key, item, on_confirm, traceparent)
 
     def direct(
         self, session: Session, item: Directed, on_confirm: OnConfirm, traceparent: str | None = None
@@ -99,7 +118,7 @@ class Publisher:
                 on_confirm(error)
 
         def refuse(error: Unpublishable) -> None:
-            self._answer_with_error(key, item, error)
+            self._answer_with_error(key, item, error, traceparent)
             self.dead_letters.take_unpublishable(PUSH, key, body, error, on_confirm)
 
         try:
@@ -108,13 +127,18 @@ class Publisher:
             # Refused before it was queued, by this program's own limit: handled as a refusal by the broker.
             refuse(error)
 
-    def _answer_with_error(self, key: str, item: Directed, error: Unpublishable) -> None:
+    def _answer_with_error(
+        self, key: str, item: Directed, error: Unpublishable, traceparent: str | None
+    ) -> None:
         """Answer the asking client with an error instead of the answer; this may fail like any answer."""
         envelope = bytes(item.envelope)
         if item.connection_id is None or not (asked := read_correlation(envelope)):
             return  # A push: no client waits for it.
-        log.warning("answer_unpublishable", bytes=len(envelope), error=str(error)[:300])
-        error_answer = make_error(TowpathError("The answer is too large to be sent."), correlation_id=asked)
+        trace = trace_id(traceparent)
+        log.warning("answer_unpublishable", bytes=len(envelope), error=str(error)[:300], trace_id=trace)
+        error_answer = make_error(
+            TowpathError("The answer is too large to be sent."), correlation_id=asked, trace_id=trace
+        )
         answer = Directed(item.connection_id, msgspec.Raw(error_answer.to_json()))
         # One attempt: without this answer the client reaches its own time limit.
         with contextlib.suppress(BrokerError):
@@ -128,7 +152,9 @@ class Publisher:
         """
         self._post(PUSH, control_key(user_id), encode(item), on_confirm)
 
-    def _post(self, exchange: str, key: str, body: bytes, on_confirm: OnConfirm) -> None:
+    def _post(
+        self, exchange: str, key: str, body: bytes, on_confirm: OnConfirm, traceparent: str | None = None
+    ) -> None:
         def confirmed(error: BrokerError | None) -> None:
             if isinstance(error, Unpublishable):
                 self.dead_letters.take_unpublishable(exchange, key, body, error, on_confirm)
@@ -136,6 +162,6 @@ class Publisher:
                 on_confirm(error)
 
         try:
-            self._lanes[exchange].post(key, body, confirmed)
+            self._lanes[exchange].post(key, body, confirmed, traceparent)
         except Unpublishable as error:
             self.dead_letters.take_unpublishable(exchange, key, body, error, on_confirm)

@@ -66,7 +66,7 @@ class Replica:
     """One replica.
 
     Args:
-        kinds: The queues, grouped by kind: each kind is shared evenly.
+        kinds: The queues, grouped by kind: each kind is shared evenly. The first are the partitions of the domain.
         prefetch: Maximum of unsettled deliveries per queue.
     """
 
@@ -97,6 +97,11 @@ class Replica:
         telemetry.gauge("queues_consumed", "Queues that this replica consumes", lambda: len(self.queues))
         telemetry.gauge(
             "replicas", "Replicas of this service, this one included", lambda: 1 + len(self._others)
+        )
+        telemetry.gauge(
+            "partitions_unheld",
+            "Partitions of the domain that no replica consumes, as far as this one knows",
+            self._unheld,
         )
         broker.on_rebuilt(self._grant_time)
 
@@ -211,6 +216,10 @@ class Replica:
                         self._changed.clear()
                         await self._changed.wait()
         await self._share()
+
+    def _unheld(self) -> int:
+        held = self.queues.union(*(other.queues for other in self._others.values()))
+        return sum(queue.name not in held for queue in self._kinds[0])
 
     def _all_claimed(self) -> bool:
         claimed = set().union(*(other.queues for other in self._others.values()))

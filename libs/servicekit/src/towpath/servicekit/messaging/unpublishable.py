@@ -68,7 +68,11 @@ class UnpublishableQueue:
         self._waiting: asyncio.Queue[Refused] = asyncio.Queue(_WAITING_MAX)
         self._bytes = 0
         self._parked, self._dropped = (
-            telemetry.counter("messages_unpublishable", f"Messages that no broker takes, {how}", {"how": how})
+            telemetry.counter(
+                "messages_unpublishable",
+                "Messages that no broker takes, by what became of them",
+                {"how": how},
+            )
             for how in ("parked", "dropped")
         )
 

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
+from time import perf_counter
 from typing import Final
 
 import sqlalchemy as sa
@@ -23,11 +24,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error
 from towpath.servicekit.runtime.settings import BadSetting
+from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.runtime.tls import TlsFiles
 from towpath.servicekit.storage import migrations as kit
 from towpath.servicekit.storage import postgresql, sqlite
 from towpath.servicekit.storage.declared_tables import check_tables
 from towpath.servicekit.storage.leaves import ConfirmedLeaves, with_confirmed_leaves
+from towpath.servicekit.storage.pool import PoolMetrics
 from towpath.servicekit.storage.writability import Writability
 
 log = structlog.get_logger(__name__)
@@ -47,11 +50,13 @@ _NO_FILES: Final = TlsFiles("TOWPATH_DATABASE")
 class Database:
     """A pool of connections; made with :meth:`open`."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, telemetry: Telemetry | None = None) -> None:
         #: Leaves of groups that RabbitMQ knows; units of work find them by their connection, see `leaves`.
         self.confirmed_leaves = ConfirmedLeaves()
         self._engine = engine.execution_options(**with_confirmed_leaves(self.confirmed_leaves))
         self._sqlite = engine.dialect.name == "sqlite"
+        connections = sqlite.CONNECTIONS_MAX if self._sqlite else postgresql.CONNECTIONS_MAX
+        self._pool = None if telemetry is None else PoolMetrics(engine, connections, telemetry)
         self._writer = asyncio.Lock()
         #: A write that changes nothing, for the probe; set after the migration, when the row it updates exists.
         self._no_change: sa.Executable = text("SELECT 1")
@@ -67,6 +72,7 @@ class Database:
         migrations: Path | None = None,
         metadata: sa.MetaData | None = None,
         tls: TlsFiles = _NO_FILES,
+        telemetry: Telemetry | None = None,
     ) -> AsyncIterator["Database"]:
         """Open ``url`` and bring its schema up to date.
 
@@ -77,6 +83,7 @@ class Database:
             migrations: The folder with the revisions of the service's own tables, if it has any.
             metadata: The tables that the service declares: the database must have all of them, with their columns.
             tls: Certificate files, for PostgreSQL with ``ssl=verify-full``.
+            telemetry: Gets the metrics of the pool.
 
         Raises:
             MissingMigration: A table or column of ``metadata`` is missing after all migrations; nothing is changed.
@@ -86,7 +93,7 @@ class Database:
         url = url.replace("{service}", service)
         engine = _checked_engine(url, tls)
         try:
-            database = cls(engine)
+            database = cls(engine, telemetry)
             try:
                 _make_folder(engine.url)
                 migrating = _engine(url, tls, statement_seconds=_MIGRATION_SECONDS)
@@ -140,7 +147,11 @@ class Database:
         try:
             # SQLite has one writer. The lock queues the writers of this process in order; without it each waits
             # inside SQLite, in no order. https://www.sqlite.org/lang_transaction.html
-            async with self._writer if self._sqlite else nullcontext(), self._engine.begin() as connection:
+            async with (
+                self._writer if self._sqlite else nullcontext(),
+                self._connected() as connection,
+                connection.begin(),
+            ):
                 yield connection
         except (DBAPIError, OSError) as error:
             if lacks_something(error) or is_away(error):
@@ -150,11 +161,19 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that only reads; never waits for writers."""
-        async with self._engine.connect() as connection:
+        async with self._connected() as connection:
             # See `sqlite._begin`: a reader takes no write lock. PostgreSQL ignores the option.
             reader = await connection.execution_options(towpath_reads=True)
             async with reader.begin():
                 yield reader
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AsyncConnection]:
+        started = perf_counter()
+        async with self._engine.connect() as connection:
+            if self._pool is not None:
+                self._pool.taken(perf_counter() - started)
+            yield connection
 
     async def is_database_failure(self, error: BaseException) -> bool:
         """Whether ``error`` is a failure of the database (unreachable, full, short of a resource) that may pass.

@@ -117,6 +117,14 @@ async def count(connection: AsyncConnection, tables: OutboxTables) -> int:
     return int((await connection.execute(sa.select(sa.func.count()).select_from(some))).scalar_one())
 
 
+async def oldest(connection: AsyncConnection, tables: OutboxTables) -> int | None:
+    """When the first waiting row was put, in Unix milliseconds; ``None`` if none waits."""
+    items = tables.items.c
+    return (
+        await connection.execute(sa.select(items.created_at).order_by(items.id).limit(1))
+    ).scalar_one_or_none()
+
+
 async def first(
     connection: AsyncConnection, tables: OutboxTables, *, limit: int, max_bytes: int
 ) -> list[Waiting]:

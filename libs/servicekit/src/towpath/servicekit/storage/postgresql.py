@@ -16,6 +16,10 @@ from towpath.servicekit.runtime.settings import BadSetting
 from towpath.servicekit.runtime.tls import TlsFiles
 
 _SETTING: Final = "TOWPATH_DATABASE_URL"
+#: One unit of work at a time, two rounds of heavy reads, the relay, timers, the sweep and the probe: eight at most,
+#: and four nearly always. Each replica of each service takes so many of PostgreSQL's max_connections.
+CONNECTIONS_MAX: Final = 8
+_CONNECTIONS_KEPT: Final = 4
 #: A replica that freezes during a transaction must not keep its locks: another replica has its queues by then.
 _FROZEN_AFTER: Final = "15s"
 
@@ -32,10 +36,8 @@ def engine(url: str, tls: TlsFiles, *, statement_seconds: float) -> AsyncEngine:
     """
     made = create_async_engine(
         url,
-        # One unit of work at a time, two rounds of heavy reads, the relay, timers, the sweep and the probe: eight at
-        # most, and four nearly always. Each replica of each service takes so many of PostgreSQL's max_connections.
-        pool_size=4,
-        max_overflow=4,
+        pool_size=_CONNECTIONS_KEPT,
+        max_overflow=CONNECTIONS_MAX - _CONNECTIONS_KEPT,
         # A connection that the server or a proxy closed meanwhile is replaced before it is used.
         pool_pre_ping=True,
         # Errors are logged, and parameters are what people wrote.

@@ -28,6 +28,8 @@ from typing import Final
 import sqlalchemy as sa
 import structlog
 
+from towpath.protocol.envelope import now_ms
+from towpath.protocol.messages import read_trace
 from towpath.servicekit.broker.interface import BrokerError
 from towpath.servicekit.messaging.confirms import PendingConfirms
 from towpath.servicekit.messaging.publisher import Publisher
@@ -80,6 +82,9 @@ class Relay:
         self._woken = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
         self._waiting = 0
+        self._oldest_at: int | None = None
+        self._telemetry = telemetry
+        telemetry.gauge("outbox_lag_seconds", "Age of the oldest message in the outbox", self._lag)
         telemetry.gauge(
             "outbox_waiting",
             f"Messages in the outbox that are not published yet; {outbox.COUNTED_UP_TO:,} means more",
@@ -166,7 +171,12 @@ class Relay:
     async def _poll(self) -> bool:
         async with self._database.reading() as connection:
             self._waiting = await outbox.count(connection, self.tables)
+            self._oldest_at = await outbox.oldest(connection, self.tables) if self._waiting else None
         return self._waiting > 0
+
+    def _lag(self) -> float:
+        # Grows while the database cannot be asked, too: then nothing is published either.
+        return 0.0 if self._oldest_at is None else max(0.0, (now_ms() - self._oldest_at) / 1000)
 
     async def _take(self) -> list[Waiting] | None:
         """Take the lease and read the first rows; ``None`` if another replica has the lease."""
@@ -197,7 +207,8 @@ class Relay:
             if item is None or (key := (item.exchange, item.routing_key)) in refused:
                 continue
             try:
-                self._publisher.post(item, partial(_on_confirm, one.id, errors, confirms))
+                trace = read_trace(bytes(item.item)) if self._telemetry.records else None
+                self._publisher.post(item, partial(_on_confirm, one.id, errors, confirms), trace)
             except BrokerError as error:
                 refused[key] = error
             else:

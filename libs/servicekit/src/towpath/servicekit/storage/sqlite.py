@@ -21,7 +21,8 @@ from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 _WAIT_SECONDS: Final = 10
-_POOL_SIZE: Final = 4
+#: Connections that an engine opens at most.
+CONNECTIONS_MAX: Final = 4
 _BEGIN_WRITING: Final = "BEGIN IMMEDIATE"
 #: Errors that may pass, or that more disk space resolves: https://www.sqlite.org/rescode.html
 LACKS: Final = {
@@ -48,7 +49,7 @@ def engine(url: str) -> AsyncEngine:
         )
 
     made = create_async_engine(
-        url, async_creator=connect, pool_size=_POOL_SIZE, max_overflow=0, hide_parameters=True
+        url, async_creator=connect, pool_size=CONNECTIONS_MAX, max_overflow=0, hide_parameters=True
     )
     event.listen(made.sync_engine, "connect", _configure)
     event.listen(made.sync_engine, "begin", _begin)

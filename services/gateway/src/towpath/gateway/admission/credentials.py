@@ -22,6 +22,7 @@ import jwt
 from towpath.gateway.admission.issuers import Issuer, Issuers
 from towpath.gateway.admission.key_set import Key
 from towpath.gateway.admission.key_source import KeySource
+from towpath.gateway.admission.reasons import Reason
 from towpath.gateway.admission.revocations import Revocations
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.routes import check_user_id
@@ -47,7 +48,15 @@ _UNREADABLE: Final = (
 
 
 class TokenRefused(Exception):
-    """The token is missing, invalid or expired; the text gives the reason."""
+    """The token is missing, invalid or expired; the text gives the reason.
+
+    Attributes:
+        reason: The same in a word.
+    """
+
+    def __init__(self, text: str, reason: Reason = Reason.INVALID) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +158,8 @@ class Admission:
         """
         if not token:
             raise TokenRefused(
-                f'no token: send "Authorization: Bearer <jwt>" or the subprotocol "{TOKEN_SUBPROTOCOL}<jwt>"'
+                f'no token: send "Authorization: Bearer <jwt>" or the subprotocol "{TOKEN_SUBPROTOCOL}<jwt>"',
+                Reason.MISSING,
             )
         # Before it is decoded: a token costs work in proportion to its size, and is not trusted yet.
         if len(token) > self._max_bytes:
@@ -174,7 +184,7 @@ class Admission:
                 "(TOWPATH_TOKEN_LIFETIME_MAX)"
             )
         if self.revocations.refuses(identity, time.time()):
-            raise TokenRefused("the token is revoked")
+            raise TokenRefused("the token is revoked", Reason.REVOKED)
         return identity
 
     def _key(self, token: str, issuer: Issuer) -> Key:
@@ -256,7 +266,7 @@ def _identity(claims: dict[str, Any], issuer: Issuer, now: float, leeway: float)
     expires_at = _seconds(claims, "exp")
     # Without a leeway (protocol.md, "Connecting"): the same moment ends the connection of a user who has one.
     if expires_at <= now:
-        raise TokenRefused("the token is expired")
+        raise TokenRefused("the token is expired", Reason.EXPIRED)
     return Identity(user_id, expires_at, scope, issuer.name, claims.get("jti"), issued_at)
 
 

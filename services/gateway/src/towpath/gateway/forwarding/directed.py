@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from towpath.protocol.envelope import check
+from towpath.protocol.envelope import ERROR, checked
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.messages import Directed, TooManyItems, read_directed, split_batch
 from towpath.protocol.routes import group_key
@@ -44,7 +44,8 @@ class Item(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         envelope: The envelope to deliver, unchanged; empty if there is none.
-        correlation_id: Of the envelope.
+        correlation_id, traceparent: Of the envelope.
+        is_error: The envelope is an error.
         groups: Its membership changes, if any.
         disconnect: Close code and reason.
     """
@@ -54,6 +55,8 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     correlation_id: str | None
     groups: GroupChange | None
     disconnect: tuple[int, str] | None
+    traceparent: str | None = None
+    is_error: bool = False
 
 
 def read(body: bytes) -> Iterator[Item | BadEnvelope]:
@@ -114,12 +117,15 @@ def _checked(item: Directed) -> Item:
     envelope = bytes(item.envelope)
     if envelope == b"null":
         envelope = b""  # Some encoders write absent members as null.
+    head = checked(envelope) if envelope else None
     return Item(
         item.connection_id,
         envelope,
-        check(envelope) if envelope else None,
+        None if head is None else head.correlation_id,
         _change(item) if item.subscribe or item.unsubscribe or item.complete else None,
         None if item.disconnect is None else (_code(item.disconnect.code), item.disconnect.reason),
+        None if head is None else head.traceparent,
+        head is not None and head.action == ERROR,
     )
 
 

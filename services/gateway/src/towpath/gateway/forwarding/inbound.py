@@ -12,6 +12,7 @@ from typing import Final
 from towpath.gateway.admission.credentials import Admission
 from towpath.gateway.forwarding.costs import Costs
 from towpath.gateway.forwarding.refresh import REFRESH, Refresh
+from towpath.gateway.forwarding.request_spans import RequestSpans
 from towpath.gateway.sessions.limits import TOKEN_BYTES
 from towpath.gateway.sessions.session import Session
 from towpath.gateway.settings import GatewaySettings
@@ -19,6 +20,7 @@ from towpath.protocol.envelope import BARE_ACTIONS, PING, PONG, Head, head, make
 from towpath.protocol.errors import (
     BadEnvelope,
     Busy,
+    ErrorCode,
     Forbidden,
     OutcomeUnknown,
     RateLimited,
@@ -55,6 +57,7 @@ class Inbound:
         costs: Costs,
         settings: GatewaySettings,
         telemetry: Telemetry,
+        spans: RequestSpans,
     ) -> None:
         self._costs = costs
         self._commands = commands
@@ -62,10 +65,16 @@ class Inbound:
         self._domain_absence = settings.domain_absence
         self._continues_traces = settings.trace_clients == "continue"
         self._telemetry = telemetry
+        self._spans = spans
         #: Domain → time when the broker last confirmed a request for it.
         self._served_at: dict[str, float] = {}
         self._received = telemetry.counter("messages_received", "Frames from clients")
-        self._refused = telemetry.counter("requests_refused", "Frames answered with an error by the gateway")
+        self._refused = {
+            code: telemetry.counter(
+                "requests_refused", "Frames answered with an error by the gateway", {"code": code.value}
+            )
+            for code in ErrorCode
+        }
 
     def receive(self, session: Session, text: bytes) -> None:
         """Handle one text frame."""
@@ -116,17 +125,17 @@ class Inbound:
         self._refresh.handle(session, envelope, text)
 
     def _command(self, session: Session, envelope: Head, domain: str, text: bytes, weight: float) -> None:
-        # Before the request counts as in flight: no service will answer it.
-        if not session.may_address(domain):
-            raise Forbidden(f"Your token's scope does not name the domain {domain!r}.")
-        if (limit := session.allowance.begin(envelope.msg_id, weight)) is not None:
-            # A refusal costs the gateway as much as a request, so it must be slow
-            # (docs/adr/0014-limits-that-are-fair.md).
-            session.pause_reading()
-            raise Busy(
-                f"Too many requests of this {limit} are not answered yet.", retry_after_ms=_RETRY_AFTER_MS
-            )
-        trace, item = self._wrapped(session, envelope, text)
+        trace, is_continued = self._trace_of(envelope)
+        if self._telemetry.records:
+            trace = self._spans.begin(session, envelope, trace)
+        try:
+            _admit(session, envelope, domain, weight)
+            item = _wrapped(session, envelope, text, trace, is_continued=is_continued)
+            self._post(session, envelope, domain, trace, item)
+        except TowpathError as error:
+            self._answer(session, envelope.msg_id, error, trace)
+
+    def _post(self, session: Session, envelope: Head, domain: str, trace: str, item: bytes) -> None:
         # Requests of one key go to one partition and stay in order; without a key those of one user do.
         key = command_key(domain, envelope.key or session.user_id)
         try:
@@ -140,24 +149,11 @@ class Inbound:
         if envelope.ack:
             session.awaiting_accepted.add(envelope.msg_id)
 
-    def _wrapped(self, session: Session, envelope: Head, text: bytes) -> tuple[str, bytes]:
-        """The trace of a command, and the command with its session."""
-        theirs = envelope.traceparent
-        if theirs is None:
-            # Written into the text, which ends with the object's brace: parsing and building it would cost more than
-            # all else that is done for a request here.
-            trace = self._telemetry.new_trace()
-            text = text.rstrip()[:-1] + b',"traceparent":"' + trace.encode() + b'"}'
-            return trace, wrap_command(session.command_session, text)
-        # The client's stays in its envelope, where the service links to it. The one that is obeyed is beside the
-        # envelope: a client could else have every request of it recorded, or choose the id under which operators
-        # find another one's (ADR 27).
-        state = None
-        if self._continues_traces and trace_id(theirs):
-            trace, state = self._telemetry.client_trace(theirs), read_tracestate(envelope.tracestate)
-        else:
-            trace = self._telemetry.new_trace()
-        return trace, wrap_command(session.command_session, text, trace, state)
+    def _trace_of(self, envelope: Head) -> tuple[str, bool]:
+        """The trace of a command, and whether it is the client's, continued."""
+        if self._continues_traces and (theirs := envelope.traceparent) and trace_id(theirs):
+            return self._telemetry.client_trace(theirs), True
+        return self._telemetry.new_trace(), False
 
     def _on_confirm(
         self, session: Session, envelope: Head, domain: str, trace: str, error: BrokerError | None
@@ -187,8 +183,40 @@ class Inbound:
     def _answer(
         self, session: Session, msg_id: str | None, error: TowpathError, trace: str | None = None
     ) -> None:
-        self._refused.add(1)
+        self._refused[error.code].add(1)
+        if self._telemetry.records:
+            self._spans.end(session, msg_id, error.code.value)
         session.send(make_error(error, correlation_id=msg_id, trace_id=trace_id(trace)))
+
+
+def _admit(session: Session, envelope: Head, domain: str, weight: float) -> None:
+    """Count a request as in flight.
+
+    Raises:
+        Forbidden, Busy
+    """
+    # Before it counts: no service will answer it.
+    if not session.may_address(domain):
+        raise Forbidden(f"Your token's scope does not name the domain {domain!r}.")
+    if (limit := session.allowance.begin(envelope.msg_id, weight, domain)) is not None:
+        # A refusal costs the gateway as much as a request, so it must be slow
+        # (docs/adr/0014-limits-that-are-fair.md).
+        session.pause_reading()
+        raise Busy(f"Too many requests of this {limit} are not answered yet.", retry_after_ms=_RETRY_AFTER_MS)
+
+
+def _wrapped(session: Session, envelope: Head, text: bytes, trace: str, *, is_continued: bool) -> bytes:
+    """A command with its session and its trace."""
+    if envelope.traceparent is None:
+        # Written into the text, which ends with the object's brace: parsing and building it would cost more than
+        # all else that is done for a request here.
+        text = text.rstrip()[:-1] + b',"traceparent":"' + trace.encode() + b'"}'
+        return wrap_command(session.command_session, text)
+    # The client's stays in its envelope, and the span of the request links to it. The one that is obeyed is beside
+    # the envelope: a client could else have every request of it recorded, or choose the id under which operators
+    # find another one's (ADR 27).
+    state = read_tracestate(envelope.tracestate) if is_continued else None
+    return wrap_command(session.command_session, text, trace, state)
 
 
 def _charge(session: Session, weight: float, text: bytes) -> float:

@@ -9,6 +9,7 @@ loop serves other tasks every few milliseconds.
 """
 
 import re
+import time
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
@@ -17,16 +18,18 @@ import structlog
 from towpath.gateway.forwarding import directed
 from towpath.gateway.forwarding.costs import Costs
 from towpath.gateway.forwarding.directed import GroupChange, Item
+from towpath.gateway.forwarding.request_spans import RequestSpans
 from towpath.gateway.sessions.members import Members
 from towpath.gateway.sessions.session import Session
 from towpath.gateway.websocket.frames import text_frame
 from towpath.protocol.close_codes import CloseCode
-from towpath.protocol.envelope import check, parse
+from towpath.protocol.envelope import Envelope, Head, checked, now_ms, parse
 from towpath.protocol.errors import BadEnvelope
-from towpath.protocol.routes import EVERYONE, PROBE, SERVICE_ALIVE, decode_word, encode_word
+from towpath.protocol.routes import EVERYONE, PROBE, PUSH, SERVICE_ALIVE, decode_word, encode_word
 from towpath.servicekit.broker.interface import Delivery, undecodable
+from towpath.servicekit.runtime import conventions
 from towpath.servicekit.runtime.sampled_log import SampledLog
-from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.servicekit.runtime.telemetry import Labelled, Telemetry
 from towpath.servicekit.runtime.time_slices import Turn
 
 log = structlog.get_logger(__name__)
@@ -38,6 +41,8 @@ _KINDS: Final = ("user", "group", "control", "other")
 _WRITES: Final = 32
 #: Kinds of keys that belong to probes, unless a push has the key (:mod:`towpath.gateway.inbox.probe`).
 _PROBED: Final = ("connection", EVERYONE, PROBE)
+#: Seconds: a larger delay is a wrong clock, or an old timestamp of a backend.
+_DELAY_MAX: Final = 3600.0
 #: A routing key with only characters that need no encoding, which is therefore spelled correctly.
 _PLAIN_KEY: Final = re.compile(r"[a-z]+(?:\.[A-Za-z0-9_:-]+)?")
 
@@ -63,12 +68,22 @@ class Outbound:
         arrivals: Arrivals,
         costs: Costs,
         telemetry: Telemetry,
+        spans: RequestSpans,
     ) -> None:
+        self._telemetry = telemetry
+        self._spans = spans
         self._members = members
         self._arrivals = arrivals
         self._costs = costs
         self._slice = Turn()
         self._delivered = telemetry.counter("messages_delivered", "Frames handed to connections")
+        self._delays = Labelled(
+            lambda domain: telemetry.histogram(
+                "push_delay",
+                "Time from a push's timestamp, by its sender's clock, until it is handed to all its sockets here",
+                {"domain": domain},
+            )
+        )
         self._foreign = {
             kind: telemetry.counter(
                 "pushes_for_others", "Deliveries without a receiver on this replica", {"kind": kind}
@@ -138,6 +153,7 @@ class Outbound:
 
     async def _direct_to_connections(self, delivery: Delivery) -> None:
         """Items on ``connection.<gateway>``: each names its connection."""
+        traces, since = self._traces()
         for item in directed.read(delivery.body):
             if isinstance(item, BadEnvelope):
                 self._drop_item(delivery.routing_key, item)
@@ -145,9 +161,13 @@ class Outbound:
                 self._drop_item(delivery.routing_key, BadEnvelope("The item names no connection_id."))
             elif (session := self._members.connection(item.connection_id)) is not None:
                 self._direct(session, item, delivery)
+                if traces is not None:
+                    traces.append(item.traceparent)
             # Else its connection has ended.
             if self._slice.is_over():
                 await self._slice.next()
+        if traces:
+            self._record(traces, since, "connection", len(traces))
 
     async def _direct_to_user(self, delivery: Delivery) -> None:
         """Items on ``control.<user>``: each is for all connections of the user."""
@@ -175,18 +195,23 @@ class Outbound:
             self._arrivals.received(key)
             return
         frames: list[bytes] = []
+        first: Head | Envelope | None = None
+        traces, since = self._traces()
         for text in directed.split(body):
             try:
                 if isinstance(text, BadEnvelope):
                     raise text
-                check(text)
+                head = checked(text)
             except BadEnvelope as error:
                 self._unreadable.add(routing_key=key, error=error.message, details=error.details)
             else:
                 frames.append(text_frame(text))
+                first = first or head
+                if traces is not None:
+                    traces.append(self._spans.of_push(head.traceparent))
             if self._slice.is_over():
                 await self._slice.next()
-        if not frames:
+        if first is None:
             return
         joined = b"".join(frames)
         if len(receivers) == 1:
@@ -199,6 +224,23 @@ class Outbound:
                 if self._slice.is_over():
                     await self._slice.next()
         self._delivered.add(len(frames) * len(receivers))
+        # Of a batch the first envelope counts for all: it has waited longest, and a look at the clock for each would
+        # cost as much as its frame.
+        delay = min(max(now_ms() - first.timestamp, 0) / 1000, _DELAY_MAX)
+        self._delays[first.action.partition(".")[0]].record(delay, len(frames))
+        if traces:
+            self._record(traces, since, key.partition(".")[0], len(receivers))
+
+    def _traces(self) -> tuple[list[str | None] | None, int]:
+        """A list for the traces of what is delivered now, and the time; no list if nothing is recorded."""
+        return ([], time.time_ns()) if self._telemetry.records else (None, 0)
+
+    def _record(self, traces: Sequence[str | None], since: int, kind: str, receivers: int) -> None:
+        attributes = conventions.delivering(PUSH, kind, len(traces), receivers)
+        with self._telemetry.batch(
+            conventions.deliver(PUSH), traces, conventions.CONSUMER, attributes, since=since
+        ):
+            pass  # It is done; only now are its traces and its receivers known.
 
     def _direct(self, session: Session, item: Item, delivery: Delivery, *, is_control: bool = False) -> None:
         # Groups, envelope, close: the contract's order (protocol.md, "RabbitMQ"). An entry that follows a `subscribe`
@@ -207,9 +249,12 @@ class Outbound:
             self._change_groups(session, item.groups, delivery.app_id or "", is_control=is_control)
         # Publishing and consuming use two connections: the answer may arrive before the confirm. An answered request
         # has been accepted.
-        if item.envelope and (item.correlation_id is None or session.answer(item.correlation_id)):
+        asked = item.correlation_id
+        if item.envelope and (asked is None or session.answer(asked, is_error=item.is_error)):
             session.send_text(item.envelope)
             self._delivered.add(1)
+            if asked is not None and self._telemetry.records:
+                self._spans.answered(session, asked, item.envelope, is_error=item.is_error)
         if item.disconnect is not None:
             code, reason = item.disconnect
             # RFC 6455, section 7.4.2: 4000 to 4999 are for private use. Of the codes below, clients know only the

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from towpath.protocol.close_codes import CloseCode
 from towpath.servicekit.runtime.buckets import Bucket
+from towpath.servicekit.runtime.metrics import OTHER
 
 if TYPE_CHECKING:
     from towpath.gateway.sessions.limits import Limits
@@ -82,8 +83,8 @@ class Allowance:
         self._address = address
         self._own = Bucket(limits.connection, now)
         self._strikes = Bucket(limits.strikes, now)
-        # msg_id → weight, deadline, number of times it was sent; oldest first.
-        self._requests: dict[str, tuple[float, float, int]] = {}
+        # msg_id → weight, deadline, number of times it was sent, domain; oldest first.
+        self._requests: dict[str, tuple[float, float, int, str]] = {}
         self._answered: deque[str] | None = None  # The last ones; most connections never send a request.
         self.used = 0.0
 
@@ -109,8 +110,12 @@ class Allowance:
         """Count a refusal; returns whether there were too many of them."""
         return self._strikes.take(1.0, self._limits.now()) > 0
 
-    def begin(self, msg_id: str, weight: float) -> str | None:
-        """Count a request as in flight; returns ``None``, or the name of the limit that it would exceed."""
+    def begin(self, msg_id: str, weight: float, domain: str = OTHER) -> str | None:
+        """Count a request as in flight; returns ``None``, or the name of the limit that it would exceed.
+
+        Args:
+            domain: For the metrics of its answer.
+        """
         limits, user = self._limits, self._user
         now = limits.now()
         # Expired requests are looked for only when a limit is reached, which keeps the usual case cheap. A request is
@@ -130,7 +135,7 @@ class Allowance:
         if msg_id in requests:
             times += requests[msg_id][2]
             self.end(msg_id)  # the same request again counts once
-        requests[msg_id] = weight, now + limits.patience, times
+        requests[msg_id] = weight, now + limits.patience, times, domain
         self.used += weight
         user.used += weight
         return None
@@ -147,7 +152,7 @@ class Allowance:
         """Call ``call`` once, as soon as the user is no longer ahead."""
         self._user.waiting.append(call)
 
-    def answer(self, msg_id: str) -> bool:
+    def answer(self, msg_id: str, *, is_error: bool = False) -> bool:
         """Record an answer to a request; returns whether to send it to the client.
 
         A service that died before it could ack answers again; such a repetition is dropped. A late answer to an
@@ -155,8 +160,11 @@ class Allowance:
         """
         answered = self._answered
         if (request := self._requests.get(msg_id)) is not None:
-            if request[2] > 1:  # each time that it is asked it is answered
-                self._requests[msg_id] = *request[:2], request[2] - 1
+            limits = self._limits
+            weight, deadline, times, domain = request
+            limits.answers[domain].record(limits.now() - deadline + limits.patience, is_error=is_error)
+            if times > 1:  # each time that it is asked it is answered
+                self._requests[msg_id] = weight, deadline, times - 1, domain
                 return True
             self.end(msg_id)
             if answered is None:
@@ -196,7 +204,7 @@ class Allowance:
         """Drop expired requests."""
         while self._requests:
             # The oldest expires first: all wait equally long, and a repeated request moves to the end.
-            msg_id, (_, deadline, _) = next(iter(self._requests.items()))
+            msg_id, (_, deadline, _, _) = next(iter(self._requests.items()))
             if deadline > now:
                 return
             self.end(msg_id)

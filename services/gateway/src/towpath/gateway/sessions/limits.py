@@ -15,10 +15,11 @@ import asyncio
 from typing import Final
 
 from towpath.gateway.sessions.allowance import Allowance, User
+from towpath.gateway.sessions.answers import Answers
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.close_codes import CloseCode
 from towpath.servicekit.runtime.buckets import Bucket, Buckets, Rate
-from towpath.servicekit.runtime.telemetry import Telemetry
+from towpath.servicekit.runtime.telemetry import Labelled, Telemetry
 
 #: Bytes that cost a token.
 TOKEN_BYTES: Final = 16 * 1024
@@ -45,6 +46,8 @@ class Limits:
         self.answered_again = telemetry.counter(
             "answers_repeated", "Answers dropped because the client has had them"
         )
+        #: By domain.
+        self.answers = Labelled(lambda domain: Answers.of(domain, telemetry))
         self._users: dict[str, User] = {}
         self.refused = {
             kind: telemetry.counter("rate_limited", "Frames over a rate limit", {"limit": kind})

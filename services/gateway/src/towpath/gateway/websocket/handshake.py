@@ -38,33 +38,52 @@ from towpath.gateway.admission.credentials import (
     TokenRefused,
     bearer_token,
 )
+from towpath.gateway.admission.reasons import Reason
 from towpath.gateway.settings import GatewaySettings
 from towpath.gateway.websocket.socket import Socket
+from towpath.servicekit.runtime.sampled_log import SampledLog
+from towpath.servicekit.runtime.telemetry import Telemetry
 
 PATH: Final = "/ws"
 #: Headers that must not be repeated, because it would be ambiguous which one counts.
 _ONCE: Final = ("Origin", "Authorization", "Host")
 
 
+#: Logged already, by `connect_rates`.
+_LOGGED: Final = (Reason.ADDRESS_RATE, Reason.USER_RATE)
+
+
 class Handshake:
     """Checks the handshakes of one listener.
 
     Args:
-        refusing: Returns why new connections are refused with 503 for now; ``None`` while they are accepted.
+        refusing: Returns why new connections are refused with 503 for now, in a word and as a text; ``None`` while
+            they are accepted.
     """
 
     def __init__(
         self,
         admission: Admission,
         rates: ConnectRates,
-        refusing: Callable[[], str | None],
+        refusing: Callable[[], tuple[Reason, str] | None],
         settings: GatewaySettings,
+        telemetry: Telemetry,
     ) -> None:
         self._admission = admission
         self._rates = rates
         self._refusing = refusing
         self._refusal_delay = settings.refusal_delay
         self._retry_after = settings.retry_after
+        counters = {
+            reason: telemetry.counter(
+                "connections_refused", "Handshakes refused, by reason", {"reason": reason.value}
+            )
+            for reason in Reason
+        }
+        self._logs = {
+            reason: SampledLog("connection_refused", counter) for reason, counter in counters.items()
+        }
+        self._counters = counters
 
     async def check(self, connection: ServerConnection, request: Request) -> Response | None:
         """Check one handshake; returns the refusal, or ``None``."""
@@ -85,18 +104,21 @@ class Handshake:
             return refusal
         # RFC 6455, section 4.2.2, step 4: a server that does not offer the requested resource answers with 404.
         if _path_of(request.path) != PATH:
-            return _refusal(socket, 404, f"nothing here; connect to {PATH}")
+            return self._refusal(socket, Reason.PATH, 404, f"nothing here; connect to {PATH}")
         # RFC 9110, section 5.3: a sender must not repeat a header whose value is not a list. A proxy in front may
         # have checked the first value, and this gateway would use the second.
         for name in _ONCE:
             if len(headers.get_all(name)) > 1:
-                return _refusal(socket, 400, f"the header {name} occurs more than once")
+                return self._refusal(socket, Reason.HEADER, 400, f"the header {name} occurs more than once")
         origin = headers.get("Origin")
         # RFC 6455, sections 4.2.2 and 10.2: a page of another site could use this user's browser, so its Origin gets
         # 403.
         if not self._admission.admits_origin(origin):
-            return _refusal(
-                socket, 403, f"origin {origin!r} may not connect; it is not in TOWPATH_ALLOWED_ORIGINS"
+            return self._refusal(
+                socket,
+                Reason.ORIGIN,
+                403,
+                f"origin {origin!r} may not connect; it is not in TOWPATH_ALLOWED_ORIGINS",
             )
         # Before the token: a replica that accepts no connection should not spend its time on signatures.
         return self._refuse_for_now(socket, self._refusing())
@@ -111,8 +133,8 @@ class Handshake:
         except TokenRefused as error:
             if isinstance(error, KeyUnknown) and not error.source.has_keys:
                 # The token may be good, and a client that gets 401 would throw it away.
-                return self._refuse_for_now(socket, str(error))
-            return _refusal(socket, 401, str(error), {"WWW-Authenticate": "Bearer"})
+                return self._refuse_for_now(socket, (Reason.NO_KEYS, str(error)))
+            return self._refusal(socket, error.reason, 401, str(error), {"WWW-Authenticate": "Bearer"})
         # Again: the replica may have filled up while this waited for keys, or begun to stop.
         if refusal := self._refuse_for_now(socket, self._refusing()):
             return refusal
@@ -133,28 +155,63 @@ class Handshake:
                 raise
         return self._admission.identify(token)
 
-    def _refuse_for_now(self, socket: Socket, reason: str | None) -> Response | None:
-        if reason is None:
+    def _refuse_for_now(self, socket: Socket, why: tuple[Reason, str] | None) -> Response | None:
+        if why is None:
             return None
-        return _refusal(socket, 503, reason, {"Retry-After": str(max(1, round(self._retry_after)))})
+        reason, text = why
+        return self._refusal(
+            socket, reason, 503, text, {"Retry-After": str(max(1, round(self._retry_after)))}
+        )
 
     def _refuse_too_often(self, socket: Socket, by: By, key: str) -> Response | None:
         if not (wait := self._rates.charge(by, key)):
             return None
-        return _refusal(
-            socket, 429, f"too many connects of this {by}; try again", {"Retry-After": str(ceil(wait))}
+        reason = Reason.ADDRESS_RATE if by == "address" else Reason.USER_RATE
+        return self._refusal(
+            socket,
+            reason,
+            429,
+            f"too many connects of this {by}; try again",
+            {"Retry-After": str(ceil(wait))},
         )
 
+    def _refusal(
+        self,
+        socket: Socket,
+        reason: Reason,
+        status: int,
+        text: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        self._count(socket, reason, status, text)
+        response = socket.respond(http.HTTPStatus(status), text + "\n")
+        for name, value in (headers or {}).items():
+            response.headers[name] = value
+        return response
 
-def select_subprotocol(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-    """Our subprotocol, if any was offered: a browser sends its token in another (RFC 6455, section 4.2.2)."""
-    # RFC 6455, section 4.1: a client fails the connection if the answer names a subprotocol that it did not offer.
-    if not offered:
-        return None
-    if SUBPROTOCOL in offered:
-        return Subprotocol(SUBPROTOCOL)
-    # The client wants a subprotocol and knows none of ours, so it would not understand one frame.
-    raise NegotiationError(f"offer the subprotocol {SUBPROTOCOL}")
+    def _count(self, socket: Socket, reason: Reason, status: int, text: str) -> None:
+        if reason in _LOGGED:
+            self._counters[reason].add(1)
+        else:
+            self._logs[reason].add(
+                1, reason=reason.value, status=status, address=socket.address, error=text[:300]
+            )
+
+    def select_subprotocol(
+        self, connection: ServerConnection, offered: Sequence[Subprotocol]
+    ) -> Subprotocol | None:
+        """Our subprotocol, if any was offered: a browser sends its token in another (RFC 6455, section 4.2.2)."""
+        # RFC 6455, section 4.1: a client fails the connection if the answer names a subprotocol that it did not
+        # offer.
+        if not offered:
+            return None
+        if SUBPROTOCOL in offered:
+            return Subprotocol(SUBPROTOCOL)
+        # The client wants a subprotocol and knows none of ours, so it would not understand one frame.
+        text = f"offer the subprotocol {SUBPROTOCOL}"
+        assert isinstance(connection, Socket)
+        self._count(connection, Reason.SUBPROTOCOL, 400, text)
+        raise NegotiationError(text)
 
 
 def _path_of(target: str) -> str | None:
@@ -166,13 +223,6 @@ def _path_of(target: str) -> str | None:
         except ValueError:
             return None
     return target.partition("?")[0].partition("#")[0]
-
-
-def _refusal(socket: Socket, status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
-    response = socket.respond(http.HTTPStatus(status), text + "\n")
-    for name, value in (headers or {}).items():
-        response.headers[name] = value
-    return response
 
 
 def _offered(request: Request) -> list[str]:

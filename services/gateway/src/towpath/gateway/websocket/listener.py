@@ -15,7 +15,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 
 from towpath.gateway.sessions.session import Session
 from towpath.gateway.settings import GatewaySettings
-from towpath.gateway.websocket.handshake import Handshake, select_subprotocol
+from towpath.gateway.websocket.handshake import Handshake
 from towpath.gateway.websocket.receiver import Receiver
 from towpath.gateway.websocket.socket import Shared, Socket
 from towpath.protocol.close_codes import CloseCode
@@ -72,7 +72,7 @@ class Listener:
                 self._serve_connection,
                 settings.host,
                 settings.port,
-                select_subprotocol=select_subprotocol,
+                select_subprotocol=self._handshake.select_subprotocol,
                 # A compressed frame depends on its connection (RFC 7692), and a compression context costs 64 KiB.
                 compression=None,
                 process_request=self._handshake.check,

@@ -131,6 +131,10 @@ class RabbitBroker:
             return BrokerState.CONNECTING
         return BrokerState.BLOCKED if link.blocked else BrokerState.READY
 
+    @property
+    def reconnects(self) -> int:
+        return self._supervisor.reconnects
+
     async def until_ready(self) -> None:
         while self.state is BrokerState.CONNECTING:
             # Also set by a refusal of every host: then no link will ever come, and the program ends.

@@ -56,6 +56,7 @@ class Supervisor:
         link: The current link, or ``None``.
         decided: Set while a link is open, and when there will never be one.
         refusal: Why there will never be one.
+        reconnects: Links that were opened after the first one.
         topologies, subscriptions: The desired state.
     """
 
@@ -72,6 +73,7 @@ class Supervisor:
         self.link: Link | None = None
         self.decided = asyncio.Event()
         self.refusal: BrokerRefused | None = None
+        self.reconnects = 0
         self.topologies: list[Topology] = []
         self.subscriptions: list[RabbitSubscription] = []
 
@@ -108,6 +110,7 @@ class Supervisor:
             self.link = link
             self.decided.set()
             log.info("broker_connected" if first else "broker_reconnected", url=shown(url))
+            self.reconnects += not first
             self._notify_rebuilt(is_first=first)
             first = False
             reason = await self._maintain(link)

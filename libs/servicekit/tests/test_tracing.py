@@ -1,4 +1,4 @@
-"""Telemetry: figures that Prometheus reads, and traces that arrive where they are sent."""
+"""Traces: which are recorded, and spans that arrive where they are sent."""
 
 import asyncio
 import re
@@ -9,8 +9,8 @@ from typing import Final
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.trace import SpanKind
-from prometheus_client.parser import text_string_to_metric_families
 
 from towpath.servicekit.runtime.settings import TelemetrySettings
 from towpath.servicekit.runtime.telemetry import Telemetry
@@ -18,137 +18,9 @@ from towpath.servicekit.runtime.trace_context import trace_id
 from towpath.testkit.collector import Collector, a_collector
 
 TRACE: Final = f"00-{'ab' * 16}-{'cd' * 8}-01"
+OTHER: Final = f"00-{'ef' * 16}-{'12' * 8}-01"
+UNSAMPLED: Final = f"00-{'ee' * 16}-{'34' * 8}-00"
 WELL_FORMED: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]")
-
-
-def figures(telemetry: Telemetry) -> dict[tuple[str, ...], float]:
-    """All samples, under their name and the values of their labels."""
-    return {
-        (sample.name, *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(telemetry.exposition().decode())
-        for sample in family.samples
-    }
-
-
-# Metrics
-
-
-async def test_a_counter_is_shown_from_the_start_and_counts(telemetry: Telemetry) -> None:
-    received = telemetry.counter("messages_received", "Requests and events taken")
-    assert figures(telemetry)["messages_received_total",] == 0
-    received.add(2)
-    received.add()
-    assert figures(telemetry)["messages_received_total",] == 3
-
-
-async def test_one_name_may_be_counted_under_several_labels(telemetry: Telemetry) -> None:
-    for exchange, amount in (("commands", 2), ("push", 5)):
-        telemetry.counter("messages_published", "Confirmed", {"exchange": exchange}).add(amount)
-    shown = figures(telemetry)
-    assert shown["messages_published_total", "commands"] == 2
-    assert shown["messages_published_total", "push"] == 5
-
-
-async def test_counters_with_the_same_labels_are_added_up(telemetry: Telemetry) -> None:
-    for amount in (3, 4):
-        telemetry.counter("messages_published", "Confirmed", {"exchange": "push"}).add(amount)
-    assert figures(telemetry)["messages_published_total", "push"] == 7
-
-
-async def test_a_gauge_is_read_when_asked(telemetry: Telemetry) -> None:
-    connections = [1, 2, 3]
-    telemetry.gauge("connection_active", "Open connections", lambda: len(connections))
-    assert figures(telemetry)["connection_active",] == 3
-    connections.clear()
-    assert figures(telemetry)["connection_active",] == 0
-
-
-async def test_a_distribution_is_shown_in_seconds_with_buckets_for_milliseconds(telemetry: Telemetry) -> None:
-    confirm = telemetry.histogram("publish_confirm", "Time from publish to confirm", {"exchange": "push"})
-    for seconds in (0.0004, 0.003, 0.2):
-        confirm.record(seconds)
-    shown = figures(telemetry)
-    assert shown["publish_confirm_seconds_count", "push"] == 3
-    assert shown["publish_confirm_seconds_sum", "push"] == pytest.approx(0.2034)
-    assert shown["publish_confirm_seconds_bucket", "push", "0.0005"] == 1
-    assert shown["publish_confirm_seconds_bucket", "push", "0.005"] == 2
-    assert shown["publish_confirm_seconds_bucket", "push", "+Inf"] == 3
-
-
-async def test_distributions_with_the_same_labels_are_added_up(telemetry: Telemetry) -> None:
-    for seconds in (0.2, 0.3):
-        telemetry.histogram("publish_confirm", "Time to confirm", {"exchange": "push"}).record(seconds)
-    page = telemetry.exposition().decode()
-    assert page.count("publish_confirm_seconds_count{") == 1
-    assert figures(telemetry)["publish_confirm_seconds_count", "push"] == 2
-    assert figures(telemetry)["publish_confirm_seconds_sum", "push"] == pytest.approx(0.5)
-
-
-async def test_the_bounds_of_the_buckets_do_not_change(telemetry: Telemetry) -> None:
-    telemetry.histogram("publish_confirm", "Time to confirm").record(0.2)
-    bounds = re.findall(r'le="([^"]+)"', telemetry.exposition().decode())
-    assert bounds == [
-        "0.0005",
-        "0.001",
-        "0.0025",
-        "0.005",
-        "0.01",
-        "0.025",
-        "0.05",
-        "0.1",
-        "0.25",
-        "0.5",
-        "1.0",
-        "2.5",
-        "5.0",
-        "10.0",
-        "+Inf",
-    ]
-
-
-async def test_metrics_are_printed_as_prometheus_reads_them(telemetry: Telemetry) -> None:
-    telemetry.counter("messages_published", "Confirmed messages", {"exchange": 'a "b"'}).add(5)
-    telemetry.gauge("lane_depth", "Items that wait", lambda: 0.25)
-    telemetry.histogram("publish_confirm", "Time to confirm", {"exchange": "push"}).record(0.2)
-    lines = telemetry.exposition().decode().splitlines()
-    assert [line for line in lines if "_bucket" not in line] == [
-        "# HELP messages_published_total Confirmed messages",
-        "# TYPE messages_published_total counter",
-        'messages_published_total{exchange="a \\"b\\""} 5.0',
-        "# HELP lane_depth Items that wait",
-        "# TYPE lane_depth gauge",
-        "lane_depth 0.25",
-        "# HELP publish_confirm_seconds Time to confirm",
-        "# TYPE publish_confirm_seconds histogram",
-        'publish_confirm_seconds_count{exchange="push"} 1.0',
-        'publish_confirm_seconds_sum{exchange="push"} 0.2',
-    ]
-
-
-async def test_a_gauge_that_cannot_be_read_hides_no_other_metric(telemetry: Telemetry) -> None:
-    telemetry.gauge("broken", "Cannot be read", lambda: 1 / 0)
-    telemetry.gauge("lane_depth", "Items that wait", lambda: 3)
-    assert figures(telemetry)["lane_depth",] == 3
-
-
-@given(st.lists(st.floats(min_value=0, max_value=20)))
-def test_a_distribution_counts_each_value_once(values: list[float]) -> None:
-    telemetry = Telemetry("test", TelemetrySettings())
-    distribution = telemetry.histogram("publish_confirm", "Time to confirm")
-    for value in values:
-        distribution.record(value)
-    shown = figures(telemetry)
-    assert shown["publish_confirm_seconds_count",] == len(values)
-    for bound in (0.0005, 0.1, 10.0):
-        assert shown["publish_confirm_seconds_bucket", str(bound)] == sum(value <= bound for value in values)
-
-
-async def test_two_programs_in_one_process_do_not_mix(telemetry: Telemetry) -> None:
-    async with Telemetry.open("other", TelemetrySettings()) as other:
-        telemetry.counter("messages_received", "RoundCost").add(1)
-        other.counter("messages_received", "RoundCost").add(2)
-        assert figures(telemetry)["messages_received_total",] == 1
-        assert figures(other)["messages_received_total",] == 2
 
 
 # Trace context
@@ -245,25 +117,37 @@ async def recording(collector: Collector, ratio: float) -> AsyncIterator[Telemet
         yield telemetry
 
 
-async def test_a_sampled_span_reaches_the_collector_under_its_parent(collector: Collector) -> None:
+async def test_the_first_span_of_a_trace_is_its_root_and_the_next_is_below_it(collector: Collector) -> None:
     settings = TelemetrySettings(otlp_endpoint=collector.url + "/", trace_ratio=1)
     async with asyncio.timeout(20):
         async with Telemetry.open("orders", settings) as telemetry:
             begun = telemetry.trace(None)
             assert begun.endswith("-01")
-            with telemetry.span("outer", begun, SpanKind.CONSUMER, msg_id="m-1") as outside:
-                assert trace_id(outside) == trace_id(begun)
+            with telemetry.span(
+                "outer", begun, SpanKind.CONSUMER, attributes={"messaging.message.id": "m-1"}
+            ) as outside:
+                assert outside == begun
                 with telemetry.span("inner", outside):
                     pass
     spans = {span.name: span for span in collector.spans}
     assert set(spans) == {"outer", "inner"}
     assert {span.trace_id.hex() for span in spans.values()} == {trace_id(begun)}
-    assert spans["outer"].parent_span_id.hex() == begun.split("-")[2]
+    assert not spans["outer"].parent_span_id
+    assert spans["outer"].span_id.hex() == begun.split("-")[2]
     assert spans["inner"].parent_span_id == spans["outer"].span_id
-    assert outside is not None
-    assert spans["outer"].span_id.hex() == outside.split("-")[2]
-    assert {item.key: item.value.string_value for item in spans["outer"].attributes} == {"msg_id": "m-1"}
+    attributes = {item.key: item.value.string_value for item in spans["outer"].attributes}
+    assert attributes == {"messaging.message.id": "m-1"}
     assert collector.services == {"towpath-orders"}
+
+
+async def test_a_span_of_another_program_is_below_the_span_that_its_context_names(
+    collector: Collector,
+) -> None:
+    async with recording(collector, 1) as telemetry:
+        with telemetry.span("handle", TRACE) as inside:
+            assert inside != TRACE
+    [span] = collector.spans
+    assert span.parent_span_id.hex() == "cd" * 8
 
 
 @pytest.mark.parametrize(("flags", "recorded"), [("00", 0), ("01", 1), ("02", 0), ("03", 1)])
@@ -284,16 +168,79 @@ async def test_a_program_whose_share_is_0_records_nothing(collector: Collector) 
 
 
 async def test_the_trace_of_a_client_is_linked(collector: Collector) -> None:
-    theirs = f"00-{'ef' * 16}-{'12' * 8}-01"
     async with recording(collector, 1) as telemetry:
-        for link in (theirs, TRACE, "x", None):
-            with telemetry.span("handle", TRACE, link=link):
-                pass
+        for link in (OTHER, TRACE, "x", None):
+            span = telemetry.begin("request", TRACE, SpanKind.SERVER, link=link)
+            assert span is not None
+            span.end()
     linked, *others = collector.spans
     assert linked.trace_id.hex() == "ab" * 16
-    assert [(link.trace_id.hex(), link.span_id.hex()) for link in linked.links] == [("ef" * 16, "12" * 8)]
+    assert links_of(linked) == [OTHER]
     assert len(others) == 3
     assert not any(span.links for span in others)
+
+
+def links_of(span: Span) -> list[str]:
+    """The linked contexts."""
+    return [f"00-{link.trace_id.hex()}-{link.span_id.hex()}-01" for link in span.links]
+
+
+async def test_a_batch_is_one_span_below_its_first_member_with_links_to_the_others(
+    collector: Collector,
+) -> None:
+    async with recording(collector, 1) as telemetry:
+        members = [None, UNSAMPLED, TRACE, OTHER, TRACE, "x", UNSAMPLED]
+        with telemetry.batch("process orders", members, SpanKind.CONSUMER) as inside:
+            assert trace_id(inside) == trace_id(TRACE)
+            with telemetry.step("transaction"):
+                for member in (TRACE, OTHER, UNSAMPLED):
+                    with telemetry.span("handle", member):
+                        pass
+    spans = {(span.name, span.trace_id.hex()): span for span in collector.spans}
+    assert len(spans) == len(collector.spans) == 4
+    batch, step = spans["process orders", "ab" * 16], spans["transaction", "ab" * 16]
+    assert batch.parent_span_id.hex() == "cd" * 8
+    assert links_of(batch) == [OTHER]
+    assert step.parent_span_id == batch.span_id
+    # Each handler is in the trace of its own request; from another one the batch is a click away.
+    assert spans["handle", "ab" * 16].parent_span_id == step.span_id
+    other = spans["handle", "ef" * 16]
+    assert other.parent_span_id.hex() == "12" * 8
+    assert [link.span_id for link in other.links] == [step.span_id]
+
+
+@pytest.mark.parametrize("members", [[], [None], [UNSAMPLED], ["x"]])
+async def test_a_batch_without_a_sampled_member_is_not_recorded(
+    collector: Collector, members: list[str | None]
+) -> None:
+    async with recording(collector, 1) as telemetry:
+        with telemetry.batch("process orders", members, SpanKind.CONSUMER) as inside:
+            assert inside is None
+            with telemetry.step("transaction"):
+                pass
+        assert telemetry.begin("request", UNSAMPLED, SpanKind.SERVER) is None
+    assert not collector.spans
+
+
+async def test_a_task_that_was_begun_within_a_span_does_not_continue_it_after_its_end(
+    collector: Collector,
+) -> None:
+    ended = asyncio.Event()
+
+    async def work(telemetry: Telemetry) -> None:
+        await ended.wait()
+        with telemetry.step("transaction"), telemetry.span("handle", OTHER):
+            pass
+
+    async with recording(collector, 1) as telemetry:
+        with telemetry.span("outer", TRACE):
+            task = asyncio.create_task(work(telemetry))
+            await asyncio.sleep(0)
+        ended.set()
+        await task
+    spans = {span.name: span for span in collector.spans}
+    assert set(spans) == {"outer", "handle"}
+    assert not spans["handle"].links
 
 
 async def test_a_span_of_something_that_fails_says_so(collector: Collector) -> None:
@@ -304,3 +251,9 @@ async def test_a_span_of_something_that_fails_says_so(collector: Collector) -> N
                 raise ZeroDivisionError
     [span] = collector.spans
     assert span.status.code == span.status.STATUS_CODE_ERROR
+    assert {item.key: item.value.string_value for item in span.attributes} == {
+        "error.type": "ZeroDivisionError"
+    }
+    # The text of an exception may quote what a user wrote.
+    assert not span.events
+    assert not span.status.message

@@ -1,0 +1,7 @@
+"""Towpath with all of its traces recorded, and sent to a collector that throws them away."""
+
+from typing import Final
+
+from bench.systems import tracing
+
+SYSTEM: Final = tracing.system("traces_100", 1.0)
