@@ -397,8 +397,10 @@ class Performer(Generic[U]):
             )
         await unit.save()
         await self._queue.put(connection, [(effect, result.traceparent) for effect in outcome.effects])
-        # Written into them now: the relay that publishes them knows no request.
-        sent = [item.with_trace(result.traceparent) for item in outgoing(outcome)]
+        sent = outgoing(outcome)
+        if self._telemetry.is_recorded(result.traceparent):
+            # Written into them now: the relay that publishes them knows no request.
+            sent = [item.with_trace(result.traceparent) for item in sent]
         await outbox.put(connection, self._relay.tables, sent)
 
     async def _committed(self, step: Callable[[AsyncConnection], Awaitable[None]]) -> None:

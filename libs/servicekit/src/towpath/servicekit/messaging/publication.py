@@ -5,7 +5,6 @@ from typing import Final
 import msgspec
 
 from towpath.protocol.messages import with_trace
-from towpath.protocol.routes import EVENTS
 
 
 class Publication(msgspec.Struct, frozen=True, array_like=True):
@@ -29,9 +28,7 @@ class Publication(msgspec.Struct, frozen=True, array_like=True):
         return Publication(self.exchange, self.routing_key, STORED_IN_STREAM, self.stream, self.seq)
 
     def with_trace(self, traceparent: str) -> "Publication":
-        """The same with ``traceparent`` in an event, so that what other services do is of the same trace."""
-        if self.exchange != EVENTS:
-            return self
+        """The same with ``traceparent`` in its envelope."""
         item = msgspec.Raw(with_trace(bytes(self.item), traceparent))
         return Publication(self.exchange, self.routing_key, item, self.stream, self.seq)
 

@@ -80,16 +80,16 @@ class Publisher:
         """Queue a push or an event; ``on_confirm`` is called later, never within this call.
 
         Args:
-            traceparent: Of the request that causes it. An event has it always, so that what another service does is
-                of the same trace, or not recorded either; a push only while the trace is recorded, as each receiver
-                gets a copy.
+            traceparent: Of the request that causes it. The envelope gets it while the trace is recorded, so that what
+                gateways and other services do is of the same trace.
 
         Raises:
             BrokerError: Nothing was queued.
         """
         item = bytes(outgoing.item)
         if traceparent is not None:
-            if outgoing.exchange == EVENTS or self._telemetry.is_recorded(traceparent):
+            # Not of the others: each receiver gets a copy, and a repetition has the same bytes.
+            if self._telemetry.is_recorded(traceparent):
                 item = with_trace(item, traceparent)
             else:
                 traceparent = None
