@@ -32,7 +32,7 @@ NAMES: Final = (
 HEAD: Final = """\
 # Settings
 
-Every setting is an environment variable. A wrong one stops the program at once, with exit status 2 and one line that
+Every setting is an environment variable. A wrong one stops the program at once, with exit status 78 and one line that
 names the variable, its value and the remedy; the values of secrets are never shown. So does a variable that is
 spelled nearly like a setting. [More about the start](../operations/start-and-health.md).
 

@@ -7,6 +7,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from towpath.servicekit.runtime.exit_status import ExitStatus
 from towpath.testkit.client import WireClient
 from towpath.testkit.issuer import an_issuer
 from towpath.testkit.processes import Processes, free_port
@@ -46,7 +47,7 @@ async def test_a_gateway_does_not_start_with_a_key_that_others_may_have(
     # Not reachable: the keys are checked before the broker is.
     amqp_url = f"amqp://127.0.0.1:{free_port()}/"
     gateway = processes.launch("towpath-gateway", port=free_port(), amqp_url=amqp_url, **settings)
-    assert await gateway.ended() == 2
+    assert await gateway.ended() == ExitStatus.BAD_SETTING
     [line] = [line for line in gateway.output.splitlines() if not line.startswith("{")]
     assert line.startswith(f"towpath-gateway: {why}")
     assert SECRET not in gateway.output

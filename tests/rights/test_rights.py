@@ -83,6 +83,10 @@ def look_for(exchange: str) -> Operation:
     return f"look for {exchange}", lambda channel: channel.exchange_declare(exchange, passive=True)
 
 
+def look_for_queue(queue: str) -> Operation:
+    return f"look for {queue}", lambda channel: channel.queue_declare(queue, passive=True)
+
+
 def consume_log() -> Operation:
     async def run(channel: Channel) -> None:
         async def ignore(_: Any) -> None: ...
@@ -95,6 +99,7 @@ def consume_log() -> Operation:
 
 QUORUM: Final = {"x-queue-type": "quorum"}
 PROBE: Final = "probe-0123456789abcdef"
+ASKER: Final = "ops-0123456789abcdef"
 
 MAY: Final[dict[str, list[Operation]]] = {
     "gateway": [
@@ -162,6 +167,19 @@ MAY: Final[dict[str, list[Operation]]] = {
         publish(PUSH, "revoke.user", "ops"),
         publish(PUSH, "revoke.reader", "ops"),
         publish("chat.again", "chat.commands.1", "ops"),
+        publish(PUSH, "everyone.ask", "ops"),
+        publish(PUSH, "connection.gw-1.ask", "ops"),
+        publish(PUSH, "connection.gw-1.drain", "ops"),
+        *(
+            bind("ops.status.new", EVENTS, key)
+            for key in ("service.alive", "service.replica", "session.alive")
+        ),
+        *(bind("ops.tap.new", PUSH, key) for key in ("user.ana%2E1", "group.chat:lobby", f"probe.{ASKER}")),
+        bind("ops.tap.new", COMMANDS, "order.7"),
+        bind("ops.tap.new", EVENTS, "order.#"),
+        *(look_for(exchange) for exchange in (COMMANDS, EVENTS, PUSH)),
+        look_for_queue("chat.commands.0"),
+        look_for_queue("orders.dead"),
         get("orders.dead"),
         consume_log(),
     ],
@@ -292,11 +310,25 @@ MAY_NOT: Final[dict[str, list[tuple[Operation, int]]]] = {
         (publish(EVENTS, "order.paid"), FORBIDDEN),
         (publish(PUSH, "user.ana"), FORBIDDEN),
         (publish(PUSH, "everyone"), FORBIDDEN),
+        (publish(PUSH, "connection.gw-1"), FORBIDDEN),
+        (publish(PUSH, f"everyone.{PROBE}"), FORBIDDEN),
+        (publish(PUSH, f"probe.{ASKER}"), FORBIDDEN),
         (publish("", "chat.commands.0"), FORBIDDEN),
+        *(
+            (bind("ops.tap.new", PUSH, key), FORBIDDEN)
+            for key in ("#", "user.*", "control.ana", "everyone.#")
+        ),
+        *((bind("ops.tap.new", EVENTS, key), FORBIDDEN) for key in ("#", "session.started", "session.#")),
+        *((bind("ops.tap.new", COMMANDS, key), FORBIDDEN) for key in ("#", "*.0")),
+        (bind("chat.commands.0", COMMANDS, "order.0"), FORBIDDEN),
         (get("chat.commands.0"), FORBIDDEN),
+        (get(OTHERS_INBOX), FORBIDDEN),
         (purge("chat.commands.0"), FORBIDDEN),
         (delete_queue("chat.dead"), FORBIDDEN),
-        (make_queue("ops.more", **QUORUM), FORBIDDEN),
+        (delete_queue("chat.commands.0"), FORBIDDEN),
+        (make_queue("chat.more", **QUORUM), FORBIDDEN),
+        (make_exchange("towpath.more"), FORBIDDEN),
+        (delete_exchange(PUSH), FORBIDDEN),
     ],
 }
 

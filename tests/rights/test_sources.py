@@ -12,6 +12,7 @@ import pytest
 from towpath.protocol.envelope import make
 from towpath.protocol.messages import Session, encode, wrap_command
 from towpath.protocol.routes import COMMANDS, again_exchange, command_key, command_queue
+from towpath.servicekit.runtime.exit_status import ExitStatus
 from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import Process, Processes
 from towpath.testkit.rabbitmq import Rabbit
@@ -126,5 +127,5 @@ async def test_a_service_that_checks_accounts_and_has_none_of_its_own_does_not_s
             database_url=f"sqlite:///{tmp_path}/chat.db",
             gateway_users="gateway",
         )
-        assert await chat.ended() == 2
+        assert await chat.ended() == ExitStatus.BAD_SETTING
         assert "TOWPATH_GATEWAY_USERS='gateway'" in chat.output

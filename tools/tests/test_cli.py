@@ -47,6 +47,17 @@ def test_without_a_command_it_shows_help() -> None:
     assert all(command in output for command in ("dev", "web", "token", "publish", "kick", "revoke"))
 
 
+def test_tab_completes_commands() -> None:
+    completed = subprocess.run(
+        [TOWPATH],
+        env={"_TOWPATH_COMPLETE": "complete_bash", "COMP_WORDS": "towpath do", "COMP_CWORD": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert completed.stdout.split() == ["doctor"]
+
+
 def test_a_token_is_accepted_by_a_gateway_with_the_same_secret() -> None:
     status, output, errors = towpath("token", "--user", "ana", "--scope", "chat", auth_secret=SECRET)
     assert (status, errors) == (0, "")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from towpath.gateway.forwarding.revoking import LOG, MARKER
 from towpath.gateway.inbox.queue import inbox
+from towpath.protocol.operators import ASK_ALL, ASKER, ask_key, drain_key, report_key
 from towpath.protocol.orders import Status
 from towpath.protocol.revocations import Kind
 from towpath.protocol.routes import (
@@ -43,6 +44,7 @@ from towpath.tools.definitions import Account, BadAccount
 
 ROOT: Final = Path(__file__).parents[2]
 SERVICES: Final[list[Service[Any]]] = [one.definition() for one in installed_services()]
+OPERATORS: Final = definitions.operators(service.domain for service in SERVICES)
 PROBE_WORD: Final = "probe-0123456789abcdef"
 
 #: Ids as they may be in tokens: anything that can be encoded.
@@ -68,6 +70,12 @@ def may_bind(account: Account, queue: str, binding: Binding) -> bool:
         and may(account, "read", binding.exchange)
         and re.search(read, binding.routing_key) is not None
     )
+
+
+def matches(binding: Binding, key: str) -> bool:
+    """Whether a binding of the push exchange takes a key."""
+    pattern = re.escape(binding.routing_key).replace(r"\*", r"[^.]+").replace(r"\.\#", r"(\..*)?")
+    return binding.exchange == PUSH and re.fullmatch(pattern, key) is not None
 
 
 def account_of(service: Service[Any]) -> Account:
@@ -134,7 +142,7 @@ def test_a_gateway_may_have_its_inbox_and_probe_it(user: str, gateway: str) -> N
 
 
 def test_gateways_and_operators_may_read_the_log_of_revocations() -> None:
-    for account in (definitions.gateway(), definitions.operators()):
+    for account in (definitions.gateway(), OPERATORS):
         assert may(account, "read", LOG.name)
         assert may_publish(account, MARKER.exchange, MARKER.routing_key)
         assert not may(account, "configure", LOG.name)
@@ -171,12 +179,43 @@ def test_a_backend_may_publish_its_events_and_reach_users(user: str) -> None:
 
 @given(user=ids)
 def test_an_operator_may_replay_dead_letters_and_end_connections(user: str) -> None:
-    account = definitions.operators()
+    account = OPERATORS
     for service in SERVICES:
         assert may(account, "read", dead_queue(service.name))
         assert may_publish(account, again_exchange(service.name), f"{service.name}.commands.0")
     assert may_publish(account, PUSH, control_key(user))
     assert all(may_publish(account, PUSH, kind.key) for kind in Kind)
+
+
+@given(user=ids, group=ids, gateway=gateway_ids)
+def test_an_operator_may_ask_and_drain_gateways_and_hear_their_reports(
+    user: str, group: str, gateway: str
+) -> None:
+    asker = f"ops-{'0123456789abcdef'}"
+    assert ASKER.fullmatch(asker)
+    for key in (ASK_ALL, ask_key(gateway), drain_key(gateway)):
+        assert may_publish(OPERATORS, PUSH, key)
+        # Gateways of any version get it by the bindings that they have for their probes.
+        assert any(matches(binding, key) for binding in inbox(gateway).bindings)
+    assert may_publish(definitions.gateway(), PUSH, report_key(asker))
+    assert may_own(OPERATORS, "ops.status.0123456789ab")
+    tapped = [user_key(user), group_key(group), report_key(asker)]
+    assert all(may_bind(OPERATORS, "ops.tap.0123456789ab", Binding(PUSH, key)) for key in tapped)
+    announced = (SERVICE_ALIVE, SERVICE_REPLICA, SESSION_ALIVE)
+    assert all(may_bind(OPERATORS, "ops.status.0123456789ab", Binding(EVENTS, key)) for key in announced)
+
+
+def test_an_operator_may_tap_the_domains_of_services_alone() -> None:
+    queue = "ops.tap.0123456789ab"
+    for service in SERVICES:
+        bindings = [Binding(COMMANDS, f"{service.domain}.7"), Binding(EVENTS, f"{service.domain}.#")]
+        assert all(may_bind(OPERATORS, queue, binding) for binding in bindings)
+    for key in ("session.#", "session.started", "service.#", "#", "*.paid", "proof.chat", "other.#"):
+        assert not may_bind(OPERATORS, queue, Binding(EVENTS, key))
+    for key in ("*", "#", "other.0", "*.0"):
+        assert not may_bind(OPERATORS, queue, Binding(COMMANDS, key))
+    for key in ("#", "user.*", "control.ana", "everyone.#", "*.ana", "connection.gw-1.#", "probe.ana"):
+        assert not may_bind(OPERATORS, queue, Binding(PUSH, key))
 
 
 # And no more

@@ -118,7 +118,7 @@ async def test_a_service_starts_again_when_its_files_change_and_its_failure_stop
         assert await grind() == {"by": "ben", "stones": 4}
 
         write(source, {"mill/stones.py": "STONES = \x1b[2J\n"})
-        await has_said(dev, r"^mill ended with status 2: \S+/mill/stones\.py:1: SyntaxError: ")
+        await has_said(dev, r"^mill ended with status 65: \S+/mill/stones\.py:1: SyntaxError: ")
         assert "it is tried again when its files change" in dev.output
         assert "\x1b" not in dev.output
         assert (await ana.request("order.list"))["data"]["orders"] == []

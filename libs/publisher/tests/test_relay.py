@@ -251,7 +251,7 @@ async def test_a_missing_outbox_ends_the_relay_with_the_command_that_makes_it(
         "relay_app_id": "shop",
     }
     relay = processes.launch("towpath-relay", **settings)
-    assert await relay.ended() == 2
+    assert await relay.ended() == 78
     assert "the outbox is missing" in relay.output
     assert "`towpath-relay install`" in relay.output
     install = processes.launch("towpath-relay", "install", database_url=psql.url)
@@ -281,7 +281,7 @@ async def test_the_sql_is_printed_without_any_setting(processes: Processes) -> N
         ({"amqp_ca": "/no/such.pem"}, "TOWPATH_AMQP_URL: certificates are named"),
     ],
 )
-def test_a_wrong_setting_ends_it_with_status_2_and_one_line(
+def test_a_wrong_setting_ends_it_with_status_78_and_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings: dict[str, str], line: str
 ) -> None:
     is_missing = "required" in line
@@ -296,7 +296,7 @@ def test_a_wrong_setting_ends_it_with_status_2_and_one_line(
     with pytest.raises(SystemExit) as ended:
         main([])
     printed = capsys.readouterr().err
-    assert ended.value.code == 2
+    assert ended.value.code == 78
     assert line in printed
     assert printed.count("\n") == 1
 
@@ -306,7 +306,7 @@ async def test_a_broker_that_refuses_the_account_ends_it(
 ) -> None:
     url = rabbitmq.url.replace("://towpath:", "://towpath:x")
     relay = processes.launch("towpath-relay", amqp_url=url, database_url=shop.url, relay_app_id="shop")
-    assert await relay.ended() == 2
+    assert await relay.ended() == 77
     assert "TOWPATH_AMQP_URL: RabbitMQ does not accept this program" in relay.output
 
 

@@ -16,6 +16,7 @@ from towpath.servicekit.broker.interface import BrokerRefused
 from towpath.servicekit.broker.rabbitmq.connection import LOST, Connection
 from towpath.servicekit.broker.rabbitmq.refusals import Untrusted, is_refusal
 from towpath.servicekit.runtime.amqp_url import with_files
+from towpath.servicekit.runtime.exit_status import ExitStatus
 from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings
 from towpath.testkit.certificates import Authority, Issued
 from towpath.testkit.processes import Processes, free_port
@@ -182,7 +183,7 @@ async def test_a_program_whose_broker_is_not_trusted_ends_with_one_line(
         auth_secret="x1y2z3" * 8,
         port=free_port(),
     )
-    assert await process.ended(timeout=60) == 2
+    assert await process.ended(timeout=60) == ExitStatus.REFUSED
     (line,) = [line for line in process.output.splitlines() if not line.startswith("{")]
     assert line.startswith(
         f"{program}: TOWPATH_AMQP_URL: no TLS connection to RabbitMQ at amqps://localhost:"

@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from structlog.testing import capture_logs
 
-from towpath.servicekit.runtime.settings import BadSetting, ServiceSettings
+from towpath.servicekit.runtime.exit_status import ExitStatus
+from towpath.servicekit.runtime.settings import BadSetting, RefusedLogin, ServiceSettings
 from towpath.servicekit.storage.database import Database, lacks_something
 from towpath.servicekit.storage.writability import MEMORY, Writability
 from towpath.testkit.eventually import eventually
@@ -168,6 +169,17 @@ async def refusal(url: str, migrations: Path) -> str:
     assert "\n" not in told
     assert "hunter2" not in told
     return told
+
+
+async def test_an_account_that_postgresql_refuses_is_a_refusal(postgres_url: str, migrations: Path) -> None:
+    url = sa.make_url(postgres_url).set(username="stranger", password="hunter2")
+    with pytest.raises(RefusedLogin, match="stranger") as refused:
+        async with Database.open(
+            url.render_as_string(hide_password=False), service="test", migrations=migrations
+        ):
+            pass
+    assert refused.value.status is ExitStatus.REFUSED
+    assert "hunter2" not in str(refused.value)
 
 
 async def test_a_file_that_cannot_be_opened_is_a_bad_setting(tmp_path: Path, migrations: Path) -> None:

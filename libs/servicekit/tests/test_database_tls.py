@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from towpath.servicekit.runtime.exit_status import ExitStatus
 from towpath.servicekit.runtime.settings import BadSetting
 from towpath.servicekit.runtime.tls import TlsFiles
 from towpath.servicekit.storage.database import Database
@@ -140,7 +141,7 @@ async def test_a_service_works_over_tls_and_ends_with_one_line_if_the_server_is_
         stranger = processes.launch(
             "towpath-orders", database_ca=Authority(tmp_path, "another").ca, **settings
         )
-        assert await stranger.ended(timeout=60) == 2
+        assert await stranger.ended(timeout=60) == ExitStatus.BAD_SETTING
         (line,) = [line for line in stranger.output.splitlines() if not line.startswith("{")]
         assert line.startswith("towpath-orders: TOWPATH_DATABASE_URL=")
         assert "CERTIFICATE_VERIFY_FAILED" in line

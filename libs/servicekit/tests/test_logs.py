@@ -1,7 +1,10 @@
 """Logs: what others choose cannot steer them."""
 
 import json
+import os
+import pty
 import re
+import subprocess
 import sys
 from typing import Any, Final
 
@@ -62,6 +65,49 @@ async def test_a_terminal_is_shown_no_control_or_bidi_letter_of_a_value(processe
     assert not any(line.startswith(("b", '{"event"')) for line in text.splitlines())
     assert r"\x1b[2J" in text
     assert r"\u202egnp.exe" in text
+
+
+FLOOD: Final = """
+import structlog
+from towpath.servicekit.runtime.logs import configure
+from towpath.servicekit.runtime.settings import load, TelemetrySettings
+configure("example", load(TelemetrySettings))
+for number in range(500):
+    structlog.get_logger("example").warning("refused", number=number)
+"""
+
+
+async def test_a_flood_of_one_event_is_a_few_lines_and_a_count(processes: Processes) -> None:
+    process = processes.launch(sys.executable, "-c", FLOOD, log_burst=7)
+    assert await process.ended() == 0
+    *lines, last = [json.loads(line) for line in process.output.splitlines()]
+    assert [line["number"] for line in lines] == list(range(7))
+    assert (last["event"], last["of"], last["count"]) == ("lines_left_out", "refused", 493)
+
+
+@pytest.mark.parametrize(("form", "is_json"), [("auto", False), ("json", True), ("console", False)])
+def test_a_terminal_gets_text_unless_json_is_chosen(form: str, is_json: bool) -> None:
+    reader, terminal = pty.openpty()
+    program = "import structlog\n" + FLOOD.replace("range(500)", "range(1)")
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"TOWPATH_LOG_FORMAT": form, "PATH": ""},
+        stdin=subprocess.DEVNULL,
+        stderr=terminal,
+        timeout=60,
+    )
+    os.close(terminal)
+    line = os.read(reader, 65536).decode()
+    os.close(reader)
+    assert ran.returncode == 0
+    assert line.startswith("{") == is_json
+    assert ("\x1b[" in line) == (not is_json)  # colours
+
+
+async def test_elsewhere_than_on_a_terminal_each_line_is_json(processes: Processes) -> None:
+    process = processes.launch(sys.executable, "-c", FLOOD, log_format="auto", log_burst=1)
+    assert await process.ended() == 0
+    assert all(json.loads(line) for line in process.output.splitlines())
 
 
 values = st.text(max_size=2 * VALUE_LETTERS) | st.integers() | st.lists(st.text(), max_size=400)

@@ -1,9 +1,11 @@
 """A refusal by RabbitMQ is reported in one line that names the setting, and ends a program at its start."""
 
 import asyncio
+import json
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -20,6 +22,8 @@ from towpath.servicekit.broker.interface import (
 )
 from towpath.servicekit.broker.rabbitmq import RabbitBroker
 from towpath.servicekit.broker.rabbitmq.refusals import ClosedByBroker, is_refusal
+from towpath.servicekit.runtime.exit_status import ExitStatus
+from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import Processes, free_port
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.tools.rabbitmq_node import RabbitControl
@@ -201,8 +205,22 @@ async def test_topic_permissions_do_not_fail_the_start(guest: Guest, rabbitmq_no
 # Programs
 
 
+async def test_a_failed_attempt_to_connect_is_one_line(processes: Processes, tmp_path: Path) -> None:
+    process = processes.launch(
+        "towpath-orders",
+        amqp_url=f"amqp://127.0.0.1:{free_port()}/",
+        database_url=f"sqlite:///{tmp_path}/x.db",
+        reconnect_max=0.2,
+    )
+    await eventually(lambda: process.output.count("broker_unreachable") >= 3, timeout=60)
+    lines = [json.loads(line) for line in process.output.splitlines()]
+    attempts = [line for line in lines if "refused" in json.dumps(line)]
+    assert {line["event"] for line in attempts} == {"broker_unreachable"}
+    assert all(line["retry_in_s"] >= 0 for line in attempts)
+
+
 @pytest.mark.parametrize("program", ["towpath-orders", "towpath-gateway"])
-async def test_a_program_ends_with_status_2_and_one_line(
+async def test_a_program_ends_with_status_77_and_one_line(
     processes: Processes, guest: Guest, program: str, tmp_path: object
 ) -> None:
     settings: dict[str, Any] = {
@@ -217,7 +235,7 @@ async def test_a_program_ends_with_status_2_and_one_line(
     ):
         guest.may(configure="^$")
         process = processes.launch(program, amqp_url=url, **settings)
-        assert await process.ended() == 2
+        assert await process.ended() == ExitStatus.REFUSED
         lines = [line for line in process.output.splitlines() if not line.startswith("{")]
         assert len(lines) == 1
         assert lines[0].startswith(f"{program}: TOWPATH_AMQP_URL: ")

@@ -58,6 +58,18 @@ async def wait_for_a_confirm(settings, stop):
             await stop.wait()
 
 
+async def stop_itself(settings, stop):
+    stop.set()
+    print("serving", flush=True)
+    await asyncio.sleep(0.5)
+    print("finished", flush=True)
+
+
+async def stop_itself_and_hang(settings, stop):
+    stop.set()
+    await asyncio.Event().wait()
+
+
 async def in_a_group(work):
     async with asyncio.TaskGroup() as outer:
         async def inner():
@@ -78,6 +90,8 @@ def fail_with(error):
 SERVE = {
     "finish": finish,
     "hang": hang,
+    "stop itself": stop_itself,
+    "stop itself and hang": stop_itself_and_hang,
     "unconfirmed": wait_for_a_confirm,
     "crash": fail_with(ZeroDivisionError("by zero")),
     "bad setting": fail_with(BadSetting("TOWPATH_PORT", 80, "is taken")),
@@ -155,6 +169,18 @@ async def test_a_drain_over_its_time_limit_is_cut_short(launch: Any) -> None:
     assert events(process) == ["serving", "draining", "left", "stopped_before_all_was_finished"]
 
 
+async def test_a_program_that_stops_by_itself_drains_within_the_same_limit(launch: Any) -> None:
+    process = launch("stop itself and hang", drain_timeout=0.1)
+    assert await process.ended(timeout=SOON) == 0
+    assert events(process) == ["draining", "stopped_before_all_was_finished"]
+
+
+async def test_the_first_signal_to_a_program_that_stops_by_itself_cuts_nothing_short(launch: Any) -> None:
+    process = await serving(launch("stop itself"))
+    assert await process.terminate() == 0
+    assert sorted(events(process)) == ["draining", "finished", "serving", "stopped"]
+
+
 async def test_a_confirm_that_never_comes_holds_it_up_no_longer_than_the_drain_may_take(launch: Any) -> None:
     process = await serving(launch("unconfirmed", publish_timeout=600, drain_timeout=0.1))
     assert await process.terminate(timeout=SOON) == 0
@@ -162,14 +188,14 @@ async def test_a_confirm_that_never_comes_holds_it_up_no_longer_than_the_drain_m
 
 async def test_a_setting_that_is_wrong_stops_it_with_one_line(launch: Any) -> None:
     process = launch("finish", admin_port="abc")
-    assert await process.ended() == 2
+    assert await process.ended() == 78
     [line] = process.output.splitlines()
     assert line.startswith("towpath-example: TOWPATH_ADMIN_PORT='abc': Input should be a valid integer")
 
 
 async def test_a_misspelt_variable_stops_it_with_the_right_name(launch: Any) -> None:
     process = launch("finish", amqp_uri="amqp://elsewhere/")
-    assert await process.ended() == 2
+    assert await process.ended() == 78
     assert (
         process.output
         == "towpath-example: TOWPATH_AMQP_URI: is not a setting; did you mean TOWPATH_AMQP_URL?\n"
@@ -185,16 +211,18 @@ async def test_a_variable_that_no_program_knows_is_logged_at_the_start(launch: A
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "line"),
+    ("behaviour", "line", "status"),
     [
-        ("bad setting", "TOWPATH_PORT='80': is taken"),
-        ("refused", "wrong password"),
-        ("mismatch", "queue 'q' exists with other arguments"),
+        ("bad setting", "TOWPATH_PORT='80': is taken", 78),
+        ("refused", "wrong password", 77),
+        ("mismatch", "queue 'q' exists with other arguments", 76),
     ],
 )
-async def test_so_does_one_that_shows_only_when_it_is_used(launch: Any, behaviour: str, line: str) -> None:
+async def test_so_does_one_that_shows_only_when_it_is_used_with_a_status_of_its_kind(
+    launch: Any, behaviour: str, line: str, status: int
+) -> None:
     process = launch(behaviour)
-    assert await process.ended() == 2
+    assert await process.ended() == status
     assert process.output == f"towpath-example: {line}\n"
 
 

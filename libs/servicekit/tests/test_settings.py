@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from towpath.servicekit.broker import connect
+from towpath.servicekit.runtime.exit_status import ExitStatus
 from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings, ServiceSettings, Word, load
 from towpath.testkit.processes import Processes
 from towpath.testkit.weak_options import WEAK_BROKER_OPTIONS, WEAK_DATABASE_OPTIONS
@@ -298,7 +299,7 @@ def test_a_part_of_a_password_behind_a_question_mark_is_not_shown(monkeypatch: p
 
 
 @pytest.mark.parametrize("program", ["towpath-gateway", "towpath-orders"])
-async def test_a_weak_option_ends_a_program_with_status_2_and_one_line(
+async def test_a_weak_option_ends_a_program_with_status_78_and_one_line(
     processes: Processes, program: str
 ) -> None:
     for name, url in (
@@ -308,7 +309,7 @@ async def test_a_weak_option_ends_a_program_with_status_2_and_one_line(
         if program == "towpath-gateway" and name == "database_url":
             continue  # It has no database.
         process = processes.launch(program, **{name: url})
-        assert await process.ended(timeout=60) == 2
+        assert await process.ended(timeout=60) == ExitStatus.BAD_SETTING
         assert len(process.output.splitlines()) == 1
         assert process.output.startswith(f"{program}: TOWPATH_{name.upper()}: ")
         assert "hunter2" not in process.output

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import pytest
 
-from towpath.servicekit.handling.watchdog import EXIT_HUNG, Overdue, Watchdog
+from towpath.servicekit.handling.watchdog import Overdue, Watchdog
+from towpath.servicekit.runtime.exit_status import ExitStatus
 
 LIMIT: Final = 0.3
 PATIENCE: Final = 20.0
@@ -71,12 +72,12 @@ async def test_an_event_loop_that_hangs_outside_a_step_ends_the_program() -> Non
 @pytest.mark.parametrize(
     ("hang", "status"),
     [
-        ("while True:\n      try: loop()\n      except BaseException: pass", EXIT_HUNG),
+        ("while True:\n      try: loop()\n      except BaseException: pass", ExitStatus.HANGS),
         # Waits in C for a lock, without the GIL: no signal interrupts it. On Linux zeros are an unlocked mutex.
         (
             "lock = ctypes.create_string_buffer(64); wait = ctypes.CDLL(None).pthread_mutex_lock\n"
             "    wait(lock); wait(lock)",
-            EXIT_HUNG,
+            ExitStatus.HANGS,
         ),
         ("sum(itertools.repeat(1))", -signal.SIGPROF),
     ],
@@ -94,7 +95,7 @@ def test_a_step_that_no_exception_reaches_ends_the_program(hang: str, status: in
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert ran.returncode == status, (ran.returncode, ran.stderr)
-    if status == EXIT_HUNG:
+    if status == ExitStatus.HANGS:
         assert "event_loop_hangs" in ran.stdout + ran.stderr
         assert 'File "<string>"' in ran.stderr  # where it was
 

@@ -18,6 +18,7 @@ class Stalled:
     def __init__(self, backlog: Backlog) -> None:
         self.backlog = backlog
         self.closing = False
+        self.connection_id = self.owner = "stalled"
         self.is_aborted = False
         self.size = 0
 

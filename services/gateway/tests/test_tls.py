@@ -26,6 +26,7 @@ from towpath.gateway.settings import GatewaySettings
 from towpath.gateway.websocket.certificate import Certificate
 from towpath.gateway.websocket.counted import CountedConnection
 from towpath.protocol.routes import user_key
+from towpath.servicekit.runtime.exit_status import ExitStatus
 from towpath.servicekit.runtime.settings import BadSetting
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.runtime.tls import TlsFiles
@@ -398,7 +399,7 @@ async def test_a_program_whose_certificate_cannot_be_used_ends_with_one_line(
             tls_certificate=certificate,
             tls_key=key,
         )
-        assert await gateway.ended(timeout=60) == 2
+        assert await gateway.ended(timeout=60) == ExitStatus.BAD_SETTING
         (line,) = [line for line in gateway.output.splitlines() if not line.startswith("{")]
         assert said in line
 

@@ -13,6 +13,7 @@ from towpath.servicekit.broker.interface import (
     ExchangeType,
     Inbox,
     Queue,
+    QueueCounts,
     Topology,
     TopologyMismatch,
 )
@@ -35,6 +36,32 @@ async def test_declaring_again_changes_nothing(broker: Broker, other: Broker) ->
     await broker.declare(bound(everything))
     await other.declare(bound(everything))
     assert await drain(other, everything) == ["hello"]
+
+
+async def test_looking_shows_what_exists_and_declares_nothing(broker: Broker, other: Broker) -> None:
+    wanted = Topology([TOPICS, Exchange("test.none")], [WORK, Queue(name="test.none")])
+    await broker.declare(bound(WORK))
+    await publish_all(broker, WORK, "one", "two")
+    for _ in range(2):
+        found = await other.look(wanted)
+        assert found.missing(wanted) == Topology([Exchange("test.none")], [Queue(name="test.none")])
+        assert found.queues == {WORK.name: QueueCounts(waiting=2, consumers=0)}
+    async with broker.subscribe(WORK, prefetch=1) as deliveries:
+        delivery = await anext(deliveries)
+        assert (await other.look(wanted)).queues == {WORK.name: QueueCounts(waiting=1, consumers=1)}
+        delivery.ack()
+
+
+async def test_comparing_names_what_differs_and_changes_nothing(broker: Broker, other: Broker) -> None:
+    await broker.declare(bound(replace(WORK, max_length=50)))
+    await publish_all(broker, WORK, "kept")
+    wanted = Topology([TOPICS], [replace(WORK, max_length=5)])
+    for _ in range(2):
+        [difference] = await other.compare(wanted)
+        assert (difference.name, difference.is_known) == (WORK.name, True)
+        assert "50" in difference.detail
+    assert await other.compare(Topology([TOPICS], [replace(WORK, max_length=50)])) == []
+    assert await drain(broker, replace(WORK, max_length=50)) == ["kept"]
 
 
 async def test_declaring_more_bindings_adds_them(broker: Broker) -> None:

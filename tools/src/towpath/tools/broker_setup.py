@@ -91,7 +91,7 @@ class Wanted:
             *(definitions.service(*one) for one in known),
             definitions.ingress({one.domain for one in known} | heard),
             *(self._backend(text) for text in self.backends or ("backend",)),
-            definitions.operators(),
+            definitions.operators(one.domain for one in known),
         ]
         names = [account.name for account in found]
         if double := next((name for name in names if names.count(name) > 1), None):

@@ -1,7 +1,7 @@
 """The ``towpath`` command. Each command loads what it needs when it runs, so that help comes at once.
 
 Guarantee: whatever goes wrong is one line on standard error that says what, with which value, and what to do; the
-exit status is 2 for a setting or option that cannot be used, and 1 for the rest.
+exit status is 2 for a setting or option that cannot be used or a broker that cannot be reached, and 1 for the rest.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from towpath.tools import service_commands
+from towpath.tools import ops_commands, service_commands
 from towpath.tools.broker_commands import app as broker_commands
 from towpath.tools.contract_commands import app as contract_commands
 from towpath.tools.effect_commands import app as effect_commands
@@ -38,7 +38,6 @@ class _TroubleInOneLine(TyperGroup):
 
 app = typer.Typer(
     cls=_TroubleInOneLine,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings=_HELP,
@@ -273,6 +272,7 @@ dead_letters = typer.Typer(
 app.add_typer(dead_letters, name="dead-letters")
 
 app.add_typer(effect_commands, name="effects")
+ops_commands.add_to(app)
 app.add_typer(broker_commands, name="broker")
 app.add_typer(service_commands.new, name="new")
 app.add_typer(service_commands.delete, name="delete")

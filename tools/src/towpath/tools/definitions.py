@@ -18,15 +18,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from towpath.protocol.operators import ASK_ALL
 from towpath.protocol.revocations import DAYS_MAX, LOG_BYTES, READER, REVOCATIONS, REVOKE_ALL, Kind
 from towpath.protocol.routes import (
     COMMANDS,
     EVENTS,
     EXCHANGES,
     PARTITIONS,
+    PROBE,
     PUSH,
     SERVICE_ALIVE,
     SERVICE_REPLICA,
+    SESSION_ALIVE,
     SESSION_ENDED,
 )
 from towpath.tools.trouble import Trouble
@@ -43,6 +46,8 @@ _PARTITION: Final = f"[0-{PARTITIONS - 1}]"
 #: Keys under which each program checks at its start that it may publish (`proof`), and which no queue is bound to.
 _PROOF: Final = "proof"
 _PROBE: Final = "probe-[0-9a-f]+"
+#: As `towpath.protocol.operators.ASKER`, without a number of repetitions: RabbitMQ expands `{…}` in these patterns.
+_ASKER: Final = "ops-[0-9a-f]+"
 _NOTHING: Final = "^$"
 #: As gateways declare the log of revocations; a test compares all its arguments.
 _SEGMENT_BYTES: Final = 1_000_000
@@ -197,17 +202,31 @@ def ingress(domains: Iterable[str]) -> Account:
     )
 
 
-def operators() -> Account:
-    """The account of operators' tools: dead letters of all services, kicks and revocations."""
+def operators(domains: Iterable[str] = ()) -> Account:
+    """The account of operators' tools: dead letters, kicks, revocations, questions to gateways, and taps.
+
+    Its own queues are exclusive to its connection. It reads what it taps, so it can read what users write.
+
+    Args:
+        domains: Domains whose commands and events it may tap; those of gateways and of announcements never.
+    """
+    chosen = sorted(set(domains) - set(_OURS))
+    names = "|".join(chosen)
+    own = rf"{OPS}\..+"
+    announced = [_literally(SERVICE_ALIVE), _literally(SERVICE_REPLICA), _literally(SESSION_ALIVE)]
+    gateways = [_literally(ASK_ALL), rf"connection\.{_WORD}\.(ask|drain)"]
     return Account(
         name=OPS,
-        configure=_NOTHING,
-        write=_any_of(_names(PUSH), r"[A-Za-z0-9_-]+\.again"),
-        read=_any_of(_names(REVOCATIONS), r"[A-Za-z0-9_-]+\.dead"),
+        configure=f"^{own}$",
+        write=_any_of(_names(PUSH), own, r"[A-Za-z0-9_-]+\.again"),
+        read=_any_of(_names(PUSH, EVENTS, COMMANDS, REVOCATIONS), own, r"[A-Za-z0-9_-]+\.dead"),
         topics={
-            COMMANDS: (_NOTHING, _NOTHING),
-            EVENTS: (_NOTHING, _NOTHING),
-            PUSH: (_any_of(rf"control\.{_WORD}", _any_key(*Kind), _literally(READER)), _NOTHING),
+            COMMANDS: (_NOTHING, _any_of(rf"({names})\.{_PARTITION}") if chosen else _NOTHING),
+            EVENTS: (_NOTHING, _any_of(*announced, *([rf"({names})\.#"] if chosen else []))),
+            PUSH: (
+                _any_of(rf"control\.{_WORD}", _any_key(*Kind), _literally(READER), *gateways),
+                _any_of(rf"(user|group)\.{_WORD}", rf"{PROBE}\.{_ASKER}"),
+            ),
         },
     )
 

@@ -15,12 +15,11 @@ import typing
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 from towpath.servicekit import Service, ServiceSettings, run, serve_domain
+from towpath.servicekit.runtime.exit_status import ExitStatus
 from towpath.tools import lifeline
-
-_STATUS: Final = 2
 
 Serve = Callable[[Any, asyncio.Event], Awaitable[None]]
 
@@ -37,7 +36,7 @@ def main(module: str, attribute: str, folder: str) -> NoReturn:
         service = _service(loaded, attribute)
     except Exception as error:
         sys.stderr.write(f"{_located(error)}\n")
-        sys.exit(_STATUS)
+        sys.exit(ExitStatus.BAD_SERVICE)
     if not lifeline.begin():
         sys.exit(0)
     serve, settings = _serve(loaded, service)

@@ -24,6 +24,7 @@ import structlog
 from towpath.gateway.settings import GatewaySettings
 from towpath.ingress.settings import IngressSettings
 from towpath.servicekit.installed import installed_services
+from towpath.servicekit.runtime.exit_status import ExitStatus
 from towpath.servicekit.runtime.settings import PREFIX, BadSetting, BrokerSettings
 from towpath.tools.brokers import OpenBroker
 from towpath.tools.trouble import Trouble
@@ -33,9 +34,6 @@ _READY_POLL_SECONDS: Final = 0.05
 _GRACE_SECONDS: Final = 3.0
 _TAIL_BYTES: Final = 64 * 1024
 _LINE_LETTERS: Final = 800  # with a path and a remedy
-_BAD_SETTING: Final = (
-    2  # towpath.servicekit.runtime.run.EXIT_BAD_SETTING, which would load the broker's client
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +55,11 @@ GATEWAY: Final = Program("gateway", "towpath.gateway", GatewaySettings)
 INGRESS: Final = Program("ingress", "towpath.ingress", IngressSettings)
 #: The programs that let requests in.
 ENTRANCES: Final = (GATEWAY, INGRESS)
+
+
+def _cannot_start(status: int) -> bool:
+    """Whether a program ended because it cannot start, and a restart would not help."""
+    return status > 0 and status in set(ExitStatus) and not ExitStatus(status).restart_helps
 
 
 def programs() -> list[Program]:
@@ -199,7 +202,7 @@ class ProcessPart(Part):
         how = f"ended with status {status}" if status >= 0 else f"was ended by signal {-status}"
         # A program that cannot start puts its own name in front.
         said = _last_line(self._log).removeprefix(f"towpath-{self.program.name}: ") or "it said nothing"
-        return PartEnded(f"{self.program.name} {how}: {said}", bad_setting=status == _BAD_SETTING)
+        return PartEnded(f"{self.program.name} {how}: {said}", bad_setting=_cannot_start(status))
 
     async def stop(self) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -5,7 +5,8 @@ class Trouble(Exception):
     """Something a command cannot do. The message is one line: what, with which value, and what to do.
 
     Attributes:
-        status: The exit status: 2 for a setting or option that cannot be used, 1 for the rest.
+        status: The exit status: 2 for a setting or option that cannot be used or a broker that cannot be
+            reached, 1 for the rest.
     """
 
     status = 1

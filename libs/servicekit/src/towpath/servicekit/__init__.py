@@ -9,7 +9,7 @@ from delivery to ack, begins in :mod:`towpath.servicekit.handling.dispatcher`.
 
 Errors::
 
-    CannotStart                 the program ends with exit status 2; a restart would not help
+    CannotStart                 the program ends with a status of its kind; a restart would not help
     ├── BadSetting              a setting cannot be used; the text names it and the remedy
     ├── BadService              the definition of a service is invalid
     ├── BadEntryPoint           an entry point of towpath.services does not lead to a service

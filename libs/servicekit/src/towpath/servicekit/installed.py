@@ -23,6 +23,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Final
 
+from towpath.servicekit.runtime.exit_status import ExitStatus
 from towpath.servicekit.runtime.settings import CannotStart, ServiceSettings
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class BadEntryPoint(CannotStart):
     Args:
         problem: The problem and the remedy.
     """
+
+    status = ExitStatus.BAD_SERVICE
 
     def __init__(self, entry: EntryPoint, problem: str) -> None:
         super().__init__(f'the entry point {entry.name} = "{entry.value}" of {GROUP}: {problem}')

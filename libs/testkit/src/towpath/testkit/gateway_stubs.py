@@ -41,6 +41,9 @@ class SocketStub:
     def write_frames(self, frames: bytes) -> None:
         self.send_frames(frames)
 
+    def backlog_size(self) -> int:
+        return 0
+
     def send_ping(self) -> None:
         self.pings += 1
 

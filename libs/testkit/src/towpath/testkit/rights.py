@@ -26,6 +26,13 @@ _COMMANDS: Final = {
     "dead-letters": definitions.OPS,
     "kick": definitions.OPS,
     "revoke": definitions.OPS,
+    "status": definitions.OPS,
+    "doctor": definitions.OPS,
+    "tap": definitions.OPS,
+    "who": definitions.OPS,
+    "connections": definitions.OPS,
+    "drain": definitions.OPS,
+    "topology": definitions.OPS,
 }
 
 

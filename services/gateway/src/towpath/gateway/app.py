@@ -53,7 +53,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, connect: Connect
         _open_access(connect, settings, telemetry) as access,
     ):
         health.add("keys", admission.has_keys)
-        replica = Replica(access, admission, share, health, settings, telemetry)
+        replica = Replica(access, admission, share, health, settings, telemetry, drain=stop.set)
         async with replica.listener.open(), asyncio.TaskGroup() as tasks:
             loops = [
                 tasks.create_task(_consume(replica, access.broker, consuming), name="gateway: consume"),
@@ -128,6 +128,7 @@ def _loops(
         ("announce", replica.announcer.run, consuming),
         ("resync", replica.resync.run, None),
         ("probe", replica.probe.run, consuming),
+        ("operators", replica.operators.run, consuming),
         ("descriptors", partial(descriptors.watch, telemetry), None),
     ]
     if settings.routing == "selective":

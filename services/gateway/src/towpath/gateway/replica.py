@@ -6,6 +6,7 @@ Each session that opens is announced, and so is its end.
 """
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from towpath.gateway.admission.descriptor_share import DescriptorShare
 from towpath.gateway.admission.reasons import Reason
 from towpath.gateway.forwarding.costs import Costs
 from towpath.gateway.forwarding.inbound import Inbound
+from towpath.gateway.forwarding.operators import Operators
 from towpath.gateway.forwarding.outbound import Outbound
 from towpath.gateway.forwarding.request_spans import RequestSpans
 from towpath.gateway.forwarding.revoking import REASON, Revoking
@@ -65,11 +67,13 @@ class Replica:
     Args:
         health: Gets the check of the broker; new connections are refused while any check fails.
         share: The connections that the descriptors allow.
+        drain: Makes the program stop, as a signal does.
 
     Attributes:
         consumer: Reads the inbox, and delivers to sessions.
         receive: Handles one text message of a session.
         request_spans: The open spans of sampled requests.
+        operators: Answers the questions of operators.
         revoking: Reads revocations, and closes the sessions that they name; ``None`` if they are off.
     """
 
@@ -81,6 +85,8 @@ class Replica:
         health: Health,
         settings: GatewaySettings,
         telemetry: Telemetry,
+        *,
+        drain: Callable[[], None],
     ) -> None:
         broker = access.broker
         self._settings = settings
@@ -93,10 +99,11 @@ class Replica:
 
         # From clients to the broker.
         rates = ConnectRates(settings, telemetry)
+        shared = Shared.of(share, rates, settings, telemetry)
         self.listener = Listener(
             self,
             Handshake(admission, rates, self.refusing, settings, telemetry),
-            Shared.of(share, rates, settings, telemetry),
+            shared,
             settings,
         )
         self.receive = Inbound(
@@ -109,7 +116,27 @@ class Replica:
         watch_broker(broker, telemetry)
         found = watch_losses(broker, telemetry)
         self.probe = Probe(broker, self.routing.routes, settings, telemetry, found)
-        outbound = Outbound(self.members, self.probe, costs, telemetry, self.request_spans)
+        self.announcer = Announcer(access.events, settings, telemetry)
+        self.operators = Operators(
+            broker,
+            self.members,
+            shared.backlog,
+            self.routing,
+            share,
+            health,
+            settings,
+            telemetry,
+            incarnation=self.announcer.incarnation,
+            drain=drain,
+        )
+        outbound = Outbound(
+            self.members,
+            self.probe,
+            costs,
+            telemetry,
+            self.request_spans,
+            for_operators=self.operators.received,
+        )
         self.consumer = Consumer(
             partial(broker.subscribe, source, prefetch=settings.prefetch),
             outbound.dispatch,
@@ -120,7 +147,6 @@ class Replica:
         self.revoking = self._revoking_of(access, telemetry)
 
         # From sessions to services.
-        self.announcer = Announcer(access.events, settings, telemetry)
         self.resync = Resync(self.members, self.announcer, settings, telemetry)
         broker.on_rebuilt(self.announcer.announce)
         broker.on_rebuilt(self.resync.begin)

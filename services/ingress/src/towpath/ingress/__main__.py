@@ -10,7 +10,8 @@ from typing import NoReturn
 from towpath.ingress import keys
 from towpath.ingress.app import serve
 from towpath.ingress.settings import IngressSettings
-from towpath.servicekit.runtime.run import EXIT_BAD_SETTING, run
+from towpath.servicekit.runtime.exit_status import ExitStatus
+from towpath.servicekit.runtime.run import run
 
 
 def main() -> NoReturn:
@@ -24,12 +25,12 @@ def _make_key(options: argparse.Namespace) -> int:
     file = options.file or os.environ.get(keys.SETTING)
     if not file:
         print(f"towpath-ingress: set {keys.SETTING}, or name the file with --file", file=sys.stderr)  # noqa: T201
-        return EXIT_BAD_SETTING
+        return ExitStatus.BAD_SETTING
     try:
         made = keys.make(Path(file), options.name, tuple(options.events), push=options.push)
     except keys.BadKeys as error:
         print(f"towpath-ingress: {error}", file=sys.stderr)  # noqa: T201  # for the operator
-        return EXIT_BAD_SETTING
+        return ExitStatus.BAD_SETTING
     print(made)  # noqa: T201  # the only time that it is shown
     return 0
 

@@ -9,8 +9,8 @@ from typing import Final
 
 _EPILOG: Final = """\
 Settings are environment variables: TOWPATH_DATABASE_URL (PostgreSQL), TOWPATH_AMQP_URL, TOWPATH_RELAY_APP_ID, and
-others in docs/reference/settings.md. With exit status 2 a restart would not help; the line on standard error has the
-remedy.
+others in docs/reference/settings.md. With exit status 78 (a setting) or 77 (RabbitMQ refuses the account) a restart
+would not help; the line on standard error has the remedy.
 """
 
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         asyncio.run(COMMANDS[parsed.command](parsed))
     except CannotStart as error:
         sys.stderr.write(f"towpath-relay: {error}\n")
-        sys.exit(2)
+        sys.exit(error.status)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -26,8 +26,23 @@ _CHATTY: Final = ("aio_pika", "aiormq", "asyncio")
 log = logging.getLogger(__name__)
 
 
+#: As in sysexits.h, and as all programs of Towpath end: a setting, a refused account, an unusable argument.
+_BAD_SETTING: Final = 78
+_REFUSED: Final = 77
+_USAGE: Final = 2
+_TEXT: Final = "%(asctime)s %(levelname)-8s %(message)s"
+
+
 class CannotStart(Exception):
-    """The program cannot do this, and a restart would not help; the text has the remedy."""
+    """The program cannot do this, and a restart would not help; the text has the remedy.
+
+    Attributes:
+        status: The exit status.
+    """
+
+    def __init__(self, text: str, status: int = _BAD_SETTING) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 async def run(_: argparse.Namespace) -> None:
@@ -123,7 +138,7 @@ async def parked(_: argparse.Namespace) -> None:
 async def retry(parsed: argparse.Namespace) -> None:
     """Let parked events be published again."""
     if bool(parsed.row) == parsed.all:
-        raise CannotStart("retry: name rows of `towpath-relay parked`, or --all")
+        raise CannotStart("retry: name rows of `towpath-relay parked`, or --all", _USAGE)
     async with _outbox() as (_settings, outbox):
         await outbox.check()
         _report("will be published again", await outbox.retry(None if parsed.all else parsed.row), parsed.row)
@@ -184,14 +199,14 @@ def _clearly() -> Iterator[None]:
     except (BadSetting, OutboxMissing) as error:
         raise CannotStart(str(error)) from None
     except BrokerRefused as error:
-        raise CannotStart(f"{PREFIX}AMQP_URL: {error}") from None
+        raise CannotStart(f"{PREFIX}AMQP_URL: {error}", _REFUSED) from None
 
 
 def _report(what: str, rows: Sequence[int], wanted: Sequence[int]) -> None:
     _print(f"{len(rows)} {what}: {', '.join(map(str, rows)) or 'none'}")
     if missing := sorted(set(wanted) - set(rows)):
         raise CannotStart(
-            f"not parked: {', '.join(map(str, missing))}; `towpath-relay parked` lists the rows"
+            f"not parked: {', '.join(map(str, missing))}; `towpath-relay parked` lists the rows", _USAGE
         )
 
 
@@ -200,9 +215,9 @@ def _print(line: str) -> None:
 
 
 def _log(level: str) -> None:
-    """One JSON object a line on standard error, as Towpath's programs log."""
+    """Text on a terminal, elsewhere one JSON object a line, as Towpath's programs log."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json())
+    handler.setFormatter(logging.Formatter(_TEXT) if sys.stderr.isatty() else _Json())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for chatty in _CHATTY:
         logging.getLogger(chatty).setLevel(logging.CRITICAL)

@@ -21,7 +21,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class BadSetting(Exception):
-    """A setting that cannot be used: the program ends with status 2. The text names it and the remedy."""
+    """A setting that cannot be used: the program ends with status 78. The text names it and the remedy."""
 
 
 class DatabaseSettings(BaseModel):

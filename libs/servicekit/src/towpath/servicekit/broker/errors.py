@@ -13,9 +13,10 @@
     ├── BrokerRefused         (also CannotStart) user, password, virtual host or a permission is refused
     └── TopologyMismatch      (also CannotStart) an exchange or queue exists with other arguments
 
-``CannotStart`` ends the program with exit status 2 and one line for the operator.
+``CannotStart`` ends the program with an exit status of its kind and one line for the operator.
 """
 
+from towpath.servicekit.runtime.exit_status import ExitStatus
 from towpath.servicekit.runtime.settings import CannotStart
 
 
@@ -65,6 +66,10 @@ class BrokerRefused(BrokerError, CannotStart):
     The text names the setting.
     """
 
+    status = ExitStatus.REFUSED
+
 
 class TopologyMismatch(BrokerError, CannotStart):
     """An exchange or queue exists with other arguments; the message names it and the remedy."""
+
+    status = ExitStatus.DIFFERS

@@ -33,7 +33,18 @@ from towpath.servicekit.broker.errors import (
     Unpublishable,
     Unroutable,
 )
-from towpath.servicekit.broker.topology import Binding, Exchange, ExchangeType, Inbox, Log, Queue, Topology
+from towpath.servicekit.broker.topology import (
+    Binding,
+    Difference,
+    Exchange,
+    ExchangeType,
+    Found,
+    Inbox,
+    Log,
+    Queue,
+    QueueCounts,
+    Topology,
+)
 
 __all__ = [
     "UNDECODABLE",
@@ -46,8 +57,10 @@ __all__ = [
     "BrokerState",
     "BrokerUnavailable",
     "Delivery",
+    "Difference",
     "Exchange",
     "ExchangeType",
+    "Found",
     "HeaderValue",
     "Inbox",
     "Log",
@@ -58,6 +71,7 @@ __all__ = [
     "PublishUnconfirmed",
     "Queue",
     "QueueBrowser",
+    "QueueCounts",
     "Subscription",
     "Topology",
     "TopologyMismatch",
@@ -333,6 +347,25 @@ class Broker(Protocol):
 
         Raises:
             BrokerError: There is no such queue, no connection, or no answer in time.
+        """
+        ...
+
+    async def look(self, topology: Topology) -> Found:
+        """Which exchanges and queues of ``topology`` exist, whatever their arguments; declares nothing.
+
+        Raises:
+            BrokerError: No connection, or no answer in time.
+        """
+        ...
+
+    async def compare(self, topology: Topology) -> list[Difference]:
+        """The parts of ``topology`` that exist with other arguments; bindings are not compared, and nothing changes.
+
+        Args:
+            topology: Only what exists (:meth:`look`): what does not is made.
+
+        Raises:
+            BrokerError: No connection, or no answer in time.
         """
         ...
 

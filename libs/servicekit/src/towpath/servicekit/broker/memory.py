@@ -20,6 +20,8 @@ from towpath.servicekit.broker.interface import (
     BrokerBlocked,
     BrokerState,
     BrokerUnavailable,
+    Difference,
+    Found,
     Inbox,
     Log,
     Message,
@@ -239,6 +241,14 @@ class MemoryBroker:
     async def consumers(self, *queues: str) -> dict[str, int]:
         await self.until_ready()
         return {name: self._hub.vhost.queue(name).consumers for name in queues}
+
+    async def look(self, topology: Topology) -> Found:
+        await self.until_ready()
+        return self._hub.vhost.look(topology)
+
+    async def compare(self, topology: Topology) -> list[Difference]:
+        await self.until_ready()
+        return self._hub.vhost.compare(topology)
 
     def bindings(self, inbox: Inbox) -> MemoryBindings:
         for subscription in self.subscriptions:

@@ -16,12 +16,15 @@ import structlog
 from towpath.servicekit.broker.interface import (
     Binding,
     BrokerError,
+    Difference,
     Exchange,
     ExchangeType,
+    Found,
     Inbox,
     Log,
     PublishRefused,
     Queue,
+    QueueCounts,
     Topology,
     TopologyMismatch,
     Unpublishable,
@@ -60,6 +63,30 @@ class VirtualHost:
                 queue = self._queues[declared.name] = MemoryQueue(declared.name, declared, self)
             _must_match(queue.source, declared)
             self._bind(queue, declared.bindings)
+
+    def look(self, topology: Topology) -> Found:
+        """See :meth:`towpath.servicekit.broker.interface.Broker.look`."""
+        return Found(
+            frozenset(one.name for one in topology.exchanges if one.name in self._exchanges),
+            {
+                one.name: QueueCounts(len(queue), queue.consumers)
+                for one in topology.queues
+                if (queue := self._queues.get(one.name)) is not None
+            },
+        )
+
+    def compare(self, topology: Topology) -> list[Difference]:
+        """See :meth:`towpath.servicekit.broker.interface.Broker.compare`."""
+        pairs: list[tuple[Exchange | Inbox | Queue, Exchange | Queue]] = []
+        pairs += [(self._exchanges[one.name].declared, one) for one in topology.exchanges]
+        pairs += [(self._queues[one.name].source, one) for one in topology.queues]
+        found = []
+        for existing, wanted in pairs:
+            try:
+                _must_match(existing, wanted)
+            except TopologyMismatch as error:
+                found.append(Difference(wanted.name, str(error), is_known=True))
+        return found
 
     def queue(self, name: str) -> MemoryQueue:
         """The declared queue of that name, or ``BrokerError``."""

@@ -1,7 +1,7 @@
 """Exchanges, queues and bindings as a program wants them to exist."""
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -102,3 +102,50 @@ class Topology:
     exchanges: Sequence[Exchange] = ()
     queues: Sequence[Queue] = ()
     writes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class QueueCounts:
+    """The state of a queue.
+
+    Attributes:
+        waiting: Messages that are ready to be delivered; those that consumers hold do not count.
+        consumers: With a single active consumer only that one counts.
+    """
+
+    waiting: int
+    consumers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The part of a topology that exists.
+
+    Attributes:
+        exchanges: Their names.
+        queues: Name → its state.
+    """
+
+    exchanges: frozenset[str]
+    queues: Mapping[str, QueueCounts]
+
+    def missing(self, topology: Topology) -> Topology:
+        """The part of ``topology`` that does not exist."""
+        return Topology(
+            [one for one in topology.exchanges if one.name not in self.exchanges],
+            [one for one in topology.queues if one.name not in self.queues],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """An exchange or queue that exists, compared with what is wanted.
+
+    Attributes:
+        detail: The difference, or why it cannot be compared.
+        is_known: Whether it differs; else the account may not compare it.
+    """
+
+    name: str
+    detail: str
+    is_known: bool

@@ -15,6 +15,7 @@ from towpath.servicekit.handling.effects import EffectHandlers, EffectParked, is
 from towpath.servicekit.handling.outcome import Outcome
 from towpath.servicekit.handling.requests import Handlers
 from towpath.servicekit.handling.store import Storage
+from towpath.servicekit.runtime.exit_status import ExitStatus
 from towpath.servicekit.runtime.settings import CannotStart
 
 #: Domains that gateways answer or refuse themselves; they are never routed to a service.
@@ -26,6 +27,8 @@ _ACTION: Final = re.compile(ACTION_PATTERN)
 
 class BadService(CannotStart):
     """The definition of a service is invalid; the text gives the reason."""
+
+    status = ExitStatus.BAD_SERVICE
 
 
 def check_service_tables(

@@ -86,6 +86,7 @@ class Retries:
             action=envelope.action,
             msg_id=envelope.msg_id,
             trace_id=trace_id(trace),
+            connection_id=request.session.connection_id if request.session is not None else None,
             exc_info=error,
         )
         without_frames(error)

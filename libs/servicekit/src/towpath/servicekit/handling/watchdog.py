@@ -41,9 +41,10 @@ from typing import Any, Final, Self
 
 import structlog
 
+from towpath.servicekit.runtime.exit_status import ExitStatus
+
 log = structlog.get_logger(__name__)
 
-EXIT_HUNG: Final = 70
 _SIGNAL: Final = signal.SIGVTALRM  # of ITIMER_VIRTUAL
 #: Beats of the thread within the time limit. A step is interrupted up to a tenth of the limit late.
 _BEATS: Final = 10
@@ -160,4 +161,4 @@ def _interrupt(_: int, __: FrameType | None) -> None:
 def _end_program() -> None:
     with contextlib.suppress(Exception):
         faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
-    os._exit(EXIT_HUNG)
+    os._exit(ExitStatus.HANGS)

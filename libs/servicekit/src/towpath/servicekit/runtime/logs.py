@@ -1,22 +1,31 @@
-"""Structured logs on standard error: one JSON object a line, or coloured text for people.
+"""Structured logs on standard error: coloured text for people at a terminal, elsewhere one JSON object a line.
 
 Guarantees:
 
+* No event fills the log: :mod:`~towpath.servicekit.runtime.flood_limit`.
 * Logs contain ids only: never a body, a token or a user's text. So exceptions are formatted by
   :mod:`~towpath.servicekit.runtime.error_text`, which leaves out the values that drivers and Python quote.
 * A value that others chose (a user id, a routing key, the text of a foreign error) cannot steer the log: no value
   begins a line, moves the cursor or hides its neighbours, and none is longer than :data:`VALUE_LETTERS`.
 """
 
+import atexit
 import logging
+import os
 import sys
 from typing import Final
 
 import structlog
 
 from towpath.servicekit.runtime.error_text import traceback_text
+from towpath.servicekit.runtime.flood_limit import LEFT_OUT, FloodLimit
 from towpath.servicekit.runtime.settings import TelemetrySettings
 
+log = structlog.get_logger(__name__)
+
+#: The driver's line about a connection that cannot be made: it also raises the error, which is logged once, with the
+#: address and the time of the next attempt.
+_RAISED_AS_WELL: Final = "error when creating transport"
 #: Letters of one value in a log line; a traceback may have more.
 VALUE_LETTERS: Final = 500
 
@@ -67,10 +76,14 @@ def configure(service: str, settings: TelemetrySettings) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    is_terminal = sys.stderr.isatty()
+    is_text = settings.log_format == "console" or (settings.log_format == "auto" and is_terminal)
+    # https://no-color.org
+    colors = is_terminal and not os.environ.get("NO_COLOR")
     renderers: list[structlog.typing.Processor] = (
-        [structlog.processors.JSONRenderer()]
-        if settings.log_format == "json"
-        else [show_controls, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=28)]
+        [show_controls, structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=28)]
+        if is_text
+        else [structlog.processors.JSONRenderer()]
     )
 
     def name_service(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -99,8 +112,16 @@ def configure(service: str, settings: TelemetrySettings) -> None:
             ],
         )
     )
+    limit = FloodLimit(settings.log_burst, lambda event, count: log.warning(LEFT_OUT, of=event, count=count))
+    handler.addFilter(limit)
+    atexit.register(limit.flush)
+    logging.getLogger("aiormq.connection").addFilter(_is_not_raised_as_well)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
     for chatty in ("aio_pika", "aiormq", "alembic", "websockets", "aiohttp.access", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+
+
+def _is_not_raised_as_well(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_RAISED_AS_WELL)

@@ -8,6 +8,7 @@ hand, flushes its lanes, closes broker and database, flushes telemetry. A second
 import asyncio
 import contextlib
 import gc
+import itertools
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ import uvloop
 
 from towpath.servicekit.runtime import descriptors, logs, spelling
 from towpath.servicekit.runtime.arguments import answer_of
+from towpath.servicekit.runtime.exit_status import ExitStatus
 from towpath.servicekit.runtime.loops import keep_running
 from towpath.servicekit.runtime.memory import PAUSE, give_back
 from towpath.servicekit.runtime.settings import BrokerSettings, CannotStart, load
@@ -27,8 +29,6 @@ log = structlog.get_logger(__name__)
 
 S = TypeVar("S", bound=BrokerSettings)
 Serve = Callable[[S, asyncio.Event], Awaitable[None]]
-
-EXIT_BAD_SETTING = 2
 
 
 def run(service: str, serve: Serve[S], settings_model: type[S]) -> NoReturn:
@@ -48,8 +48,8 @@ def run(service: str, serve: Serve[S], settings_model: type[S]) -> NoReturn:
         >>> def main() -> None:
         ...     run("hello", serve, ServiceSettings)
 
-    Exit status: 0 after a clean stop, 1 after a failure, 2 if a restart cannot help: an invalid setting, a refusal by
-    the broker, a topology mismatch, an invalid service definition.
+    Exit status: see :class:`~towpath.servicekit.runtime.exit_status.ExitStatus`; other ones than 0, 1 and 70 mean
+    that a restart cannot help.
 
     Arguments are the program's own, but for a first one of ``--help``, ``-h`` and ``--version``: with these it prints
     its settings or its version, and ends.
@@ -69,11 +69,11 @@ def run(service: str, serve: Serve[S], settings_model: type[S]) -> NoReturn:
             runner.run(until_stopped(serve, settings))
     except CannotStart as error:
         print(f"towpath-{service}: {error}", file=sys.stderr)  # noqa: T201  # for the operator, no log record
-        sys.exit(EXIT_BAD_SETTING)
+        sys.exit(error.status)
     except Exception:
         log.exception("crashed")
-        sys.exit(1)
-    sys.exit(0)
+        sys.exit(ExitStatus.FAILED)
+    sys.exit(ExitStatus.STOPPED)
 
 
 async def until_stopped(serve: Serve[S], settings: S) -> None:
@@ -83,14 +83,21 @@ async def until_stopped(serve: Serve[S], settings: S) -> None:
     task = asyncio.ensure_future(serve(settings, stop))
     giving_back = asyncio.create_task(keep_running("memory", give_back, pause=PAUSE), name="memory")
 
+    async def limit_drain() -> None:
+        # Not in the handler of the signal: a program may also stop because an operator asks it to.
+        await stop.wait()
+        log.info("draining", limit_s=settings.drain_timeout)
+        loop.call_later(settings.drain_timeout, task.cancel)
+
+    signals = itertools.count(1)
+
     def on_signal() -> None:
-        if stop.is_set():
+        if next(signals) > 1:
             log.warning("stopping_at_once")
             task.cancel()
-        else:
-            log.info("draining", limit_s=settings.drain_timeout)
-            stop.set()
-            loop.call_later(settings.drain_timeout, task.cancel)
+        stop.set()
+
+    limiting = asyncio.create_task(limit_drain(), name="limit of the drain")
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
@@ -105,6 +112,7 @@ async def until_stopped(serve: Serve[S], settings: S) -> None:
         raise _first(group) from group
     finally:
         giving_back.cancel()
+        limiting.cancel()
 
 
 async def or_stopped(work: Awaitable[object], stop: asyncio.Event) -> bool:

@@ -1,13 +1,13 @@
 """Settings: environment variables ``TOWPATH_*``, checked at start.
 
-An invalid setting stops the program at once with exit status 2 and one line with the variable, its value and the
+An invalid setting stops the program at once with exit status 78 and one line with the variable, its value and the
 remedy (secrets are never shown). So does an unknown variable that is spelled nearly like a setting
 (:mod:`~towpath.servicekit.runtime.spelling`). Every limit in Towpath is a field of one of these models.
 """
 
 import os
 from collections.abc import Collection
-from typing import Annotated, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -15,12 +15,19 @@ from yarl import URL
 
 from towpath.protocol.messages import BODY_MAX_ITEMS, MESSAGE_MAX_BYTES
 from towpath.servicekit.runtime import amqp_url, database_url, spelling
+from towpath.servicekit.runtime.exit_status import ExitStatus
 
 PREFIX = spelling.PREFIX
 
 
 class CannotStart(Exception):
-    """A program cannot start, and a restart would not help: it ends with exit status 2. The text gives the remedy."""
+    """A program cannot start, and a restart would not help. The text gives the remedy.
+
+    Attributes:
+        status: The exit status of the program, which names the kind.
+    """
+
+    status: ClassVar[ExitStatus] = ExitStatus.BAD_SETTING
 
 
 class BadSetting(CannotStart):
@@ -39,6 +46,12 @@ class BadSetting(CannotStart):
     def __init__(self, name: str, value: object | None, remedy: str) -> None:
         shown = "" if value is None else f"={str(value)[:100]!r}"
         super().__init__(f"{name}{shown}: {remedy}")
+
+
+class RefusedLogin(BadSetting):
+    """The other side answered and refuses the account that a setting names."""
+
+    status = ExitStatus.REFUSED
 
 
 def no_surrounding_space(value: str) -> str:
@@ -81,7 +94,9 @@ class TelemetrySettings(BaseSettings):
 
     Attributes:
         log_level: The least that is logged to standard error.
-        log_format: One JSON object a line, or text for people.
+        log_format: One JSON object a line, or text for people; ``auto`` is text where standard error is a terminal,
+            and JSON elsewhere.
+        log_burst: Lines of one event that are logged in a minute. More are counted, and the count is logged.
         trace_ratio: The share of requests whose spans are recorded, if they are sent anywhere.
         otlp_endpoint: Base URL of an OpenTelemetry collector (OTLP over HTTP).
     """
@@ -89,7 +104,8 @@ class TelemetrySettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
-    log_format: Annotated[str, Field(pattern="^(json|console)$")] = "json"
+    log_format: Annotated[str, Field(pattern="^(auto|json|console)$")] = "auto"
+    log_burst: Annotated[int, Field(ge=1)] = 20
     trace_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
     otlp_endpoint: Annotated[Word, AfterValidator(_http_url)] | None = None
 

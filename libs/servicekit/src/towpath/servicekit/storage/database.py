@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error
-from towpath.servicekit.runtime.settings import BadSetting
+from towpath.servicekit.runtime.settings import BadSetting, RefusedLogin
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.runtime.tls import TlsFiles
 from towpath.servicekit.storage import migrations as kit
@@ -89,6 +89,7 @@ class Database:
             MissingMigration: A table or column of ``metadata`` is missing after all migrations; nothing is changed.
             BadSetting: The database cannot be opened and waiting would not help, or its schema is newer than this
                 program supports; or PostgreSQL's certificate is not trusted.
+            RefusedLogin: PostgreSQL refuses the account, or it lacks a right.
         """
         url = url.replace("{service}", service)
         engine = _checked_engine(url, tls)
@@ -102,7 +103,8 @@ class Database:
                 finally:
                     await migrating.dispose()
             except (DBAPIError, OSError) as error:
-                raise BadSetting(
+                kind = RefusedLogin if postgresql.is_refusal(error) else BadSetting
+                raise kind(
                     "TOWPATH_DATABASE_URL", _shown(engine.url), f"cannot be opened: {_cause(error)}"
                 ) from error
             except CommandError as error:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.engine.reflection import ObjectKind
 
+from towpath.servicekit.runtime.exit_status import ExitStatus
 from towpath.servicekit.runtime.settings import CannotStart
 
 _NUMBERED = re.compile(r"(\d+)_\w*\.py")
@@ -20,6 +21,8 @@ _NUMBERED = re.compile(r"(\d+)_\w*\.py")
 
 class MissingMigration(CannotStart):
     """The database of a service lacks a table or a column that its code declares."""
+
+    status = ExitStatus.BAD_SERVICE
 
 
 def check_tables(

@@ -22,6 +22,8 @@ CONNECTIONS_MAX: Final = 8
 _CONNECTIONS_KEPT: Final = 4
 #: A replica that freezes during a transaction must not keep its locks: another replica has its queues by then.
 _FROZEN_AFTER: Final = "15s"
+#: Errors of drivers wrap each other this deep at most.
+_CAUSES: Final = 10
 
 
 def engine(url: str, tls: TlsFiles, *, statement_seconds: float) -> AsyncEngine:
@@ -60,6 +62,22 @@ def engine(url: str, tls: TlsFiles, *, statement_seconds: float) -> AsyncEngine:
 def is_untrusted(error: BaseException) -> bool:
     """Whether the server's certificate is not trusted."""
     return isinstance(error, ssl.SSLCertVerificationError)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the server answered and refuses the account or its password, or the account lacks a right.
+
+    SQLSTATE class 28 and 42501: https://www.postgresql.org/docs/current/errcodes-appendix.html
+    """
+    cause: BaseException | None = error
+    for _ in range(_CAUSES):
+        if cause is None:
+            return False
+        state = getattr(cause, "sqlstate", None)
+        if isinstance(state, str) and (state.startswith("28") or state == "42501"):
+            return True
+        cause = getattr(cause, "orig", None) or cause.__cause__
+    return False
 
 
 def _verify(engine: AsyncEngine, tls: TlsFiles) -> None:

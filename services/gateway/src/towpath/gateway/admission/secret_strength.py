@@ -51,7 +51,7 @@ def refuse_weak(settings: GatewaySettings, public_key: Any) -> None:
                 "known: unset TOWPATH_DEVELOPMENT",
             )
         return
-    if settings.auth_secret and (reason := _weakness(settings.auth_secret)):
+    if settings.auth_secret and (reason := weakness(settings.auth_secret)):
         raise BadSetting("TOWPATH_AUTH_SECRET", None, f"{reason}; {_REMEDY}")
     if isinstance(public_key, RSAPublicKey) and public_key.key_size < RSA_BITS_MIN:
         raise BadSetting(
@@ -61,7 +61,8 @@ def refuse_weak(settings: GatewaySettings, public_key: Any) -> None:
         )
 
 
-def _weakness(secret: str) -> str | None:
+def weakness(secret: str) -> str | None:
+    """Why a secret is too weak to sign tokens with; ``None`` if it is not. Nothing of the secret is in the text."""
     raw = secret.encode()
     if _is_key_file(secret):
         # With a public key as the secret, anyone who has it could sign tokens (RFC 8725, section 2.1).

@@ -10,7 +10,7 @@ loop serves other tasks every few milliseconds.
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -60,7 +60,11 @@ class Arrivals(Protocol):
 
 
 class Outbound:
-    """Delivers to the connections of this replica."""
+    """Delivers to the connections of this replica.
+
+    Args:
+        for_operators: Called with the key and body of what may be a question of an operator.
+    """
 
     def __init__(
         self,
@@ -69,10 +73,13 @@ class Outbound:
         costs: Costs,
         telemetry: Telemetry,
         spans: RequestSpans,
+        *,
+        for_operators: Callable[[str, bytes], None] = lambda key, body: None,
     ) -> None:
         self._telemetry = telemetry
         self._spans = spans
         self._members = members
+        self._for_operators = for_operators
         self._arrivals = arrivals
         self._costs = costs
         self._slice = Turn()
@@ -193,6 +200,8 @@ class Outbound:
                 self._count_unaddressed(kind, key)
             # It may be a probe, of this replica or of another one.
             self._arrivals.received(key)
+            if kind in _PROBED:
+                self._for_operators(key, body)
             return
         frames: list[bytes] = []
         first: Head | Envelope | None = None

@@ -89,6 +89,11 @@ class Routing:
         )
         broker.on_rebuilt(self._forget)
 
+    @property
+    def is_selective(self) -> bool:
+        """Whether only pushes to connected users reach this replica now."""
+        return self._plan.selective
+
     def routed_to(self, user_id: str) -> AbstractAsyncContextManager[None]:
         """Context in which pushes to this user reach this replica; entry waits for that."""
         return _RoutedConnection(self, encode_word(user_id)) if self._selective else _AT_ONCE

@@ -36,7 +36,9 @@ class Announcer:
 
     def __init__(self, events: Lanes, settings: GatewaySettings, telemetry: Telemetry) -> None:
         self._events = events
-        self._replica = {"gateway_id": settings.gateway_id, "incarnation": secrets.token_hex(8)}
+        #: This run of the gateway.
+        self.incarnation: Final = secrets.token_hex(8)
+        self._replica = {"gateway_id": settings.gateway_id, "incarnation": self.incarnation}
         self._interval = settings.alive_interval
         self._unpublished: dict[str, tuple[str, _Data]] = {}  # Connection → name and data of the event.
         self._unpublished_max = _UNPUBLISHED_EACH * settings.max_connections

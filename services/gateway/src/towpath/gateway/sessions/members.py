@@ -42,6 +42,16 @@ class Members:
     def __len__(self) -> int:
         return len(self._by_id)
 
+    @property
+    def users(self) -> int:
+        """The number of users who are connected."""
+        return len(self._by_user) // 2  # Each has two keys, see `add`.
+
+    @property
+    def groups(self) -> int:
+        """The number of groups that have a member here."""
+        return len(self._by_group)
+
     def all(self) -> list["Session"]:
         """All sessions, oldest first; a copy."""
         return list(self._by_id.values())

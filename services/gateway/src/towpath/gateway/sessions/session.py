@@ -45,6 +45,10 @@ class Socket(Protocol):
         many."""
         ...
 
+    def backlog_size(self) -> int:
+        """Bytes that wait to be written."""
+        ...
+
     def send_ping(self) -> None:
         """Send a ping; the client's answer updates :attr:`last_seen`."""
         ...
@@ -116,6 +120,16 @@ class Session:
     @property
     def last_seen(self) -> float:
         return self._socket.last_seen
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes that wait to be written to the client."""
+        return self._socket.backlog_size()
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether its close has begun."""
+        return self._socket.closing
 
     def use_identity(self, identity: Identity) -> None:
         """Continue with ``identity``: stamp commands with it, and watch its expiry."""

@@ -19,6 +19,8 @@ from towpath.servicekit.runtime.telemetry import Telemetry
 class Waiting(Protocol):
     """A connection with bytes to be written."""
 
+    connection_id: str
+    owner: str
     closing: bool
 
     def backlog_size(self) -> int:
@@ -82,6 +84,11 @@ class Backlog:
             else:
                 self._closed["total"].add(1)
                 one.close_too_slow()
+
+    def largest(self) -> "list[tuple[Waiting, int]]":
+        """The connections with waiting bytes, the largest first."""
+        self._refresh()
+        return sorted(self._sizes.items(), key=lambda item: -item[1])
 
     def forget(self, socket: Waiting) -> None:
         """Forget a connection that has ended."""

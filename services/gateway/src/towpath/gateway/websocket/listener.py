@@ -116,8 +116,16 @@ class Listener:
         # Before the welcome: a push published right after it would be lost without a binding (docs/adr/0011).
         async with host.routed_to(socket.identity.user_id):
             session = host.open(socket)
+            socket.connection_id = session.connection_id
             try:
-                socket.begin(Receiver(partial(host.receive, session), session.close, session.charge_frame))
+                socket.begin(
+                    Receiver(
+                        partial(host.receive, session),
+                        session.close,
+                        session.charge_frame,
+                        connection_id=session.connection_id,
+                    )
+                )
                 await socket.wait_closed()
             finally:
                 socket.receiver = None  # a cycle: it refers to the session, which refers to the socket

@@ -62,12 +62,14 @@ class ReadingConnection(CountedConnection):
     Attributes:
         identity: Set when the handshake is admitted.
         owner: The user, or the address while the user is unknown; parse time is divided by it.
+        connection_id: Of its session; empty before that is open.
         last_seen: Loop time of the last bytes from the client.
         closing: A close has begun.
         receiver: Gets the data frames, from :meth:`begin` on.
     """
 
     identity: Identity
+    connection_id: str = ""
     last_seen: float = 0.0
     closing: bool = False
     receiver: Receiver | None = None

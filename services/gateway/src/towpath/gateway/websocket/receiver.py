@@ -27,6 +27,7 @@ class Receiver:
         received: Called with each text.
         refuse: Called once with a close code and a reason if the frames are not a valid text.
         charge: Called with the size of each frame that is not a message: fragments but the last, pings and pongs.
+        connection_id: For the log.
     """
 
     def __init__(
@@ -34,8 +35,11 @@ class Receiver:
         received: Callable[[bytes], None],
         refuse: Callable[[int, str], None],
         charge: Callable[[int], None] = lambda _: None,
+        *,
+        connection_id: str = "",
     ) -> None:
         self.charge = charge
+        self._connection_id = connection_id
         self._received = received
         self._refuse = refuse
         self._fragments: list[bytes] = []
@@ -78,7 +82,7 @@ class Receiver:
             self._received(data)
         except Exception:
             # Only this connection ends. Its client reconnects, and another frame may well be handled.
-            log.exception("frame_failed")
+            log.exception("frame_failed", connection_id=self._connection_id)
             self._end(StandardCode.INTERNAL_ERROR, "something went wrong here")
 
     def _end(self, code: int, reason: str) -> None:

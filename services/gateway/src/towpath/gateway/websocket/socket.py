@@ -214,7 +214,7 @@ class Socket(ReadingConnection):
 
     def close_too_slow(self) -> None:
         """Close with 4001: the client does not read, and too many bytes wait."""
-        log.warning("slow_consumer", user=self.owner)
+        log.warning("slow_consumer", user=self.owner, connection_id=self.connection_id)
         self.close_with(CloseCode.SLOW_CONSUMER, "too slow: reconnect and resume")
 
     # Close

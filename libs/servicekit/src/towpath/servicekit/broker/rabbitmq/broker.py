@@ -22,6 +22,8 @@ from towpath.servicekit.broker.interface import (
     BrokerError,
     BrokerState,
     BrokerUnavailable,
+    Difference,
+    Found,
     Inbox,
     Log,
     Message,
@@ -296,6 +298,20 @@ class RabbitBroker:
             return await link.consumers(queues)
         except LOST as error:
             raise BrokerError(f"RabbitMQ did not count consumers: {reason_of(error)}") from error
+
+    async def look(self, topology: Topology) -> Found:
+        link = self._open_link()
+        try:
+            return await link.look(topology)
+        except LOST as error:
+            raise BrokerError(f"RabbitMQ did not show its queues: {reason_of(error)}") from error
+
+    async def compare(self, topology: Topology) -> list[Difference]:
+        link = self._open_link()
+        try:
+            return await link.compare(topology)
+        except LOST as error:
+            raise BrokerError(f"RabbitMQ did not compare its queues: {reason_of(error)}") from error
 
     def bindings(self, inbox: Inbox) -> RabbitBindings:
         for subscription in self._supervisor.subscriptions:

@@ -11,13 +11,14 @@ Guarantees:
   each declaration that it refuses, and declarations are repeated every few seconds.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
-from towpath.servicekit.broker.interface import Binding, Exchange, Log, Queue
+from towpath.servicekit.broker.interface import Binding, Difference, Exchange, Log, Queue, QueueCounts
 from towpath.servicekit.broker.rabbitmq.connection import close_channel, rpc
 from towpath.servicekit.broker.rabbitmq.driver import (
     Channel,
@@ -31,6 +32,9 @@ from towpath.servicekit.broker.rabbitmq.refusals import needs
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+
+#: inequivalent arg 'x-max-length' for queue 'q' in vhost '/': received '5' but current is '6'
+_UNEQUAL: Final = re.compile(r"inequivalent arg '([^']+)' .*?received (.*?) but current is (.*?)$", re.DOTALL)
 
 #: One request on a channel, and its reply.
 Request = Callable[[Driver], Awaitable[T]]
@@ -116,6 +120,39 @@ class Declaring:
         if source.name not in self._existing.foreign:
             await bind(await self._driver(), source.name, source.bindings)
 
+    async def exchange_exists(self, name: str) -> bool:
+        """Whether there is an exchange of this name."""
+        try:
+            await self._request(lambda driver: driver.exchange_declare(name, passive=True))
+        except ChannelNotFoundEntity:
+            return False
+        return True
+
+    async def counts(self, name: str) -> QueueCounts | None:
+        """The state of a queue; ``None`` if there is none of this name."""
+        try:
+            found = await self._request(lambda driver: driver.queue_declare(name, passive=True))
+        except ChannelNotFoundEntity:
+            return None
+        return QueueCounts(found.message_count or 0, found.consumer_count or 0)
+
+    async def compare(self, part: Exchange | Queue) -> Difference | None:
+        """Declare what exists once more: RabbitMQ changes nothing, and names an argument that differs."""
+        name = part.name
+
+        def declare(driver: Driver) -> Awaitable[Any]:
+            if isinstance(part, Exchange):
+                return driver.exchange_declare(name, exchange_type=part.type.value, durable=True)
+            return driver.queue_declare(name, durable=True, arguments=queue_arguments(part))
+
+        try:
+            await self._request(declare)
+        except ChannelPreconditionFailed as error:
+            return Difference(name, _unequal(str(error)), is_known=True)
+        except ChannelAccessRefused:
+            return Difference(name, "this account may not compare its arguments", is_known=False)
+        return None
+
     async def close(self) -> None:
         """Close the channel of this round."""
         channel, self._channel = self._channel, None
@@ -168,6 +205,12 @@ class Declaring:
         if self._channel is None:
             self._channel = await self._open_channel()
         return await driver_of(self._channel)
+
+
+def _unequal(text: str) -> str:
+    """The argument that differs, in RabbitMQ's refusal."""
+    found = _UNEQUAL.search(text)
+    return f"{found[1]} is {found[3]}, and this version needs {found[2]}" if found else text
 
 
 def queue_arguments(queue: Queue) -> dict[str, Any]:

@@ -14,7 +14,17 @@ from typing import Final
 import structlog
 from yarl import URL
 
-from towpath.servicekit.broker.interface import Binding, BrokerRefused, Log, Topology, TopologyMismatch
+from towpath.servicekit.broker.interface import (
+    Binding,
+    BrokerRefused,
+    Difference,
+    Exchange,
+    Found,
+    Log,
+    Queue,
+    Topology,
+    TopologyMismatch,
+)
 from towpath.servicekit.broker.rabbitmq.connection import (
     Connection,
     close_channel,
@@ -232,6 +242,36 @@ class Link:
             }
         finally:
             await close_channel(channel)
+
+    async def look(self, topology: Topology) -> Found:
+        """The part of ``topology`` that exists.
+
+        Raises:
+            LOST: See :data:`~towpath.servicekit.broker.rabbitmq.connection.LOST`.
+        """
+        # On the consuming connection, because an alarm blocks the other one.
+        declaring = Declaring(self.consumer_channel, self._existing)
+        try:
+            names = [one.name for one in topology.exchanges]
+            exchanges = frozenset([name for name in names if await declaring.exchange_exists(name)])
+            counts = {one.name: await declaring.counts(one.name) for one in topology.queues}
+        finally:
+            await declaring.close()
+        return Found(exchanges, {name: found for name, found in counts.items() if found is not None})
+
+    async def compare(self, topology: Topology) -> list[Difference]:
+        """The parts of ``topology`` that exist with other arguments.
+
+        Raises:
+            LOST: See :data:`~towpath.servicekit.broker.rabbitmq.connection.LOST`.
+        """
+        declaring = Declaring(self.consumer_channel, Existing())
+        parts: list[Exchange | Queue] = [*topology.exchanges, *topology.queues]
+        try:
+            compared = [await declaring.compare(part) for part in parts]
+        finally:
+            await declaring.close()
+        return [one for one in compared if one is not None]
 
     async def unbound(self, topology: Topology) -> list[Binding]:
         """Bindings that ``topology`` wants verified and that are missing: an empty batch is returned as unroutable.
