@@ -20,7 +20,7 @@ export PYTHON
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test faults abuse containers judges bench check page packages up docs sbom audit lock
+.PHONY: help install run test faults abuse alerts containers judges bench check page packages up docs sbom audit lock
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*##/\1/p' Makefile | while read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -42,6 +42,9 @@ abuse: $(READY)  ## run all abuse trials, and write docs/abuse.md; ARGS="-k resu
 
 containers: $(READY)  ## build the image and bring docker-compose.yml up on an engine, and test both
 	@$(BIN)/pytest tests/containers --containers $(ARGS)
+
+alerts: $(READY)  ## cause the faults of alerts, under a real Prometheus
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/alerts --alerts $(ARGS)
 
 judges: $(READY) $(PACKAGES) $(PARSER)  ## run suites that others wrote, and write docs/judges.md; ARGS="--registry" for those of registries
 	@$(BIN)/python -m judges.run $(ARGS)
@@ -69,13 +72,14 @@ up:  ## run it in containers, with RabbitMQ 4 and PostgreSQL
 	@scripts/env
 	@docker compose up --build $(ARGS)
 
-docs: $(READY)  ## write the generated files of docs/reference, clients/js/src/actions.ts, deploy/rabbitmq/definitions.json
+docs: $(READY)  ## write the generated files of docs/reference, clients/js/src/actions.ts, deploy/rabbitmq and deploy/grafana
 	@$(BIN)/python scripts/settings.py
 	@$(BIN)/python scripts/contract.py
 	@$(BIN)/python scripts/actions.py
 	@$(BIN)/python scripts/definitions.py
 	@$(BIN)/python scripts/openapi.py
 	@$(BIN)/python scripts/metrics.py
+	@$(BIN)/python scripts/dashboard.py
 
 sbom: $(AUDIT) $(SBOM_PACKAGES)  ## write the bills of materials, test-results/sbom
 	@scripts/sbom

@@ -69,16 +69,25 @@ WITH_STORAGE: dict[str, InstalledService] = {
 ACCOUNTS = "accounts"
 
 
-def run_compose(env_file: Path | str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """docker-compose reads the compose file, and fills in the variables."""
+def run_compose(env_file: Path | str, *profiles: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """docker-compose reads the compose file, with these profiles, and fills in the variables."""
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **variables}
-    command = [str(BIN / "docker-compose"), "--env-file", str(env_file), "config", "--format", "json"]
+    chosen = [f"--profile={profile}" for profile in profiles]
+    command = [
+        str(BIN / "docker-compose"),
+        "--env-file",
+        str(env_file),
+        *chosen,
+        "config",
+        "--format",
+        "json",
+    ]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-def compose(**variables: str) -> dict[str, Any]:
+def compose(*profiles: str, **variables: str) -> dict[str, Any]:
     """The compose file as docker-compose reads it, with these variables alone."""
-    ran = run_compose("/dev/null", **variables)
+    ran = run_compose("/dev/null", *profiles, **variables)
     assert ran.returncode == 0, ran.stderr
     assert not ran.stderr, ran.stderr
     read: dict[str, Any] = json.loads(ran.stdout)
@@ -136,7 +145,8 @@ def test_a_program_can_start_with_its_settings(
     unknown = [name for name in own if name.removeprefix("TOWPATH_").lower() not in model.model_fields]
     assert unknown == []
     for name, value in {**the_dockerfile().environment, **own}.items():
-        monkeypatch.setenv(name, value)
+        if value is not None:  # It is that of .env, if there is one.
+            monkeypatch.setenv(name, value)
     settings = load(model)
     if isinstance(settings, GatewaySettings):
         assert settings.gateway_id == service
@@ -275,6 +285,7 @@ async def test_rabbitmq_starts_with_these_accounts_and_no_other_and_the_programs
             own: dict[str, Any] = {
                 name.removeprefix("TOWPATH_").lower(): value
                 for name, value in services[service]["environment"].items()
+                if value is not None
             }
             own["amqp_url"] = own["amqp_url"].replace("rabbitmq:5672", f"127.0.0.1:{node.port}")
             return own | more
@@ -329,6 +340,63 @@ def test_containers_of_the_compose_file_are_the_servers_of_the_proxy() -> None:
     ]
     named = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     assert {name for name, _, _ in servers} <= named.keys()
+
+
+# Its profiles
+
+
+@pytest.mark.parametrize("profile", ["observability", "cluster"])
+def test_a_profile_adds_containers_and_changes_none(
+    profile: str, services: dict[str, dict[str, Any]], secrets: dict[str, str]
+) -> None:
+    with_profile = compose(profile, **secrets)["services"]
+    assert with_profile.keys() > services.keys()
+    assert {name: with_profile[name] for name in services} == services
+    for name in with_profile.keys() - services.keys():
+        container = with_profile[name]
+        assert not container["image"].endswith((":latest", container["image"].partition(":")[0])), name
+        assert container["restart"] == "unless-stopped"
+        assert int(container["mem_limit"]) > 0
+        assert {port["host_ip"] for port in container.get("ports", ())} <= {"127.0.0.1"}, name
+        for volume in container.get("volumes", ()):
+            assert volume["type"] == "volume" or Path(volume["source"]).is_file(), volume
+
+
+def test_nodes_of_the_cluster_find_each_other_and_share_a_cookie_and_the_accounts(
+    secrets: dict[str, str],
+) -> None:
+    containers = compose("cluster", **secrets)["services"]
+    nodes = {name: one for name, one in containers.items() if one["image"].startswith("rabbitmq:")}
+    assert len(nodes) == 3
+    conf = (ROOT / "deploy/rabbitmq/cluster.conf").read_text()
+    assert re.findall(r"nodes\.\d = rabbit@(\S+)$", conf, re.M) == list(nodes)
+    for name, node in nodes.items():
+        assert node["hostname"] == name
+        assert node["environment"] == nodes["rabbitmq"]["environment"]
+        assert secrets["RABBITMQ_COOKIE"] in node["environment"]["RABBITMQ_CTL_ERL_ARGS"]
+        mounted = {volume["target"]: volume["source"] for volume in node["volumes"]}
+        assert mounted["/var/lib/rabbitmq"] == name, "each node has data of its own"
+        assert mounted["/etc/rabbitmq/accounts"] == "accounts"
+        joins = str(ROOT / "deploy/rabbitmq/cluster.conf") in mounted.values()
+        assert joins == (name != "rabbitmq"), "the first node is there, and the others join it"
+
+
+def test_programs_know_all_nodes_of_the_cluster_and_send_traces_where_the_variables_say(
+    secrets: dict[str, str],
+) -> None:
+    brokers = "rabbitmq:5672,rabbitmq-2:5672,rabbitmq-3:5672"
+    given = {"RABBITMQ_NODES": brokers, "TOWPATH_OTLP_ENDPOINT": "http://jaeger:4318"}
+    containers = compose("cluster", "observability", "ops", **secrets, **given)["services"]
+    urls = {
+        name: one["environment"]["TOWPATH_AMQP_URL"]
+        for name, one in containers.items()
+        if "TOWPATH_AMQP_URL" in one.get("environment", {})
+    }
+    assert len(urls) > 5
+    assert {url.partition("@")[2] for url in urls.values()} == {f"{brokers}/"}
+    for name, one in containers.items():
+        if (one.get("command") or [""])[0].startswith("towpath-"):
+            assert one["environment"]["TOWPATH_OTLP_ENDPOINT"] == "http://jaeger:4318", name
 
 
 # The image

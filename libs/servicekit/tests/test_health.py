@@ -71,6 +71,15 @@ async def test_metrics_are_served_as_prometheus_wants_them(admin: Admin, telemet
         assert "messages_received_total 7.0" in await response.text()
 
 
+async def test_readiness_is_a_metric_too(admin: Admin) -> None:
+    ready = {"database": True}
+    admin.health.add("database", lambda: ready["database"])
+    for state in (True, False, True):
+        ready["database"] = state
+        async with admin.client.get(admin.url + "/metrics") as response:
+            assert f"\nprogram_ready {float(state)}\n" in await response.text()
+
+
 async def test_there_is_nothing_else(admin: Admin) -> None:
     for path in ("/", "/health", "/metrics/x"):
         async with admin.client.get(admin.url + path) as response:

@@ -62,6 +62,11 @@ async def serve_admin(host: str, port: int, health: Health, telemetry: Telemetry
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
         )
 
+    telemetry.gauge(
+        "program_ready",
+        "1 while the program can do its work: `/health/ready`",
+        lambda: int(not health.failing()),
+    )
     telemetry.gauge("asyncio_tasks", "Tasks of the program", lambda: len(asyncio.all_tasks()))
     app = web.Application()
     app.router.add_get("/health/live", live)
