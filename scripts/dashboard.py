@@ -42,6 +42,11 @@ def p99(metric: str, by: str) -> str:
     return f"histogram_quantile(0.99, sum by ({by}, le) (rate({metric}_bucket[$__rate_interval])))"
 
 
+def median(metric: str, by: str) -> str:
+    """The median of the same."""
+    return f"histogram_quantile(0.5, sum by ({by}, le) (rate({metric}_bucket[$__rate_interval])))"
+
+
 def rate(metric: str, by: str) -> str:
     """The rate of a counter, per second, for each value of the label ``by``."""
     return f"sum by ({by}) (rate({metric}[$__rate_interval]))"
@@ -68,6 +73,22 @@ ROWS: Final[Sequence[tuple[str, Sequence[Panel]]]] = (
                 ],
             ),
             Panel(
+                "How long does an answer take?",
+                "s",
+                [
+                    ("{{domain}} p99", p99("request_delay_seconds", "domain")),
+                    ("{{domain}} p50", median("request_delay_seconds", "domain")),
+                ],
+                text="From the frame read to the answer handed to the socket.",
+                limit=1,
+            ),
+            Panel(
+                "How long does a push take?",
+                "s",
+                [("{{domain}} p99", p99("push_delay_seconds", "domain"))],
+                text="From the service's timestamp to the hand-over to the socket: clocks have to agree.",
+            ),
+            Panel(
                 "What is refused?",
                 "reqps",
                 [
@@ -80,10 +101,11 @@ ROWS: Final[Sequence[tuple[str, Sequence[Panel]]]] = (
                 ],
             ),
             Panel(
-                "How many come?",
+                "How many come, and with which code do they go?",
                 "cps",
                 [
                     ("connects", "sum(rate(connections_opened_total[$__rate_interval]))"),
+                    ("closed with {{code}}", rate("connections_closed_total", "code")),
                 ],
             ),
         ),
@@ -137,6 +159,7 @@ ROWS: Final[Sequence[tuple[str, Sequence[Panel]]]] = (
                 "short",
                 [
                     ("{{job}} {{instance}}", "queues_consumed"),
+                    ("{{job}} without a holder", "max by (job) (partitions_unheld)"),
                 ],
             ),
         ),
@@ -149,6 +172,20 @@ ROWS: Final[Sequence[tuple[str, Sequence[Panel]]]] = (
                 "s",
                 [("{{job}} p99", p99("publish_confirm_seconds", "job"))],
                 limit=1,
+            ),
+            Panel(
+                "Is it there?",
+                "short",
+                [
+                    ("{{job}} connected", "sum by (job) (broker_connected)"),
+                    ("{{job}} blocked", "sum by (job) (broker_blocked)"),
+                ],
+            ),
+            Panel(
+                "What waits to be published?",
+                "short",
+                [("{{job}} {{instance}}", "lane_waiting")],
+                limit=5000,
             ),
             Panel(
                 "How large are batches?",
@@ -178,6 +215,7 @@ ROWS: Final[Sequence[tuple[str, Sequence[Panel]]]] = (
                 "Does the link hold?",
                 "short",
                 [
+                    ("{{job}} reconnects", rate("broker_reconnects_total", "job")),
                     ("{{job}} lost {{what}}", rate("deaf_found_total", "job, what")),
                     ("{{job}} probes lost", rate("probes_lost_total", "job")),
                 ],
@@ -187,6 +225,18 @@ ROWS: Final[Sequence[tuple[str, Sequence[Panel]]]] = (
     (
         "Databases",
         (
+            Panel(
+                "How long is the wait for a connection?",
+                "s",
+                [("{{job}} p99", p99("database_pool_wait_seconds", "job"))],
+                limit=0.01,
+            ),
+            Panel(
+                "How many connections are in use?",
+                "percentunit",
+                [("{{job}} {{instance}}", "database_pool_in_use")],
+                limit=0.95,
+            ),
             Panel(
                 "Can services write?",
                 "short",
