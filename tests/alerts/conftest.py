@@ -21,9 +21,7 @@ Watch = Callable[..., Awaitable[Prometheus]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("alerts")
-    group.addoption("--alerts", action="store_true", help="cause the faults of alerts")
-    group.addoption("--dashboard", type=Path, help="draw the dashboard there, as it is under the honest load")
+    parser.getgroup("alerts").addoption("--alerts", action="store_true", help="cause the faults of alerts")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -9,7 +9,6 @@ Guarantees:
 
 import json
 import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
@@ -146,21 +145,6 @@ class Prometheus:
             return not set(names) & await self.firing()
 
         await eventually(none_fires, timeout=timeout, every=0.2)
-
-    async def over_time(self, expression: str, seconds: float) -> list[dict[str, Any]]:
-        """The series of an expression of the dashboard over the last seconds, in a hundred steps."""
-        now = time.time()
-        asked = expression.replace("$__rate_interval", faster("5m"))
-        found: list[dict[str, Any]] = (
-            await self._ask(
-                "/api/v1/query_range",
-                query=asked,
-                start=str(now - seconds),
-                end=str(now),
-                step=f"{seconds / 100:g}",
-            )
-        )["result"]
-        return found
 
     async def query(self, expression: str) -> list[dict[str, Any]]:
         """The series of an instant query."""
