@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from towpath.servicekit.installed import installed_services
+from towpath.servicekit.runtime.exit_status import ExitStatus
 from towpath.testkit.bare_page import bare_page
 from towpath.testkit.client import WireClient
 from towpath.testkit.eventually import eventually
@@ -170,7 +171,7 @@ def test_the_reason_of_a_service_that_cannot_start_is_one_line(
     many = f"{WAVE}\nONE, TWO = WAVE, Service(name='two', domain='two', commands={{}})\n"
     write(tmp_path, {"many.py": many, "none.py": "", "broken.py": "\n1 / 0\n"})
     expected = line.replace("{folder}", str(tmp_path)).replace("…", "module:SERVICE")
-    assert launched(tmp_path, *arguments) == (2 if line else 0, expected)
+    assert launched(tmp_path, *arguments) == (ExitStatus.BAD_SERVICE if line else 0, expected)
 
 
 # Names
