@@ -17,6 +17,7 @@ from towpath.gateway.admission.connect_rates import FAILED_TLS_COST
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.envelope import VERSION
 from towpath.protocol.routes import PARTITIONS, RETRY_DELAYS, USER_ID_BYTES, USER_ID_CHARACTERS
+from towpath.servicekit.runtime import conventions
 from towpath.servicekit.runtime.settings import ServiceSettings
 
 ROOT: Final = Path(__file__).parent.parent
@@ -200,6 +201,10 @@ def _exists(name: str) -> bool:
 _NOT_MODULES: Final = re.compile(r"towpath\.(commands|events|push|revocations|services|v1|token|db)\b")
 
 
+#: Attributes of spans.
+_ATTRIBUTES: Final = {value for value in vars(conventions).values() if isinstance(value, str)}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_modules_and_files_named_on_a_page_exist(page: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
@@ -207,6 +212,7 @@ def test_modules_and_files_named_on_a_page_exist(page: Path) -> None:
     modules |= {
         f"towpath.{name}" for name in re.findall(r"`((?:gateway|servicekit|testkit)(?:\.\w+)+)`", text)
     }
+    modules -= _ATTRIBUTES
     assert [name for name in modules if not _NOT_MODULES.match(name) and not _exists(name)] == []
     files = set(
         re.findall(r"`((?:libs|services|tools|tests|scripts|docs|bench|deploy|clients)/[\w./-]+)`", text)
