@@ -137,8 +137,8 @@ def test_the_tree_of_the_kits_errors_is_complete() -> None:
     tree = tree_of(servicekit)
     assert set(tree) == set(public)
     assert [name for name, above in tree.items() if not is_below(name, above, public)] == []
-    # LaneFull is caught where messages are queued; BadEntryPoint is for operators, not for service writers.
-    internal = {"LaneFull", "BadEntryPoint"}
+    # LaneFull is caught where messages are queued; the others are for operators, not for service writers.
+    internal = {"LaneFull", "BadEntryPoint", "RefusedLogin"}
     known = errors_below(servicekit.CannotStart, servicekit.BrokerError, package="towpath.servicekit")
     assert set(known) - internal <= set(tree)
 
