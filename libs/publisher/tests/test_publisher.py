@@ -27,6 +27,7 @@ from towpath.publisher import (
 from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import free_port
 from towpath.testkit.rabbitmq import Rabbit
+from towpath.tools.rabbitmq_node import RabbitControl
 
 QUEUE = "listener"
 #: Arguments of a queue that takes one message.
@@ -194,9 +195,11 @@ async def test_a_full_queue_is_reported_after_the_time_limit_and_takes_the_event
     assert await waiting == "m-3"
 
 
-async def test_a_virtual_host_without_towpath_is_named(publisher: Publisher) -> None:
-    with pytest.raises(ExchangeMissing, match=r"'towpath\.events' does not exist"):
-        await publisher.publish("order.paid", PAID, timeout=0.5)
+async def test_a_virtual_host_without_towpath_is_named(rabbitmq_node: RabbitControl) -> None:
+    # Without accounts (`--rights`): their definitions have the exchanges.
+    async with Rabbit.on(rabbitmq_node) as empty, Publisher(empty.url, app_id="shop") as publisher:
+        with pytest.raises(ExchangeMissing, match=r"'towpath\.events' does not exist"):
+            await publisher.publish("order.paid", PAID, timeout=0.5)
 
 
 async def test_an_alarm_is_reported_and_waited_for(rabbitmq: Rabbit, publisher: Publisher) -> None:
