@@ -10,6 +10,7 @@ import pytest
 
 from services.ingress.tests.running import Consumer, IngressUnderTest
 from towpath.ingress.keys import BadKeys, Key, KeyRing, Keys, make
+from towpath.servicekit.runtime.exit_status import ExitStatus
 from towpath.servicekit.runtime.settings import BadSetting
 from towpath.testkit.eventually import eventually
 
@@ -123,7 +124,7 @@ def test_the_program_makes_a_key_and_prints_it_once(tmp_path: Path) -> None:
     wrong = subprocess.run(
         [program, "key", "shop", "--file", file], capture_output=True, text=True, check=False, timeout=60
     )
-    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert (wrong.returncode, wrong.stdout) == (ExitStatus.BAD_SETTING, "")
     assert (
         wrong.stderr == "towpath-ingress: the key would have no right: give it --events order.* or --push\n"
     )
