@@ -131,7 +131,7 @@ async def test_slow_confirms(watch: Watch, system: System, rabbitmq: Rabbit, pro
             async def ask() -> None:
                 for _ in range(10):
                     await ana.send("chat.rooms", {})
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.2)  # the load between two looks
 
             async with again_and_again(ask):
                 await prometheus.fires("ConfirmsSlow", timeout=90)

@@ -135,8 +135,8 @@ class Compose:
     def containers(self, *services: str) -> list[dict[str, Any]]:
         """The engine's description of each running container of these services, or of all."""
         ids = self.command("ps", "--quiet", *services).split()
-        told: list[dict[str, Any]] = json.loads(docker("inspect", *ids)) if ids else []
-        return told
+        described: list[dict[str, Any]] = json.loads(docker("inspect", *ids)) if ids else []
+        return described
 
     def services(self) -> list[str]:
         """Those that are running."""

@@ -144,7 +144,7 @@ async def test_a_restart_of_any_container_heals_and_loses_no_message(
                 "chat.send", sent, msg_id=f"{room}-{len(texts)}", timeout=_HEAL_SECONDS
             )
             assert answer["action"] == "chat.send.ok", answer
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # people do not write faster
         await restarting
         await eventually(lambda: _heard(ben) == texts, timeout=_HEAL_SECONDS)
         assert not ben.incomplete
@@ -194,7 +194,7 @@ async def test_services_are_scaled_out_and_in_while_people_talk(compose: Compose
                 sent = {"room": room, "text": texts[-1]}
                 answer = await ana.request("chat.send", sent, msg_id=f"{room}-{len(texts)}")
                 assert answer["action"] == "chat.send.ok", answer
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # people do not write faster
             await scaling
             assert len(compose.containers("chat")) == len(compose.containers("orders")) == replicas
         await eventually(lambda: _heard(ben) == texts, timeout=_HEAL_SECONDS)

@@ -39,8 +39,8 @@ def test_its_labels_name_it_its_version_and_its_source(facts: dict[str, dict[str
 
 @pytest.mark.parametrize("program", ["towpath", "towpath-gateway", "towpath-chat", "towpath-ingress"])
 def test_each_program_says_its_version(program: str, image: str) -> None:
-    told = docker("run", "--rm", "--read-only", "--network=none", image, program, "--version")
-    assert told.split()[-1][0].isdigit(), told
+    printed = docker("run", "--rm", "--read-only", "--network=none", image, program, "--version")
+    assert printed.split()[-1][0].isdigit(), printed
 
 
 def test_two_builds_have_the_same_files(image: str) -> None:

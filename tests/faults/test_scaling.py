@@ -58,7 +58,7 @@ class Onlookers:
             # The proxy may not know yet that a gateway has come, or gone: a client tries again.
             with contextlib.suppress(OSError, ConnectionEnded, InvalidStatus, TimeoutError):
                 pause = await self._connect(user)
-            await asyncio.sleep(pause)
+            await asyncio.sleep(pause)  # as advised, or a short while before the next attempt
 
     async def _connect(self, user: str) -> float:
         """Stay until the connection ends; returns the seconds after which to reconnect."""

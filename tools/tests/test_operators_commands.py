@@ -249,24 +249,24 @@ def test_the_shape_of_data_has_no_value_of_it(value: Any) -> None:
 )
 def test_a_tap_shows_fields_and_no_texts(secret: str, data: dict[str, str]) -> None:
     body = make("chat.message", dict.fromkeys(data, f"☠{secret}")).to_json()
-    [told] = tap.envelopes(Seen(body), show_data=False)  # type: ignore[arg-type]
-    assert told["data"].keys() == data.keys()
-    assert "☠" not in json.dumps(told, ensure_ascii=False)
-    [told] = tap.envelopes(Seen(body), show_data=True)  # type: ignore[arg-type]
-    assert all(text == f"☠{secret}" for text in told["data"].values())
+    [shown] = tap.envelopes(Seen(body), show_data=False)  # type: ignore[arg-type]  # as much of a Delivery as a tap reads
+    assert shown["data"].keys() == data.keys()
+    assert "☠" not in json.dumps(shown, ensure_ascii=False)
+    [shown] = tap.envelopes(Seen(body), show_data=True)  # type: ignore[arg-type]  # as much of a Delivery as a tap reads
+    assert all(text == f"☠{secret}" for text in shown["data"].values())
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_a_tap_survives_every_body(body: bytes) -> None:
-    for told in tap.envelopes(Seen(body), show_data=False):  # type: ignore[arg-type]
-        json.dumps(told)
+    for shown in tap.envelopes(Seen(body), show_data=False):  # type: ignore[arg-type]  # as much of a Delivery as a tap reads
+        json.dumps(shown)
 
 
 def test_a_tap_shows_the_code_of_an_error() -> None:
     body = make("error", {"code": "busy", "message": "a text", "retryable": True}).to_json()
-    [told] = tap.envelopes(Seen(body), show_data=False)  # type: ignore[arg-type]
-    assert told["code"] == "busy"
-    assert told["data"]["message"] == "text of 6"
+    [shown] = tap.envelopes(Seen(body), show_data=False)  # type: ignore[arg-type]  # as much of a Delivery as a tap reads
+    assert shown["code"] == "busy"
+    assert shown["data"]["message"] == "text of 6"
 
 
 @pytest.mark.parametrize(

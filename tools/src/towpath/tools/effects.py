@@ -110,7 +110,7 @@ def _do(service: str, wanted: Wanted, change: _Change, verb: str, data: Path) ->
                 )
         for effect, key in changed:
             print(f"{verb} {effect} {key}")  # noqa: T201  # a command speaks to a person
-        print(f"{len(changed)} {verb}")  # noqa: T201
+        print(f"{len(changed)} {verb}")  # noqa: T201  # a command speaks to a person
 
     _run(service, act, data)
 
@@ -169,7 +169,7 @@ def _table(service: str) -> sa.Table:
 def _print(service: str, rows: list[Row], count: int, *, as_json: bool) -> None:
     if as_json:
         for row in rows:
-            print(json.dumps({"service": service, **_as_dict(row)}))  # noqa: T201
+            print(json.dumps({"service": service, **_as_dict(row)}))  # noqa: T201  # a command speaks to a program
         return
     screen = console()
     if rows:
