@@ -14,7 +14,7 @@ from playwright.async_api import async_playwright, expect
 
 from towpath.testkit.bare_page import bare_page
 from towpath.testkit.eventually import eventually
-from towpath.testkit.processes import free_port
+from towpath.testkit.ports import first_of_free_ports, free_port
 from towpath.testkit.rabbitmq import Rabbit
 
 from .snippets import ROOT, Block, Play, Terminal, blocks_of, looks_like, run, section
@@ -40,7 +40,7 @@ class Walk:
         self._ports = {port: str(free_port()) for port in ("8000", "8001", "8002", "8080", "8090")}
         self.settings = {
             "TOWPATH_AMQP_URL": amqp_url,
-            "TOWPATH_ADMIN_PORT": str(free_port()),  # last: the next ports are taken as well
+            "TOWPATH_ADMIN_PORT": str(first_of_free_ports()),
             "TOWPATH_WEB_ROOT": str(bare_page(folder / "web")),
             "TOWPATH_ALLOWED_ORIGINS": f"http://127.0.0.1:{self._ports['8001']}",
         }

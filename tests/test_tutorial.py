@@ -13,7 +13,7 @@ from playwright.async_api import Page, async_playwright, expect
 
 from towpath.testkit.bare_page import bare_page
 from towpath.testkit.eventually import eventually
-from towpath.testkit.processes import free_port
+from towpath.testkit.ports import first_of_free_ports, free_port
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.tools.cli import app
 from towpath.tools.rabbitmq_node import RabbitControl
@@ -47,7 +47,7 @@ class Walk:
         }
         self.settings = {
             "TOWPATH_AMQP_URL": amqp_url,
-            "TOWPATH_ADMIN_PORT": str(free_port()),  # last: the next ports are taken as well
+            "TOWPATH_ADMIN_PORT": str(first_of_free_ports()),
             "TOWPATH_WEB_ROOT": str(bare_page(folder / "web")),
         }
         for block in blocks_of(TUTORIAL):

@@ -227,7 +227,6 @@ async def go_on_with(folder: Path, processes: Processes, **given: str) -> None:
         name="towpath dev",
         port=port,
         web_port=free_port(),
-        admin_port=free_port(),
         auth_secret=SECRET,
         **given,
     )

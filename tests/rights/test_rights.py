@@ -12,6 +12,8 @@ import pytest
 from aiormq.exceptions import AMQPChannelError
 
 from towpath.protocol.routes import COMMANDS, EVENTS, PUSH
+from towpath.servicekit.broker.interface import Message
+from towpath.servicekit.broker.rabbitmq import RabbitBroker
 
 from .conftest import OTHERS_INBOX, Installation
 
@@ -362,6 +364,20 @@ async def test_rabbitmq_refuses(
         # And nothing but the permission is in the way.
         if code == FORBIDDEN:
             assert "refused for user" in str(error.value)
+
+
+async def test_a_program_may_ask_and_no_other_publish_of_it_suffers(installation: Installation) -> None:
+    url = installation.rights.url(installation.url, "ingress")
+    async with asyncio.timeout(PATIENCE), RabbitBroker.connect(url, name="ingress") as broker:
+        await broker.until_ready()
+
+        async def ask(domain: str) -> bool:
+            publishing = broker.publish(EVENTS, "order.paid", Message(body=b"[]", persistent=False))
+            answer, _ = await asyncio.gather(broker.may_publish(EVENTS, f"{domain}.paid"), publishing)
+            return answer
+
+        asked = ["order", "orders", "proof", "chat", "session"] * 4
+        assert [await ask(domain) for domain in asked] == [one in ("order", "chat") for one in asked]
 
 
 def _code_of(error: AMQPChannelError) -> int:

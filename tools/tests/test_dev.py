@@ -85,7 +85,7 @@ class Dev:
 
 
 def launch_dev(processes: Processes, folder: Path, *arguments: str, **settings: object) -> Process:
-    ports = {"port": free_port(), "web_port": free_port(), "admin_port": 18081}
+    ports = {"port": free_port(), "web_port": free_port()}
     return processes.launch(
         "towpath", "dev", "--data", str(folder), *arguments, name="towpath dev", **{**ports, **settings}
     )

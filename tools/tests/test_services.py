@@ -65,7 +65,6 @@ async def start_dev(
         name="towpath dev",
         port=port,
         web_port=free_port(),
-        admin_port=18081,
         auth_secret=SECRET,
         web_root=bare_page(folder.parent / "web"),
         **settings,

@@ -40,6 +40,13 @@ async def test_of_many_publishes_at_once_only_the_unroutable_fail(broker: Broker
     assert sorted(await drain(broker, WORK)) == sorted(keys[1::2])
 
 
+async def test_asking_for_a_permission_delivers_nothing(broker: Broker) -> None:
+    await broker.declare(bound(WORK))
+    assert await broker.may_publish(TOPICS.name, "work.1")
+    await broker.publish(TOPICS.name, "work.2", a_message("published"))
+    assert await drain(broker, WORK) == ["published"]
+
+
 async def test_publishing_to_an_unknown_exchange_is_an_error_that_names_it(broker: Broker) -> None:
     await broker.declare(bound(WORK))
     with pytest.raises(BrokerError, match="nowhere"):

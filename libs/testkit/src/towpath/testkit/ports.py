@@ -34,6 +34,19 @@ def free_port() -> int:
     raise AssertionError("the ports do not end")
 
 
+def first_of_free_ports(count: int = 12) -> int:
+    """The first of ``count`` ports in a row, each as :func:`free_port` gives it.
+
+    For a program that takes the next free ports by itself, as ``towpath dev`` does for its programs: another test
+    must not start there meanwhile.
+    """
+    row = [free_port()]
+    while len(row) < count:
+        port = free_port()
+        row = [*row, port] if port == row[-1] + 1 else [port]
+    return row[0]
+
+
 async def status_of(port: int, path: str) -> int | None:
     """The HTTP status of a page; ``None`` if no program answers."""
     with contextlib.suppress(OSError, TimeoutError, ValueError, IndexError):

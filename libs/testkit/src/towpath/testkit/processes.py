@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Self
 
 from towpath.testkit.eventually import eventually
+from towpath.testkit.ports import first_of_free_ports, status_of
 from towpath.testkit.ports import free_port as free_port  # tests of processes need both
-from towpath.testkit.ports import status_of
 from towpath.testkit.rights import Rights
 from towpath.tools.packages import RABBITMQ
 
@@ -162,7 +162,7 @@ class Processes:
             name: The name in reports; by default the program.
             timeout: Seconds until it must be ready.
             settings: Settings without their prefix: ``port=8080`` is ``TOWPATH_PORT=8080``. A free
-                ``admin_port`` is chosen when none is given.
+                ``admin_port`` is chosen when none is given, and a row of them for ``towpath dev``.
         """
         process = self.launch(program, *arguments, name=name, **settings)
         await process.ready(timeout=timeout)
@@ -171,6 +171,9 @@ class Processes:
     def launch(self, program: str, *arguments: str, name: str | None = None, **settings: object) -> Process:
         """Start a program without waiting for it; see :meth:`start`."""
         environment = {f"TOWPATH_{setting.upper()}": str(value) for setting, value in settings.items()}
+        if (program, *arguments[:1]) == ("towpath", "dev"):
+            environment.setdefault("TOWPATH_INGRESS_PORT", str(free_port()))
+            environment.setdefault("TOWPATH_ADMIN_PORT", str(first_of_free_ports()))
         environment.setdefault("TOWPATH_ADMIN_PORT", str(free_port()))
         if self._rights is not None:
             environment = self._rights.environment(program, arguments, environment)

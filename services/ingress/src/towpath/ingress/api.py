@@ -31,6 +31,7 @@ from towpath.ingress.idempotency import (
 )
 from towpath.ingress.items import NewEnvelope, NewPush, Outgoing, Rejected
 from towpath.ingress.keys import Key, KeyRing
+from towpath.ingress.permits import Permits
 from towpath.ingress.problems import (
     MEDIA_TYPE,
     PROBLEM_OF,
@@ -81,6 +82,7 @@ class Ingress:
         self._clock = clock
         self._rates = Buckets[str](Rate(settings.rate_per_key, settings.burst_per_key))
         self._fingerprints = Fingerprints(settings.idempotency_max, settings.idempotency_retention)
+        self._permits = Permits(broker, settings.domain_refused_for, clock)
         self._results = {
             status: telemetry.counter("ingress_items", "Items by their result", {"result": status})
             for status in Status
@@ -127,7 +129,7 @@ class Ingress:
             # Only now: a body that was refused as a whole may be corrected.
             self._remember(request.url.path, key, idempotency_key, body)
         published = iter(
-            await publishing.publish(self._broker, key.name, outgoing, settings.publish_window)
+            await publishing.publish(self._broker, self._permits, key.name, outgoing, settings.publish_window)
             if outgoing
             else []
         )

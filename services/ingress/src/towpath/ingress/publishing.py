@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from towpath.ingress.items import Outgoing
+from towpath.ingress.permits import Permits
 from towpath.ingress.problems import Result, Status
 from towpath.protocol.routes import EVENTS
 from towpath.servicekit.broker.interface import (
@@ -44,10 +45,13 @@ _SKIPPED: Final = "Not tried, because one before it failed: send it again, with 
 _HARMLESS: Final = (Status.ACCEPTED, Status.UNROUTABLE, Status.FORBIDDEN)
 
 
-async def publish(broker: Broker, sender: str, items: Sequence[Outgoing], window: int) -> list[Result]:
+async def publish(
+    broker: Broker, permits: Permits, sender: str, items: Sequence[Outgoing], window: int
+) -> list[Result]:
     """Publish items; one result for each, in their order.
 
     Args:
+        permits: Which events RabbitMQ takes from the ingress.
         sender: The AMQP property ``app_id``; consumers distinguish senders by it.
         window: Items that are unconfirmed at the same time.
     """
@@ -64,8 +68,13 @@ async def publish(broker: Broker, sender: str, items: Sequence[Outgoing], window
         for position in range(len(items)):
             if len(unconfirmed) >= window:
                 await asyncio.wait(unconfirmed, return_when=asyncio.FIRST_COMPLETED)
+            refused = None if stopped else await _refusal_of(items[position], permits)
             if stopped:
                 break
+            if refused is not None:
+                results[position] = refused
+                stopped = refused.status not in _HARMLESS
+                continue
             # Tasks begin in the order they are made, and a channel writes in the order it is asked.
             task = asyncio.create_task(settle(position), name=f"ingress: publish for {sender}")
             unconfirmed.add(task)
@@ -76,6 +85,24 @@ async def publish(broker: Broker, sender: str, items: Sequence[Outgoing], window
         for task in unconfirmed:
             task.cancel()
     return results
+
+
+async def _refusal_of(item: Outgoing, permits: Permits) -> Result | None:
+    """The result of an item that is not tried, because of its domain."""
+    try:
+        if item.exchange != EVENTS or await permits.allow(item.routing_key):
+            return None
+    except BrokerError as error:
+        # Nothing was sent, whatever the error.
+        status, detail = _RESULTS.get(type(error), _RESULTS[BrokerUnavailable])
+    else:
+        domain = item.routing_key.partition(".")[0]
+        status = Status.FORBIDDEN
+        detail = (
+            f"RabbitMQ does not let the ingress publish events of {domain!r}: "
+            "correct the name, or give the account of the ingress this domain."
+        )
+    return Result(status=status, msg_id=item.msg_id, detail=detail)
 
 
 async def _publish_one(broker: Broker, sender: str, item: Outgoing) -> Result:

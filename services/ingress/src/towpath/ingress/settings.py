@@ -33,6 +33,8 @@ class IngressSettings(BrokerSettings):
         rate_per_key, burst_per_key: Items a second of one API key in the long run, and at once; a request counts as
             one item at least. Past it 429. 0 for no limit.
         publish_window: Items of one request that wait for their confirm at the same time.
+        domain_refused_for: Seconds until RabbitMQ is asked again about a domain whose events it does not take from
+            the ingress; until then they are answered 403.
         idempotency_max: Idempotency keys that are remembered with a fingerprint of their body, to refuse another
             body; the oldest are forgotten first. That a repeated request has its effect once needs none of this.
         idempotency_retention: Seconds that they are remembered.
@@ -59,6 +61,7 @@ class IngressSettings(BrokerSettings):
     rate_per_key: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2_000.0
     burst_per_key: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 20_000.0
     publish_window: Annotated[int, Field(ge=1, le=10_000)] = 200
+    domain_refused_for: Seconds = 30.0
     idempotency_max: Annotated[int, Field(ge=1)] = 100_000
     idempotency_retention: Seconds = 86_400.0
     retry_after: Annotated[int, Field(ge=1, le=3600)] = 2

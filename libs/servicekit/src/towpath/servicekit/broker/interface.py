@@ -327,6 +327,18 @@ class Broker(Protocol):
         """
         ...
 
+    async def may_publish(self, exchange: str, routing_key: str) -> bool:
+        """Whether the broker lets this account publish to ``exchange`` with this key; no queue gets a message.
+
+        For keys that a caller chooses: RabbitMQ closes the channel of a publish that it refuses, and the outcome
+        of all others in flight on it is unknown then.
+
+        Raises:
+            BrokerUnavailable, BrokerBlocked: It cannot be asked now.
+            BrokerError: It did not answer.
+        """
+        ...
+
     def subscribe(
         self, *sources: Queue | Inbox | Log, prefetch: int, arrived: asyncio.Event | None = None
     ) -> AbstractAsyncContextManager[Subscription]:

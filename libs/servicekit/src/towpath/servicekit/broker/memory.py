@@ -185,6 +185,10 @@ class MemoryBroker:
         await self.until_ready()
         self._hub.vhost.declare(topology)
 
+    async def may_publish(self, exchange: str, routing_key: str) -> bool:
+        self._check_takes()
+        return True
+
     async def publish(
         self,
         exchange: str,
@@ -194,10 +198,7 @@ class MemoryBroker:
         mandatory: bool = False,
         timeout: float | None = None,
     ) -> None:
-        if self._closed or not self._hub.running:
-            raise BrokerUnavailable(f"{self._name} has no connection to the memory broker")
-        if self._hub.blocked:
-            raise BrokerBlocked("the memory broker accepts no messages for now: it is full, or was blocked")
+        self._check_takes()
         check(exchange, routing_key, message, self._hub.message_max_bytes)
         drops = self._drops
         problem = self._hub.vhost.publish(
@@ -310,6 +311,12 @@ class MemoryBroker:
         for confirm in self._unconfirmed:
             if not confirm.done():
                 confirm.set_result(None)
+
+    def _check_takes(self) -> None:
+        if self._closed or not self._hub.running:
+            raise BrokerUnavailable(f"{self._name} has no connection to the memory broker")
+        if self._hub.blocked:
+            raise BrokerBlocked("the memory broker accepts no messages for now: it is full, or was blocked")
 
     async def _until_confirmed(self, timeout: float) -> None:
         confirm = asyncio.get_running_loop().create_future()

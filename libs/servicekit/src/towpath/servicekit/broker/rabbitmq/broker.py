@@ -12,6 +12,7 @@ import itertools
 import random
 import re
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -56,6 +57,12 @@ from towpath.servicekit.runtime import amqp_url
 
 _LIMIT: Final = re.compile(r"larger than (?:configured )?max(?:imum)? size:? (\d+)")
 _TOPIC: Final = re.compile(r"access to topic '(.*)' in exchange", re.DOTALL)
+
+#: Of 406: another program has just declared this stream, and its process is not up yet.
+_NOT_STARTED: Final = "does not have a replica on the local node"
+#: Seconds that a stream may take to start, and between two looks at it.
+_LOG_STARTS_WITHIN: Final = 10.0
+_LOG_LOOK_SECONDS: Final = 0.1
 
 #: Seconds that closing waits for confirms in flight; callers that need more wait before they close.
 CONFIRMS_TIMEOUT: Final = 1.0
@@ -185,9 +192,7 @@ class RabbitBroker:
         mandatory: bool = False,
         timeout: float | None = None,
     ) -> None:
-        link = self._open_link()
-        if link.blocked:
-            raise BrokerBlocked("RabbitMQ accepts no messages for now (memory or disk alarm)")
+        link = self._taking_link()
         check(exchange, routing_key, message, self._message_max_bytes)
         self._publishes += 1
         self._idle.clear()
@@ -230,6 +235,13 @@ class RabbitBroker:
             self._publishes -= 1
             if not self._publishes:
                 self._idle.set()
+
+    async def may_publish(self, exchange: str, routing_key: str) -> bool:
+        link = self._taking_link()
+        try:
+            return await link.may_publish(exchange, routing_key)
+        except LOST as error:
+            raise BrokerError(f"RabbitMQ did not show this permission: {reason_of(error)}") from error
 
     def _properties(self, message: Message) -> Properties:
         return Properties(
@@ -274,6 +286,7 @@ class RabbitBroker:
     ) -> AsyncIterator["RabbitSubscription"]:
         subscriptions = self._supervisor.subscriptions
         subscription = RabbitSubscription(sources, prefetch, self._supervisor.subscription_ended, arrived)
+        deadline = time.monotonic() + _LOG_STARTS_WITHIN
         try:
             while subscription not in subscriptions:
                 link = await self._live_link()
@@ -281,7 +294,11 @@ class RabbitBroker:
                     await subscription.start(link)
                 except LOST as error:
                     if not link.lost.done():
-                        raise BrokerError(f"RabbitMQ refused the subscription: {reason_of(error)}") from error
+                        if _NOT_STARTED not in str(error) or time.monotonic() > deadline:
+                            raise BrokerError(
+                                f"RabbitMQ refused the subscription: {reason_of(error)}"
+                            ) from error
+                        await asyncio.sleep(_LOG_LOOK_SECONDS)
                 else:
                     if not link.lost.done():
                         subscriptions.append(subscription)
@@ -349,6 +366,12 @@ class RabbitBroker:
         link = self._supervisor.link
         if link is None or link.lost.done() or self._closed:
             raise BrokerUnavailable("there is no connection to RabbitMQ")
+        return link
+
+    def _taking_link(self) -> Link:
+        link = self._open_link()
+        if link.blocked:
+            raise BrokerBlocked("RabbitMQ accepts no messages for now (memory or disk alarm)")
         return link
 
     async def _live_link(self) -> Link:

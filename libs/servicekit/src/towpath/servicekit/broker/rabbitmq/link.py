@@ -26,6 +26,8 @@ from towpath.servicekit.broker.interface import (
     TopologyMismatch,
 )
 from towpath.servicekit.broker.rabbitmq.connection import (
+    CLOSE_TIMEOUT,
+    LOST,
     Connection,
     close_channel,
     reason_of,
@@ -329,6 +331,36 @@ class Link:
                 if is_of_account(str(error)):
                     raise BrokerRefused(wrong_account(str(error))) from None
                 raise
+
+    async def may_publish(self, exchange: str, routing_key: str) -> bool:
+        """Whether this account may publish to ``exchange`` with ``routing_key``.
+
+        Asked in a transaction that is rolled back: RabbitMQ checks a publish when it comes, and routes it at the
+        commit. https://www.rabbitmq.com/docs/semantics#tx
+
+        Raises:
+            LOST: See :data:`~towpath.servicekit.broker.rabbitmq.connection.LOST`.
+        """
+        channel = await self._publishing.channel(confirms=False)
+        closed: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+        channel.close_callbacks.add(lambda _, error: None if closed.done() else closed.set_result(error))
+        try:
+            driver = await driver_of(channel)
+            await rpc(driver.tx_select())
+            await rpc(
+                driver.basic_publish(_EMPTY_BATCH, exchange=exchange, routing_key=routing_key, wait=False)
+            )
+            await rpc(driver.tx_rollback())
+        except LOST as error:
+            # A request on a channel that is closed by then does not say why it is.
+            is_said = isinstance(error, ChannelAccessRefused)
+            reason = error if is_said else await within(CLOSE_TIMEOUT, closed)
+            if not isinstance(reason, ChannelAccessRefused):
+                raise
+            return False
+        finally:
+            await close_channel(channel)
+        return True
 
     async def close(self) -> None:
         """Close both connections; takes 1.5 s at most."""
