@@ -180,7 +180,7 @@ Written by `{command}` on {day}: {held} of {count} attacks stayed within their b
 seed repeats the random choices.
 
 Each attack is a test in [tests/abuse](../tests/abuse): real processes (RabbitMQ, two gateways, chat, orders), 20
-honest users on the attacked gateway and 6 on the other one. Each honest user sends to a room, pings, reads, lists and
+honest users on each of them; one gateway is attacked. Each honest user sends to a room, pings, reads, lists and
 submits orders, every 0.25 to 0.5 s, and does not wait for an answer before the next request. Honest users and
 attackers run in processes of their own; the attacker has the lowest share of the processor (`nice 10`). Every row has
 its own control run on the same machine, just before the attack begins. All of it shares two cores.

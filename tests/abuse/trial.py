@@ -123,7 +123,7 @@ class Trial:
 
     @asynccontextmanager
     async def of(
-        self, attack: str, system: System, bounds: Bounds, *, users: int = 20, others: int = 6
+        self, attack: str, system: System, bounds: Bounds, *, users: int = 20, others: int = 20
     ) -> AsyncIterator[Ground]:
         """Honest users from entry to exit; then what they waited and what the programs held is judged.
 

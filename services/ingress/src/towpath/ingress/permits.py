@@ -4,7 +4,7 @@ The account of the ingress may publish events of known domains only, and an API 
 to its owner. RabbitMQ closes the channel of a publish that it refuses, with the publishes of all other keys in flight
 on it: so the first event of a domain waits for a question on a channel of its own.
 
-Guarantees: one question at a time, whoever sends how many domains. A domain that RabbitMQ allowed is not asked for
+Guarantees: one question at a time, however many domains are sent. A domain that RabbitMQ allowed is not asked for
 again. At most :data:`REFUSED_MAX` refused domains are remembered, the oldest forgotten first.
 """
 
@@ -22,7 +22,7 @@ _ALLOWED_MAX: Final = 1_000
 
 
 class Permits:
-    """What RabbitMQ has answered.
+    """The answers of RabbitMQ, each asked for once.
 
     Args:
         refused_for: Seconds until a refused domain is asked for again.
