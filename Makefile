@@ -79,6 +79,7 @@ docs: $(READY)  ## write the generated files of docs/reference, clients/js/src/a
 	@$(BIN)/python scripts/definitions.py
 	@$(BIN)/python scripts/openapi.py
 	@$(BIN)/python scripts/metrics.py
+	@$(BIN)/python scripts/servicekit.py
 	@$(BIN)/python scripts/dashboard.py
 
 sbom: $(AUDIT) $(SBOM_PACKAGES)  ## write the bills of materials, test-results/sbom

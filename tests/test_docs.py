@@ -58,6 +58,11 @@ def test_the_metrics_page_is_up_to_date() -> None:
     assert (ROOT / "docs/reference/metrics.md").read_text() == render(), "run `make docs`"
 
 
+def test_the_reference_of_the_service_kit_is_up_to_date() -> None:
+    render = runpy.run_path(str(ROOT / "scripts/servicekit.py"))["render"]
+    assert (ROOT / "docs/reference/servicekit.md").read_text() == render(), "run `make docs`"
+
+
 def test_the_list_of_known_settings_is_up_to_date() -> None:
     script = runpy.run_path(str(ROOT / "scripts/settings.py"))
     assert script["NAMES"].read_text() == script["render_names"](), "run `make docs`"

@@ -97,6 +97,7 @@ class Handler:
         return self.cost >= HEAVY_COST and not self.changes and not self.idempotent
 
 
+#: Action or event → its handler.
 Handlers = Mapping[str, Handler]
 
 
