@@ -102,7 +102,14 @@ def render() -> str:
     listed = [name for _, _, names in SECTIONS for name in names]
     if missing := set(servicekit.__all__) ^ set(listed):
         raise Undocumented(f"scripts/servicekit.py: {', '.join(sorted(missing))}: in one section each")
-    found = {name: _find(name) for name in listed}
+    kit = griffe.load(
+        servicekit.__name__,
+        search_paths=[str(path) for path in _SOURCES],
+        docstring_parser="google",
+        docstring_options={"warnings": False},
+    )
+    assert isinstance(kit, griffe.Module)
+    found = {name: _find(kit, name) for name in listed}
     parts = [HEAD]
     for title, lead, names in SECTIONS:
         parts += [f"## {title}\n", f"{lead}\n"]
@@ -112,22 +119,11 @@ def render() -> str:
     return _linked(text, frozenset(listed))
 
 
-def _find(name: str) -> Definition:
-    module = f"{servicekit.__name__}.{servicekit._MODULE_OF[name]}"  # one table says where a name is defined
-    loaded = griffe.load(
-        module if name != "bulk" else f"{module}.{name}",
-        search_paths=[str(path) for path in _SOURCES],
-        docstring_parser="google",
-        docstring_options={"warnings": False},
-    )
-    found = loaded if name == "bulk" else loaded[name]
+def _find(kit: griffe.Module, name: str) -> Definition:
+    # One table of the kit says where a name is defined.
+    found = kit[f"{servicekit._MODULE_OF[name]}.{name}"]
     if isinstance(found, griffe.Alias):  # passed on by the package of its module
-        found = griffe.load(
-            found.target_path.rpartition(".")[0],
-            search_paths=[str(path) for path in _SOURCES],
-            docstring_parser="google",
-            docstring_options={"warnings": False},
-        )[name]
+        found = kit[found.target_path.removeprefix(f"{servicekit.__name__}.")]
     assert isinstance(found, griffe.Object)
     return found
 

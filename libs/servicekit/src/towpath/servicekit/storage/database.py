@@ -77,7 +77,7 @@ class Database:
         """Open ``url`` and bring its schema up to date.
 
         Args:
-            url: A URL of SQLAlchemy; ``{service}`` in it stands for ``service``.
+            url: A URL of SQLAlchemy; ``{service}`` in it is replaced by ``service``.
             service: The name of the service, which its version tables and the kit's tables have in front: services
                 may share a database.
             migrations: The folder with the revisions of the service's own tables, if it has any.
