@@ -77,7 +77,8 @@ SECTIONS: Final[Sequence[tuple[str, str, Sequence[str]]]] = (
         "Errors",
         "A handler refuses a request with a `TowpathError` of `towpath.protocol.errors`.",
         (
-            *("CannotStart", "BadSetting", "BadService", "BadEntryPoint", "MissingMigration"),
+            *("CannotStart", "BadSetting", "BadService", "BadEntryPoint"),
+            *("MissingMigration", "NewerSchema", "BadMark"),
             *("BrokerRefused", "TopologyMismatch", "BrokerError", "Unroutable", "PublishRefused"),
             *("Unpublishable", "PublishUnconfirmed", "BrokerUnavailable", "BrokerBlocked"),
             *("NoOutbox", "NoEffects", "UnknownEffect", "EffectRefused"),

@@ -79,11 +79,11 @@ class Installation:
         self.gateways[name] = process
         return process
 
-    def launch_service(self, name: str) -> Process:
+    def launch_service(self, name: str, *, shown_as: str = "") -> Process:
         """A service, on the database that it had before."""
         return self.processes.launch(
             f"towpath-{name}",
-            name=name,
+            name=shown_as or name,
             amqp_url=self.everything,
             database_url=f"sqlite:///{self.folder}/{name}.db",
             reconnect_max=1.0,
@@ -439,6 +439,58 @@ async def test_a_gateway_is_drained_by_its_id(installation: Installation) -> Non
     assert "no gateway 'gw-3' is on this broker" in output
 
 
+# Rolling restarts; tests/faults/test_rolling.py has those that succeed.
+
+
+async def test_a_rolling_restart_begins_only_if_there_are_replicas_that_work(
+    installation: Installation,
+) -> None:
+    for arguments, status, text in (
+        (["orders"], 2, "'orders' is restarted by your own commands: give one for each replica"),
+        (["orders", "--each", "false"], 1, "1 replica of orders works, and its work would wait"),
+        (["weather", "--each", "false"], 1, "weather: has never run on this broker; nothing was restarted"),
+        (["gateway", *["--each", "false"] * 3], 2, "3 commands for 2 replicas of gateway"),
+    ):
+        ended, output = await installation.run("rolling", *arguments)
+        assert (ended, output.count("\n")) == (status, 1), output
+        assert text in output
+
+
+async def test_a_rolling_restart_ends_at_the_first_replica_that_does_not_return(
+    installation: Installation,
+) -> None:
+    [first] = [one for one in installation.processes if one.name == "orders" and one.status is None]
+    second = installation.launch_service("orders", shown_as="orders 2")
+    await second.ready(timeout=PATIENCE)
+    each = ["--each", f"kill {second.pid}", "--each", f"kill {first.pid}"]
+    status, output = await installation.run(
+        "rolling", "orders", *each, "--json", "--seconds", "5", "--pause", "0"
+    )
+    assert status == 1, output
+    # On a busy machine it may take longer than that until it has ended.
+    ended = rf"(ended, and|no replica of orders has ended) 5 s after 'kill {second.pid}'"
+    assert re.search(rf"{ended}.*; 0 restarted before, the others are untouched\n", output), output
+    assert objects(output) == []
+    assert await second.ended() == 0
+    assert first.status is None
+
+
+async def test_a_rolling_restart_ends_at_a_command_that_fails_hangs_or_restarts_nothing(
+    installation: Installation,
+) -> None:
+    for command, text in (
+        ("echo no such container >&2; exit 3", "ended with status 3; 0 restarted before"),
+        ("sleep 600", "'sleep 600' still runs after 1 s and was ended; 0 restarted before"),
+        ("true", "no replica of gateway has ended 1 s after 'true'; 0 restarted before"),
+    ):
+        status, output = await installation.run("rolling", "gateway", "--each", command, "--seconds", "1")
+        assert status == 1, output
+        assert output.splitlines()[0] == f"1 of 1: {command}"
+        assert text in output.splitlines()[-1]
+        assert ("no such container\n" in output) is command.startswith("echo")
+    assert all(installation.gateways[name].status is None for name in ("gw-1", "gw-2"))
+
+
 async def test_a_blocked_broker_is_named_first(installation: Installation) -> None:
     await installation.rabbitmq.block()
     try:
@@ -476,7 +528,8 @@ async def test_each_command_of_the_page_works(installation: Installation) -> Non
     ]
     assert len(lines) > 12
     assert {line[0] for line in lines} == {"towpath"}
-    left = [line[1:] for line in lines if not installation.has_run(line[1:])]
+    # Rolling restarts need a supervisor: tests/faults/test_rolling.py runs those of the page.
+    left = [line[1:] for line in lines if line[1] != "rolling" and not installation.has_run(line[1:])]
     names = {"http://gateway-1:9090": installation.gateways["gw-1"].admin_url, "30": "0.2"}
     names["--watch"] = "--watch --seconds 1"
     if "drain" in {command[0] for command in left}:

@@ -13,7 +13,7 @@ from towpath.protocol.operators import ConnectionReport, GatewayReport
 from towpath.protocol.routes import PARTITIONS, PUSH, command_queue, dead_queue, events_queue, retry_queue
 from towpath.servicekit.broker.interface import Found, QueueCounts
 from towpath.testkit.tokens import SECRET
-from towpath.tools.ops import findings, picture, screen, tap, who
+from towpath.tools.ops import findings, picture, rolling, screen, tap, who
 from towpath.tools.ops.findings import Finding, Kind
 from towpath.tools.ops.listening import Heard, Programs
 from towpath.tools.ops.picture import Picture
@@ -196,6 +196,55 @@ def test_programs_that_fell_silent_are_forgotten() -> None:
     programs = Programs(services={("orders", "order"): old, ("chat", "chat"): Heard(0.0, 100.0)})
     programs.forget_silent(101.0)
     assert programs.services.keys() == {("chat", "chat")}
+
+
+# Rolling restarts
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        (rolling.Wanted("orders"), "--each 'docker restart towpath-orders-1'"),
+        (rolling.Wanted("", ["true"]), "part ''"),
+        (rolling.Wanted("o" * 65, ["true"]), "must be gateway, or a service"),
+        (rolling.Wanted("orders", ["true", " "]), "--each ' ': must be a command"),
+    ],
+)
+def test_a_rolling_restart_without_a_part_or_a_command_is_refused(wanted: rolling.Wanted, text: str) -> None:
+    with pytest.raises(rolling.BadRolling) as problem:
+        wanted.check()
+    assert text in str(problem.value)
+    assert problem.value.status == 2
+    rolling.Wanted("gateway").check()
+
+
+def test_the_replicas_of_a_service_work_if_each_has_its_share_and_all_queues_are_held() -> None:
+    names = [*(command_queue("orders", number) for number in range(PARTITIONS)), events_queue("orders")]
+    half, rest = frozenset(names[:4]), frozenset(names[4:])
+
+    def state(replicas: dict[str, frozenset[str]], **seen: Any) -> rolling.State:
+        return rolling.state_of(a_picture(a_report(), replicas=replicas, **seen), "orders")
+
+    fine = state({"a": half, "b": rest})
+    assert (fine.names(), fine.problem) == (["a", "b"], None)
+    assert state({"a": half | rest, "b": frozenset()}).problem == "1 of 2 replicas hold no partition yet"
+    assert state({"a": half}).problem == "no replica says that it holds 4, 5, 6, 7, events"
+    unheld = {**queues_of("orders"), command_queue("orders", 3): QueueCounts(0, 0)}
+    assert state({"a": half, "b": rest}, queues=unheld).problem == "no replica consumes 3"
+    assert state({"a": half, "b": rest}, is_blocked=True).problem == "RabbitMQ accepts no messages"
+    # More replicas than queues: those without one wait to take over.
+    many = {name: frozenset([name]) for name in names} | {"idle": frozenset()}
+    assert state(many).problem is None
+    assert rolling.state_of(a_picture(a_report()), "weather").problem == "has never run on this broker"
+
+
+def test_gateways_work_if_each_is_ready_and_a_new_run_of_one_is_another() -> None:
+    first = rolling.state_of(a_picture(a_report("gw-1"), a_report("gw-2")), "gateway")
+    assert (first.names(), first.problem) == (["gw-1", "gw-2"], None)
+    again = GatewayReport("gw-2", "run-2", "0.1.0", 0, 1.0, failing=["broker"])
+    second = rolling.state_of(a_picture(a_report("gw-1"), again), "gateway")
+    assert second.problem == "gw-2 is not ready: broker"
+    assert first.names(first.runs - second.runs) == ["gw-2"]
 
 
 # Who

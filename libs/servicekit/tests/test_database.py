@@ -150,16 +150,6 @@ async def test_a_statement_of_a_migration_has_an_hour(postgres_url: str, tmp_pat
         assert await value_of(connection, "limit") == 3600
 
 
-async def test_a_newer_schema_is_a_bad_setting(database_url: str, tmp_path: Path) -> None:
-    newer = write_migrations(tmp_path / "newer", "counters", "more_counters")
-    async with Database.open(database_url, service="test", migrations=newer):
-        pass
-    older = write_migrations(tmp_path / "older", "counters")
-    with pytest.raises(BadSetting, match=r"^TOWPATH_DATABASE_URL: holds a schema this version does not know"):
-        async with Database.open(database_url, service="test", migrations=older):
-            pass
-
-
 async def refusal(url: str, migrations: Path) -> str:
     with pytest.raises(BadSetting) as bad:
         async with asyncio.timeout(PATIENCE), Database.open(url, service="test", migrations=migrations):

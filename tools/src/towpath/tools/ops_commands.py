@@ -1,4 +1,5 @@
-"""The commands of operators: ``status``, ``doctor``, ``who``, ``connections``, ``tap``, ``drain``, ``topology …``.
+"""The commands of operators: ``status``, ``doctor``, ``who``, ``connections``, ``tap``, ``drain``, ``rolling``,
+``topology …``.
 
 Each loads what it needs when it runs. Exit status: 0 if all is as it should be, 1 if something was found, 2 for an
 option that cannot be used or a broker that cannot be reached.
@@ -42,7 +43,7 @@ topology = typer.Typer(
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    for command in (status, doctor, who, connections, tap, drain):
+    for command in (status, doctor, who, connections, tap, drain, rolling):
         app.command()(command)
     app.add_typer(topology, name="topology")
 
@@ -157,6 +158,40 @@ def drain(
     from towpath.tools.ops.drain import drain as stop
 
     stop(gateway, seconds=seconds, as_json=as_json, data=data)
+
+
+def rolling(
+    part: Annotated[str, typer.Argument(help="gateway, or a service such as orders.", show_default=False)],
+    each: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Command that restarts one replica, such as 'docker restart towpath-orders-1'; once for each. "
+            "Without it gateways are drained, and started again by what supervises them.",
+            show_default=False,
+        ),
+    ] = None,
+    seconds: Annotated[
+        float,
+        typer.Option(help="Time limit for each replica, from its command until all work.", min=1, max=86_400),
+    ] = 120.0,
+    pause: Annotated[
+        float,
+        typer.Option(
+            help="Seconds between two replicas, in which proxies find the one that started.", min=0, max=3600
+        ),
+    ] = 5.0,
+    as_json: Json = False,
+    data: Data = Path(".towpath"),
+) -> None:
+    """Restart the replicas of a part one after the other; the next only when all work again.
+
+    Each gateway must be ready and each partition of a service held, as `towpath status` shows it. It stops at the
+    first replica that does not return. Exit status 1 if not all were restarted.
+    """
+    from towpath.tools.ops.rolling import Wanted
+    from towpath.tools.ops.rolling import rolling as restart
+
+    _end(restart(Wanted(part, each or (), seconds, pause), as_json=as_json, data=data))
 
 
 @topology.command("check")

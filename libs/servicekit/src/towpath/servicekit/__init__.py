@@ -14,6 +14,8 @@ Errors::
     ├── BadService              the definition of a service is invalid
     ├── BadEntryPoint           an entry point of towpath.services does not lead to a service
     ├── MissingMigration        the code declares a table or column that the database does not have
+    ├── NewerSchema             a newer release has changed the schema (a BadSetting)
+    ├── BadMark                 compatible_from of a migration names no revision
     ├── BrokerRefused           user, password, virtual host or a permission (also a BrokerError)
     └── TopologyMismatch        a queue or exchange exists with other arguments (also a BrokerError)
     BrokerError                 a publish or a declaration failed
@@ -89,12 +91,14 @@ if TYPE_CHECKING:
     from towpath.servicekit.storage.group_numbers import Groups
     from towpath.servicekit.storage.kit_tables import KitTables
     from towpath.servicekit.storage.leaves import Leave
+    from towpath.servicekit.storage.newer_schema import BadMark, NewerSchema
     from towpath.servicekit.storage.outbox import OutboxTables
     from towpath.servicekit.storage.streams import Replay, Streams, StreamTables, batched, read_heads
     from towpath.servicekit.storage.withheld import EntryId, Fields, Hidden
 
 __all__ = [
     "BadEntryPoint",
+    "BadMark",
     "BadService",
     "BadSetting",
     "BrokerBlocked",
@@ -120,6 +124,7 @@ __all__ = [
     "KitTables",
     "Leave",
     "MissingMigration",
+    "NewerSchema",
     "NoEffects",
     "NoOutbox",
     "OutboxTables",
@@ -195,6 +200,7 @@ _MODULES: Final = {
     "storage.group_numbers": ("Groups",),
     "storage.kit_tables": ("KitTables",),
     "storage.leaves": ("Leave",),
+    "storage.newer_schema": ("BadMark", "NewerSchema"),
     "storage.outbox": ("OutboxTables",),
     "storage.streams": ("Replay", "StreamTables", "Streams", "batched", "read_heads"),
     "storage.withheld": ("EntryId", "Fields", "Hidden"),

@@ -32,6 +32,7 @@ _COMMANDS: Final = {
     "who": definitions.OPS,
     "connections": definitions.OPS,
     "drain": definitions.OPS,
+    "rolling": definitions.OPS,
     "topology": definitions.OPS,
 }
 

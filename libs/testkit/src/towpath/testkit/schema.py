@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from towpath.servicekit.service import Service
 from towpath.servicekit.storage.database import Database
 from towpath.servicekit.storage.migrations import kit_version_table
+from towpath.servicekit.storage.newer_schema import marks_table
 
 
 async def schema_differences(service: Service[Any], database_url: str) -> list[Any]:
@@ -16,6 +17,8 @@ async def schema_differences(service: Service[Any], database_url: str) -> list[A
     storage = service.storage
     assert storage is not None
     metadata = storage.inbox.metadata
+    # Tables that nothing declares: the other version table, and the one for older releases.
+    undeclared = {kit_version_table(service.name), marks_table(service.name)}
 
     def compare(connection: Connection) -> list[Any]:
         context = MigrationContext.configure(
@@ -24,8 +27,7 @@ async def schema_differences(service: Service[Any], database_url: str) -> list[A
         return [
             difference
             for difference in compare_metadata(context, metadata)
-            # The other version table, which Alembic takes for a table that nothing declares.
-            if difference[0] != "remove_table" or difference[1].name != kit_version_table(service.name)
+            if difference[0] != "remove_table" or difference[1].name not in undeclared
         ]
 
     async with (

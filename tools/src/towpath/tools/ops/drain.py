@@ -11,7 +11,7 @@ import msgspec
 
 from towpath.protocol.operators import Drain, GatewayReport, drain_key
 from towpath.protocol.routes import PUSH, connection_key
-from towpath.servicekit.broker.interface import Message, Unroutable
+from towpath.servicekit.broker.interface import Broker, Message, Unroutable
 from towpath.tools.operating import Reached, operate
 from towpath.tools.ops import screen
 from towpath.tools.ops.listening import Listening
@@ -54,9 +54,7 @@ def drain(gateway: str, *, seconds: float, as_json: bool, data: Path) -> None:
     async def stop(reached: Reached) -> None:
         async with Listening.begin(reached.broker) as listening:
             report = await _report(listening, gateway)
-            body = msgspec.json.encode(Drain(report.incarnation))
-            message = Message(body=body, persistent=False, app_id="towpath-drain")
-            await reached.broker.publish(PUSH, drain_key(gateway), message, mandatory=True)
+            await ask_to_drain(reached.broker, gateway, report.incarnation)
             told = {"gateway": gateway, "incarnation": report.incarnation, "connections": report.connections}
             _say(told, f"{gateway} drains: {report.connections} connections get 1012", as_json=as_json)
             if seconds:
@@ -64,6 +62,17 @@ def drain(gateway: str, *, seconds: float, as_json: bool, data: Path) -> None:
                 _say({**told, "ended": True}, f"{gateway} has ended", as_json=as_json)
 
     operate(stop, data, "drain")
+
+
+async def ask_to_drain(broker: Broker, gateway: str, incarnation: str) -> None:
+    """Ask one run of a gateway to stop as SIGTERM does.
+
+    Raises:
+        Unroutable: There is no such gateway any more.
+        BrokerError: It was not published.
+    """
+    message = Message(body=msgspec.json.encode(Drain(incarnation)), persistent=False, app_id="towpath-drain")
+    await broker.publish(PUSH, drain_key(gateway), message, mandatory=True)
 
 
 async def _report(listening: Listening, gateway: str) -> GatewayReport:

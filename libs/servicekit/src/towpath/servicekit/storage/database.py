@@ -3,11 +3,12 @@
 Guarantees: :meth:`Database.transaction` is serialised against writers of the same rows (SQLite: one writer at a
 time, ``BEGIN IMMEDIATE``; PostgreSQL: row locks that the caller takes with ``FOR UPDATE``); a commit survives a crash
 of the machine (SQLite: ``synchronous=FULL``). The schema is migrated on open; replicas that start together migrate
-one after another. If PostgreSQL cannot be reached on open, the program waits for it, as for the broker; a refusal
-of user, password or database is a wrong setting.
+one after another, also while replicas of an earlier release work. If PostgreSQL cannot be reached on open, the
+program waits for it, as for the broker; a refusal of user, password or database is a wrong setting.
 """
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
@@ -39,6 +40,11 @@ _PING_SECONDS: Final = 5.0
 #: Time limits of a PostgreSQL statement; a statement of a migration may go through millions of rows.
 _STATEMENT_SECONDS: Final = 30.0
 _MIGRATION_SECONDS: Final = 3600.0
+#: The longest wait of a migration for a table that others use: they queue behind it.
+#: https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-LOCK-TIMEOUT
+_LOCK_TIMEOUT: Final = "5s"
+#: A lock was not given in time, or a deadlock was ended: the transaction may be run again.
+_POSTGRESQL_CONTENTION: Final = ("55P03", "40P01")
 #: Connections, resources, shutdown, system: https://www.postgresql.org/docs/current/errcodes-appendix.html
 #: and 25006, read-only: a standby, or a server that was set read-only for a while.
 _POSTGRESQL_LACKS: Final = ("08", "25006", "53", "57P0", "58")
@@ -87,8 +93,9 @@ class Database:
 
         Raises:
             MissingMigration: A table or column of ``metadata`` is missing after all migrations; nothing is changed.
-            BadSetting: The database cannot be opened and waiting would not help, or its schema is newer than this
-                program supports; or PostgreSQL's certificate is not trusted.
+            NewerSchema: A newer release has changed the schema so that this one cannot work on it.
+            BadSetting: The database cannot be opened and waiting would not help, or its schema is not one of the
+                service; or PostgreSQL's certificate is not trusted.
             RefusedLogin: PostgreSQL refuses the account, or it lacks a right.
         """
         url = url.replace("{service}", service)
@@ -212,7 +219,7 @@ class Database:
     async def _migrate(
         self, engine: AsyncEngine, service: str, migrations: Path | None, metadata: sa.MetaData | None
     ) -> None:
-        """Bring the schema up to date; waits while the server cannot be reached."""
+        """Bring the schema up to date; waits while the server cannot be reached, or others use its tables."""
         # No time limit, as for the broker: programs of one machine start in any order.
         async for _ in attempts():
             try:
@@ -221,6 +228,9 @@ class Database:
                 self._no_change = _rewrite(kit.kit_version_table(service))
                 return
             except (DBAPIError, OSError) as error:
+                if is_contention(error):
+                    log.warning("migration_waits", service=service, error=describe_error(error, letters=300))
+                    continue
                 # A file that cannot be opened, or a certificate that is not trusted, is a wrong setting, which
                 # waiting hides; a server may be starting.
                 if self._sqlite or postgresql.is_untrusted(error):
@@ -247,6 +257,18 @@ def is_away(error: BaseException) -> bool:
 
 def lacks_something(error: BaseException) -> bool:
     """Whether the database reports a missing resource, such as disk space; it may still answer reads."""
+    codes, states = _codes(error)
+    return bool(codes & sqlite.LACKS) or any(state.startswith(_POSTGRESQL_LACKS) for state in states)
+
+
+def is_contention(error: BaseException) -> bool:
+    """Whether another transaction was in the way for too long."""
+    codes, states = _codes(error)
+    return sqlite3.SQLITE_BUSY in codes or any(state in _POSTGRESQL_CONTENTION for state in states)
+
+
+def _codes(error: BaseException) -> tuple[set[int], set[str]]:
+    """SQLite's primary codes and PostgreSQL's states of an error."""
     # SQLAlchemy wraps the driver's error, and drivers wrap again: the code may be at any depth.
     causes: list[BaseException] = []
     while error not in causes:
@@ -258,8 +280,7 @@ def lacks_something(error: BaseException) -> bool:
         for cause in causes
         if isinstance(code := getattr(cause, "sqlite_errorcode", None), int)
     }
-    states = [state for cause in causes if isinstance(state := getattr(cause, "sqlstate", None), str)]
-    return bool(codes & sqlite.LACKS) or any(state.startswith(_POSTGRESQL_LACKS) for state in states)
+    return codes, {state for cause in causes if isinstance(state := getattr(cause, "sqlstate", None), str)}
 
 
 def _checked_engine(url: str, tls: TlsFiles) -> AsyncEngine:
@@ -292,9 +313,13 @@ def _migrate(
             # Released by COMMIT or ROLLBACK, so a replica that dies leaves no lock.
             # https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-        kit.migrate(connection, service, migrations)
+            # Not before: another replica may migrate for an hour.
+            connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
+        ahead = kit.migrate(connection, service, migrations)
         if metadata is not None:
-            check_tables(connection, service, migrations, metadata)
+            check_tables(connection, service, migrations, metadata, ahead)
+    if ahead:
+        log.warning("schema_is_newer", service=service, ahead=", ".join(map(str, ahead)))
 
 
 def _is_missing(url: sa.URL) -> bool:

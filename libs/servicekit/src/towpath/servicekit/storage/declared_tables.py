@@ -1,7 +1,7 @@
 """The tables that a service declares, and those that its migrations have made.
 
 Guarantee: a service does not start if its code declares a table or a column that its database does not have; the text
-names the migration to write. Other tables and columns are ignored.
+names the migration to write. Other tables and columns are ignored, if a row does not need them.
 """
 
 import re
@@ -15,6 +15,7 @@ from sqlalchemy.engine.reflection import ObjectKind
 
 from towpath.servicekit.runtime.exit_status import ExitStatus
 from towpath.servicekit.runtime.settings import CannotStart
+from towpath.servicekit.storage.newer_schema import Ahead, check_unwritten, refusal
 
 _NUMBERED = re.compile(r"(\d+)_\w*\.py")
 
@@ -26,15 +27,21 @@ class MissingMigration(CannotStart):
 
 
 def check_tables(
-    connection: Connection, service: str, migrations: Path | None, metadata: sa.MetaData
+    connection: Connection,
+    service: str,
+    migrations: Path | None,
+    metadata: sa.MetaData,
+    ahead: Sequence[Ahead] = (),
 ) -> None:
     """Compare the tables of ``metadata`` with those of the database.
 
     Args:
         migrations: The service's folder of revisions; ``None`` if it has none.
+        ahead: The histories that a newer release has continued.
 
     Raises:
         MissingMigration: The first table or column that is missing.
+        NewerSchema: A newer release removed it, or needs a value in a column that is not declared here.
     """
     inspector = sa.inspect(connection)
     by_schema: dict[str | None, list[sa.Table]] = defaultdict(list)
@@ -53,10 +60,14 @@ def check_tables(
                 what, step = f"the column {table.name}.{lacking[0].name}", _add_column(table, lacking[0])
             else:
                 continue
+            if ahead:
+                raise refusal(ahead[0], f"without {what}")
             raise MissingMigration(
                 f"the service {service!r} declares {what}, which its database does not have: "
                 f"{_remedy(migrations, table.name, step)}"
             )
+        if ahead:
+            check_unwritten(ahead[0], tables, {name: columns for (_, name), columns in found.items()})
 
 
 def _add_column(table: sa.Table, column: "sa.Column[object]") -> str:

@@ -17,6 +17,8 @@ Why it is done this way:
 * **Every service gets every table of the kit**, used or not. A service that gets groups or timers later then needs
   no migration, and the kit's history is a straight line without conditions.
 * So a service's migration may not touch the kit's tables: on a new database they do not exist yet.
+* **A history that a newer release has continued stays as it is**: replicas of two releases share a database during a
+  rolling upgrade, see :mod:`towpath.servicekit.storage.newer_schema`.
 """
 
 from pathlib import Path
@@ -24,23 +26,42 @@ from typing import Final
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
+
+from towpath.servicekit.storage.newer_schema import Ahead, find_ahead, store_mark
 
 _HERE: Final = Path(__file__).parent
 
 
-def migrate(connection: Connection, service: str, migrations: Path | None) -> None:
+def migrate(connection: Connection, service: str, migrations: Path | None) -> list[Ahead]:
     """Bring all tables of ``service`` up to date, inside the transaction of ``connection``.
 
     Args:
         migrations: The folder with the service's own revisions, one Python file each; ``None`` if it has none.
 
+    Returns:
+        The histories that a newer release has continued: they are not touched.
+
     Raises:
-        CommandError: The schema is newer than this program, or a table has the name of a kit table and another shape.
+        NewerSchema: A newer release says that this one cannot work on its schema.
+        BadMark: A revision names a release that works on the schema, and there is none.
+        CommandError: A table has the name of a kit table and another shape.
     """
-    if migrations is not None:
-        command.upgrade(history(connection, service, migrations), "head")
-    command.upgrade(kit_history(connection, service), "head")
+    configurations = [] if migrations is None else [history(connection, service, migrations)]
+    configurations.append(kit_history(connection, service))
+    found = [_upgrade(connection, service, one) for one in configurations]
+    return [ahead for ahead in found if ahead is not None]
+
+
+def _upgrade(connection: Connection, service: str, configuration: Config) -> Ahead | None:
+    version_table = configuration.attributes["version_table"]
+    known = list(ScriptDirectory.from_config(configuration).walk_revisions())
+    if (ahead := find_ahead(connection, service, version_table, known)) is not None:
+        return ahead
+    command.upgrade(configuration, "head")
+    store_mark(connection, service, version_table, known)
+    return None
 
 
 def kit_version_table(service: str) -> str:
