@@ -47,6 +47,8 @@ from towpath.tools.broker_setup import PASSWORD, Wanted, variable
 from towpath.tools.packages import NPM, POSTGRESQL, Program, ProgramMissing, find_or_install
 from towpath.tools.rabbitmq_node import Member, RabbitNode
 
+from .snippets import blocks_of
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 HAPROXY = Program("HAProxy", "haproxy", ("/usr/sbin/haproxy", "haproxy"))
@@ -69,8 +71,10 @@ WITH_STORAGE: dict[str, InstalledService] = {
 ACCOUNTS = "accounts"
 
 
-def run_compose(env_file: Path | str, *profiles: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """docker-compose reads the compose file, with these profiles, and fills in the variables."""
+def run_compose(
+    env_file: Path | str, *profiles: str, folder: Path = ROOT, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """docker-compose reads the compose file of a folder, with these profiles, and fills in the variables."""
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **variables}
     chosen = [f"--profile={profile}" for profile in profiles]
     command = [
@@ -82,12 +86,12 @@ def run_compose(env_file: Path | str, *profiles: str, **variables: str) -> subpr
         "--format",
         "json",
     ]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def compose(*profiles: str, **variables: str) -> dict[str, Any]:
     """The compose file as docker-compose reads it, with these variables alone."""
-    ran = run_compose("/dev/null", *profiles, **variables)
+    ran = run_compose("/dev/null", *profiles, folder=ROOT, **variables)
     assert ran.returncode == 0, ran.stderr
     assert not ran.stderr, ran.stderr
     read: dict[str, Any] = json.loads(ran.stdout)
@@ -184,13 +188,13 @@ def test_only_the_proxy_is_published_and_only_on_this_machine(services: dict[str
 
 def test_no_secret_has_a_default(secrets: dict[str, str]) -> None:
     for name in secrets:
-        ran = run_compose("/dev/null", **{other: "given" for other in secrets if other != name})
+        ran = run_compose("/dev/null", folder=ROOT, **{other: "given" for other in secrets if other != name})
         assert ran.returncode != 0
         assert f"required variable {name} is missing a value: run make up" in ran.stderr
 
 
 def test_every_secret_comes_from_a_variable(secrets: dict[str, str]) -> None:
-    given = {name: f"given-for-{name.lower()}" for name in secrets}
+    given = {name: f"given-for-{name.lower()}" for name in (*secrets, "TOWPATH_AUTH_SECRET_PREVIOUS")}
     environments = [service.get("environment", {}) for service in compose(**given)["services"].values()]
     settings = {(name, value) for environment in environments for name, value in environment.items()}
     secret = [(name, value) for name, value in settings if re.search("SECRET|PASSWORD|_URL$", name)]
@@ -335,6 +339,7 @@ def test_containers_of_the_compose_file_are_the_servers_of_the_proxy() -> None:
     assert servers == [
         ("gateway-1", "gateway-1", "8080"),
         ("gateway-2", "gateway-2", "8080"),
+        ("gateway-3", "gateway-3", "8080"),
         ("web", "web", "8000"),
         ("ingress", "ingress", "8090"),
     ]
@@ -345,7 +350,7 @@ def test_containers_of_the_compose_file_are_the_servers_of_the_proxy() -> None:
 # Its profiles
 
 
-@pytest.mark.parametrize("profile", ["observability", "cluster"])
+@pytest.mark.parametrize("profile", ["observability", "cluster", "gateway-3"])
 def test_a_profile_adds_containers_and_changes_none(
     profile: str, services: dict[str, dict[str, Any]], secrets: dict[str, str]
 ) -> None:
@@ -354,12 +359,45 @@ def test_a_profile_adds_containers_and_changes_none(
     assert {name: with_profile[name] for name in services} == services
     for name in with_profile.keys() - services.keys():
         container = with_profile[name]
-        assert not container["image"].endswith((":latest", container["image"].partition(":")[0])), name
+        name_of_image, _, tag = container["image"].partition(":")
+        assert name_of_image == "towpath" or tag not in ("", "latest"), name
         assert container["restart"] == "unless-stopped"
         assert int(container["mem_limit"]) > 0
         assert {port["host_ip"] for port in container.get("ports", ())} <= {"127.0.0.1"}, name
         for volume in container.get("volumes", ()):
             assert volume["type"] == "volume" or Path(volume["source"]).is_file(), volume
+
+
+def test_the_third_gateway_differs_in_its_id_alone(secrets: dict[str, str]) -> None:
+    containers = compose("gateway-3", **secrets)["services"]
+    third, second = containers["gateway-3"], containers["gateway-2"]
+    assert third.pop("profiles") == ["gateway-3"]
+    assert third["environment"].pop("TOWPATH_GATEWAY_ID") == "gateway-3"
+    assert second["environment"].pop("TOWPATH_GATEWAY_ID") == "gateway-2"
+    assert third == second
+
+
+def test_the_example_of_an_override_leaves_out_the_demo_and_the_secret_and_publishes_tls(
+    secrets: dict[str, str], tmp_path: Path
+) -> None:
+    page = (ROOT / "docs/operations/compose.md").read_text()
+    (example,) = (block for block in blocks_of(page, "yaml") if block.name == "docker-compose.override.yml")
+    for file in ("docker-compose.yml", "deploy"):
+        (tmp_path / file).symlink_to(ROOT / file)
+    (tmp_path / "docker-compose.override.yml").write_text(example.text)
+    ran = run_compose("/dev/null", folder=tmp_path, **secrets)
+    assert ran.returncode == 0, ran.stderr
+    read = json.loads(ran.stdout)["services"]
+    assert "web" not in read
+    published = {port["published"]: port.get("host_ip") for port in read["proxy"]["ports"]}
+    assert published == {"443": None, "8090": "127.0.0.1"}
+    mounted = {volume["target"]: Path(volume["source"]).name for volume in read["proxy"]["volumes"]}
+    assert mounted["/usr/local/etc/haproxy/haproxy.cfg"] == "haproxy.cfg"
+    for name in ("gateway-1", "gateway-2"):
+        own = read[name]["environment"]
+        assert "TOWPATH_AUTH_SECRET" not in own
+        assert own["TOWPATH_AUTH_JWKS_URL"].startswith("https://")
+        assert own["TOWPATH_GATEWAY_ID"] == name
 
 
 def test_nodes_of_the_cluster_find_each_other_and_share_a_cookie_and_the_accounts(
@@ -731,7 +769,11 @@ async def start_proxy(
     ingress: tuple[int, int] | None = None,
 ) -> Proxy:
     """Start the proxy; ``gateways`` and ``ingress`` give port and admin port."""
-    configuration = (ROOT / "deploy/haproxy.cfg").read_text()
+    configuration = re.sub(
+        r"(?m)^ +server (gateway-\d) .*\n",
+        lambda line: line[0] if line[1] in gateways else "",
+        (ROOT / "deploy/haproxy.cfg").read_text(),
+    )
     replaced = {f"{name}:8080 port 9090": at(*ports) for name, ports in gateways.items()}
     replaced["web:8000"] = f"127.0.0.1:{page or free_port()}"
     replaced["ingress:8090 port 9090"] = at(*(ingress or (free_port(), free_port())))

@@ -22,16 +22,21 @@ _COMPOSE: Final = Path(sys.executable).parent / "docker-compose"
 _UP_SECONDS: Final = 180
 _BUILD_SECONDS: Final = 1_000
 _COMMAND_SECONDS: Final = 120
-#: The ports that the proxy has in docker-compose.yml: gateways, page, ingress.
-GATEWAY, PAGE, INGRESS = 8080, 8000, 8090
+#: Ports that docker-compose.yml publishes: gateways, page, ingress, Prometheus.
+GATEWAY, PAGE, INGRESS, PROMETHEUS = 8080, 8000, 8090, 9090
 
 
 class ComposeFailed(Exception):
     """A command of the engine failed; the text has its output."""
 
 
-def run(*command: str | Path, timeout: float = _COMMAND_SECONDS, **variables: str) -> str:
-    """The output of a command.
+def run(
+    *command: str | Path,
+    timeout: float = _COMMAND_SECONDS,
+    folder: Path = ROOT,
+    variables: Mapping[str, str] | None = None,
+) -> str:
+    """The output of a command in a folder.
 
     Raises:
         ComposeFailed: Its status is not 0, or the time is over.
@@ -39,8 +44,8 @@ def run(*command: str | Path, timeout: float = _COMMAND_SECONDS, **variables: st
     try:
         ran = subprocess.run(
             [*map(str, command)],
-            cwd=ROOT,
-            env={**os.environ, **variables},
+            cwd=folder,
+            env={**os.environ, **(variables or {})},
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -85,20 +90,21 @@ class Compose:
     """One project.
 
     Attributes:
-        secrets: The variables of its .env.
+        folder: Has its .env, scripts/env and deploy/, and the file that overrides docker-compose.yml. One of the
+            name ``docker-compose.override.yml`` is used as well.
 
     Args:
         image: The image of Towpath's programs.
-        folder: For its .env and the file that overrides docker-compose.yml.
     """
 
     def __init__(self, image: str, folder: Path) -> None:
         self.project = f"towpath-test-{secrets.token_hex(4)}"
-        self._folder = folder
-        self._ports = {inside: free_port() for inside in (GATEWAY, PAGE, INGRESS)}
-        self.secrets = _write_secrets(folder)
+        self.folder = folder
+        declared = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+        self._ports = {inside: free_port() for service in declared.values() for inside in _inside(service)}
+        _write_secrets(folder)
         self._override = folder / "override.yml"
-        self._override.write_text(_overriding(image, self._ports))
+        self._override.write_text(_overriding(declared, image, self._ports))
 
     def __enter__(self) -> "Compose":
         return self
@@ -106,16 +112,29 @@ class Compose:
     def __exit__(self, *_: object) -> None:
         self.down()
 
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The variables of its .env."""
+        lines: Sequence[str] = (self.folder / ".env").read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines)
+
+    @property
+    def words(self) -> list[str]:
+        """``docker compose`` for this project."""
+        files = (ROOT / "docker-compose.yml", self._override, self.folder / "docker-compose.override.yml")
+        project = (f"--project-name={self.project}", f"--project-directory={ROOT}")
+        read = (f"--file={file}" for file in files if file.exists())
+        return [str(_COMPOSE), *project, *read, f"--env-file={self.folder / '.env'}"]
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Variables of docker-compose.yml that are not in its .env."""
+        page = f"http://{self.address(PAGE)}"
+        return {"GATEWAY_URL": f"ws://{self.address(GATEWAY)}/ws", "TOWPATH_ALLOWED_ORIGINS": page}
+
     def command(self, *arguments: str, timeout: float = _COMMAND_SECONDS) -> str:
         """The output of ``docker compose`` for this project."""
-        files = (f"--file={ROOT / 'docker-compose.yml'}", f"--file={self._override}")
-        return run(
-            *(_COMPOSE, f"--project-name={self.project}", f"--project-directory={ROOT}", *files),
-            *(f"--env-file={self._folder / '.env'}", *arguments),
-            timeout=timeout,
-            GATEWAY_URL=f"ws://{self.address(GATEWAY)}/ws",
-            TOWPATH_ALLOWED_ORIGINS=f"http://{self.address(PAGE)}",
-        )
+        return run(*self.words, *arguments, timeout=timeout, variables=self.variables)
 
     def up(self, *options: str) -> None:
         """Start what does not run, and wait until all of it is healthy."""
@@ -129,7 +148,7 @@ class Compose:
         self.command("--profile=*", "down", "--volumes", "--timeout=45", timeout=2 * _COMMAND_SECONDS)
 
     def address(self, port: int) -> str:
-        """``host:port`` of one of the proxy's ports on this machine."""
+        """``host:port`` on this machine of a port that docker-compose.yml publishes."""
         return f"127.0.0.1:{self._ports[port]}"
 
     def containers(self, *services: str) -> list[dict[str, Any]]:
@@ -172,28 +191,32 @@ class Compose:
         return {kind: names for kind, names in found.items() if names}
 
 
-def _write_secrets(folder: Path) -> dict[str, str]:
+def _write_secrets(folder: Path) -> None:
     """The .env that `make up` writes, in another folder."""
     for name in ("scripts/env", "docker-compose.yml"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
+    (folder / "deploy").symlink_to(ROOT / "deploy")
     run(folder / "scripts/env")
-    lines: Sequence[str] = (folder / ".env").read_text().splitlines()
-    return dict(line.split("=", 1) for line in lines)
 
 
-def _overriding(image: str, ports: Mapping[int, int]) -> str:
-    declared = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    changed: dict[str, dict[str, Any]] = {}
+def _inside(service: Mapping[str, Any]) -> list[int]:
+    """The ports of a service that are published, as they are inside."""
+    return [int(str(port).rpartition(":")[2]) for port in service.get("ports", ())]
+
+
+def _overriding(declared: Mapping[str, Mapping[str, Any]], image: str, ports: Mapping[int, int]) -> str:
+    lines = []
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # no container may have more than its engine
     for name, service in declared.items():
-        changed[name] = {"image": image} if service.get("image") == "towpath" else {}
+        changed = []
+        if service.get("image") == "towpath":
+            changed.append(f'"image": {json.dumps(image)}')
         if service.get("ulimits", {}).get("nofile", 0) > most > 0:
-            changed[name]["ulimits"] = {"nofile": most}
-    published = [f"127.0.0.1:{outside}:{inside}" for inside, outside in ports.items()]
-    proxy = yaml.safe_dump({"services": {"proxy": changed.pop("proxy")}})
-    # docker compose adds lists of ports to each other, unless the tag asks to replace them.
-    proxy = (
-        proxy.rstrip().replace("proxy: {}", "proxy:") + f"\n    ports: !override {json.dumps(published)}\n"
-    )
-    return proxy + "".join(f"  {name}: {json.dumps(change)}\n" for name, change in changed.items() if change)
+            changed.append(f'"ulimits": {{"nofile": {most}}}')
+        if inside := _inside(service):
+            # docker compose adds lists of ports to each other, unless the tag asks to replace them.
+            published = json.dumps([f"127.0.0.1:{ports[port]}:{port}" for port in inside])
+            changed.append(f'"ports": !override {published}')
+        lines.append(f"  {name}: {{{', '.join(changed)}}}\n")
+    return "services:\n" + "".join(lines)

@@ -2,44 +2,22 @@
 
 import asyncio
 import itertools
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 import pytest
 
 from towpath.testkit.client import WireClient
 from towpath.testkit.eventually import eventually
-from towpath.testkit.follower import Follower
-from towpath.testkit.tokens import a_token
 
-from .compose import GATEWAY, INGRESS, PAGE, Compose
+from .compose import INGRESS, PAGE, Compose
+from .conversation import HEAL_SECONDS, Conversation, gateway_url, token
 
-#: Seconds until all of it works again after one container was restarted.
-_HEAL_SECONDS: Final = 60.0
 _PARTS: Final = (
     *("proxy", "gateway-1", "gateway-2", "chat", "orders", "inventory", "notifications"),
     *("web", "ingress", "rabbitmq", "postgres"),
 )
-_ROOMS = itertools.count(1)
-
-
-def gateway_url(compose: Compose) -> str:
-    return f"ws://{compose.address(GATEWAY)}/ws"
-
-
-def token(compose: Compose, user: str) -> str:
-    return a_token(user, secret=compose.secrets["TOWPATH_AUTH_SECRET"])
-
-
-def follow(compose: Compose, user: str) -> Any:
-    """A client that reconnects and resumes, through the proxy."""
-    return Follower.follow(user, [gateway_url(compose)], token=token(compose, user))
-
-
-async def join(follower: Follower, room: str) -> None:
-    joined = await follower.request("chat.join", {"room": room}, msg_id=f"join-{room}-{follower.user}")
-    assert joined["action"] == "chat.join.ok", joined
-    follower.track(f"chat:{room}", joined["data"]["seq"])
+_NUMBERS = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +57,7 @@ def test_our_containers_run_without_root_without_capabilities_and_read_only(
 
 
 async def test_people_on_both_gateways_talk_through_the_proxy(compose: Compose) -> None:
-    room = f"harbour-{next(_ROOMS)}"
+    room = "lock"
     url = gateway_url(compose)
     # The proxy takes the gateway with the fewest connections: of two clients, each has another one.
     async with (
@@ -131,24 +109,11 @@ async def publish_paid(compose: Compose, key: str, order_id: str, user: str) -> 
 async def test_a_restart_of_any_container_heals_and_loses_no_message(
     part: str, compose: Compose, key: str
 ) -> None:
-    room = f"harbour-{next(_ROOMS)}"
-    async with follow(compose, "ana") as ana, follow(compose, "ben") as ben:
-        await join(ana, room)
-        await join(ben, room)
-        restarting = asyncio.create_task(asyncio.to_thread(compose.restart, part))
-        texts: list[str] = []
-        while not restarting.done() or len(texts) < 5:
-            texts.append(f"{part} {len(texts)}")
-            sent = {"room": room, "text": texts[-1]}
-            answer = await ana.request(
-                "chat.send", sent, msg_id=f"{room}-{len(texts)}", timeout=_HEAL_SECONDS
-            )
-            assert answer["action"] == "chat.send.ok", answer
-            await asyncio.sleep(0.1)  # people do not write faster
-        await restarting
-        await eventually(lambda: _heard(ben) == texts, timeout=_HEAL_SECONDS)
-        assert not ben.incomplete
+    async with Conversation.open(compose) as conversation:
+        await conversation.goes_on_during(asyncio.to_thread(compose.restart, part))
+        await conversation.is_complete()
 
+        ana, room = conversation.ana, conversation.room
         order = await ana.request("order.submit", {"amount": "9.00"}, msg_id=f"{room}-order")
         order_id = order["data"]["order_id"]
 
@@ -163,42 +128,28 @@ async def test_a_restart_of_any_container_heals_and_loses_no_message(
             except aiohttp.ClientError:
                 return False
 
-        await eventually(accepts, timeout=_HEAL_SECONDS, every=0.5)
+        await eventually(accepts, timeout=HEAL_SECONDS, every=0.5)
 
         async def is_paid() -> bool:
-            shown = await ana.request("order.get", {"order_id": order_id}, msg_id=f"{room}-{next(_ROOMS)}")
+            shown = await ana.request("order.get", {"order_id": order_id}, msg_id=f"{room}-{next(_NUMBERS)}")
             return bool(shown["data"]["status"] == "paid")
 
-        await eventually(is_paid, timeout=_HEAL_SECONDS, every=0.5)
+        await eventually(is_paid, timeout=HEAL_SECONDS, every=0.5)
 
     def is_healthy() -> bool:
         return all(one["State"]["Health"]["Status"] == "healthy" for one in compose.containers())
 
-    await asyncio.to_thread(asyncio.run, eventually(is_healthy, timeout=_HEAL_SECONDS, every=1))
-
-
-def _heard(follower: Follower) -> list[str]:
-    return [frame["data"]["text"] for frame in follower.of("chat.message")]
+    await asyncio.to_thread(asyncio.run, eventually(is_healthy, timeout=HEAL_SECONDS, every=1))
 
 
 async def test_services_are_scaled_out_and_in_while_people_talk(compose: Compose) -> None:
-    room = f"harbour-{next(_ROOMS)}"
-    async with follow(compose, "ana") as ana, follow(compose, "ben") as ben:
-        await join(ana, room)
-        await join(ben, room)
-        texts: list[str] = []
+    async with Conversation.open(compose) as conversation:
         for replicas in (3, 1):
-            scaling = asyncio.create_task(asyncio.to_thread(compose.scale, chat=replicas, orders=replicas))
-            while not scaling.done():
-                texts.append(f"{replicas} replicas, {len(texts)}")
-                sent = {"room": room, "text": texts[-1]}
-                answer = await ana.request("chat.send", sent, msg_id=f"{room}-{len(texts)}")
-                assert answer["action"] == "chat.send.ok", answer
-                await asyncio.sleep(0.1)  # people do not write faster
-            await scaling
+            await conversation.goes_on_during(
+                asyncio.to_thread(compose.scale, chat=replicas, orders=replicas)
+            )
             assert len(compose.containers("chat")) == len(compose.containers("orders")) == replicas
-        await eventually(lambda: _heard(ben) == texts, timeout=_HEAL_SECONDS)
-        assert not ben.incomplete
+        await conversation.is_complete()
 
 
 def test_taken_down_nothing_is_left(image: str, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -3,6 +3,7 @@
 import secrets
 from typing import Any
 
+import aiohttp
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -29,6 +30,10 @@ def _short_key() -> str:
         ({"auth_secret": "x" * 40}, "TOWPATH_AUTH_SECRET: has fewer than 4 different bytes"),
         ({"auth_secret": SECRET}, "TOWPATH_AUTH_SECRET: is published"),
         ({"auth_secret": _short_key().strip()}, "TOWPATH_AUTH_SECRET: is a key or certificate"),
+        (
+            {"auth_secret": secrets.token_hex(32), "auth_secret_previous": SECRET},
+            "TOWPATH_AUTH_SECRET_PREVIOUS: is published",
+        ),
         ({"auth_public_key": _short_key()}, "TOWPATH_AUTH_PUBLIC_KEY: has 1024 bits"),
         ({}, "TOWPATH_AUTH_SECRET: set exactly one of"),
         (
@@ -74,3 +79,19 @@ async def test_a_random_secret_is_enough_to_start_with(processes: Processes, rab
     async with WireClient.connect(f"ws://127.0.0.1:{port}/ws", token=a_token("ana", secret=secret)) as ana:
         await ana.next("session.welcome")
     assert "development_mode" not in gateway.output
+
+
+async def test_a_new_secret_beside_the_previous_one_closes_no_door_to_users(
+    processes: Processes, rabbitmq: Rabbit
+) -> None:
+    old, new, port = secrets.token_urlsafe(32), secrets.token_urlsafe(32), free_port()
+    gateway = await processes.start(
+        "towpath-gateway", port=port, amqp_url=rabbitmq.url, auth_secret=new, auth_secret_previous=old
+    )
+    url = f"ws://127.0.0.1:{port}/ws"
+    async with WireClient.connect(url, token=a_token("ana", secret=old)) as ana:
+        await ana.next("session.welcome")
+        refreshed = await ana.request("session.refresh", {"token": a_token("ana", secret=new)})
+        assert refreshed["action"] == "session.refresh.ok", refreshed
+    async with aiohttp.ClientSession() as http, http.get(f"{gateway.admin_url}/metrics") as response:
+        assert "\ntokens_previous_secret_total 1.0\n" in await response.text()

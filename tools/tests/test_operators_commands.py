@@ -141,6 +141,7 @@ def test_versions_that_do_not_work_are_named(product: str, version: str, is_fine
         ({"TOWPATH_AUTH_SECRET": "short"}, ["SECRET"]),
         ({"TOWPATH_DEVELOPMENT": "1", "TOWPATH_AUTH_SECRET": SECRET}, ["SECRET"]),
         ({"TOWPATH_DEVELOPMENT": "0", "TOWPATH_AUTH_SECRET": STRONG}, []),
+        ({"TOWPATH_AUTH_SECRET": STRONG, "TOWPATH_AUTH_SECRET_PREVIOUS": SECRET}, ["SECRET"]),
         ({"TOWPATH_AMQP_URI": "x"}, ["SETTING"]),
         ({"TOWPATH_SOMETHING_ELSE": "x", "PATH": "/bin"}, ["UNKNOWN_SETTING"]),
     ],

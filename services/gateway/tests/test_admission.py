@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import secrets
 import time
 from typing import Any, Final
 
@@ -71,6 +72,39 @@ def test_a_secret_with_a_line_break_at_its_end_is_refused_and_not_shown(end: str
     assert SECRET not in message
 
 
+def test_tokens_of_the_previous_secret_are_accepted_until_it_is_unset() -> None:
+    old, new = secrets.token_hex(32), secrets.token_hex(32)
+    during = admission(auth_secret=new, auth_secret_previous=old)
+    assert {during.identify(a_token("ana", secret=secret)).user_id for secret in (old, new)} == {"ana"}
+    after = admission(auth_secret=new)
+    assert after.identify(a_token("ana", secret=new)).user_id == "ana"
+    with pytest.raises(TokenRefused, match="Signature verification failed"):
+        after.identify(a_token("ana", secret=old))
+
+
+@pytest.mark.parametrize(
+    ("claims", "why"),
+    [
+        ({"expires_in": -1}, "expired"),
+        ({"aud": "another"}, "not valid"),
+        ({"sub": ""}, "sub"),
+        ({"iss": "x"}, "iss"),
+    ],
+)
+def test_a_token_of_the_previous_secret_is_checked_like_any_other(claims: dict[str, Any], why: str) -> None:
+    old = secrets.token_hex(32)
+    checks = admission(auth_secret=secrets.token_hex(32), auth_secret_previous=old, auth_issuer="us")
+    assert checks.identify(a_token("ana", secret=old, iss="us")).user_id == "ana"
+    with pytest.raises(TokenRefused, match=why):
+        checks.identify(a_token("ana", **{"secret": old, "iss": "us", **claims}))
+
+
+def test_a_third_secret_is_refused_while_there_are_two() -> None:
+    checks = admission(auth_secret=secrets.token_hex(32), auth_secret_previous=secrets.token_hex(32))
+    with pytest.raises(TokenRefused, match="Signature verification failed"):
+        checks.identify(a_token("ana", secret=secrets.token_hex(32)))
+
+
 @pytest.mark.parametrize("kind", ["RS256", "ES256", "EdDSA"])
 def test_with_a_public_key_only_tokens_of_its_private_key_are_accepted(kind: str) -> None:
     keys: dict[str, Any] = {
@@ -95,6 +129,8 @@ def test_with_a_public_key_only_tokens_of_its_private_key_are_accepted(kind: str
         {"auth_secret": None},
         {"auth_secret": "s", "auth_public_key": "p"},
         {"auth_secret": None, "auth_public_key": "not a key"},
+        {"auth_secret": None, "auth_jwks_url": "https://one.example/keys", "auth_secret_previous": SECRET},
+        {"auth_secret_previous": SECRET},
     ],
 )
 def test_without_exactly_one_usable_key_the_gateway_does_not_start(settings: dict[str, Any]) -> None:

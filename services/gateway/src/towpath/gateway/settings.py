@@ -49,6 +49,8 @@ class GatewaySettings(BrokerSettings):
             connections, also on SIGHUP; while a pair cannot be used the former one stays.
         auth_secret: Shared secret for HS256 tokens: at least 32 bytes, and not one from documentation. White space at
             its ends is refused: a line break at the end of a file would make it another secret.
+        auth_secret_previous: The secret before `auth_secret`: its tokens are accepted as well, until you unset it, so
+            that no user has to sign in again when the secret is replaced. Only together with `auth_secret`.
         auth_public_key: PEM text of an RSA (from 2048 bits), P-256 or Ed25519 public key, instead of a secret.
         auth_jwks_url: Address of the issuer's keys (JWKS, RFC 7517), instead of a secret: ``https``, or ``http`` on
             this machine. Tokens are verified with the key that their `kid` names.
@@ -153,6 +155,7 @@ class GatewaySettings(BrokerSettings):
     tls_key: Word | None = None
     tls_check: Seconds = 10.0
     auth_secret: Word | None = None
+    auth_secret_previous: Word | None = None
     auth_public_key: str | None = None
     auth_jwks_url: Annotated[Word, AfterValidator(jwks_url)] | None = None
     auth_issuer: Word | None = None

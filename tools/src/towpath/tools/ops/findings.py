@@ -102,11 +102,16 @@ def of_environment(environment: Mapping[str, str]) -> Iterator[Finding]:
             "TOWPATH_DEVELOPMENT is set here: gateways accept a secret that others know",
             "unset it, and set TOWPATH_AUTH_SECRET to what `openssl rand -base64 48` prints",
         )
-    elif (secret := environment.get("TOWPATH_AUTH_SECRET")) and (reason := weakness(secret)):
+        return
+    if (secret := environment.get("TOWPATH_AUTH_SECRET")) and (reason := weakness(secret)):
         yield Finding(
             Kind.SECRET,
             f"TOWPATH_AUTH_SECRET {reason}",
             "set it to what `openssl rand -base64 48` prints, for gateways and for the issuer of tokens",
+        )
+    if (secret := environment.get("TOWPATH_AUTH_SECRET_PREVIOUS")) and (reason := weakness(secret)):
+        yield Finding(
+            Kind.SECRET, f"TOWPATH_AUTH_SECRET_PREVIOUS {reason}", "unset it: its tokens are accepted as well"
         )
 
 

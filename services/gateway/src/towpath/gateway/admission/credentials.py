@@ -117,6 +117,9 @@ class Admission:
         self._unknown_keys = telemetry.counter(
             "tokens_unknown_key", "Tokens whose key (kid) was unknown when they were checked"
         )
+        self._of_previous = telemetry.counter(
+            "tokens_previous_secret", "Tokens that only TOWPATH_AUTH_SECRET_PREVIOUS verified"
+        )
 
     @classmethod
     @asynccontextmanager
@@ -173,7 +176,7 @@ class Admission:
                 raise TokenRefused(
                     "the token is not valid: its issuer (iss) is not one of TOWPATH_AUTH_ISSUERS"
                 )
-            claims = _verified(token, issuer, self._key(token, issuer))
+            claims = self._claims(token, issuer)
         except _UNREADABLE as error:
             # Without the cause, whose text may quote the token.
             raise TokenRefused(f"the token is not valid: {_in_short(error)}") from None
@@ -186,6 +189,17 @@ class Admission:
         if self.revocations.refuses(identity, time.time()):
             raise TokenRefused("the token is revoked", Reason.REVOKED)
         return identity
+
+    def _claims(self, token: str, issuer: Issuer) -> dict[str, Any]:
+        """The claims of ``token``, verified with the key of its issuer or else the one before; errors propagate."""
+        try:
+            return _verified(token, issuer, self._key(token, issuer))
+        except jwt.InvalidSignatureError:
+            if issuer.previous is None:
+                raise
+            claims = _verified(token, issuer, issuer.previous)
+            self._of_previous.add()
+            return claims
 
     def _key(self, token: str, issuer: Issuer) -> Key:
         """The key that verifies ``token``; nothing is computed with a token whose key is unknown."""

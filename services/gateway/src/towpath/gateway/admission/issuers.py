@@ -1,6 +1,7 @@
 """Issuers: whose tokens this gateway accepts, and with which keys.
 
-One issuer with a shared secret, a public key, or a key set that is fetched (JWKS), or several with a key set each.
+One issuer with a shared secret (and the one before it), a public key, or a key set that is fetched (JWKS), or several
+with a key set each.
 
 Guarantees: a token is verified with the keys, the audience and the name of one issuer. With several issuers the token
 names it (`iss`), and that decides only which keys are tried. Addresses in a token (``jku``, ``x5u``) and keys in it
@@ -61,6 +62,7 @@ class Issuer:
         audience: The `aud` of its tokens.
         user_prefix: User ids begin with it; the `sub` follows.
         source: Fetches its keys, if they are fetched.
+        previous: The key before this one; it verifies tokens as well.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Issuer:
     keys: Keys
     user_prefix: str = ""
     source: KeySource | None = None
+    previous: Key | None = None
 
 
 class Issuers:
@@ -91,6 +94,8 @@ class Issuers:
         # section 2.1).
         if sum(map(bool, given)) != 1:
             raise BadSetting("TOWPATH_AUTH_SECRET", None, _ONE_OF)
+        if settings.auth_secret_previous:
+            _check_previous(settings)
         public_key = _public_key(settings.auth_public_key) if settings.auth_public_key else None
         refuse_weak(settings, public_key and public_key.material)
         issuers = _named(settings, telemetry)
@@ -129,7 +134,18 @@ def _single(settings: GatewaySettings, public_key: Key | None, telemetry: Teleme
         _check_scheme("TOWPATH_AUTH_JWKS_URL", url, settings)
         source = KeySource(name or URL(url).host or "", url, settings, telemetry)
         return Issuer(name, audience, source, source=source)
-    return Issuer(name, audience, SetKey(public_key or Key(settings.auth_secret, "HS256")))
+    previous = Key(settings.auth_secret_previous, "HS256") if settings.auth_secret_previous else None
+    return Issuer(name, audience, SetKey(public_key or Key(settings.auth_secret, "HS256")), previous=previous)
+
+
+def _check_previous(settings: GatewaySettings) -> None:
+    name = "TOWPATH_AUTH_SECRET_PREVIOUS"
+    if not settings.auth_secret:
+        raise BadSetting(name, None, "is for use together with TOWPATH_AUTH_SECRET, the new secret; unset it")
+    if settings.auth_secret_previous == settings.auth_secret:
+        raise BadSetting(
+            name, None, "is the same as TOWPATH_AUTH_SECRET: set the new one there, or unset this one"
+        )
 
 
 def _check_scheme(setting: str, url: str, settings: GatewaySettings) -> None:

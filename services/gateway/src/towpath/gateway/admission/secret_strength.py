@@ -37,7 +37,7 @@ _REMEDY: Final = "set one that `openssl rand -base64 48` prints"
 
 
 def refuse_weak(settings: GatewaySettings, public_key: Any) -> None:
-    """Check the secret, or the public key, that tokens are verified with.
+    """Check the secrets, or the public key, that tokens are verified with.
 
     Raises:
         BadSetting
@@ -51,8 +51,12 @@ def refuse_weak(settings: GatewaySettings, public_key: Any) -> None:
                 "known: unset TOWPATH_DEVELOPMENT",
             )
         return
-    if settings.auth_secret and (reason := weakness(settings.auth_secret)):
-        raise BadSetting("TOWPATH_AUTH_SECRET", None, f"{reason}; {_REMEDY}")
+    for name, secret in (
+        ("TOWPATH_AUTH_SECRET", settings.auth_secret),
+        ("TOWPATH_AUTH_SECRET_PREVIOUS", settings.auth_secret_previous),
+    ):
+        if secret and (reason := weakness(secret)):
+            raise BadSetting(name, None, f"{reason}; {_REMEDY}")
     if isinstance(public_key, RSAPublicKey) and public_key.key_size < RSA_BITS_MIN:
         raise BadSetting(
             "TOWPATH_AUTH_PUBLIC_KEY",
