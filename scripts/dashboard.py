@@ -7,6 +7,7 @@ users, the gateways and services, RabbitMQ, the databases, and the limits.
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,29 @@ _SOURCE: Final = {"type": "prometheus", "uid": "${source}"}
 #: Grid units: a dashboard is 24 wide.
 _WIDTH: Final = 24
 _HEIGHT: Final = 7
+_COLUMNS: Final = 3
+#: The alerts that fire, as a table.
+_ALERTS: Final = {
+    "type": "table",
+    "title": "Alerts",
+    "description": "Each has an entry in docs/operations/runbook.md.",
+    "datasource": _SOURCE,
+    "targets": [
+        {
+            "refId": "A",
+            "datasource": _SOURCE,
+            "expr": 'ALERTS{alertstate="firing"}',
+            "format": "table",
+            "instant": True,
+        }
+    ],
+    "transformations": [
+        {"id": "organize", "options": {"excludeByName": {"Time": True, "Value": True, "__name__": True}}}
+    ],
+}
+
+#: The name of a series, with labels in double braces, and its expression.
+Series = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -25,31 +49,31 @@ class Panel:
     Attributes:
         title: The question that it answers.
         unit: Of Grafana: https://grafana.com/docs/grafana/latest/panels-visualizations/configure-standard-options/
-        series: The name of each series, with labels in double braces, and its expression.
+        series: Those that it shows, in this order.
         text: Explains a panel whose meaning is not plain.
         limit: A line above which something is wrong, drawn in red.
     """
 
     title: str
     unit: str
-    series: Sequence[tuple[str, str]]
+    series: Sequence[Series]
     text: str = ""
     limit: float | None = None
 
 
-def p99(metric: str, by: str) -> str:
+def quantile(share: float, metric: str, by: str) -> str:
+    """A quantile of a histogram, for each value of the label ``by``."""
+    return f"histogram_quantile({share:g}, sum by ({by}, le) (rate({metric}_bucket[$__rate_interval])))"
+
+
+def p99(metric: str, by: str) -> Series:
     """The 99th percentile of a histogram, for each value of the label ``by``."""
-    return f"histogram_quantile(0.99, sum by ({by}, le) (rate({metric}_bucket[$__rate_interval])))"
+    return f"{{{{{by}}}}} p99", quantile(0.99, metric, by)
 
 
-def median(metric: str, by: str) -> str:
-    """The median of the same."""
-    return f"histogram_quantile(0.5, sum by ({by}, le) (rate({metric}_bucket[$__rate_interval])))"
-
-
-def rate(metric: str, by: str) -> str:
-    """The rate of a counter, per second, for each value of the label ``by``."""
-    return f"sum by ({by}) (rate({metric}[$__rate_interval]))"
+def rate(metric: str, by: str = "") -> str:
+    """The rate of a counter, per second: of all together, or for each value of the labels ``by``."""
+    return f"sum{by and f' by ({by}) '}(rate({metric}[$__rate_interval]))"
 
 
 GATEWAY: Final = 'job="towpath-gateway"'
@@ -68,16 +92,16 @@ ROWS: Final[Sequence[tuple[str, Sequence[Panel]]]] = (
                 "How much do they ask and hear?",
                 "reqps",
                 [
-                    ("requests", f"sum(rate(messages_received_total{{{GATEWAY}}}[$__rate_interval]))"),
-                    ("frames to clients", "sum(rate(messages_delivered_total[$__rate_interval]))"),
+                    ("requests", rate(f"messages_received_total{{{GATEWAY}}}")),
+                    ("frames to clients", rate("messages_delivered_total")),
                 ],
             ),
             Panel(
                 "How long does an answer take?",
                 "s",
                 [
-                    ("{{domain}} p99", p99("request_delay_seconds", "domain")),
-                    ("{{domain}} p50", median("request_delay_seconds", "domain")),
+                    p99("request_delay_seconds", "domain"),
+                    ("{{domain}} p50", quantile(0.5, "request_delay_seconds", "domain")),
                 ],
                 text="From the frame read to the answer handed to the socket.",
                 limit=1,
@@ -85,26 +109,24 @@ ROWS: Final[Sequence[tuple[str, Sequence[Panel]]]] = (
             Panel(
                 "How long does a push take?",
                 "s",
-                [("{{domain}} p99", p99("push_delay_seconds", "domain"))],
+                [p99("push_delay_seconds", "domain")],
                 text="From the service's timestamp to the hand-over to the socket: clocks have to agree.",
             ),
             Panel(
                 "What is refused?",
                 "reqps",
                 [
-                    (
-                        "answered with an error by a gateway",
-                        "sum(rate(requests_refused_total[$__rate_interval]))",
-                    ),
-                    ("over a rate limit", "sum(rate(rate_limited_total[$__rate_interval]))"),
-                    ("too many in flight", "sum(rate(inflight_refused_total[$__rate_interval]))"),
+                    ("connects", rate("connections_refused_total")),
+                    ("requests, by gateways", rate(f"requests_refused_total{{{GATEWAY}}}")),
+                    ("requests, by services", rate(f"requests_refused_total{{{SERVICES}}}")),
                 ],
+                text="Each reason is a label. Those that are limits are in the last row.",
             ),
             Panel(
                 "How many come, and with which code do they go?",
                 "cps",
                 [
-                    ("connects", "sum(rate(connections_opened_total[$__rate_interval]))"),
+                    ("connects", rate("connections_opened_total")),
                     ("closed with {{code}}", rate("connections_closed_total", "code")),
                 ],
             ),
@@ -127,7 +149,7 @@ ROWS: Final[Sequence[tuple[str, Sequence[Panel]]]] = (
             Panel(
                 "How long does a transaction take?",
                 "s",
-                [("{{job}} p99", p99("unit_of_work_seconds", "job"))],
+                [p99("unit_of_work_seconds", "job")],
                 text="One batch of requests with its handlers, from begin to commit.",
             ),
             Panel(
@@ -170,7 +192,7 @@ ROWS: Final[Sequence[tuple[str, Sequence[Panel]]]] = (
             Panel(
                 "How long does a confirm take?",
                 "s",
-                [("{{job}} p99", p99("publish_confirm_seconds", "job"))],
+                [p99("publish_confirm_seconds", "job")],
                 limit=1,
             ),
             Panel(
@@ -193,8 +215,8 @@ ROWS: Final[Sequence[tuple[str, Sequence[Panel]]]] = (
                 [
                     (
                         "{{job}} {{exchange}}",
-                        "sum by (job, exchange) (rate(messages_published_total[$__rate_interval])) / "
-                        "sum by (job, exchange) (rate(batches_published_total[$__rate_interval]))",
+                        f"{rate('messages_published_total', 'job, exchange')} / "
+                        f"{rate('batches_published_total', 'job, exchange')}",
                     )
                 ],
                 text="Messages in one AMQP message: they grow with the load.",
@@ -228,7 +250,7 @@ ROWS: Final[Sequence[tuple[str, Sequence[Panel]]]] = (
             Panel(
                 "How long is the wait for a connection?",
                 "s",
-                [("{{job}} p99", p99("database_pool_wait_seconds", "job"))],
+                [p99("database_pool_wait_seconds", "job")],
                 limit=0.01,
             ),
             Panel(
@@ -275,47 +297,23 @@ ROWS: Final[Sequence[tuple[str, Sequence[Panel]]]] = (
 
 def panels() -> Iterator[dict[str, Any]]:
     """The panels of the dashboard, from top to bottom, with the alerts that fire first."""
-    numbers = iter(range(1, 1000))
-    top = 0
-    yield {
-        "id": next(numbers),
-        "type": "table",
-        "title": "Alerts",
-        "description": "Each has an entry in docs/operations/runbook.md.",
-        "datasource": _SOURCE,
-        "gridPos": {"x": 0, "y": top, "w": _WIDTH, "h": 5},
-        "targets": [
-            {
-                "refId": "A",
-                "datasource": _SOURCE,
-                "expr": 'ALERTS{alertstate="firing"}',
-                "format": "table",
-                "instant": True,
-            }
-        ],
-        "transformations": [
-            {"id": "organize", "options": {"excludeByName": {"Time": True, "Value": True, "__name__": True}}}
-        ],
-    }
-    top += 5
-    for row, shown in ROWS:
-        yield {
-            "id": next(numbers),
-            "type": "row",
-            "title": row,
-            "collapsed": False,
-            "panels": [],
-            "gridPos": {"x": 0, "y": top, "w": _WIDTH, "h": 1},
-        }
+    numbers = count(1)
+    yield {"id": next(numbers), **_ALERTS, "gridPos": _place(0, 0, _WIDTH, 5)}
+    top = 5
+    for title, row in ROWS:
+        heading = {"type": "row", "title": title, "collapsed": False, "panels": []}
+        yield {"id": next(numbers), **heading, "gridPos": _place(0, top, _WIDTH, 1)}
         top += 1
-        for place, panel in enumerate(shown):
-            line, column = divmod(place, 3)
-            yield {
-                "id": next(numbers),
-                **_graph(panel),
-                "gridPos": {"x": column * 8, "y": top + line * _HEIGHT, "w": 8, "h": _HEIGHT},
-            }
-        top += -(-len(shown) // 3) * _HEIGHT
+        for line in range(0, len(row), _COLUMNS):
+            for column, panel in enumerate(row[line : line + _COLUMNS]):
+                width = _WIDTH // _COLUMNS
+                place = _place(column * width, top, width, _HEIGHT)
+                yield {"id": next(numbers), **_graph(panel), "gridPos": place}
+            top += _HEIGHT
+
+
+def _place(x: int, y: int, width: int, height: int) -> dict[str, int]:
+    return {"x": x, "y": y, "w": width, "h": height}
 
 
 def _graph(panel: Panel) -> dict[str, Any]:

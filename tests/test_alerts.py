@@ -167,6 +167,12 @@ def test_the_runbook_has_no_entry_without_an_alert() -> None:
     assert re.findall(r"^### (.*)$", RUNBOOK, re.M) == list(dict.fromkeys(NAMES))
 
 
+def test_each_alert_has_a_trial_in_which_real_programs_make_it_fire() -> None:
+    """`make alerts` runs them; this run only sees that there is one."""
+    trials = "".join(path.read_text() for path in (ROOT / "tests/alerts").glob("test_*.py"))
+    assert [name for name in NAMES if f'"{name}"' not in trials] == []
+
+
 def test_each_series_of_alerts_and_dashboard_exists() -> None:
     known = [re.compile(name) for name in registered()]
     missing = {

@@ -12,11 +12,13 @@ from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.system import LOAD_RATES, System
 from towpath.tools.packages import ProgramMissing, find_or_install
 
-from .prometheus import PROMETHEUS, Prometheus
+from .prometheus import FACTOR, PROMETHEUS, Prometheus
 
 __all__ = ["broker", "server", "start_system"]
 
 HERE = Path(__file__).parent
+#: Seconds until a program must be ready: a limit of hangs, for a busy machine takes its time.
+READY = 300.0
 Watch = Callable[..., Awaitable[Prometheus]]
 
 
@@ -46,16 +48,25 @@ async def system(rabbitmq: Rabbit, start_system: StartSystem) -> System:
 
 
 @pytest.fixture
+def parts(rabbitmq: Rabbit, processes: Processes, tmp_path: Path) -> System:
+    """RabbitMQ, and no program yet: for a trial that needs one or two of them."""
+    return System(rabbitmq, processes, tmp_path, **LOAD_RATES)
+
+
+@pytest.fixture
 async def watch(processes: Processes, tmp_path: Path) -> AsyncIterator[Watch]:
-    """Starts a Prometheus that watches programs by the names of their jobs, and waits until it sees all of them."""
+    """Starts a Prometheus that watches programs by the names of their jobs, and waits until it sees all of them.
+
+    ``ages`` is the divisor of ages (see ``faster_rules``), where that of time would make a trial take minutes.
+    """
     try:
         program = find_or_install(PROMETHEUS)
     except ProgramMissing as missing:
         pytest.fail(str(missing), pytrace=False)
     started: list[Prometheus] = []
 
-    async def start(**jobs: Process | Sequence[Process]) -> Prometheus:
-        prometheus = await Prometheus.start(program, processes, tmp_path)
+    async def start(*, ages: float = FACTOR, **jobs: Process | Sequence[Process]) -> Prometheus:
+        prometheus = await Prometheus.start(program, processes, tmp_path, ages=ages)
         started.append(prometheus)
         for job, them in jobs.items():
             prometheus.watch(f"towpath-{job}", [them] if isinstance(them, Process) else them)

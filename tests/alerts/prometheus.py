@@ -2,9 +2,11 @@
 
 Guarantees:
 
-* The alerts are those of ``deploy/prometheus/alerts.yml``; only durations in brackets, after ``offset`` and in
-  ``for`` are divided. Thresholds stay: rates are per second.
+* The alerts are those of ``deploy/prometheus/alerts.yml``; only durations are divided: those in brackets, after
+  ``offset`` and in ``for``, and the age that the alert is about (:data:`AGES`). All other thresholds stay: rates are
+  per second.
 * It scrapes and evaluates twice a second, so that a window of a minute has four samples, as in production.
+* A series has the job of deploy's ``prometheus.yml``, and an instance that a person can read: ``gateway-1``.
 """
 
 import json
@@ -24,25 +26,32 @@ ALERTS: Final = Path(__file__).parents[2] / "deploy/prometheus/alerts.yml"
 PROMETHEUS: Final = Program("Prometheus", "prometheus", ("prometheus",))
 #: How much faster time runs.
 FACTOR: Final = 30
+#: Gauges that show how old something is, in seconds, and grow while a fault lasts.
+AGES: Final = ("outbox_lag_seconds", "jwks_age_seconds")
 _STEP: Final = "500ms"
 _MILLISECONDS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000}
 
 
-def faster(duration: str) -> str:
-    """A duration of PromQL, divided by :data:`FACTOR`."""
-    return f"{int(duration[:-1]) * _MILLISECONDS[duration[-1]] // FACTOR}ms"
+def faster(duration: str, factor: float = FACTOR) -> str:
+    """A duration of PromQL, divided by ``factor``."""
+    return f"{int(duration[:-1]) * _MILLISECONDS[duration[-1]] / factor:.0f}ms"
 
 
-def faster_rules() -> dict[str, Any]:
-    """The alerts, in fast time."""
+def faster_rules(ages: float) -> dict[str, Any]:
+    """The alerts, in fast time.
+
+    Args:
+        ages: The divisor of thresholds of :data:`AGES`, and of durations after ``offset``.
+    """
     rules: dict[str, Any] = yaml.safe_load(ALERTS.read_text())
     for group in rules["groups"]:
         for rule in group["rules"]:
             if "for" in rule:
                 rule["for"] = faster(rule["for"])
-            rule["expr"] = re.sub(
-                r"(?<=\[)\d+[smh](?=\])|(?<=offset )\d+[smh]", lambda found: faster(found[0]), rule["expr"]
-            )
+            rule["expr"] = re.sub(r"(?<=\[)\d+[smh](?=\])", lambda found: faster(found[0]), rule["expr"])
+            rule["expr"] = re.sub(r"(?<=offset )\d+[smh]", lambda found: faster(found[0], ages), rule["expr"])
+            if any(age in rule["expr"] for age in AGES):
+                rule["expr"] = re.sub(r"(?<=> )\d+$", lambda found: f"{int(found[0]) / ages:g}", rule["expr"])
     return rules
 
 
@@ -54,12 +63,16 @@ class Prometheus:
         self._url = f"http://127.0.0.1:{port}"
         self._targets = targets
         self._session = session
-        self._jobs: dict[str, list[str]] = {}
+        self._jobs: dict[str, list[dict[str, Any]]] = {}
 
     @classmethod
-    async def start(cls, program: Path, processes: Processes, folder: Path) -> Self:
-        """Start it; it watches nothing yet."""
-        (folder / "alerts.yml").write_text(yaml.safe_dump(faster_rules()))
+    async def start(cls, program: Path, processes: Processes, folder: Path, *, ages: float = FACTOR) -> Self:
+        """Start it; it watches nothing yet.
+
+        Args:
+            ages: See :func:`faster_rules`.
+        """
+        (folder / "alerts.yml").write_text(yaml.safe_dump(faster_rules(ages)))
         targets = folder / "targets.json"
         targets.write_text("[]")
         found = [{"files": [str(targets)], "refresh_interval": "1s"}]
@@ -87,10 +100,16 @@ class Prometheus:
 
     def watch(self, job: str, processes: Sequence[Process]) -> None:
         """Scrape these programs under the name of a job, and no others."""
-        self._jobs[job] = [process.admin_url.removeprefix("http://") for process in processes]
-        groups = [{"targets": them, "labels": {"job": name}} for name, them in self._jobs.items()]
+        name = job.removeprefix("towpath-")
+        self._jobs[job] = [
+            {
+                "targets": [process.admin_url.removeprefix("http://")],
+                "labels": {"job": job, "instance": f"{name}-{number}"},
+            }
+            for number, process in enumerate(processes, start=1)
+        ]
         written = self._targets.with_suffix(".new")
-        written.write_text(json.dumps(groups))
+        written.write_text(json.dumps([target for targets in self._jobs.values() for target in targets]))
         written.rename(self._targets)
 
     async def sees_all(self) -> None:
