@@ -11,10 +11,10 @@ Errors::
 
     CannotStart                 the program ends with a status of its kind; a restart would not help
     ├── BadSetting              a setting cannot be used; the text names it and the remedy
+    │   └── NewerSchema         a newer release has changed the schema so that this one cannot work on it
     ├── BadService              the definition of a service is invalid
     ├── BadEntryPoint           an entry point of towpath.services does not lead to a service
     ├── MissingMigration        the code declares a table or column that the database does not have
-    ├── NewerSchema             a newer release has changed the schema (a BadSetting)
     ├── BadMark                 compatible_from of a migration names no revision
     ├── BrokerRefused           user, password, virtual host or a permission (also a BrokerError)
     └── TopologyMismatch        a queue or exchange exists with other arguments (also a BrokerError)
