@@ -43,7 +43,7 @@ abuse: $(READY)  ## run all abuse trials, and write docs/abuse.md; ARGS="-k resu
 containers: $(READY)  ## build the image and bring docker-compose.yml up on an engine, and test both
 	@$(BIN)/pytest tests/containers --containers $(ARGS)
 
-alerts: $(READY)  ## cause the fault of each alert, under a real Prometheus
+alerts: $(READY)  ## cause the fault of each alert, and an hour of load without one, under a real Prometheus
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/alerts --alerts $(ARGS)
 
 judges: $(READY) $(PACKAGES) $(PARSER)  ## run suites that others wrote, and write docs/judges.md; ARGS="--registry" for those of registries

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+from xml.sax.saxutils import unescape
 
 import pytest
 import yaml
@@ -171,6 +172,14 @@ def test_each_alert_has_a_trial_in_which_real_programs_make_it_fire() -> None:
     """`make alerts` runs them; this run only sees that there is one."""
     trials = "".join(path.read_text() for path in (ROOT / "tests/alerts").glob("test_*.py"))
     assert [name for name in NAMES if f'"{name}"' not in trials] == []
+
+
+def test_the_picture_of_the_dashboard_shows_each_panel_of_it() -> None:
+    picture = unescape((ROOT / "docs/images/dashboard.svg").read_text())
+    titles = [panel["title"] for panel in json.loads(DASHBOARD.read_text())["panels"]]
+    assert [title for title in titles if f">{title}</text>" not in picture] == [], (
+        'run `make alerts ARGS="-k quiet --dashboard docs/images/dashboard.svg"`'
+    )
 
 
 def test_each_series_of_alerts_and_dashboard_exists() -> None:

@@ -23,7 +23,9 @@ Watch = Callable[..., Awaitable[Prometheus]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.getgroup("alerts").addoption("--alerts", action="store_true", help="cause the faults of alerts")
+    group = parser.getgroup("alerts")
+    group.addoption("--alerts", action="store_true", help="cause the faults of alerts")
+    group.addoption("--dashboard", type=Path, help="draw the dashboard of the honest load there, as SVG")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

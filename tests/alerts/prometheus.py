@@ -11,6 +11,7 @@ Guarantees:
 
 import json
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
@@ -28,6 +29,8 @@ PROMETHEUS: Final = Program("Prometheus", "prometheus", ("prometheus",))
 FACTOR: Final = 30
 #: Gauges that show how old something is, in seconds, and grow while a fault lasts.
 AGES: Final = ("outbox_lag_seconds", "jwks_age_seconds")
+#: Samples of one series in a picture.
+_POINTS: Final = 120
 _STEP: Final = "500ms"
 _MILLISECONDS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000}
 
@@ -102,15 +105,20 @@ class Prometheus:
         """Scrape these programs under the name of a job, and no others."""
         name = job.removeprefix("towpath-")
         self._jobs[job] = [
-            {
-                "targets": [process.admin_url.removeprefix("http://")],
-                "labels": {"job": job, "instance": f"{name}-{number}"},
-            }
+            _target(process.admin_url.removeprefix("http://"), job=job, instance=f"{name}-{number}")
             for number, process in enumerate(processes, start=1)
         ]
-        written = self._targets.with_suffix(".new")
-        written.write_text(json.dumps([target for targets in self._jobs.values() for target in targets]))
-        written.rename(self._targets)
+        self._write_targets()
+
+    def watch_rabbitmq(self, port: int) -> None:
+        """Scrape a RabbitMQ that shows its metrics on ``port``, as the two jobs of ``prometheus.yml`` do."""
+        address = f"127.0.0.1:{port}"
+        detailed = {"__metrics_path__": "/metrics/detailed", "__param_family": "queue_coarse_metrics"}
+        self._jobs["rabbitmq"] = [_target(address, job="rabbitmq", instance="rabbitmq")]
+        self._jobs["rabbitmq-queues"] = [
+            _target(address, job="rabbitmq-queues", instance="rabbitmq", **detailed)
+        ]
+        self._write_targets()
 
     async def sees_all(self) -> None:
         """Wait until every program has been scraped, and all alerts were evaluated with that a few times."""
@@ -165,10 +173,29 @@ class Prometheus:
 
         await eventually(none_fires, timeout=timeout, every=0.2)
 
+    async def over_time(self, expression: str, seconds: float) -> list[dict[str, Any]]:
+        """The series of an expression of the dashboard over the last seconds; rates are over five fast minutes."""
+        now = time.time()
+        found: list[dict[str, Any]] = (
+            await self._ask(
+                "/api/v1/query_range",
+                query=expression.replace("$__rate_interval", faster("5m")),
+                start=str(now - seconds),
+                end=str(now),
+                step=f"{seconds / _POINTS:g}",
+            )
+        )["result"]
+        return found
+
     async def query(self, expression: str) -> list[dict[str, Any]]:
         """The series of an instant query."""
         found: list[dict[str, Any]] = (await self._ask("/api/v1/query", query=expression))["result"]
         return found
+
+    def _write_targets(self) -> None:
+        written = self._targets.with_suffix(".new")
+        written.write_text(json.dumps([target for targets in self._jobs.values() for target in targets]))
+        written.rename(self._targets)
 
     async def _evaluations(self) -> dict[str, int]:
         async with self._session.get(f"{self._url}/metrics") as page:
@@ -192,3 +219,7 @@ class Prometheus:
         assert read["status"] == "success", read
         data: dict[str, Any] = read["data"]
         return data
+
+
+def _target(address: str, **labels: str) -> dict[str, Any]:
+    return {"targets": [address], "labels": labels}
