@@ -250,7 +250,7 @@ ROWS: Final[Sequence[tuple[str, Sequence[Panel]]]] = (
             Panel(
                 "How long is the wait for a connection?",
                 "s",
-                [p99("database_pool_wait_seconds", "job")],
+                [("{{job}} p90", quantile(0.9, "database_pool_wait_seconds", "job"))],
                 limit=0.01,
             ),
             Panel(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.conftest import StartSystem, broker, server, start_system
+from tests.faults.conftest import StartSystem, broker, own_node, server, start_system
 from towpath.testkit.processes import Process, Processes
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.system import LOAD_RATES, System
@@ -14,7 +14,7 @@ from towpath.tools.packages import ProgramMissing, find_or_install
 
 from .prometheus import FACTOR, PROMETHEUS, Prometheus
 
-__all__ = ["broker", "server", "start_system"]
+__all__ = ["broker", "own_node", "server", "start_system"]
 
 HERE = Path(__file__).parent
 #: Seconds until a program must be ready: a limit of hangs, for a busy machine takes its time.

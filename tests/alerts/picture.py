@@ -26,7 +26,7 @@ _WIDTH, _HEIGHT, _GAP, _MARGIN = 400.0, 226.0, 14.0, 24.0
 _LEFT, _RIGHT, _TOP, _BOTTOM, _LEGEND = 56.0, 14.0, 40.0, 146.0, 182.0
 _PAGE: Final = 2 * _MARGIN + _COLUMNS * _WIDTH + (_COLUMNS - 1) * _GAP
 _HEAD, _ALERTS, _ROW = 74.0, 46.0, 40.0
-_LINE, _LINES, _LETTER, _DOT = 15.0, 3, 5.7, 13.0
+_LINE, _LINES, _LETTER, _DOT = 15.0, 3, 6.3, 13.0
 _COLOURS: Final = (
     "#0b7285", "#e8590c", "#7048e8", "#2f9e44", "#c2255c", "#1971c2", "#f08c00", "#5f3dc4", "#087f5b", "#a61e4d",
 )  # fmt: skip
