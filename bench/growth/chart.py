@@ -41,7 +41,7 @@ def picture(title: str, across: str, panels: Sequence[Panel], *, even: bool = Fa
         even: Whether sizes stand where they are, and not where their logarithms are.
     """
     width = (_WIDTH - 2 * _MARGIN - (len(panels) - 1) * _GAP) / max(len(panels), 1)
-    body = [_text(_MARGIN, 36, title, size=16, weight=600)]
+    body = [text_at(_MARGIN, 36, title, size=16, weight=600)]
     for place, panel in enumerate(panels):
         body += _panel(panel, across, _MARGIN + place * (width + _GAP), width, even)
     return "\n".join(
@@ -73,9 +73,9 @@ def short(value: float) -> str:
 
 def _panel(panel: Panel, across: str, left: float, width: float, even: bool) -> list[str]:
     points = [point for line in panel.lines for point in line.points]
-    body = [_text(left, 66, panel.title, weight=600)]
+    body = [text_at(left, 66, panel.title, weight=600)]
     if not points:
-        return [*body, _text(left, _TOP + 20, "nothing was measured", colour=_FAINT)]
+        return [*body, text_at(left, _TOP + 20, "nothing was measured", colour=_FAINT)]
     names = max(len(line.label) for line in panel.lines) * _LETTER + _NAMES
     start, end = left + _AXIS, left + width - names
     sizes = sorted({size for size, _ in points})
@@ -92,10 +92,10 @@ def _panel(panel: Panel, across: str, left: float, width: float, even: bool) -> 
         body.append(
             f"<line x1='{start:.1f}' x2='{end:.1f}' y1='{y(mark):.1f}' y2='{y(mark):.1f}' stroke='{_GRID}'/>"
         )
-        body.append(_text(start - 8, y(mark) + 4, f"{mark:,g}", anchor="end", colour=_FAINT))
+        body.append(text_at(start - 8, y(mark) + 4, f"{mark:,g}", anchor="end", colour=_FAINT))
     for size in sizes:
-        body.append(_text(x(size), _BOTTOM + 18, short(size), anchor="middle", colour=_FAINT))
-    body.append(_text((start + end) / 2, _BOTTOM + 38, across, anchor="middle", colour=_FAINT))
+        body.append(text_at(x(size), _BOTTOM + 18, short(size), anchor="middle", colour=_FAINT))
+    body.append(text_at((start + end) / 2, _BOTTOM + 38, across, anchor="middle", colour=_FAINT))
     drawn = [(line, colour) for line, colour in zip(panel.lines, _COLOURS, strict=False) if line.points]
     for line, colour in reversed(drawn):  # the first above the others
         path = " ".join(f"{x(size):.1f},{y(value):.1f}" for size, value in line.points)
@@ -106,7 +106,7 @@ def _panel(panel: Panel, across: str, left: float, width: float, even: bool) -> 
         ]
     ends = apart([y(line.points[-1][1]) + 4 for line, _ in drawn])
     for (line, colour), height in zip(drawn, ends, strict=True):
-        body.append(_text(end + 9, height, line.label, colour=colour))
+        body.append(text_at(end + 9, height, line.label, colour=colour))
     return body
 
 
@@ -120,7 +120,7 @@ def apart(heights: Sequence[float]) -> list[float]:
     return placed
 
 
-def _text(
+def text_at(
     x: float,
     y: float,
     text: str,
@@ -130,6 +130,7 @@ def _text(
     anchor: str = "start",
     colour: str = _INK,
 ) -> str:
+    """A line of text in a picture; its place is the end that ``anchor`` names, on the base line."""
     return (
         f"<text x='{x:.1f}' y='{y:.1f}' font-size='{size}' font-weight='{weight}' text-anchor='{anchor}' "
         f"fill='{colour}'>{escape(text)}</text>"

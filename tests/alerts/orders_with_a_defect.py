@@ -9,5 +9,5 @@ async def _fails(self: Database, limit: float) -> None:
 
 
 if __name__ == "__main__":
-    Database.probe = _fails  # type: ignore[method-assign]
+    Database.probe = _fails  # type: ignore[method-assign]  # the defect
     main()

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any, Final
-from xml.sax.saxutils import escape
 
-from bench.growth.chart import scale_of, short
+from bench.growth.chart import scale_of, short, text_at
 
 DASHBOARD: Final = Path(__file__).parents[2] / "deploy/grafana/towpath.json"
 #: Gives the series of an expression over the time of the picture.
@@ -59,8 +58,8 @@ async def draw(ask: Range, subtitle: str, minutes: float) -> str:
         AssertionError: A panel has no samples; with its title.
     """
     body = [
-        _text(_MARGIN, 44, "Towpath", size=20, weight=600),
-        _text(_MARGIN, 64, subtitle, size=12, colour=_FAINT),
+        text_at(_MARGIN, 44, "Towpath", size=20, weight=600),
+        text_at(_MARGIN, 64, subtitle, size=12, colour=_FAINT),
     ]
     top, column = _HEAD + 8, 0
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
@@ -71,7 +70,7 @@ async def draw(ask: Range, subtitle: str, minutes: float) -> str:
         elif panel["type"] == "row":
             top += (_HEIGHT + _GAP) * (column > 0)
             column = 0
-            body.append(_text(_MARGIN, top + 28, panel["title"], size=16, weight=600))
+            body.append(text_at(_MARGIN, top + 28, panel["title"], size=16, weight=600))
             top += _ROW
         else:
             series = [one async for one in _all_series(panel, ask)]
@@ -108,8 +107,8 @@ def _alerts(title: str, fired: Sequence[str], top: float) -> list[str]:
     names, colour = (", ".join(sorted(set(fired))), _LIMIT) if fired else ("None fires.", _FAINT)
     return [
         _box(_MARGIN, top, width, _ALERTS),
-        _text(_MARGIN + 14, top + 28, title, size=13, weight=600),
-        _text(_MARGIN + 76, top + 28, names, size=12, colour=colour),
+        text_at(_MARGIN + 14, top + 28, title, size=13, weight=600),
+        text_at(_MARGIN + 76, top + 28, names, size=12, colour=colour),
     ]
 
 
@@ -132,22 +131,24 @@ def _panel(
 
     body = [
         _box(left, top, _WIDTH, _HEIGHT),
-        _text(left + 14, top + 24, panel["title"], size=13, weight=600),
+        text_at(left + 14, top + 24, panel["title"], size=13, weight=600),
     ]
     for mark in marks:
         body.append(_across(start, end, y(mark), _GRID))
-        body.append(_text(start - 7, y(mark) + 4, _written(unit, mark), size=10, anchor="end", colour=_FAINT))
+        body.append(
+            text_at(start - 7, y(mark) + 4, _written(unit, mark), size=10, anchor="end", colour=_FAINT)
+        )
     for quarter in range(5):
         label = f"{minutes * quarter / 4:g}" + (" min" if quarter == 4 else "")
         anchor = ("start", "middle", "middle", "middle", "end")[quarter]
         place = start + (end - start) * quarter / 4
-        body.append(_text(place, top + _BOTTOM + 15, label, size=10, anchor=anchor, colour=_FAINT))
+        body.append(text_at(place, top + _BOTTOM + 15, label, size=10, anchor=anchor, colour=_FAINT))
     for limit in limits:
         if limit <= marks[-1]:
             body.append(_across(start, end, y(limit), _LIMIT, dashed=True))
         else:
             note = f"alert above {_written(unit, limit)}"
-            body.append(_text(end, top + 24, note, size=10, anchor="end", colour=_LIMIT))
+            body.append(text_at(end, top + 24, note, size=10, anchor="end", colour=_LIMIT))
     named, flat = _divided(series)
     drawn = list(zip(named, cycle(_COLOURS), strict=False))
     # The first above the others; of those that are at 0 one is enough.
@@ -182,10 +183,10 @@ def _legend(entries: Sequence[tuple[str, str]], left: float, top: float, end: fl
             x, y = left, y + _LINE
         left_over = len(entries) - place
         if y >= top + _LINES * _LINE:
-            body.append(_text(end, y - _LINE, f"+ {left_over}", size=11, anchor="end", colour=_FAINT))
+            body.append(text_at(end, y - _LINE, f"+ {left_over}", size=11, anchor="end", colour=_FAINT))
             break
         body.append(f"<circle cx='{x + 4:.1f}' cy='{y - 4:.1f}' r='3.5' fill='{colour}'/>")
-        body.append(_text(x + _DOT - 2, y, name, size=11))
+        body.append(text_at(x + _DOT - 2, y, name, size=11))
         x += width + 10
     return body
 
@@ -236,19 +237,3 @@ def _box(left: float, top: float, width: float, height: float) -> str:
 def _across(start: float, end: float, y: float, colour: str, *, dashed: bool = False) -> str:
     dashes = " stroke-dasharray='5 4'" if dashed else ""
     return f"<line x1='{start:g}' x2='{end:g}' y1='{y:.1f}' y2='{y:.1f}' stroke='{colour}'{dashes}/>"
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    *,
-    size: int,
-    weight: int = 400,
-    anchor: str = "start",
-    colour: str = _INK,
-) -> str:
-    return (
-        f"<text x='{x:.1f}' y='{y:.1f}' font-size='{size}' font-weight='{weight}' text-anchor='{anchor}' "
-        f"fill='{colour}'>{escape(text)}</text>"
-    )

@@ -60,7 +60,7 @@ class Day:
         """All of them, for an hour."""
         async with asyncio.TaskGroup() as people:
             tasks = [people.create_task(self._live(number)) for number in range(PEOPLE)]
-            await asyncio.sleep(HOUR)
+            await asyncio.sleep(HOUR)  # the trial itself
             for task in tasks:
                 task.cancel()
 
@@ -72,7 +72,7 @@ class Day:
 
     async def _live(self, number: int) -> None:
         chance, user = self._chance, f"user-{number}"
-        await asyncio.sleep(chance.uniform(0, HOUR / 6))
+        await asyncio.sleep(chance.uniform(0, HOUR / 6))  # they do not all come at once
         while True:
             async with self._system.connect(user, number % len(self._system.gateways)) as person:
                 await self._ask(person, "notification.preferences", email=f"{user}@example.com")
@@ -84,8 +84,8 @@ class Day:
                     if chance.random() < 0.2:
                         order = f"{user}-{self.requests}"
                         await self._ask(person, "order.submit", order_id=order, amount="9.00")
-                    await asyncio.sleep(chance.uniform(0.5, 1.5) * PAUSE / self._rush)
-            await asyncio.sleep(chance.uniform(1, 6))
+                    await asyncio.sleep(chance.uniform(0.5, 1.5) * PAUSE / self._rush)  # a person types
+            await asyncio.sleep(chance.uniform(1, 6))  # a person is away
 
     async def _ask(self, person: WireClient, action: str, **data: Any) -> None:
         answer = await person.request(action, data)

@@ -46,14 +46,12 @@ class Permits:
             BrokerError: It cannot be asked now.
         """
         domain = action.partition(".")[0]
-        if domain in self._allowed:
-            return True
+        if (known := self._known(domain)) is not None:
+            return known
         async with self._asking:
             # Another request may have asked meanwhile.
-            if domain in self._allowed:
-                return True
-            if self._refused.get(domain, 0.0) > self._clock():
-                return False
+            if (known := self._known(domain)) is not None:
+                return known
             if not await self._broker.may_publish(EVENTS, action):
                 self._refused.pop(domain, None)
                 self._refused[domain] = self._clock() + self._refused_for
@@ -64,3 +62,8 @@ class Permits:
                 self._allowed.clear()
             self._allowed.add(domain)
             return True
+
+    def _known(self, domain: str) -> bool | None:
+        if domain in self._allowed:
+            return True
+        return False if self._refused.get(domain, 0.0) > self._clock() else None

@@ -196,9 +196,9 @@ class _Rolling:
             took = round(self._loop.time() - began, 1)
             ended, started = after.names(before.runs - after.runs), after.names(after.runs - before.runs)
             text = f"{_list(ended)} ended, {_list(started)} started; all work after {took:g} s"
-            told = {"part": part, "step": number, "of": len(steps), "did": step.title}
-            told |= {"ended": ended, "started": started, "seconds": took}
-            self._say(told, f"{number} of {len(steps)}: {text}")
+            record = {"part": part, "step": number, "of": len(steps), "did": step.title}
+            record |= {"ended": ended, "started": started, "seconds": took}
+            self._say(record, f"{number} of {len(steps)}: {text}")
             before = after
         left = before.names(first.runs & before.runs)
         text = f"{part}: {len(steps)} restarted" + (f", not restarted: {_list(left)}" if left else "")
@@ -285,11 +285,11 @@ class _Rolling:
     def _so_far(self) -> str:
         return f"{self._done} restarted before, the others are untouched"
 
-    def _say(self, told: dict[str, Any] | None, text: str) -> None:
+    def _say(self, record: dict[str, Any] | None, text: str) -> None:
         if not self._as_json:
             screen.console().print(plain(text))
-        elif told is not None:
-            screen.print_json(told)
+        elif record is not None:
+            screen.print_json(record)
 
 
 async def _carry_out(command: str) -> None:
