@@ -29,7 +29,7 @@ _LINE, _LINES, _LETTER, _DOT = 15.0, 3, 6.3, 13.0
 _COLOURS: Final = (
     "#0b7285", "#e8590c", "#7048e8", "#2f9e44", "#c2255c", "#1971c2", "#f08c00", "#5f3dc4", "#087f5b", "#a61e4d",
 )  # fmt: skip
-_INK, _FAINT, _GRID, _LIMIT, _FLAT = "#212529", "#6c757d", "#e9ecef", "#e03131", "#adb5bd"
+_FAINT, _GRID, _LIMIT, _FLAT = "#6c757d", "#e9ecef", "#e03131", "#adb5bd"
 _FONT: Final = "font-family='system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif'"
 #: Names of series that stay at 0, from which on they share an entry.
 _MANY: Final = 3
