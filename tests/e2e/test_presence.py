@@ -61,8 +61,9 @@ class Watcher:
         return cls(client)
 
     def told(self, user: str) -> list[bool]:
-        """The presence of a user as it was pushed."""
-        pushes = [push["data"] for push in self.client.pushes("chat.presence")[self._before :]]
+        """The presence of a user as it was pushed; a repeat after a crash has the same ``msg_id``."""
+        once = {push["msg_id"]: push["data"] for push in self.client.pushes("chat.presence")[self._before :]}
+        pushes = once.values()
         assert all(push["room"] == ROOM for push in pushes)
         return [push["online"] for push in pushes if push["user"] == user]
 

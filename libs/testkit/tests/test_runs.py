@@ -35,7 +35,8 @@ class Project:
         (folder / "names.py").write_text('NAMES = ["heron", "otter"]\n')
         (folder / "pytest.ini").write_text(
             "[pytest]\ntestpaths = libs tests\npythonpath = .\n"
-            "addopts = --import-mode=importlib -p towpath.testkit.repository\n"
+            "addopts = --import-mode=importlib -ra -p towpath.testkit.repository\n"
+            "asyncio_default_fixture_loop_scope = function\n"
         )
 
     def add(self, path: str, what: str) -> None:
@@ -46,7 +47,14 @@ class Project:
     def run(self, *arguments: str) -> list[tuple[str, str, str]]:
         """The lines of the log: ``import`` or ``run``, the file, the process."""
         self._log.write_text("")
-        ran = subprocess.run(
+        ran = self.result(*arguments)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        lines = (line.split() for line in self._log.read_text().splitlines())
+        return [(word, file, process) for word, file, process in lines]
+
+    def result(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run pytest; returns its status and what it printed."""
+        return subprocess.run(
             [sys.executable, "-m", "pytest", *arguments],
             cwd=self._folder,
             env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
@@ -55,9 +63,6 @@ class Project:
             timeout=120,
             check=False,
         )
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        lines = (line.split() for line in self._log.read_text().splitlines())
-        return [(word, file, process) for word, file, process in lines]
 
     def imported(self, *arguments: str) -> set[str]:
         """The files that a run imports."""
@@ -115,3 +120,17 @@ def test_the_tests_of_a_file_run_in_one_process_and_files_beside_each_other(proj
     assert len(set.union(*ran.values())) == 2
     # Both build the JavaScript client in its folder.
     assert ran["tests/test_tutorial.py"] == ran["tests/test_client_docs.py"]
+
+
+def test_a_socket_that_a_test_leaves_in_a_cycle_fails_this_test_and_no_other(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    (tmp_path / "libs").mkdir()
+    (tmp_path / "libs/test_leaks.py").write_text(
+        "import socket\n\n"
+        "def test_leaks():\n    left = [socket.socket()]\n    left.append(left)\n\n"
+        "def test_other():\n    pass\n"
+    )
+    ran = project.result("-W", "error")
+    assert ran.returncode == 1
+    assert "ERROR libs/test_leaks.py::test_leaks - " in ran.stdout
+    assert "2 passed, 1 error" in ran.stdout

@@ -3,6 +3,7 @@
 Fixtures under short names, Towpath's programs as processes, and how a run of thousands of tests is divided.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
+from _pytest.unraisableexception import collect_unraisable  # public is only the plug-in that calls it
 
 if TYPE_CHECKING:
     from towpath.testkit.postgres import Postgres
@@ -58,6 +60,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="let each program log in to RabbitMQ under its own account, with the least permissions",
     )
+
+
+def pytest_collection_finish() -> None:
+    """Keep the imported modules out of the collections after each test: they stay to the end."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """Let each test answer for its own garbage.
+
+    A socket that it never closed, or a task that it never awaited, would fail whichever test runs when it is found.
+    """
+    yield
+    gc.collect()
+    collect_unraisable(item.config)
 
 
 @pytest.fixture(scope="session")
