@@ -323,6 +323,22 @@ async def test_only_the_relay_waits_for_a_slow_broker(house: House, replica: Rep
         await house.hears([1, 2, 2])
 
 
+async def test_of_a_thousand_keys_a_few_are_published_at_a_time_so_that_an_answer_is_not_behind_them(
+    house: House, replica: Replica
+) -> None:
+    await replica.put(*(a_push(number, f"group.room-{number}") for number in range(1000)))
+    house.hub.hold_confirms()
+    flushing = asyncio.create_task(replica.relay.flush())
+    await eventually(lambda: house.heard)
+    answer = published(replica.publisher, a_push(-1, "connection.gw-1"))
+    await house.hears([-1], "connection.gw-1")
+    assert len(house.heard) <= 50 + 1
+    house.hub.release_confirms()
+    await flushing
+    await answer
+    await eventually(lambda: len(house.heard) == 1001)
+
+
 async def test_a_refused_key_delays_no_other_and_is_published_when_there_is_room(house: House) -> None:
     async with house.replica(batch_max_items=3) as replica, a_small_queue(house) as take:
         await published(replica.publisher, an_event(0))

@@ -437,6 +437,24 @@ class TestManyPeople:
             assert sum(told) == len(users)
             assert max(told) <= STEP
 
+    async def test_users_in_many_rooms_are_published_in_steps_of_a_thousand_rooms(
+        self, database_url: str
+    ) -> None:
+        users, rooms = ["ana", "ben", "cyd"], [f"room-{number}" for number in range(600)]
+        async with Town.running(database_url) as town:
+            for number, creator in enumerate(users):  # one may create 200 a day
+                part = rooms[200 * number : 200 * (number + 1)]
+                for user in (creator, *users):
+                    await town.chat.dispatch(*[a_join(room, by=user) for room in part])
+            town.told()
+            await town.chat.dispatch(*[starts(user, user) for user in users])
+            told: list[int] = []
+            more = True
+            while more:
+                more = await town.chat.turn(town.presence.round)
+                told.append(len(town.told()))
+            assert told == [600, 600, 600]
+
     async def test_expired_presence_events_are_deleted(self, town: Town) -> None:
         await town.hear(starts("a-1"), starts("b-1", "bob", at="gw-2"))
         await town.hear(ends("a-1"))

@@ -18,8 +18,10 @@ Guarantees:
 Times are taken from the replicas' clocks; the bounds vary by the differences of these clocks.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -42,6 +44,8 @@ _ENDED_KEPT_MS: Final = 3_600_000
 #: How long a silent gateway may still return with its connections.
 _SILENT_KEPT_MS: Final = 86_400_000
 _USERS_A_STATEMENT: Final = 10_000
+#: Rooms of all users of one step: each gets a push, which is a row and a message, and the step holds locks meanwhile.
+_ROOMS_A_STEP: Final = 1000
 
 _OF_GATEWAY: Final = sa.and_(
     CONNECTIONS.c.gateway_id == GATEWAYS.c.gateway_id, CONNECTIONS.c.incarnation == GATEWAYS.c.incarnation
@@ -148,18 +152,20 @@ class Presence:
                 user: presence_at(states[user], was_online=was, now=now, grace=self._grace_ms)
                 for user, was in was_online.items()
             }
-            changed = {user: online for user, (online, _) in found.items() if online != was_online[user]}
-            rooms, crowds = await _read_rooms(connection, list(changed), self._crowd_members)
+            changed = [user for user, (online, _) in found.items() if online != was_online[user]]
+            told = await _first_of(connection, changed)
+            for user in changed[len(told) :]:
+                del found[user]  # Left to the next step: its row stays as it is.
+            rooms, crowds = await _read_rooms(connection, told, self._crowd_members)
             await run.publish(
-                connection,
-                [push for user, online in changed.items() for push in _pushes(user, online, rooms[user])],
+                connection, [push for user in told for push in _pushes(user, found[user][0], rooms[user])]
             )
             await _save(connection, found)
         if crowds:
             # Not in the transaction above: it locks rows of users, and units of work that hold crowds wait for those.
             async with run.database.transaction() as connection:
                 await mark_crowds(connection, crowds, now)
-        return len(was_online) == STEP
+        return len(was_online) == STEP or len(found) < len(was_online)
 
 
 async def _due_work(database: Database, now: int, silent_since: int) -> tuple[bool, bool]:
@@ -244,6 +250,19 @@ async def _read_states(connection: AsyncConnection, users: Sequence[str]) -> dic
     )
     found = {row.user_id: PresenceState(bool(row.is_connected), row.left_at) for row in rows}
     return {user: found.get(user, PresenceState()) for user in users}
+
+
+async def _first_of(connection: AsyncConnection, users: Sequence[str]) -> Sequence[str]:
+    """The first ``users`` who are in :data:`_ROOMS_A_STEP` rooms together; at least one."""
+    if not users:
+        return users
+    theirs = first_rooms(connection, MEMBERS, users)
+    found = await connection.execute(
+        sa.select(theirs.c.user_id, sa.func.count().label("rooms")).group_by(theirs.c.user_id)
+    )
+    rooms = {row.user_id: row.rooms for row in found}
+    together = list(accumulate(rooms.get(user, 0) for user in users))
+    return users[: max(1, bisect_right(together, _ROOMS_A_STEP))]
 
 
 async def _read_rooms(

@@ -14,7 +14,9 @@ Guarantees:
   that another replica left. While the broker is disconnected or blocked, or the database unreachable, the pauses grow
   to 5 s, with full jitter (:mod:`towpath.servicekit.runtime.backoff`).
 * A step is at most one batch of a lane, so that the items of one key are published as one message, unless other code
-  publishes with that key at the same moment. A key that the broker refuses delays no other key until it fills a step.
+  publishes with that key at the same moment. Of a step with many keys a few are published at a time, so that other
+  messages of this replica wait for these few only. A key that the broker refuses delays no other key until it fills a
+  step.
 """
 
 import asyncio
@@ -32,6 +34,7 @@ from towpath.protocol.envelope import now_ms
 from towpath.protocol.messages import read_trace
 from towpath.servicekit.broker.interface import BrokerError
 from towpath.servicekit.messaging.confirms import PendingConfirms
+from towpath.servicekit.messaging.lanes import OnConfirm
 from towpath.servicekit.messaging.publisher import Publisher
 from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error
@@ -40,6 +43,7 @@ from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.storage import outbox
 from towpath.servicekit.storage.database import Database
 from towpath.servicekit.storage.outbox import OutboxTables, Waiting
+from towpath.servicekit.storage.streams import batched
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +55,9 @@ Key = tuple[str, str]
 _LEASE: Final = 15.0
 #: Seconds that the last poll may take on stop.
 _LAST_POLL: Final = 2.0
+#: Each key is a message of its own, and all are published in one iteration of the loop: a user in a thousand rooms
+#: must not delay the answers to others.
+_KEYS_AT_ONCE: Final = 50
 
 
 class Relay:
@@ -199,22 +206,23 @@ class Relay:
         confirms = PendingConfirms()
         posted: list[tuple[int, Key]] = []
         errors: dict[int, BrokerError] = {}
-        refused: dict[Key, BrokerError] = {}
+        refused: list[BrokerError] = []
+        by_key: dict[Key, list[Waiting]] = {}
         for one in waiting:
-            item = one.publication
-            # None: its stream no longer has the entry, and the row is deleted below. A refused key waits as a whole,
-            # to keep its order.
-            if item is None or (key := (item.exchange, item.routing_key)) in refused:
-                continue
-            try:
-                trace = read_trace(bytes(item.item)) if self._telemetry.records else None
-                self._publisher.post(item, partial(_on_confirm, one.id, errors, confirms), trace)
-            except BrokerError as error:
-                refused[key] = error
-            else:
-                confirms.expect()
-                posted.append((one.id, key))
-        await self._wait_for(confirms)
+            # None: its stream no longer has the entry, and the row is deleted below.
+            if (item := one.publication) is not None:
+                by_key.setdefault((item.exchange, item.routing_key), []).append(one)
+        for keys in batched(list(by_key), _KEYS_AT_ONCE):
+            for key in keys:
+                try:
+                    for one in by_key[key]:
+                        self._post(one, partial(_on_confirm, one.id, errors, confirms))
+                        confirms.expect()
+                        posted.append((one.id, key))
+                except BrokerError as error:
+                    # The rest of a refused key waits, to keep its order.
+                    refused.append(error)
+            await self._wait_for(confirms)
         # Rows without a publication have nothing to confirm.
         published = [one.id for one in waiting if one.publication is None]
         failed: dict[Key, BrokerError] = {}
@@ -224,7 +232,12 @@ class Relay:
             # A confirmed row behind a failed one of its key stays, and is published again after it: twice, in order.
             elif key not in failed:
                 published.append(number)
-        return published, next(iter([*failed.values(), *refused.values()]), None)
+        return published, next(iter([*failed.values(), *refused]), None)
+
+    def _post(self, one: Waiting, on_confirm: OnConfirm) -> None:
+        assert one.publication is not None
+        trace = read_trace(bytes(one.publication.item)) if self._telemetry.records else None
+        self._publisher.post(one.publication, on_confirm, trace)
 
     async def _wait_for(self, confirms: PendingConfirms) -> None:
         """Wait for all confirms, and extend the lease meanwhile."""
