@@ -1,14 +1,12 @@
 """A hostile process: ``python -m tests.abuse.attacker '{…}'``, with one of :mod:`tests.abuse.plans` as JSON.
 
-It is niced, so that on two cores the system is measured and not the attacker, and ends by itself. It begins when it
-reads a line, and prints what it got in.
+It ends by itself. It begins when it reads a line, and prints what it got in.
 """
 
 import asyncio
 import contextlib
 import dataclasses
 import json
-import os
 import random
 import resource
 import secrets
@@ -20,9 +18,9 @@ from towpath.testkit.tokens import a_token
 
 from .messages import KINDS, block
 from .plans import Flood, HalfOpen, Loot, Storm
+from .program import run_as_if_elsewhere
 from .wire import Refused, Wire, client_hello, handshake, text
 
-_NICE: Final = 10
 #: Seconds between two tries of a connection that the gateway refuses.
 _AGAIN_SECONDS: Final = 0.01
 _DRIP_SECONDS: Final = 0.2
@@ -216,7 +214,7 @@ async def _main(attacker: Attacker, seconds: float) -> None:
 
 def main(plan: dict[str, Any]) -> None:
     """Attack as ``plan`` says."""
-    os.nice(_NICE)
+    run_as_if_elsewhere(hostile=True)
     port, options = plan["port"], plan["options"]
     attacker: Attacker
     match plan["attack"]:

@@ -7,7 +7,6 @@ in a wrong order, text that is not UTF-8. A connection ends when the gateway end
 
 import asyncio
 import json
-import os
 import random
 import sys
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import Any, Final
 from towpath.testkit.tokens import a_token
 
 from .mutations import Mutator
+from .program import run_as_if_elsewhere
 from .wire import BINARY, CLOSE, CONT, PING, PONG, TEXT, Refused, Wire, envelope, frame
 
 _PARALLEL: Final = 12
@@ -146,5 +146,5 @@ async def _main(plan: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    os.nice(10)
+    run_as_if_elsewhere(hostile=True)
     asyncio.run(_main(json.loads(sys.argv[1])))

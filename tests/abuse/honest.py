@@ -22,6 +22,8 @@ from websockets.typing import Subprotocol
 from towpath.testkit.eventually import eventually
 from towpath.testkit.tokens import a_token
 
+from .program import run_as_if_elsewhere
+
 #: Seconds between two questions of one person.
 _PAUSE: Final = (0.25, 0.5)
 #: Seconds that an answer may take once nothing more is asked; what comes later never came.
@@ -228,5 +230,6 @@ async def _tick(book: _Book) -> None:
 
 
 if __name__ == "__main__":
+    run_as_if_elsewhere(hostile=False)
     asyncio.run(_main(json.loads(sys.argv[1])))
     os._exit(0)  # its connections need no farewell
