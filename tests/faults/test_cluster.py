@@ -7,9 +7,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from towpath.gateway.forwarding.revoking import LOG
 from towpath.testkit.cluster import Cluster
+from towpath.testkit.processes import Processes, free_port
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.system import System
+from towpath.testkit.tokens import AUTH_SETTINGS
 
 from .conftest import StartSystem
 from .trial import Trial
@@ -100,3 +103,18 @@ async def test_a_cut_between_nodes_loses_nothing_that_was_accepted(
             trial.strike()
             await trial.recovers()
             await cluster.whole(timeout=90)
+
+
+async def test_gateways_read_the_stream_of_revocations_on_a_node_that_has_a_member_of_it(
+    cluster: Cluster, start_system: StartSystem, processes: Processes
+) -> None:
+    await started_on(cluster, start_system)
+    leader = await cluster.keep_on_leader(LOG.name)
+    elsewhere = cluster.url(first=cluster.nodes.index(leader) + 1)
+    # Each begins with a node by chance, so that of eight hardly each one finds the stream at once.
+    late = [
+        processes.launch("towpath-gateway", amqp_url=elsewhere, port=port, reconnect_max=1.0, **AUTH_SETTINGS)
+        for port in (free_port() for _ in range(8))
+    ]
+    await asyncio.gather(*(gateway.ready(timeout=60) for gateway in late))
+    assert any("log_unreadable" in gateway.output for gateway in late)

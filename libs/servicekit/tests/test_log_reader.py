@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import aio_pika
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from towpath.servicekit.broker.interface import (
     Binding,
     Broker,
+    BrokerError,
     Delivery,
     Exchange,
     Log,
@@ -127,6 +129,35 @@ async def test_a_reader_whose_log_lost_its_binding_binds_it_again(rabbitmq: Rabb
             await write(broker, b"1")
             await eventually(lambda: another.read == [b"1"])
         await admin.close()
+
+
+class OneNodeWithoutTheLog:
+    """A broker of several nodes: the first has no replica of the log, and a rebuilt connection goes to another."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.rebuilt: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    def subscribe(self, *sources: Any, **options: Any) -> Any:
+        if not self.rebuilt:
+            raise BrokerError("stream 'log' does not have a replica on the local node")
+        return self._broker.subscribe(*sources, **options)
+
+    def rebuild(self, reason: str) -> None:
+        self.rebuilt.append(reason)
+
+
+async def test_a_log_without_a_replica_on_one_node_is_read_on_another(broker: Broker) -> None:
+    cluster = OneNodeWithoutTheLog(broker)
+    one = Reading(cast("Broker", cluster))
+    async with one.running():
+        await one.until_current()
+        assert cluster.rebuilt == ["log cannot be read on this node"]
+        await write(broker, b"1")
+        await eventually(lambda: one.read == [b"1"])
 
 
 async def test_a_queue_with_other_arguments_ends_the_reader(broker: Broker) -> None:

@@ -130,6 +130,23 @@ class Cluster:
                 return self.nodes[int(re.findall(r"r(\d+)@", found)[0]) - 1]
         raise NodeFailed(f"No node knows who leads {queue}.")
 
+    async def keep_on_leader(self, stream: str, vhost: str = "/") -> RabbitNode:
+        """Remove all members of a stream but its leader; returns the leader's node.
+
+        Raises:
+            NodeFailed: There is no such stream, or a member stays.
+        """
+        name = f'rabbit_misc:r(<<"{vhost}">>, queue, <<"{stream}">>)'
+        asked = (
+            f"begin {{ok, Q}} = rabbit_amqqueue:lookup({name}), L = node(amqqueue:get_pid(Q)), "
+            f'{{L, [rabbit_stream_queue:delete_replica(<<"{vhost}">>, <<"{stream}">>, N) '
+            "|| N <- [node() | nodes()], N =/= L]} end"
+        )
+        found = await asyncio.to_thread(self.nodes[0].evaluate, asked)
+        if found.count("ok") != SIZE - 1:
+            raise NodeFailed(f"Members of {stream} were not removed: {found}")
+        return self.nodes[int(re.findall(r"r(\d+)@", found)[0]) - 1]
+
     async def report(self, vhost: str = "/") -> str:
         """The state of each queue on the running nodes: for the output of a failed test."""
         info = "[messages, messages_ready, messages_unacknowledged, consumers]"

@@ -99,6 +99,8 @@ class LogReader:
                 raise
             except BrokerError as error:
                 log.warning("log_unreadable", log=self._source.name, error=describe_error(error))
+                # On another node of the cluster there may be a replica of it.
+                self._broker.rebuild(f"{self._source.name} cannot be read on this node")
 
     async def _read(self, subscription: Subscription) -> None:
         async for first in subscription:

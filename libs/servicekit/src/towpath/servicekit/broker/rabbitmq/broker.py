@@ -286,7 +286,7 @@ class RabbitBroker:
     ) -> AsyncIterator["RabbitSubscription"]:
         subscriptions = self._supervisor.subscriptions
         subscription = RabbitSubscription(sources, prefetch, self._supervisor.subscription_ended, arrived)
-        deadline = time.monotonic() + _LOG_STARTS_WITHIN
+        deadline: float | None = None
         try:
             while subscription not in subscriptions:
                 link = await self._live_link()
@@ -294,6 +294,7 @@ class RabbitBroker:
                     await subscription.start(link)
                 except LOST as error:
                     if not link.lost.done():
+                        deadline = deadline or time.monotonic() + _LOG_STARTS_WITHIN
                         if _NOT_STARTED not in str(error) or time.monotonic() > deadline:
                             raise BrokerError(
                                 f"RabbitMQ refused the subscription: {reason_of(error)}"
