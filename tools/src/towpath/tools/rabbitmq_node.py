@@ -156,7 +156,10 @@ class RabbitControl(ABC):
         """Raise or clear the memory alarm; while it is on, RabbitMQ blocks publishers."""
         # https://www.rabbitmq.com/docs/memory#configuring-threshold: 0 raises the alarm at once.
         mark = "0" if on else "element(2, application:get_env(rabbit, vm_memory_high_watermark))"
-        await self._evaluate(f"vm_memory_monitor:set_vm_memory_high_watermark({mark})")
+        # The second call is answered after the alarm was sent to every connection: later publishes are withheld.
+        await self._evaluate(
+            f"vm_memory_monitor:set_vm_memory_high_watermark({mark}), rabbit_alarm:get_alarms()"
+        )
 
     async def _evaluate(self, expression: str) -> str:
         return await asyncio.to_thread(self.evaluate, expression)
