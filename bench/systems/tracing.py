@@ -6,11 +6,12 @@ from dataclasses import replace
 
 from bench.systems import towpath
 from bench.systems.interface import Running, Setup, System, launch_module, serving
+from towpath.servicekit.runtime.settings import TelemetrySettings
 from towpath.testkit.processes import free_port
 
 
 def system(name: str, ratio: float) -> System:
-    """Towpath that records the share ``ratio`` of its traces."""
+    """Towpath that records the share ``ratio`` of its traces, all of it if that is 1."""
 
     @asynccontextmanager
     async def start(setup: Setup) -> AsyncIterator[Running]:
@@ -19,7 +20,10 @@ def system(name: str, ratio: float) -> System:
         collector = launch_module(setup, "bench.peers.collector", "collector", bench_port=port)
         await serving(collector)
         async with towpath.start(
-            setup, otlp_endpoint=f"http://127.0.0.1:{port}", trace_ratio=ratio
+            setup,
+            otlp_endpoint=f"http://127.0.0.1:{port}",
+            trace_ratio=ratio,
+            traces_per_second=0 if ratio == 1 else TelemetrySettings().traces_per_second,
         ) as running:
             yield running
 

@@ -58,8 +58,11 @@ async def test_without_a_collector_nothing_is_recorded_and_the_context_goes_on(t
     assert telemetry.trace(None).endswith("-00")
 
 
-def sampling(ratio: float) -> Telemetry:
-    return Telemetry("test", TelemetrySettings(otlp_endpoint="http://127.0.0.1:9", trace_ratio=ratio))
+def sampling(ratio: float, *, per_second: float = 0) -> Telemetry:
+    settings = TelemetrySettings(
+        otlp_endpoint="http://127.0.0.1:9", trace_ratio=ratio, traces_per_second=per_second
+    )
+    return Telemetry("test", settings)
 
 
 def share(contexts: Iterable[str]) -> float:
@@ -77,6 +80,16 @@ def test_the_share_of_traces_is_the_setting_whatever_a_client_asks_for(ratio: fl
             sent = f"00-{chosen}-{'cd' * 8}-{flags}"
             assert share(telemetry.client_trace(sent) for _ in range(4_000)) == pytest.approx(ratio, abs=0.05)
     assert share(telemetry.new_trace() for _ in range(4_000)) == pytest.approx(ratio, abs=0.05)
+
+
+def test_at_any_load_a_few_traces_a_second_are_begun_whether_a_client_names_them_or_not() -> None:
+    telemetry = sampling(1, per_second=5)
+    begun = [telemetry.new_trace() for _ in range(2_000)]
+    begun += [telemetry.client_trace(TRACE) for _ in range(2_000)]
+    assert 10 <= sum(context.endswith("-01") for context in begun) <= 20
+    assert sampling(1).new_trace().endswith("-01")
+    # A trace that another program began is recorded to its end.
+    assert telemetry.trace(TRACE) == TRACE
 
 
 def test_a_continued_client_keeps_its_ids_and_its_random_flag() -> None:

@@ -98,6 +98,8 @@ class TelemetrySettings(BaseSettings):
             and JSON elsewhere.
         log_burst: Lines of one event that are logged in a minute. More are counted, and the count is logged.
         trace_ratio: The share of requests whose spans are recorded, if they are sent anywhere.
+        traces_per_second: Traces that one program begins to record a second in the long run, and twice as many at
+            once; so their cost has a bound at any load. 0 for no limit.
         otlp_endpoint: Base URL of an OpenTelemetry collector (OTLP over HTTP).
     """
 
@@ -107,6 +109,7 @@ class TelemetrySettings(BaseSettings):
     log_format: Annotated[str, Field(pattern="^(auto|json|console)$")] = "auto"
     log_burst: Annotated[int, Field(ge=1)] = 20
     trace_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
+    traces_per_second: Annotated[float, Field(ge=0)] = 20.0
     otlp_endpoint: Annotated[Word, AfterValidator(_http_url)] | None = None
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from os import getpid
 from random import getrandbits, random
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
@@ -33,6 +34,7 @@ from opentelemetry.trace import (
 )
 
 from towpath.servicekit.runtime import conventions
+from towpath.servicekit.runtime.buckets import Bucket, Rate
 from towpath.servicekit.runtime.settings import TelemetrySettings
 from towpath.servicekit.runtime.trace_context import TraceParent, is_version_00, read_traceparent
 
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 _SAMPLED: Final = tuple("13579bdf")  # the last hexadecimal digit of the flags
+#: So many seconds' ``traces_per_second`` may be used at once.
+_BURST_SECONDS: Final = 2.0
 #: New sampled traces whose first span has not begun. Each is begun within moments, or never.
 _NEW_MAX: Final = 10_000
 #: Members of a batch that its span links to: the limit of OpenTelemetry's SDK.
@@ -86,6 +90,8 @@ class Traces:
         self._ratio = settings.trace_ratio if settings.otlp_endpoint else 0.0
         self._share = int(self._ratio * 2**56)
         self.records = self._ratio > 0
+        rate = settings.traces_per_second
+        self._budget = Bucket(Rate(rate=rate, burst=max(1.0, _BURST_SECONDS * rate)), monotonic())
         self._ids = _Ids()
         self._provider = (
             _tracer_provider(service, settings.otlp_endpoint, self._ids) if settings.otlp_endpoint else None
@@ -104,7 +110,7 @@ class Traces:
     def new_trace(self) -> str:
         """The ``traceparent`` of a new trace."""
         chance = f"{getrandbits(192):048x}"  # The chance that one half is all zeros is negligible.
-        if not self._share or not self._is_in_share(chance[:32]):
+        if not self._share or not self._is_in_share(chance[:32]) or not self._may_begin():
             return f"00-{chance[:32]}-{chance[32:]}-00"
         begun = f"00-{chance[:32]}-{chance[32:]}-01"
         if len(self._new) >= _NEW_MAX:
@@ -133,7 +139,8 @@ class Traces:
         found = read_traceparent(parent)
         if found is None:
             return self.new_trace()
-        return str(found.with_sampled(random() < self._ratio))  # noqa: S311  # sampling, not secrecy
+        is_chosen = random() < self._ratio and self._may_begin()  # noqa: S311  # sampling, not secrecy
+        return str(found.with_sampled(is_chosen))
 
     def is_recorded(self, traceparent: str | None) -> bool:
         """Whether spans below ``traceparent`` are recorded."""
@@ -143,6 +150,10 @@ class Traces:
         """Whether a new trace of its id would be sampled, whatever its flag."""
         found = read_traceparent(traceparent)
         return found is not None and self._is_in_share(found.trace_id)
+
+    def _may_begin(self) -> bool:
+        """Take one of ``traces_per_second``."""
+        return not self._budget.take(1.0, monotonic())
 
     def _is_in_share(self, trace_id: str) -> bool:
         """Whether a new trace of this id is sampled, by its 7 random bytes, so that all programs decide alike.
