@@ -47,7 +47,8 @@ class Watcher:
 
     def __init__(self, client: WireClient) -> None:
         self.client = client
-        self._before = len(client.pushes("chat.presence"))
+        # By time and not by number: a change that an answer shows already may be pushed a moment after the answer.
+        self._began = time.time_ns() // 1_000_000
 
     @classmethod
     async def alone(cls, client: WireClient, user: str = "ana") -> "Watcher":
@@ -62,8 +63,8 @@ class Watcher:
 
     def told(self, user: str) -> list[bool]:
         """The presence of a user as it was pushed; a repeat after a crash has the same ``msg_id``."""
-        once = {push["msg_id"]: push["data"] for push in self.client.pushes("chat.presence")[self._before :]}
-        pushes = once.values()
+        once = {push["msg_id"]: push for push in self.client.pushes("chat.presence")}
+        pushes = [push["data"] for push in once.values() if push["timestamp"] > self._began]
         assert all(push["room"] == ROOM for push in pushes)
         return [push["online"] for push in pushes if push["user"] == user]
 
