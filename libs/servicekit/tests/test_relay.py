@@ -1,8 +1,10 @@
 """The relay publishes the waiting messages in order and normally once, through crashes and with a slow broker."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from itertools import count
 from typing import Any, Final
 
@@ -479,6 +481,42 @@ async def test_the_lease_is_extended_during_a_long_wait_for_the_broker(
     assert await slow
     assert await other.relay.flush()
     assert house.published() == [1]
+
+
+async def test_the_lease_is_extended_over_the_parts_of_a_step_though_each_is_short(
+    house: House, replica: Replica, other: Replica
+) -> None:
+    await replica.put(*(a_push(number, f"group.room-{number}") for number in range(250)))
+    house.hub.hold_confirms()
+    slow = asyncio.create_task(replica.dying(lease=1.5).flush())
+
+    def has_heard(number: int) -> bool:
+        return len(house.heard) == number
+
+    for part in range(1, 6):
+        await eventually(partial(has_heard, 50 * part))
+        await asyncio.sleep(0.4)  # less than a third of the lease; all of them are more than the lease
+        assert await other.relay.flush() is False
+        house.hub.release_confirms()
+        house.hub.hold_confirms()
+    house.hub.release_confirms()
+    assert await slow
+    assert len(house.heard) == 250
+
+
+async def test_a_relay_that_was_frozen_publishes_no_further_part_of_its_step(
+    house: House, replica: Replica, other: Replica
+) -> None:
+    await replica.put(*(a_push(number, f"group.room-{number}") for number in range(100)))
+    house.hub.hold_confirms()
+    frozen = asyncio.create_task(replica.dying(lease=0.6).flush())
+    await eventually(lambda: len(house.heard) == 50)
+    time.sleep(0.8)  # noqa: ASYNC251  # the whole process is frozen for longer than its lease
+    house.hub.confirming = True  # its own confirms are still on the way
+    assert await other.relay.flush()
+    house.hub.release_confirms()
+    assert await frozen
+    await eventually(lambda: len(house.heard) == 50 + 100)
 
 
 async def test_a_relay_that_was_frozen_deletes_no_unpublished_message(

@@ -448,12 +448,12 @@ class TestManyPeople:
                     await town.chat.dispatch(*[a_join(room, by=user) for room in part])
             town.told()
             await town.chat.dispatch(*[starts(user, user) for user in users])
-            told: list[int] = []
+            pushes: list[int] = []
             more = True
             while more:
                 more = await town.chat.turn(town.presence.round)
-                told.append(len(town.told()))
-            assert told == [600, 600, 600]
+                pushes.append(len(town.told()))
+            assert pushes == [600, 600, 600]
 
     async def test_expired_presence_events_are_deleted(self, town: Town) -> None:
         await town.hear(starts("a-1"), starts("b-1", "bob", at="gw-2"))

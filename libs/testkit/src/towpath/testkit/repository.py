@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
-from _pytest.unraisableexception import collect_unraisable  # public is only the plug-in that calls it
+from _pytest.unraisableexception import collect_unraisable  # pytest has no public name for it
 
 if TYPE_CHECKING:
     from towpath.testkit.postgres import Postgres

@@ -153,12 +153,12 @@ class Presence:
                 for user, was in was_online.items()
             }
             changed = [user for user, (online, _) in found.items() if online != was_online[user]]
-            told = await _first_of(connection, changed)
-            for user in changed[len(told) :]:
+            notified = await _first_of(connection, changed)
+            for user in changed[len(notified) :]:
                 del found[user]  # Left to the next step: its row stays as it is.
-            rooms, crowds = await _read_rooms(connection, told, self._crowd_members)
+            rooms, crowds = await _read_rooms(connection, notified, self._crowd_members)
             await run.publish(
-                connection, [push for user in told for push in _pushes(user, found[user][0], rooms[user])]
+                connection, [push for user in notified for push in _pushes(user, found[user][0], rooms[user])]
             )
             await _save(connection, found)
         if crowds:

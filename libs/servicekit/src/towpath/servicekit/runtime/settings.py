@@ -109,7 +109,7 @@ class TelemetrySettings(BaseSettings):
     log_format: Annotated[str, Field(pattern="^(auto|json|console)$")] = "auto"
     log_burst: Annotated[int, Field(ge=1)] = 20
     trace_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
-    traces_per_second: Annotated[float, Field(ge=0)] = 20.0
+    traces_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
     otlp_endpoint: Annotated[Word, AfterValidator(_http_url)] | None = None
 
 

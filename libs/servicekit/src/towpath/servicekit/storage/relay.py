@@ -24,6 +24,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -34,7 +35,7 @@ from towpath.protocol.envelope import now_ms
 from towpath.protocol.messages import read_trace
 from towpath.servicekit.broker.interface import BrokerError
 from towpath.servicekit.messaging.confirms import PendingConfirms
-from towpath.servicekit.messaging.lanes import OnConfirm
+from towpath.servicekit.messaging.publication import Publication
 from towpath.servicekit.messaging.publisher import Publisher
 from towpath.servicekit.runtime.backoff import attempts
 from towpath.servicekit.runtime.error_text import describe_error
@@ -58,6 +59,15 @@ _LAST_POLL: Final = 2.0
 #: Each key is a message of its own, and all are published in one iteration of the loop: a user in a thousand rooms
 #: must not delay the answers to others.
 _KEYS_AT_ONCE: Final = 50
+
+
+@dataclass(slots=True)
+class _Sent:
+    """The outcome of one step: the posted rows in their order, errors by row, and what was not accepted at all."""
+
+    posted: list[tuple[int, Key]] = field(default_factory=list)
+    errors: dict[int, BrokerError] = field(default_factory=dict)
+    refused: list[BrokerError] = field(default_factory=list)
 
 
 class Relay:
@@ -88,6 +98,7 @@ class Relay:
         self._name = secrets.token_hex(8)
         self._woken = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
+        self._held_until = 0.0  # By this loop's clock.
         self._waiting = 0
         self._oldest_at: int | None = None
         self._telemetry = telemetry
@@ -149,7 +160,8 @@ class Relay:
                 # takes it.
                 if waiting is None:
                     return False
-                if loop.time() - taken_at >= self._lease:
+                self._held_until = taken_at + self._lease
+                if loop.time() >= self._held_until:
                     continue  # This process was paused, and another replica may have the lease by now.
                 published, error = await self._publish(waiting)
                 await self._finish(published)
@@ -199,59 +211,68 @@ class Relay:
             )
 
     async def _publish(self, waiting: Sequence[Waiting]) -> tuple[list[int], BrokerError | None]:
-        """Publish ``waiting``; returns the ids of the confirmed rows, and the first error of the rest.
+        """Publish ``waiting``, and extend the lease meanwhile; returns the ids of the confirmed rows, and the first
+        error of the rest.
 
         Once a message of a key has failed, no later one of the key counts as published: it would overtake.
         """
-        confirms = PendingConfirms()
-        posted: list[tuple[int, Key]] = []
-        errors: dict[int, BrokerError] = {}
-        refused: list[BrokerError] = []
-        by_key: dict[Key, list[Waiting]] = {}
-        for one in waiting:
-            # None: its stream no longer has the entry, and the row is deleted below.
-            if (item := one.publication) is not None:
-                by_key.setdefault((item.exchange, item.routing_key), []).append(one)
-        for keys in batched(list(by_key), _KEYS_AT_ONCE):
-            for key in keys:
-                try:
-                    for one in by_key[key]:
-                        self._post(one, partial(_on_confirm, one.id, errors, confirms))
-                        confirms.expect()
-                        posted.append((one.id, key))
-                except BrokerError as error:
-                    # The rest of a refused key waits, to keep its order.
-                    refused.append(error)
-            await self._wait_for(confirms)
+        sent = _Sent()
+        sending = asyncio.ensure_future(self._send(waiting, sent))
+        try:
+            # A third: one failure to extend it, and there is still time for another try.
+            while not (await asyncio.wait([sending], timeout=self._lease / 3))[0]:
+                await self._extend()
+            sending.result()
+        finally:
+            sending.cancel()
         # Rows without a publication have nothing to confirm.
         published = [one.id for one in waiting if one.publication is None]
         failed: dict[Key, BrokerError] = {}
-        for number, key in posted:
-            if (failure := errors.get(number)) is not None:
+        for number, key in sent.posted:
+            if (failure := sent.errors.get(number)) is not None:
                 failed.setdefault(key, failure)
             # A confirmed row behind a failed one of its key stays, and is published again after it: twice, in order.
             elif key not in failed:
                 published.append(number)
-        return published, next(iter([*failed.values(), *refused]), None)
+        return published, next(iter([*failed.values(), *sent.refused]), None)
 
-    def _post(self, one: Waiting, on_confirm: OnConfirm) -> None:
-        assert one.publication is not None
-        trace = read_trace(bytes(one.publication.item)) if self._telemetry.records else None
-        self._publisher.post(one.publication, on_confirm, trace)
+    async def _send(self, waiting: Sequence[Waiting], sent: "_Sent") -> None:
+        """Post ``waiting`` and wait for the confirms, a few keys at a time, while this relay has the lease."""
+        by_key: dict[Key, list[tuple[int, Publication]]] = {}
+        for one in waiting:
+            # None: its stream no longer has the entry, and the row is deleted.
+            if (item := one.publication) is not None:
+                by_key.setdefault((item.exchange, item.routing_key), []).append((one.id, item))
+        confirms = PendingConfirms()
+        for keys in batched(list(by_key), _KEYS_AT_ONCE):
+            # After a freeze between two parts another replica may have published the rest, and later messages: this
+            # would publish older ones behind them.
+            if asyncio.get_running_loop().time() >= self._held_until:
+                return
+            for key in keys:
+                try:
+                    for number, item in by_key[key]:
+                        trace = read_trace(bytes(item.item)) if self._telemetry.records else None
+                        self._publisher.post(item, partial(_on_confirm, number, sent.errors, confirms), trace)
+                        confirms.expect()
+                        sent.posted.append((number, key))
+                except BrokerError as error:
+                    # The rest of a refused key waits, to keep its order.
+                    sent.refused.append(error)
+            await confirms.confirmed()
 
-    async def _wait_for(self, confirms: PendingConfirms) -> None:
-        """Wait for all confirms, and extend the lease meanwhile."""
-        confirmed = asyncio.ensure_future(confirms.confirmed())
-        try:
-            # A third: one failure to extend it, and there is still time for another try.
-            while not (await asyncio.wait([confirmed], timeout=self._lease / 3))[0]:
-                # After a failed extension the wait continues: messages are on their way, and the next third may still
-                # extend the lease.
-                with contextlib.suppress(sa.exc.SQLAlchemyError, OSError):
-                    async with self._database.transaction() as connection:
-                        await outbox.hold(connection, self.tables, self._name, self._lease)
-        finally:
-            confirmed.cancel()
+    async def _extend(self) -> None:
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
+        if asked >= self._held_until:
+            return  # It is another's to take.
+        # After a failure the wait goes on: messages are on their way, and the next third may still extend the lease.
+        with contextlib.suppress(sa.exc.SQLAlchemyError, OSError):
+            async with self._database.transaction() as connection:
+                is_ours = await outbox.hold(connection, self.tables, self._name, self._lease)
+            # One that was over meanwhile is not continued: another replica may have had it in between.
+            if is_ours and loop.time() < self._held_until:
+                self._held_until = asked + self._lease
 
     async def _finish(self, published: Sequence[int]) -> None:
         """Delete the published rows, and release the lease."""
