@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from tests.tracked import tracked
 from towpath.orders.app import ORDERS
 from towpath.protocol.close_codes import CloseCode, should_reconnect
 from towpath.protocol.envelope import Envelope
@@ -18,12 +19,7 @@ from towpath.servicekit.installed import InstalledService, installed_services
 ROOT = Path(__file__).parent.parent
 PROTOCOL = (ROOT / "docs/reference/protocol.md").read_text()
 DEFINITIONS = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-PAGES = sorted(
-    page
-    for page in ROOT.rglob("*.md")
-    if not {".venv", "node_modules", ".git"} & set(page.relative_to(ROOT).parts)
-    and not page.relative_to(ROOT).parts[0].startswith(".")
-)
+PAGES = tracked("*.md")
 
 
 def section(title: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.tracked import tracked
 from towpath.chat.settings import ChatSettings
 from towpath.gateway.admission.connect_rates import FAILED_TLS_COST
 from towpath.gateway.settings import GatewaySettings
@@ -21,11 +22,7 @@ from towpath.servicekit.runtime import conventions
 from towpath.servicekit.runtime.settings import ServiceSettings
 
 ROOT: Final = Path(__file__).parent.parent
-PAGES: Final = sorted(
-    page
-    for page in ROOT.glob("**/*.md")
-    if not {".venv", "node_modules", ".git", ".pytest_cache"} & set(page.parts)
-)
+PAGES: Final = tracked("*.md")
 PROTOCOL: Final = "docs/reference/protocol.md"
 _SPELLED: Final = {"5s": "5 s", "30s": "30 s", "2min": "2 min", "10min": "10 min"}
 

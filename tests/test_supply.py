@@ -8,16 +8,11 @@ from typing import Any
 
 import pytest
 
+from tests.tracked import tracked
+
 ROOT = Path(__file__).parents[1]
 
 PYTHON_LOCKS = sorted([*ROOT.glob("requirements*.lock"), *ROOT.glob("scripts/*.txt")])
-
-
-def tracked(*patterns: str) -> list[Path]:
-    listed = subprocess.run(
-        ["git", "ls-files", "--", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return [ROOT / name for name in listed.stdout.splitlines()]
 
 
 def pins(lock: Path) -> dict[str, tuple[str, list[str]]]:

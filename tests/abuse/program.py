@@ -28,6 +28,18 @@ def run_as_if_elsewhere(*, hostile: bool) -> None:
             os.nice(-10)
 
 
+def keep_to_a_core(pid: int) -> None:
+    """Let a gateway have one core, which is all that its event loop can use.
+
+    Work that an attacked gateway has beyond its core's time is a wait of its own users. Without this its threads
+    would move to where the other gateway, the services and RabbitMQ run, which are on other machines in production.
+    """
+    core = min(os.sched_getaffinity(0))
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread.name), {core})
+
+
 class Program:
     """One of ``tests.abuse.*``; it ends with the test."""
 

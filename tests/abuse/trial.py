@@ -13,7 +13,7 @@ from towpath.testkit.system import System
 
 from .bounds import BUSY, Bounds
 from .plans import Flood, HalfOpen, Storm
-from .program import Program
+from .program import Program, keep_to_a_core
 from .table import Line, Memory, Table, Waits
 from .watch import Watch, counts
 
@@ -174,6 +174,8 @@ class Trial:
         self, line: Line, system: System, bounds: Bounds, users: int, others: int
     ) -> AsyncIterator[Ground]:
         groups = {SAME: (system.urls[0], users)}
+        if not self._busy:
+            keep_to_a_core(system.gateways[0].pid)
         if others and len(system.urls) > 1:
             groups[OTHER] = (system.urls[1], others)
         async with (

@@ -134,3 +134,16 @@ def test_a_socket_that_a_test_leaves_in_a_cycle_fails_this_test_and_no_other(tmp
     assert ran.returncode == 1
     assert "ERROR libs/test_leaks.py::test_leaks - " in ran.stdout
     assert "2 passed, 1 error" in ran.stdout
+
+
+def test_a_process_that_a_test_ends_is_replaced_and_the_test_is_named(
+    project: Project, tmp_path: Path
+) -> None:
+    (tmp_path / "tests/test_storm.py").write_text(
+        "import os\nfrom pathlib import Path\n\n"
+        "def test_sinks():\n    if not Path('sunk').exists():\n        Path('sunk').touch()\n        os._exit(70)\n"
+    )
+    ran = project.result("-n", "2")
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert "crashed while running 'tests/test_storm.py::test_sinks'" in ran.stdout
+    assert "1 failed, 5 passed" in ran.stdout

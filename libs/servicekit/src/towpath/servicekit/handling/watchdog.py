@@ -148,6 +148,7 @@ class Watchdog:
         held = self._held
         if held is not None and (held is self._overdue or self._is_starved()):
             self._held = self._overdue = None
+            self._wind()  # the next step has all of its time, even if the thread has had no turn
             raise Overdue(f"it did not come to an end within {self.time_limit:g} s")
 
 
