@@ -5,6 +5,8 @@ from collections.abc import Awaitable
 from time import perf_counter
 from typing import Any, Final
 
+import msgspec
+
 from towpath.gateway.admission.credentials import Identity
 from towpath.gateway.forwarding.costs import Costs
 from towpath.gateway.forwarding.outbound import Outbound
@@ -14,7 +16,7 @@ from towpath.gateway.sessions.members import Members
 from towpath.gateway.sessions.session import Session
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.envelope import make
-from towpath.protocol.routes import EVERYONE, PUSH, connection_key, group_key
+from towpath.protocol.routes import EVERYONE, PUSH, connection_key, control_key, group_key
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.runtime.time_slices import SLICE
 from towpath.testkit.gateway_stubs import ArrivalsStub, SocketStub
@@ -103,4 +105,38 @@ async def test_other_tasks_run_while_many_pushes_and_items_of_one_read_are_deliv
     iterations = await iterations_during(outbound.dispatch([items, *pushes]))
     assert iterations >= 0.5 * 2_000 * WRITE_SECONDS / SLICE
     assert (len(sockets[0].texts), len(sockets[0].pushed)) == (1_000, 1_000)
+    session.ended()
+
+
+async def test_other_tasks_run_while_an_item_subscribes_to_many_groups() -> None:
+    outbound, sockets, sessions = await gateway_with(1)
+    [session] = sessions
+    groups = [f"g.{n}" for n in range(100_000)]
+    item = {
+        "subscribe": groups,
+        "unsubscribe": groups[:50_000],
+        "envelope": msgspec.Raw(make("test.push").to_json()),
+    }
+    for key, named in (
+        (connection_key("gw"), {"connection_id": session.connection_id}),
+        (control_key("user-0"), {}),
+    ):
+        delivery = DeliveryStub(key, msgspec.json.encode(named | item))
+        iterations = await iterations_during(outbound.dispatch([delivery]))
+        assert delivery.acked
+        assert iterations >= 10
+    assert len(sockets[0].texts) == 2
+    session.ended()
+
+
+async def test_an_item_of_many_groups_is_dropped_whole_for_one_without_a_name() -> None:
+    outbound, sockets, sessions = await gateway_with(1)
+    [session] = sessions
+    item = {"connection_id": session.connection_id, "envelope": msgspec.Raw(make("test.push").to_json())}
+    bad = msgspec.json.encode(item | {"subscribe": [*(f"g{n}" for n in range(5_000)), ""]})
+    good = msgspec.json.encode(item | {"subscribe": ["good"]})
+    await outbound.dispatch([DeliveryStub(connection_key("gw"), b"[" + bad + b"," + good + b"]")])
+    assert len(sockets[0].texts) == 1
+    members = session.groups[""].groups
+    assert set(members) == {group_key("room"), group_key("good")}
     session.ended()

@@ -39,6 +39,7 @@ USER_ID_CHARACTERS: Final = 128
 USER_ID_BYTES: Final = 200
 
 _MAX_KEY_BYTES = 255  # AMQP 0-9-1 short string
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_:-]*")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -94,6 +95,8 @@ def decode_word(word: str) -> str:
 
 
 def _encoded(word: str) -> str:
+    if _PLAIN.fullmatch(word):
+        return word
     # quote() never touches letters, digits and _ . - ~ (RFC 3986), so "." and "~" are done by hand.
     return quote(word, safe=":").replace(".", "%2E").replace("~", "%7E")
 

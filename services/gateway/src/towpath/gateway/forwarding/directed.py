@@ -5,7 +5,7 @@ an invalid item affects only itself, as far as the body can be split into items 
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from json import JSONDecoder
 from typing import Final
 
@@ -19,6 +19,9 @@ from towpath.protocol.routes import group_key
 #: Close codes that may stand in a close frame (RFC 6455, section 7.4); 1005, 1006 and 1015 may not.
 _CODES: Final = range(1000, 5000)
 _UNSENDABLE: Final = frozenset({1004, 1005, 1006, 1015})
+
+#: Group names that are encoded at once: about 2 ms.
+_NAMES: Final = 1000
 
 _JSON: Final = JSONDecoder()
 _ARRAY: Final = re.compile(r"[ \t\r\n]*\[[ \t\r\n]*")
@@ -59,8 +62,11 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     is_error: bool = False
 
 
-def read(body: bytes) -> Iterator[Item | BadEnvelope]:
-    """The items of a body, in order; an invalid item is replaced by the error."""
+def read(body: bytes) -> Iterator[Item | BadEnvelope | None]:
+    """The items of a body, in order; an invalid item is replaced by the error.
+
+    An item may name a million groups: ``None`` after each thousand of them, so that the caller can do other work.
+    """
     try:
         items: Iterable[Directed | BadEnvelope] = read_directed(body)
     except TooManyItems as error:
@@ -71,7 +77,7 @@ def read(body: bytes) -> Iterator[Item | BadEnvelope]:
         items = map(_one, split(body))
     for item in items:
         try:
-            yield item if isinstance(item, BadEnvelope) else _checked(item)
+            yield item if isinstance(item, BadEnvelope) else (yield from _checked(item))
         except BadEnvelope as error:
             yield error
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
@@ -113,31 +119,40 @@ def _one(text: bytes | BadEnvelope) -> Directed | BadEnvelope:
         return BadEnvelope("This is not a directed item.")
 
 
-def _checked(item: Directed) -> Item:
+def _checked(item: Directed) -> Generator[None, None, Item]:
     envelope = bytes(item.envelope)
     if envelope == b"null":
         envelope = b""  # Some encoders write absent members as null.
     head = checked(envelope) if envelope else None
+    names_groups = item.subscribe or item.unsubscribe or item.complete
     return Item(
         item.connection_id,
         envelope,
         None if head is None else head.correlation_id,
-        _change(item) if item.subscribe or item.unsubscribe or item.complete else None,
+        (yield from _change(item)) if names_groups else None,
         None if item.disconnect is None else (_code(item.disconnect.code), item.disconnect.reason),
         None if head is None else head.traceparent,
         head is not None and head.action == ERROR,
     )
 
 
-def _change(item: Directed) -> GroupChange:
+def _change(item: Directed) -> Generator[None, None, GroupChange]:
     return GroupChange(
-        [group_key(group) for group in item.subscribe],
-        [group_key(group) for group in item.unsubscribe],
+        (yield from _keys(item.subscribe)),
+        (yield from _keys(item.unsubscribe)),
         item.as_of,
         # A list without a number cannot be ordered among other changes, so it is not complete.
         item.complete and bool(item.as_of),
         item.inbox,
     )
+
+
+def _keys(groups: Sequence[str]) -> Generator[None, None, list[str]]:
+    keys = [group_key(group) for group in groups[:_NAMES]]
+    for start in range(_NAMES, len(groups), _NAMES):
+        yield
+        keys += [group_key(group) for group in groups[start : start + _NAMES]]
+    return keys
 
 
 def _code(code: int) -> int:
