@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -26,6 +26,19 @@ def run_as_if_elsewhere(*, hostile: bool) -> None:
     else:
         with contextlib.suppress(PermissionError):
             os.nice(-10)
+
+
+@contextlib.contextmanager
+def attacking() -> Iterator[None]:
+    """Within it this process is the hostile one, where it may take its priority back."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def keep_to_a_core(pid: int) -> None:

@@ -14,7 +14,8 @@ import pytest
 from towpath.servicekit.handling.watchdog import Watchdog
 from towpath.servicekit.runtime.exit_status import ExitStatus
 
-LIMIT: Final = 0.3
+#: An interruption has half of it to arrive: a virtual core may be away for a fifth of a second.
+LIMIT: Final = 1.0
 PATIENCE: Final = 20.0
 AMPLE: Final = 2.0  # a limit that nothing here meets unless it hangs, on a busy machine either
 
@@ -45,7 +46,7 @@ uvloop.run(main())
 def test_a_step_that_hangs_is_interrupted_at_its_time_limit_and_so_is_the_next(hang: str) -> None:
     ran = run(f"""
 with Watchdog.open({LIMIT}) as watchdog:
-    for _ in range(4):
+    for _ in range(2):
         began = time.monotonic()
         try:
             with watchdog:
@@ -53,7 +54,7 @@ with Watchdog.open({LIMIT}) as watchdog:
         except Overdue as error:
             print(error if time.monotonic() - began > {LIMIT / 2} else "too early")
 """)
-    assert (ran.returncode, ran.stdout) == (0, 4 * "it did not come to an end within 0.3 s\n"), ran.stderr
+    assert (ran.returncode, ran.stdout) == (0, 2 * "it did not come to an end within 1 s\n"), ran.stderr
 
 
 async def test_steps_that_end_in_time_are_not_interrupted_however_many_there_are() -> None:
