@@ -77,7 +77,12 @@ def read(body: bytes) -> Iterator[Item | BadEnvelope | None]:
         items = map(_one, split(body))
     for item in items:
         try:
-            yield item if isinstance(item, BadEnvelope) else (yield from _checked(item))
+            if isinstance(item, BadEnvelope):
+                yield item
+            elif item.subscribe or item.unsubscribe or item.complete:
+                yield _checked(item, (yield from _change(item)))
+            else:
+                yield _checked(item, None)
         except BadEnvelope as error:
             yield error
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
@@ -119,17 +124,16 @@ def _one(text: bytes | BadEnvelope) -> Directed | BadEnvelope:
         return BadEnvelope("This is not a directed item.")
 
 
-def _checked(item: Directed) -> Generator[None, None, Item]:
+def _checked(item: Directed, groups: GroupChange | None) -> Item:
     envelope = bytes(item.envelope)
     if envelope == b"null":
         envelope = b""  # Some encoders write absent members as null.
     head = checked(envelope) if envelope else None
-    names_groups = item.subscribe or item.unsubscribe or item.complete
     return Item(
         item.connection_id,
         envelope,
         None if head is None else head.correlation_id,
-        (yield from _change(item)) if names_groups else None,
+        groups,
         None if item.disconnect is None else (_code(item.disconnect.code), item.disconnect.reason),
         None if head is None else head.traceparent,
         head is not None and head.action == ERROR,
