@@ -202,7 +202,8 @@ async def test_a_batch_is_one_span_below_its_first_member_with_links_to_the_othe
     collector: Collector,
 ) -> None:
     async with recording(collector, 1) as telemetry:
-        members = [None, UNSAMPLED, TRACE, OTHER, TRACE, "x", UNSAMPLED]
+        members = telemetry.recorded([None, UNSAMPLED, TRACE, OTHER, TRACE, "x", "", UNSAMPLED])
+        assert members == [TRACE, OTHER, TRACE]
         with telemetry.batch("process orders", members, SpanKind.CONSUMER) as inside:
             assert trace_id(inside) == trace_id(TRACE)
             with telemetry.step("transaction"):
@@ -222,12 +223,12 @@ async def test_a_batch_is_one_span_below_its_first_member_with_links_to_the_othe
     assert [link.span_id for link in other.links] == [step.span_id]
 
 
-@pytest.mark.parametrize("members", [[], [None], [UNSAMPLED], ["x"]])
+@pytest.mark.parametrize("members", [[], [None], [UNSAMPLED], ["x"], ["1"]])
 async def test_a_batch_without_a_sampled_member_is_not_recorded(
     collector: Collector, members: list[str | None]
 ) -> None:
     async with recording(collector, 1) as telemetry:
-        with telemetry.batch("process orders", members, SpanKind.CONSUMER) as inside:
+        with telemetry.batch("process orders", telemetry.recorded(members), SpanKind.CONSUMER) as inside:
             assert inside is None
             with telemetry.step("transaction"):
                 pass

@@ -137,11 +137,12 @@ class Transactions(Generic[U]):
 
     def _span(self, requests: Sequence[Request]) -> AbstractContextManager[object]:
         """The span of a unit of work: below the first recorded trace of its requests, linked to the others."""
-        if not self._telemetry.records:
+        traces = self._telemetry.recorded(request.traceparent for request in requests)
+        if not traces:
             return _NO_SPAN
         return self._telemetry.batch(
             conventions.process(self._service),
-            (request.traceparent for request in requests),
+            traces,
             conventions.CONSUMER,
             conventions.processing(self._service, len(requests)),
         )

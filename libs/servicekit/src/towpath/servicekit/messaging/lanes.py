@@ -246,12 +246,12 @@ class Lanes:
             _resolve(batch, None)
 
     def _span(self, batch: list[_Waiting], size: int) -> AbstractContextManager[object]:
-        telemetry = self._telemetry
-        if not telemetry.records:
+        traces = self._telemetry.recorded(trace for _, _, trace in batch)
+        if not traces:
             return _NO_SPAN
-        return telemetry.batch(
+        return self._telemetry.batch(
             conventions.publish(self._exchange),
-            (trace for _, _, trace in batch),
+            traces,
             conventions.PRODUCER,
             conventions.sending(self._exchange, len(batch), size),
         )

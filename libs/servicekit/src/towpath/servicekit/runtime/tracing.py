@@ -41,7 +41,7 @@ from towpath.servicekit.runtime.trace_context import TraceParent, is_version_00,
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-_SAMPLED: Final = tuple("13579bdf")  # the last hexadecimal digit of the flags
+_SAMPLED: Final = frozenset("13579bdf")  # the last hexadecimal digit of the flags
 #: So many seconds' ``traces_per_second`` may be used at once.
 _BURST_SECONDS: Final = 2.0
 #: New sampled traces whose first span has not begun. Each is begun within moments, or never.
@@ -144,7 +144,13 @@ class Traces:
 
     def is_recorded(self, traceparent: str | None) -> bool:
         """Whether spans below ``traceparent`` are recorded."""
-        return self.records and traceparent is not None and traceparent.endswith(_SAMPLED)
+        return self.records and traceparent is not None and traceparent[-1:] in _SAMPLED
+
+    def recorded(self, traceparents: Iterable[str | None]) -> list[str]:
+        """Those below which spans are recorded: few among thousands, so this is cheap."""
+        if not self.records:
+            return []
+        return [one for one in traceparents if one is not None and one[-1:] in _SAMPLED]
 
     def belongs_to_share(self, traceparent: str) -> bool:
         """Whether a new trace of its id would be sampled, whatever its flag."""
@@ -188,23 +194,24 @@ class Traces:
     def batch(
         self,
         name: str,
-        members: Iterable[str | None],
+        members: Sequence[str],
         kind: SpanKind,
         attributes: Mapping[str, Any] | None = None,
         *,
         since: int | None = None,
     ) -> AbstractContextManager[str | None]:
-        """Record a span of several traces: below the first sampled one of ``members``, with links to the others.
+        """Record a span of several traces: below the first of ``members``, with links to the others.
 
-        Entering returns its context, and ``None`` if none of them is sampled.
+        Entering returns its context.
 
         Args:
+            members: Of the batch, those that are :meth:`recorded`. If there is none, nothing is, and the context is
+                ``None``.
             since: When it began, if that was earlier, in nanoseconds since 1970.
         """
-        if not self.records:
-            return _NOTHING
-        sampled = dict.fromkeys(one for one in members if one is not None and one.endswith(_SAMPLED))
-        parents = [(one, read) for one in sampled if (read := read_traceparent(one)) is not None]
+        parents = [
+            (one, read) for one in dict.fromkeys(members) if (read := read_traceparent(one)) is not None
+        ]
         if not parents:
             return _NOTHING
         (first, parent), *others = parents

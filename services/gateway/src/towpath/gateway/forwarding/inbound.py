@@ -126,7 +126,7 @@ class Inbound:
 
     def _command(self, session: Session, envelope: Head, domain: str, text: bytes, weight: float) -> None:
         trace, is_continued = self._trace_of(envelope)
-        if self._telemetry.records:
+        if self._telemetry.is_recorded(trace):
             trace = self._spans.begin(session, envelope, trace)
         try:
             _admit(session, envelope, domain, weight)

@@ -165,6 +165,7 @@ class Outbound:
     async def _direct_to_connections(self, delivery: Delivery) -> None:
         """Items on ``connection.<gateway>``: each names its connection."""
         traces, since = self._traces()
+        count = 0
         for item in directed.read(delivery.body):
             if item is None:
                 pass  # a part of an item's many groups was read
@@ -178,13 +179,14 @@ class Outbound:
                 if item.groups is not None:
                     await self._change_groups(session, item.groups, delivery)
                 self._direct(session, item)
-                if traces is not None:
-                    traces.append(item.traceparent)
+                count += 1
+                if traces is not None and (trace := item.traceparent) and self._telemetry.is_recorded(trace):
+                    traces.append(trace)
             # Else its connection has ended.
             if self._slice.is_over():
                 await self._slice.next()
         if traces:
-            self._record(traces, since, "connection", len(traces))
+            self._record(traces, since, "connection", count, count)
 
     async def _direct_to_user(self, delivery: Delivery) -> None:
         """Items on ``control.<user>``: each is for all connections of the user."""
@@ -230,8 +232,8 @@ class Outbound:
             else:
                 frames.append(text_frame(text))
                 first = first or head
-                if traces is not None:
-                    traces.append(self._spans.of_push(head.traceparent))
+                if traces is not None and (trace := self._spans.of_push(head.traceparent)) is not None:
+                    traces.append(trace)
             if self._slice.is_over():
                 await self._slice.next()
         if first is None:
@@ -252,14 +254,14 @@ class Outbound:
         delay = min(max(now_ms() - first.timestamp, 0) / 1000, _DELAY_MAX)
         self._delays[first.action.partition(".")[0]].record(delay, len(frames))
         if traces:
-            self._record(traces, since, key.partition(".")[0], len(receivers))
+            self._record(traces, since, key.partition(".")[0], len(frames), len(receivers))
 
-    def _traces(self) -> tuple[list[str | None] | None, int]:
-        """A list for the traces of what is delivered now, and the time; no list if nothing is recorded."""
+    def _traces(self) -> tuple[list[str] | None, int]:
+        """A list for the recorded traces of what is delivered now, and the time; no list if nothing is recorded."""
         return ([], time.time_ns()) if self._telemetry.records else (None, 0)
 
-    def _record(self, traces: Sequence[str | None], since: int, kind: str, receivers: int) -> None:
-        attributes = conventions.delivering(PUSH, kind, len(traces), receivers)
+    def _record(self, traces: Sequence[str], since: int, kind: str, count: int, receivers: int) -> None:
+        attributes = conventions.delivering(PUSH, kind, count, receivers)
         with self._telemetry.batch(
             conventions.deliver(PUSH), traces, conventions.CONSUMER, attributes, since=since
         ):

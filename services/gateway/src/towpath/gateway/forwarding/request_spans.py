@@ -1,7 +1,7 @@
 """Request spans: the span of each sampled request, from its frame to its answer; the root of its trace.
 
-Guarantees: a request that is not sampled costs one look. At most :data:`_OPEN_MAX` spans are open, each for
-:data:`_PATIENCE` seconds at most: one whose answer never comes ends as ``unanswered``.
+Guarantees: at most :data:`_OPEN_MAX` spans are open, each for :data:`_PATIENCE` seconds at most: one whose answer
+never comes ends as ``unanswered``.
 """
 
 import time
@@ -48,9 +48,7 @@ class RequestSpans:
         self._open: OrderedDict[tuple[str, str], tuple[OpenSpan, float]] = OrderedDict()
 
     def begin(self, session: Session, envelope: Head, trace: str) -> str:
-        """Begin the span of a request whose trace is ``trace``; returns the context for all that follows."""
-        if not self._telemetry.is_recorded(trace):
-            return trace
+        """Begin the span of a request whose trace is recorded; returns the context for all that follows."""
         attributes = {
             conventions.PROTOCOL: "websocket",
             conventions.ACTION: envelope.action,
