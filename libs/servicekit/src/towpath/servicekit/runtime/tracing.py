@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 _SAMPLED: Final = frozenset("13579bdf")  # the last hexadecimal digit of the flags
+#: The random part of a trace id: its last 7 bytes.
+_RANDOM_BITS: Final = 2**56 - 1
 #: So many seconds' ``traces_per_second`` may be used at once.
 _BURST_SECONDS: Final = 2.0
 #: New sampled traces whose first span has not begun. Each is begun within moments, or never.
@@ -109,8 +111,10 @@ class Traces:
 
     def new_trace(self) -> str:
         """The ``traceparent`` of a new trace."""
-        chance = f"{getrandbits(192):048x}"  # The chance that one half is all zeros is negligible.
-        if not self._share or not self._is_in_share(chance[:32]) or not self._may_begin():
+        number = getrandbits(192)  # The chance that one half is all zeros is negligible.
+        chance = f"{number:048x}"
+        # The same 7 bytes as in `_is_in_share`: of all requests, so not from their digits.
+        if number >> 64 & _RANDOM_BITS >= self._share or not self._may_begin():
             return f"00-{chance[:32]}-{chance[32:]}-00"
         begun = f"00-{chance[:32]}-{chance[32:]}-01"
         if len(self._new) >= _NEW_MAX:

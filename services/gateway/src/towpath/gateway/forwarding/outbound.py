@@ -275,7 +275,7 @@ class Outbound:
         if item.envelope and (asked is None or session.answer(asked, is_error=item.is_error)):
             session.send_text(item.envelope)
             self._delivered.add(1)
-            if asked is not None and self._telemetry.records:
+            if asked is not None and self._spans.are_open:
                 self._spans.answered(session, asked, item.envelope, is_error=item.is_error)
         if item.disconnect is not None:
             code, reason = item.disconnect

@@ -47,6 +47,11 @@ class RequestSpans:
         #: By connection and ``msg_id``, oldest first, with the time of their beginning.
         self._open: OrderedDict[tuple[str, str], tuple[OpenSpan, float]] = OrderedDict()
 
+    @property
+    def are_open(self) -> bool:
+        """Whether any is."""
+        return bool(self._open)
+
     def begin(self, session: Session, envelope: Head, trace: str) -> str:
         """Begin the span of a request whose trace is recorded; returns the context for all that follows."""
         attributes = {
@@ -77,7 +82,7 @@ class RequestSpans:
 
     def answered(self, session: Session, msg_id: str, envelope: bytes, *, is_error: bool) -> None:
         """A service has answered a request with ``envelope``."""
-        if self._open:
+        if (session.connection_id, msg_id) in self._open:
             self.end(session, msg_id, _code_of(envelope) if is_error else None)
 
     def of_push(self, traceparent: str | None) -> str | None:
