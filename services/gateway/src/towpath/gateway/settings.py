@@ -181,7 +181,7 @@ class GatewaySettings(BrokerSettings):
     handshakes_max: Annotated[int, Field(ge=1)] = 2_000
     handshakes_max_per_address: Annotated[int, Field(ge=1)] = 1_000
     connects_per_user: Rate = 5.0
-    connects_per_user_burst: Burst = 200.0
+    connects_per_user_burst: Burst = 60.0
     refusal_delay: Annotated[float, Field(ge=0, le=4)] = 0.5
     connects_after_abuse: Annotated[float, Field(ge=0)] = 50.0
     connects_per_address: Rate = 200.0
