@@ -195,7 +195,7 @@ _LEGEND: Final = """
 - *bound*: the longest wait, and the 99th percentile; for both twice the control run where that is more: the machine
   was busy with something else.
 - Users whose room is in the same partition as the room of the attackers (one of 8) wait behind the requests that
-  these have on their way, at most 256 of each user: the longest waits of rows with 100 connections are theirs.
+  these have on their way (`TOWPATH_INFLIGHT_PER_USER`). In rows with 100 connections, theirs are often the longest.
 - *MiB*: resident memory at rest → the most → at the end of the trial. Bounds: +64 for a gateway, +128 for a service,
   and back within 30 s.
 - *live*: the slowest answer of `/health/live` of any program, in milliseconds; the bound is 1,000.
