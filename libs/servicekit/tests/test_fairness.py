@@ -79,6 +79,17 @@ def test_many_flooding_senders_delay_another_by_one_small_unit() -> None:
     assert len(made[0]) <= 100
 
 
+def test_a_crowd_with_one_ordering_key_delays_requests_with_other_keys_by_one_share() -> None:
+    crowd = [a_request(f"guest-{number}", key="arena") for number in range(200)]
+    ana = a_request("ana", key="kitchen")
+    made = units([*crowd, ana], 500, share=50)
+    assert ana in made[0]
+    assert len(made[0]) == 51
+    assert [request for unit in made for request in unit if request is not ana] == crowd
+    # Once no other key waits, the crowd runs in one unit.
+    assert [len(unit) for unit in made] == [51, 150]
+
+
 mixed = st.lists(
     st.tuples(
         st.sampled_from(["ana", "bob", "eve"]),

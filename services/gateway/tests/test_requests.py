@@ -411,6 +411,19 @@ async def test_more_requests_than_the_window_are_busy(run_gateway: RunGateway) -
         await ana.accepted(second)
 
 
+async def test_a_large_request_in_flight_weighs_one_more_for_each_four_kibibytes(
+    run_gateway: RunGateway,
+) -> None:
+    async with (
+        run_gateway(inflight_per_connection=8) as gateway,
+        a_backend(gateway.hub),
+        gateway.connect() as ana,
+    ):
+        await ana.send("echo.say", {"text": "x" * 24 * 1024})  # weighs 7
+        await ana.send("echo.say")
+        assert (await ana.request("echo.say"))["data"]["code"] == "busy"
+
+
 async def test_a_client_far_ahead_of_its_answers_is_read_only_as_they_arrive(run_gateway: RunGateway) -> None:
     async with (
         run_gateway(inflight_paced=4, inflight_pause=10.0) as gateway,

@@ -1,7 +1,8 @@
-"""Fair units: the next unit of work is shared by the senders that wait. Pure functions.
+"""Fair units: the next unit of work is shared by the senders, and by the ordering keys, that wait. Pure functions.
 
-Guarantees: a flood of one sender delays the others by one small unit of work, not by the flood. Requests with one
-ordering key keep their order. A read never sees a change that its sender sent later.
+Guarantees: a flood of one sender delays the others by one small unit of work, not by the flood; nor do many senders
+with one ordering key (a crowd in one room) delay those with other keys. Requests with one ordering key keep their
+order. A read never sees a change that its sender sent later.
 """
 
 from collections.abc import Sequence
@@ -25,9 +26,9 @@ def next_unit(
     In a unit of work all changes run before all reads. So a change starts a new unit if this one has an earlier read
     with its sequence (sender and ordering key): else that read's answer would include a change sent later.
 
-    If the waiting cost exceeds ``share``, and one sender has more than its part of ``share``, its further requests
-    are left to the next units, so that others wait for a small unit only. The order of arrival is kept per ordering
-    key, across all senders.
+    If the waiting cost exceeds ``share``, and one sender has more than its part of ``share``, or one of several
+    ordering keys more than all of it, the further requests of that sender or key are left to the next units, so that
+    others wait for a small unit only. The order of arrival is kept per ordering key, across all senders.
     """
     # Fairness costs sums over all that wait. A batch this small is over soon.
     if len(waiting) > share / _USUAL_COST and (part := _part_of_each(waiting, share)):
@@ -54,13 +55,20 @@ def _part_of_each(waiting: Sequence[Request], share: float) -> float:
     """
     users: dict[str, float] = {}
     backends: dict[str, float] = {}
+    keys: dict[str, float] = {}
     for request in waiting:
         weights = backends if request.session is None else users
-        weights[request.sender] = weights.get(request.sender, 0.0) + request.cost
-    if len(users) + len(backends) < 2 or sum(users.values()) + sum(backends.values()) <= share:
+        sender, key = request.sequence_key
+        weights[sender] = weights.get(sender, 0.0) + request.cost
+        keys[key] = keys.get(key, 0.0) + request.cost
+    if len(users) + len(backends) < 2 or sum(keys.values()) <= share:
         return 0.0
     part = share / min(max(len(users), 1), _SHARERS)
-    crowded_out = max(users.values(), default=0.0) > part or max(backends.values(), default=0.0) > share
+    crowded_out = (
+        max(users.values(), default=0.0) > part
+        or max(backends.values(), default=0.0) > share
+        or (len(keys) > 1 and max(keys.values()) > share)
+    )
     return part if crowded_out else 0.0
 
 
@@ -71,11 +79,12 @@ def _fair_unit(
     unit: list[Request] = []
     left: list[Request] = []
     weights: dict[str, float] = {}
+    key_weights: dict[str, float] = {}
     asked: set[tuple[str, str]] = set()
     held_back: set[str] = set()  # ordering keys
     for request in waiting:
         sender, key = request.sequence_key
-        weight = weights.get(sender, 0.0)
+        weight, key_weight = weights.get(sender, 0.0), key_weights.get(key, 0.0)
         is_change = request.refusal is None and request.handler.changes
         if (
             len(unit) >= limit
@@ -83,6 +92,7 @@ def _fair_unit(
             or key in held_back
             # The first of a sender always fits (`weight` is 0), so an expensive request never waits for ever.
             or (weight and weight + request.cost > (share if request.session is None else part))
+            or (key_weight and key_weight + request.cost > share)
             or (is_change and request.sequence_key in asked)
         ):
             left.append(request)
@@ -91,6 +101,7 @@ def _fair_unit(
             continue
         unit.append(request)
         weights[sender] = weight + request.cost
+        key_weights[key] = key_weight + request.cost
         if request.refusal is None and not is_change:
             asked.add(request.sequence_key)
     return unit, left

@@ -109,7 +109,7 @@ class TelemetrySettings(BaseSettings):
     log_format: Annotated[str, Field(pattern="^(auto|json|console)$")] = "auto"
     log_burst: Annotated[int, Field(ge=1)] = 20
     trace_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
-    traces_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
+    traces_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
     otlp_endpoint: Annotated[Word, AfterValidator(_http_url)] | None = None
 
 
@@ -188,7 +188,8 @@ class ServiceSettings(BrokerSettings):
             accepts writes. While they fail the service is not ready.
         database_probe_timeout: Seconds that a database probe may take, including its wait for other writers.
         lane_max_bytes: Bytes that may wait for all routing keys of an exchange together; a service waits for room.
-        prefetch: Maximum of unsettled messages (each a batch) per queue.
+        prefetch: Maximum of unsettled messages (each a batch) per queue. Users share a service fairly as far as it
+            reaches: what waits behind it in RabbitMQ is served in its order.
         intake_max_bytes: Maximum bytes of requests that a service has taken and not handled. The next unit of work is
             chosen from all of them, so that no user waits for the whole flood of another one.
         unit_max_items: Requests that are handled in one transaction at most.
@@ -223,7 +224,7 @@ class ServiceSettings(BrokerSettings):
     database_probe_interval: Seconds = 3.0
     database_probe_timeout: Seconds = 10.0
     lane_max_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
-    prefetch: Annotated[int, Field(ge=1, le=1000)] = 64
+    prefetch: Annotated[int, Field(ge=1, le=1000)] = 500
     intake_max_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
     unit_max_items: Annotated[int, Field(ge=1, le=5000)] = 500
     handler_time_limit: Seconds = 10.0

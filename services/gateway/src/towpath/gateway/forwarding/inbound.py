@@ -13,7 +13,7 @@ from towpath.gateway.admission.credentials import Admission
 from towpath.gateway.forwarding.costs import Costs
 from towpath.gateway.forwarding.refresh import REFRESH, Refresh
 from towpath.gateway.forwarding.request_spans import RequestSpans
-from towpath.gateway.sessions.limits import TOKEN_BYTES
+from towpath.gateway.sessions.limits import IN_FLIGHT_BYTES, TOKEN_BYTES
 from towpath.gateway.sessions.session import Session
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.envelope import BARE_ACTIONS, PING, PONG, Head, head, make_error
@@ -233,8 +233,9 @@ def _charge(session: Session, weight: float, text: bytes) -> float:
             "You send more than the rate limit allows: slow down.",
             retry_after_ms=math.ceil(wait * 1000),
         )
-    # Rounded down, unlike the charge: a small request weighs what its action costs.
-    return weight + size // TOKEN_BYTES
+    # Rounded down, unlike the charge: a small request weighs what its action costs. Its bytes weigh more than they
+    # cost, because programs hold them until they are handled.
+    return weight + size // IN_FLIGHT_BYTES
 
 
 def _error_of(error: BaseException, domain: str) -> TowpathError:

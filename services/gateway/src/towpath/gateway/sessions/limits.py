@@ -1,7 +1,7 @@
 """Limits: rates and in-flight requests of one connection, one user and one address on this replica.
 
-The cost of a message is the weight of its action plus a token for each 16 KiB. Services publish the weights of their
-actions (:mod:`towpath.gateway.forwarding.costs`). Guarantees:
+The cost of a message is the weight of its action plus a token for each 16 KiB; in flight it weighs one more for each
+4 KiB. Services publish the weights of their actions (:mod:`towpath.gateway.forwarding.costs`). Guarantees:
 
 * A connection, a user with all connections, and an address are each limited by a token bucket
   (:mod:`towpath.servicekit.runtime.buckets`); a refusal takes no token from any of them.
@@ -23,6 +23,8 @@ from towpath.servicekit.runtime.telemetry import Labelled, Telemetry
 
 #: Bytes that cost a token.
 TOKEN_BYTES: Final = 16 * 1024
+#: Bytes that weigh as much as a small request while it is in flight: they are held by the broker and by services.
+IN_FLIGHT_BYTES: Final = 4 * 1024
 #: Strikes are counted over this time.
 _STRIKE_SECONDS: Final = 60.0
 #: Seconds that requests of a closed connection still count: services are still working on them.
