@@ -252,6 +252,10 @@ class Transactions(Generic[U]):
                     self._unsure.difference_update(request.key for request in requests)
                 return results
             except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
+                # A handler that hung may have used up the transaction's time as well. Its rollback is interrupted
+                # then, and the timeout hides which request it was.
+                if (poison := _poison_before(error)) is not None:
+                    raise poison from None
                 # If the database answers, these requests are the cause: together they would fail again.
                 if not await self._store.database.is_database_failure(error):
                     raise
@@ -367,6 +371,14 @@ def _effects_of(result: Result) -> Sequence[Effect]:
 
 def _id_is_taken(request: Request) -> Conflict:
     return Conflict(f"The msg_id {request.envelope.msg_id!r} was used for another request; choose a new one.")
+
+
+def _poison_before(error: BaseException) -> Poison | None:
+    """The poison during whose handling ``error`` was raised."""
+    earlier = error.__cause__ or error.__context__
+    while earlier is not None and not isinstance(earlier, Poison):
+        earlier = earlier.__cause__ or earlier.__context__
+    return earlier
 
 
 def _parts(requests: list[Request], error: Exception) -> list[list[Request]]:
