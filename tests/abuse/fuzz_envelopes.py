@@ -119,6 +119,8 @@ def _check_alone(raw: bytes, parsed: Envelope | None, findings: Findings) -> Non
 
 
 def _decoded_and_read(raw: bytes, findings: Findings) -> Envelope | None:
+    if not _is_one_value(raw):
+        return None
     try:
         command = read_command(wrap_command(_SESSION, raw))
         return read(command.envelope)
@@ -127,6 +129,18 @@ def _decoded_and_read(raw: bytes, findings: Findings) -> Envelope | None:
     except Exception as error:  # the finding itself
         findings.add(f"read raised {type(error).__name__}", raw)
         return None
+
+
+def _is_one_value(raw: bytes) -> bool:
+    """Whether it is one JSON text: wrapped, one that goes on behind its object would add fields to the wrapper. The
+    gateway passes on no other, or it were found as accepted by the gateway only."""
+    try:
+        msgspec.json.decode(raw, type=msgspec.Raw)
+    except msgspec.DecodeError:
+        return False
+    except RecursionError:
+        return True
+    return True
 
 
 def _pass_on(envelope: Envelope, raw: bytes, findings: Findings) -> None:

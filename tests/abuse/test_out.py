@@ -36,6 +36,8 @@ _OUT: Final = 1.0
 #: The same for all of 10,000 connections: each gets a closing handshake.
 _ALL_OUT: Final = 10.0
 _REVOKED: Final = 200
+#: Fewer than a user may connect at once (``connects_per_user_burst``).
+_VALID: Final = 40
 #: Each costs 20 tokens of the user's 2,000.
 _REFRESHES: Final = 90
 _START: Final = 30.0
@@ -121,7 +123,7 @@ async def test_no_revoked_token_is_accepted_by_any_replica(fresh_system: System,
         issued = int(time.time()) - 60
         revoked = [a_token("ana", jti=f"t-{number}", iat=issued) for number in range(_REVOKED)]
         revoked += [a_token(f"gone{number}", iat=issued) for number in range(_REVOKED)]
-        valid = [a_token("ana", jti=f"valid-{number}", iat=issued) for number in range(_REVOKED)]
+        valid = [a_token("ana", jti=f"valid-{number}", iat=issued) for number in range(_VALID)]
         async with _a_backend(system.rabbitmq) as broker:
             for number in range(_REVOKED):
                 await _revoke(broker, Kind.TOKEN, token_id=f"t-{number}")

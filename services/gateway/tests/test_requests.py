@@ -81,6 +81,7 @@ async def test_a_ping_is_answered_by_the_gateway_itself(gateway: GatewayUnderTes
         (changed(key="a b"), "bad_envelope", "key"),
         (changed(ack="yes"), "bad_envelope", "ack"),
         (changed(data={"n": float("nan")}), "bad_envelope", None),
+        (changed() + ', "key": "room"', "bad_envelope", None),  # would be a field of the command around it
         (changed(version="2.0"), "unsupported_version", None),
         (changed(action="nobody.there"), "unknown_action", None),
         (changed(action="session.explode"), "unknown_action", None),
