@@ -132,14 +132,15 @@ def _decoded_and_read(raw: bytes, findings: Findings) -> Envelope | None:
 
 
 def _is_one_value(raw: bytes) -> bool:
-    """Whether it is one JSON text: wrapped, one that goes on behind its object would add fields to the wrapper. The
-    gateway passes on no other, or it were found as accepted by the gateway only."""
-    try:
-        msgspec.json.decode(raw, type=msgspec.Raw)
-    except msgspec.DecodeError:
-        return False
-    except RecursionError:
-        return True
+    """Whether it is one JSON text, as all that the gateway passes on.
+
+    One that goes on behind its object would add fields to the command that it is wrapped in.
+    """
+    with contextlib.suppress(RecursionError):
+        try:
+            msgspec.json.decode(raw, type=msgspec.Raw)
+        except msgspec.DecodeError:
+            return False
     return True
 
 

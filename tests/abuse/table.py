@@ -59,7 +59,7 @@ class Line:
         got_in: The load: messages and connections.
         control, during: Waits of honest users on the same gateway.
         others_control, others: Waits on the other gateway.
-        usual_p99: The 99th percentile without an attack, in seconds: see :meth:`Table.usual_p99`.
+        usual_p99: The 99th percentile without an attack, in seconds: see :meth:`Table.add_control`.
         memory: By program.
         live: The slowest ``/health/live``, in seconds.
         notes: Further figures.
@@ -120,8 +120,8 @@ class Table:
     def add(self, line: Line) -> None:
         self.lines.append(line)
 
-    def usual_p99(self, group: str, waits: Sequence[float]) -> float:
-        """The 99th percentile of ``waits``, a control run, or that of all control runs so far where that is more.
+    def add_control(self, group: str, waits: Sequence[float]) -> float:
+        """Add a control run; returns its 99th percentile, or that of all control runs so far where that is more.
 
         One run has some 200 waits, so that its 99th percentile is the second longest of them: mostly chance.
         """

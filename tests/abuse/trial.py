@@ -232,8 +232,8 @@ class Trial:
         line.memory = {
             name: Memory(rest[name], watch.most(name, began), watch.now(name)) for name in watch.programs
         }
-        line.usual_p99 = self._table.usual_p99(SAME, before(SAME))
-        others_p99 = self._table.usual_p99(OTHER, before(OTHER))
+        line.usual_p99 = self._table.add_control(SAME, before(SAME))
+        others_p99 = self._table.add_control(OTHER, before(OTHER))
         line.live = max(watch.slowest(name, began) for name in watch.programs)
         # Waits that began after the attack may still be due to what it left behind.
         worst = max(until(SAME, float("inf")), default=0.0)

@@ -102,7 +102,8 @@ class GatewaySettings(BrokerSettings):
         rate_per_address, burst_per_address: The same for all connections from one address on this replica.
         rate_strikes: Refusals of one connection in a minute; past it the connection closes with 4005.
         rate_rest: Seconds that a connection is not read after a refusal, so that its sender is slowed down.
-        inflight_per_connection: Requests of one connection that are not answered yet, by weight; more are ``busy``.
+        inflight_per_connection: Requests of one connection that are not answered yet, by weight: that of the action,
+            and one more for each 4 KiB; more are ``busy``.
         inflight_per_user: The same for all connections of one user on this replica.
         inflight_paced: Unanswered requests of a user, by weight, past which its connections are read only as answers
             come.
