@@ -1,6 +1,7 @@
 """The relay as a program: between a real PostgreSQL and a real RabbitMQ, killed and stopped."""
 
 import asyncio
+import contextlib
 import json
 import os
 import urllib.error
@@ -56,21 +57,26 @@ async def arrivals(rabbitmq: Rabbit) -> AsyncIterator[Arrivals]:
         await message.ack()
 
     async def consume() -> None:
+        # `connection.closed()` knows of a close by this program only, not of a loss.
+        lost = asyncio.Event()
+        async with await aio_pika.connect(rabbitmq.url) as connection:
+            connection.close_callbacks.add(lambda *_: lost.set())
+            channel = await connection.channel()
+            exchange = await channel.declare_exchange("towpath.events", "topic", durable=True)
+            queue = await channel.declare_queue("listener", durable=True)
+            await queue.bind(exchange, "order.*")
+            await queue.consume(take)
+            ready.set()
+            await lost.wait()
+
+    async def keep_consuming() -> None:
         while True:
-            try:
-                async with await aio_pika.connect(rabbitmq.url) as connection:
-                    channel = await connection.channel()
-                    exchange = await channel.declare_exchange("towpath.events", "topic", durable=True)
-                    queue = await channel.declare_queue("listener", durable=True)
-                    await queue.bind(exchange, "order.*")
-                    await queue.consume(take)
-                    ready.set()
-                    await connection.closed()
-            except (aio_pika.exceptions.AMQPError, OSError):
-                await asyncio.sleep(0.05)
+            with contextlib.suppress(*aio_pika.exceptions.CONNECTION_EXCEPTIONS):
+                await consume()
+            await asyncio.sleep(0.05)
 
     ready = asyncio.Event()
-    consuming = asyncio.create_task(consume())
+    consuming = asyncio.create_task(keep_consuming())
     await asyncio.wait_for(ready.wait(), 30)
     yield arrived
     consuming.cancel()
