@@ -17,6 +17,16 @@ from towpath.testkit.visitor import Visitor
 from .page_stage import NOON, Refused, Stage, World
 from .page_states import DESKTOP, PHONE, State, at, crowded, empty, in_first_room, lively, nothing, shown
 
+#: Clicks, and goes to a field before anything is answered: both in one step of the page.
+_MEANWHILE = """({click, field, text}) => {
+    const get = (id) => document.querySelector(`[data-testid="${id}"]`);
+    get(click).click();
+    get(field).focus();
+    if (text === undefined) return;
+    get(field).value = text;
+    get(field).dispatchEvent(new Event("input", {bubbles: true}));
+}"""
+
 
 @asynccontextmanager
 async def at_home(browser: Browser, world: Any = lively, **more: Any) -> AsyncIterator[tuple[Visitor, Stage]]:
@@ -35,6 +45,13 @@ def takes_messages(world: World) -> None:
         return chat.Sent(room=data["room"], seq=90, sent_at=NOON)
 
     world.answers["chat.send"] = sent
+
+
+def takes_order(_: dict[str, Any]) -> orders.OrderAnswer:
+    """Orders answers ``order.submit``."""
+    return orders.OrderAnswer(
+        order_id="O-7", status=orders.Status.SUBMITTED, revision=1, amount=Decimal("7.50"), currency="USD"
+    )
 
 
 async def test_a_reload_goes_on_where_one_was_and_signing_out_ends_it(browser: Browser) -> None:
@@ -201,11 +218,32 @@ async def test_the_backend_can_be_folded_and_stays_so(browser: Browser) -> None:
         await expect(ana.get("backend-order")).to_be_visible()
 
 
+async def test_no_order_is_suggested_in_a_field_that_has_the_focus(browser: Browser) -> None:
+    async with at_home(browser, empty) as (ana, stage):
+        stage.world.answers["order.submit"] = takes_order
+        await ana.get("order-amount").fill("7.50")
+        await ana.page.evaluate(_MEANWHILE, {"click": "submit-order", "field": "backend-order"})
+        await expect(ana.get("order-O-7")).to_be_visible()
+        await expect(ana.get("order-amount")).to_have_value("")
+        await expect(ana.get("backend-order")).to_have_value("")
+        await ana.get("order-amount").fill("7.50")
+        await ana.get("submit-order").click()
+        await expect(ana.get("backend-order")).to_have_value("O-7")
+
+
+async def test_an_amount_typed_before_the_answer_stays(browser: Browser) -> None:
+    async with at_home(browser, empty) as (ana, stage):
+        stage.world.answers["order.submit"] = takes_order
+        await ana.get("order-amount").fill("7.50")
+        await ana.page.evaluate(_MEANWHILE, {"click": "submit-order", "field": "order-amount", "text": "8"})
+        await expect(ana.get("backend-order")).to_have_value("O-7")
+        await expect(ana.get("submit-order")).to_be_enabled()
+        await expect(ana.get("order-amount")).to_have_value("8")
+
+
 async def test_an_order_by_items_begins_with_a_line(browser: Browser) -> None:
     async with at_home(browser, empty) as (ana, stage):
-        stage.world.answers["order.submit"] = lambda _: orders.OrderAnswer(
-            order_id="O-7", status=orders.Status.SUBMITTED, revision=1, amount=Decimal("7.50"), currency="USD"
-        )
+        stage.world.answers["order.submit"] = takes_order
         await ana.get("by-items").click()
         await expect(ana.get("item-sku")).to_be_focused()
         await ana.get("by-items").click()  # nothing was written: it is an order by its amount again

@@ -37,7 +37,10 @@ export function Backend({ suggestion }: BackendProps) {
 
   useSignalEffect(() => {
     const data = suggestion.value;
-    if (data === null || (!data.picked && order.peek() !== suggested.current)) return; // something else is typed there
+    if (data === null) return;
+    // Something else is typed there, or is about to be: a text that is pasted now would go behind the suggestion.
+    const isTaken = order.peek() !== suggested.current || document.activeElement === orderField.current;
+    if (isTaken && !data.picked) return;
     order.value = suggested.current = data.orderId;
     if (!data.picked) return;
     user.value = me;
@@ -81,11 +84,13 @@ export function Backend({ suggestion }: BackendProps) {
       ...(note && { detail: note }),
       ...(minor !== null && { amount: formatMoney(minor, decimals) }),
     };
+    const sent = [detail, amount].map((field) => [field, field.value] as const);
     isBusy.value = true;
     try {
       const msgId = await publishEvent(event.value, data);
       published.value = [{ msgId, event: event.value, order: orderId }, ...published.value].slice(0, KEPT);
-      detail.value = amount.value = "";
+      // A text typed meanwhile is of the next event.
+      for (const [field, text] of sent) if (field.peek() === text) field.value = "";
     } catch (error) {
       problem.value = (now) => describe(error, now);
     } finally {

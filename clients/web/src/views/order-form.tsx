@@ -70,11 +70,15 @@ export function OrderForm({ onSubmitted }: { onSubmitted: (orderId: string) => v
     }));
     const price = hasLines ? { items } : { amount: formatMoney(total!, decimals) };
     const order = { currency: currency.value, ...price };
+    const [sentAmount, sentLines] = [amount.value, lines.value];
     try {
       onSubmitted(await orders.submit(order, () => (progress.value = "accepted")));
-      setLines([]);
-      isByItems.value = false;
-      amount.value = "";
+      // Input typed meanwhile is of the next order.
+      if (lines.peek() === sentLines) {
+        setLines([]);
+        isByItems.value = false;
+      }
+      if (amount.peek() === sentAmount) amount.value = "";
     } catch (error) {
       problem.value = (now) => describe(error, now);
     } finally {
