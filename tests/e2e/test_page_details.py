@@ -27,6 +27,18 @@ _MEANWHILE = """({click, field, text}) => {
     get(field).dispatchEvent(new Event("input", {bubbles: true}));
 }"""
 
+#: Clicks; returns the test id of the element that has the focus once another one is there, before it is drawn.
+_FOCUS_AT_ONCE = """({click, awaited}) => new Promise((done) => {
+    const get = (id) => document.querySelector(`[data-testid="${id}"]`);
+    new MutationObserver((_, observer) => {
+        if (get(awaited) === null) return;
+        observer.disconnect();
+        done(document.activeElement.dataset.testid);
+    }).observe(document.body, {childList: true, subtree: true});
+    const found = document.querySelectorAll(`[data-testid="${click}"]`);
+    found[found.length - 1].click();
+})"""
+
 
 @asynccontextmanager
 async def at_home(browser: Browser, world: Any = lively, **more: Any) -> AsyncIterator[tuple[Visitor, Stage]]:
@@ -239,6 +251,14 @@ async def test_an_amount_typed_before_the_answer_stays(browser: Browser) -> None
         await expect(ana.get("backend-order")).to_have_value("O-7")
         await expect(ana.get("submit-order")).to_be_enabled()
         await expect(ana.get("order-amount")).to_have_value("8")
+
+
+async def test_a_field_that_opens_has_the_focus_before_it_is_drawn(browser: Browser) -> None:
+    async with at_home(browser) as (ana, _):
+        for click, field in (("room-harbour", "message-input"), ("edit-message", "edit-input")):
+            await expect(ana.get(click).last).to_be_attached()
+            opens = {"click": click, "awaited": field}
+            assert await ana.page.evaluate(_FOCUS_AT_ONCE, opens) == field
 
 
 async def test_an_order_by_items_begins_with_a_line(browser: Browser) -> None:

@@ -1,5 +1,5 @@
 import { useSignal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 
 import { LIMITS, excess } from "../model/letters.ts";
 import { useSession, useWords } from "./context.ts";
@@ -22,7 +22,8 @@ export function Composer({ room, title, onSent, onEditLast }: ComposerProps) {
   const tooMany = useSignal(excess(kept.unsent.get(room) ?? "", LIMITS.message));
   const state = connection.state.value;
 
-  useEffect(() => {
+  // Before the room is seen: a person who acts on what is there must not have the focus taken away.
+  useLayoutEffect(() => {
     fit(area.current!);
     if (matchMedia("(pointer: fine)").matches) area.current!.focus(); // elsewhere it would raise the keyboard
   }, []);

@@ -1,5 +1,5 @@
 import { useSignal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 
 import { describe } from "../i18n/errors.ts";
 import { LIMITS, excess } from "../model/letters.ts";
@@ -130,7 +130,8 @@ function EditForm({ text, onSave, onCancel }: EditFormProps) {
   const problem = useSignal<unknown>(null);
   const isBusy = useSignal(false);
   const tooMany = useSignal(0);
-  useEffect(() => {
+  // Before it is seen, as in the composer.
+  useLayoutEffect(() => {
     const element = area.current!;
     element.focus();
     element.setSelectionRange(text.length, text.length);

@@ -1,5 +1,5 @@
 import { useSignal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 
 import type { Words } from "../i18n/en.ts";
 import { describe } from "../i18n/errors.ts";
@@ -18,9 +18,12 @@ export function SignIn() {
   const isBusy = useSignal(false);
   const input = () => form.current?.querySelector("input");
 
+  // Before it is seen, as in the composer.
+  useLayoutEffect(() => {
+    if (!app.returning.peek()) input()?.focus();
+  }, []);
   useEffect(() => {
     if (app.returning.peek()) return;
-    input()?.focus();
     app.gateways().then(
       ([first = ""]) => {
         gateway.value = first;
