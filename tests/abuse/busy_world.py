@@ -5,7 +5,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import msgspec
 
@@ -26,9 +26,7 @@ from towpath.servicekit.messaging.lanes import Lanes
 from towpath.servicekit.runtime.telemetry import Telemetry
 from towpath.servicekit.service import Service
 from towpath.testkit.eventually import eventually
-from towpath.testkit.tokens import a_token
-
-_A_DAY: Final = 86_400.0
+from towpath.testkit.tokens import A_DAY, a_token
 
 
 class Tokens:
@@ -48,20 +46,20 @@ class Tokens:
         """A new token, and its id."""
         self._last = next(self._issued)
         token_id = f"t-{self._last}"
-        token = a_token(user, expires_in=_A_DAY, iat=self._last, jti=token_id)
+        token = a_token(user, expires_in=A_DAY, iat=self._last, jti=token_id)
         self._of_user.setdefault(user, {})[token_id] = token
         return token_id, token
 
     def revoke_one(self, token_id: str, now: int) -> tuple[Kind, Revocation]:
         """Revoke one token; returns what to publish."""
         self.revoked.setdefault(token_id, now)
-        return Kind.TOKEN, Revocation(until=time.time() + _A_DAY, token_id=token_id)
+        return Kind.TOKEN, Revocation(until=time.time() + A_DAY, token_id=token_id)
 
     def revoke_all(self, user: str, now: int) -> tuple[Kind, Revocation]:
         """Revoke the tokens of a user that were issued so far."""
         for token_id in self._of_user.pop(user, {}):
             self.revoked.setdefault(token_id, now)
-        return Kind.USER, Revocation(until=time.time() + _A_DAY, user_id=user, before=self._last)
+        return Kind.USER, Revocation(until=time.time() + A_DAY, user_id=user, before=self._last)
 
 
 class CheckingGateway(Gateway):

@@ -18,7 +18,7 @@ from towpath.gateway.admission.credentials import Admission, TokenRefused, beare
 from towpath.gateway.settings import GatewaySettings
 from towpath.servicekit.runtime.settings import BadSetting, bad_setting
 from towpath.servicekit.runtime.telemetry import Telemetry
-from towpath.testkit.tokens import AUTH_SETTINGS, SECRET, a_token
+from towpath.testkit.tokens import A_DAY, AUTH_SETTINGS, SECRET, a_token
 
 
 def admission(**settings: Any) -> Admission:
@@ -55,7 +55,7 @@ def test_a_valid_token_gives_user_expiry_and_scope() -> None:
         (a_token("ana", scope=["chat"]), "scope"),
         (a_token("ana", jti=7), "JWT ID must be a string"),
         (a_token("ana", scope="chat " * 2000), "maximum is 8192"),
-        (jwt.encode({"sub": "ana", "aud": "towpath", "exp": time.time() + 60}, "", "none"), "not valid"),
+        (jwt.encode({"sub": "ana", "aud": "towpath", "exp": time.time() + A_DAY}, "", "none"), "not valid"),
     ],
 )
 def test_a_bad_token_is_refused_with_the_reason(token: str | None, why: str) -> None:

@@ -227,8 +227,8 @@ async def test_a_broker_with_another_queue_of_that_name_ends_the_start_with_the_
         async with other.subscribe(replace(LOG, bindings=[], max_bytes=5), prefetch=1):
             pass
         with pytest.raises(ExceptionGroup) as ended:
-            async with a_gateway(hub):
-                pass
+            async with a_gateway(hub, wait=False) as gateway:
+                await gateway.ended()
     [error] = ended.value.exceptions
     assert isinstance(error, TopologyMismatch)
     assert LOG.name in str(error)

@@ -146,6 +146,13 @@ class GatewayUnderTest:
         """Wait until it is ready; raises the error with which it has ended."""
         await eventually(self._answers, every=0.005)
 
+    async def ended(self) -> None:
+        """Wait until it has ended by itself; raises the error with which it has.
+
+        Nothing asks it meanwhile: asyncio does not close a connection that it accepts in the moment of the end.
+        """
+        await asyncio.wait_for(asyncio.shield(self._serving), 15)
+
     async def _answers(self) -> bool:
         if self._serving.done():
             await self._serving
