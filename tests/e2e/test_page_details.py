@@ -253,9 +253,26 @@ async def test_an_amount_typed_before_the_answer_stays(browser: Browser) -> None
         await expect(ana.get("order-amount")).to_have_value("8")
 
 
+async def test_a_detail_typed_before_an_event_is_published_stays(browser: Browser) -> None:
+    async with at_home(browser, empty) as (ana, _):
+        await ana.page.route("**/demo/events", lambda route: route.fulfill(json={"msg_id": "m-1"}))
+        await ana.get("backend-order").fill("O-7")
+        await ana.get("backend-detail").fill("first")
+        await ana.page.evaluate(
+            _MEANWHILE, {"click": "backend-publish", "field": "backend-detail", "text": "next"}
+        )
+        await expect(ana.get("backend-log").locator("li")).to_have_count(1)
+        await expect(ana.get("backend-detail")).to_have_value("next")
+        await ana.get("backend-publish").click()
+        await expect(ana.get("backend-detail")).to_have_value("")
+
+
 async def test_a_field_that_opens_has_the_focus_before_it_is_drawn(browser: Browser) -> None:
+    opened_by = {"room-harbour": "message-input", "edit-message": "edit-input", "sign-out": "name"}
     async with at_home(browser) as (ana, _):
-        for click, field in (("room-harbour", "message-input"), ("edit-message", "edit-input")):
+        for click, field in opened_by.items():
+            if click == "sign-out":
+                await ana.get("menu").click()
             await expect(ana.get(click).last).to_be_attached()
             opens = {"click": click, "awaited": field}
             assert await ana.page.evaluate(_FOCUS_AT_ONCE, opens) == field

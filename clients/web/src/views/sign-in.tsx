@@ -1,5 +1,5 @@
 import { useSignal } from "@preact/signals";
-import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 
 import type { Words } from "../i18n/en.ts";
 import { describe } from "../i18n/errors.ts";
@@ -20,10 +20,8 @@ export function SignIn() {
 
   // Before it is seen, as in the composer.
   useLayoutEffect(() => {
-    if (!app.returning.peek()) input()?.focus();
-  }, []);
-  useEffect(() => {
     if (app.returning.peek()) return;
+    input()?.focus();
     app.gateways().then(
       ([first = ""]) => {
         gateway.value = first;
