@@ -29,28 +29,43 @@ def run_as_if_elsewhere(*, hostile: bool) -> None:
 
 
 @contextlib.contextmanager
-def attacking() -> Iterator[None]:
-    """Within it this process is the hostile one, where it may take its priority back."""
+def attacking(*, on_one_core: bool) -> Iterator[None]:
+    """Within it this process is the hostile one, where it may take its priority back.
+
+    Args:
+        on_one_core: It keeps to the core of the attacked gateway meanwhile.
+    """
     if os.geteuid() != 0:
         yield
         return
+    cores = os.sched_getaffinity(0)
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    if on_one_core:
+        os.sched_setaffinity(0, {min(cores)})
     try:
         yield
     finally:
+        os.sched_setaffinity(0, cores)
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
-def keep_to_a_core(pid: int) -> None:
-    """Let a gateway have one core, which is all that its event loop can use.
+def keep_to_a_core(pid: int, *, nice: int = 0) -> None:
+    """Let a program use one core only: an attacked gateway, which can use no more, and its attackers.
 
     Work that an attacked gateway has beyond its core's time is a wait of its own users. Without this its threads
     would move to where the other gateway, the services and RabbitMQ run, which are on other machines in production.
+    An attacker would move there too: with ``SCHED_IDLE`` it waits for what runs on its own core, but the scheduler
+    leaves it a core while others queue for the other one.
+
+    Args:
+        nice: Its priority on that core, which is not its own here.
     """
     core = min(os.sched_getaffinity(0))
     for thread in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(ProcessLookupError):
             os.sched_setaffinity(int(thread.name), {core})
+            if nice:
+                os.setpriority(os.PRIO_PROCESS, int(thread.name), nice)
 
 
 class Program:
@@ -85,6 +100,11 @@ class Program:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     def go(self) -> None:
         """Let it begin, or stop: whatever it waits for."""

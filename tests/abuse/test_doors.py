@@ -14,7 +14,7 @@ from towpath.testkit.tokens import SECRET, a_token
 
 from .bounds import MANY_CONNECTIONS, ONE_CONNECTION
 from .plans import HalfOpen, Storm
-from .program import Program, attacking
+from .program import Program
 from .trial import Trial
 from .wire import Wire
 
@@ -67,7 +67,7 @@ async def test_users_who_connect_and_disconnect_at_full_speed_delay_others_by_a_
 async def test_a_user_with_too_many_connections_does_not_delay_others(system: System, trial: Trial) -> None:
     async with trial.of("one user holds 1,000 connections", system, ONE_CONNECTION) as ground:
         wires = []
-        with attacking():
+        with ground.attacking():
             for number in range(1_000):
                 source = f"127.0.3.{number % 250 + 1}"
                 try:

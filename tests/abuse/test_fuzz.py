@@ -62,6 +62,7 @@ async def test_hostile_frames_end_their_connection_at_most(fresh_system: System,
         port = int(fresh_system.gateways[0].settings["TOWPATH_PORT"])
         plan = {"seed": trial.seed, "port": port, "count": count}
         async with Program.start("fuzz_frames", plan) as program:
+            ground.hold(program)
             ground.begin()
             program.go()
             found = await program.result(timeout=600)

@@ -27,7 +27,6 @@ from towpath.testkit.system import System
 
 from .bounds import MANY_CONNECTIONS, ONE_CONNECTION
 from .odd_items import ITEMS
-from .program import attacking
 from .trial import Ground, Trial
 
 _NANOSECONDS: Final = u64(1_764_300_000 * 10**9)
@@ -112,7 +111,7 @@ async def _publish(
     ground.begin()
     async with RawPublisher.open(system.rabbitmq.url) as publisher:
         began = loop.time()
-        with attacking():
+        with ground.attacking():
             for odd in messages:
                 if publisher.taken == count:
                     break
@@ -148,7 +147,7 @@ async def test_invalid_directed_items_are_dropped_alone(system: System, trial: T
         async with await aio_pika.connect(system.rabbitmq.url) as publisher:
             channel = await publisher.channel()
             push = await channel.get_exchange(PUSH, ensure=False)
-            with attacking():
+            with ground.attacking():
                 for what, body in ITEMS.items():
                     for key in (connection_key(gateway), control_key("named")):
                         await push.publish(

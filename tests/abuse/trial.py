@@ -5,7 +5,7 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 from towpath.testkit.processes import Process
@@ -13,7 +13,7 @@ from towpath.testkit.system import System
 
 from .bounds import BUSY, Bounds
 from .plans import Flood, HalfOpen, Storm
-from .program import Program, keep_to_a_core
+from .program import Program, attacking, keep_to_a_core
 from .table import Line, Memory, Table, Waits
 from .watch import Watch, counts
 
@@ -21,6 +21,8 @@ _CONTROL_SECONDS: Final = 3.5
 #: Of the bound on memory: what a program may hold over its rest and count as back, since allocators keep some.
 _BACK_SHARE: Final = 0.35
 _MIN_AFTER_SECONDS: Final = 1.5
+#: Of an attacked gateway: what it takes of a core is, in production, not taken from services and other gateways.
+_NICE: Final = 10
 SAME: Final = "same"
 OTHER: Final = "other"
 
@@ -28,18 +30,22 @@ OTHER: Final = "other"
 class Ground:
     """One attack under way.
 
+    Args:
+        is_kept: The attacked gateway keeps to a core, and attackers share it.
+
     Attributes:
         system: The attacked system.
         began: When the attack began, on the monotonic clock.
     """
 
-    def __init__(self, system: System, watch: Watch, line: Line, seed: str) -> None:
+    def __init__(self, system: System, watch: Watch, line: Line, seed: str, *, is_kept: bool) -> None:
         self.system = system
         self.watch = watch
         self.began = 0.0
         self.ended = 0.0
         self._line = line
         self._seed = seed
+        self._is_kept = is_kept
 
     async def attack(self, *plans: Flood | HalfOpen | Storm, gateway: int = 0) -> None:
         """Attack a gateway, with several processes at once if there are several plans."""
@@ -55,7 +61,9 @@ class Ground:
                     "port": port,
                     "seed": self._seed,
                 }
-                programs.append(await stack.enter_async_context(Program.start("attacker", asked)))
+                program = await stack.enter_async_context(Program.start("attacker", asked))
+                self.hold(program)
+                programs.append(program)
             self.begin()
             for program in programs:
                 program.go()
@@ -64,6 +72,15 @@ class Ground:
             self.end()
         taken = (await counts(target)).get("messages_received_total", 0.0) - before
         self.note_load(loot, taken)
+
+    def hold(self, attacker: Program) -> None:
+        """Let an attacker run only where the attacked gateway runs."""
+        if self._is_kept:
+            keep_to_a_core(attacker.pid)
+
+    def attacking(self) -> AbstractContextManager[None]:
+        """Within it this process is the attacker."""
+        return attacking(on_one_core=self._is_kept)
 
     def begin(self) -> None:
         """The control run ends, the attack begins."""
@@ -174,15 +191,16 @@ class Trial:
         self, line: Line, system: System, bounds: Bounds, users: int, others: int
     ) -> AsyncIterator[Ground]:
         groups = {SAME: (system.urls[0], users)}
-        if not self._busy and not bounds.is_on_both:
-            keep_to_a_core(system.gateways[0].pid)
+        is_kept = not self._busy and not bounds.is_on_both
+        if is_kept:
+            keep_to_a_core(system.gateways[0].pid, nice=_NICE)
         if others and len(system.urls) > 1:
             groups[OTHER] = (system.urls[1], others)
         async with (
             Program.start("honest", {"groups": groups, "name": f"h{len(self._table.lines)}"}) as honest,
             Watch.over(system) as watch,
         ):
-            ground = Ground(system, watch, line, f"{self.seed} {self._promise}")
+            ground = Ground(system, watch, line, f"{self.seed} {self._promise}", is_kept=is_kept)
             await asyncio.sleep(1.0)  # the first questions find cold caches, not an attack
             started = time.monotonic()
             await asyncio.sleep(_CONTROL_SECONDS)

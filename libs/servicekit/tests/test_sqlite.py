@@ -4,6 +4,7 @@ A test that fails after an upgrade says what else fails. ``test_driver`` checks 
 """
 
 import asyncio
+import contextlib
 import inspect
 import sqlite3
 import threading
@@ -48,6 +49,33 @@ async def test_statements_run_in_the_connections_own_thread_if_the_caller_wants_
     async with in_thread(connection):
         assert await _thread(connection) != threading.get_ident()
     assert await _thread(connection) == threading.get_ident()
+
+
+async def test_a_transaction_begins_in_the_calling_thread_unless_another_one_writes(
+    connection: AsyncConnection, tmp_path: Path
+) -> None:
+    # A change of threads takes a millisecond on a busy machine; a wait for another writer would block the event loop.
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    begun: list[int] = []
+
+    def note(sql: str) -> None:
+        if sql.startswith("BEGIN"):
+            begun.append(threading.get_ident())
+
+    await driver.set_trace_callback(note)
+    await connection.execute(sa.text("CREATE TABLE counters (value INTEGER)"))
+    await connection.commit()
+    assert begun == [threading.get_ident()]
+    with contextlib.closing(sqlite3.connect(tmp_path / "towpath.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        waiting = asyncio.create_task(connection.execute(sa.text("INSERT INTO counters VALUES (1)")))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        other.execute("COMMIT")
+        await waiting
+    await connection.commit()
+    assert begun[-1] != threading.get_ident()
+    assert await connection.scalar(sa.text("PRAGMA busy_timeout")) == 10_000
 
 
 async def test_the_thread_of_a_connection_ends_with_the_program(connection: AsyncConnection) -> None:

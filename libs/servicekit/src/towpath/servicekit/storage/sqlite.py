@@ -3,8 +3,8 @@
 aiosqlite runs everything in a separate thread: four switches per statement, fifty per unit of work. On a busy machine
 each switch waits for a processor, and storing a message took 35 ms instead of 3. Towpath's statements take
 microseconds (they find their rows by an index, in pages that are in memory), so they run in the calling thread.
-Only calls that may block use the thread: waiting for another writer (``BEGIN IMMEDIATE``), and for the disk
-(``COMMIT``).
+Only calls that block use the thread: waiting for another writer (``BEGIN IMMEDIATE``, if there is one), and for the
+disk (``COMMIT``).
 """
 
 import asyncio
@@ -86,10 +86,17 @@ class _Inline(aiosqlite.Connection):
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         # Three kinds of calls may block: `commit` (the disk), BEGIN IMMEDIATE (another writer), and any call behind
         # one that runs in the thread already.
-        if not self.in_thread and fn.__name__ != "commit" and args[:1] != (_BEGIN_WRITING,):
+        if not self.in_thread and fn.__name__ != "commit":
             if self._connection is None:
                 raise ValueError("no active connection")
-            return fn(*args, **kwargs)
+            if args[:1] != (_BEGIN_WRITING,):
+                return fn(*args, **kwargs)
+            try:
+                return _without_waiting(self._connection, partial(fn, *args, **kwargs))
+            except sqlite3.OperationalError as error:
+                # The last byte is the kind of error: https://www.sqlite.org/rescode.html#extrc
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
         token = object()
         self.in_thread.add(token)
 
@@ -100,6 +107,18 @@ class _Inline(aiosqlite.Connection):
                 self.in_thread.discard(token)
 
         return await super()._execute(work)  # type: ignore[no-untyped-call]  # aiosqlite's own
+
+
+def _without_waiting(connection: sqlite3.Connection, call: Callable[[], Any]) -> Any:
+    """Make a call that fails with ``SQLITE_BUSY`` where it would wait for another writer.
+
+    https://www.sqlite.org/pragma.html#pragma_busy_timeout
+    """
+    connection.execute("PRAGMA busy_timeout=0")
+    try:
+        return call()
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={_WAIT_SECONDS * 1000}")
 
 
 @asynccontextmanager
