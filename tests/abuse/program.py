@@ -49,23 +49,18 @@ def attacking(*, on_one_core: bool) -> Iterator[None]:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
-def keep_to_a_core(pid: int, *, nice: int = 0) -> None:
+def keep_to_a_core(pid: int) -> None:
     """Let a program use one core only: an attacked gateway, which can use no more, and its attackers.
 
     Work that an attacked gateway has beyond its core's time is a wait of its own users. Without this its threads
     would move to where the other gateway, the services and RabbitMQ run, which are on other machines in production.
     An attacker would move there too: with ``SCHED_IDLE`` it waits for what runs on its own core, but the scheduler
     leaves it a core while others queue for the other one.
-
-    Args:
-        nice: Its priority on that core, which is not its own here.
     """
     core = min(os.sched_getaffinity(0))
     for thread in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(ProcessLookupError):
             os.sched_setaffinity(int(thread.name), {core})
-            if nice:
-                os.setpriority(os.PRIO_PROCESS, int(thread.name), nice)
 
 
 class Program:

@@ -195,10 +195,9 @@ Each attack is a test in [tests/abuse](../tests/abuse): real processes (RabbitMQ
 honest users on each of them; one gateway is attacked. Each honest user sends to a room, pings, reads, lists and
 submits orders, every 0.25 to 0.5 s, and does not wait for an answer before the next request. Honest users and
 attackers run in processes of their own, which would be machines of their own: honest users get the processor at once
-(`nice -10`), the attacker only while nothing else wants it (`SCHED_IDLE`). So would the attacked gateway be: it keeps
-to one of the two cores, and gives way there to the other programs (`nice 10`), which may use both; its attacker
-keeps to the same core. A crowd joins through both gateways, which use both cores. Every row has its own control run
-on the same machine, just before the attack begins.
+(`nice -10`), the attacker only while nothing else wants it (`SCHED_IDLE`). The attacked gateway keeps to one of the
+two cores, as on a machine of its own, and so does its attacker; all else may use both. A crowd joins through both
+gateways, which use both cores. Every row has its own control run on the same machine, just before the attack begins.
 """
 _LEGEND: Final = """
 - *got in*: the messages and bytes that the attacker could write, and the share of one core that it used. *taken*: the

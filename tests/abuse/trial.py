@@ -21,8 +21,6 @@ _CONTROL_SECONDS: Final = 3.5
 #: Of the bound on memory: what a program may hold over its rest and count as back, since allocators keep some.
 _BACK_SHARE: Final = 0.35
 _MIN_AFTER_SECONDS: Final = 1.5
-#: Of an attacked gateway: what it takes of a core is, in production, not taken from services and other gateways.
-_NICE: Final = 10
 SAME: Final = "same"
 OTHER: Final = "other"
 
@@ -193,7 +191,7 @@ class Trial:
         groups = {SAME: (system.urls[0], users)}
         is_kept = not self._busy and not bounds.is_on_both
         if is_kept:
-            keep_to_a_core(system.gateways[0].pid, nice=_NICE)
+            keep_to_a_core(system.gateways[0].pid)
         if others and len(system.urls) > 1:
             groups[OTHER] = (system.urls[1], others)
         async with (

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from towpath.protocol.errors import Busy
-from towpath.servicekit.handling.fairness import FAIR_SHARE, next_unit
+from towpath.servicekit.handling.fairness import FAIR_SHARE, FairUnits
 from towpath.servicekit.handling.requests import Request
 from towpath.testkit.arrivals import SHELF
 from towpath.testkit.arrivals import a_request as arrived
@@ -22,8 +22,9 @@ def units(requests: Sequence[Request], limit: int, share: float = FAIR_SHARE) ->
     """All units that are made of ``requests`` when nothing arrives meanwhile."""
     made: list[list[Request]] = []
     waiting = list(requests)
+    fair = FairUnits(share)
     while waiting:
-        unit, waiting = next_unit(waiting, limit, share)
+        unit, waiting = fair.next(waiting, limit)
         made.append(unit)
     return made
 
@@ -60,34 +61,49 @@ def test_a_unit_is_as_large_as_its_limit_allows() -> None:
     assert units([], 2) == []
 
 
-def test_one_sender_with_many_requests_delays_the_others_by_one_share() -> None:
+def test_a_flood_of_one_sender_is_not_in_the_next_unit_of_another() -> None:
     flood = [a_request("eve") for _ in range(200)]
     ana = a_request("ana")
     made = units([*flood, ana], 500, share=50)
-    assert ana in made[0]
-    assert len(made[0]) == 26
-    assert [request for unit in made for request in unit if request is not ana] == flood
     # Once no other sender waits, its requests run in one unit.
-    assert [len(unit) for unit in made] == [26, 175]
+    assert made == [[ana], flood]
 
 
-def test_many_flooding_senders_delay_another_by_one_small_unit() -> None:
+def test_floods_of_many_senders_are_not_in_the_next_unit_of_another() -> None:
     floods = [a_request(f"eve{sender}") for _ in range(60) for sender in range(10)]
     ana = a_request("ana")
     made = units([*floods, ana], 500, share=100)
-    assert ana in made[0]
-    assert len(made[0]) <= 100
+    assert made[0] == [ana]
+    assert len(made[1]) <= 100
 
 
-def test_a_crowd_with_one_ordering_key_delays_requests_with_other_keys_by_one_share() -> None:
+def test_a_crowd_with_one_ordering_key_is_not_in_the_next_unit_of_another_key() -> None:
     crowd = [a_request(f"guest-{number}", key="arena") for number in range(200)]
     ana = a_request("ana", key="kitchen")
     made = units([*crowd, ana], 500, share=50)
-    assert ana in made[0]
-    assert len(made[0]) == 51
-    assert [request for unit in made for request in unit if request is not ana] == crowd
     # Once no other key waits, the crowd runs in one unit.
-    assert [len(unit) for unit in made] == [51, 150]
+    assert made == [[ana], crowd]
+
+
+def test_every_second_unit_is_shared_with_a_flood_so_that_it_proceeds_by_its_part() -> None:
+    waiting = [a_request("eve") for _ in range(300)]
+    fair = FairUnits(share=50)
+    shares: list[int] = []
+    for _ in range(6):
+        waiting.append(ana := a_request("ana"))
+        unit, waiting = fair.next(waiting, 500)
+        assert ana in unit
+        shares.append(len(unit) - 1)
+    assert shares == [0, 25, 0, 25, 0, 25]
+
+
+def test_a_request_behind_a_flood_in_its_room_keeps_its_place() -> None:
+    flood = [a_request("eve", key="lobby") for _ in range(200)]
+    ben = a_request("ben", key="lobby")
+    ana = a_request("ana", key="kitchen")
+    made = units([*flood, ben, ana], 500, share=50)
+    assert made[0] == [ana]
+    assert [request for unit in made[1:] for request in unit] == [*flood, ben]
 
 
 mixed = st.lists(

@@ -18,7 +18,7 @@ Guarantees:
 * The next unit is chosen from all that are ready, whenever they arrived
   (:mod:`towpath.servicekit.handling.fairness`): a request that arrives after a flood waits for the running unit, and
   not for the flood.
-* A heavy read starts once all that its sender asked for before has run and is published, so it sees those changes.
+* A heavy read starts once all that its sender asked for before has run, so it sees those changes.
 * No line waits for ever: when its first request is finished (:meth:`Backlog.finish`), those behind it are ready, and
   :meth:`Backlog.until_ready` wakes the main path, because no delivery does.
 """
@@ -29,7 +29,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Final
 
-from towpath.servicekit.handling.fairness import next_unit
+from towpath.servicekit.handling.fairness import FairUnits
 from towpath.servicekit.handling.requests import Request
 from towpath.servicekit.handling.result import Failed
 from towpath.servicekit.runtime.telemetry import Telemetry
@@ -50,6 +50,7 @@ class Backlog:
 
     def __init__(self, telemetry: Telemetry) -> None:
         self.ready_bytes = 0
+        self._units = FairUnits()
         self._ready: list[Request] = []
         self._unit: list[Request] = []
         self._lines: dict[_Sequence, deque[Request]] = {}
@@ -87,7 +88,7 @@ class Backlog:
 
     def next_unit(self, limit: int) -> list[Request]:
         """Take the next unit of work from those that are ready; :meth:`unit_done` follows."""
-        self._unit, self._ready = next_unit(self._ready, limit)
+        self._unit, self._ready = self._units.next(self._ready, limit)
         self.ready_bytes -= sum(map(_size, self._unit))
         return self._unit
 
