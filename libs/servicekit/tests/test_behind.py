@@ -1,4 +1,4 @@
-"""What goes behind a group change, and that nothing is overtaken that must not be."""
+"""Results go behind a group change if they must not overtake it, and no others."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -41,7 +41,7 @@ def test_nothing_goes_behind_unless_a_group_changes() -> None:
     assert Behind().divide(results) == (results, None)
 
 
-def test_what_its_receivers_would_notice_goes_behind_a_group_change() -> None:
+def test_its_sequence_and_its_groups_go_behind_a_group_change() -> None:
     before, join, same_sequence = a_result("cleo", tells=["a"]), a_result(joins=["a"]), a_result()
     same_group, other = a_result("ben", tells=["a"]), a_result("ben", key="b", tells=["b"])
     same_event = a_result("dan", says="shelf.put")

@@ -2,8 +2,8 @@
 
 A result that changes groups or replays streams is published in steps, with a wait for confirms in between
 (:mod:`towpath.servicekit.handling.publishing`). It goes *behind*, into a part of its own, and the main path goes on.
-What its receivers would notice goes with it, in order: later results of its sequence (sender and ordering key), and
-results that push to a group or user that it names. So a user who joins a room gets the answer before the room's next
+Results that must not overtake it go with it, in order: later ones of its sequence (sender and ordering key), and
+those that push to a group or user that it names. So a user who joins a room gets the answer before the room's next
 message, and a message of another room does not wait for the join.
 
 Guarantee: results of one sequence, and pushes with one routing key, are published in the order of their units.
@@ -26,7 +26,7 @@ class Part:
     """Results of one unit that are published together, after those of all earlier parts.
 
     Attributes:
-        held: What later results must not overtake: see :func:`_keys`.
+        held: Its keys, which later results share if they must not overtake it: see :func:`_keys`.
         confirms: Of all that was queued, once it is ``published``.
     """
 
