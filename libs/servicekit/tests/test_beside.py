@@ -10,13 +10,13 @@ from typing import Any, Final
 import pytest
 from pydantic import BaseModel
 
-from towpath.protocol.envelope import make, parse
-from towpath.protocol.messages import Session, join_batch, read_directed, split_batch
+from towpath.protocol.envelope import parse
+from towpath.protocol.messages import Session, join_batch, read_directed
 from towpath.protocol.routes import PUSH, command_queue, connection_key
 from towpath.servicekit.broker.interface import Binding, Broker, Inbox, Message, Subscription
 from towpath.servicekit.broker.memory import MemoryHub
 from towpath.servicekit.handling.dispatcher import Dispatcher
-from towpath.servicekit.handling.outcome import Outcome, to_group
+from towpath.servicekit.handling.outcome import Outcome
 from towpath.servicekit.handling.requests import Handler
 from towpath.servicekit.messaging.consumer import Consumer
 from towpath.servicekit.messaging.ended_connections import EndedConnections
@@ -29,7 +29,6 @@ from towpath.testkit.eventually import eventually
 
 PATIENCE: Final = 30.0
 QUEUE: Final = command_queue("shelf", 0)
-SHARED: Final = "shelf:shared"
 
 
 class Thing(BaseModel):
@@ -53,8 +52,6 @@ class Shelf:
                 "shelf.put": Handler(Thing, self.put),
                 "shelf.list": Handler(Thing, self.put, changes=False, cost=20),
                 "shelf.broken": Handler(Thing, self.broken, changes=False, cost=20),
-                "shelf.join": Handler(Thing, self.join),
-                "shelf.announce": Handler(Thing, self.announce),
             },
         )
 
@@ -64,15 +61,6 @@ class Shelf:
             raise ConnectionError("away for a moment")
         self.handled.append(thing.name)
         return Outcome()
-
-    def join(self, thing: Thing, _: Session, __: None) -> Outcome:
-        self.handled.append(thing.name)
-        return Outcome(subscribe=[SHARED])
-
-    def announce(self, thing: Thing, session: Session, _: None) -> Outcome:
-        self.handled.append(thing.name)
-        said = make("shelf.announced", {})
-        return Outcome(pushes=[to_group(SHARED if session.user_id == "ana" else "shelf:other", said)])
 
     def broken(self, _: Thing, __: Session, ___: None) -> Outcome:
         """A bug that shows only when the answer is made from the replay."""
@@ -99,17 +87,13 @@ class Desk:
         await self._broker.publish("", QUEUE, Message(body=body, app_id="gateway"), mandatory=True)
 
     async def answers(self, number: int) -> list[str]:
-        """The ids of the next answers, and the routing keys of the next pushes to groups."""
+        """The ids of the next answers."""
         while len(self._answers) < number:
             async with asyncio.timeout(PATIENCE):
                 delivery = await anext(self._ears)
             delivery.ack()
-            if delivery.routing_key != connection_key(GATEWAY):
-                self._answers += [delivery.routing_key] * len(split_batch(delivery.body))
-                continue
             for item in read_directed(delivery.body):
-                if bytes(item.envelope):  # Else it only changes groups.
-                    self._answers.append(parse(bytes(item.envelope)).correlation_id or "")
+                self._answers.append(parse(bytes(item.envelope)).correlation_id or "")
         answers, self._answers = self._answers[:number], self._answers[number:]
         return answers
 
@@ -130,8 +114,7 @@ async def desk(
 ) -> AsyncIterator[Desk]:
     settings, shelf = ServiceSettings(amqp_url="memory://"), Shelf()
     service = shelf.definition
-    keys = [connection_key(GATEWAY), "group.#"]
-    gateway = Inbox(name="gateway", bindings=[Binding(PUSH, key) for key in keys])
+    gateway = Inbox(name="gateway", bindings=[Binding(PUSH, connection_key(GATEWAY))])
     await broker.declare(topology(service, settings.queue_max_length))
     async with (
         hub.connect(name="shelf") as own,
@@ -237,56 +220,6 @@ async def test_an_unexpected_error_of_a_heavy_read_ends_the_consumer(desk: Desk)
         async with asyncio.timeout(PATIENCE):
             await desk.consumer.run(desk.stop)
     assert await desk.unsettled() == 1
-
-
-# Group changes
-
-
-def a_join(msg_id: str, user: str = "ana") -> Incoming:
-    return a_command("shelf.join", by=user, on=f"c-{user}", msg_id=msg_id, name=msg_id)
-
-
-def an_announcement(msg_id: str, user: str = "ana") -> Incoming:
-    return a_command("shelf.announce", by=user, on=f"c-{user}", msg_id=msg_id, name=msg_id)
-
-
-async def test_a_group_change_that_is_not_confirmed_delays_no_push_to_another_group(desk: Desk) -> None:
-    async with consuming(desk), asyncio.TaskGroup() as sending:
-        desk.hub.hold_confirms()
-        sending.create_task(desk.send(a_join("join")))
-        await eventually(lambda: desk.shelf.handled == ["join"])
-        sending.create_task(desk.send(an_announcement("other", "ben")))
-        assert await desk.answers(1) == ["group.shelf:other"]
-        desk.hub.release_confirms()
-        assert sorted(await desk.answers(2)) == ["join", "other"]
-    assert await desk.unsettled() == 0
-
-
-async def test_the_sender_and_the_group_of_a_change_get_the_rest_after_its_answer(desk: Desk) -> None:
-    async with consuming(desk), asyncio.TaskGroup() as sending:
-        desk.hub.hold_confirms()
-        sending.create_task(desk.send(a_join("join", "ben")))
-        await eventually(lambda: desk.shelf.handled == ["join"])
-        sending.create_task(desk.send(a_put("put", "ben"), a_list("list", "ben"), an_announcement("said")))
-        await eventually(lambda: len(desk.shelf.handled) == 4)
-        desk.hub.release_confirms()
-        heard = await desk.answers(5)
-        assert heard[0] == "join"
-        assert set(heard) == {"join", "put", "list", "said", "group.shelf:shared"}
-        assert heard.index("put") < heard.index("list")
-    assert await desk.unsettled() == 0
-
-
-async def test_on_stop_what_is_behind_a_group_change_is_finished(desk: Desk) -> None:
-    async with consuming(desk):
-        desk.hub.hold_confirms()
-        sending = asyncio.create_task(desk.send(a_join("join"), a_put("behind")))
-        await eventually(lambda: desk.shelf.handled == ["join", "behind"])
-        desk.stop.set()
-        desk.hub.release_confirms()
-        assert await desk.answers(2) == ["join", "behind"]
-        await sending
-    assert await desk.unsettled() == 0
 
 
 # Retries

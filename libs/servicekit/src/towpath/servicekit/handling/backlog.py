@@ -18,7 +18,7 @@ Guarantees:
 * The next unit is chosen from all that are ready, whenever they arrived
   (:mod:`towpath.servicekit.handling.fairness`): a request that arrives after a flood waits for the running unit, and
   not for the flood.
-* A heavy read starts once all that its sender asked for before has run, so it sees those changes.
+* A heavy read starts once all that its sender asked for before has run and is published, so it sees those changes.
 * No line waits for ever: when its first request is finished (:meth:`Backlog.finish`), those behind it are ready, and
   :meth:`Backlog.until_ready` wakes the main path, because no delivery does.
 """

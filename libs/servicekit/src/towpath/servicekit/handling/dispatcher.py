@@ -4,8 +4,7 @@
 
     take     delivery ──▶ Reader ──▶ Backlog         unreadable ──▶ dead queue
     work                             Backlog ──▶ Transactions ──▶ Publishing ──▶ confirms ──▶ ack
-    run      beside it, the same for heavy reads, for failed commands that are retried, and from `Publishing` on for
-             group changes
+    run      beside it, the same for heavy reads, and for failed commands that are retried
 
 A batch is one set-based unit of work: a few queries, one commit, one publish per target, one ack per delivery.
 Handlers do no I/O: they check, then change state, then return an
@@ -25,8 +24,7 @@ Guarantees, and where each is kept:
 3. **Nothing committed stays unpublished.** What has no confirm is published again, until it has one or the program
    ends; then the broker delivers it again, and 2 applies (``publishing``, cases 1-4).
 4. **Order.** Requests with the same sender and ordering key are handled and published in the order of arrival, also
-   behind a heavy read or a command that is retried (``backlog``), or a group change (``behind``). A group change
-   delays no others.
+   behind a heavy read or a command that is retried (``backlog``).
 5. **Fairness.** A flood delays other users by one unit of work, not by the flood (``fairness``).
 6. **A failure costs its own request.** Unreadable: parked. ``TowpathError``: the command is answered with ``error``,
    the event is parked. Any other error: a command is retried for ``try_seconds`` and then answered
@@ -52,7 +50,6 @@ from towpath.protocol.messages import Session
 from towpath.servicekit.broker.interface import Delivery
 from towpath.servicekit.handling.acks import Acks
 from towpath.servicekit.handling.backlog import Backlog
-from towpath.servicekit.handling.behind import Behind, Part
 from towpath.servicekit.handling.effects import EffectQueue
 from towpath.servicekit.handling.invocation import Invocation
 from towpath.servicekit.handling.publishing import Publishing
@@ -119,7 +116,6 @@ class Dispatcher(Generic[U]):
             tables.service, store, invocation, dead_letters, settings.unit_time_limit, telemetry, effects
         )
         self._retries = Retries(self._transactions, invocation, dead_letters, settings.try_seconds)
-        self._behind = Behind()
         self._publishing = Publishing(publisher, store, settings, is_connected, telemetry)
         self._not_run = telemetry.counter(
             "heavy_reads_gone", "Heavy reads not run: their connection had gone"
@@ -156,20 +152,14 @@ class Dispatcher(Generic[U]):
     async def _work(self, unit_max: int) -> Completion:
         unit = self._backlog.next_unit(unit_max)  # Guarantees 4 and 5.
         ran = await self._transactions.run(unit)  # Committed on return: 2 and 6.
-        now, part = self._behind.divide(ran.results)
-        confirms = await self._publishing.publish(now)  # Queued in order on return: 3 and 4.
+        # On return all is queued in order, and group changes are confirmed: 3.
+        confirms = await self._publishing.publish(ran.results)
         # Only now may a heavy read of the same sender start: it sees what this unit did, and is answered after it.
         self._backlog.unit_done(ran.failed)
-        return self._settle(now, confirms, part)
+        return self._settle(ran.results, confirms)
 
-    async def _settle(self, results: Sequence[Result], confirms: PendingConfirms, part: Part | None) -> None:
+    async def _settle(self, results: Sequence[Result], confirms: PendingConfirms) -> None:
         """Wait until the broker has everything, then ack: guarantee 1."""
-        await self._confirmed(results, confirms)
-        if part is not None:
-            await part.published.wait()
-            await self._confirmed(part.results, part.confirms)
-
-    async def _confirmed(self, results: Sequence[Result], confirms: PendingConfirms) -> None:
         # An ack is final: RabbitMQ forgets the delivery, and nothing would cause a lost message to be published
         # again. https://www.rabbitmq.com/docs/confirms#acknowledgement-modes
         await self._publishing.until_confirmed(results, confirms)
@@ -193,7 +183,6 @@ class Dispatcher(Generic[U]):
             for number in range(_RETRIES):
                 retries = self._keep_running(self._backlog.next_retry, self._retry)
                 tasks.create_task(retries, name=f"retries {number}")
-            tasks.create_task(self._behind.run(self._publishing.publish), name="group changes")  # 4
             for number in range(_READ_ROUNDS):
                 rounds = self._keep_running(self._reads.next_round, self._read)
                 tasks.create_task(rounds, name=f"heavy reads {number}")
@@ -204,13 +193,7 @@ class Dispatcher(Generic[U]):
         Returns:
             False if that takes longer than ``timeout`` seconds.
         """
-        deadline = asyncio.get_running_loop().time() + timeout
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._behind.published()
-        except TimeoutError:
-            return False
-        return await self._backlog.ready_or_empty(deadline - asyncio.get_running_loop().time())
+        return await self._backlog.ready_or_empty(timeout)
 
     async def _keep_running(self, take: Callable[[], T | None], run: Callable[[T], Awaitable[None]]) -> None:
         while True:
@@ -248,8 +231,6 @@ class Dispatcher(Generic[U]):
         self, requests: Sequence[Request], results: Sequence[Result], *, in_pages: bool = False
     ) -> None:
         """Publish ``results`` until the broker has everything; then what waits behind ``requests`` goes on."""
-        # Earlier results of the same senders may be behind group changes, and are published first: 4.
-        await self._behind.published()
         confirms = await self._publishing.publish(results, in_pages=in_pages)
         await self._publishing.until_confirmed(results, confirms, in_pages=in_pages)
         for request in requests:
@@ -266,7 +247,6 @@ class Dispatcher(Generic[U]):
         """
         # Nothing that was taken before may still be in work, or a crash from here on could be its fault.
         await self._drain(self._settings.unit_max_items)
-        await self._behind.published()
         may_defer = True
         # By queue: the same order after each restart, or others could come before the culprit each time.
         for delivery in sorted(suspects, key=lambda one: one.queue):

@@ -115,10 +115,7 @@ class Consumer:
                 stop_at = now + _BESIDE_SECONDS if stop_at is None else stop_at
                 # Ready requests again: another round. Otherwise everything is finished, or the time is over.
                 if not await self._dispatcher.finished(stop_at - now) or not self._dispatcher.waiting_bytes:
-                    break
-        # The work beside, which the caller ends, publishes a part of what they wait for.
-        if settling:
-            await asyncio.wait(settling)
+                    return
 
 
 class _Intake:

@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 _WAIT_SECONDS: Final = 10
 #: Connections that an engine opens at most.
-CONNECTIONS_MAX: Final = 5
+CONNECTIONS_MAX: Final = 4
 _BEGIN_WRITING: Final = "BEGIN IMMEDIATE"
 #: Errors that may pass, or that more disk space resolves: https://www.sqlite.org/rescode.html
 LACKS: Final = {
