@@ -63,12 +63,12 @@ class FairUnits:
             self._was_small = False
             return _whole_unit(waiting, limit)
         if not self._was_small:
-            unit, left = _fair_unit(waiting, limit, share, crowding, without=crowding)
+            unit, left = _fair_unit(waiting, limit, share, crowding, is_small=True)
             if unit:
                 self._was_small = True
                 return unit, left
         self._was_small = False
-        return _fair_unit(waiting, limit, share, crowding, without=None)
+        return _fair_unit(waiting, limit, share, crowding, is_small=False)
 
 
 def _whole_unit(waiting: Sequence[Request], limit: int) -> tuple[list[Request], list[Request]]:
@@ -107,27 +107,26 @@ def _crowding(waiting: Sequence[Request], share: float) -> _Crowding | None:
 
 
 def _fair_unit(
-    waiting: Sequence[Request], limit: int, share: float, crowding: _Crowding, *, without: _Crowding | None
+    waiting: Sequence[Request], limit: int, share: float, crowding: _Crowding, *, is_small: bool
 ) -> tuple[list[Request], list[Request]]:
     """The next unit, in which no sender exceeds its part, and the remaining items, in order.
 
     Args:
-        without: Its senders and ordering keys have nothing in this unit.
+        is_small: The senders and ordering keys of ``crowding`` have nothing in this unit.
     """
-    senders_out = without.senders if without else frozenset[str]()
     unit: list[Request] = []
     left: list[Request] = []
     weights: dict[str, float] = {}
     key_weights: dict[str, float] = {}
     asked: set[tuple[str, str]] = set()
-    held_back = set(without.keys if without else ())  # ordering keys
+    held_back = set(crowding.keys if is_small else ())  # ordering keys
     for request in waiting:
         sender, key = request.sequence_key
         weight, key_weight = weights.get(sender, 0.0), key_weights.get(key, 0.0)
         is_change = request.refusal is None and request.handler.changes
         if (
             len(unit) >= limit
-            or sender in senders_out
+            or (is_small and sender in crowding.senders)
             # The same key was left before: later requests with it must not overtake, of any sender.
             or key in held_back
             # The first of a sender always fits (`weight` is 0), so an expensive request never waits for ever.
