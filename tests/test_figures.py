@@ -61,6 +61,7 @@ QUOTED: Final = [
         f"have {GATEWAY('rate_per_connection')} tokens a second and {GATEWAY('burst_per_connection')} at once, "
         f"an address {GATEWAY('rate_per_address')} and {GATEWAY('burst_per_address')}",
     ),
+    (PROTOCOL, f"`rate_limited` of a service costs its user {GATEWAY('refusal_cost')} tokens"),
     (PROTOCOL, f"with {GATEWAY('rate_strikes')} of those in a minute it closes with 4005"),
     (PROTOCOL, f"at most {GATEWAY('inflight_per_user')} tokens' worth of unanswered requests"),
     (PROTOCOL, f"Past {GATEWAY('inflight_paced')} of them"),

@@ -36,6 +36,8 @@ class Bounds:
 ONE_CONNECTION: Final = Bounds()
 #: Ten hostile users with ten connections each.
 MANY_CONNECTIONS: Final = Bounds(worst=1.0, p99=1.0)
+#: Hundreds of hostile users or connections, or hostile messages for both gateways: others wait as beside a crowd.
+HUNDREDS: Final = Bounds(worst=1.0, p99=1.0, others=0.25)
 CROWD: Final = Bounds(p99=0.25, others=0.25, is_on_both=True)
 #: Beside other tests on a busy machine only seconds are distinguishable, as they were without limits.
 BUSY: Final = Bounds(worst=3.0, p99=2.0, others=2.0, live=3.0)

@@ -7,6 +7,8 @@ from typing import Final
 from .messages import ROOM
 
 BLOCK: Final = 64 * 1024
+#: Of an attack, unless a plan says otherwise; what is over at once is watched for as long.
+SECONDS: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Flood:
     """
 
     kind: str
-    seconds: float = 8.0
+    seconds: float = SECONDS
     users: int = 1
     connections: int = 1
     addresses: int = 1
@@ -63,7 +65,7 @@ class Storm:
 
     users: int = 1
     parallel: int = 10
-    seconds: float = 8.0
+    seconds: float = SECONDS
     addresses: int = 1
 
 

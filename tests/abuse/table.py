@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from .bounds import Bounds
+from .bounds import HUNDREDS, Bounds
+from .plans import SECONDS
 
 _HEAD: Final = (
     "attack", "got in", "control", "under attack", "bound", "other gateway", "gateway MiB", "chat MiB",
@@ -149,11 +150,11 @@ class Table:
         parts = [
             _INTRODUCTION.format(
                 command=run.command, day=run.day, seed=run.seed, facts=run.facts, held=len(held),
-                count=len(self.lines),
+                count=len(self.lines), seconds=SECONDS,
             ),
             "| " + " | ".join(_HEAD) + " |\n" + "| --- " * len(_HEAD) + "|",
             *("| " + " | ".join(_cells(line)) + " |" for line in measured),
-            _LEGEND,
+            _LEGEND.format(others=_milliseconds(Bounds().others), hundreds=_milliseconds(HUNDREDS.others)),
         ]  # fmt: skip
         if counted:
             parts += [
@@ -198,6 +199,7 @@ attackers run in processes of their own, which would be machines of their own: h
 (`nice -10`), the attacker only while nothing else wants it (`SCHED_IDLE`). The attacked gateway keeps to one of the
 two cores, as on a machine of its own, and so does its attacker; all else may use both. A crowd joins through both
 gateways, which use both cores. Every row has its own control run on the same machine, just before the attack begins.
+A flood lasts {seconds:g} s, and an attack that is over at once is watched for as long.
 """
 _LEGEND: Final = """
 - *got in*: the messages and bytes that the attacker could write, and the share of one core that it used. *taken*: the
@@ -207,6 +209,8 @@ _LEGEND: Final = """
 - *bound*: the longest wait, and the 99th percentile; for both twice the control run where that is more: the machine
   was busy with something else. One control run has some 200 waits, so that its 99th percentile is the second longest
   of them. Where that of all control runs so far is more, it counts.
+- On the *other gateway* 99 of 100 waits are at most {others} ms, or twice the control; where hundreds attack, or
+  both gateways are attacked, at most {hundreds} ms.
 - *MiB*: resident memory at rest → the most → at the end of the trial. Bounds: +64 for a gateway, +128 for a service,
   and back within 30 s.
 - *live*: the slowest answer of `/health/live` of any program, in milliseconds; the bound is 1,000.

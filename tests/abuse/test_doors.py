@@ -12,7 +12,7 @@ from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.system import System
 from towpath.testkit.tokens import SECRET, a_token
 
-from .bounds import MANY_CONNECTIONS, ONE_CONNECTION
+from .bounds import HUNDREDS, MANY_CONNECTIONS, ONE_CONNECTION, Bounds
 from .plans import HalfOpen, Storm
 from .program import Program
 from .trial import Trial
@@ -50,17 +50,18 @@ async def test_handshakes_without_an_end_block_no_client(
 
 
 @pytest.mark.parametrize(
-    ("attack", "storm"),
+    ("attack", "storm", "bounds"),
     [
-        ("one user connects and disconnects", Storm()),
-        ("one user connects and disconnects, from 100 addresses", Storm(parallel=50, addresses=100)),
-        ("100 users connect and disconnect", Storm(users=100, parallel=50)),
+        ("one user connects and disconnects", Storm(), MANY_CONNECTIONS),
+        ("one user connects and disconnects, from 100 addresses", Storm(parallel=50, addresses=100),
+         MANY_CONNECTIONS),
+        ("100 users connect and disconnect", Storm(users=100, parallel=50), HUNDREDS),
     ],
-)
+)  # fmt: skip
 async def test_users_who_connect_and_disconnect_at_full_speed_delay_others_by_a_second_at_most(
-    system: System, trial: Trial, attack: str, storm: Storm
+    system: System, trial: Trial, attack: str, storm: Storm, bounds: Bounds
 ) -> None:
-    async with trial.of(attack, system, MANY_CONNECTIONS) as ground:
+    async with trial.of(attack, system, bounds) as ground:
         await ground.attack(storm)
 
 

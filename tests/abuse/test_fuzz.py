@@ -9,7 +9,7 @@ import pytest
 
 from towpath.testkit.system import System
 
-from .bounds import MANY_CONNECTIONS
+from .bounds import HUNDREDS
 from .fuzz_envelopes import Findings, try_one
 from .program import Program
 from .trial import Trial
@@ -58,7 +58,7 @@ def test_the_trial_counts_nesting_of_any_content(innermost: str) -> None:
 @pytest.mark.timeout(900)
 async def test_hostile_frames_end_their_connection_at_most(fresh_system: System, trial: Trial) -> None:
     count = 100_000
-    async with trial.of(f"{count:,} hostile frames", fresh_system, MANY_CONNECTIONS) as ground:
+    async with trial.of(f"{count:,} hostile frames", fresh_system, HUNDREDS) as ground:
         port = int(fresh_system.gateways[0].settings["TOWPATH_PORT"])
         plan = {"seed": trial.seed, "port": port, "count": count}
         async with Program.start("fuzz_frames", plan) as program:

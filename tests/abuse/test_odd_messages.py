@@ -25,7 +25,7 @@ from towpath.testkit.processes import Processes
 from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.system import System
 
-from .bounds import MANY_CONNECTIONS, ONE_CONNECTION
+from .bounds import HUNDREDS, ONE_CONNECTION
 from .odd_items import ITEMS
 from .trial import Ground, Trial
 
@@ -195,7 +195,7 @@ async def test_ten_thousand_random_amqp_messages_end_no_program_and_no_link(
     )
     # If RabbitMQ refuses as many as it takes, something else is wrong.
     messages = odd_messages(seed=number, count=2 * count, targets=targets, bodies=_BODIES)
-    async with trial.of(f"{count:,} odd AMQP messages", system, MANY_CONNECTIONS) as ground:
+    async with trial.of(f"{count:,} odd AMQP messages", system, HUNDREDS) as ground:
         before = {name: process.pid for name, process in ground.watch.programs.items()}
         await _publish(ground, system, messages, count=count, seconds=60)
         await _everybody_is_served(system)

@@ -8,9 +8,9 @@ from towpath.testkit.eventually import eventually
 from towpath.testkit.system import System
 from towpath.testkit.tokens import a_token
 
-from .bounds import MANY_CONNECTIONS, ONE_CONNECTION
+from .bounds import HUNDREDS, ONE_CONNECTION
 from .messages import FULL_ROOM
-from .plans import Flood
+from .plans import SECONDS, Flood
 from .stored import enter_rooms, fill_room, invitations_of, rooms_of, size_mib
 from .trial import Trial
 from .wire import TEXT, Wire, text
@@ -37,13 +37,13 @@ async def test_heavy_reads_of_one_user_do_not_delay_others(
 async def test_many_histories_without_readers_cost_bounded_memory(fresh_system: System, trial: Trial) -> None:
     fill_room(fresh_system, FULL_ROOM, [f"eve{number}" for number in range(200)])
     attack = "200 stalled readers, 15 histories each"
-    async with trial.of(attack, fresh_system, MANY_CONNECTIONS) as ground:
+    async with trial.of(attack, fresh_system, HUNDREDS) as ground:
         await ground.attack(Flood("history", users=200, count=15, joins="", reads=False, addresses=100))
 
 
 async def test_joins_of_one_user_end_at_a_thousand_rooms(fresh_system: System, trial: Trial) -> None:
     async with trial.of("2,000 joins of one user", fresh_system, ONE_CONNECTION) as ground:
-        await ground.attack(Flood("join", seconds=8, count=2_000, joins=""))
+        await ground.attack(Flood("join", count=2_000, joins=""))
         rooms = rooms_of(fresh_system, "eve0")
         ground.note(f"in {rooms:,} rooms in the end")
         ground.expect(rooms <= 1_000, f"one user is in {rooms:,} rooms")
@@ -51,7 +51,7 @@ async def test_joins_of_one_user_end_at_a_thousand_rooms(fresh_system: System, t
 
 async def test_rooms_created_by_one_user_end_at_two_hundred_a_day(fresh_system: System, trial: Trial) -> None:
     async with trial.of("2,000 rooms created by one user", fresh_system, ONE_CONNECTION) as ground:
-        await ground.attack(Flood("create", seconds=8, count=2_000, joins=""))
+        await ground.attack(Flood("create", count=2_000, joins=""))
         rooms = rooms_of(fresh_system, "eve0")
         ground.note(f"{rooms:,} rooms made")
         ground.expect(rooms <= 200, f"one user made {rooms:,} rooms")
@@ -81,7 +81,7 @@ async def test_invitations_of_one_user_to_another_are_one_at_a_time(
             await eve.send(
                 text("chat.invite", {"room": room, "user": "victim"}, key=room, msg_id=f"i{number}")
             )
-        await asyncio.sleep(5)
+        await asyncio.sleep(SECONDS)
         ground.end()
         for task in (hearing, reading):
             task.cancel()
@@ -96,7 +96,7 @@ async def test_invitations_of_one_user_to_another_are_one_at_a_time(
 
 async def test_a_database_grows_by_the_bytes_sent_and_not_faster(fresh_system: System, trial: Trial) -> None:
     before = size_mib(fresh_system)
-    async with trial.of("one user fills a room for 10 s", fresh_system, ONE_CONNECTION) as ground:
+    async with trial.of(f"one user fills a room for {SECONDS:g} s", fresh_system, ONE_CONNECTION) as ground:
         await ground.attack(Flood("send"))
         ground.note(f"chat's database grew by {size_mib(fresh_system) - before:.1f} MiB")
 
@@ -109,7 +109,7 @@ async def test_a_user_in_too_many_rooms_connects_and_chat_continues(
     async with trial.of("a user in 150,000 rooms connects", fresh_system, ONE_CONNECTION) as ground:
         eve = await Wire.open(port, a_token("eve"))
         reading = asyncio.create_task(eve.discard())
-        await asyncio.sleep(10)
+        await asyncio.sleep(SECONDS)
         ground.end()
         ground.got_in("one connection, 150,000 rooms")
         reading.cancel()

@@ -49,6 +49,20 @@ def test_spent_tokens_are_owed_up_to_a_full_bucket(costs: list[float]) -> None:
     assert wait == 0 if sum(costs) <= 9 else wait <= 11 + 1e-6
 
 
+@given(st.lists(st.tuples(st.floats(0, 0.2), st.floats(0.1, 50)), max_size=40), st.floats(0, 20))
+def test_a_smaller_debt_may_be_named_and_never_lessens_a_larger_one(
+    costs: list[tuple[float, float]], debt: float
+) -> None:
+    bucket, now = Bucket(Rate(1, 10), 0.0), 0.0
+    bucket.spend(15, now)  # 5 are owed
+    for pause, cost in costs:
+        before = bucket.take(10.0, now)
+        bucket.spend(cost, now, debt=debt)
+        assert bucket.take(10.0, now) >= before
+        assert bucket.take(10.0, now) <= max(before, 10 + debt) + 1e-6
+        now += pause
+
+
 def test_a_bucket_that_is_held_stays_the_same_one() -> None:
     buckets: Buckets[str] = Buckets(Rate(1, 1), keep=1)
     held = buckets.hold("ana", 0.0)

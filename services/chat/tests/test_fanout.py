@@ -141,6 +141,18 @@ async def test_the_connections_of_a_room_are_counted_at_intervals(database_url: 
         assert await statements("m-4") == usual
 
 
+async def test_a_room_that_grows_is_paid_for_by_its_new_size_a_second_later(database_url: str) -> None:
+    clock = Seconds()
+    async with running(database_url, clock, deliveries_per_user=0.001, deliveries_burst=100) as chat:
+        await a_hall(chat, users=2, connections=1)
+        await chat.dispatch(a_send("m-0"))
+        await chat.dispatch(*[starts("user-0", f"more-{n}") for n in range(48)])
+        clock.now += COUNTED_SECONDS + 0.1
+        await chat.dispatch(a_send("m-1"), a_send("m-2"))
+        assert chat.answer("m-1").action == "chat.send.ok"
+        assert chat.error("m-2") == "rate_limited"
+
+
 @given(st.lists(st.tuples(st.floats(0, 3), st.integers(0, 10_000)), max_size=50))
 def test_a_user_never_causes_more_than_burst_and_rate(sends: list[tuple[float, int]]) -> None:
     clock = Seconds()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import struct
@@ -12,7 +13,8 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from towpath.protocol.envelope import make
+from towpath.protocol.envelope import make, make_error
+from towpath.protocol.errors import RateLimited
 from towpath.protocol.routes import EVENTS, SERVICE_ALIVE, control_key
 from towpath.servicekit.broker.interface import Message
 from towpath.testkit.eventually import eventually
@@ -168,6 +170,32 @@ async def test_a_rate_limit_error_advises_when_to_retry(run_gateway: RunGateway)
         error = (await ana.request("ping"))["data"]
         assert (error["code"], error["retryable"]) == ("rate_limited", True)
         assert 0 < error["retry_after_ms"] <= 2000
+
+
+async def test_a_refusal_by_a_service_costs_its_user_tokens_on_all_connections(
+    run_gateway: RunGateway,
+) -> None:
+    async with (
+        run_gateway(rate_per_user=0.001, burst_per_user=25.5, refusal_cost=20) as gateway,
+        a_backend(gateway.hub) as backend,
+        gateway.connect("ana") as one,
+        gateway.connect("ana") as other,
+        gateway.connect("ben") as ben,
+    ):
+        asking = asyncio.create_task(one.request("echo.say"))
+        command, _ = await backend.command()
+        # With spaces, as a service in another language may write it.
+        refusal = make_error(
+            RateLimited("Slow down."), correlation_id=command["envelope"]["msg_id"]
+        ).to_json()
+        await backend.direct(command["session"], envelope=json.loads(refusal))
+        assert (await asking)["data"]["code"] == "rate_limited"
+        answers = [await other.request("ping") for _ in range(5)]
+        assert [answer["action"] for answer in answers] == ["pong"] * 4 + ["error"]
+        assert answers[-1]["data"]["code"] == "rate_limited"
+        assert (await ben.request("ping"))["action"] == "pong"
+        _, metrics = await gateway.admin("/metrics")
+    assert re.search(r"requests_rate_limited_by_services_total(\{[^}]*\})? 1\.0", metrics)
 
 
 async def test_an_action_costs_what_its_service_announces(run_gateway: RunGateway) -> None:

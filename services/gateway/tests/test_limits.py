@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -121,6 +122,46 @@ async def test_a_user_who_reconnects_does_not_get_a_fresh_window() -> None:
     assert second.begin("m", 1.0) == "user"
     clock.time = 5.0
     assert second.begin("m", 1.0) is None
+
+
+async def test_one_who_continues_after_refusals_of_a_service_is_refused_by_the_gateway() -> None:
+    clock = Clock()
+    limits = some_limits(clock)
+    allowance, other = limits.open("ana", ""), limits.open("ben", "")
+    reached = 0
+    for number in range(10_000):  # 10 s, a request each millisecond, and the service refuses all of them
+        clock.time = number / 1000
+        if allowance.charge(1.0) == 0:
+            allowance.begin(f"m-{number}", 1.0, "chat")
+            allowance.answer(f"m-{number}", error="rate_limited")
+            reached += 1
+    # 2,000 tokens at once and 200 a second; each attempt and its refusal cost 21.
+    assert reached <= (2_000 + 10 * 200) / 21 + 1
+    assert other.charge(1.0) == 0
+
+
+@pytest.mark.parametrize("error", ["forbidden", "busy", "not_found", None])
+async def test_other_answers_of_a_service_cost_nothing(error: str | None) -> None:
+    allowance = some_limits(Clock(), rate_per_user=1.0, burst_per_user=10.0).open("ana", "")
+    for number in range(10):
+        assert allowance.charge(1.0) == 0
+        allowance.begin(f"m-{number}", 1.0)
+        allowance.answer(f"m-{number}", error=error)
+
+
+async def test_a_user_whom_a_service_refused_is_served_again_after_a_second() -> None:
+    clock = Clock()
+    limits = some_limits(clock)
+    allowance = limits.open("ana", "")
+    for number in range(250):  # sent before the first refusal arrived
+        assert allowance.charge(1.0) == 0
+        allowance.begin(f"m-{number}", 1.0)
+    for number in range(250):
+        allowance.answer(f"m-{number}", error="rate_limited")
+        allowance.answer(f"m-{number}", error="rate_limited")  # A repetition costs nothing.
+    assert 1 < allowance.charge(1.0) <= 1.01
+    clock.time = 1.01
+    assert allowance.charge(1.0) == 0
 
 
 async def test_a_user_gets_no_more_tokens_by_reconnecting() -> None:

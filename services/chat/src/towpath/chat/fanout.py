@@ -25,8 +25,12 @@ from towpath.chat.tables import CONNECTIONS, MEMBERS
 from towpath.protocol.errors import RateLimited
 from towpath.servicekit import Buckets, Rate, bulk
 
-#: Seconds that the number of a room's connections is cached.
-COUNTED_SECONDS: Final = 10.0
+#: Seconds that the number of a room's connections is cached: with few, and with many. A few can multiply at once, and
+#: users would pay for few until the next count; many change less, and take longer to count.
+COUNTED_SECONDS: Final = 1.0
+COUNTED_SECONDS_LARGE: Final = 10.0
+#: Connections from which a room is a larger one.
+_LARGE: Final = 100
 _LETTERS: Final = 2048
 _TYPING: Final = Rate(rate=1.0, burst=2.0)
 _ROOMS_KEPT: Final = 10_000
@@ -71,9 +75,10 @@ class FanOut:
             .subquery()
         )
         count = sa.select(sa.func.count()).select_from(hearing).correlate(asked).scalar_subquery()
-        until = self._clock() + COUNTED_SECONDS
+        now = self._clock()
         for room, connections in await connection.execute(sa.select(asked.c[0], count)):
-            self._counted[room] = until, connections
+            seconds = COUNTED_SECONDS if connections < _LARGE else COUNTED_SECONDS_LARGE
+            self._counted[room] = now + seconds, connections
             self._counted.move_to_end(room)
         while len(self._counted) > _ROOMS_KEPT:
             self._counted.popitem(last=False)

@@ -100,6 +100,8 @@ class GatewaySettings(BrokerSettings):
             service says more), and one more for each 16 KiB. 0 for no limit, also below.
         rate_per_user, burst_per_user: The same for all connections of one user on this replica.
         rate_per_address, burst_per_address: The same for all connections from one address on this replica.
+        refusal_cost: Tokens that a `rate_limited` of a service costs its user: one that goes on is refused by the
+            gateway, which costs the broker and the service nothing. 0 for none.
         rate_strikes: Refusals of one connection in a minute; past it the connection closes with 4005.
         rate_rest: Seconds that a connection is not read after a refusal, so that its sender is slowed down.
         inflight_per_connection: Requests of one connection that are not answered yet, by weight: that of the action,
@@ -196,6 +198,7 @@ class GatewaySettings(BrokerSettings):
     burst_per_user: Burst = 2_000.0
     rate_per_address: Rate = 4_000.0
     burst_per_address: Burst = 20_000.0
+    refusal_cost: Annotated[float, Field(ge=0, le=1_000)] = 20.0
     rate_strikes: Annotated[int, Field(ge=1)] = 200
     rate_rest: Annotated[float, Field(gt=0, le=10)] = 0.05
     inflight_per_connection: Annotated[int, Field(ge=1)] = 256

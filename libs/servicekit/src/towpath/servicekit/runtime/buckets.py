@@ -66,9 +66,14 @@ class Bucket:
         self._left = left - cost
         return 0.0
 
-    def spend(self, cost: float, now: float) -> None:
-        """Take ``cost`` tokens even if there are too few; the debt is a full bucket at most."""
-        self._left = max(min(self._left + (now - self._at) * self._rate, self._burst) - cost, -self._burst)
+    def spend(self, cost: float, now: float, debt: float | None = None) -> None:
+        """Take ``cost`` tokens even if there are too few; the debt is ``debt`` at most, by default a full bucket.
+
+        A debt that is larger already stays as it is.
+        """
+        left = min(self._left + (now - self._at) * self._rate, self._burst)
+        lowest = -self._burst if debt is None else -debt
+        self._left = max(left - cost, min(left, lowest))
         self._at = now
 
     def give_back(self, cost: float) -> None:

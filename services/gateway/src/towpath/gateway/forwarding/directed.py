@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from towpath.protocol.envelope import ERROR, checked
-from towpath.protocol.errors import BadEnvelope
+from towpath.protocol.errors import BadEnvelope, ErrorCode
 from towpath.protocol.messages import Directed, TooManyItems, read_directed, split_batch
 from towpath.protocol.routes import group_key
 
@@ -23,9 +23,22 @@ _UNSENDABLE: Final = frozenset({1004, 1005, 1006, 1015})
 #: Group names that are encoded at once: about 2 ms.
 _NAMES: Final = 1000
 
+_CODES_OF_ERRORS: Final = frozenset(code.value for code in ErrorCode)
+
 _JSON: Final = JSONDecoder()
 _ARRAY: Final = re.compile(r"[ \t\r\n]*\[[ \t\r\n]*")
 _COMMA: Final = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
+
+
+class _Data(msgspec.Struct):
+    code: str = ErrorCode.INTERNAL.value
+
+
+class _Error(msgspec.Struct):
+    data: _Data
+
+
+_ERROR: Final = msgspec.json.Decoder(_Error)
 
 
 class GroupChange(msgspec.Struct, frozen=True, gc=False):
@@ -48,7 +61,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         envelope: The envelope to deliver, unchanged; empty if there is none.
         correlation_id, traceparent: Of the envelope.
-        is_error: The envelope is an error.
+        error: The code of the error that the envelope is, if it is one; ``internal`` for one without a known code.
         groups: Its membership changes, if any.
         disconnect: Close code and reason.
     """
@@ -59,7 +72,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     groups: GroupChange | None
     disconnect: tuple[int, str] | None
     traceparent: str | None = None
-    is_error: bool = False
+    error: str | None = None
 
 
 def read(body: bytes) -> Iterator[Item | BadEnvelope | None]:
@@ -136,8 +149,16 @@ def _checked(item: Directed, groups: GroupChange | None) -> Item:
         groups,
         None if item.disconnect is None else (_code(item.disconnect.code), item.disconnect.reason),
         None if head is None else head.traceparent,
-        head is not None and head.action == ERROR,
+        _code_of(envelope) if head is not None and head.action == ERROR else None,
     )
+
+
+def _code_of(error: bytes) -> str:
+    try:
+        code = _ERROR.decode(error).data.code
+    except msgspec.DecodeError:
+        return ErrorCode.INTERNAL.value
+    return code if code in _CODES_OF_ERRORS else ErrorCode.INTERNAL.value
 
 
 def _change(item: Directed) -> Generator[None, None, GroupChange]:

@@ -272,11 +272,11 @@ class Outbound:
         # Publishing and consuming use two connections: the answer may arrive before the confirm. An answered request
         # has been accepted.
         asked = item.correlation_id
-        if item.envelope and (asked is None or session.answer(asked, is_error=item.is_error)):
+        if item.envelope and (asked is None or session.answer(asked, error=item.error)):
             session.send_text(item.envelope)
             self._delivered.add(1)
             if asked is not None and self._spans.are_open:
-                self._spans.answered(session, asked, item.envelope, is_error=item.is_error)
+                self._spans.end(session, asked, item.error)
         if item.disconnect is not None:
             code, reason = item.disconnect
             # RFC 6455, section 7.4.2: 4000 to 4999 are for private use. Of the codes below, clients know only the

@@ -8,8 +8,6 @@ import time
 from collections import OrderedDict
 from typing import Final
 
-import msgspec
-
 from towpath.gateway.sessions.session import Session
 from towpath.gateway.settings import GatewaySettings
 from towpath.protocol.envelope import Head
@@ -25,17 +23,6 @@ _OF_CLIENTS: Final = frozenset(
     {code.value for code in ErrorCode}
     - {code.value for code in (ErrorCode.INTERNAL, ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT, ErrorCode.BUSY)}
 )
-
-
-class _Data(msgspec.Struct):
-    code: str = ErrorCode.INTERNAL.value
-
-
-class _Error(msgspec.Struct):
-    data: _Data
-
-
-_ERROR: Final = msgspec.json.Decoder(_Error)
 
 
 class RequestSpans:
@@ -80,11 +67,6 @@ class RequestSpans:
         if self._open and msg_id and (found := self._open.pop((session.connection_id, msg_id), None)):
             found[0].end(error, is_our_fault=error is not None and error not in _OF_CLIENTS)
 
-    def answered(self, session: Session, msg_id: str, envelope: bytes, *, is_error: bool) -> None:
-        """A service has answered a request with ``envelope``."""
-        if (session.connection_id, msg_id) in self._open:
-            self.end(session, msg_id, _code_of(envelope) if is_error else None)
-
     def of_push(self, traceparent: str | None) -> str | None:
         """The trace of a push, if its delivery is recorded here.
 
@@ -112,11 +94,3 @@ class RequestSpans:
     def _end_oldest(self) -> None:
         _, (span, _) = self._open.popitem(last=False)
         span.end(_UNANSWERED, is_our_fault=True)
-
-
-def _code_of(envelope: bytes) -> str:
-    try:
-        code = _ERROR.decode(envelope).data.code
-    except msgspec.DecodeError:
-        return ErrorCode.INTERNAL.value
-    return code if code in set(ErrorCode) else ErrorCode.INTERNAL.value

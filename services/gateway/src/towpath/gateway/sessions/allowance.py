@@ -6,6 +6,8 @@ Guarantees:
   token, so one that is retried at the advised time succeeds.
 * A request counts from :meth:`Allowance.begin` until it is answered, or until its deadline: an answer may never come.
 * A request that the client repeats under the same id counts once, and is answered as often as it was sent.
+* A request that a service refuses as ``rate_limited`` costs its user ``refusal_cost`` tokens: a client that goes on
+  is refused by the gateway, and costs the broker and the service no more.
 * An answer that a service sends again, because it died before its ack, is not sent twice; only the last
   ``answers_remembered`` are known.
 """
@@ -15,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from towpath.protocol.close_codes import CloseCode
+from towpath.protocol.errors import ErrorCode
 from towpath.servicekit.runtime.buckets import Bucket
 from towpath.servicekit.runtime.metrics import OTHER
 
@@ -152,17 +155,24 @@ class Allowance:
         """Call ``call`` once, as soon as the user is no longer ahead."""
         self._user.waiting.append(call)
 
-    def answer(self, msg_id: str, *, is_error: bool = False) -> bool:
+    def answer(self, msg_id: str, *, error: str | None = None) -> bool:
         """Record an answer to a request; returns whether to send it to the client.
 
         A service that died before it could ack answers again; such a repetition is dropped. A late answer to an
         expired request is sent.
+
+        Args:
+            error: The code of the error that it is, if it is one.
         """
         answered = self._answered
         if (request := self._requests.get(msg_id)) is not None:
             limits = self._limits
             weight, deadline, times, domain = request
-            limits.answers[domain].record(limits.now() - deadline + limits.patience, is_error=is_error)
+            limits.answers[domain].record(
+                limits.now() - deadline + limits.patience, is_error=error is not None
+            )
+            if error == ErrorCode.RATE_LIMITED:
+                self._pay_refusal()
             if times > 1:  # each time that it is asked it is answered
                 self._requests[msg_id] = weight, deadline, times - 1, domain
                 return True
@@ -175,6 +185,15 @@ class Allowance:
             return True
         self._limits.answered_again.add(1)
         return False
+
+    def _pay_refusal(self) -> None:
+        """Charge the user for a refusal by a service, so that more of them are refused here."""
+        limits = self._limits
+        limits.refused_by_services.add(1)
+        if cost := limits.refusal_cost:
+            # A second's tokens are owed at most: a client that had sent many requests before the first refusal can do
+            # something else soon.
+            self._user.bucket.spend(cost, limits.now(), debt=limits.rate_per_user)
 
     def end(self, msg_id: str) -> None:
         """Stop counting a request as in flight."""

@@ -38,6 +38,8 @@ class Limits:
         self.now = asyncio.get_running_loop().time
         self.connection = Rate(settings.rate_per_connection, settings.burst_per_connection)
         self._user_buckets: Buckets[str] = Buckets(Rate(settings.rate_per_user, settings.burst_per_user))
+        self.rate_per_user = settings.rate_per_user
+        self.refusal_cost = settings.refusal_cost
         self._addresses: Buckets[str] = Buckets(Rate(settings.rate_per_address, settings.burst_per_address))
         self.strikes = Rate(settings.rate_strikes / _STRIKE_SECONDS, settings.rate_strikes)
         self.inflight_per_connection = settings.inflight_per_connection
@@ -55,6 +57,9 @@ class Limits:
             kind: telemetry.counter("rate_limited", "Frames over a rate limit", {"limit": kind})
             for kind in ("connection", "user", "address")
         }
+        self.refused_by_services = telemetry.counter(
+            "requests_rate_limited_by_services", "Requests that a service answered with `rate_limited`"
+        )
         self.abused = {
             code: telemetry.counter(
                 "connections_abused",

@@ -222,14 +222,14 @@ class Session:
         if self.allowance.charge(1.0 + size / TOKEN_BYTES):
             self.count_strike()
 
-    def answer(self, msg_id: str, *, is_error: bool = False) -> bool:
+    def answer(self, msg_id: str, *, error: str | None = None) -> bool:
         """Record an answer: the request is no longer in flight, and has been accepted.
 
         Returns whether to send it.
         """
         if self.awaiting_accepted:
             self.accept(msg_id)  # The answer has overtaken the confirm; see Outbound._direct.
-        return self.allowance.answer(msg_id, is_error=is_error)
+        return self.allowance.answer(msg_id, error=error)
 
     def close(self, code: int, reason: str, *, retry_after: float | None = None) -> None:
         """Announce the close with ``session.closing``, then close; idempotent."""
