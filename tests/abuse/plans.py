@@ -7,7 +7,7 @@ from typing import Final
 from .messages import ROOM
 
 BLOCK: Final = 64 * 1024
-#: Of an attack, unless a plan says otherwise; what is over at once is watched for as long.
+#: How long clients flood, or connect and disconnect.
 SECONDS: Final = 15.0
 
 

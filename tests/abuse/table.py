@@ -199,7 +199,7 @@ attackers run in processes of their own, which would be machines of their own: h
 (`nice -10`), the attacker only while nothing else wants it (`SCHED_IDLE`). The attacked gateway keeps to one of the
 two cores, as on a machine of its own, and so does its attacker; all else may use both. A crowd joins through both
 gateways, which use both cores. Every row has its own control run on the same machine, just before the attack begins.
-A flood lasts {seconds:g} s, and an attack that is over at once is watched for as long.
+A flood of messages lasts {seconds:g} s.
 """
 _LEGEND: Final = """
 - *got in*: the messages and bytes that the attacker could write, and the share of one core that it used. *taken*: the

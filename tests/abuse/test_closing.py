@@ -45,10 +45,12 @@ async def _violate(_: System, wire: Wire) -> None:
 
 
 async def _flood(_: System, wire: Wire) -> None:
+    # Just over the limit: a gateway cuts off a client that has sent much more when the close begins.
+    await wire.send(text("ping", msg_id="p") * 2_000)
     async with asyncio.timeout(20):
         while True:
-            await wire.send(text("ping", msg_id="p") * 500)
-            await asyncio.sleep(0.01)
+            await wire.send(text("ping", msg_id="p") * 25)
+            await asyncio.sleep(0.05)
 
 
 async def _send_binary(_: System, wire: Wire) -> None:
@@ -133,6 +135,7 @@ async def _go_on(wire: Wire, line: Line) -> None:
             break
         written += 1
         await asyncio.sleep(0.005)
+    line.expect(written, "not one command could be written after the close had begun")
     line.got_in = f"{written} commands written, "
 
 

@@ -153,6 +153,25 @@ async def test_a_room_that_grows_is_paid_for_by_its_new_size_a_second_later(data
         assert chat.error("m-2") == "rate_limited"
 
 
+async def test_the_connections_of_a_large_room_are_counted_less_often(database_url: str) -> None:
+    clock = Seconds()
+    async with running(database_url, clock, deliveries_per_user=0) as chat:
+        await a_hall(chat, users=2, connections=60)
+        clock.now += 60
+        await chat.dispatch(a_send("warm"))
+
+        async def statements(msg_id: str) -> int:
+            with counted_statements() as counted:
+                await chat.dispatch(a_send(msg_id))
+            return len(counted)
+
+        usual = await statements("m-1")
+        clock.now += COUNTED_SECONDS + 1
+        assert await statements("m-2") == usual
+        clock.now += 10
+        assert await statements("m-3") == usual + 1
+
+
 @given(st.lists(st.tuples(st.floats(0, 3), st.integers(0, 10_000)), max_size=50))
 def test_a_user_never_causes_more_than_burst_and_rate(sends: list[tuple[float, int]]) -> None:
     clock = Seconds()

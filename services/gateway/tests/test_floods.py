@@ -184,7 +184,6 @@ async def test_a_refusal_by_a_service_costs_its_user_tokens_on_all_connections(
     ):
         asking = asyncio.create_task(one.request("echo.say"))
         command, _ = await backend.command()
-        # With spaces, as a service in another language may write it.
         refusal = make_error(
             RateLimited("Slow down."), correlation_id=command["envelope"]["msg_id"]
         ).to_json()

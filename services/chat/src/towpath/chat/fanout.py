@@ -9,8 +9,8 @@ Guarantees:
 * A user causes at most ``deliveries_burst`` deliveries at once and ``deliveries_per_user`` a second, on each replica.
   A push to more connections is possible when the bucket is full, and leaves a debt.
 * Typing is pushed at most once a second per user and room.
-* Rooms are counted with one statement per unit of work, and each at most once in :data:`COUNTED_SECONDS`. Memory is
-  bounded by the recently active users.
+* Rooms are counted with one statement per unit of work, and each at most once in :data:`COUNTED_SECONDS`, a large one
+  less often. Memory is bounded by the recently active users.
 """
 
 import time
@@ -28,7 +28,7 @@ from towpath.servicekit import Buckets, Rate, bulk
 #: Seconds that the number of a room's connections is cached: with few, and with many. A few can multiply at once, and
 #: users would pay for few until the next count; many change less, and take longer to count.
 COUNTED_SECONDS: Final = 1.0
-COUNTED_SECONDS_LARGE: Final = 10.0
+_COUNTED_SECONDS_LARGE: Final = 10.0
 #: Connections from which a room is a larger one.
 _LARGE: Final = 100
 _LETTERS: Final = 2048
@@ -77,7 +77,7 @@ class FanOut:
         count = sa.select(sa.func.count()).select_from(hearing).correlate(asked).scalar_subquery()
         now = self._clock()
         for room, connections in await connection.execute(sa.select(asked.c[0], count)):
-            seconds = COUNTED_SECONDS if connections < _LARGE else COUNTED_SECONDS_LARGE
+            seconds = COUNTED_SECONDS if connections < _LARGE else _COUNTED_SECONDS_LARGE
             self._counted[room] = now + seconds, connections
             self._counted.move_to_end(room)
         while len(self._counted) > _ROOMS_KEPT:

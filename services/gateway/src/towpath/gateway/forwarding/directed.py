@@ -17,13 +17,13 @@ from towpath.protocol.messages import Directed, TooManyItems, read_directed, spl
 from towpath.protocol.routes import group_key
 
 #: Close codes that may stand in a close frame (RFC 6455, section 7.4); 1005, 1006 and 1015 may not.
-_CODES: Final = range(1000, 5000)
+_CLOSE_CODES: Final = range(1000, 5000)
 _UNSENDABLE: Final = frozenset({1004, 1005, 1006, 1015})
 
 #: Group names that are encoded at once: about 2 ms.
 _NAMES: Final = 1000
 
-_CODES_OF_ERRORS: Final = frozenset(code.value for code in ErrorCode)
+_ERROR_CODES: Final = frozenset(code.value for code in ErrorCode)
 
 _JSON: Final = JSONDecoder()
 _ARRAY: Final = re.compile(r"[ \t\r\n]*\[[ \t\r\n]*")
@@ -147,18 +147,18 @@ def _checked(item: Directed, groups: GroupChange | None) -> Item:
         envelope,
         None if head is None else head.correlation_id,
         groups,
-        None if item.disconnect is None else (_code(item.disconnect.code), item.disconnect.reason),
+        None if item.disconnect is None else (_close_code(item.disconnect.code), item.disconnect.reason),
         None if head is None else head.traceparent,
-        _code_of(envelope) if head is not None and head.action == ERROR else None,
+        _error_code(envelope) if head is not None and head.action == ERROR else None,
     )
 
 
-def _code_of(error: bytes) -> str:
+def _error_code(error: bytes) -> str:
     try:
         code = _ERROR.decode(error).data.code
     except msgspec.DecodeError:
         return ErrorCode.INTERNAL.value
-    return code if code in _CODES_OF_ERRORS else ErrorCode.INTERNAL.value
+    return code if code in _ERROR_CODES else ErrorCode.INTERNAL.value
 
 
 def _change(item: Directed) -> Generator[None, None, GroupChange]:
@@ -180,7 +180,7 @@ def _keys(groups: Sequence[str]) -> Generator[None, None, list[str]]:
     return keys
 
 
-def _code(code: int) -> int:
-    if code not in _CODES or code in _UNSENDABLE:
+def _close_code(code: int) -> int:
+    if code not in _CLOSE_CODES or code in _UNSENDABLE:
         raise ValueError(f"{code} is not a close code")
     return code
