@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import aio_pika
 import aiohttp
 import pytest
 import pytest_asyncio
@@ -45,12 +46,14 @@ from towpath.testkit.rabbitmq import Rabbit
 from towpath.testkit.tokens import AUTH_SETTINGS, SECRET, a_token
 from towpath.tools.broker_setup import PASSWORD, Wanted, variable
 from towpath.tools.packages import NPM, POSTGRESQL, Program, ProgramMissing, find_or_install
-from towpath.tools.rabbitmq_node import Member, RabbitNode
+from towpath.tools.rabbitmq_node import WAL_MAX_SIZE_BYTES, Member, RabbitNode
 
 from .snippets import blocks_of
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
+#: The share of its memory at which RabbitMQ 4 blocks publishers: https://www.rabbitmq.com/docs/memory
+RABBITMQ_4_WATERMARK = 0.6
 HAPROXY = Program("HAProxy", "haproxy", ("/usr/sbin/haproxy", "haproxy"))
 
 #: The settings model of each program that takes its settings from the environment alone.
@@ -273,9 +276,8 @@ async def test_rabbitmq_starts_with_these_accounts_and_no_other_and_the_programs
         env={"PATH": os.environ["PATH"], **services[ACCOUNTS]["environment"]},
         check=True,
     )
-    configuration = (ROOT / "deploy/rabbitmq/rabbitmq.conf").read_text()
-    lines = [line for line in configuration.splitlines() if not line.startswith("#")]
-    mounted = re.sub(r"/etc/rabbitmq/accounts/definitions\.json", str(written), "\n".join(lines))
+    configuration = "\n".join(the_configuration_of_rabbitmq())
+    mounted = re.sub(r"/etc/rabbitmq/accounts/definitions\.json", str(written), configuration)
     assert str(written) in mounted
     name = "compose@127.0.0.1"
     member = Member(name, dist_port=free_port(), peers=[name], settings=mounted.splitlines())
@@ -324,6 +326,44 @@ async def test_rabbitmq_starts_with_these_accounts_and_no_other_and_the_programs
             await ana.find(
                 lambda frame: frame["action"] == "order.updated" and frame["data"].get("status") == "paid"
             )
+
+
+def the_configuration_of_rabbitmq() -> list[str]:
+    """The lines of deploy/rabbitmq/rabbitmq.conf without comments."""
+    text = (ROOT / "deploy/rabbitmq/rabbitmq.conf").read_text()
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def test_the_nodes_of_tests_write_logs_as_small_as_those_of_deployments() -> None:
+    assert f"raft.wal_max_size_bytes = {WAL_MAX_SIZE_BYTES}" in the_configuration_of_rabbitmq()
+
+
+async def acknowledge(message: aio_pika.abc.AbstractIncomingMessage) -> None:
+    await message.ack()
+
+
+async def test_large_messages_do_not_fill_the_memory_of_the_compose_files_rabbitmq(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    """Quorum queues used to keep what they had written in memory until the alarm stopped all publishers for good."""
+    alarm_at = int(int(services["rabbitmq"]["mem_limit"]) * RABBITMQ_4_WATERMARK)
+    settings = [line for line in the_configuration_of_rabbitmq() if not line.startswith("load_definitions")]
+    settings.append(f"vm_memory_high_watermark.absolute = {alarm_at}")
+    name = "memory@127.0.0.1"
+    member = Member(name, dist_port=free_port(), peers=[name], settings=settings)
+    body = os.urandom(250_000)
+    async with RabbitNode(member=member) as node, await aio_pika.connect(node.url()) as connection:
+        channel = await connection.channel()
+        await channel.set_qos(50)
+        queue = await channel.declare_queue("large", durable=True, arguments={"x-queue-type": "quorum"})
+        await queue.consume(acknowledge)
+        for _ in range(2 * alarm_at // (20 * len(body))):
+            async with asyncio.timeout(30):
+                message = aio_pika.Message(body, delivery_mode=2)
+                await asyncio.gather(
+                    *(channel.default_exchange.publish(message, queue.name) for _ in range(20))
+                )
+        assert node.evaluate("rabbit_alarm:get_alarms()") == "[]"
 
 
 def test_every_mounted_or_built_path_exists(services: dict[str, dict[str, Any]]) -> None:

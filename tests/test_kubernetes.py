@@ -305,6 +305,10 @@ def test_rabbitmq_has_three_nodes_on_three_machines_with_the_accounts_of_the_pro
     assert loaded is not None
     assert str(Path(loaded[1]).parent) == mount["mountPath"]
     own = (ROOT / "deploy/rabbitmq/rabbitmq.conf").read_text()
-    assert loaded[0] in own.splitlines()
+    lines = {line for line in own.splitlines() if line and not line.startswith("#")}
+    assert loaded[0] in lines
+    assert lines <= set(spec["rabbitmq"]["additionalConfig"].splitlines()), (
+        "the compose file's RabbitMQ has more"
+    )
     rule = spec["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0]
     assert rule["topologyKey"] == "kubernetes.io/hostname"

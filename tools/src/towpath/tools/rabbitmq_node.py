@@ -40,6 +40,9 @@ _NODE_NAME: Final = "towpath@localhost"
 _ANSWER: Final = re.compile(r"^towpath-answer \{(\d+),\{(ok|error),(.*)\}\}$")
 _BOOT_ATTEMPTS: Final = 3
 _FOLDER_FREE_SECONDS: Final = 25.0
+#: Bytes that quorum queues write before they begin a new log, as in Towpath's deployments (deploy/rabbitmq).
+#: https://www.rabbitmq.com/docs/quorum-queues#resource-use
+WAL_MAX_SIZE_BYTES: Final = 16_000_000
 
 # One expression a line in, one answer a line out, until the pipe ends with the process that held it.
 # While it boots, RabbitMQ looks into every module of every application it depends on, which loads them one by
@@ -423,6 +426,7 @@ class RabbitNode(RabbitControl):
             f"default_pass = {self._password}",
             "log.file.rotation.size = 10485760",
             "log.file.rotation.count = 1",
+            f"raft.wal_max_size_bytes = {WAL_MAX_SIZE_BYTES}",
         ]
         if self._member is not None:
             self._dist_port = self._member.dist_port
