@@ -11,9 +11,11 @@ from typing import Any
 
 import aio_pika
 import pytest
-from aiormq.exceptions import ChannelAccessRefused
+from aiormq.exceptions import ChannelAccessRefused, DeliveryError
 from yarl import URL
 
+from towpath.servicekit.broker.interface import Queue
+from towpath.servicekit.broker.rabbitmq.declaring import queue_arguments
 from towpath.servicekit.installed import installed_services
 from towpath.testkit.processes import Processes
 from towpath.tools import broker_setup, definitions
@@ -91,6 +93,38 @@ async def test_setup_names_a_permission_that_was_widened(
     assert "missing: topic_permissions backend towpath.push" in output
     assert (await setup(processes, "--secrets", tmp_path / "secrets", "--ctl", ctl))[0] == 0
     assert (await setup(processes, "--check", "--ctl", ctl))[0] == 0
+
+
+async def test_a_service_that_is_down_fills_its_own_queues_and_not_the_disk(
+    node: RabbitNode, processes: Processes, tmp_path: Path
+) -> None:
+    ctl, body = shlex.join(node.ctl_command), os.urandom(500_000)
+    most = 5_000_000
+    ours = ("--secrets", tmp_path / "secrets", "--queue-max-bytes", most, "--ctl", ctl)
+
+    async def until_refused(queue: str) -> int:
+        """How many bytes it takes."""
+        for number in range(2 * most // len(body)):
+            try:
+                await channel.default_exchange.publish(aio_pika.Message(body), queue)
+            except DeliveryError:
+                return number * len(body)
+        return 2 * most
+
+    async with await aio_pika.connect(node.url()) as connection:
+        channel = await connection.channel()
+        for queue in ("chat.commands.0", "orders.events", "backend.shop.orders"):
+            await channel.declare_queue(queue, durable=True, arguments=queue_arguments(Queue(name=queue)))
+        assert (await setup(processes, *ours))[0] == 0
+        # RabbitMQ finds out with the message that is too many: https://www.rabbitmq.com/docs/maxlength
+        assert most <= await until_refused("chat.commands.0") <= most + 2 * len(body)
+        assert most <= await until_refused("orders.events") <= most + 2 * len(body)
+        assert await until_refused("backend.shop.orders") == 2 * most
+
+    status, output = await setup(processes, "--check", "--ctl", ctl)
+    assert status == 1
+    assert f"differs: policies towpath-works: definition is {{'max-length-bytes': {most}}}" in output
+    assert (await setup(processes, "--check", *ours))[0] == 0
 
 
 async def test_setup_writes_a_file_without_passwords(processes: Processes, tmp_path: Path) -> None:

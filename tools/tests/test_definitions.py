@@ -155,6 +155,22 @@ def test_the_log_of_revocations_is_defined_as_gateways_declare_it() -> None:
     assert [Binding(binding["source"], binding["routing_key"])] == LOG.bindings
 
 
+def test_the_bytes_of_a_services_queues_are_bounded_and_of_no_others() -> None:
+    [policy] = Wanted().render({})["policies"]
+    bounded = re.compile(policy["pattern"])
+    for service in SERVICES:
+        assert all(bounded.search(queue.name) for queue in topology(service, 1000).queues)
+    others = [
+        inbox("gateway-1").name,
+        "backend.shop.orders",
+        "ops-0123",
+        LOG.name,
+        "chat",
+        "shop.chat.events",
+    ]
+    assert not any(bounded.search(name) for name in others)
+
+
 @given(key=ids)
 def test_a_gateway_may_send_every_command_and_session_event(key: str) -> None:
     account = definitions.gateway()

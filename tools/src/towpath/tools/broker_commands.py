@@ -42,6 +42,14 @@ def setup(
     revoke: Annotated[
         list[str] | None, typer.Option(help="A backend that may revoke tokens.", show_default=False)
     ] = None,
+    queue_max_bytes: Annotated[
+        int,
+        typer.Option(
+            min=4_194_304,
+            help="Bytes that each queue of a service may hold; past them its clients get [dim]busy[/], "
+            "and the disk stays free for others.",
+        ),
+    ] = 268_435_456,
     secrets: Annotated[
         Path | None,
         typer.Option(help="File of the passwords; new ones are added to it.", show_default=False),
@@ -71,7 +79,7 @@ def setup(
     """
     from towpath.tools import broker_setup
 
-    wanted = broker_setup.Wanted(service or (), backend or (), kick or (), revoke or ())
+    wanted = broker_setup.Wanted(service or (), backend or (), kick or (), revoke or (), queue_max_bytes)
     if check:
         found = broker_setup.check(wanted, vhost, shlex.split(ctl))
         for line in found:

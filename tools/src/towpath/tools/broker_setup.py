@@ -2,8 +2,8 @@
 
 Guarantees:
 
-* Nothing is removed, and no queue that exists is changed: an import adds what is missing, and sets passwords and
-  permissions. The same input changes nothing the second time.
+* Nothing is removed, and no queue that exists is changed: an import adds what is missing, and sets passwords,
+  permissions and the bound of queues. The same input changes nothing the second time.
 * Passwords are never arguments and are never printed: they come from the environment
   (``TOWPATH_BROKER_PASSWORD_<ACCOUNT>``) or from a file that only its owner can read. A missing one is made, and
   written to that file before anything else happens.
@@ -69,12 +69,14 @@ class Wanted:
             more colon the events of other domains that it publishes.
         backends: ``name`` or ``name:domain,domain``.
         kick, revoke: Names of backends that may end connections, or revoke tokens.
+        queue_max_bytes: Bytes that each queue of a service may hold.
     """
 
     services: Sequence[str] = ()
     backends: Sequence[str] = ()
     kick: Sequence[str] = ()
     revoke: Sequence[str] = ()
+    queue_max_bytes: int = definitions.QUEUE_MAX_BYTES
 
     def accounts(self) -> list[Account]:
         """One account for gateways, each service, the ingress, each backend, and operators.
@@ -99,6 +101,14 @@ class Wanted:
         if stranger := next((name for name in (*self.kick, *self.revoke) if name not in names), None):
             raise BadAccount(f"{stranger!r} is none of the backends: name it with --backend as well")
         return found
+
+    def render(self, passwords: Mapping[str, str], vhost: str = "/") -> dict[str, Any]:
+        """The document that RabbitMQ imports.
+
+        Raises:
+            BadAccount
+        """
+        return definitions.render(self.accounts(), passwords, vhost, self.queue_max_bytes)
 
     def _backend(self, text: str) -> Account:
         name, colon, domains = text.partition(":")
@@ -151,13 +161,12 @@ def passwords(accounts: Iterable[Account], kept: Path | None) -> dict[str, str]:
 
 def document(wanted: Wanted, kept: Path | None, vhost: str) -> str:
     """The definitions with the hashes of the passwords, as RabbitMQ imports them."""
-    accounts = wanted.accounts()
-    return _text(definitions.render(accounts, passwords(accounts, kept), vhost))
+    return _text(wanted.render(passwords(wanted.accounts(), kept), vhost))
 
 
 def public(wanted: Wanted) -> str:
     """The definitions without passwords (deploy/rabbitmq/definitions.json): no login succeeds with them."""
-    return _text(definitions.render(wanted.accounts(), {}))
+    return _text(wanted.render({}))
 
 
 def write(text: str, path: Path) -> None:
@@ -187,7 +196,7 @@ def check(wanted: Wanted, vhost: str, command: Sequence[str]) -> list[str]:
         found = json.loads(text[text.index("{") :])
     except ValueError:
         raise NotSetUp(f"`{' '.join(command)} export_definitions -` printed no definitions") from None
-    return list(differences(definitions.render(wanted.accounts(), {}, vhost), found, vhost))
+    return list(differences(wanted.render({}, vhost), found, vhost))
 
 
 def until_set_up(wanted: Wanted, vhost: str, command: Sequence[str]) -> None:
@@ -230,6 +239,7 @@ _COMPARED: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "exchanges": (("name",), ("type", "durable")),
     "queues": (("name",), ("durable", "arguments")),
     "bindings": (("source", "destination", "routing_key"), ()),
+    "policies": (("name",), ("pattern", "apply-to", "priority", "definition")),
 }
 #: Of these, what is there beside ours is named: it may do more than ours.
 _ALONE: Final = ("users", "permissions", "topic_permissions")

@@ -9,6 +9,7 @@ docs/adr/0026 gives the reasons, docs/reference/protocol.md the table. Guarantee
   none. https://www.rabbitmq.com/docs/access-control#topic-authorisation
 * All patterns are anchored: RabbitMQ searches them in the name.
 * Equal passwords give equal definitions, so that importing them again changes nothing.
+* The queues of a service that is down fill no disk, which would be an alarm for all: a policy bounds their bytes.
 """
 
 import base64
@@ -55,6 +56,8 @@ _DOMAIN: Final = re.compile(r"[a-z][a-z0-9_]*")
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 #: First words of names that no service's queues may begin with.
 _TAKEN: Final = ("towpath", "backend", "amq")
+#: Of each queue of a service: 36 such queues, of 4 services, fit on the disk of deploy/k8s/rabbitmq.
+QUEUE_MAX_BYTES: Final = 268_435_456
 #: Domains whose events only gateways and services publish.
 _OURS: Final = ("session", "service", _PROOF)
 
@@ -72,6 +75,7 @@ class Account:
     Attributes:
         configure, write, read: The names of exchanges and queues.
         topics: Exchange → the routing keys that it may publish under, and the keys that it may bind.
+        works: The names of queues that hold what a service has still to do; of others none.
     """
 
     name: str
@@ -79,6 +83,7 @@ class Account:
     write: str
     read: str
     topics: Mapping[str, tuple[str, str]]
+    works: str = ""
 
 
 def gateway() -> Account:
@@ -126,6 +131,7 @@ def service(name: str, domain: str, events: Iterable[str] = (), publishes: Itera
     return Account(
         name=name,
         configure=f"^{own}$",
+        works=own,
         write=_any_of(_names(PUSH, EVENTS, COMMANDS), own),
         read=_any_of(_names(COMMANDS, EVENTS), own),
         topics={
@@ -231,14 +237,23 @@ def operators(domains: Iterable[str] = ()) -> Account:
     )
 
 
-def render(accounts: Iterable[Account], passwords: Mapping[str, str], vhost: str = "/") -> dict[str, Any]:
-    """The document that RabbitMQ imports: the accounts, the exchanges of the contract, and the log of revocations.
+def render(
+    accounts: Iterable[Account],
+    passwords: Mapping[str, str],
+    vhost: str = "/",
+    queue_max_bytes: int = QUEUE_MAX_BYTES,
+) -> dict[str, Any]:
+    """The document that RabbitMQ imports: accounts, exchanges of the contract, log of revocations, bounds of queues.
 
     Services make their own queues. An account without a password cannot log in.
     https://www.rabbitmq.com/docs/definitions
+
+    Args:
+        queue_max_bytes: Bytes that each queue of a service may hold; RabbitMQ refuses further publishes.
     """
     known = list(accounts)
     here = {"vhost": vhost}
+    works = [account.works for account in known if account.works]
     return {
         "vhosts": [{"name": vhost}],
         "users": [
@@ -286,6 +301,13 @@ def render(accounts: Iterable[Account], passwords: Mapping[str, str], vhost: str
             {"source": PUSH, **here, "destination": REVOCATIONS, "destination_type": "queue"}
             | {"routing_key": REVOKE_ALL, "arguments": {}}
         ],
+        # A policy, since no argument of a queue that exists can change: https://www.rabbitmq.com/docs/policies
+        "policies": [
+            {"name": "towpath-works", **here, "pattern": _any_of(*works), "apply-to": "queues", "priority": 0}
+            | {"definition": {"max-length-bytes": queue_max_bytes}}
+        ]
+        if works
+        else [],
     }
 
 
