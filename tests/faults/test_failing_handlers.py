@@ -11,6 +11,7 @@ import pytest
 
 from towpath.chat.handlers import COMMANDS as CHAT
 from towpath.orders.handlers import COMMANDS as ORDERS
+from towpath.testkit.client import WireClient
 from towpath.testkit.eventually import eventually
 from towpath.testkit.processes import Processes
 from towpath.testkit.rabbitmq import Rabbit
@@ -63,15 +64,15 @@ class Tour:
     async def go(self) -> None:
         """Ask for all of it once."""
         room, guest, order = self._name, f"{self._name}-guest", f"{self._name}-1"
-        async with self._system.connect(self._name) as me:
+        async with self._system.connect(self._name) as me, self._system.connect(guest) as other:
 
-            async def ask(action: str, data: dict[str, Any]) -> dict[str, Any]:
+            async def ask(action: str, data: dict[str, Any], by: WireClient = me) -> dict[str, Any]:
                 msg_id = f"{self._name}-{len(self.attempts)}"
                 self.actions.add(action)
                 while True:
                     self.attempts[msg_id] += 1
-                    await me.send(action, data, msg_id=msg_id)
-                    answer = await me.find(
+                    await by.send(action, data, msg_id=msg_id)
+                    answer = await by.find(
                         self._nth_answer(msg_id, self.attempts[msg_id]),
                         timeout=60,
                         what=f"answer to {action}",
@@ -82,7 +83,12 @@ class Tour:
 
             await ask("chat.create", {"room": room, "private": True})
             await ask("chat.invite", {"room": room, "user": guest})
+            await ask("chat.decline", {"room": room}, by=other)
+            await ask("chat.invite", {"room": room, "user": guest})
+            await ask("chat.join", {"room": room}, by=other)
             await ask("chat.join", {"room": f"{room}-public"})
+            found = await ask("chat.find", {"prefix": room})
+            assert [one["room"] for one in found["rooms"]] == [f"{room}-public"]
             seq = (await ask("chat.send", {"room": room, "text": "first"}))["seq"]
             await ask("chat.edit", {"room": room, "seq": seq, "text": "second"})
             told = await ask("chat.history", {"room": room})
@@ -94,9 +100,16 @@ class Tour:
             rooms = await ask("chat.rooms", {})
             assert {room, f"{room}-public"} <= {one["room"] for one in rooms["rooms"]}
             members = await ask("chat.members", {"room": room})
-            assert [one["user"] for one in members["members"]] == [self._name]
+            assert {one["user"] for one in members["members"]} == {self._name, guest}
             await ask("chat.resume", {"positions": {f"chat:{room}": 0}})
             await ask("chat.leave", {"room": f"{room}-public"})
+            await ask("chat.block", {"user": guest})
+            blocked = await ask("chat.blocked", {})
+            assert [one["user"] for one in blocked["users"]] == [guest]
+            await ask("chat.unblock", {"user": guest})
+            await ask("chat.transfer", {"room": room, "user": guest})
+            await ask("chat.remove", {"room": room, "user": self._name}, by=other)
+            await ask("chat.drop", {"room": room}, by=other)
             await ask("order.submit", {"order_id": order, "amount": "5.00"})
             await ask("order.cancel", {"order_id": order})
             assert (await ask("order.get", {"order_id": order}))["status"] == "cancelled"
