@@ -123,7 +123,7 @@ async def test_a_service_that_is_down_fills_its_own_queues_and_not_the_disk(
 
     status, output = await setup(processes, "--check", "--ctl", ctl)
     assert status == 1
-    assert f"differs: policies towpath-works: definition is {{'max-length-bytes': {most}}}" in output
+    assert f"differs: policies towpath-services: definition is {{'max-length-bytes': {most}}}" in output
     assert (await setup(processes, "--check", *ours))[0] == 0
 
 

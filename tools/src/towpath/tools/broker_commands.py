@@ -1,5 +1,6 @@
 """The commands ``towpath broker …``; each loads what it needs when it runs."""
 
+import dataclasses
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -43,13 +44,14 @@ def setup(
         list[str] | None, typer.Option(help="A backend that may revoke tokens.", show_default=False)
     ] = None,
     queue_max_bytes: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=4_194_304,
-            help="Bytes that each queue of a service may hold; past them its clients get [dim]busy[/], "
-            "and the disk stays free for others.",
+            help="Bytes that each queue of a service may hold (256 MiB, if not given); past them its clients get "
+            "[dim]busy[/], and the disk stays free for others. With --check as well.",
+            show_default=False,
         ),
-    ] = 268_435_456,
+    ] = None,
     secrets: Annotated[
         Path | None,
         typer.Option(help="File of the passwords; new ones are added to it.", show_default=False),
@@ -79,7 +81,9 @@ def setup(
     """
     from towpath.tools import broker_setup
 
-    wanted = broker_setup.Wanted(service or (), backend or (), kick or (), revoke or (), queue_max_bytes)
+    wanted = broker_setup.Wanted(service or (), backend or (), kick or (), revoke or ())
+    if queue_max_bytes is not None:
+        wanted = dataclasses.replace(wanted, queue_max_bytes=queue_max_bytes)
     if check:
         found = broker_setup.check(wanted, vhost, shlex.split(ctl))
         for line in found:

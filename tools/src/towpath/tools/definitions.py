@@ -75,7 +75,7 @@ class Account:
     Attributes:
         configure, write, read: The names of exchanges and queues.
         topics: Exchange → the routing keys that it may publish under, and the keys that it may bind.
-        works: The names of queues that hold what a service has still to do; of others none.
+        queues: A service's: the names of its queues, whose bytes are bounded.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Account:
     write: str
     read: str
     topics: Mapping[str, tuple[str, str]]
-    works: str = ""
+    queues: str = ""
 
 
 def gateway() -> Account:
@@ -131,7 +131,7 @@ def service(name: str, domain: str, events: Iterable[str] = (), publishes: Itera
     return Account(
         name=name,
         configure=f"^{own}$",
-        works=own,
+        queues=own,
         write=_any_of(_names(PUSH, EVENTS, COMMANDS), own),
         read=_any_of(_names(COMMANDS, EVENTS), own),
         topics={
@@ -253,7 +253,7 @@ def render(
     """
     known = list(accounts)
     here = {"vhost": vhost}
-    works = [account.works for account in known if account.works]
+    queues = [account.queues for account in known if account.queues]
     return {
         "vhosts": [{"name": vhost}],
         "users": [
@@ -303,10 +303,10 @@ def render(
         ],
         # A policy, since no argument of a queue that exists can change: https://www.rabbitmq.com/docs/policies
         "policies": [
-            {"name": "towpath-works", **here, "pattern": _any_of(*works), "apply-to": "queues", "priority": 0}
-            | {"definition": {"max-length-bytes": queue_max_bytes}}
+            {"name": "towpath-services", **here, "pattern": _any_of(*queues), "apply-to": "queues"}
+            | {"priority": 0, "definition": {"max-length-bytes": queue_max_bytes}}
         ]
-        if works
+        if queues
         else [],
     }
 
