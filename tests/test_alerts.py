@@ -198,7 +198,7 @@ def test_each_metric_and_log_event_of_the_runbook_exists() -> None:
     foreign = {
         "disk_free_limit", "pause_minority", "messages_ready", "messages_unacknowledged", "message_bytes",
         "max_connections", "w_await", "check_running", "list_queues", "msg_id", "xact_start", "wait_event_type",
-        "pg_stat_activity",
+        "pg_stat_activity", "wal_max_size_bytes",
     }  # fmt: skip
     source = "\n".join(
         path.read_text()
@@ -206,7 +206,7 @@ def test_each_metric_and_log_event_of_the_runbook_exists() -> None:
         for path in ROOT.glob(pattern)
     )
     known = [re.compile(name) for name in registered()]
-    code = " ".join(re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```$", "", RUNBOOK, flags=re.M | re.S)))
+    code = " ".join(re.findall(r"`([^`]+)`", re.sub(r"^ *```.*?^ *```$", "", RUNBOOK, flags=re.M | re.S)))
     words = set(re.findall(r"(?<![\w.])[a-z]+(?:_[a-z]+)+\b", code)) - foreign
     assert len(words) > 15
     missing = {

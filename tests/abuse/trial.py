@@ -127,7 +127,8 @@ class Trial:
     Args:
         promise: The test's name: what is promised.
         seed: Of whatever is left to chance.
-        busy: Other tests run on this machine: the bounds of time are those of :data:`BUSY`.
+        busy: Other tests run on this machine: the bounds of time are those of :data:`BUSY`, and waits of users on
+            the other gateway count as usual.
     """
 
     def __init__(self, promise: str, seed: str, table: Table, *, busy: bool) -> None:
@@ -256,7 +257,9 @@ class Trial:
         p99 = max(bounds.p99, 2 * line.usual_p99)
         expect = ground.expect
         expect(line.during.count, "no honest user asked anything")
-        longest = max(bounds.worst, 2 * line.control.worst)
+        # Beside other tests a disk or a core may be away for seconds: users of the other gateway then wait as well.
+        usual = max(line.control.worst, line.others.worst if self._busy else 0.0)
+        longest = max(bounds.worst, 2 * usual)
         expect(worst <= longest, f"a user waited {_ms(worst)}, not {_ms(longest)} at most")
         expect(line.during.p99 <= p99, f"p99 was {_ms(line.during.p99)}, not {_ms(p99)}")
         if line.others_control.count:

@@ -72,13 +72,44 @@ def test_a_slow_read_of_one_user_delays_no_other_user(shelves: Shelves) -> None:
     assert ids(shelves.next_round()) == ["e-2"]
 
 
-def test_the_size_of_rounds_follows_the_time_of_the_action(shelves: Shelves) -> None:
-    first = [shelves.arrive("ana", "a-1")]
-    assert shelves.next_round() == first
-    shelves.reads.learn(first, seconds=1.0, size=0)
-    shelves.finish(first)
-    for number in range(8):
+@pytest.mark.parametrize(
+    ("each_round", "each_read", "most_rounds", "largest"),
+    [
+        pytest.param(0.0, 0.005, 100, 3, id="dear reads"),
+        pytest.param(0.0, 1.0, 200, 2, id="very dear reads"),
+        pytest.param(0.002, 0.0002, 10, 60, id="cheap reads"),
+        pytest.param(0.05, 0.0002, 10, 60, id="cheap reads while others have much to do"),
+    ],
+)
+def test_the_size_of_rounds_follows_the_time_of_further_reads(
+    shelves: Shelves, each_round: float, each_read: float, most_rounds: int, largest: int
+) -> None:
+    def run() -> int:
+        reads = shelves.next_round()
+        shelves.reads.learn(reads, seconds=each_round + len(reads) * each_read, size=0)
+        shelves.finish(reads)
+        return len(reads)
+
+    shelves.arrive("ana", "a-1")
+    assert run() == 1  # It says what a round costs, and little about many.
+    for number in range(200):
         shelves.arrive(f"u-{number}", f"m-{number}")
+    sizes: list[int] = []
+    while sum(sizes) < 200:
+        sizes.append(run())
+    assert len(sizes) <= most_rounds
+    assert max(sizes) <= largest
+    assert all(size <= 2 * before for before, size in zip([1, *sizes], sizes, strict=False))
+
+
+def test_a_round_that_took_long_makes_the_next_ones_small(shelves: Shelves) -> None:
+    for number in range(40):
+        shelves.arrive(f"u-{number}", f"m-{number}")
+    for seconds in (0.001, 2.0):
+        reads = shelves.next_round()
+        assert len(reads) > 4
+        shelves.reads.learn(reads, seconds=seconds, size=0)
+        shelves.finish(reads)
     assert [len(shelves.next_round()) for _ in range(8)] == [1] * 8
 
 

@@ -6,9 +6,11 @@ queue per user, and run in rounds beside it (:class:`~towpath.servicekit.handlin
 Guarantees:
 
 * Users are served round robin. One heavy read per user runs at a time, in the order of arrival.
-* A round serves as many users as are expected to hold the event loop for no more than :data:`_ROUND_SECONDS` and to
-  need no more than ``unit_max_bytes`` of answers, estimated from earlier runs of the action; at least one user. Its
-  reads are of one action, so that one estimate holds for all of them.
+* A round serves one user, and as many more as are expected to add no more than :data:`_ROUND_SECONDS` of the event
+  loop and to need no more than ``unit_max_bytes`` of answers, estimated from earlier rounds of the action. Its reads
+  are of one action, so that one estimate holds for all of them.
+* A crowd that asks the same (a gateway has ended, and all its clients resume) soon shares rounds: what a round costs
+  with one read in it, it costs only once.
 * The number of waiting reads is bounded: ``heavy_reads_user_max`` per user, ``heavy_reads_max`` in all. Requests that
   wait behind reads of their sender are counted as well (:data:`_FOLLOWERS_MAX`). Once these hold half the prefetch of
   a queue, only one per user is admitted from it, so that a few users never stop a partition. Past a bound the answer
@@ -30,29 +32,53 @@ from towpath.servicekit.runtime.telemetry import Telemetry
 
 K = TypeVar("K")
 
-#: Seconds that a round may hold the event loop: a delay that no other user notices.
+#: Seconds that the further reads of a round may hold the event loop: a delay that no other user notices.
 _ROUND_SECONDS: Final = 0.01
 _ROUND_MOST: Final = 64
 #: Requests of one sender that may wait behind its heavy reads.
 _FOLLOWERS_MAX: Final = 128
-#: Expected cost of an action before its first run: seconds, bytes.
+#: Expected cost of a read of an action before its first run: seconds, bytes.
 _UNKNOWN: Final = (0.002, 64 * 1024)
 #: Factor by which an expectation that was too high shrinks after each round.
 _DECAY: Final = 0.8
+#: Factor by which a round may be larger than the one before: an estimate from few reads says little about many.
+_GROWTH: Final = 2
 #: Milliseconds after which a client may retry after a refusal.
 RETRY_AFTER_MS: Final = 1_000
 
 
 @dataclass(slots=True)
 class _Expected:
-    """The expected cost of one request of an action; rises at once and falls slowly."""
+    """The expected cost of an action; rises at once and falls slowly.
 
-    seconds: float = _UNKNOWN[0]
+    Attributes:
+        alone: Seconds of a round with one read: its transaction, what else ran meanwhile, and the read. 0: unknown.
+        further: Seconds of each further read of a round.
+        size: Bytes of an answer.
+        served: Reads in the last round.
+    """
+
+    alone: float = 0.0
+    further: float = _UNKNOWN[0]
     size: float = _UNKNOWN[1]
+    served: int = _ROUND_MOST
 
-    def learn(self, seconds: float, size: float) -> None:
-        self.seconds = max(seconds, self.seconds * _DECAY)
-        self.size = max(size, self.size * _DECAY)
+    def learn(self, reads: int, seconds: float, size: float) -> None:
+        """A round of ``reads`` took ``seconds``, and its answers are ``size`` bytes together."""
+        if reads == 1:
+            # The least of the last rounds: other work of the event loop is in the measured time, too.
+            self.alone = min(seconds, self.alone / _DECAY) if self.alone else seconds
+        further = max(seconds - self.alone, 0.0) / (reads - 1) if reads > 1 else 0.0
+        self.further = max(further, self.further * _DECAY)
+        self.size = max(size / reads, self.size * _DECAY)
+        self.served = reads
+
+    def most(self, max_bytes: int) -> int:
+        """How many reads the next round may have."""
+        by_time = 1 + _ROUND_SECONDS / max(self.further, 1e-6)
+        by_size = max_bytes / max(self.size, 1.0)
+        # At least one, or an action that is slower than a round would never run.
+        return max(1, min(_ROUND_MOST, self.served * _GROWTH, int(by_time), int(by_size)))
 
 
 class ReadTurns:
@@ -109,7 +135,8 @@ class ReadTurns:
         action, most = "", 1
         for read in self._backlog.unblocked(first):
             if not taken:
-                action, most = read.envelope.action, self._most(read.envelope.action)
+                action = read.envelope.action
+                most = self._expected.get(action, _Expected()).most(self._round_max_bytes)
             # Left for a later round, in its position: the estimate is per action.
             elif read.envelope.action != action:
                 continue
@@ -127,7 +154,7 @@ class ReadTurns:
     def learn(self, reads: Sequence[Request], seconds: float, size: int) -> None:
         """Together ``reads``, all of one action, held the event loop for ``seconds`` and prepared ``size`` bytes."""
         expected = self._expected.setdefault(reads[0].envelope.action, _Expected())
-        expected.learn(seconds / len(reads), size / len(reads))
+        expected.learn(len(reads), seconds, size)
 
     def release(self, requests: Iterable[Request]) -> None:
         """They wait no longer; those that were not admitted here are ignored."""
@@ -158,14 +185,6 @@ class ReadTurns:
             self._waiting.move_to_end(user)
         else:
             del self._waiting[user]
-
-    def _most(self, action: str) -> int:
-        """How many reads of ``action`` a round may have."""
-        expected = self._expected.get(action, _Expected())
-        # At least one, or an action that is slower than a round would never run.
-        by_time = _ROUND_SECONDS / max(expected.seconds, 1e-6)
-        by_size = self._round_max_bytes / max(expected.size, 1.0)
-        return max(1, min(_ROUND_MOST, int(by_time), int(by_size)))
 
 
 def _too_many() -> Busy:
