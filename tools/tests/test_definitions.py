@@ -156,8 +156,8 @@ def test_the_log_of_revocations_is_defined_as_gateways_declare_it() -> None:
 
 
 def test_the_bytes_of_a_services_queues_are_bounded_and_of_no_others() -> None:
-    [policy] = Wanted().render({})["policies"]
-    bounded = re.compile(policy["pattern"])
+    [policy] = Wanted().render({})["parameters"]
+    bounded = re.compile(policy["value"]["pattern"])
     for service in SERVICES:
         assert all(bounded.search(queue.name) for queue in topology(service, 1000).queues)
     others = [

@@ -239,7 +239,7 @@ _COMPARED: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "exchanges": (("name",), ("type", "durable")),
     "queues": (("name",), ("durable", "arguments")),
     "bindings": (("source", "destination", "routing_key"), ()),
-    "policies": (("name",), ("pattern", "apply-to", "priority", "definition")),
+    "parameters": (("component", "name"), ("value",)),
 }
 #: Of these, what is there beside ours is named: it may do more than ours.
 _ALONE: Final = ("users", "permissions", "topic_permissions")
