@@ -102,6 +102,19 @@ def test_the_size_of_rounds_follows_the_time_of_further_reads(
     assert all(size <= 2 * before for before, size in zip([1, *sizes], sizes, strict=False))
 
 
+def test_a_slow_moment_of_the_program_does_not_make_rounds_large(shelves: Shelves) -> None:
+    for number in range(640):
+        shelves.arrive(f"u-{number}", f"m-{number}")
+    shelves.reads.learn([shelves.arrive("ana", "a-1")], seconds=0.5, size=0)
+    sizes: list[int] = []
+    for _ in range(10):
+        reads = shelves.next_round()
+        shelves.reads.learn(reads, seconds=len(reads) * 0.005, size=0)
+        shelves.finish(reads)
+        sizes.append(len(reads))
+    assert max(sizes) <= 4
+
+
 def test_a_round_that_took_long_makes_the_next_ones_small(shelves: Shelves) -> None:
     for number in range(40):
         shelves.arrive(f"u-{number}", f"m-{number}")

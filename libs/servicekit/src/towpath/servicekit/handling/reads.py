@@ -65,8 +65,11 @@ class _Expected:
 
     def learn(self, reads: int, seconds: float, size: float) -> None:
         """A round of ``reads`` took ``seconds``, and its answers are ``size`` bytes together."""
-        if reads == 1:
-            # The least of the last rounds: other work of the event loop is in the measured time, too.
+        # The least of the last rounds, since other work of the event loop is in the measured time; and a round of
+        # many costs no less than one read.
+        if reads > 1:
+            self.alone = min(seconds, self.alone)
+        else:
             self.alone = min(seconds, self.alone / _DECAY) if self.alone else seconds
         further = max(seconds - self.alone, 0.0) / (reads - 1) if reads > 1 else 0.0
         self.further = max(further, self.further * _DECAY)
