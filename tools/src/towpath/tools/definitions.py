@@ -9,8 +9,8 @@ docs/adr/0026 gives the reasons, docs/reference/protocol.md the table. Guarantee
   none. https://www.rabbitmq.com/docs/access-control#topic-authorisation
 * All patterns are anchored: RabbitMQ searches them in the name.
 * Equal passwords give equal definitions, so that importing them again changes nothing.
-* The queues of a service that is down fill no disk, which would be an alarm for all: an operator
-  policy bounds their bytes.
+* The queues of a service that is down fill no disk, which would be an alarm for all: an operator policy
+  bounds their bytes.
 """
 
 import base64
@@ -302,7 +302,7 @@ def render(
             {"source": PUSH, **here, "destination": REVOCATIONS, "destination_type": "queue"}
             | {"routing_key": REVOKE_ALL, "arguments": {}}
         ],
-        "parameters": [_bound(_any_of(*queues), queue_max_bytes) | here] if queues else [],
+        "parameters": [_bytes_policy(_any_of(*queues), queue_max_bytes) | here] if queues else [],
     }
 
 
@@ -327,7 +327,7 @@ def _check(name: str, *domains: str) -> None:
             raise BadAccount(f"{domain!r} is not a domain: a word of small letters, digits and _")
 
 
-def _bound(queues: str, most: int) -> dict[str, Any]:
+def _bytes_policy(queues: str, most: int) -> dict[str, Any]:
     """An operator policy that bounds the bytes of queues.
 
     A policy, since no argument of a queue that exists can change; and an operator policy, since RabbitMQ applies it
