@@ -12,8 +12,8 @@ import pytest
 from services.ingress.tests.running import Consumer, IngressUnderTest, RunIngress, a_consumer
 from towpath.ingress.app import serve
 from towpath.ingress.settings import IngressSettings
-from towpath.servicekit.broker.interface import Broker
-from towpath.servicekit.broker.memory import MemoryHub
+from towpath.servicekit.broker.interface import Broker, Topology
+from towpath.servicekit.broker.memory import MemoryBroker, MemoryHub
 from towpath.servicekit.runtime.settings import BadSetting, BrokerSettings
 from towpath.testkit.certificates import Authority
 from towpath.testkit.processes import free_port
@@ -63,6 +63,27 @@ async def test_a_port_that_is_taken_ends_the_program_with_its_setting(ingress: I
 
     with pytest.raises(BadSetting, match=f"TOWPATH_PORT='{ingress.settings.port}'.*use another port"):
         await serve(settings, asyncio.Event(), connect)
+
+
+async def test_it_is_ready_only_once_it_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, goes_on, stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    settings = IngressSettings(port=free_port(), admin_port=free_port(), api_keys=str(tmp_path / "keys.json"))
+
+    async def declare(_: MemoryBroker, topology: Topology) -> None:
+        asked.set()
+        await goes_on.wait()
+
+    monkeypatch.setattr(MemoryBroker, "declare", declare)
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks, httpx.AsyncClient() as http:
+        tasks.create_task(serve(settings, stop, lambda _, name: MemoryHub().connect(name=name)))
+        await asked.wait()
+        admin = f"http://127.0.0.1:{settings.admin_port}/health/ready"
+        assert (await http.get(admin)).json() == {"status": "not ready", "failing": ["listening"]}
+        goes_on.set()
+        while (await http.get(admin)).status_code != 200:
+            pass
+        assert (await http.get(f"http://127.0.0.1:{settings.port}/")).status_code == 404
+        stop.set()
 
 
 async def test_a_client_that_leaves_within_its_body_causes_no_error(

@@ -1,7 +1,7 @@
 """The ingress as a program: connects to the broker, serves HTTP, and finishes the requests in hand when it stops.
 
-Guarantees: ``/health/ready`` is ok only while RabbitMQ takes messages. A stopping ingress takes no new connection,
-and answers what it has before it disconnects from the broker.
+Guarantees: ``/health/ready`` is ok only while it listens and RabbitMQ takes messages. A stopping ingress takes no new
+connection, and answers what it has before it disconnects from the broker.
 """
 
 import asyncio
@@ -36,7 +36,8 @@ async def serve(settings: IngressSettings, stop: asyncio.Event, connect: Connect
         BadSetting, BrokerRefused, TopologyMismatch: It cannot start.
     """
     keys = KeyRing(Path(settings.api_keys))
-    health = Health()
+    health, is_listening = Health(), asyncio.Event()
+    health.add("listening", is_listening.is_set)
     # Left in the opposite order: requests end with a connected broker, and /health answers until the end.
     async with (
         Telemetry.open(_NAME, settings) as telemetry,
@@ -59,6 +60,7 @@ async def serve(settings: IngressSettings, stop: asyncio.Event, connect: Connect
             watching = keep_running("api keys", watch, pause=1.0, failed=failed)
             task = asyncio.create_task(watching, name="ingress: api keys")
             log.info("serving", host=settings.host, port=settings.port)
+            is_listening.set()
             try:
                 await stop.wait()
             finally:
