@@ -148,11 +148,11 @@ async def test_pairs_are_found_by_the_index(connection: AsyncConnection) -> None
     key = sa.tuple_(TABLES.entries.c.stream, TABLES.entries.c.envelope)
     rows = (await connection.execute(sa.select(TABLES.entries.c.stream, TABLES.entries.c.envelope))).all()
     wanted = [(row.stream, row.envelope) for row in rows if row.stream != "a"]
-    found = sa.select(TABLES.entries.c.stream).where(
-        key.in_(bulk.pairs(connection, [*wanted, ("a", "other")]))
-    )
-    assert set((await connection.execute(found)).scalars()) == {stream for stream, _ in wanted}
+    found = sa.select(TABLES.entries.c.stream).where(key.in_(bulk.pairs(connection.dialect.name)))
+    asked = bulk.pair_values(connection, [*wanted, ("a", "other")])
+    assert set((await connection.execute(found, asked)).scalars()) == {stream for stream, _ in wanted}
     if connection.dialect.name == "sqlite":
+        found = found.params(**asked)
         statement = found.compile(connection.sync_connection, compile_kwargs={"literal_binds": True})
         plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}")
         assert any(row.detail.startswith("SEARCH test_stream_entries") for row in plan)

@@ -6,7 +6,8 @@ handled after the answer to ``chat.block`` is hidden: both lock the stream of th
 
 from collections import Counter
 from collections.abc import Collection
-from typing import Final
+from functools import cache
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -23,6 +24,10 @@ MOST_BLOCKED: Final = 1000
 
 #: The user who blocks, and the blocked one.
 Pair = tuple[str, str]
+
+_END: Final = BLOCKS.delete().where(
+    BLOCKS.c.user_id == sa.bindparam("whose"), BLOCKS.c.blocked == sa.bindparam("which")
+)
 
 
 class TooManyBlocked(Conflict):
@@ -50,8 +55,8 @@ class Blocks:
         self._stored = {(row.user_id, row.blocked) for row in rows}
         self._now = set(self._stored)
         if blocking:
-            count = sa.select(BLOCKS.c.user_id, sa.func.count()).where(BLOCKS.c.user_id.in_(sorted(blocking)))
-            for user, blocked in await self._connection.execute(count.group_by(BLOCKS.c.user_id)):
+            names = bulk.name_values(self._connection, sorted(blocking))
+            for user, blocked in await self._connection.execute(_count(self._connection.dialect.name), names):
                 self._counts[user] = blocked
 
     def has(self, user_id: str, blocked: str | None) -> bool:
@@ -100,11 +105,8 @@ class Blocks:
             ],
         )
         if ended := sorted(self._stored - self._now):
-            here = sa.and_(
-                BLOCKS.c.user_id == sa.bindparam("whose"), BLOCKS.c.blocked == sa.bindparam("which")
-            )
             await self._connection.execute(
-                BLOCKS.delete().where(here), [{"whose": user, "which": blocked} for user, blocked in ended]
+                _END, [{"whose": user, "which": blocked} for user, blocked in ended]
             )
 
 
@@ -112,10 +114,21 @@ async def read_blocked(connection: AsyncConnection, users: Collection[str]) -> d
     """The users whom each of ``users`` blocks, by name. One statement; the limit bounds its rows."""
     found: dict[str, list[BlockedUser]] = {user: [] for user in users}
     if users:
-        rows = sa.select(BLOCKS).where(BLOCKS.c.user_id.in_(sorted(users)))
-        for row in await connection.execute(rows):
+        names = bulk.name_values(connection, sorted(users))
+        for row in await connection.execute(_blocked(connection.dialect.name), names):
             found[row.user_id].append(BlockedUser(user=row.blocked, since=row.created_at))
     return {user: sorted(blocked, key=lambda one: one.user) for user, blocked in found.items()}
+
+
+@cache
+def _count(dialect: str) -> sa.Select[Any]:
+    users = bulk.one_of(dialect, BLOCKS.c.user_id)
+    return sa.select(BLOCKS.c.user_id, sa.func.count()).where(users).group_by(BLOCKS.c.user_id)
+
+
+@cache
+def _blocked(dialect: str) -> sa.Select[Any]:
+    return sa.select(BLOCKS).where(bulk.one_of(dialect, BLOCKS.c.user_id))
 
 
 def is_unwelcome(user: sa.ColumnElement[str], by: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:

@@ -13,6 +13,7 @@ Guarantees:
 """
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Final
 
 import sqlalchemy as sa
@@ -31,6 +32,15 @@ STEP: Final = 50
 EVERY_MS: Final = 1000
 #: How long a room is kept after its last push, in milliseconds; longer than :data:`EVERY_MS`.
 _KEPT_MS: Final = 600_000
+_IS_DUE: Final = sa.and_(CROWDS.c.changed_at.is_not(None), CROWDS.c.pushed_at <= sa.bindparam("until"))
+_ANY_DUE: Final = sa.select(sa.exists().where(_IS_DUE))
+_DUE: Final = (
+    sa.select(CROWDS.c.room)
+    .where(_IS_DUE)
+    .order_by(CROWDS.c.changed_at)
+    .limit(STEP)
+    .with_for_update(skip_locked=True)
+)
 
 
 async def mark(connection: AsyncConnection, rooms: Iterable[str], at: int) -> None:
@@ -38,14 +48,15 @@ async def mark(connection: AsyncConnection, rooms: Iterable[str], at: int) -> No
     rows = [{"room": room, "changed_at": at, "pushed_at": 0} for room in sorted(rooms)]
     if not rows:
         return
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    marking = dialect.insert(CROWDS)
-    await connection.execute(
-        # `pushed_at` stays, which keeps the pushes a second apart.
-        marking.on_conflict_do_update(
-            index_elements=["room"], set_={"changed_at": marking.excluded.changed_at}
-        ),
-        rows,
+    await connection.execute(_mark(connection.dialect.name), rows)
+
+
+@cache
+def _mark(dialect: str) -> sa.Insert:
+    marking = postgresql.insert(CROWDS) if dialect == "postgresql" else sqlite.insert(CROWDS)
+    # `pushed_at` stays, which keeps the pushes a second apart.
+    return marking.on_conflict_do_update(
+        index_elements=["room"], set_={"changed_at": marking.excluded.changed_at}
     )
 
 
@@ -58,19 +69,13 @@ class Crowds:
     async def round(self, run: TimerRun) -> bool:
         """Push the counts of some marked rooms; returns whether there may be more to do at once."""
         now = self._clock()
-        is_due = sa.and_(CROWDS.c.changed_at.is_not(None), CROWDS.c.pushed_at <= now - EVERY_MS)
+        until = {"until": now - EVERY_MS}
         # Without a lock: a run without work must not block writers.
         async with run.database.reading() as connection:
-            if not (await connection.execute(sa.select(sa.exists().where(is_due)))).scalar_one():
+            if not (await connection.execute(_ANY_DUE, until)).scalar_one():
                 return False
         async with run.transaction() as connection:
-            due = await connection.execute(
-                sa.select(CROWDS.c.room)
-                .where(is_due)
-                .order_by(CROWDS.c.changed_at)
-                .limit(STEP)
-                .with_for_update(skip_locked=True)
-            )
+            due = await connection.execute(_DUE, until)
             rooms = list(due.scalars())
             if rooms:
                 await run.publish(connection, await _read_crowds(connection, rooms))

@@ -16,7 +16,8 @@ Guarantees:
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
-from typing import Final
+from functools import cache
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -65,18 +66,9 @@ class FanOut:
         """Count the connections in each of ``rooms``."""
         if not rooms:
             return
-        asked = bulk.pairs(connection, [(room, "") for room in sorted(rooms)]).subquery()
-        hearing = (
-            sa.select(sa.literal(1).label("one"))
-            .select_from(MEMBERS.join(CONNECTIONS, CONNECTIONS.c.user_id == MEMBERS.c.user_id))
-            .where(MEMBERS.c.room == asked.c[0], CONNECTIONS.c.ended_at.is_(None))
-            .limit(_MOST_COUNTED)
-            .correlate(asked)
-            .subquery()
-        )
-        count = sa.select(sa.func.count()).select_from(hearing).correlate(asked).scalar_subquery()
+        asked = bulk.pair_values(connection, [(room, "") for room in sorted(rooms)])
         now = self._clock()
-        for room, connections in await connection.execute(sa.select(asked.c[0], count)):
+        for room, connections in await connection.execute(_count(connection.dialect.name), asked):
             seconds = COUNTED_SECONDS if connections < _LARGE else _COUNTED_SECONDS_LARGE
             self._counted[room] = now + seconds, connections
             self._counted.move_to_end(room)
@@ -108,3 +100,18 @@ class FanOut:
         connections = self._counted[room][1] if room in self._counted else 1
         # At least 1: a message that no connection receives is stored and answered like any other.
         return max(1, connections) * (1 + letters // _LETTERS)
+
+
+@cache
+def _count(dialect: str) -> sa.Select[Any]:
+    asked = bulk.pairs(dialect).subquery()
+    hearing = (
+        sa.select(sa.literal(1).label("one"))
+        .select_from(MEMBERS.join(CONNECTIONS, CONNECTIONS.c.user_id == MEMBERS.c.user_id))
+        .where(MEMBERS.c.room == asked.c[0], CONNECTIONS.c.ended_at.is_(None))
+        .limit(_MOST_COUNTED)
+        .correlate(asked)
+        .subquery()
+    )
+    count = sa.select(sa.func.count()).select_from(hearing).correlate(asked).scalar_subquery()
+    return sa.select(asked.c[0], count)

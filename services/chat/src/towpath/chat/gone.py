@@ -12,6 +12,7 @@ Guarantees:
 """
 
 from collections.abc import Collection
+from functools import cache
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -21,12 +22,14 @@ from towpath.chat.presence_events import Clock
 from towpath.chat.tables import GONE, INVITATIONS, MESSAGES, STREAMS
 from towpath.protocol.chat import stream_of
 from towpath.protocol.envelope import now_ms
-from towpath.servicekit import TimerRun
+from towpath.servicekit import TimerRun, bulk
 
 #: Rows of each kind that one run deletes.
 STEP: Final = 500
 #: How long a gone room counts as created.
 _KEPT_MS: Final = 86_400_000
+_IS_DUE: Final = GONE.c.uncleared_since.is_not(None)
+_ANY_DUE: Final = sa.select(sa.exists().where(_IS_DUE))
 
 
 def is_gone(room: sa.ColumnElement[Any], seq: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
@@ -41,9 +44,15 @@ def is_withdrawn() -> sa.ColumnElement[bool]:
 
 async def read_gone(connection: AsyncConnection, rooms: Collection[str]) -> dict[str, int]:
     """For each of ``rooms`` that was gone once, the last ``seq`` of the gone room."""
-    last = sa.select(GONE.c.room, sa.func.max(GONE.c.seq)).where(GONE.c.room.in_(sorted(rooms)))
-    rows = await connection.execute(last.group_by(GONE.c.room))
+    names = bulk.name_values(connection, sorted(rooms))
+    rows = await connection.execute(_last(connection.dialect.name), names)
     return {row.room: row[1] for row in rows}
+
+
+@cache
+def _last(dialect: str) -> sa.Select[Any]:
+    rooms = bulk.one_of(dialect, GONE.c.room)
+    return sa.select(GONE.c.room, sa.func.max(GONE.c.seq)).where(rooms).group_by(GONE.c.room)
 
 
 class GoneRoomSweeper:
@@ -54,13 +63,12 @@ class GoneRoomSweeper:
 
     async def round(self, run: TimerRun) -> bool:
         """Delete some rows of one room; returns whether there may be more to do at once."""
-        is_due = GONE.c.uncleared_since.is_not(None)
         # Without a lock: a run without work must not block writers.
         async with run.database.reading() as connection:
-            if not (await connection.execute(sa.select(sa.exists().where(is_due)))).scalar_one():
+            if not (await connection.execute(_ANY_DUE)).scalar_one():
                 return False
         async with run.database.transaction() as connection:
-            oldest = sa.select(GONE.c.room, GONE.c.seq).where(is_due).order_by(GONE.c.uncleared_since)
+            oldest = sa.select(GONE.c.room, GONE.c.seq).where(_IS_DUE).order_by(GONE.c.uncleared_since)
             found = await connection.execute(oldest.limit(1).with_for_update(skip_locked=True))
             if (gone := found.first()) is None:
                 return False

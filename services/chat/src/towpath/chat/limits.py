@@ -11,6 +11,7 @@ Guarantees:
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -172,56 +173,73 @@ class Quotas:
     # Inside
 
     async def _load_rooms(self, wanted: set[tuple[str, str]]) -> None:
-        asked = bulk.pairs(self._connection, sorted(wanted)).subquery()
-        kind = sa.case((is_of_two(MEMBERS.c.room), _DIRECT), else_=_ORDINARY)
         most = max(self._limits.rooms_per_user, self._limits.direct_rooms_per_user)
-        theirs = (
-            sa.select(sa.literal(1).label("one"))
-            .where(MEMBERS.c.user_id == asked.c[0], kind == asked.c[1])
-            .limit(most)
+        rows = await self._connection.execute(
+            _rooms_of(self._connection.dialect.name, most),
+            bulk.pair_values(self._connection, sorted(wanted)),
         )
-        rows = await self._connection.execute(sa.select(asked.c[0], asked.c[1], _count(theirs, asked)))
         for user, which, count in rows:
             self._rooms[user, which] = count
 
     async def _load_made(self, users: set[str]) -> None:
-        asked = bulk.pairs(self._connection, [(user, "") for user in sorted(users)]).subquery()
         since, limit = self._clock() - DAY_MS, self._limits.rooms_made_per_day
-
-        def made_in(rooms: sa.Table) -> sa.Select[Any]:
-            theirs = sa.select(rooms.c.created_at).where(
-                rooms.c.created_by == asked.c[0], rooms.c.created_at > since
-            )
-            newest = theirs.order_by(rooms.c.created_at.desc()).limit(limit).correlate(asked)
-            return sa.select(newest.subquery())
-
-        # A deleted room still counts (protocol.md, "Deleted rooms").
-        both = sa.union_all(made_in(ROOMS), made_in(GONE)).subquery()
-        newest = sa.select(both).order_by(both.c.created_at.desc()).limit(limit).subquery()
-        oldest = sa.select(sa.func.min(newest.c.created_at)).correlate(asked).scalar_subquery()
-        count = sa.select(sa.func.count()).select_from(newest).correlate(asked).scalar_subquery()
-        for user, made, at in await self._connection.execute(sa.select(asked.c[0], count, oldest)):
+        asked = bulk.pair_values(self._connection, [(user, "") for user in sorted(users)])
+        made_by = _made_by(self._connection.dialect.name, limit)
+        for user, made, at in await self._connection.execute(made_by, {**asked, "since": since}):
             self._made[user] = made
             if at is not None:
                 self._oldest[user] = at
 
     async def _load_invitations(self, wanted: set[tuple[str, str]]) -> None:
-        asked = bulk.pairs(self._connection, sorted(wanted)).subquery()
-        theirs = sa.select(sa.literal(1).label("one")).where(
-            INVITATIONS.c.user_id == asked.c[1], ~is_withdrawn()
-        )
-        from_one = theirs.where(INVITATIONS.c.invited_by == asked.c[0])
+        limits = self._limits
         rows = await self._connection.execute(
-            sa.select(
-                asked.c[0],
-                asked.c[1],
-                _count(theirs.limit(self._limits.invitations_per_user), asked),
-                _count(from_one.limit(self._limits.invitations_per_pair), asked),
-            )
+            _invited(self._connection.dialect.name, limits.invitations_per_user, limits.invitations_per_pair),
+            bulk.pair_values(self._connection, sorted(wanted)),
         )
         for by, user, opened, of_pair in rows:
             self._open[user] = opened
             self._pairs[by, user] = of_pair
+
+
+@lru_cache(maxsize=16)
+def _rooms_of(dialect: str, most: int) -> sa.Select[Any]:
+    asked = bulk.pairs(dialect).subquery()
+    kind = sa.case((is_of_two(MEMBERS.c.room), _DIRECT), else_=_ORDINARY)
+    theirs = sa.select(sa.literal(1).label("one")).where(MEMBERS.c.user_id == asked.c[0], kind == asked.c[1])
+    return sa.select(asked.c[0], asked.c[1], _count(theirs.limit(most), asked))
+
+
+@lru_cache(maxsize=16)
+def _made_by(dialect: str, limit: int) -> sa.Select[Any]:
+    asked = bulk.pairs(dialect).subquery()
+    since = sa.bindparam("since", type_=sa.BigInteger)
+
+    def made_in(rooms: sa.Table) -> sa.Select[Any]:
+        theirs = sa.select(rooms.c.created_at).where(
+            rooms.c.created_by == asked.c[0], rooms.c.created_at > since
+        )
+        newest = theirs.order_by(rooms.c.created_at.desc()).limit(limit).correlate(asked)
+        return sa.select(newest.subquery())
+
+    # A deleted room still counts (protocol.md, "Deleted rooms").
+    both = sa.union_all(made_in(ROOMS), made_in(GONE)).subquery()
+    newest = sa.select(both).order_by(both.c.created_at.desc()).limit(limit).subquery()
+    oldest = sa.select(sa.func.min(newest.c.created_at)).correlate(asked).scalar_subquery()
+    count = sa.select(sa.func.count()).select_from(newest).correlate(asked).scalar_subquery()
+    return sa.select(asked.c[0], count, oldest)
+
+
+@lru_cache(maxsize=16)
+def _invited(dialect: str, per_user: int, per_pair: int) -> sa.Select[Any]:
+    asked = bulk.pairs(dialect).subquery()
+    theirs = sa.select(sa.literal(1).label("one")).where(INVITATIONS.c.user_id == asked.c[1], ~is_withdrawn())
+    from_one = theirs.where(INVITATIONS.c.invited_by == asked.c[0])
+    return sa.select(
+        asked.c[0],
+        asked.c[1],
+        _count(theirs.limit(per_user), asked),
+        _count(from_one.limit(per_pair), asked),
+    )
 
 
 def is_of_two(room: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:

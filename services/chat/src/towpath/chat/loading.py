@@ -5,6 +5,7 @@ name; a room that is named and does not exist gets an object that says so (:attr
 """
 
 from collections.abc import Mapping, Set
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,8 +32,8 @@ async def load_rooms(
         _room(rooms, name)
     if not opened and not further:
         return
-    found = sa.select(ROOMS).where(ROOMS.c.room.in_(sorted(opened | further)))
-    for row in await connection.execute(found):
+    names = bulk.name_values(connection, sorted(opened | further))
+    for row in await connection.execute(_rooms(connection.dialect.name), names):
         room = _room(rooms, row.room)
         room.title, room.private, room.created_by = row.title, row.private, row.created_by
         room.created_at, room.count = row.created_at, row.members
@@ -68,6 +69,11 @@ async def load_guests(
         has_come = row.seq < gone.get(row.room, 0)
         guest = Guest(row.user_id, row.invited_by, row.seq, row.shown_by, is_stored=True, has_come=has_come)
         _room(rooms, row.room).guests[row.user_id] = guest
+
+
+@cache
+def _rooms(dialect: str) -> sa.Select[Any]:
+    return sa.select(ROOMS).where(bulk.one_of(dialect, ROOMS.c.room))
 
 
 def _add_member(rooms: dict[str, Room], row: Any) -> None:

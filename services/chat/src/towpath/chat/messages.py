@@ -6,6 +6,7 @@ or deleted, or is hidden from a reader, is withheld from its entries in the stre
 """
 
 from collections.abc import Collection
+from functools import cache
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -37,11 +38,8 @@ class Messages:
         """Read the existing messages of ``wanted``, pairs of room and ``seq``."""
         if not wanted:
             return
-        asked = bulk.pairs(self._connection, [(room, str(seq)) for room, seq in wanted]).subquery()
-        # A join: for a row value that contains a number SQLite would use only the room column of the index.
-        here = sa.and_(MESSAGES.c.room == asked.c[0], MESSAGES.c.seq == sa.cast(asked.c[1], sa.BigInteger))
-        there = sa.select(MESSAGES).join(asked, here).where(~is_gone(MESSAGES.c.room, MESSAGES.c.seq))
-        for row in await self._connection.execute(there):
+        asked = bulk.pair_values(self._connection, [(room, str(seq)) for room, seq in wanted])
+        for row in await self._connection.execute(_there(self._connection.dialect.name), asked):
             self._posts[row.room, row.seq] = Post(**row._mapping, is_stored=True)
 
     def get(self, room: Room, seq: int) -> Post:
@@ -132,6 +130,14 @@ class Messages:
     def _withhold(self, post: Post, seq: int) -> None:
         """Withhold the text from the entry at ``seq``, whose subject is ``post``."""
         self._streams.withhold(stream_of(post.room), seq, about=post.seq, blank=BLANK)
+
+
+@cache
+def _there(dialect: str) -> sa.Select[Any]:
+    asked = bulk.pairs(dialect).subquery()
+    # A join: for a row value that contains a number SQLite would use only the room column of the index.
+    here = sa.and_(MESSAGES.c.room == asked.c[0], MESSAGES.c.seq == sa.cast(asked.c[1], sa.BigInteger))
+    return sa.select(MESSAGES).join(asked, here).where(~is_gone(MESSAGES.c.room, MESSAGES.c.seq))
 
 
 def _row(post: Post) -> dict[str, Any]:

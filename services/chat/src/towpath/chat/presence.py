@@ -21,6 +21,7 @@ Times are taken from the replicas' clocks; the bounds vary by the differences of
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from typing import Any, Final
 
@@ -30,12 +31,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from towpath.chat.crowds import mark as mark_crowds
 from towpath.chat.limits import is_of_two
 from towpath.chat.presence_events import Clock, mark
-from towpath.chat.reading import first_rooms
+from towpath.chat.reading import first_rooms, of_users
 from towpath.chat.settings import ChatSettings
 from towpath.chat.tables import CONNECTIONS, GATEWAYS, MEMBERS, PEOPLE, ROOMS
 from towpath.protocol.chat import PresencePush, direct_users, is_direct, stream_of
 from towpath.protocol.envelope import make, now_ms
-from towpath.servicekit import Database, Push, TimerRun, batched, to_group, to_user
+from towpath.servicekit import Database, Push, TimerRun, bulk, to_group, to_user
 
 #: Maximum number of rows of one step.
 STEP: Final = 500
@@ -43,7 +44,6 @@ STEP: Final = 500
 _ENDED_KEPT_MS: Final = 3_600_000
 #: How long a silent gateway may still return with its connections.
 _SILENT_KEPT_MS: Final = 86_400_000
-_USERS_A_STATEMENT: Final = 10_000
 #: Rooms of all users of one step: each gets a push, which is a row and a message, and the step holds locks meanwhile.
 _ROOMS_A_STEP: Final = 1000
 
@@ -80,14 +80,8 @@ def presence_at(state: PresenceState, *, was_online: bool, now: int, grace: int)
 
 async def read_online(connection: AsyncConnection, users: Iterable[str]) -> set[str]:
     """The ``users`` who are online, as published or about to be published to their rooms."""
-    online: set[str] = set()
-    is_connected = sa.exists().where(CONNECTIONS.c.user_id == PEOPLE.c.user_id, _OF_GATEWAY, _IS_OPEN)
-    for part in batched(sorted(set(users)), _USERS_A_STATEMENT):
-        found = sa.select(PEOPLE.c.user_id).where(
-            PEOPLE.c.user_id.in_(part), sa.or_(PEOPLE.c.is_online, is_connected)
-        )
-        online.update((await connection.execute(found)).scalars())
-    return online
+    names = bulk.name_values(connection, sorted(set(users)))
+    return set((await connection.execute(_online(connection.dialect.name), names)).scalars())
 
 
 class Presence:
@@ -135,15 +129,7 @@ class Presence:
 
     async def _publish_next(self, run: TimerRun, now: int) -> bool:
         async with run.transaction() as connection:
-            rows = await connection.execute(
-                sa.select(PEOPLE.c.user_id, PEOPLE.c.is_online)
-                .where(PEOPLE.c.look_at <= now)
-                # The longest due first. Locked rows are another replica's work:
-                # https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE
-                .order_by(PEOPLE.c.look_at)
-                .limit(STEP)
-                .with_for_update(skip_locked=True)
-            )
+            rows = await connection.execute(_DUE, {"now": now})
             was_online = {row.user_id: row.is_online for row in rows}
             if not was_online:
                 return False
@@ -171,11 +157,8 @@ class Presence:
 async def _due_work(database: Database, now: int, silent_since: int) -> tuple[bool, bool]:
     """Whether there is work on gateways, and on users."""
     # Without a lock: a round without work must not block writers.
-    gateway = sa.or_(GATEWAYS.c.looked_up_to.is_not(None), _is_silent(silent_since))
     async with database.reading() as connection:
-        found = await connection.execute(
-            sa.select(sa.exists().where(gateway), sa.exists().where(PEOPLE.c.look_at <= now))
-        )
+        found = await connection.execute(_ANY_DUE, {"silent_since": silent_since, "now": now})
         gateways, people = found.one()
     return bool(gateways), bool(people)
 
@@ -185,7 +168,7 @@ async def _mark_silent_gateways(connection: AsyncConnection, silent_since: int) 
     key = (GATEWAYS.c.gateway_id, GATEWAYS.c.incarnation)
     silent = await connection.execute(
         sa.select(*key)
-        .where(_is_silent(silent_since))
+        .where(_is_silent(sa.literal(silent_since, sa.BigInteger)))
         .order_by(*key)
         .limit(STEP)
         .with_for_update(skip_locked=True)
@@ -225,7 +208,7 @@ async def _mark_next(connection: AsyncConnection, now: int) -> bool:
     return True
 
 
-def _is_silent(since: int) -> sa.ColumnElement[bool]:
+def _is_silent(since: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
     other = GATEWAYS.alias()
     return sa.and_(
         GATEWAYS.c.over_at.is_(None),
@@ -235,19 +218,55 @@ def _is_silent(since: int) -> sa.ColumnElement[bool]:
     )
 
 
-async def _read_states(connection: AsyncConnection, users: Sequence[str]) -> dict[str, PresenceState]:
+_ANY_DUE: Final = sa.select(
+    sa.exists().where(
+        sa.or_(
+            GATEWAYS.c.looked_up_to.is_not(None),
+            _is_silent(sa.bindparam("silent_since", type_=sa.BigInteger)),
+        )
+    ),
+    sa.exists().where(PEOPLE.c.look_at <= sa.bindparam("now", type_=sa.BigInteger)),
+)
+
+
+_DUE: Final = (
+    sa.select(PEOPLE.c.user_id, PEOPLE.c.is_online)
+    .where(PEOPLE.c.look_at <= sa.bindparam("now", type_=sa.BigInteger))
+    # The longest due first. Locked rows are another replica's work:
+    # https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE
+    .order_by(PEOPLE.c.look_at)
+    .limit(STEP)
+    .with_for_update(skip_locked=True)
+)
+
+
+@cache
+def _online(dialect: str) -> sa.Select[str]:
+    is_connected = sa.exists().where(CONNECTIONS.c.user_id == PEOPLE.c.user_id, _OF_GATEWAY, _IS_OPEN)
+    return sa.select(PEOPLE.c.user_id).where(
+        bulk.one_of(dialect, PEOPLE.c.user_id), sa.or_(PEOPLE.c.is_online, is_connected)
+    )
+
+
+@cache
+def _states(dialect: str) -> sa.Select[Any]:
     is_open = sa.case((sa.and_(_IS_OPEN, GATEWAYS.c.gateway_id.is_not(None)), 1), else_=0)
     lost_at = sa.func.coalesce(CONNECTIONS.c.ended_at, GATEWAYS.c.over_at)
-    rows = await connection.execute(
+    return (
         sa.select(
             CONNECTIONS.c.user_id,
             sa.func.max(is_open).label("is_connected"),
             sa.func.max(lost_at).label("left_at"),
         )
         .outerjoin_from(CONNECTIONS, GATEWAYS, _OF_GATEWAY)
-        .where(CONNECTIONS.c.user_id.in_(users))
+        .where(bulk.one_of(dialect, CONNECTIONS.c.user_id))
         .group_by(CONNECTIONS.c.user_id)
     )
+
+
+async def _read_states(connection: AsyncConnection, users: Sequence[str]) -> dict[str, PresenceState]:
+    names = bulk.name_values(connection, users)
+    rows = await connection.execute(_states(connection.dialect.name), names)
     found = {row.user_id: PresenceState(bool(row.is_connected), row.left_at) for row in rows}
     return {user: found.get(user, PresenceState()) for user in users}
 
@@ -256,13 +275,35 @@ async def _first_of(connection: AsyncConnection, users: Sequence[str]) -> Sequen
     """The first ``users`` who are in :data:`_ROOMS_A_STEP` rooms together; at least one."""
     if not users:
         return users
-    theirs = first_rooms(connection, MEMBERS, users)
-    found = await connection.execute(
-        sa.select(theirs.c.user_id, sa.func.count().label("rooms")).group_by(theirs.c.user_id)
-    )
+    found = await connection.execute(_room_counts(connection.dialect.name), of_users(connection, users))
     rooms = {row.user_id: row.rooms for row in found}
     together = list(accumulate(rooms.get(user, 0) for user in users))
     return users[: max(1, bisect_right(together, _ROOMS_A_STEP))]
+
+
+@cache
+def _room_counts(dialect: str) -> sa.Select[Any]:
+    theirs = first_rooms(dialect, MEMBERS)
+    return sa.select(theirs.c.user_id, sa.func.count().label("rooms")).group_by(theirs.c.user_id)
+
+
+@cache
+def _rooms_told(dialect: str) -> sa.Select[Any]:
+    one = first_rooms(dialect, MEMBERS)
+    other = MEMBERS.alias()
+    # The other user of a room of two has seen nothing of it. Two rows at most: other rooms are not searched.
+    is_unseen = sa.case(
+        (
+            is_of_two(one.c.room),
+            sa.exists().where(other.c.room == one.c.room, other.c.user_id != one.c.user_id, other.c.hidden),
+        ),
+        else_=sa.false(),
+    )
+    return (
+        sa.select(one.c.user_id, one.c.room, ROOMS.c.members)
+        .join(ROOMS, ROOMS.c.room == one.c.room)
+        .where(~is_unseen)
+    )
 
 
 async def _read_rooms(
@@ -272,23 +313,7 @@ async def _read_rooms(
     rooms: dict[str, list[str]] = {user: [] for user in users}
     crowds: set[str] = set()
     if users:
-        one = first_rooms(connection, MEMBERS, users)
-        other = MEMBERS.alias()
-        # The other user of a room of two has seen nothing of it. Two rows at most: other rooms are not searched.
-        is_unseen = sa.case(
-            (
-                is_of_two(one.c.room),
-                sa.exists().where(
-                    other.c.room == one.c.room, other.c.user_id != one.c.user_id, other.c.hidden
-                ),
-            ),
-            else_=sa.false(),
-        )
-        rows = await connection.execute(
-            sa.select(one.c.user_id, one.c.room, ROOMS.c.members)
-            .join(ROOMS, ROOMS.c.room == one.c.room)
-            .where(~is_unseen)
-        )
+        rows = await connection.execute(_rooms_told(connection.dialect.name), of_users(connection, users))
         for row in rows:
             if row.members > crowd_members:
                 crowds.add(row.room)
@@ -297,17 +322,19 @@ async def _read_rooms(
     return rooms, crowds
 
 
+_SET_ONLINE: Final = (
+    PEOPLE.update()
+    .where(PEOPLE.c.user_id == sa.bindparam("who"))
+    .values(is_online=True, look_at=sa.bindparam("when"))
+)
+
+
 async def _save(connection: AsyncConnection, found: dict[str, tuple[bool, int | None]]) -> None:
     here: list[dict[str, Any]] = [
         {"who": user, "when": look_at} for user, (online, look_at) in found.items() if online
     ]
     if here:
-        await connection.execute(
-            PEOPLE.update()
-            .where(PEOPLE.c.user_id == sa.bindparam("who"))
-            .values(is_online=True, look_at=sa.bindparam("when")),
-            here,
-        )
+        await connection.execute(_SET_ONLINE, here)
     # Offline is the absence of a row: the table holds only users who are online or marked.
     if gone := [user for user, (online, _) in found.items() if not online]:
         await connection.execute(PEOPLE.delete().where(PEOPLE.c.user_id.in_(gone)))

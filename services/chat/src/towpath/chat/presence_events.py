@@ -6,7 +6,8 @@ depend on the number of events.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -49,19 +50,10 @@ class PresenceEvents:
             return
         now = self._clock()
         await self._save_gateways(now)
-        await self._execute(
-            # The end may have arrived first, and its row must stay. In the order of names, so that two units of work
-            # lock the same rows in one order.
-            _insert(self._connection, CONNECTIONS).on_conflict_do_nothing(),
-            [_row(self._started[name], None) for name in sorted(self._started)],
-        )
-        ending = _insert(self._connection, CONNECTIONS)
-        # The first end counts: a repetition would begin the grace of a user who has gone once more.
-        first = sa.func.coalesce(CONNECTIONS.c.ended_at, ending.excluded.ended_at)
-        await self._execute(
-            ending.on_conflict_do_update(index_elements=["connection_id"], set_={"ended_at": first}),
-            [_row(self._ended[name], now) for name in sorted(self._ended)],
-        )
+        starting, ending = _save_sessions(self._connection.dialect.name)
+        # In the order of names, so that two units of work lock the same rows in one order.
+        await self._execute(starting, [_row(self._started[name], None) for name in sorted(self._started)])
+        await self._execute(ending, [_row(self._ended[name], now) for name in sorted(self._ended)])
         events = [*self._started.values(), *self._ended.values()]
         await mark(self._connection, {event.user_id for event in events}, now)
 
@@ -72,31 +64,16 @@ class PresenceEvents:
         self._present[gateway_id] = incarnation
 
     async def _save_gateways(self, now: int) -> None:
-        hearing = _insert(self._connection, GATEWAYS)
-        was_over = GATEWAYS.c.over_at.is_not(None)
         await self._execute(
-            hearing.on_conflict_do_update(
-                index_elements=["gateway_id", "incarnation"],
-                set_={
-                    "heard_at": hearing.excluded.heard_at,
-                    "over_at": sa.null(),
-                    "looked_up_to": sa.case((was_over, ""), else_=GATEWAYS.c.looked_up_to),
-                },
-            ),
+            _hear(self._connection.dialect.name),
             [
                 {"gateway_id": gateway, "incarnation": incarnation, "heard_at": now}
                 for gateway, incarnation in sorted(self._gateways)
             ],
         )
         await self._execute(
-            GATEWAYS.update()
-            .where(
-                GATEWAYS.c.gateway_id == sa.bindparam("which"),
-                GATEWAYS.c.incarnation != sa.bindparam("present"),
-                GATEWAYS.c.over_at.is_(None),
-            )
-            .values(over_at=now, looked_up_to=""),
-            [{"which": name, "present": self._present[name]} for name in sorted(self._present)],
+            _REPLACED,
+            [{"which": name, "present": self._present[name], "at": now} for name in sorted(self._present)],
         )
 
     async def _execute(self, statement: sa.Executable, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -106,21 +83,57 @@ class PresenceEvents:
 
 async def mark(connection: AsyncConnection, users: Iterable[str], at: int) -> None:
     """Mark ``users`` for a presence round, not before ``at``."""
-    marking = _insert(connection, PEOPLE)
     rows = [{"user_id": user, "is_online": False, "look_at": at} for user in sorted(users)]
     if rows:
-        await connection.execute(
-            marking.on_conflict_do_update(
-                index_elements=["user_id"], set_={"look_at": marking.excluded.look_at}
-            ),
-            rows,
-        )
+        await connection.execute(_mark(connection.dialect.name), rows)
 
 
-def _insert(connection: AsyncConnection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
-    if connection.dialect.name == "postgresql":
-        return postgresql.insert(table)
-    return sqlite.insert(table)
+_REPLACED: Final = (
+    GATEWAYS.update()
+    .where(
+        GATEWAYS.c.gateway_id == sa.bindparam("which"),
+        GATEWAYS.c.incarnation != sa.bindparam("present"),
+        GATEWAYS.c.over_at.is_(None),
+    )
+    .values(over_at=sa.bindparam("at"), looked_up_to="")
+)
+
+
+@cache
+def _save_sessions(dialect: str) -> tuple[sa.Insert, sa.Insert]:
+    """The statements for starts and for ends of connections."""
+    # The end may have arrived first, and its row must stay.
+    starting = _insert(dialect, CONNECTIONS).on_conflict_do_nothing()
+    ending = _insert(dialect, CONNECTIONS)
+    # The first end counts: a repetition would begin the grace of a user who has gone once more.
+    first = sa.func.coalesce(CONNECTIONS.c.ended_at, ending.excluded.ended_at)
+    return starting, ending.on_conflict_do_update(index_elements=["connection_id"], set_={"ended_at": first})
+
+
+@cache
+def _hear(dialect: str) -> sa.Insert:
+    hearing = _insert(dialect, GATEWAYS)
+    was_over = GATEWAYS.c.over_at.is_not(None)
+    return hearing.on_conflict_do_update(
+        index_elements=["gateway_id", "incarnation"],
+        set_={
+            "heard_at": hearing.excluded.heard_at,
+            "over_at": sa.null(),
+            "looked_up_to": sa.case((was_over, ""), else_=GATEWAYS.c.looked_up_to),
+        },
+    )
+
+
+@cache
+def _mark(dialect: str) -> sa.Insert:
+    marking = _insert(dialect, PEOPLE)
+    return marking.on_conflict_do_update(
+        index_elements=["user_id"], set_={"look_at": marking.excluded.look_at}
+    )
+
+
+def _insert(dialect: str, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
 
 
 def _row(event: SessionStarted | SessionEnded, ended_at: int | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ every answer is bounded.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -110,7 +111,9 @@ async def read_summaries(connection: AsyncConnection, users: Iterable[str]) -> d
     """The rooms of each user, by name; the first :data:`ROOMS_LISTED`."""
     summaries: dict[str, list[RoomSummary]] = {user: [] for user in sorted(users)}
     if summaries:
-        for row in await connection.execute(_summaries(connection, list(summaries))):
+        for row in await connection.execute(
+            _summaries(connection.dialect.name), of_users(connection, list(summaries))
+        ):
             summaries[row.user_id].append(
                 RoomSummary(
                     room=row.room,
@@ -129,7 +132,9 @@ async def read_invitations(connection: AsyncConnection, users: Iterable[str]) ->
     """The invitations of each user, by room; the first :data:`ROOMS_LISTED`."""
     invitations: dict[str, list[Invitation]] = {user: [] for user in sorted(users)}
     if invitations:
-        for row in await connection.execute(_invitations(connection, list(invitations))):
+        for row in await connection.execute(
+            _invitations(connection.dialect.name), of_users(connection, list(invitations))
+        ):
             invitation = Invitation(
                 room=row.room, title=title(row.room, row.title, row.user_id), by=row.inviter
             )
@@ -157,10 +162,7 @@ async def may_receive(
 ) -> set[tuple[str, str]]:
     """The pairs of a user and a room's stream whose user is in the room."""
     rooms = {(stream.removeprefix(STREAM_PREFIX), user) for user, stream in wanted}
-    key = sa.tuple_(MEMBERS.c.room, MEMBERS.c.user_id)
-    rows = await connection.execute(
-        sa.select(MEMBERS.c.room, MEMBERS.c.user_id).where(key.in_(bulk.pairs(connection, rooms)))
-    )
+    rows = await bulk.find(connection, MEMBERS, ("room", "user_id"), rooms)
     return {(row.user_id, stream_of(row.room)) for row in rows}
 
 
@@ -222,8 +224,9 @@ def _history(number: int, request: ReadHistory) -> str:
     return _HISTORY.format(number=number, order=order, side=side, limit=request.limit, bytes=HISTORY_BYTES)
 
 
-def _summaries(connection: AsyncConnection, users: Sequence[str]) -> sa.Select[Any]:
-    member = first_rooms(connection, MEMBERS, users)
+@cache
+def _summaries(dialect: str) -> sa.Select[Any]:
+    member = first_rooms(dialect, MEMBERS)
     unread = (
         sa.select(sa.literal(1))
         .where(
@@ -255,8 +258,9 @@ def _summaries(connection: AsyncConnection, users: Sequence[str]) -> sa.Select[A
     )
 
 
-def _invitations(connection: AsyncConnection, users: Sequence[str]) -> sa.Select[Any]:
-    guest = first_rooms(connection, INVITATIONS, users)
+@cache
+def _invitations(dialect: str) -> sa.Select[Any]:
+    guest = first_rooms(dialect, INVITATIONS)
     withdrawn = sa.exists().where(GONE.c.room == guest.c.room, GONE.c.seq > guest.c.seq)
     inviter = sa.func.coalesce(guest.c.shown_by, guest.c.invited_by)
     return (
@@ -266,12 +270,18 @@ def _invitations(connection: AsyncConnection, users: Sequence[str]) -> sa.Select
     )
 
 
-def first_rooms(connection: AsyncConnection, table: sa.Table, users: Sequence[str]) -> sa.Subquery:
-    """The rows of each of ``users`` in ``table``, by room; the first :data:`ROOMS_LISTED`.
+def of_users(connection: AsyncConnection, users: Sequence[str]) -> dict[str, Any]:
+    """The parameters of a statement with :func:`first_rooms`."""
+    return bulk.pair_values(connection, [(user, "") for user in users])
+
+
+def first_rooms(dialect: str, table: sa.Table) -> sa.Subquery:
+    """The rows in ``table`` of each user in the parameters (:func:`of_users`), by room; the first
+    :data:`ROOMS_LISTED`.
 
     The index is read up to the last of them and no further, for any number of rooms of a user.
     """
-    asked = bulk.pairs(connection, [(user, "") for user in users]).subquery()
+    asked = bulk.pairs(dialect).subquery()
     user = asked.c[0]
     theirs = sa.select(table.c.room).where(table.c.user_id == user).correlate(asked)
     last = theirs.order_by(table.c.room).offset(ROOMS_LISTED - 1).limit(1).scalar_subquery()

@@ -9,6 +9,7 @@ Guarantees:
 """
 
 from collections.abc import Collection
+from functools import cache
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -31,10 +32,17 @@ async def texts_by_now(
     See :data:`towpath.servicekit.storage.withheld.Fill`.
     """
     rooms = [(stream.removeprefix(STREAM_PREFIX), str(seq)) for stream, seq in places]
-    asked = bulk.pairs(connection, rooms).subquery()
+    asked = bulk.pair_values(connection, rooms)
+    rows = await connection.execute(_texts(connection.dialect.name), asked)
+    return {(stream_of(row.room), row.seq): _fields(row) for row in rows}
+
+
+@cache
+def _texts(dialect: str) -> sa.Select[Any]:
+    asked = bulk.pairs(dialect).subquery()
     room, seq = asked.c[0], sa.cast(asked.c[1], sa.BigInteger)
     here = sa.and_(MESSAGES.c.room == room, MESSAGES.c.seq == seq)
-    rows = await connection.execute(
+    return (
         sa.select(
             room.label("room"),
             seq.label("seq"),
@@ -47,7 +55,6 @@ async def texts_by_now(
         .outerjoin_from(asked, MESSAGES, here)
         .where(~is_gone(room, seq))
     )
-    return {(stream_of(row.room), row.seq): _fields(row) for row in rows}
 
 
 def _fields(row: Any) -> Fields | Hidden:

@@ -5,7 +5,7 @@ in one order.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,6 +14,16 @@ from towpath.chat.domain import Room
 from towpath.chat.membership import Member
 from towpath.chat.tables import GONE, INVITATIONS, MEMBERS, ROOMS
 from towpath.servicekit import bulk
+
+
+def _delete_one(table: sa.Table) -> sa.Delete:
+    return table.delete().where(
+        table.c.room == sa.bindparam("which"), table.c.user_id == sa.bindparam("whose")
+    )
+
+
+_DISMISS: Final = _delete_one(MEMBERS)
+_WITHDRAW: Final = _delete_one(INVITATIONS)
 
 
 async def save_rooms(connection: AsyncConnection, rooms: Sequence[Room], now: int) -> None:
@@ -96,11 +106,7 @@ async def save_members(connection: AsyncConnection, rooms: Sequence[Room], now: 
     ]
     await bulk.update(connection, MEMBERS, moved, key=["room", "user_id"])
     if gone := [row for member, row in stored if member.is_gone]:
-        here = sa.and_(MEMBERS.c.room == sa.bindparam("which"), MEMBERS.c.user_id == sa.bindparam("whose"))
-        await connection.execute(
-            MEMBERS.delete().where(here),
-            [{"which": row["room"], "whose": row["user_id"]} for row in gone],
-        )
+        await connection.execute(_DISMISS, [{"which": row["room"], "whose": row["user_id"]} for row in gone])
 
 
 async def save_guests(connection: AsyncConnection, rooms: Sequence[Room], now: int) -> None:
@@ -111,14 +117,10 @@ async def save_guests(connection: AsyncConnection, rooms: Sequence[Room], now: i
         for guest in room.guests.values()
         if guest.is_changed
     ]
-    here = sa.and_(
-        INVITATIONS.c.room == sa.bindparam("which"), INVITATIONS.c.user_id == sa.bindparam("whose")
-    )
     # Used up, or replaced by the row that is inserted below.
     if stored := [row for guest, row in changed if guest.is_stored]:
         await connection.execute(
-            INVITATIONS.delete().where(here),
-            [{"which": row["room"], "whose": row["user_id"]} for row in stored],
+            _WITHDRAW, [{"which": row["room"], "whose": row["user_id"]} for row in stored]
         )
     await bulk.insert(
         connection,

@@ -1,12 +1,13 @@
 """The repository of the inventory: the unit of work of the handlers.
 
-Guarantees: the number of statements does not depend on the number of requests. Reservations are locked first, by
-owner and order, then items by name, then the heads of their streams: all replicas lock in this order, and no other
-transaction changes an item or a reservation before the commit.
+Guarantees: the number of statements does not depend on the number of requests, except one per 16 pages. Reservations
+are locked first, by owner and order, then items by name, then the heads of their streams: all replicas lock in this
+order, and no other transaction changes an item or a reservation before the commit.
 """
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -30,8 +31,8 @@ from towpath.protocol.inventory import (
 from towpath.servicekit import Request, Streams, batched, bulk
 
 DEFAULT_RULES: Final = Rules()
-#: SQLite allows 500 at most: https://www.sqlite.org/limits.html#max_compound_select
-_PAGES_A_STATEMENT: Final = 200
+#: A statement of each number of pages is built and kept.
+_PAGES_A_STATEMENT: Final = 16
 _KEY: Final = ("user_id", "order_id")
 #: Owner and order id.
 Key = tuple[str, str]
@@ -117,27 +118,12 @@ class Inventory:
     async def _load_reservations(self, keys: Collection[Key]) -> None:
         if not keys:
             return
+        dialect = self._connection.dialect.name
+        asked = bulk.pair_values(self._connection, sorted(keys))
         # New rows are made before any is locked. Another replica may make the same row at this moment: this one then
         # waits for its commit. https://www.postgresql.org/docs/current/sql-insert.html#SQL-ON-CONFLICT
-        asked = bulk.pairs(self._connection, sorted(keys)).subquery()
-        new = [sa.literal(State.NEW.value), sa.literal("{}"), sa.literal(now_ms(), sa.BigInteger)]
-        # SQLite needs a WHERE here: https://www.sqlite.org/lang_upsert.html#parsing_ambiguity
-        rows = sa.select(asked.c[0], asked.c[1], *new).where(sa.true())
-        dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
-        names = [column.name for column in RESERVATIONS.columns]
-        await self._connection.execute(
-            dialect.insert(RESERVATIONS).from_select(names, rows).on_conflict_do_nothing()
-        )
-        one = sa.tuple_(RESERVATIONS.c.user_id, RESERVATIONS.c.order_id)
-        # Rows are locked in the order in which they are sorted.
-        # https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE
-        found = (
-            sa.select(RESERVATIONS)
-            .where(one.in_(bulk.pairs(self._connection, sorted(keys))))
-            .order_by(*(RESERVATIONS.c[name] for name in _KEY))
-            .with_for_update()
-        )
-        for row in await self._connection.execute(found):
+        await self._connection.execute(_make_reservations(dialect), {**asked, "now": now_ms()})
+        for row in await self._connection.execute(_lock_reservations(dialect), asked):
             self._reservations[row.user_id, row.order_id] = Reservation(
                 row.user_id, row.order_id, State(row.state), json.loads(row.quantities)
             )
@@ -145,17 +131,16 @@ class Inventory:
     async def _load_stock(self, skus: Collection[str], *, lock: bool = False) -> None:
         if not skus:
             return
-        asked = bulk.pairs(self._connection, [(sku, "") for sku in sorted(skus)]).subquery()
-        found = sa.select(STOCK).where(STOCK.c.sku.in_(sa.select(asked.c[0]))).order_by(STOCK.c.sku)
-        for row in await self._connection.execute(found.with_for_update() if lock else found):
+        names = bulk.name_values(self._connection, sorted(skus))
+        for row in await self._connection.execute(_stock(self._connection.dialect.name, lock=lock), names):
             self.stocks[row.sku] = _stock_of(row)
 
     async def _load_pages(self, wanted: Sequence[ListStock]) -> None:
         for asked in batched(list(dict.fromkeys(wanted)), _PAGES_A_STATEMENT):
-            selects = [_page_select(number, request) for number, request in enumerate(asked)]
-            page = sa.union_all(*(sa.select(select.subquery()) for select in selects)).subquery()
-            # Sorted by the database, so that the cursor and the pages agree on one collation.
-            rows = await self._connection.execute(sa.select(page).order_by(page.c.page, page.c.sku))
+            values: dict[str, Any] = {}
+            for number, request in enumerate(asked):
+                values |= _page_values(number, request)
+            rows = await self._connection.execute(_pages(len(asked)), values)
             found: dict[int, list[Stock]] = {number: [] for number in range(len(asked))}
             for row in rows:
                 found[row.page].append(_stock_of(row))
@@ -210,10 +195,56 @@ def _reservation_row(one: Reservation, now: int) -> dict[str, Any]:
     }
 
 
-def _page_select(number: int, request: ListStock) -> sa.Select[Any]:
-    select = sa.select(sa.literal(number).label("page"), STOCK)
-    if request.cursor is not None:
+@cache
+def _make_reservations(dialect: str) -> sa.Insert:
+    asked = bulk.pairs(dialect).subquery()
+    now = sa.bindparam("now", type_=sa.BigInteger)
+    new = [sa.literal_column(f"'{State.NEW.value}'"), sa.literal_column("'{}'"), now]
+    # SQLite needs a WHERE here: https://www.sqlite.org/lang_upsert.html#parsing_ambiguity
+    rows = sa.select(asked.c[0], asked.c[1], *new).where(sa.true())
+    names = [column.name for column in RESERVATIONS.columns]
+    insert = postgresql.insert(RESERVATIONS) if dialect == "postgresql" else sqlite.insert(RESERVATIONS)
+    return insert.from_select(names, rows).on_conflict_do_nothing()
+
+
+@cache
+def _lock_reservations(dialect: str) -> sa.Select[Any]:
+    one = sa.tuple_(RESERVATIONS.c.user_id, RESERVATIONS.c.order_id)
+    # Rows are locked in the order in which they are sorted.
+    # https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE
+    return (
+        sa.select(RESERVATIONS)
+        .where(one.in_(bulk.pairs(dialect)))
+        .order_by(*(RESERVATIONS.c[name] for name in _KEY))
+        .with_for_update()
+    )
+
+
+@cache
+def _stock(dialect: str, *, lock: bool) -> sa.Select[Any]:
+    found = sa.select(STOCK).where(bulk.one_of(dialect, STOCK.c.sku)).order_by(STOCK.c.sku)
+    return found.with_for_update() if lock else found
+
+
+@lru_cache(maxsize=_PAGES_A_STATEMENT)
+def _pages(count: int) -> sa.Select[Any]:
+    """The rows of so many pages, with the parameters of :func:`_page_values`."""
+    page = sa.union_all(*(sa.select(_page(number).subquery()) for number in range(count))).subquery()
+    # Sorted by the database, so that the cursor and the pages agree on one collation.
+    return sa.select(page).order_by(page.c.page, page.c.sku)
+
+
+def _page(number: int) -> sa.Select[Any]:
+    return (
+        sa.select(sa.literal_column(str(number)).label("page"), STOCK)
         # After an item, not after a number of rows: items that are added meanwhile move no page.
-        select = select.where(STOCK.c.sku > request.cursor)
-    # One more than asked for: it shows whether there is a next page.
-    return select.order_by(STOCK.c.sku).limit(request.limit + 1)
+        .where(STOCK.c.sku > sa.bindparam(f"after_{number}", type_=sa.Text))
+        .order_by(STOCK.c.sku)
+        .limit(sa.bindparam(f"most_{number}", type_=sa.Integer))
+    )
+
+
+def _page_values(number: int, request: ListStock) -> dict[str, Any]:
+    # The first page follows "", which is before every name. One more than asked for: it shows whether there is a
+    # next page.
+    return {f"after_{number}": request.cursor or "", f"most_{number}": request.limit + 1}

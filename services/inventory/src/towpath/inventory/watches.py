@@ -6,6 +6,8 @@ depend on the number of requests.
 """
 
 from collections.abc import Collection, Iterable, Sequence, Set
+from functools import cache
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -36,11 +38,8 @@ class Watches:
         if not users:
             return
         self._items = {user: set() for user in users}
-        asked = bulk.pairs(self._connection, [(user, "") for user in users]).subquery()
-        rows = await self._connection.execute(
-            sa.select(WATCHES).where(WATCHES.c.user_id.in_(sa.select(asked.c[0])))
-        )
-        for row in rows:
+        names = bulk.name_values(self._connection, users)
+        for row in await self._connection.execute(_of_users(self._connection.dialect.name), names):
             self._items[row.user_id].add(row.sku)
             self._stored.add((row.user_id, row.sku))
 
@@ -73,10 +72,19 @@ class Watches:
             [{"user_id": user, "sku": sku} for user, sku in sorted(now - self._stored)],
         )
         if gone := sorted(self._stored - now):
-            one = sa.tuple_(WATCHES.c.user_id, WATCHES.c.sku)
-            await self._connection.execute(
-                WATCHES.delete().where(one.in_(bulk.pairs(self._connection, gone)))
-            )
+            asked = bulk.pair_values(self._connection, gone)
+            await self._connection.execute(_delete(self._connection.dialect.name), asked)
+
+
+@cache
+def _of_users(dialect: str) -> sa.Select[Any]:
+    return sa.select(WATCHES).where(bulk.one_of(dialect, WATCHES.c.user_id))
+
+
+@cache
+def _delete(dialect: str) -> sa.Delete:
+    one = sa.tuple_(WATCHES.c.user_id, WATCHES.c.sku)
+    return WATCHES.delete().where(one.in_(bulk.pairs(dialect)))
 
 
 async def may_receive(

@@ -1,12 +1,14 @@
 """The repository of notifications: the unit of work of the handlers.
 
-Guarantees: the number of statements does not depend on the number of requests. A change of a user's notifications,
-read position or preferences holds the lock on the head of the user's stream, which is the only lock.
+Guarantees: the number of statements does not depend on the number of requests, except one per 16 pages. A change of a
+user's notifications, read position or preferences holds the lock on the head of the user's stream, which is the only
+lock.
 """
 
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -27,11 +29,12 @@ from towpath.protocol.notifications import (
     Preferences,
     stream_of,
 )
-from towpath.servicekit import Request, Streams, batched, bulk
+from towpath.servicekit import Request, Streams, batched, bulk, read_heads
 
-#: SQLite allows 500 at most: https://www.sqlite.org/limits.html#max_compound_select
-_PAGES_A_STATEMENT: Final = 200
-_NAMES_A_STATEMENT: Final = 10_000
+#: A statement of each number of pages is built and kept.
+_PAGES_A_STATEMENT: Final = 16
+#: After every ``seq``.
+_LAST: Final = 2**63 - 1
 #: User, and the page that was asked for.
 _Asked = tuple[str, ListNotifications]
 
@@ -153,15 +156,17 @@ class Desk:
     async def _load_known(self, subjects: Sequence[Subject]) -> None:
         # A topic of after a later read is new by itself: read positions only grow.
         ids = sorted(set().union(*(_ids(one, self._people[one.user_id]) for one in subjects)))
-        for part in batched(ids, _NAMES_A_STATEMENT):
-            found = await self._connection.execute(sa.select(ITEMS.c.id).where(ITEMS.c.id.in_(part)))
-            self._known.update(found.scalars())
+        if ids:
+            names = bulk.name_values(self._connection, ids)
+            known = await self._connection.execute(_known(self._connection.dialect.name), names)
+            self._known.update(known.scalars())
 
     async def _load_pages(self, wanted: Sequence[_Asked]) -> None:
         for pages in batched(list(dict.fromkeys(wanted)), _PAGES_A_STATEMENT):
-            selects = [_page_select(number, *asked) for number, asked in enumerate(pages)]
-            page = sa.union_all(*(sa.select(select.subquery()) for select in selects)).subquery()
-            rows = await self._connection.execute(sa.select(page).order_by(page.c.page, page.c.seq.desc()))
+            values: dict[str, Any] = {}
+            for number, asked in enumerate(pages):
+                values |= _page_values(number, *asked)
+            rows = await self._connection.execute(_pages(len(pages)), values)
             found: dict[int, list[Notification]] = {number: [] for number in range(len(pages))}
             for row in rows:
                 found[row.page].append(notification_of(row))
@@ -179,8 +184,9 @@ def notification_of(row: Any) -> Notification:
 async def read_people(connection: AsyncConnection, users: Collection[str]) -> dict[str, Person]:
     """The preferences of ``users``; those without a row have the defaults."""
     found = {user: Person(user) for user in users}
-    for part in batched(sorted(users), _NAMES_A_STATEMENT):
-        for row in await connection.execute(sa.select(PEOPLE).where(PEOPLE.c.user_id.in_(part))):
+    if found:
+        names = bulk.name_values(connection, sorted(found))
+        for row in await connection.execute(_people(connection.dialect.name), names):
             found[row.user_id] = Person(
                 row.user_id,
                 row.email,
@@ -235,19 +241,44 @@ def _row(person: Person) -> dict[str, Any]:
     }
 
 
+@cache
+def _known(dialect: str) -> sa.Select[str]:
+    return sa.select(ITEMS.c.id).where(bulk.one_of(dialect, ITEMS.c.id))
+
+
+@cache
+def _people(dialect: str) -> sa.Select[Any]:
+    return sa.select(PEOPLE).where(bulk.one_of(dialect, PEOPLE.c.user_id))
+
+
 async def _read_heads(connection: AsyncConnection, users: Collection[str]) -> dict[str, int]:
-    heads, found = STREAMS.heads.c, dict.fromkeys(map(stream_of, users), 0)
-    for part in batched(sorted(found), _NAMES_A_STATEMENT):
-        for row in await connection.execute(
-            sa.select(heads.stream, heads.head).where(heads.stream.in_(part))
-        ):
-            found[row.stream] = row.head
-    return found
+    found = dict.fromkeys(map(stream_of, users), 0)
+    return found | await read_heads(connection, STREAMS, found)
 
 
-def _page_select(number: int, user_id: str, request: ListNotifications) -> sa.Select[Any]:
-    select = sa.select(sa.literal(number).label("page"), ITEMS).where(ITEMS.c.user_id == user_id)
-    if request.before_seq is not None:
-        select = select.where(ITEMS.c.seq < request.before_seq)
-    # One more than asked for: it shows whether there are older ones.
-    return select.order_by(ITEMS.c.seq.desc()).limit(request.limit + 1)
+@lru_cache(maxsize=_PAGES_A_STATEMENT)
+def _pages(count: int) -> sa.Select[Any]:
+    """The rows of so many pages, with the parameters of :func:`_page_values`."""
+    page = sa.union_all(*(sa.select(_page(number).subquery()) for number in range(count))).subquery()
+    return sa.select(page).order_by(page.c.page, page.c.seq.desc())
+
+
+def _page(number: int) -> sa.Select[Any]:
+    def given(name: str, kind: type[sa.types.TypeEngine[Any]]) -> sa.BindParameter[Any]:
+        return sa.bindparam(f"{name}_{number}", type_=kind)
+
+    return (
+        sa.select(sa.literal_column(str(number)).label("page"), ITEMS)
+        .where(ITEMS.c.user_id == given("user", sa.Text), ITEMS.c.seq < given("before", sa.BigInteger))
+        .order_by(ITEMS.c.seq.desc())
+        .limit(given("most", sa.Integer))
+    )
+
+
+def _page_values(number: int, user_id: str, request: ListNotifications) -> dict[str, Any]:
+    return {
+        f"user_{number}": user_id,
+        f"before_{number}": _LAST if request.before_seq is None else request.before_seq,
+        # One more than asked for: it shows whether there are older ones.
+        f"most_{number}": request.limit + 1,
+    }

@@ -30,6 +30,16 @@ STEP: Final = 500
 _KEY: Final = ("user_id", "order_id")
 _GROWTH: Final = 4
 _LAST_MS: Final = 86_400_000
+_IS_DUE: Final = ORDERS.c.repeat_at <= sa.bindparam("now")
+_ANY_DUE: Final = sa.select(sa.exists().where(_IS_DUE))
+#: Locked rows are skipped: another replica repeats it, or a handler is changing it at this moment.
+_DUE: Final = (
+    sa.select(ORDERS)
+    .where(_IS_DUE)
+    .order_by(ORDERS.c.repeat_at)
+    .limit(STEP)
+    .with_for_update(skip_locked=True)
+)
 
 
 class Repeats:
@@ -45,15 +55,12 @@ class Repeats:
     async def round(self, run: TimerRun) -> bool:
         """Publish what is due; returns whether there may be more."""
         now = self._clock()
-        is_due = ORDERS.c.repeat_at <= now
         # Without a lock: with SQLite a round without work must not wait for a writer.
         async with run.database.reading() as connection:
-            if not (await connection.execute(sa.select(sa.exists().where(is_due)))).scalar_one():
+            if not (await connection.execute(_ANY_DUE, {"now": now})).scalar_one():
                 return False
         async with run.transaction() as connection:
-            due = sa.select(ORDERS).where(is_due).order_by(ORDERS.c.repeat_at).limit(STEP)
-            # Skipped: another replica repeats it, or a handler is changing it at this moment.
-            rows = (await connection.execute(due.with_for_update(skip_locked=True))).all()
+            rows = (await connection.execute(_DUE, {"now": now})).all()
             orders = [order_of(row) for row in rows]
             await bulk.update(connection, ORDERS, [_planned(order, now) for order in orders], key=_KEY)
             await run.publish(connection, events=[event for one in orders if (event := _event(one))])

@@ -1,9 +1,10 @@
 """The repository of orders: the unit of work of the handlers.
 
-Guarantee: the number of statements does not depend on the number of requests.
+Guarantee: the number of statements does not depend on the number of requests, except one per 16 pages.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -16,8 +17,10 @@ from towpath.protocol.envelope import Envelope
 from towpath.protocol.orders import GetOrder, ListOrders, OrderEvent, OrderState, stream_of
 from towpath.servicekit import Request, Streams, batched, bulk, read_heads
 
-#: SQLite allows 500 at most: https://www.sqlite.org/limits.html#max_compound_select
-_PAGES_A_STATEMENT: Final = 200
+#: A statement of each number of pages is built and kept.
+_PAGES_A_STATEMENT: Final = 16
+#: After every time of an order.
+_NEVER: Final = 2**63 - 1
 _KEY: Final = ("user_id", "order_id")
 #: Owner and order id.
 Key = tuple[str, str]
@@ -172,11 +175,10 @@ class OrderBook:
         if not wanted:
             return
         for pages in batched(list(dict.fromkeys(wanted)), _PAGES_A_STATEMENT):
-            selects = [_page_select(number, user_id, asked) for number, (user_id, asked) in enumerate(pages)]
-            page = sa.union_all(*(sa.select(select.subquery()) for select in selects)).subquery()
-            # Sorted by the database, so that the cursor and the pages agree on one collation.
-            newest_first = (page.c.listed_at.desc(), page.c.order_id.desc())
-            rows = await self._connection.execute(sa.select(page).order_by(page.c.page, *newest_first))
+            values: dict[str, Any] = {}
+            for number, (user_id, asked) in enumerate(pages):
+                values |= _page_values(number, user_id, asked)
+            rows = await self._connection.execute(_pages(len(pages)), values)
             found: dict[int, list[Order]] = {number: [] for number in range(len(pages))}
             for row in rows:
                 found[row.page].append(order_of(row))
@@ -220,12 +222,38 @@ def _key(event: OrderEvent) -> Key:
     return event.user_id, event.order_id
 
 
-def _page_select(number: int, user_id: str, request: ListOrders) -> sa.Select[Any]:
-    select = sa.select(sa.literal(number).label("page"), ORDERS).where(ORDERS.c.user_id == user_id)
-    if request.cursor is not None:
-        listed_at, _, order_id = request.cursor.partition("~")
-        # After a place, not after a number of rows: orders that arrive meanwhile move no page.
-        place = sa.tuple_(ORDERS.c.listed_at, ORDERS.c.order_id)
-        select = select.where(place < (int(listed_at), order_id))
-    # One more than asked for: it shows whether there is a next page.
-    return select.order_by(ORDERS.c.listed_at.desc(), ORDERS.c.order_id.desc()).limit(request.limit + 1)
+@lru_cache(maxsize=_PAGES_A_STATEMENT)
+def _pages(count: int) -> sa.Select[Any]:
+    """The rows of so many pages, with the parameters of :func:`_page_values`."""
+    page = sa.union_all(*(sa.select(_page(number).subquery()) for number in range(count))).subquery()
+    # Sorted by the database, so that the cursor and the pages agree on one collation.
+    return sa.select(page).order_by(page.c.page, page.c.listed_at.desc(), page.c.order_id.desc())
+
+
+def _page(number: int) -> sa.Select[Any]:
+    def given(name: str, kind: type[sa.types.TypeEngine[Any]]) -> sa.BindParameter[Any]:
+        return sa.bindparam(f"{name}_{number}", type_=kind)
+
+    # After a place, not after a number of rows: orders that arrive meanwhile move no page.
+    place = sa.tuple_(given("listed_at", sa.BigInteger), given("order_id", sa.Text))
+    return (
+        sa.select(sa.literal_column(str(number)).label("page"), ORDERS)
+        .where(
+            ORDERS.c.user_id == given("user", sa.Text),
+            sa.tuple_(ORDERS.c.listed_at, ORDERS.c.order_id) < place,
+        )
+        .order_by(ORDERS.c.listed_at.desc(), ORDERS.c.order_id.desc())
+        .limit(given("most", sa.Integer))
+    )
+
+
+def _page_values(number: int, user_id: str, request: ListOrders) -> dict[str, Any]:
+    # The first page follows a place that is newer than all orders.
+    listed_at, _, order_id = (request.cursor or f"{_NEVER}~").partition("~")
+    return {
+        f"user_{number}": user_id,
+        f"listed_at_{number}": int(listed_at),
+        f"order_id_{number}": order_id,
+        # One more than asked for: it shows whether there is a next page.
+        f"most_{number}": request.limit + 1,
+    }

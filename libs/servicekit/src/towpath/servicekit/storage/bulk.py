@@ -1,5 +1,8 @@
 """Bulk statements: many rows in one statement, for SQLite and PostgreSQL.
 
+Statements are built once and run with other parameters each time, for SQLAlchemy takes longer to build one than to
+run it. So build those of a service in a function with :func:`functools.cache`, with :func:`pairs` and :func:`one_of`.
+
 PostgreSQL gets one array per column (``unnest``), so that it plans and runs one statement: a tenth of the work of one
 statement per row. For SQLite, which runs within this process, one statement per row is the fastest.
 https://www.postgresql.org/docs/current/functions-array.html
@@ -54,7 +57,7 @@ async def insert(connection: AsyncConnection, table: sa.Table, rows: Sequence[Ro
         # One parameter per column, for any number of rows: no limit on parameters, and one prepared statement.
         await connection.execute(_insert(table, names), _columns(rows, names))
     else:
-        await connection.execute(table.insert(), rows)
+        await connection.execute(_insert_each(table), rows)
 
 
 async def update(
@@ -85,25 +88,45 @@ async def find(
     if not wanted:
         return []
     statement = _find(connection.dialect.name, table, key)
-    if connection.dialect.name == "postgresql":
-        values: dict[str, Any] = {
-            "one": [one for one, _ in wanted], "other": [other for _, other in wanted]
-        }  # fmt: skip
-    else:
-        values = {"wanted": json.dumps(list(wanted))}
-    found = await connection.execute(statement, values)
-    return list(found)
+    return list(await connection.execute(statement, pair_values(connection, wanted)))
 
 
-def pairs(connection: AsyncConnection, wanted: Collection[tuple[str, str]]) -> sa.Select[Any]:
-    """A select of ``wanted``, for ``tuple_(one, other).in_(...)``: one or two parameters for any number of pairs.
+def pairs(dialect: str) -> sa.Select[Any]:
+    """A select of the pairs of texts that the parameters name (:func:`pair_values`): any number, one statement.
 
     SQLite scans the whole table for a list of row values, but uses the index for a subselect:
     https://www.sqlite.org/rowvalue.html#row_value_in_operators
+
+    Args:
+        dialect: ``connection.dialect.name``.
     """
+    if dialect == "postgresql":
+        return _unnested(*(sa.bindparam(side, type_=ARRAY(sa.Text)) for side in ("one", "other")))
+    return _extracted(sa.bindparam("wanted", type_=sa.Text))
+
+
+def pair_values(connection: AsyncConnection, wanted: Collection[tuple[str, str]]) -> dict[str, Any]:
+    """The parameters of a statement with :func:`pairs`."""
     if connection.dialect.name == "postgresql":
-        return _unnested(*(sa.literal([pair[side] for pair in wanted], ARRAY(sa.Text)) for side in (0, 1)))
-    return _extracted(sa.literal(json.dumps(list(wanted))))
+        return {"one": [one for one, _ in wanted], "other": [other for _, other in wanted]}
+    return {"wanted": json.dumps(list(wanted))}
+
+
+def one_of(dialect: str, column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    """Whether a text ``column`` is one of the names in the parameters (:func:`name_values`), in one statement.
+
+    Args:
+        dialect: ``connection.dialect.name``.
+    """
+    if dialect == "postgresql":
+        return column == sa.any_(sa.bindparam("names", type_=ARRAY(sa.Text)))
+    each = sa.func.json_each(sa.bindparam("names", type_=sa.Text)).table_valued("value")
+    return column.in_(sa.select(each.c.value))
+
+
+def name_values(connection: AsyncConnection, wanted: Collection[str]) -> dict[str, Any]:
+    """The parameters of a statement with :func:`one_of`."""
+    return {"names": list(wanted) if connection.dialect.name == "postgresql" else json.dumps(list(wanted))}
 
 
 def _unnested(one: sa.ColumnElement[Any], other: sa.ColumnElement[Any]) -> sa.Select[Any]:
@@ -118,12 +141,12 @@ def _extracted(wanted: sa.ColumnElement[str]) -> sa.Select[Any]:
 
 @lru_cache(maxsize=256)
 def _find(dialect: str, table: sa.Table, key: tuple[str, str]) -> sa.Select[Any]:
-    # Built once: SQLAlchemy takes longer to build a statement than to run it.
-    if dialect == "postgresql":
-        wanted = _unnested(*(sa.bindparam(side, type_=ARRAY(sa.Text)) for side in ("one", "other")))
-    else:
-        wanted = _extracted(sa.bindparam("wanted", type_=sa.Text))
-    return sa.select(table).where(sa.tuple_(*(table.c[name] for name in key)).in_(wanted))
+    return sa.select(table).where(sa.tuple_(*(table.c[name] for name in key)).in_(pairs(dialect)))
+
+
+@lru_cache(maxsize=256)
+def _insert_each(table: sa.Table) -> sa.Insert:
+    return table.insert()
 
 
 def _columns(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[Any]]:

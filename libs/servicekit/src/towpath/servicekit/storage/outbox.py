@@ -13,7 +13,8 @@ the stream's content at that time (:mod:`towpath.servicekit.storage.withheld`).
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
@@ -113,26 +114,19 @@ async def put(connection: AsyncConnection, tables: OutboxTables, publications: S
 
 async def count(connection: AsyncConnection, tables: OutboxTables) -> int:
     """The number of waiting rows, up to :data:`COUNTED_UP_TO`."""
-    some = sa.select(tables.items.c.id).limit(COUNTED_UP_TO).subquery()
-    return int((await connection.execute(sa.select(sa.func.count()).select_from(some))).scalar_one())
+    return int((await connection.execute(_count(tables.items))).scalar_one())
 
 
 async def oldest(connection: AsyncConnection, tables: OutboxTables) -> int | None:
     """When the first waiting row was put, in Unix milliseconds; ``None`` if none waits."""
-    items = tables.items.c
-    return (
-        await connection.execute(sa.select(items.created_at).order_by(items.id).limit(1))
-    ).scalar_one_or_none()
+    return (await connection.execute(_oldest(tables.items))).scalar_one_or_none()
 
 
 async def first(
     connection: AsyncConnection, tables: OutboxTables, *, limit: int, max_bytes: int
 ) -> list[Waiting]:
     """The first rows: at most ``limit`` and ``max_bytes``, unless the first row alone is larger."""
-    items = tables.items.c
-    rows = await connection.execute(
-        sa.select(items.id, items.exchange, items.routing_key, items.item).order_by(items.id).limit(limit)
-    )
+    rows = await connection.execute(_first(tables.items), {"most": limit})
     waiting = [(row, _entry_id(row.item)) for row in rows]
     pushes: dict[EntryId, Entry] = {}
     if tables.streams is not None and (ids := {entry for _, entry in waiting if entry is not None}):
@@ -192,3 +186,20 @@ def _stored(one: Publication, tables: OutboxTables) -> str:
 def _entry_id(item: str) -> EntryId | None:
     # A published item is a JSON object, or in tests a number.
     return msgspec.json.decode(item, type=EntryId) if item.startswith('["') else None
+
+
+@lru_cache(maxsize=256)
+def _count(items: sa.Table) -> sa.Select[int]:
+    some = sa.select(items.c.id).limit(COUNTED_UP_TO).subquery()
+    return sa.select(sa.func.count()).select_from(some)
+
+
+@lru_cache(maxsize=256)
+def _oldest(items: sa.Table) -> sa.Select[int]:
+    return sa.select(items.c.created_at).order_by(items.c.id).limit(1)
+
+
+@lru_cache(maxsize=256)
+def _first(items: sa.Table) -> sa.Select[Any]:
+    columns = items.c.id, items.c.exchange, items.c.routing_key, items.c.item
+    return sa.select(*columns).order_by(items.c.id).limit(sa.bindparam("most", type_=sa.Integer))

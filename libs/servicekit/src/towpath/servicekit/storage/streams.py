@@ -8,7 +8,8 @@ pushed, except for fields that were withheld since (:mod:`towpath.servicekit.sto
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -20,9 +21,6 @@ from towpath.servicekit.storage.leaves import Leave, confirmed_leaves, to_store
 from towpath.servicekit.storage.withheld import EntryId, Fields, Fill
 
 T = TypeVar("T")
-
-#: PostgreSQL and SQLite accept about 32,000 parameters.
-_NAMES_A_STATEMENT: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +119,13 @@ class Streams:
         # Streams are created before any is locked; else two units of work could deadlock. So this read takes no lock.
         there = await self._read(wanted)
         if missing := [name for name in wanted if name in needed and name not in there]:
-            dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
             await self._connection.execute(
-                # Another replica may create the same stream at this moment: the second one waits for its commit, and
-                # inserts nothing. https://www.postgresql.org/docs/current/sql-insert.html#SQL-ON-CONFLICT
-                dialect.insert(self._tables.heads).on_conflict_do_nothing(),
+                _make_heads(self._connection.dialect.name, self._tables.heads),
                 [{"stream": name, "head": 0} for name in missing],
             )
             self._made.update(missing)
-        if (
-            self._connection.dialect.name == "sqlite"
-        ):  # One writer at a time: no other transaction can change them.
+        # One writer at a time: no other transaction can change them.
+        if self._connection.dialect.name == "sqlite":
             self._heads |= dict.fromkeys(needed - there.keys(), 0) | there
         else:
             # Read again under the lock: the heads of the first read may be old. In the order of names, as every unit
@@ -238,16 +232,11 @@ class Streams:
         await bulk.update(self._connection, entries, rows, key=["stream", "seq"])
 
     async def _read(self, names: Sequence[str], *, lock: bool = False) -> dict[str, int]:
-        heads = self._tables.heads
+        statement = _heads(self._connection.dialect.name, self._tables.heads, lock=lock)
         found: dict[str, int] = {}
-        # Names are sorted, so the parts are locked in the same order too.
-        for part in batched(names, _NAMES_A_STATEMENT):
-            # The order by name is the order of locks.
-            # https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE
-            select = sa.select(heads).where(heads.c.stream.in_(part)).order_by(heads.c.stream)
-            for row in await self._connection.execute(select.with_for_update() if lock else select):
-                found[row.stream] = row.head
-                self._load_leaves(row.stream, row.leaves)
+        for row in await self._connection.execute(statement, bulk.name_values(self._connection, names)):
+            found[row.stream] = row.head
+            self._load_leaves(row.stream, row.leaves)
         return found
 
     def _load_leaves(self, stream: str, stored: str | None) -> None:
@@ -320,11 +309,22 @@ async def read_heads(
         >>> asyncio.run(position())
         {'orders:ana': 1}
     """
-    heads = tables.heads
-    found: dict[str, int] = {}
-    for part in batched(sorted(set(names)), _NAMES_A_STATEMENT):
-        rows = await connection.execute(
-            sa.select(heads.c.stream, heads.c.head).where(heads.c.stream.in_(part))
-        )
-        found |= {row.stream: row.head for row in rows}
-    return found
+    statement = _heads(connection.dialect.name, tables.heads)
+    rows = await connection.execute(statement, bulk.name_values(connection, sorted(set(names))))
+    return {row.stream: row.head for row in rows}
+
+
+@lru_cache(maxsize=256)
+def _heads(dialect: str, heads: sa.Table, *, lock: bool = False) -> sa.Select[Any]:
+    # The order by name is the order of locks.
+    # https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE
+    select = sa.select(heads).where(bulk.one_of(dialect, heads.c.stream)).order_by(heads.c.stream)
+    return select.with_for_update() if lock else select
+
+
+@lru_cache(maxsize=256)
+def _make_heads(dialect: str, heads: sa.Table) -> sa.Insert:
+    insert = postgresql.insert(heads) if dialect == "postgresql" else sqlite.insert(heads)
+    # Another replica may create the same stream at this moment: the second one waits for its commit, and inserts
+    # nothing. https://www.postgresql.org/docs/current/sql-insert.html#SQL-ON-CONFLICT
+    return insert.on_conflict_do_nothing()

@@ -14,6 +14,7 @@ Guarantees:
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -105,13 +106,17 @@ async def read(
     """The stored entries with these ids, as far as there are any."""
     if not ids:
         return []
-    asked = bulk.pairs(connection, [(stream, str(seq)) for stream, seq in ids]).subquery()
+    asked = bulk.pair_values(connection, [(stream, str(seq)) for stream, seq in ids])
+    rows = await connection.execute(_read(connection.dialect.name, entries), asked)
+    return [((row.stream, row.seq), row.envelope) for row in rows]
+
+
+@lru_cache(maxsize=256)
+def _read(dialect: str, entries: sa.Table) -> sa.Select[Any]:
+    asked = bulk.pairs(dialect).subquery()
     # A join: for a row value that contains a number SQLite would use only the stream column of the index.
     here = sa.and_(entries.c.stream == asked.c[0], entries.c.seq == sa.cast(asked.c[1], sa.BigInteger))
-    rows = await connection.execute(
-        sa.select(entries.c.stream, entries.c.seq, entries.c.envelope).join(asked, here)
-    )
-    return [((row.stream, row.seq), row.envelope) for row in rows]
+    return sa.select(entries.c.stream, entries.c.seq, entries.c.envelope).join(asked, here)
 
 
 def read_by(user_id: str, entries: Sequence[Entry]) -> list[bytes]:
