@@ -4,10 +4,10 @@ Guarantee: an address that passes says nothing about TLS, ``ssl=verify-full`` or
 between encrypt, but take any certificate or any name for the server's: https://www.postgresql.org/docs/current/libpq-ssl.html
 """
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 #: The one word that checks both the certificate and the name in it.
 VERIFIED: Final = "verify-full"
@@ -40,12 +40,16 @@ def with_driver(value: str) -> str:
     return f"{_DRIVERS[scheme]}://{rest}"
 
 
-def is_verified(url: sa.URL) -> bool:
+def is_verified(url: "sa.URL") -> bool:
     """Whether connections to ``url`` are encrypted, and the server's certificate and name are verified."""
     return url.query.get(_TLS) == VERIFIED
 
 
 def _check_tls(url: str) -> None:
+    # Here, because gateways and the ingress have no database, and it takes a quarter of their start to import.
+    import sqlalchemy as sa
+    from sqlalchemy.exc import ArgumentError
+
     try:
         query = sa.make_url(url, keep_blank_values=True).query
     except (ArgumentError, ValueError):
