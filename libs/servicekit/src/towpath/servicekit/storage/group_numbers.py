@@ -13,6 +13,7 @@ Guarantees:
 
 from collections.abc import Awaitable, Callable, Collection, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import sqlalchemy as sa
@@ -71,17 +72,24 @@ def numbers_table(metadata: sa.MetaData, prefix: str) -> sa.Table:
 
 async def next_number(connection: AsyncConnection, table: sa.Table) -> int:
     """The number of this transaction's changes; other transactions wait for theirs until it has ended."""
-    number, now = table.c.number, now_ms()
-    # The clock only when it is ahead: a number never falls, also if the clock does.
-    following = sa.case((number >= now, number + 1), else_=now)
-    # One statement reads and writes the row: its lock is held until COMMIT, so the next number is given in the order
-    # of commits. https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-ROWS
-    taken = await connection.execute(
-        table.update().where(table.c.id == _THE_ROW).values(number=following).returning(number)
-    )
-    return int(taken.scalar_one())
+    return int((await connection.execute(_next(table), {"now": now_ms()})).scalar_one())
 
 
 async def read_number(connection: AsyncConnection, table: sa.Table) -> int:
     """The number of the last change that is committed or was made by this transaction."""
-    return int((await connection.execute(sa.select(table.c.number))).scalar_one())
+    return int((await connection.execute(_read(table))).scalar_one())
+
+
+@lru_cache(maxsize=256)
+def _next(table: sa.Table) -> sa.Update:
+    number, now = table.c.number, sa.bindparam("now", type_=sa.BigInteger)
+    # The clock only when it is ahead: a number never falls, also if the clock does.
+    following = sa.case((number >= now, number + 1), else_=now)
+    # One statement reads and writes the row: its lock is held until COMMIT, so the next number is given in the order
+    # of commits. https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-ROWS
+    return table.update().where(table.c.id == _THE_ROW).values(number=following).returning(number)
+
+
+@lru_cache(maxsize=256)
+def _read(table: sa.Table) -> sa.Select[int]:
+    return sa.select(table.c.number)

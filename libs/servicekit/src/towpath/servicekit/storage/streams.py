@@ -196,9 +196,9 @@ class Streams:
         locked by this transaction: a transaction that waits for it creates it again.
         """
         if unused := sorted(self._made - self._touched):
-            columns = self._tables.heads.c
             await self._connection.execute(
-                self._tables.heads.delete().where(columns.stream.in_(unused), columns.head == 0)
+                _delete_unused(self._connection.dialect.name, self._tables.heads),
+                bulk.name_values(self._connection, unused),
             )
         self._made = set()
         await self._save_withheld()
@@ -309,17 +309,22 @@ async def read_heads(
         >>> asyncio.run(position())
         {'orders:ana': 1}
     """
-    statement = _heads(connection.dialect.name, tables.heads)
+    statement = _heads(connection.dialect.name, tables.heads, lock=False)
     rows = await connection.execute(statement, bulk.name_values(connection, sorted(set(names))))
     return {row.stream: row.head for row in rows}
 
 
 @lru_cache(maxsize=256)
-def _heads(dialect: str, heads: sa.Table, *, lock: bool = False) -> sa.Select[Any]:
+def _heads(dialect: str, heads: sa.Table, *, lock: bool) -> sa.Select[Any]:
     # The order by name is the order of locks.
     # https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE
     select = sa.select(heads).where(bulk.one_of(dialect, heads.c.stream)).order_by(heads.c.stream)
     return select.with_for_update() if lock else select
+
+
+@lru_cache(maxsize=256)
+def _delete_unused(dialect: str, heads: sa.Table) -> sa.Delete:
+    return heads.delete().where(bulk.one_of(dialect, heads.c.stream), heads.c.head == 0)
 
 
 @lru_cache(maxsize=256)
