@@ -158,6 +158,22 @@ async def test_pairs_are_found_by_the_index(connection: AsyncConnection) -> None
         assert any(row.detail.startswith("SEARCH test_stream_entries") for row in plan)
 
 
+async def test_names_are_found_by_the_index(connection: AsyncConnection) -> None:
+    for name in ("a", "quote'd", 'quote"d', "naïve ☀"):
+        await append(connection, **{name: 1})
+    found = sa.select(TABLES.heads.c.stream).where(
+        bulk.one_of(connection.dialect.name, TABLES.heads.c.stream)
+    )
+    asked = bulk.name_values(connection, ["quote'd", 'quote"d', "naïve ☀", "other"])
+    assert set((await connection.execute(found, asked)).scalars()) == {"quote'd", 'quote"d', "naïve ☀"}
+    if connection.dialect.name == "sqlite":
+        statement = found.params(**asked).compile(
+            connection.sync_connection, compile_kwargs={"literal_binds": True}
+        )
+        plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}")
+        assert any(row.detail.startswith("SEARCH test_streams") for row in plan)
+
+
 async def _leaves(database: Database) -> list[str]:
     """The users who left the group of ``a``, as the next unit of work sees them."""
     async with database.transaction() as connection:

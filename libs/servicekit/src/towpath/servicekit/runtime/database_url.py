@@ -46,7 +46,7 @@ def is_verified(url: "sa.URL") -> bool:
 
 
 def _check_tls(url: str) -> None:
-    # Here, because gateways and the ingress have no database, and it takes a quarter of their start to import.
+    # Imported here: programs without a database start without it.
     import sqlalchemy as sa
     from sqlalchemy.exc import ArgumentError
 

@@ -81,7 +81,7 @@ def _lines(error: BaseException, seen: set[int]) -> Iterator[str]:
 
 
 def _text(error: BaseException) -> str:
-    # Not imported here: gateways have no database, and it is a fifth of what they import at their start.
+    # Not imported: programs without a database start without it, and have none of its errors.
     database = sys.modules.get("sqlalchemy.exc")
     if database is not None and isinstance(error, database.StatementError):
         if isinstance(error, database.DBAPIError):
