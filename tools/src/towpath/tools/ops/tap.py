@@ -42,7 +42,7 @@ _SHOWN: Final = ("msg_id", "correlation_id", "stream", "seq", "key", "ack", "tim
 _DEPTH: Final = 6
 _LETTERS: Final = 200
 #: Members of one object or array that are shown; what is not is counted.
-_MEMBERS: Final = 40
+MEMBERS_SHOWN: Final = 40
 _CODES: Final = [str(code) for code in ErrorCode]
 _KINDS: Final = {COMMANDS: "command", EVENTS: "event", PUSH: "push"}
 
@@ -163,14 +163,14 @@ def shape(value: Any, depth: int = 0) -> Any:
             (name if _FIELD.fullmatch(str(name)) else f"(name of {len(str(name))} letters)"): shape(
                 one, depth + 1
             )
-            for name, one in fields[:_MEMBERS]
+            for name, one in fields[:MEMBERS_SHOWN]
         }
-        return shapes | ({"…": f"{len(fields) - _MEMBERS} more"} if len(fields) > _MEMBERS else {})
+        return shapes | ({"…": f"{len(fields) - MEMBERS_SHOWN} more"} if len(fields) > MEMBERS_SHOWN else {})
     if isinstance(value, list):
         if depth >= _DEPTH:
             return "array"
-        more = [f"{len(value) - _MEMBERS} more"] if len(value) > _MEMBERS else []
-        return [shape(one, depth + 1) for one in value[:_MEMBERS]] + more
+        more = [f"{len(value) - MEMBERS_SHOWN} more"] if len(value) > MEMBERS_SHOWN else []
+        return [shape(one, depth + 1) for one in value[:MEMBERS_SHOWN]] + more
     if isinstance(value, str):
         return f"text of {len(value)}"
     return {bool: "boolean", type(None): "null"}.get(type(value), "number")
