@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from bench.systems.interface import Running, Setup, System
@@ -64,8 +65,11 @@ def _launch_service(setup: Setup, name: str | None, programs: str, more: dict[st
     if name is None:
         return []
     if name == "echo":
-        python = os.path.join(programs, "python") if programs else sys.executable  # noqa: PTH118
-        return [setup.processes.launch(python, "-m", "bench.echo", name="echo", **settings)]
+        # Its own checkout's, as the names in servicekit may differ. -P: no module of bench hides another one.
+        checkout = Path(programs).parents[1] if programs else Path(__file__).parents[2]
+        python = str(Path(programs) / "python") if programs else sys.executable
+        script = str(checkout / "bench" / "echo.py")
+        return [setup.processes.launch(python, "-P", script, name="echo", **settings)]
     if name == "chat":
         settings["deliveries_per_user"] = 0  # as with the rates: a few users fill the rooms of thousands
     program = os.path.join(programs, f"towpath-{name}")  # noqa: PTH118

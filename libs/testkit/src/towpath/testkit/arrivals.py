@@ -1,9 +1,9 @@
 """Requests without a broker: what a service's reader makes of one command."""
 
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any, Final, cast
 
+from msgspec.structs import replace
 from pydantic import BaseModel
 
 from towpath.protocol.envelope import make

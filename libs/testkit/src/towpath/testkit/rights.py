@@ -80,6 +80,6 @@ class Rights:
         name = Path(program).name
         if name == "towpath":
             return next((_COMMANDS[word] for word in arguments if word in _COMMANDS), None)
-        # A service without a program in this environment is run as a module: `python -m bench.echo`.
-        name = arguments[1].rpartition(".")[2] if arguments[:1] == ["-m"] else name.removeprefix(_PREFIX)
+        # A service without a program in this environment is run from its file: `python -P bench/echo.py`.
+        name = Path(arguments[1]).stem if arguments[:1] == ["-P"] else name.removeprefix(_PREFIX)
         return name if name in self._names else None

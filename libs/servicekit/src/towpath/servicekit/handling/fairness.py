@@ -82,7 +82,7 @@ def _whole_unit(waiting: Sequence[Request], limit: int) -> tuple[list[Request], 
         if not request.handler.changes:
             asked.add(request.sequence_key)
         # The unit ends here, for all senders: what is behind this change keeps its position behind it.
-        elif request.sequence_key in asked:
+        elif asked and request.sequence_key in asked:
             return list(waiting[:position]), list(waiting[position:])
     return list(waiting), []
 

@@ -22,7 +22,7 @@ from towpath.protocol.envelope import make_error, write
 from towpath.protocol.errors import ErrorCode, TowpathError
 from towpath.protocol.messages import NO_JSON
 from towpath.servicekit.handling.crash_probe import End, run_crash_probe
-from towpath.servicekit.handling.outcome import Outcome, answer_data, outgoing
+from towpath.servicekit.handling.outcome import Outcome, Push, answer_data, outgoing
 from towpath.servicekit.handling.requests import Request
 from towpath.servicekit.handling.result import Result
 from towpath.servicekit.handling.watchdog import Overdue
@@ -30,6 +30,7 @@ from towpath.servicekit.runtime import conventions
 from towpath.servicekit.runtime.error_text import without_frames
 from towpath.servicekit.runtime.telemetry import Labelled, Telemetry
 from towpath.servicekit.runtime.trace_context import trace_id
+from towpath.servicekit.storage.leaves import Leave
 from towpath.servicekit.storage.stored_outcome import StoredOutcome
 from towpath.servicekit.storage.streams import Replay
 
@@ -132,7 +133,7 @@ class Invocation:
             Poison: A request ended the copy.
         """
         # The usual case. A fork takes milliseconds for each unit, and is paid for suspects only (ADR 10).
-        if not any(map(self._is_suspect, requests)):
+        if not self._has_suspects(requests):
             return
         steps = [partial(_handle, request, unit, request.traceparent) for request in requests]
         if (failed := await run_crash_probe(steps, time_limit=self._time_limit)) is not None:
@@ -142,11 +143,18 @@ class Invocation:
         """Run each request of ``action`` in a crash probe first, for a while."""
         self._suspected_until[action] = monotonic() + SUSPICION
 
-    def _is_suspect(self, request: Request) -> bool:
-        if request.is_redelivery:
-            return True
-        until = self._suspected_until.get(request.envelope.action)
-        return until is not None and monotonic() < until
+    def _has_suspects(self, requests: Sequence[Request]) -> bool:
+        delivery = None
+        for request in requests:
+            # Once per delivery, which has many requests when it matters.
+            if request.delivery is not delivery:
+                delivery = request.delivery
+                if request.is_redelivery:
+                    return True
+        if not self._suspected_until:
+            return False
+        now = monotonic()
+        return any(now < self._suspected_until.get(request.envelope.action, 0.0) for request in requests)
 
 
 def answer_json(request: Request, outcome: Outcome, replays: Mapping[str, Replay], trace: str) -> msgspec.Raw:
@@ -162,6 +170,10 @@ def answer_json(request: Request, outcome: Outcome, replays: Mapping[str, Replay
             traceparent=trace,
         )
     )
+
+
+def _leaves(pushes: Sequence[Push]) -> list[Leave]:
+    return list({leave.token: leave for push in pushes for leave in push.leaves}.values())
 
 
 def _handle(request: Request, unit: Any, trace: str) -> tuple[Outcome, StoredOutcome]:
@@ -192,6 +204,6 @@ def _handle(request: Request, unit: Any, trace: str) -> tuple[Outcome, StoredOut
         unsubscribe=list(outcome.unsubscribe),
         replay=dict(outcome.replay),
         complete=outcome.groups is not None,
-        leaves=list({leave.token: leave for push in outcome.pushes for leave in push.leaves}.values()),
+        leaves=_leaves(outcome.pushes) if outcome.pushes else [],
     )
     return outcome, stored

@@ -25,8 +25,7 @@ Answer = BaseModel | Mapping[str, Any]
 _AFTER_MAX: Final = 366 * 86_400.0
 
 
-@dataclass(frozen=True, slots=True)
-class Push:
+class Push(msgspec.Struct, frozen=True):
     """One push: an envelope, and the connections that get it.
 
     Create it with :func:`to_user`, :func:`to_group` or :func:`to_everyone`.
@@ -130,8 +129,7 @@ class Effect:
             raise ValueError(f"after={self.after} of the effect {self.name}: must be 0 to {_AFTER_MAX:.0f}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """The result of handling one request or event.
 
     Attributes:
@@ -167,7 +165,7 @@ class Outcome:
     subscribe: Sequence[str] = ()
     unsubscribe: Sequence[str] = ()
     groups: Sequence[str] | None = None
-    replay: Mapping[str, int] = field(default_factory=dict)
+    replay: Mapping[str, int] = {}
     connection: Session | None = None
     effects: Sequence[Effect] = ()
 
@@ -218,6 +216,8 @@ def answer_data(answer: Answer) -> Mapping[str, Any]:
 
 def outgoing(outcome: Outcome) -> list[Publication]:
     """The pushes and events of an outcome."""
+    if not outcome.pushes and not outcome.events:
+        return []
     return [
         Publication(PUSH, push.routing_key, msgspec.Raw(push.envelope.to_json()))
         if not push.stored or push.envelope.stream is None or push.envelope.seq is None

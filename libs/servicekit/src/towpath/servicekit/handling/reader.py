@@ -14,10 +14,11 @@ Guarantees:
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from typing import Final
+
+from msgspec.structs import replace
 
 from towpath.protocol.errors import BadEnvelope
 from towpath.protocol.messages import join_batch, split_batch

@@ -20,8 +20,10 @@ Guarantees:
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, TypeVar
+
+from msgspec.structs import replace
 
 from towpath.protocol.errors import Busy
 from towpath.servicekit.broker.interface import Delivery

@@ -116,11 +116,11 @@ class HandlerTables:
     sources: Sources = field(default_factory=Sources)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Request:
+class Request(msgspec.Struct, frozen=True, eq=False):
     """One item to handle: a client's command, or an event if there is no ``session``.
 
     Two requests are never equal (``eq=False``): the same item may be delivered twice, and both are settled.
+    A struct, because one is made for every message: a frozen dataclass takes ten times as long to make.
 
     Attributes:
         sender: The sender's identity; see :mod:`towpath.servicekit.messaging.senders`.
@@ -143,7 +143,7 @@ class Request:
     refusal: TowpathError | None = None
     is_isolated: bool = False
     tracestate: str | None = None
-    number: int = field(default_factory=_ARRIVED.__next__)
+    number: int = msgspec.field(default_factory=_ARRIVED.__next__)
 
     @property
     def key(self) -> tuple[str, str]:

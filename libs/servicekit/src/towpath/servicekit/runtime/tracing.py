@@ -112,7 +112,7 @@ class Traces:
     def new_trace(self) -> str:
         """The ``traceparent`` of a new trace."""
         number = getrandbits(192)  # The chance that one half is all zeros is negligible.
-        chance = f"{number:048x}"
+        chance = number.to_bytes(24, "big").hex()  # Half the time of a format.
         # The same 7 bytes as in `_is_in_share`: of all requests, so not from their digits.
         if number >> 64 & _RANDOM_BITS >= self._share or not self._may_begin():
             return f"00-{chance[:32]}-{chance[32:]}-00"
