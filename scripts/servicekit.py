@@ -147,7 +147,7 @@ def _entry(name: str, found: Definition) -> Iterator[str]:
 
 def _class(found: griffe.Class) -> Iterator[str]:
     bases = [str(base) for base in found.bases]
-    made = found.members.get("__init__")
+    made = _struct_init(found) if "msgspec.Struct" in bases else found.members.get("__init__")
     if isinstance(made, griffe.Function) and not any(
         "Exception" in base or "Error" in base for base in bases
     ):
@@ -165,6 +165,28 @@ def _class(found: griffe.Class) -> Iterator[str]:
         for one in properties:
             yield f"| `{one.name}` | {_line(_docstring(one))} |"
         yield ""
+
+
+def _struct_init(found: griffe.Class) -> griffe.Function:
+    """The constructor of a struct, which griffe knows of dataclasses only."""
+    kinds = griffe.ParameterKind
+    kind = kinds.keyword_only if found.keywords.get("kw_only") == "True" else kinds.positional_or_keyword
+    fields = [
+        one
+        for one in found.members.values()
+        if isinstance(one, griffe.Attribute) and one.annotation and "property" not in one.labels
+    ]
+    parameters = [
+        griffe.Parameter(
+            one.name,
+            annotation=one.annotation,
+            kind=kind,
+            # Not the text of a factory.
+            default="..." if str(one.value).startswith("msgspec.field") else one.value,
+        )
+        for one in fields
+    ]
+    return griffe.Function("__init__", parameters=griffe.Parameters(*parameters))
 
 
 def _function(found: griffe.Function, prefix: str = "") -> Iterator[str]:

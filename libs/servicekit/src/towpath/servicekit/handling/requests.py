@@ -116,11 +116,11 @@ class HandlerTables:
     sources: Sources = field(default_factory=Sources)
 
 
+# A struct: one is made for every message, and a frozen dataclass takes ten times as long to make.
 class Request(msgspec.Struct, frozen=True, eq=False):
     """One item to handle: a client's command, or an event if there is no ``session``.
 
     Two requests are never equal (``eq=False``): the same item may be delivered twice, and both are settled.
-    A struct, because one is made for every message: a frozen dataclass takes ten times as long to make.
 
     Attributes:
         sender: The sender's identity; see :mod:`towpath.servicekit.messaging.senders`.
