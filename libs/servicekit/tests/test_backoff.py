@@ -1,5 +1,6 @@
 """Backoff: attempts at once, then after waits that grow to a bound."""
 
+import asyncio
 import random
 
 import pytest
@@ -36,3 +37,11 @@ async def test_attempts_end_with_their_time() -> None:
     made = [attempt async for attempt in attempts(first=0.01, longest=0.02, for_seconds=0.2)]
     assert made == [*range(1, len(made) + 1)]
     assert len(made) > 3
+
+
+async def test_a_loop_that_is_left_after_its_first_attempt_leaves_nothing_to_the_event_loop() -> None:
+    async for _ in attempts():
+        break
+    tasks = asyncio.all_tasks()
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == tasks == {asyncio.current_task()}
