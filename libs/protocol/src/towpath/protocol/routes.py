@@ -122,7 +122,6 @@ def group_key(group_id: str) -> str:
     return f"group.{encode_word(group_id)}"
 
 
-@lru_cache(maxsize=1024)
 def connection_key(gateway_id: str) -> str:
     """Routing key on :data:`PUSH` for items directed at connections of one gateway replica."""
     return f"connection.{encode_word(gateway_id)}"

@@ -22,7 +22,7 @@ from towpath.protocol.envelope import make_error, write
 from towpath.protocol.errors import ErrorCode, TowpathError
 from towpath.protocol.messages import NO_JSON
 from towpath.servicekit.handling.crash_probe import End, run_crash_probe
-from towpath.servicekit.handling.outcome import Outcome, Push, answer_data, outgoing
+from towpath.servicekit.handling.outcome import Outcome, answer_data, outgoing
 from towpath.servicekit.handling.requests import Request
 from towpath.servicekit.handling.result import Result
 from towpath.servicekit.handling.watchdog import Overdue
@@ -30,7 +30,6 @@ from towpath.servicekit.runtime import conventions
 from towpath.servicekit.runtime.error_text import without_frames
 from towpath.servicekit.runtime.telemetry import Labelled, Telemetry
 from towpath.servicekit.runtime.trace_context import trace_id
-from towpath.servicekit.storage.leaves import Leave
 from towpath.servicekit.storage.stored_outcome import StoredOutcome
 from towpath.servicekit.storage.streams import Replay
 
@@ -172,10 +171,6 @@ def answer_json(request: Request, outcome: Outcome, replays: Mapping[str, Replay
     )
 
 
-def _leaves(pushes: Sequence[Push]) -> list[Leave]:
-    return list({leave.token: leave for push in pushes for leave in push.leaves}.values())
-
-
 def _handle(request: Request, unit: Any, trace: str) -> tuple[Outcome, StoredOutcome]:
     """The handler's outcome, and its stored form as far as it is known before the replay."""
     outcome: Any
@@ -204,6 +199,6 @@ def _handle(request: Request, unit: Any, trace: str) -> tuple[Outcome, StoredOut
         unsubscribe=list(outcome.unsubscribe),
         replay=dict(outcome.replay),
         complete=outcome.groups is not None,
-        leaves=_leaves(outcome.pushes) if outcome.pushes else [],
+        leaves=list({leave.token: leave for push in outcome.pushes for leave in push.leaves}.values()),
     )
     return outcome, stored

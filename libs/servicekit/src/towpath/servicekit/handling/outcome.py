@@ -129,6 +129,7 @@ class Effect:
             raise ValueError(f"after={self.after} of the effect {self.name}: must be 0 to {_AFTER_MAX:.0f}")
 
 
+# Structs, as `Request` is: made for every message.
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """The result of handling one request or event.
 

@@ -7,6 +7,7 @@ because its pause must end at ``stop``. The broker's supervisor tries often with
 its own (ADR 4). SQLite's switch to WAL waits milliseconds, for another program's switch to end.
 """
 
+import math
 from collections.abc import AsyncIterator
 from time import monotonic
 
@@ -14,7 +15,7 @@ import tenacity
 
 
 def attempts(
-    *, first: float = 0.2, longest: float = 5.0, for_seconds: float | None = None
+    *, first: float = 0.2, longest: float = 5.0, for_seconds: float = math.inf
 ) -> AsyncIterator[int]:
     """Yield 1 at once, then 2, 3, … after growing waits; the caller leaves the loop when an attempt succeeds.
 
@@ -23,42 +24,35 @@ def attempts(
         longest: The limit stops growing here.
         for_seconds: No attempt begins later than this after the first one, which always takes place.
     """
-    return _Attempts(tenacity.wait_random_exponential(multiplier=first, max=longest), for_seconds)
+    wait = tenacity.wait_random_exponential(multiplier=first, max=longest)
+    return _Attempts(_later_attempts(wait, monotonic() + for_seconds))
 
 
 class _Attempts(AsyncIterator[int]):
-    """The numbers of the attempts.
+    """1, then the later ones.
 
-    No generator: the event loop closes one that is left early, with a task of its own, and nearly every loop is left
-    after its first attempt. That one needs nothing of tenacity either.
+    Not a generator: the event loop closes one that is left early, with a task of its own, and nearly every loop is
+    left after its first attempt. The generator of the later ones has not begun then, so nothing has to be closed.
     """
 
-    def __init__(self, wait: tenacity.wait_random_exponential, for_seconds: float | None) -> None:
-        self._wait = wait
-        self._for_seconds = for_seconds
-        self._began: float | None = None
-        self._retrying: tenacity.AsyncRetrying | None = None
-        self._last: tenacity.AttemptManager | None = None
+    def __init__(self, later: AsyncIterator[int]) -> None:
+        self._later = later
+        self._is_first = True
 
     async def __anext__(self) -> int:
-        if self._began is None:
-            self._began = monotonic()
+        if self._is_first:
+            self._is_first = False
             return 1
-        if self._retrying is None:
-            stop = (
-                tenacity.stop_never
-                if self._for_seconds is None
-                else tenacity.stop_before_delay(self._for_seconds - (monotonic() - self._began))
-            )
-            self._retrying = aiter(
-                tenacity.AsyncRetrying(wait=self._wait, retry=tenacity.retry_always, stop=stop)
-            )
-            # Its first attempt is the one that was made without it.
-            self._last = await anext(self._retrying)
-        if self._last is not None:
-            self._last.retry_state.set_result(None)
-        try:
-            self._last = await anext(self._retrying)
-        except tenacity.RetryError:
-            raise StopAsyncIteration from None
-        return self._last.retry_state.attempt_number
+        return await anext(self._later)
+
+
+async def _later_attempts(wait: tenacity.wait_random_exponential, until: float) -> AsyncIterator[int]:
+    stop = tenacity.stop_before_delay(until - monotonic())
+    try:
+        async for attempt in tenacity.AsyncRetrying(wait=wait, retry=tenacity.retry_always, stop=stop):
+            # The first one was made before this began.
+            if attempt.retry_state.attempt_number > 1:
+                yield attempt.retry_state.attempt_number
+            attempt.retry_state.set_result(None)
+    except tenacity.RetryError:
+        return
